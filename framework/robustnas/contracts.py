@@ -1,0 +1,186 @@
+"""What a search space, a robustness metric, an attack and a dataset promise.  Plugin authors read this first.
+
+A plugin is an attrs class whose fields are its options in the recipe (`field(default=..., metadata={"help": ...})`)
+and which keeps one of the Protocols below.  It needs no base class.  The registry compares signatures when it loads
+a plugin; `robustnas.testing` checks behaviour.
+
+Letters for shapes: N images, C channels, H rows, W columns, K classes, E edges, O candidate operations.
+Images are float in [0, 1] everywhere; normalisation is a layer of the network, put there by the framework.
+
+Who guarantees what: a plugin proposes, the framework disposes.  Freezing, projecting, judging, averaging, seeding,
+timing and formatting happen in the framework.  Torch's global generator is seeded by the framework before every
+call that may draw from it, so a plugin may use it (layer initialisation, drop-path) or the generator it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    import torch
+    from foolbox.attacks.base import Attack as FoolboxAttack
+    from torch import Tensor, nn
+
+    from robustnas.threat import ThreatModel
+
+Shape = tuple[int, int, int]
+"""Channels, rows, columns of one image."""
+
+Genotype = dict[str, Any]
+"""A discrete architecture as plain data (dicts, lists, strings, integers): what `genotype.json` holds."""
+
+
+@frozen
+class Context:
+    """What an `inner_loss` or `outer_loss` may know about the step it is part of.
+
+    Args:
+        progress: share of the search's epochs done, in [0, 1].
+        generator: for every random draw of the loss.  Evaluating the same loss twice in one step (as the unrolled
+            hypergradient does) gives it in the same state both times.
+        loss: the plain loss, (N, K) logits and (N,) labels -> scalar.
+    """
+
+    progress: float
+    generator: torch.Generator
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+
+class Supernet(Protocol):
+    """A network that holds every candidate operation, mixed by alpha.  An `nn.Module`."""
+
+    @property
+    def alpha(self) -> Mapping[str, nn.Parameter]:
+        """Architecture parameters by name, logits before softmax, (E, O) each; the outer level moves these.
+
+        They are parameters of the module (so that checkpoints hold them); every other parameter is a weight.
+        """
+
+    def mixing(self) -> dict[str, Tensor]:
+        """The weights the forward pass mixes with, by the names of alpha: softmax(alpha), rows sum to 1."""
+
+    def __call__(self, images: Tensor, mixing: Mapping[str, Tensor] | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, K) logits.  With `mixing`, these weights stand in for softmax(alpha)."""
+
+
+@runtime_checkable
+class SearchSpace(Protocol):
+    """A family of architectures.  Fields are its options.
+
+    A field with `metadata={"stage": "train"}` concerns only the discrete network (its depth, say): changing it
+    does not search again.  A space may have `published`, a mapping of names to genotypes of the literature, which
+    a recipe may use in place of a search.
+    """
+
+    def supernet(self, shape: Shape, classes: int) -> Supernet:
+        """A new supernet for images of `shape`; float32, weights and alpha from torch's global generator."""
+
+    def genotype(self, supernet: Supernet) -> Genotype:
+        """The discrete architecture that the supernet's alpha stands for.
+
+        The same function is given mixing weights of one-hot rows by the conformance kit: it reads `mixing()`.
+        """
+
+    def network(self, genotype: Genotype, shape: Shape, classes: int, auxiliary: bool = False) -> nn.Module:
+        """A new discrete network: (N, C, H, W) -> (N, K) logits.
+
+        `auxiliary` asks for an auxiliary head: the network then has `with_auxiliary(images)` returning two (N, K)
+        logits, the head's second.  A network with drop-path has a float attribute `drop_path`, the probability,
+        which training sets each epoch and which acts in training mode only.
+
+        Raises:
+            InputError: the genotype is not one of this space, or the space has no auxiliary head.
+        """
+
+
+@runtime_checkable
+class RobustnessMetric(Protocol):
+    """How robust a network is (`score`), or how a method disturbs the two levels of the search (the losses).
+
+    A metric keeps at least one of the three.  One with `score` alone is a complete plugin.
+    """
+
+    def score(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
+        """images (N, C, H, W) in [0, 1], labels (N,) int64 -> (N,), larger is more robust.
+
+        Differentiable in the network's weights and alpha.  The network may be a supernet or a discrete network; it
+        is in eval mode, with batch norm statistics frozen (in a search: those of the current batch), so an image's
+        score depends on that image alone.  Leaves mode, buffers and gradients as they were.
+        """
+
+
+class InnerLoss(Protocol):
+    """The part of a metric that replaces the cross-entropy of the inner level (w on training images)."""
+
+    def inner_loss(
+        self, supernet: Supernet, images: Tensor, labels: Tensor, threat: ThreatModel, context: Context
+    ) -> Tensor:
+        """(N, C, H, W), (N,) -> scalar.  The supernet is in training mode and must be left in it."""
+
+
+class OuterLoss(Protocol):
+    """The part of a metric that replaces the cross-entropy of the outer level (alpha on validation images)."""
+
+    def outer_loss(
+        self, supernet: Supernet, images: Tensor, labels: Tensor, threat: ThreatModel, context: Context
+    ) -> Tensor:
+        """(N, C, H, W), (N,) -> scalar.  The supernet is in training mode and must be left in it."""
+
+
+@runtime_checkable
+class AttackFactory(Protocol):
+    """Makes a foolbox attack for one threat model.  A foolbox `Attack` class may be registered as it is."""
+
+    def build(self, threat: ThreatModel) -> FoolboxAttack:
+        """A foolbox attack whose distance is `threat.norm`.
+
+        The harness owns the rest: it wraps and freezes the network, passes epsilon, calls the attack's `run`,
+        checks ball and box, and judges.
+
+        Raises:
+            OptionError: this attack does not know that norm.
+        """
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Labelled images.  Fields are its options.  Constructing one reads nothing; `split` does."""
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of every image."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K; labels are 0 to K - 1."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per-channel mean of the training images, in pixel units: the network's first layer subtracts it."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per-channel standard deviation of the training images: the network's first layer divides by it."""
+
+    def split(self, name: str) -> Images:
+        """`"train"` or `"test"`, disjoint; the same images in the same order every time.
+
+        The framework asks for `"test"` in evaluation only.
+
+        Raises:
+            DataError: the data is missing, empty or broken; says what to do.
+        """
+
+
+class Images(Protocol):
+    """Labelled images of one split: in memory or read when asked for (`robustnas.images` has both)."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64, on the CPU."""
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The images at `indices` (n,) int64 -> (n, C, H, W) float32 in [0, 1], on the CPU or where they live."""

@@ -1,0 +1,1 @@
+"""From a YAML file to a checked recipe: `schema` says what may stand in one, `load` reads it."""

@@ -1,0 +1,171 @@
+"""The sections of a recipe as frozen attrs classes: their fields are the keys, their validators the rules.
+
+`metadata["help"]` of a field is its documentation.  Values marked *ours* are defaults where the DSRNA paper is
+silent.  Sources of the others: Hosseini et al. 2021 (DSRNA) and the settings of Liu et al. 2019 (DARTS).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from attrs import Factory, field, frozen
+from attrs.validators import and_, ge, gt, in_, lt, optional
+
+from robustnas.threat import ThreatModel
+
+
+def key(default: Any, help: str, *validators: Any, **metadata: Any) -> Any:
+    """A field of a section: its default, its line of documentation, and its rules."""
+    return field(
+        default=default,
+        validator=and_(*validators) if validators else None,
+        metadata={"help": help, **metadata},
+    )
+
+
+@frozen
+class Use:
+    """A plugin by name with its options, as written: `{name: pgd, steps: 20, step_size: 2/255}` or just `fgsm`."""
+
+    name: str
+    options: dict[str, Any] = Factory(dict)
+
+
+@frozen
+class Search:
+    """Section `search`: the bilevel search of the genotype."""
+
+    epochs: int = key(50, "epochs of the search", ge(1))
+    warmup_epochs: int = key(0, "epochs at the start in which alpha does not move", ge(0))
+    batch: int = key(64, "images in a batch, of each half", ge(2))
+    order: Literal["first", "unrolled"] = key(
+        "first", "hypergradient: first order, or through one virtual step of w (ours: first)"
+    )
+    gamma: float = key(0.01, "weight of the robustness metric in the outer level", ge(0.0))
+    train_share: float = key(0.5, "share of the training images that move w; the others move alpha", gt(0.0), lt(1.0))
+    w_lr: float = key(0.025, "learning rate of w at the start (SGD, cosine)", gt(0.0))
+    w_lr_min: float = key(0.001, "learning rate of w at the end", ge(0.0))
+    w_momentum: float = key(0.9, "momentum of w", ge(0.0), lt(1.0))
+    w_decay: float = key(3e-4, "weight decay of w", ge(0.0))
+    w_clip: float = key(5.0, "largest norm of w's gradient", gt(0.0))
+    alpha_lr: float = key(3e-4, "learning rate of alpha (Adam, betas 0.5 and 0.999)", gt(0.0))
+    alpha_decay: float = key(1e-3, "weight decay of alpha", ge(0.0))
+    crop: int = key(0, "augmentation: random crop after padding by this many pixels", ge(0))
+    flip: bool = key(False, "augmentation: random horizontal flip")
+    cutout: int = key(0, "augmentation: side of the square blanked out, in pixels", ge(0))
+
+
+@frozen
+class Standard:
+    """Regime `standard`: cross-entropy on the clean images."""
+
+
+@frozen
+class Adversarial:
+    """Regime `adversarial`: cross-entropy on PGD images (Madry et al. 2018, arXiv:1706.06083)."""
+
+    steps: int = key(7, "steps of PGD", ge(1))
+    step_size: float | None = key(None, "size of a step in pixel units; default epsilon / 4", optional(gt(0.0)))
+
+
+@frozen
+class Trades:
+    """Regime `trades`: cross-entropy plus beta times KL(clean || perturbed) (Zhang et al. 2019, arXiv:1901.08573)."""
+
+    steps: int = key(10, "steps of the inner maximisation", ge(1))
+    step_size: float | None = key(None, "size of a step in pixel units; default epsilon / 4", optional(gt(0.0)))
+    beta: float = key(6.0, "weight of the KL term", gt(0.0))
+
+
+Regime = Standard | Adversarial | Trades
+REGIMES: dict[str, type[Regime]] = {"standard": Standard, "adversarial": Adversarial, "trades": Trades}
+
+
+@frozen
+class Train:
+    """Section `train`: the discrete network, from scratch."""
+
+    epochs: int = key(600, "epochs of training", ge(1))
+    batch: int = key(96, "images in a batch", ge(2))
+    regime: Regime = field(
+        factory=Standard,
+        metadata={"help": "standard, adversarial or trades; with options as {name: adversarial, steps: 7}"},
+    )
+    lr: float = key(0.025, "learning rate at the start (SGD, cosine)", gt(0.0))
+    lr_min: float = key(0.0, "learning rate at the end", ge(0.0))
+    momentum: float = key(0.9, "momentum", ge(0.0), lt(1.0))
+    decay: float = key(3e-4, "weight decay", ge(0.0))
+    clip: float = key(5.0, "largest norm of the gradient", gt(0.0))
+    drop_path: float = key(0.2, "probability of dropping a path at the last epoch, rising from 0", ge(0.0), lt(1.0))
+    auxiliary: float = key(0.4, "weight of the auxiliary head's loss; 0 builds none", ge(0.0))
+    label_smoothing: float = key(0.0, "label smoothing of the cross-entropy", ge(0.0), lt(1.0))
+    crop: int = key(0, "augmentation: random crop after padding by this many pixels", ge(0))
+    flip: bool = key(False, "augmentation: random horizontal flip")
+    cutout: int = key(16, "augmentation: side of the square blanked out, in pixels", ge(0))
+    checkpoint: Literal["last", "best"] = key(
+        "last", "network kept: of the last epoch, or the best on training images held out (never test images)"
+    )
+    holdout: float = key(0.1, "share of the training images held out when checkpoint is best", gt(0.0), lt(1.0))
+
+
+@frozen
+class Certify:
+    """Section `certify`: certified margins at the recipe's threat, and certified radii."""
+
+    method: Literal["ibp", "crown-ibp", "crown"] = key("crown-ibp", "bound method")
+    norms: list[str] = field(
+        factory=lambda: ["linf", "l2"],
+        metadata={"help": "norms of the certified radius: linf, l2, both, or [] for none"},
+    )
+    images: int | None = key(None, "test images to certify, from the first; default all evaluated", optional(ge(1)))
+    batch: int = key(64, "images bounded at once", ge(1))
+
+    @norms.validator
+    def _known(self, attribute: object, norms: list[str]) -> None:
+        for norm in norms:
+            in_(("linf", "l2"))(self, attribute, norm)  # type: ignore[arg-type]
+
+
+@frozen
+class Evaluate:
+    """Section `evaluate`: which test images, and how many at once."""
+
+    images: int | None = key(None, "test images used, from the first; default all", optional(ge(1)))
+    batch: int = key(256, "images attacked at once", ge(1))
+
+
+@frozen
+class Attack:
+    """An entry of `attacks`: a plugin with its options, a threat of its own if it has one, and its column's name."""
+
+    use: Use
+    threat: ThreatModel | None = None
+    label: str | None = None
+
+
+@frozen
+class Method:
+    """An entry of `methods`: a way of searching.  The sections it holds override the recipe's keys for it alone."""
+
+    metric: tuple[tuple[float, Use], ...] = ()
+    genotype: str | None = None
+    search_space: Use | None = None
+    threat: ThreatModel | None = None
+    search: Search = field(factory=Search)
+    train: Train = field(factory=Train)
+
+
+@frozen
+class Recipe:
+    """A whole recipe, checked: one comparison of methods on one dataset under one threat."""
+
+    dataset: Use
+    search_space: Use
+    threat: ThreatModel
+    methods: dict[str, Method]
+    attacks: tuple[Attack, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    search: Search = field(factory=Search)
+    train: Train = field(factory=Train)
+    certify: Certify | None = field(factory=Certify)
+    evaluate: Evaluate = field(factory=Evaluate)

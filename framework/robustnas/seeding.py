@@ -1,0 +1,37 @@
+"""Seeds: every random number of a run is a function of the recipe's seed and of what it is used for.
+
+A stage never carries a generator's state from one epoch to the next: each use derives its own seed from the
+recipe's seed and words that say what it is for (`"search", "order", epoch`).  That is why resuming at an epoch
+gives the same numbers as never having stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def derive(seed: int, *words: str | int) -> int:
+    """A 63-bit seed for one use: the same seed and words give the same number on every machine."""
+    text = "/".join(str(word) for word in (seed, *words))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *words: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator on `device` for one use."""
+    return torch.Generator(device=device).manual_seed(derive(seed, *words))
+
+
+@contextmanager
+def seeded(seed: int, *words: str | int) -> Iterator[None]:
+    """Torch's global generators seeded for one use, and put back afterwards.
+
+    Layers initialise themselves from the global generator, so networks are built inside this.
+    """
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive(seed, *words))
+        yield

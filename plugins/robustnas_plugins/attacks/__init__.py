@@ -1,0 +1,1 @@
+"""Attacks: factories of foolbox attacks, one file each."""

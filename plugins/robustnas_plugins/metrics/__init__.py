@@ -1,0 +1,1 @@
+"""Robustness metrics: what a search maximises, or how it disturbs its own training."""
