@@ -25,10 +25,14 @@ def key(default: Any, help: str, *validators: Any, **metadata: Any) -> Any:
 
 @frozen
 class Use:
-    """A plugin by name with its options, as written: `{name: pgd, steps: 20, step_size: 2/255}` or just `fgsm`."""
+    """A plugin by name with its options as written: `{name: pgd, steps: 20, step_size: 2/255}` or just `fgsm`.
+
+    `plugin` is the object the loader made of them: names are resolved once, while the recipe is checked.
+    """
 
     name: str
     options: dict[str, Any] = Factory(dict)
+    plugin: Any = field(default=None, eq=False, repr=False)
 
 
 @frozen
