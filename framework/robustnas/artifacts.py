@@ -17,14 +17,14 @@ from typing import IO, Any
 import torch
 from attrs import frozen
 
-from robustnas.errors import RunDirectoryError, RunError
+from robustnas.errors import DiskFullError, RunDirectoryError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Write a file whole: into a neighbour, flushed to the disk, then renamed over `path`.
 
     Raises:
-        RunError: the disk is full; nothing that was there before is lost.
+        DiskFullError: the disk is full; nothing that was there before is lost.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, neighbour = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -36,16 +36,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         os.replace(neighbour, path)
     except BaseException as fault:
         Path(neighbour).unlink(missing_ok=True)
-        if _disk_full(fault):
-            raise RunError(
+        if disk_full(fault):
+            raise DiskFullError(
                 f"{path}: no space left on the device; what was done before is intact. "
                 "Free some space and run the same command again"
             ) from fault
         raise
 
 
-def _disk_full(fault: BaseException) -> bool:
-    """Torch reports a failed write as a RuntimeError whose cause or text tells the disk is full."""
+def disk_full(fault: BaseException) -> bool:
+    """Whether a fault comes from a full disk.  Torch reports a failed write as a RuntimeError whose cause or text tells the disk is full."""
     seen: BaseException | None = fault
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -1,0 +1,41 @@
+"""Cells: the parts that DARTS-family supernets and their discrete networks are made of.
+
+A cell is a small graph: two inputs (the outputs of the two cells before it), n nodes, an edge from every
+earlier state to every node.  In a supernet an edge mixes all candidate operations; in a discrete network each
+node keeps two edges with one operation each.  A space of your own needs a table of operations and a few
+lines:
+
+    table = {
+        "none": lambda channels, stride: None,                    # exactly zero, costs nothing
+        "skip": lambda channels, stride: nn.AvgPool2d(stride),    # any module that keeps the channels
+        "conv": lambda channels, stride: ReluConvNorm(channels, channels, 3, stride, affine=False),
+    }
+    cell = SearchCell(table, 2 * [3 * channels], channels, nodes=4, reduction=False)
+    output = cell(state0, state1, alpha.softmax(-1))              # alpha (14, 3) for 4 nodes
+    genes = strongest_inputs(alpha.softmax(-1), tuple(table), nodes=4)
+
+Every module here computes with ordinary torch functions, without in-place operations and without branching on
+values, so that bounds propagate through the same `forward`.
+"""
+
+from robustnas.cells.discrete_cell import DiscreteCell, drop_path
+from robustnas.cells.graph import edge_index, edges, reduction_cells, strongest_inputs
+from robustnas.cells.layers import DepthwiseSeparable, FactorizedReduce, ReluConvNorm, preprocessing
+from robustnas.cells.mixed_op import MixedOp, OpTable
+from robustnas.cells.search_cell import SearchCell
+
+__all__ = [
+    "DepthwiseSeparable",
+    "DiscreteCell",
+    "FactorizedReduce",
+    "MixedOp",
+    "OpTable",
+    "ReluConvNorm",
+    "SearchCell",
+    "drop_path",
+    "edge_index",
+    "edges",
+    "preprocessing",
+    "reduction_cells",
+    "strongest_inputs",
+]

@@ -1,0 +1,53 @@
+"""The graph of a cell: how edges are numbered, which are kept, and which cells of a network reduce.
+
+States 0 and 1 are the cell's inputs; node i is state i + 2 and has an edge from every state before it.  Edges
+are numbered node by node, and within a node by the state they leave: 14 of them for 4 nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robustnas.genotype import Gene
+
+
+def edges(nodes: int) -> list[tuple[int, int]]:
+    """Every edge of a cell in order, as (state it leaves, state it enters)."""
+    return [(source, node) for node in range(2, nodes + 2) for source in range(node)]
+
+
+def edge_index(source: int, node: int) -> int:
+    """The number of the edge from state `source` to state `node` (2 or more)."""
+    return (node - 2) * (node + 1) // 2 + source
+
+
+def strongest_inputs(mixing: Tensor, ops: Sequence[str], nodes: int, none: str = "none") -> tuple[Gene, ...]:
+    """The edges a cell keeps: mixing (E, O), rows over `ops` -> two `(operation, state)` a node.
+
+    A node keeps the two inputs whose strongest operation is strongest, and on each of them that operation;
+    `none` is never kept and does not count.  Among equals the earlier state and the earlier operation win.
+    The two are listed by the state they read, so that one architecture has one genotype.
+    Source: Liu et al. 2019 (DARTS), arXiv:1806.09055, sec. 2.4.
+    """
+    counted = [index for index, op in enumerate(ops) if op != none]
+    rows = mixing.detach()[:, torch.tensor(counted, device=mixing.device)].tolist()
+    genes: list[Gene] = []
+    for node in range(2, nodes + 2):
+        strength = [max(rows[edge_index(source, node)]) for source in range(node)]
+        kept = sorted(sorted(range(node), key=lambda source: -strength[source])[:2])
+        for source in kept:
+            row = rows[edge_index(source, node)]
+            genes.append((ops[counted[row.index(strength[source])]], source))
+    return tuple(genes)
+
+
+def reduction_cells(cells: int) -> frozenset[int]:
+    """Which cells of a network halve rows and columns: at a third and two thirds of its depth, as in DARTS.
+
+    The first cell never does: with three cells or more that is the published rule, with two the second cell
+    reduces, and one cell alone is a normal cell.
+    """
+    return frozenset({cells // 3, 2 * cells // 3} - {0})

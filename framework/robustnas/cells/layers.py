@@ -1,0 +1,81 @@
+"""Layers of a cell: convolutions with rectifier and batch norm, and the reduction that loses no pixel.
+
+`affine` says whether batch norm has a scale and a shift: not in a supernet, where the scale of an operation
+would take the place of its mixing weight.  The order rectifier, convolution, norm and the layers' make-up
+follow Liu et al. 2019 (DARTS), arXiv:1806.09055.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ReluConvNorm(nn.Module):
+    """Rectifier, convolution, batch norm: (N, C, H, W) -> (N, C', ceil(H / stride), ceil(W / stride))."""
+
+    def __init__(self, channels: int, out_channels: int, kernel: int = 1, stride: int = 1, *, affine: bool):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(self.conv(F.relu(x)))
+        return normed
+
+
+class DepthwiseSeparable(nn.Module):
+    """Rectifier, depthwise convolution, pointwise convolution, batch norm; the channels stay.
+
+    (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)) for any odd kernel and any dilation.
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1, *, affine: bool):
+        super().__init__()
+        self.depthwise = nn.Conv2d(
+            channels,
+            channels,
+            kernel,
+            stride,
+            padding=dilation * (kernel // 2),
+            dilation=dilation,
+            groups=channels,
+            bias=False,
+        )
+        self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(self.pointwise(self.depthwise(F.relu(x))))
+        return normed
+
+
+class FactorizedReduce(nn.Module):
+    """Half the rows and columns without losing a pixel: (N, C, H, W) -> (N, C', ceil(H / 2), ceil(W / 2)).
+
+    Half of the output channels see the pixels of even row and column, the others those of odd row and column.
+    An odd size has one odd row fewer than even ones: a row of zeros stands in for it.  For even sizes this is
+    the published operation.
+    """
+
+    def __init__(self, channels: int, out_channels: int, *, affine: bool):
+        super().__init__()
+        self.even = nn.Conv2d(channels, out_channels // 2, 1, stride=2, bias=False)
+        self.odd = nn.Conv2d(channels, out_channels - out_channels // 2, 1, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        rows, columns = x.shape[-2] % 2, x.shape[-1] % 2
+        shifted = F.pad(x, (0, columns, 0, rows)) if rows or columns else x
+        halves = torch.cat([self.even(x), self.odd(shifted[:, :, 1:, 1:])], dim=1)
+        normed: Tensor = self.norm(halves)
+        return normed
+
+
+def preprocessing(channels: int, out_channels: int, halve: bool, *, affine: bool) -> nn.Module:
+    """What brings a cell's input to the cell's channels, and to half the size where `halve`."""
+    if halve:
+        return FactorizedReduce(channels, out_channels, affine=affine)
+    return ReluConvNorm(channels, out_channels, affine=affine)

@@ -1,0 +1,210 @@
+"""The options of a plugin class: what a recipe may write beside its name.
+
+Of an attrs class they are its fields, of any other class (a foolbox attack, say) the arguments of its constructor.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, Literal, Union
+
+import attrs
+from attrs import frozen
+
+MISSING: Any = attrs.NOTHING
+"""The default of an option that has none."""
+
+
+@frozen
+class Option:
+    """One option.
+
+    Args:
+        name: the key in a recipe.
+        type: its annotation, resolved; `Any` where there is none or it cannot be resolved.
+        default: what stands when it is left out, `MISSING` where it must be given.
+        help: one line of documentation, or nothing.
+        attribute: the attrs field it comes from, if it comes from one.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    attribute: attrs.Attribute[Any] | None = None
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is MISSING
+
+    @property
+    def type_text(self) -> str:
+        """Its type as a person writes it: `integer or null`, `first | unrolled`."""
+        return type_text(self.type)
+
+    @property
+    def default_text(self) -> str:
+        """Its default as a recipe would write it, or `required`."""
+        return "required" if self.required else value_text(self.default)
+
+
+def options_of(cls: type) -> dict[str, Option]:
+    """The options of a plugin class by name, in order.
+
+    A field that begins with an underscore or is no argument of the constructor is none.
+    """
+    documented = _documented(cls)
+    if attrs.has(cls):
+        found = {}
+        for attribute in attrs.fields(cls):
+            if not attribute.init or attribute.name.startswith("_"):
+                continue
+            name = attribute.alias or attribute.name
+            help_ = str(attribute.metadata.get("help") or documented.get(name, ""))
+            default = _default(attribute)
+            found[name] = Option(name, _resolved(attribute.type, cls), default, help_, attribute)
+        return found
+    if cls.__init__ is object.__init__:
+        return {}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        name: Option(
+            name,
+            _resolved(parameter.annotation, cls),
+            MISSING if parameter.default is parameter.empty else parameter.default,
+            documented.get(name, ""),
+        )
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.kind in named and not name.startswith("_")
+    }
+
+
+def values_of(plugin: object, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of a plugin object with its value as plain data (what JSON and YAML can hold).
+
+    Of an attrs object the values are its fields'; of another, those `given` and the defaults of the others.
+    """
+    values = {}
+    for name, option in options_of(type(plugin)).items():
+        if option.attribute is not None:
+            values[name] = plain(getattr(plugin, option.attribute.name))
+        else:
+            values[name] = plain(given.get(name, option.default))
+    return values
+
+
+def plain(value: Any) -> Any:
+    """A value as plain data.  What has no plain form (a function, an object) is told by its qualified name."""
+    if value is None or isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum):
+        return value
+    if isinstance(value, enum.Enum):
+        return plain(value.value)
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(plain(entry) for entry in value)
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if attrs.has(type(value)):
+        return {a.alias or a.name: plain(getattr(value, a.name)) for a in attrs.fields(type(value)) if a.init}
+    named = value if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)) else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def type_text(annotation: Any) -> str:
+    """A type in words: `integer`, `number`, `text`, `true or false`, `first | unrolled`, `list of text`."""
+    simple = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null", Any: "anything"}
+    if annotation in simple:
+        return simple[annotation]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return " | ".join(value_text(argument) for argument in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(type_text(argument) for argument in arguments)
+    if origin is not None and isinstance(origin, type):
+        if issubclass(origin, Mapping):
+            return "mapping of " + " to ".join(type_text(argument) for argument in arguments)
+        elements = [type_text(argument) for argument in arguments if argument is not Ellipsis]
+        fixed = origin is tuple and Ellipsis not in arguments
+        return f"list of {', '.join(elements)}" if fixed else f"list of {elements[0] if elements else 'anything'}"
+    if isinstance(annotation, type):
+        if issubclass(annotation, enum.Enum):
+            return " | ".join(value_text(member.value) for member in annotation)
+        if issubclass(annotation, PurePath):
+            return "path"
+        if issubclass(annotation, Mapping):
+            return "mapping"
+        return "list" if issubclass(annotation, (list, tuple, set)) else annotation.__name__
+    return str(annotation)
+
+
+def value_text(value: Any) -> str:
+    """A value as a recipe would write it."""
+    value = plain(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return format(value, "g") if float(format(value, "g")) == value else repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(value_text(entry) for entry in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {value_text(entry)}' for key, entry in value.items())}}}"
+    return str(value) if value != "" else '""'
+
+
+def _default(attribute: attrs.Attribute[Any]) -> Any:
+    """What a field holds when it is left out; a factory is called, unless it needs the object itself."""
+    default = attribute.default
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        return "computed" if default.takes_self else default.factory()  # type: ignore[union-attr]
+    return default
+
+
+def _resolved(annotation: Any, cls: type) -> Any:
+    """An annotation as a type; one in quotes is looked up where the class and its bases are written.
+
+    A module may import a name for the type checker alone: such an annotation tells nothing and counts as `Any`.
+    """
+    if annotation in (None, inspect.Parameter.empty):
+        return Any
+    if not isinstance(annotation, str):
+        return annotation
+    for owner in cls.__mro__:
+        module = sys.modules.get(owner.__module__)
+        try:
+            return eval(annotation, dict(vars(module)) if module else {}, dict(vars(owner)))
+        except (NameError, AttributeError, TypeError, SyntaxError):
+            continue
+    return Any
+
+
+def _documented(cls: type) -> dict[str, str]:
+    """Lines `name: text` below `Args:` in the docstring of a class or of its constructor."""
+    found: dict[str, str] = {}
+    for documented in (cls.__init__, cls):
+        lines = inspect.cleandoc(documented.__doc__ or "").splitlines()
+        heads = [index for index, line in enumerate(lines) if line.strip() in ("Args:", "Arguments:", "Parameters:")]
+        if not heads:
+            continue
+        name, indent = "", None
+        for line in lines[heads[0] + 1 :]:
+            depth = len(line) - len(line.lstrip())
+            if not line.strip() or depth == 0:
+                break
+            indent = depth if indent is None else indent
+            head, colon, text = line.strip().partition(":")
+            if depth == indent and colon:
+                name = head.split("(")[0].strip()
+                found[name] = text.strip()
+            elif name:
+                found[name] += " " + line.strip()
+    return found

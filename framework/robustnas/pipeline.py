@@ -1,0 +1,163 @@
+"""The whole experiment, in the order it happens.  Read this file first.
+
+    recipe -> plan -> search -> genotype -> train -> attack + certify -> table
+
+The loader (`recipe.load`) has checked every name and option; `plan.make` arranges stages; `run.scheduler` does
+those that are not done; `run.stages` says what each one is; `comparison` turns their results into the one table.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+
+from robustnas import device as devices
+from robustnas import table
+from robustnas.errors import DataError, RunDirectoryError
+from robustnas.plan import Plan, make
+from robustnas.recipe.load import Loaded, resolved
+from robustnas.run import layout, overview
+from robustnas.run.directory import RunDirectory
+from robustnas.artifacts import write_json, write_text
+from robustnas.run.progress import Progress
+from robustnas.run.scheduler import Outcome, run_all
+
+
+def run(
+    loaded: Loaded,
+    *,
+    out: Path | None = None,
+    device: str = "auto",
+    until: str | None = None,
+    jobs: int = 1,
+    quiet: bool = False,
+) -> int:
+    """Do everything the recipe asks for that is not done yet, and print the table.
+
+    Args:
+        out: run directory; default `runs/<recipe name>` below the working directory.
+        until: `search` or `train` stops after that stage.
+        jobs: independent stages done side by side, in processes of their own.
+
+    Returns:
+        The exit status: 0 done, 1 a stage failed (the others are done and in the table).
+    """
+    chosen = devices.resolve(device)
+    todo = make(loaded)
+    directory = RunDirectory(out or default_directory(loaded))
+    with directory.locked():
+        directory.claim(todo)
+        stages = todo.until(until)
+        if not all(directory.done(stage) for stage in stages):
+            check_data(todo)
+            overview.check_networks(todo)
+        write_text(directory.path / "recipe.yaml", yaml.safe_dump(resolved(loaded), sort_keys=False, allow_unicode=True))
+        write_json(directory.path / "layout.json", layout.describe(todo, directory))
+        progress = Progress(quiet=quiet)
+        with _ending_cleanly(), progress.shown():
+            outcome = run_all(todo, stages, directory, chosen, jobs, progress)
+        if until is None:
+            _write_table(directory, quiet)
+    return _conclude(outcome, directory, quiet, until)
+
+
+def plan(loaded: Loaded, *, out: Path | None = None) -> None:
+    """Print what `run` would do: methods, seeds and stages, what is done, steps and parameters.  Runs nothing."""
+    todo = make(loaded)
+    overview.show(todo, RunDirectory(out or default_directory(loaded)), Console())
+
+
+def show_table(directory: Path) -> None:
+    """Build and print the table of a run directory again, from the results it holds.
+
+    Raises:
+        RunDirectoryError: it is not a run directory.
+    """
+    if not (directory / "layout.json").is_file():
+        raise RunDirectoryError(
+            f"{directory} is not a run directory: it has no layout.json; `robustnas run RECIPE` makes one in runs/"
+        )
+    _write_table(RunDirectory(directory), quiet=False)
+
+
+def default_directory(loaded: Loaded) -> Path:
+    """`runs/<recipe name>` below the working directory."""
+    return Path("runs") / loaded.name
+
+
+def check_data(todo: Plan) -> None:
+    """Read both splits once, before anything long starts, and check them against what the dataset declares.
+
+    Raises:
+        DataError: data is missing or broken, or does not fit its declaration.
+    """
+    dataset = todo.dataset
+    for name in ("train", "test"):
+        images = dataset.split(name)
+        labels = images.labels
+        if len(labels) == 0:
+            raise DataError(f"the {name} split is empty")
+        if int(labels.min()) < 0 or int(labels.max()) >= dataset.classes:
+            raise DataError(
+                f"the {name} split has labels {int(labels.min())} to {int(labels.max())}; "
+                f"{dataset.classes} classes are declared"
+            )
+        shape = tuple(images.take(torch.zeros(1, dtype=torch.int64)).shape[1:])
+        if shape != tuple(dataset.shape):
+            raise DataError(f"images of the {name} split have shape {shape}; {tuple(dataset.shape)} is declared")
+        asked = max(todo.evaluate.images or 0, (todo.certify.images or 0) if todo.certify else 0)
+        if name == "test" and asked > len(labels):
+            raise DataError(
+                f"{asked} test images are asked for and there are {len(labels)}; "
+                "leave evaluate.images and certify.images out for all"
+            )
+
+
+def _write_table(directory: RunDirectory, quiet: bool) -> None:
+    comparison = layout.comparison(directory)
+    write_json(directory.path / "table.json", table.json_data(comparison))
+    write_text(directory.path / "table.md", table.markdown(comparison))
+    write_text(directory.path / "table.csv", table.csv_text(comparison))
+    if not quiet:
+        table.show(comparison, Console())
+
+
+def _conclude(outcome: Outcome, directory: RunDirectory, quiet: bool, until: str | None) -> int:
+    console = Console(stderr=True)
+    if outcome.failures:
+        console.print(
+            f"{len(outcome.failures)} stage(s) failed; the others are done. Run the same command again to retry them",
+            style="red",
+            soft_wrap=True,
+        )
+        return 1
+    if not quiet:
+        what = f"until {until}" if until else "table.md, table.csv, table.json"
+        console.print(f"{what} in {directory.path}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+@contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """A termination signal ends the run as Ctrl-C does: workers stopped, files whole."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before: Any = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: signals are the caller's business
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

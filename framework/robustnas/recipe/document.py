@@ -1,0 +1,230 @@
+"""A YAML text as a tree of nodes that know where they stand.
+
+PyYAML reads YAML 1.1, in which `1e-3` is text, `no` is false and `2026-01-02` a date; the scalars here are those of
+the core schema of YAML 1.2 (yaml.org/spec/1.2.2, section 10.3.2).  Duplicate keys, which PyYAML takes silently, are
+faults, and so are tabs as indentation.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from attrs import Factory, evolve, frozen
+
+from robustnas.recipe.faults import Faults, Mark
+
+LARGEST = 100_000
+"""Nodes of a document with its aliases written out: more is an accident or an attack."""
+
+PREFIX = "tag:yaml.org,2002:"
+SCALARS = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+}
+
+
+@frozen(eq=False)
+class Node:
+    """A value of a recipe.
+
+    Args:
+        mark: where it stands.
+        path: its key, dotted from the top (`attacks.0.steps`).
+        value: a scalar, a tuple of nodes, or a mapping of keys to nodes.
+        keys: of a mapping, where each key stands.
+    """
+
+    mark: Mark
+    path: str
+    value: None | bool | int | float | str | tuple[Node, ...] | dict[str, Node]
+    keys: dict[str, Mark] = Factory(dict)
+
+    def plain(self) -> Any:
+        """The value without its places."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        return [node.plain() for node in self.value] if isinstance(self.value, tuple) else self.value
+
+    def moved(self, path: str) -> Node:
+        """The same node, and those below it, under another key."""
+        value = self.value
+        if isinstance(value, dict):
+            value = {key: node.moved(below(path, key)) for key, node in value.items()}
+        elif isinstance(value, tuple):
+            value = tuple(node.moved(below(path, index)) for index, node in enumerate(value))
+        return evolve(self, path=path, value=value)
+
+
+def below(path: str, key: str | int) -> str:
+    """The path of a key of the node at `path`."""
+    return f"{path}.{key}" if path else str(key)
+
+
+class _Composer(yaml.SafeLoader):
+    """PyYAML's reader with the scalars of YAML 1.2; only its node tree is used, nothing is constructed."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  the name and form PyYAML looks for
+
+
+for _kind, (_pattern, _first) in SCALARS.items():
+    # "float" is tried after "int", so that 3 is an integer
+    _Composer.add_implicit_resolver(PREFIX + _kind, re.compile(f"(?:{_pattern})$"), _first)
+
+
+def read(path: Path, faults: Faults) -> tuple[str, Node | None]:
+    """The text of a file and its tree; None where it has none, with the faults that explain it.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        before = data[: fault.start].decode("utf-8", errors="replace")
+        mark = _mark_of(str(path), before, len(before))
+        faults.add(mark, "", f"not UTF-8: found the byte 0x{data[fault.start]:02x}; save the file as UTF-8")
+        return "", None
+    return text, parse(text, str(path), faults)
+
+
+def parse(text: str, file: str, faults: Faults, at: Mark | None = None) -> Node | None:
+    """The tree of a YAML text, None where it cannot be read or holds nothing.
+
+    Args:
+        text: the text.
+        file: what to call it in messages.
+        faults: takes what is wrong.
+        at: the place to give for everything, where the text is not a file.
+    """
+    if at is None:
+        tabs = [i for i, line in enumerate(text.splitlines(), start=1) if re.match(r" *\t\s*[^\s#]", line)]
+        for number in tabs:
+            column = text.splitlines()[number - 1].index("\t") + 1
+            faults.add(Mark(file, number, column), "", "found a tab as indentation; spaces would do")
+        if tabs:
+            return None
+    try:
+        composer = _Composer(text)
+        root = composer.get_single_node()
+    except yaml.reader.ReaderError as fault:
+        mark = at or _mark_of(file, text, fault.position)
+        faults.add(mark, "", f"not YAML: found the character {chr(int(fault.character))!r}; printable text would do")
+        return None
+    except yaml.MarkedYAMLError as fault:
+        faults.add(at or _mark(file, fault.problem_mark or fault.context_mark), "", _syntax(fault, text))
+        return None
+    except RecursionError:
+        faults.add(at or Mark(file, 1, 1), "", "not a recipe: found brackets nested hundreds deep")
+        return None
+    return _Reader(file, at, faults).node(root, "", ()) if root is not None else None
+
+
+def _syntax(fault: yaml.MarkedYAMLError, text: str) -> str:
+    """PyYAML's words for a syntax error, in our form."""
+    mark = fault.problem_mark
+    if mark is not None and text[mark.index : mark.index + 1] == "\t":
+        return "found a tab; spaces would do"
+    if "single document" in str(fault.context):
+        return "found a second document ('---'); one recipe a file would do"
+    parts = [part for part in (fault.context, fault.problem) if part]
+    return f"not YAML: {', '.join(parts)}"
+
+
+def _mark(file: str, mark: Any) -> Mark:
+    return Mark(file, mark.line + 1, mark.column + 1) if mark is not None else Mark(file, 1, 1)
+
+
+def _mark_of(file: str, text: str, index: int) -> Mark:
+    """The place of a character of a text."""
+    before = text[:index]
+    return Mark(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
+
+
+class _Reader:
+    """Turns PyYAML's nodes into ours."""
+
+    def __init__(self, file: str, at: Mark | None, faults: Faults):
+        self.file, self.at, self.faults = file, at, faults
+        self.size = 0
+
+    def node(self, node: yaml.Node, path: str, above: tuple[int, ...]) -> Node | None:
+        """A node and those below it; None with a fault where it cannot be read."""
+        mark = self.mark(node)
+        self.size += 1
+        if id(node) in above:
+            self.faults.add(mark, path, "found an alias of the value it stands in; a value cannot hold itself")
+            return None
+        if self.size > LARGEST:
+            if self.size == LARGEST + 1:
+                self.faults.add(mark, path, f"found more than {LARGEST} values; aliases of aliases grow fast")
+            return None
+        above = (*above, id(node))
+        if isinstance(node, yaml.MappingNode) and node.tag == PREFIX + "map":
+            return self.mapping(node, mark, path, above)
+        if isinstance(node, yaml.SequenceNode) and node.tag == PREFIX + "seq":
+            items = [self.node(item, below(path, index), above) for index, item in enumerate(node.value)]
+            return Node(mark, path, tuple(item for item in items if item is not None))
+        kind = node.tag.removeprefix(PREFIX)
+        if isinstance(node, yaml.ScalarNode) and kind in ("str", *SCALARS):
+            try:
+                return Node(mark, path, _scalar(kind, node.value))
+            except ValueError:
+                self.faults.add(mark, path, f"found {node.value[:40]!r} tagged !!{kind}; it is none")
+                return None
+        self.faults.add(mark, path, f"found the tag {node.tag!r}; plain text, numbers, lists and mappings would do")
+        return None
+
+    def mapping(self, node: yaml.MappingNode, mark: Mark, path: str, above: tuple[int, ...]) -> Node:
+        """A mapping; of a duplicate key the first counts."""
+        values: dict[str, Node] = {}
+        keys: dict[str, Mark] = {}
+        for key_node, value_node in node.value:
+            at = self.mark(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.faults.add(at, path, "found a list or mapping as a key; a word would do")
+                continue
+            key = key_node.value
+            if key == "<<":
+                self.faults.add(at, path, "found a merge key ('<<'), which YAML 1.2 does not have; extends would do")
+                continue
+            if key in keys:
+                text = f"duplicate key; found first at line {keys[key].line}, one of the two would do"
+                self.faults.add(at, below(path, key), text)
+                continue
+            keys[key] = at
+            value = self.node(value_node, below(path, key), above)
+            if value is not None:
+                values[key] = value
+        return Node(mark, path, values, keys)
+
+    def mark(self, node: yaml.Node) -> Mark:
+        """Where a node starts."""
+        return self.at or _mark(self.file, node.start_mark)
+
+
+def _scalar(kind: str, text: str) -> None | bool | int | float | str:
+    """The value of a scalar of a kind.
+
+    Raises:
+        ValueError: it is not of that kind (possible only with an explicit tag), or has thousands of digits.
+    """
+    if kind == "str":
+        return text
+    if not re.fullmatch(SCALARS[kind][0], text):
+        raise ValueError(text)
+    if kind == "null":
+        return None
+    if kind == "bool":
+        return text.lower() == "true"
+    if kind == "int":
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))

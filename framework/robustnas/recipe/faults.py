@@ -1,0 +1,60 @@
+"""Everything that is wrong with a recipe, gathered before anything is raised."""
+
+from __future__ import annotations
+
+from attrs import Factory, define, frozen
+
+from robustnas.errors import RecipeError
+
+
+@frozen
+class Mark:
+    """A place in a file (lines and columns from 1), or the argument of `--set` a value came from (line 0)."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+@frozen
+class Fault:
+    """One thing that is wrong: where, at which key, and in words what was found and what would do."""
+
+    mark: Mark
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.mark}: {self.path}: {self.text}" if self.path else f"{self.mark}: {self.text}"
+
+
+@define
+class Faults:
+    """A collection of faults.  The same key read twice (a section that methods share) counts once."""
+
+    found: dict[Fault, None] = Factory(dict)
+
+    def add(self, mark: Mark, path: str, text: str) -> None:
+        """Note a fault."""
+        self.found.setdefault(Fault(mark, path, text))
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def raise_all(self) -> None:
+        """Raise what was gathered, file by file from top to bottom, `--set` last.
+
+        Raises:
+            RecipeError: there is at least one fault.
+        """
+        if not self.found:
+            return
+        files = list(dict.fromkeys(fault.mark.file for fault in self.found))
+        ordered = sorted(
+            self.found,
+            key=lambda f: (f.mark.line == 0, files.index(f.mark.file), f.mark.line, f.mark.column),
+        )
+        raise RecipeError([str(fault) for fault in ordered])

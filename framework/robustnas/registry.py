@@ -1,0 +1,297 @@
+"""Names of plugins, and the classes behind them: search spaces, metrics, attacks and datasets of every package.
+
+Listing reads the metadata of installed packages and imports no plugin.  Loading imports one, through stevedore,
+and compares what it has with what its contract promises.
+
+stevedore keeps a cache of entry points that may be older than an installation, and does not say which packages
+register one name twice; both are answered here from `importlib.metadata`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import field, frozen
+
+from robustnas import contracts
+from robustnas.errors import PluginError
+from robustnas.suggest import did_you_mean
+
+METRIC_PARTS: dict[str, type] = {
+    "score": contracts.RobustnessMetric,
+    "inner_loss": contracts.InnerLoss,
+    "outer_loss": contracts.OuterLoss,
+}
+"""The methods of which a metric keeps at least one, and the contract of each."""
+
+
+@frozen(order=True)
+class Entry:
+    """A name that a distribution registers.
+
+    Args:
+        name: what a recipe says.
+        target: `module:Class`.
+        distribution: the package that registers it.
+        version: of that package.
+    """
+
+    name: str
+    target: str
+    distribution: str
+    version: str
+    point: importlib.metadata.EntryPoint = field(eq=False, repr=False)
+
+    @property
+    def provider(self) -> str:
+        """Package and version, for messages."""
+        return f"{self.distribution} {self.version}"
+
+
+@frozen
+class Registry:
+    """The plugins of one kind.
+
+    Args:
+        kind: `search-space`, `metric`, `attack` or `dataset`.
+        group: the entry-point group packages register them in.
+        check: what is wrong with a class that was loaded, a line each.
+    """
+
+    kind: str
+    group: str
+    check: Callable[[type], list[str]] = field(repr=False)
+
+    def names(self) -> list[str]:
+        """Every registered name, sorted; one that two packages register is there once."""
+        return sorted({entry.name for entry in self.entries()})
+
+    def entries(self) -> list[Entry]:
+        """Everything registered now, sorted by name; an installation is seen at once.  Imports no plugin."""
+        importlib.invalidate_caches()
+        found: dict[tuple[str, str, str], Entry] = {}
+        for point in importlib.metadata.entry_points(group=self.group):
+            distribution, version = _origin(point)
+            # An editable installation may show its distribution twice: the same name with the same target is one.
+            key = (point.name, point.value, _normalized(distribution))
+            found.setdefault(key, Entry(point.name, point.value, distribution, version, point))
+        return sorted(found.values())
+
+    def conflicts(self) -> dict[str, list[Entry]]:
+        """Names that are registered more than once, with all who do."""
+        by_name: dict[str, list[Entry]] = {}
+        for entry in self.entries():
+            by_name.setdefault(entry.name, []).append(entry)
+        return {name: entries for name, entries in by_name.items() if len(entries) > 1}
+
+    def load(self, name: str) -> type:
+        """The plugin class called `name`, checked against its contract.
+
+        Raises:
+            PluginError: nothing installed registers that name, two distributions do, its module does not import,
+                or the class does not keep the contract.
+        """
+        entries = self.entries()
+        matching = [entry for entry in entries if entry.name == name]
+        if not matching:
+            raise PluginError(self._unknown(name, sorted({entry.name for entry in entries})))
+        if len(matching) > 1:
+            raise PluginError(self.describe_conflict(name, matching))
+        (entry,) = matching
+        what = f"{self.kind} {name!r} ({entry.target}, from {entry.provider})"
+        plugin = _import(self.group, entry, what)
+        if not isinstance(plugin, type):
+            raise PluginError(f"{what} is not a class: found {plugin!r:.80}; a class with options as fields would do")
+        wrong = self.check(plugin)
+        if wrong:
+            raise PluginError("\n  ".join([f"{what} does not keep its contract", *wrong]))
+        return plugin
+
+    def describe_conflict(self, name: str, entries: Sequence[Entry]) -> str:
+        """Who registers `name`, and what to do."""
+        providers = " and ".join(f"{entry.provider} ({entry.target})" for entry in entries)
+        return f"{self.kind} {name!r} is registered twice, by {providers}; uninstall one of the two"
+
+    def _unknown(self, name: str, names: list[str]) -> str:
+        article = "an" if self.kind == "attack" else "a"
+        return "\n  ".join(
+            [
+                f"no {self.kind} is called {name!r}{did_you_mean(name, names)}",
+                f"installed: {', '.join(names) or 'none'}",
+                f'to add one: install a package that registers {article} {self.kind} in [project.entry-points."'
+                f'{self.group}"]',
+            ]
+        )
+
+
+def _origin(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution of an entry point; metadata without them is told as such."""
+    distribution = point.dist
+    metadata = distribution.metadata if distribution is not None else None
+    if metadata is None:
+        return "unknown distribution", "without version"
+    return metadata["Name"] or "unknown distribution", metadata["Version"] or "without version"
+
+
+def _normalized(name: str) -> str:
+    """The name of a distribution as packaging compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _import(group: str, entry: Entry, what: str) -> Any:
+    """What the entry point stands for, through stevedore.
+
+    Raises:
+        PluginError: anything at all was raised while importing; only an interrupt passes.
+    """
+    from stevedore.driver import DriverManager
+
+    class FreshDriver(DriverManager[Any]):
+        """A driver of exactly the entry point found, not of what a cache remembers."""
+
+        def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
+            return [entry.point]
+
+    # foolbox imports GitPython, which fails to import where git is not installed unless told to keep quiet.
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    try:
+        return FreshDriver(group, entry.name).driver
+    except KeyboardInterrupt:
+        raise
+    except BaseException as fault:  # SystemExit and pytest's Skipped are no Exceptions; one plugin must not stop all
+        raise PluginError(f"{what} does not import: {_told(fault)}") from fault
+
+
+def _told(fault: BaseException) -> str:
+    """Kind and text of an exception, and the last line of code it came through."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    inside = [frame for frame in frames if "stevedore" not in frame.filename and "importlib" not in frame.filename]
+    where = f" ({inside[-1].filename}:{inside[-1].lineno})" if inside[1:] else ""
+    return f"{type(fault).__name__}: {fault}{where}" if str(fault) else f"{type(fault).__name__}{where}"
+
+
+def metric_parts(metric: object) -> frozenset[str]:
+    """Which of `score`, `inner_loss` and `outer_loss` a metric (class or object) keeps."""
+    cls = metric if isinstance(metric, type) else type(metric)
+    return frozenset(part for part in METRIC_PARTS if _own(cls, part) is not None)
+
+
+def is_foolbox_attack(cls: type) -> bool:
+    """Whether a class is a foolbox `Attack`; imports nothing, since such a class has imported foolbox."""
+    module = sys.modules.get("foolbox.attacks.base")
+    return module is not None and issubclass(cls, module.Attack)
+
+
+def _own(cls: type, name: str) -> Any:
+    """The attribute `name` as a class holds it, not looked up through descriptors; None where it has none.
+
+    A class that inherits from its contract has the contract's empty methods; these are not its own.
+    """
+    for base in cls.__mro__:
+        if name in vars(base):
+            return None if getattr(base, "_is_protocol", False) else vars(base)[name]
+    return None
+
+
+def _method(cls: type, name: str, contract: type) -> list[str]:
+    """What is wrong with a method, promised and found."""
+    promised = inspect.signature(getattr(contract, name))
+    lines = [f"promised: {name}{_readable(promised)}"]
+    own = _own(cls, name)
+    if own is None:
+        return [*lines, f"found:    no {name}"]
+    try:
+        found = inspect.signature(getattr(cls, name))
+    except (TypeError, ValueError):
+        return [*lines, f"found:    {name}, which is no method but {own!r:.60}"]
+    bound = isinstance(own, (staticmethod, classmethod)) or not hasattr(own, "__get__")
+    if _accepts(_parameters(found, drop_self=not bound), _parameters(promised, drop_self=True)):
+        return []
+    return [*lines, f"found:    {name}{_readable(found)}"]
+
+
+def _readable(signature: inspect.Signature) -> str:
+    """Parameter names and defaults; annotations are left out, they are not compared."""
+    parameters = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+
+
+def _parameters(signature: inspect.Signature, drop_self: bool) -> list[inspect.Parameter]:
+    parameters = list(signature.parameters.values())
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return parameters[1:] if drop_self and parameters and parameters[0].kind in by_position else parameters
+
+
+def _accepts(found: list[inspect.Parameter], promised: list[inspect.Parameter]) -> bool:
+    """Whether a method can be called as promised, by position and by name.
+
+    The promised parameters come first, in order, by the same names; one that may be left out has a default here
+    too; further ones have defaults.  `*args, **kwargs` stands for any number of them.
+    """
+    kinds = inspect.Parameter
+    variadic = {p.kind for p in found} >= {kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD}
+    plain = [p for p in found if p.kind is kinds.POSITIONAL_OR_KEYWORD]
+    if any(p.kind is kinds.POSITIONAL_ONLY for p in found):
+        return False
+    for index, want in enumerate(promised):
+        if index >= len(plain):
+            if variadic:
+                break
+            return False
+        has = plain[index]
+        if has.name != want.name or (want.default is not kinds.empty and has.default is kinds.empty):
+            return False
+    further = [*plain[len(promised) :], *(p for p in found if p.kind is kinds.KEYWORD_ONLY)]
+    return all(p.default is not kinds.empty for p in further)
+
+
+def _wrong_search_space(cls: type) -> list[str]:
+    contract = contracts.SearchSpace
+    return [line for name in ("supernet", "genotype", "network") for line in _method(cls, name, contract)]
+
+
+def _wrong_metric(cls: type) -> list[str]:
+    parts = metric_parts(cls)
+    if not parts:
+        wanted = [f"{part}{_readable(inspect.signature(getattr(c, part)))}" for part, c in METRIC_PARTS.items()]
+        return ["promised: at least one of", *(f"  {line}" for line in wanted), f"found:    {_public(cls)}"]
+    return [line for part in METRIC_PARTS if part in parts for line in _method(cls, part, METRIC_PARTS[part])]
+
+
+def _wrong_attack(cls: type) -> list[str]:
+    if is_foolbox_attack(cls):
+        return []
+    wrong = _method(cls, "build", contracts.AttackFactory)
+    return [*wrong, "(or a foolbox Attack class)"] if wrong else []
+
+
+def _wrong_dataset(cls: type) -> list[str]:
+    promised = ("shape", "classes", "mean", "std")
+    # Options without a default leave no attribute on a class, but attrs keeps them.
+    fields = {attribute.name for attribute in getattr(cls, "__attrs_attrs__", ())}
+    missing = [name for name in promised if name not in fields and _own(cls, name) is None]
+    wrong = []
+    if missing:
+        wrong = [f"promised: attributes {', '.join(promised)}", f"found:    no {', no '.join(missing)}"]
+    return [*wrong, *_method(cls, "split", contracts.Dataset)]
+
+
+def _public(cls: type) -> str:
+    """The public methods of a class, for messages."""
+    names = sorted(name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name)))
+    return f"the methods {', '.join(names)}" if names else "no method"
+
+
+SEARCH_SPACES = Registry("search-space", "robustnas.search_spaces", _wrong_search_space)
+METRICS = Registry("metric", "robustnas.metrics", _wrong_metric)
+ATTACKS = Registry("attack", "robustnas.attacks", _wrong_attack)
+DATASETS = Registry("dataset", "robustnas.datasets", _wrong_dataset)
+REGISTRIES = {registry.kind: registry for registry in (SEARCH_SPACES, METRICS, ATTACKS, DATASETS)}

@@ -1,0 +1,113 @@
+"""The run directory: one experiment, one process at a time, a folder a stage.
+
+    run.json          which experiment this is: dataset, search space, threat
+    recipe.yaml       the recipe of the last run, every default filled in
+    layout.json       which folder holds which stage, and the columns of the table
+    search/ train/ clean/ attack/ certify/      stages, `<method>-seed<seed>-<key>`
+    table.md table.csv table.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from attrs import frozen
+
+from robustnas.errors import RunDirectoryError
+from robustnas.plan import Plan, Stage
+from robustnas.artifacts import StageFolder, read_json, write_json
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(file: IO[str]) -> None:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _try_lock(file: IO[str]) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@frozen
+class RunDirectory:
+    """A folder that holds one experiment."""
+
+    path: Path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory; the operating system lets go of it when the process ends, however it ends.
+
+        Raises:
+            RunDirectoryError: another process holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held for the whole run
+        except OSError as fault:
+            raise RunDirectoryError(f"{self.path}: cannot be used: {fault.strerror}; choose another with --out") from fault
+        with file:
+            try:
+                _try_lock(file)
+            except OSError as fault:
+                file.seek(0)
+                raise RunDirectoryError(
+                    f"{self.path}: another run (process {file.read().strip() or 'unknown'}) works in this directory; "
+                    "wait for it, stop it, or choose another with --out"
+                ) from fault
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def claim(self, plan: Plan) -> None:
+        """Make the directory this experiment's, or check that it is.
+
+        Raises:
+            RunDirectoryError: it belongs to another dataset, search space or threat.
+        """
+        file = self.path / "run.json"
+        wanted = json.loads(json.dumps(dict(plan.identity), default=str))
+        if file.exists():
+            found = read_json(file)
+            differ = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
+            if differ:
+                lines = "\n".join(
+                    f"  {key}: found {_brief(found.get(key) if isinstance(found, dict) else None)}, "
+                    f"the recipe says {_brief(wanted[key])}"
+                    for key in differ
+                )
+                raise RunDirectoryError(
+                    f"{self.path} holds another experiment; one table compares like with like\n{lines}\n"
+                    "  choose another directory with --out"
+                )
+        else:
+            write_json(file, wanted)
+
+    def folder(self, stage: Stage) -> StageFolder:
+        """The folder of a stage: one made under another name (a method renamed, say) is found by its key."""
+        own = self.path / stage.folder
+        if not own.exists():
+            for other in sorted((self.path / stage.kind).glob(f"*-{stage.key}")):
+                return StageFolder(other)
+        return StageFolder(own)
+
+    def done(self, stage: Stage) -> bool:
+        """Whether the stage has a result here."""
+        return self.folder(stage).done
+
+
+def _brief(value: Any) -> str:
+    """One experiment's dataset, space or threat in a few words."""
+    if isinstance(value, Mapping):
+        options = value.get("options", {k: v for k, v in value.items() if k != "name"})
+        inside = ", ".join(f"{k} {v}" for k, v in options.items() if v is not None)
+        return f"{value['name']} ({inside})" if "name" in value else inside
+    return repr(value)

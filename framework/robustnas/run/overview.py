@@ -1,0 +1,138 @@
+"""What a plan amounts to, before anything runs: stages, what is done, steps, parameters."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import attrs
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from robustnas import seeding
+from robustnas.contracts import Genotype
+from robustnas.errors import DataError, InputError
+from robustnas.plan import MethodPlan, Plan
+from robustnas.run.directory import RunDirectory
+from robustnas.run.stages import genotype_of
+from robustnas.train.network import build, parameters
+
+
+def check_networks(plan: Plan) -> None:
+    """Build each method's supernet and network once, so that what cannot be built fails before anything runs.
+
+    Raises:
+        InputError: a space refuses its options, or training asks for a head or drop-path its networks lack.
+    """
+    for method in plan.methods.values():
+        genotype = method.genotype
+        with seeding.seeded(0, "check"):
+            if genotype is None:
+                genotype = method.space.genotype(method.space.supernet(plan.dataset.shape, plan.dataset.classes))
+            with torch.device("meta"):
+                _build_named(method, genotype, plan)
+
+
+def _build_named(method: MethodPlan, genotype: Genotype, plan: Plan) -> None:
+    try:
+        build(method.space, genotype, plan.dataset, method.train)
+    except InputError as fault:
+        raise InputError(f"methods.{method.name}: {fault}") from fault
+
+
+def supernet_parameters(method: MethodPlan, plan: Plan) -> int:
+    """Trainable weights of the supernet, alpha not counted.  Allocates nothing."""
+    with torch.device("meta"):
+        supernet: Any = method.space.supernet(plan.dataset.shape, plan.dataset.classes)
+    alphas = {id(alpha) for alpha in supernet.alpha.values()}
+    return sum(p.numel() for p in supernet.parameters() if p.requires_grad and id(p) not in alphas)
+
+
+def show(plan: Plan, directory: RunDirectory, console: Console) -> None:
+    """Print the plan."""
+    count = training_images(plan)
+    if not console.is_terminal:
+        console = Console(file=console.file, width=200)
+    console.print(
+        f"{plan.name}: {len(plan.methods)} methods x {len(plan.seeds)} seeds, "
+        f"{len(plan.until(None))} stages, in {directory.path}",
+        markup=False,
+        highlight=False,
+    )
+    console.print(f"threat {plan.threat}", markup=False, highlight=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("method", "seed", "search", "train", "evaluate", "supernet", "network"):
+        table.add_column(title, justify="right" if title in ("supernet", "network") else "left", no_wrap=True)
+    for name, method in plan.methods.items():
+        supernet = "" if method.genotype is not None else f"{supernet_parameters(method, plan):,}"
+        for seed in plan.seeds:
+            table.add_row(name, str(seed), *_stages(plan, method, seed, directory, count), supernet, _network(plan, method, seed, directory))
+    console.print(table)
+    if count is None:
+        console.print("steps are not known: the dataset's images are not here yet", markup=False)
+    done = sum(directory.done(stage) for stage in plan.until(None))
+    console.print(f"{done} of {len(plan.until(None))} stages are done; parameters are trainable weights, "
+                  "without alpha and without the auxiliary head", markup=False, highlight=False)
+
+
+def _stages(
+    plan: Plan, method: MethodPlan, seed: int, directory: RunDirectory, count: int | None
+) -> tuple[str, str, str]:
+    """Search, train and evaluation of one method and seed, in a few words each."""
+
+    def state(stage: Any, todo: str) -> str:
+        return "done" if directory.done(stage) else todo
+
+    search = plan.stage("search", method.name, seed)
+    train = plan.stage("train", method.name, seed)
+    evaluation = [s for s in plan.stages_of(method.name, seed) if s.kind in ("clean", "attack", "certify")]
+    done = sum(directory.done(stage) for stage in evaluation)
+    if search is None:
+        first = f"genotype {method.genotype_source}"
+    else:
+        first = state(search, _steps(method.search.epochs, _search_batches(method, count)))
+    train_count = count
+    if count is not None and method.train.checkpoint == "best":
+        train_count = count - round(count * method.train.holdout)
+    second = state(train, _steps(method.train.epochs, _batches(train_count, method.train.batch)))
+    return first, second, f"{done} of {len(evaluation)} done" if done else f"{len(evaluation)} stages"
+
+
+def _batches(count: int | None, batch: int) -> int | None:
+    return None if count is None else math.ceil(count / batch)
+
+
+def _search_batches(method: MethodPlan, count: int | None) -> int | None:
+    """Steps an epoch: the images that move w set them."""
+    if count is None:
+        return None
+    return _batches(min(max(round(count * method.search.train_share), 1), count - 1), method.search.batch)
+
+
+def _steps(epochs: int, batches: int | None) -> str:
+    if batches is None:
+        return f"{epochs} epochs"
+    return f"{epochs} x {batches} = {epochs * batches:,} steps"
+
+
+def _network(plan: Plan, method: MethodPlan, seed: int, directory: RunDirectory) -> str:
+    """Parameters of the discrete network; a dash while its genotype is not known."""
+    genotype = method.genotype
+    if genotype is None:
+        search = plan.stage("search", method.name, seed)
+        if search is None or not directory.done(search):
+            return "-"
+        genotype = genotype_of(directory, plan, method.name, seed)
+    return f"{parameters(method.space, genotype, plan.dataset):,}"
+
+
+def training_images(plan: Plan) -> int | None:
+    """How many training images there are; None where they are not on this machine.  Downloads nothing."""
+    dataset: Any = plan.dataset
+    if "download" in {field.name for field in attrs.fields(type(dataset))}:
+        dataset = attrs.evolve(dataset, download=False)
+    try:
+        return len(dataset.split("train").labels)
+    except DataError:
+        return None

@@ -1,0 +1,144 @@
+"""Stages in an order that respects what they need; those that are independent side by side if asked.
+
+A stage that fails stops those that need it and nothing else.  Bad input and a full disk stop everything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from multiprocessing.connection import wait
+
+import torch
+from attrs import field, frozen
+
+from robustnas.errors import DiskFullError, InputError, RobustnasError, RunError
+from robustnas.plan import Plan, Stage
+from robustnas.run import workers
+from robustnas.run.directory import RunDirectory
+from robustnas.run.progress import Progress
+from robustnas.run.stages import Task, execute
+
+
+@frozen
+class Outcome:
+    """What happened: how many stages were done now, how many before, and what failed."""
+
+    done_now: int
+    done_before: int
+    failures: list[tuple[Stage, RobustnasError]] = field(factory=list)
+
+
+def run_all(
+    plan: Plan,
+    stages: Sequence[Stage],
+    directory: RunDirectory,
+    device: torch.device,
+    jobs: int,
+    progress: Progress,
+) -> Outcome:
+    """Do `stages`, at most `jobs` at once.
+
+    Raises:
+        InputError: a stage found bad input.
+        DiskFullError: there is no room to write results.
+    """
+    todo = [stage for stage in stages if not directory.done(stage)]
+    before = len(stages) - len(todo)
+    progress.plan(len(stages), before)
+    if jobs > 1 and len(todo) > 1:
+        failures = _side_by_side(plan, todo, directory, device, min(jobs, len(todo)), progress)
+    else:
+        failures = _one_by_one(plan, todo, directory, device, progress)
+    done_now = sum(1 for stage in todo if directory.done(stage))
+    return Outcome(done_now, before, failures)
+
+
+def _one_by_one(
+    plan: Plan, todo: list[Stage], directory: RunDirectory, device: torch.device, progress: Progress
+) -> list[tuple[Stage, RobustnasError]]:
+    failures: list[tuple[Stage, RobustnasError]] = []
+    lost: set[str] = set()
+    for stage in todo:
+        if lost.intersection(stage.needs):
+            lost.add(stage.key)
+            progress.skipped(stage)
+            continue
+        progress.started(stage)
+        try:
+            execute(Task(plan, stage, directory, device, progress.reporter(stage)))
+        except RobustnasError as fault:
+            _stop_if_hopeless(fault)
+            failures.append((stage, fault))
+            lost.add(stage.key)
+            progress.failed(stage, str(fault))
+        else:
+            progress.finished(stage)
+    return failures
+
+
+def _side_by_side(
+    plan: Plan,
+    todo: list[Stage],
+    directory: RunDirectory,
+    device: torch.device,
+    jobs: int,
+    progress: Progress,
+) -> list[tuple[Stage, RobustnasError]]:
+    failures: list[tuple[Stage, RobustnasError]] = []
+    waiting = list(todo)
+    unfinished = {stage.key for stage in todo}
+    lost: set[str] = set()
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    pool = [workers.start(plan, directory, str(device), threads) for _ in range(jobs)]
+    try:
+        while waiting or any(worker.stage for worker in pool):
+            for stage in [s for s in waiting if lost.intersection(s.needs)]:
+                waiting.remove(stage)
+                unfinished.discard(stage.key)
+                lost.add(stage.key)
+                progress.skipped(stage)
+            for worker in pool:
+                ready = next((s for s in waiting if not unfinished.intersection(s.needs)), None)
+                if worker.stage is None and ready is not None:
+                    waiting.remove(ready)
+                    worker.give(ready)
+                    progress.started(ready)
+            busy = {worker.pipe: worker for worker in pool if worker.stage is not None}
+            for pipe in wait(list(busy)):
+                worker = busy[pipe]  # type: ignore[index]
+                stage = worker.stage
+                assert stage is not None
+                try:
+                    message = worker.pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    worker.process.join(5)
+                    raise RunError(
+                        f"the process doing {stage.title} ended without a word (exit status "
+                        f"{worker.process.exitcode}; out of memory?); fewer --jobs may help. "
+                        "Finished stages are intact: run the same command again to go on"
+                    ) from None
+                if message[0] == "report":
+                    _, done, total, unit, figures = message
+                    progress.reporter(stage)(done, total, unit, **figures)
+                    continue
+                worker.stage = None
+                unfinished.discard(stage.key)
+                if message[0] == "done":
+                    progress.finished(stage)
+                    continue
+                fault = workers.revive(*message[1:])
+                _stop_if_hopeless(fault)
+                failures.append((stage, fault))
+                lost.add(stage.key)
+                progress.failed(stage, str(fault))
+    finally:
+        for worker in pool:
+            worker.stop()
+    return failures
+
+
+def _stop_if_hopeless(fault: RobustnasError) -> None:
+    """Bad input and a full disk would stop every other stage as well."""
+    if isinstance(fault, InputError) or isinstance(fault, DiskFullError):
+        raise fault

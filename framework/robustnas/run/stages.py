@@ -1,0 +1,268 @@
+"""What each kind of stage does: reads the results it needs, computes, writes one result.
+
+    search    -> result.json (genotype, alpha)        genotype.json
+    train     -> result.json, network.pt
+    clean     -> result.json (a prediction an image)
+    attack    -> result.json (success, prediction and distance an image)
+    certify   -> result.json (certified margin and radii an image)
+
+The test split is read by the last three only: the others are handed a dataset that refuses it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from robustnas import attack, certify, search, seeding, train
+from robustnas.contracts import Dataset, Genotype, Images, Shape
+from robustnas.errors import InputError, RunDirectoryError, RunError
+from robustnas.images import in_order
+from robustnas.normalize import PixelNetwork
+from robustnas.plan import MethodPlan, Plan, Stage
+from robustnas.report import Report
+from robustnas.run.directory import RunDirectory
+from robustnas.artifacts import StageFolder, write_json
+
+
+@frozen
+class TrainingOnly:
+    """A dataset whose test split cannot be reached: what search and training are given."""
+
+    dataset: Dataset
+
+    @property
+    def shape(self) -> Shape:
+        return self.dataset.shape
+
+    @property
+    def classes(self) -> int:
+        return self.dataset.classes
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self.dataset.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.dataset.std
+
+    def split(self, name: str) -> Images:
+        """The training split; any other is a fault of the caller.
+
+        Raises:
+            RunError: search or training asked for something else.
+        """
+        if name != "train":
+            raise RunError(f"search and training asked for the {name!r} split; only evaluation may see it")
+        return self.dataset.split(name)
+
+
+@frozen
+class Task:
+    """One stage with everything it needs at hand."""
+
+    plan: Plan
+    stage: Stage
+    directory: RunDirectory
+    device: torch.device
+    report: Report
+
+    @property
+    def method(self) -> MethodPlan:
+        return self.plan.methods[self.stage.method]
+
+    @property
+    def folder(self) -> StageFolder:
+        return self.directory.folder(self.stage)
+
+    def genotype(self) -> Genotype:
+        """The genotype of this method and seed: fixed by the recipe, or found by its search."""
+        if self.method.genotype is not None:
+            return self.method.genotype
+        return genotype_of(self.directory, self.plan, self.stage.method, self.stage.seed)
+
+
+def genotype_of(directory: RunDirectory, plan: Plan, method: str, seed: int) -> Genotype:
+    """What a finished search found.
+
+    Raises:
+        RunDirectoryError: its result holds no genotype.
+    """
+    stage = plan.stage("search", method, seed)
+    assert stage is not None
+    folder = directory.folder(stage)
+    genotype = folder.result().get("genotype")
+    if not isinstance(genotype, dict):
+        raise RunDirectoryError(
+            f"{folder.result_file} holds no genotype\n"
+            f"  delete the folder {folder.path} and run the same command again: only that stage is redone"
+        )
+    return genotype
+
+
+def execute(task: Task) -> None:
+    """Do the stage and write its result; a stage that is done is left alone."""
+    if task.folder.done:
+        return
+    DO[task.stage.kind](task)
+
+
+def _search(task: Task) -> None:
+    method = task.method
+    result = search.run(
+        search.SearchTask(
+            dataset=TrainingOnly(task.plan.dataset),
+            space=method.space,
+            metrics=method.metrics,
+            threat=method.threat,
+            settings=method.search,
+            seed=task.stage.seed,
+        ),
+        task.folder,
+        task.device,
+        task.report,
+    )
+    write_json(task.folder.path / "genotype.json", result["genotype"])
+    task.folder.finish({**result, "provenance": provenance(task.device)})
+
+
+def _train(task: Task) -> None:
+    method = task.method
+    result = train.run(
+        train.TrainTask(
+            dataset=TrainingOnly(task.plan.dataset),
+            space=method.space,
+            genotype=task.genotype(),
+            threat=method.threat,
+            settings=method.train,
+            seed=task.stage.seed,
+        ),
+        task.folder,
+        task.device,
+        task.report,
+    )
+    task.folder.finish({**result, "provenance": provenance(task.device)})
+
+
+def _clean(task: Task) -> None:
+    network, images, labels = _trained(task), *_test_images(task, task.plan.evaluate.images)
+    predictions = attack.predict(network, images, task.plan.evaluate.batch, task.device)
+    _finish(task, {"labels": labels.tolist(), "predictions": predictions.tolist()})
+
+
+def _attack(task: Task) -> None:
+    plan, use = task.plan, task.stage.attack
+    assert use is not None
+    network, images, labels = _trained(task), *_test_images(task, plan.evaluate.images)
+    threat = use.threat or plan.threat
+    plugin = use.use.plugin
+    record = attack.evaluate(
+        network,
+        images,
+        labels,
+        plugin.build(threat) if hasattr(plugin, "build") else plugin,
+        threat,
+        batch=plan.evaluate.batch,
+        seed=task.stage.seed,
+        device=task.device,
+        report=task.report,
+    )
+    _finish(
+        task,
+        {
+            "threat": {"norm": threat.norm, "epsilon": threat.epsilon},
+            "labels": labels.tolist(),
+            "clean_predictions": record.clean.tolist(),
+            "predictions": record.perturbed.tolist(),
+            "success": record.success.tolist(),
+            "distance": record.distance.tolist(),
+        },
+    )
+
+
+def _certify(task: Task) -> None:
+    plan, settings = task.plan, task.plan.certify
+    assert settings is not None
+    wanted = min(settings.images or math.inf, plan.evaluate.images or math.inf)
+    network, images, labels = _trained(task), *_test_images(task, None if wanted == math.inf else int(wanted))
+    network = network.to(task.device)
+    margins: list[float | None] = []
+    certified: list[bool] = []
+    radius: dict[str, list[float]] = {norm: [] for norm in settings.norms}
+    for indices in in_order(len(labels), settings.batch):
+        batch, truth = images.take(indices).to(task.device), labels[indices].to(task.device)
+        smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
+        certified += (smallest > 0).tolist()
+        margins += [value if math.isfinite(value) else None for value in smallest.tolist()]
+        for norm in settings.norms:
+            radius[norm] += certify.radius(network, batch, truth, norm, method=settings.method).tolist()
+        task.report(len(margins), len(labels), "image", certified=sum(certified) / len(certified))
+    _finish(
+        task,
+        {
+            "threat": {"norm": plan.threat.norm, "epsilon": plan.threat.epsilon},
+            "method": settings.method,
+            "margin": margins,
+            "certified": certified,
+            "radius": radius,
+        },
+    )
+
+
+DO: dict[str, Callable[[Task], None]] = {
+    "search": _search,
+    "train": _train,
+    "clean": _clean,
+    "attack": _attack,
+    "certify": _certify,
+}
+
+
+def _trained(task: Task) -> PixelNetwork:
+    """The network that this method and seed trained."""
+    stage = task.plan.stage("train", task.stage.method, task.stage.seed)
+    assert stage is not None
+    method = task.method
+    with seeding.seeded(task.stage.seed, "evaluate", "build"):  # the weights are overwritten at once
+        return train.load(
+            task.directory.folder(stage), method.space, task.genotype(), task.plan.dataset, method.train
+        )
+
+
+def _test_images(task: Task, wanted: int | None) -> tuple[Images, Tensor]:
+    """The first `wanted` test images (None: all) and their labels (N,).
+
+    Raises:
+        InputError: the test split has fewer.
+    """
+    images = task.plan.dataset.split("test")
+    if wanted is not None and wanted > len(images.labels):
+        raise InputError(
+            f"{wanted} test images are asked for and the dataset has {len(images.labels)}; "
+            "leave evaluate.images and certify.images out for all"
+        )
+    return images, images.labels[:wanted]
+
+
+def _finish(task: Task, result: dict[str, Any]) -> None:
+    task.folder.finish({**result, "provenance": provenance(task.device)})
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What made a result, so that a figure can be traced: versions, device, threads, time."""
+    import robustnas
+
+    return {
+        "robustnas": robustnas.__version__,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

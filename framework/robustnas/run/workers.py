@@ -1,0 +1,112 @@
+"""Stages in processes of their own, so that independent ones run side by side.
+
+Each worker is started afresh (`spawn`), keeps its imports from stage to stage, and dies with its parent: a thread
+waits on a pipe whose other end only the parent holds, and the end of that pipe ends the worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import attrs
+import torch
+
+from robustnas.errors import DiskFullError, InputError, RobustnasError, RunError
+from robustnas.plan import Plan, Stage
+from robustnas.run.directory import RunDirectory
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+@attrs.define(eq=False)
+class Worker:
+    """One process and the pipe to it."""
+
+    process: Any
+    pipe: Connection
+    lifeline: Connection
+    stage: Stage | None = None
+
+    def give(self, stage: Stage) -> None:
+        """Hand the worker a stage."""
+        self.stage = stage
+        self.pipe.send(stage.key)
+
+    def stop(self) -> None:
+        """End the process at once; its checkpoints are whole."""
+        self.process.terminate()
+        self.process.join(5)
+        self.pipe.close()
+        self.lifeline.close()
+
+
+def start(plan: Plan, directory: RunDirectory, device: str, threads: int) -> Worker:
+    """A worker that waits for stage keys and answers with ("report", ...), ("done",) or ("failed", ...)."""
+    ours, theirs = _SPAWN.Pipe()
+    lifeline_read, lifeline_write = _SPAWN.Pipe(duplex=False)
+    process = _SPAWN.Process(
+        target=_serve, args=(theirs, lifeline_read, plan, directory, device, threads), daemon=True
+    )
+    process.start()
+    theirs.close()
+    lifeline_read.close()
+    return Worker(process, ours, lifeline_write)
+
+
+def _die_with_parent(lifeline: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):  # either says that the parent is gone
+        lifeline.recv()
+    os._exit(1)
+
+
+def _serve(
+    pipe: Connection, lifeline: Connection, plan: Plan, directory: RunDirectory, device: str, threads: int
+) -> None:
+    """The worker's life: one stage after the other until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
+    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    from robustnas.run.stages import Task, execute
+
+    torch.set_num_threads(threads)
+    stages = {stage.key: stage for stage in plan.stages}
+
+    def report(done: int, total: int, unit: str, **figures: float) -> None:
+        pipe.send(("report", done, total, unit, figures))
+
+    while True:
+        try:
+            key = pipe.recv()
+        except EOFError:
+            return
+        try:
+            execute(Task(plan, stages[key], directory, torch.device(device), report))
+        except RobustnasError as fault:
+            pipe.send(("failed", fault_kind(fault), str(fault)))
+        except Exception as fault:  # the parent decides; nothing is lost on the way
+            pipe.send(("failed", "RunError", f"{type(fault).__name__}: {fault}\n{traceback.format_exc()}"))
+        else:
+            pipe.send(("done",))
+
+
+_REVIVED: dict[str, type[RobustnasError]] = {
+    "InputError": InputError,
+    "DiskFullError": DiskFullError,
+    "RunError": RunError,
+}
+
+
+def fault_kind(fault: RobustnasError) -> str:
+    """Which of the kinds the parent tells apart a fault is."""
+    return next((name for name, kind in _REVIVED.items() if isinstance(fault, kind)), "RunError")
+
+
+def revive(kind: str, text: str) -> RobustnasError:
+    """The worker's exception, in the parent."""
+    return _REVIVED[kind](text)

@@ -1,0 +1,12 @@
+"""The bilevel search: alpha on one half of the training images, w on the other (Liu et al. 2019, arXiv:1806.09055).
+
+    outer   alpha <- Adam( grad_alpha [ L_val(w', alpha) - gamma * R(w', alpha) ] )      hypergradient/
+    inner   w     <- SGD ( grad_w       L_train(w, alpha) )                              bilevel
+
+`loop` repeats the two for every batch, keeps the history, and resumes; `objective` is what each level minimises.
+"""
+
+from robustnas.search.loop import run
+from robustnas.search.task import SearchTask
+
+__all__ = ["SearchTask", "run"]

@@ -1,0 +1,97 @@
+"""The figures of the steps of one epoch, kept on the device: they travel once, and a NaN is traced to its step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from attrs import define, field
+from torch import Tensor
+
+from robustnas.errors import RunError
+from robustnas.search.objective import Validation
+
+ADVICE = {
+    "validation loss": "a lower search.w_lr or search.alpha_lr would help",
+    "robustness R": "a lower threat.epsilon, or another option of the metric, would help",
+    "gradient of alpha": "a lower search.gamma or search.alpha_lr would help",
+    "training loss": "a lower search.w_lr would help",
+    "gradient of w": "a lower search.w_lr or search.w_clip would help",
+}
+"""What is watched, in the order in which a step computes it, and what to change when it is not finite."""
+
+CHECK_EVERY = 50
+"""Steps between two looks at the figures: often enough to stop early, too seldom to make the device wait."""
+
+
+@define(eq=False)
+class Figures:
+    """One row a step: the columns of `ADVICE`, then the accuracy; zero where a step has no such figure.
+
+    Args:
+        epoch: counted from 0.
+        epochs: of the whole search.
+        steps: of this epoch.
+        device: where the figures are.
+    """
+
+    epoch: int
+    epochs: int
+    steps: int
+    device: torch.device
+    rows: list[Tensor] = field(factory=list)
+    sizes: list[tuple[int, int]] = field(factory=list)
+    outer: bool = False
+    scored: bool = False
+
+    def note(
+        self, sizes: tuple[int, int], outer: tuple[Validation, Tensor] | None, inner: tuple[Tensor, Tensor]
+    ) -> None:
+        """Note one step: images in its training and validation batch, and what the two levels returned.
+
+        Raises:
+            RunError: a figure is not finite (looked at now and then).
+        """
+        zero = inner[0].new_zeros(())
+        loss = robustness = accuracy = hypergradient = zero
+        if outer is not None:
+            self.outer = True
+            seen, hypergradient = outer
+            loss, accuracy = seen.loss, seen.accuracy
+            if seen.robustness is not None:
+                self.scored, robustness = True, seen.robustness
+        columns = [loss, robustness, hypergradient, *inner, accuracy]
+        self.rows.append(torch.stack([column.detach().float() for column in columns]))
+        self.sizes.append(sizes)
+        if len(self.rows) % CHECK_EVERY == 0:
+            self._check(torch.stack(self.rows[-CHECK_EVERY:]), len(self.rows) - CHECK_EVERY)
+
+    def means(self) -> dict[str, float | None]:
+        """Means over the epoch's images of what a step saw before it moved anything; None where none did.
+
+        Raises:
+            RunError: a figure is not finite.
+        """
+        rows = torch.stack(self.rows).cpu()
+        self._check(rows, 0)
+        sizes = torch.tensor(self.sizes, dtype=torch.float64)
+        share = sizes / sizes.sum(dim=0)
+        loss, robustness, _, train_loss, _, accuracy = rows.double().T
+        return {
+            "loss": float(train_loss @ share[:, 0]),
+            "val_loss": float(loss @ share[:, 1]) if self.outer else None,
+            "accuracy": float(accuracy @ share[:, 1]) if self.outer else None,
+            "robustness": float(robustness @ share[:, 1]) if self.scored else None,
+        }
+
+    def _check(self, rows: Tensor, first: int) -> None:
+        if bool(rows.isfinite().all()):
+            return
+        for step, row in enumerate(rows.tolist(), first):
+            for (what, advice), value in zip(ADVICE.items(), row, strict=False):
+                if not math.isfinite(value):
+                    kept = f"the checkpoint of epoch {self.epoch} is kept" if self.epoch else "there is no checkpoint"
+                    raise RunError(
+                        f"the search diverged: in epoch {self.epoch + 1} of {self.epochs}, step {step + 1} of "
+                        f"{self.steps}, the {what} is {value}; {advice}; {kept}"
+                    )

@@ -1,0 +1,24 @@
+"""First order: w' = w, so alpha moves along the partial gradient at the present weights.
+
+    grad_alpha [ L_val(w, alpha) - gamma * R(w, alpha) ]
+
+Source: Liu et al. 2019 (DARTS), arXiv:1806.09055, sec. 2.3 with xi = 0.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+from robustnas.search.hypergradient.step import Hypergradient, Step
+from robustnas.search.objective import GradientSum, validate
+from robustnas.search.weights import constant
+
+
+def first_order(step: Step) -> Hypergradient:
+    """The hypergradient at w.  No gradient of w is computed."""
+    total = GradientSum(list(step.alpha))
+    # A metric may itself differentiate with respect to w; the plain loss does not.
+    plain = not step.objective.scores and step.objective.owner("outer_loss") is None
+    with constant(step.weights.parameters) if plain else nullcontext():
+        validation = validate(step.objective, step.supernet, step.val, step.outer, total.add)
+    return Hypergradient(total.gradients, validation)

@@ -1,0 +1,163 @@
+"""What the two levels minimise, with the metrics' say in it.
+
+    inner   L_train(w, alpha)                            or a metric's `inner_loss`
+    outer   L_val(w, alpha) - gamma * sum_i weight_i * mean over images of score_i
+            with a metric's `outer_loss` for L_val where it has one
+
+Source: Hosseini et al. 2021 (DSRNA), arXiv:2012.06122, eq. 16; a weighted list of metrics is its DSRNA-Combined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from attrs import define, field, frozen
+from torch import Tensor
+
+from robustnas.contracts import Context
+from robustnas.errors import OptionError, PluginError
+from robustnas.normalize import PixelSupernet
+from robustnas.statistics import frozen_statistics, scratch_statistics
+from robustnas.threat import ThreatModel
+
+Batch = tuple[Tensor, Tensor]
+"""Images (N, C, H, W) in [0, 1] and labels (N,)."""
+
+
+@frozen(eq=False)
+class Objective:
+    """The metrics of a method, and how much their scores count.
+
+    Args:
+        metrics: (weight, metric) pairs.
+        threat: the threat model they are given.
+        gamma: weight of their scores together; at 0 no score is computed.
+
+    Raises:
+        OptionError: two metrics replace the loss of one level, or a weight has nothing to weigh.
+    """
+
+    metrics: tuple[tuple[float, Any], ...] = field()
+    threat: ThreatModel
+    gamma: float
+
+    @metrics.validator
+    def _compatible(self, attribute: object, metrics: tuple[tuple[float, Any], ...]) -> None:
+        for part in ("inner_loss", "outer_loss"):
+            owners = [type(metric).__name__ for _, metric in metrics if _has(metric, part)]
+            if len(owners) > 1:
+                raise OptionError(
+                    f"metrics {' and '.join(owners)} both replace the {part.replace('_', ' ')}: keep one of them"
+                )
+        for weight, metric in metrics:
+            if weight != 1 and not _has(metric, "score"):
+                raise OptionError(
+                    f"metric {type(metric).__name__} has no score that a weight could scale, found weight {weight:g}: "
+                    "remove the weight"
+                )
+
+    @property
+    def scores(self) -> list[tuple[float, Any]]:
+        """The metrics whose scores count."""
+        return [(weight, metric) for weight, metric in self.metrics if _has(metric, "score")] if self.gamma else []
+
+    def owner(self, part: str) -> Any | None:
+        """The metric that replaces this part (`inner_loss` or `outer_loss`), if any."""
+        return next((metric for _, metric in self.metrics if _has(metric, part)), None)
+
+
+def _has(metric: Any, part: str) -> bool:
+    return callable(getattr(metric, part, None))
+
+
+@frozen(eq=False)
+class Validation:
+    """What an outer pass saw; all scalars without a graph, on the device."""
+
+    loss: Tensor
+    accuracy: Tensor
+    robustness: Tensor | None
+
+
+@define(eq=False)
+class GradientSum:
+    """Gradients of a sum of terms, given one term at a time: the graph of one is gone before the next is built."""
+
+    inputs: list[Tensor]
+    retain_graph: bool = False
+    gradients: list[Tensor] = field(factory=list)
+
+    def add(self, term: Tensor) -> None:
+        """Add the gradients of a scalar."""
+        found = torch.autograd.grad(
+            term, self.inputs, retain_graph=self.retain_graph, allow_unused=True, materialize_grads=True
+        )
+        self.gradients = (
+            [a + b for a, b in zip(self.gradients, found, strict=True)] if self.gradients else list(found)
+        )
+
+
+def training_loss(objective: Objective, supernet: PixelSupernet, batch: Batch, context: Context) -> Tensor:
+    """L_train at the weights and alpha the supernet holds: a scalar with its graph."""
+    images, labels = batch
+    metric = objective.owner("inner_loss")
+    if metric is None:
+        return context.loss(supernet(images), labels)
+    loss: Tensor = metric.inner_loss(supernet, images, labels, objective.threat, context)
+    return loss
+
+
+def validate(
+    objective: Objective,
+    supernet: PixelSupernet,
+    batch: Batch,
+    context: Context,
+    minimise: Callable[[Tensor], None],
+) -> Validation:
+    """L_val - gamma * R at the weights and alpha the supernet holds.
+
+    Batch norm: L_val is computed in training mode, R in eval mode with the statistics of this batch, as constants.
+    They are those of the clean images, whatever an `outer_loss` made of these.  Running statistics stay as they are.
+
+    Args:
+        minimise: is given each term of the objective (scalars whose sum it is) as soon as it exists.
+
+    Raises:
+        PluginError: a score of the wrong shape, or one that no gradient can flow through.
+    """
+    images, labels = batch
+    scores = objective.scores
+    metric = objective.owner("outer_loss")
+    robustness = None
+    with scratch_statistics(supernet, biased=bool(scores)):
+        if metric is None:
+            logits = supernet(images)
+            loss = context.loss(logits, labels)
+        else:
+            loss = metric.outer_loss(supernet, images, labels, objective.threat, context)
+        minimise(loss)
+        if metric is not None:
+            with torch.no_grad():
+                logits = supernet(images)
+        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+        for weight, metric in scores:
+            with frozen_statistics(supernet):
+                score = metric.score(supernet, images, labels, objective.threat)
+            _check_score(score, len(images), metric)
+            mean = weight * score.mean()
+            robustness = mean.detach() if robustness is None else robustness + mean.detach()
+            minimise(-objective.gamma * mean)
+    return Validation(loss.detach(), accuracy, robustness)
+
+
+def _check_score(score: Tensor, count: int, metric: Any) -> None:
+    name = type(metric).__name__
+    if score.shape != (count,):
+        raise PluginError(f"metric {name}: score of {count} images must be ({count},), found {tuple(score.shape)}")
+    if not score.requires_grad:
+        raise PluginError(
+            f"metric {name}: no gradient flows through its score; compute it from the network's output without "
+            "detach, no_grad or .item()"
+        )

@@ -1,0 +1,90 @@
+"""Which batch norm statistics a pass sees, and what it leaves behind.
+
+A search has one rule.  A metric sees the statistics of the images it judges (the current batch), as constants: so an
+image's score depends on that image alone, and the score belongs to the network as alpha and w are now.  The running
+statistics of a supernet lag behind both, and the ranking of operations by the Jacobian norm turns over between the
+two (robust-nas-survey, section 6).  Running statistics move in the inner step only; every other pass works on
+scratch ones.
+
+    with scratch_statistics(supernet):          # outer or virtual pass: running statistics stay as they are
+        logits = supernet(images)               # training mode: normalises with this batch, and notes its statistics
+        with frozen_statistics(supernet):       # eval mode: the statistics just noted, as constants
+            score = metric.score(supernet, images, labels, threat)
+
+Every `nn.BatchNorm*d` works, without tracking or with `momentum=None` too.  Buffers are exchanged by reference and
+never written in place, so tensors that autograd has saved stay valid for a later backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@contextmanager
+def scratch_statistics(network: nn.Module, *, biased: bool = True) -> Iterator[None]:
+    """Inside, passes in training mode leave the running statistics alone and write scratch ones.
+
+    After such a pass the scratch statistics are those of its batch, and a pass in eval mode uses them.
+
+    Args:
+        network: any module; its batch norm layers are found.
+        biased: batch norm normalises with the biased variance (divided by n) and notes the unbiased one (divided by
+            n - 1).  True notes the biased one, so that an eval pass over the same images computes what the training
+            pass computed, to rounding; False spares that correction where no eval pass follows.
+    """
+    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    kept = [(layer, dict(layer._buffers), layer.momentum, layer.track_running_stats) for layer in layers]
+    with ExitStack() as hooks:
+        try:
+            for layer in layers:
+                _lend_scratch(layer)
+                if biased:
+                    hooks.callback(layer.register_forward_hook(_note_biased_variance).remove)
+            yield
+        finally:
+            for layer, buffers, momentum, tracks in kept:
+                layer._buffers.update(buffers)
+                layer.momentum = momentum
+                layer.track_running_stats = tracks
+
+
+def _lend_scratch(layer: _BatchNorm) -> None:
+    like = layer.running_mean if layer.running_mean is not None else layer.weight
+    size = layer.num_features
+    device, dtype = (None, None) if like is None else (like.device, like.dtype)
+    # Not clones: with momentum 1 the old value is multiplied by 0, which would not remove a NaN.
+    layer._buffers["running_mean"] = torch.zeros(size, device=device, dtype=dtype)
+    layer._buffers["running_var"] = torch.ones(size, device=device, dtype=dtype)
+    layer._buffers["num_batches_tracked"] = None
+    layer.momentum = 1.0
+    layer.track_running_stats = True
+
+
+def _note_biased_variance(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Forward hook: n - 1 becomes n in the variance that a training pass has just noted."""
+    variance = layer._buffers["running_var"]
+    if layer.training and variance is not None:
+        entries = inputs[0].numel() // inputs[0].shape[1]
+        # A new tensor: autograd has saved the old one, and checks that nobody writes to it.
+        layer._buffers["running_var"] = variance * ((entries - 1) / entries)
+
+
+@contextmanager
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
+    """Inside, the network is in eval mode: batch norm uses the statistics it holds, as constants.
+
+    Afterwards every module is in the mode it was in.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

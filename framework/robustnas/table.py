@@ -1,0 +1,306 @@
+"""The one table: a row a method, mean and standard deviation over seeds, best value marked.
+
+    certified <= robust <= clean        for every image under one threat, or an error that names the image
+
+`row` builds plain data from the results of the stages; `markdown`, `csv_text`, `json_data` and `show` present it.
+Nothing here depends on when or where the run happened, except keys that end in `_seconds`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import field, frozen
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from robustnas.errors import VerdictError
+
+SCHEMA = 1
+Figure = dict[str, Any] | None
+"""`{"mean", "std", "values"}`; std is the sample standard deviation, None for one seed.  None: not measured."""
+
+
+@frozen
+class AttackColumn:
+    """One attack of the recipe, as a column."""
+
+    label: str
+    threat: str
+    worst_case: bool = field(metadata={"help": "the attack's threat is the recipe's, so it counts for `robust`"})
+
+
+@frozen
+class SeedResult:
+    """What the stages of one method and seed measured; None where a stage did not run.
+
+    Per-image lists are in the order of the test split and start at its first image.
+    """
+
+    seed: int
+    clean: Sequence[bool] | None = None
+    broken: dict[str, Sequence[bool]] = field(factory=dict)
+    certified: Sequence[bool] | None = None
+    radius: dict[str, Sequence[float]] = field(factory=dict)
+    parameters: int | None = None
+    search_seconds: float | None = None
+
+
+def figure(values: Sequence[float | None]) -> Figure:
+    """Mean and sample standard deviation over the seeds that were measured; None when none was."""
+    known = [float(value) for value in values if value is not None]
+    if not known:
+        return None
+    std = statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": statistics.fmean(known), "std": std, "values": known}
+
+
+def check_verdicts(method: str, result: SeedResult, columns: Sequence[AttackColumn]) -> None:
+    """Certified implies unbroken, robust implies clean: image by image, under the recipe's threat.
+
+    Raises:
+        VerdictError: names the first image that contradicts itself.
+    """
+    if result.clean is None:
+        return
+    for column in columns:
+        if not column.worst_case or column.label not in result.broken:
+            continue
+        for index, (was_broken, certified) in enumerate(
+            zip(result.broken[column.label], result.certified or [], strict=False)
+        ):
+            if was_broken and certified:
+                raise VerdictError(
+                    f"{method}, seed {result.seed}: test image {index} is certified and yet broken by "
+                    f"{column.label}; a bound or an attack is wrong"
+                )
+    for index, (clean, certified) in enumerate(zip(result.clean, result.certified or [], strict=False)):
+        if certified and not clean:
+            raise VerdictError(
+                f"{method}, seed {result.seed}: test image {index} is certified and yet wrong when clean; "
+                "a bound is wrong"
+            )
+    for label, broken in result.broken.items():
+        for index, (clean, was_broken) in enumerate(zip(result.clean, broken, strict=True)):
+            if was_broken and not clean:
+                raise VerdictError(
+                    f"{method}, seed {result.seed}: test image {index} is wrong when clean and yet counted as "
+                    f"broken by {label}; the network's clean predictions changed between two stages"
+                )
+
+
+def robust_share(result: SeedResult, columns: Sequence[AttackColumn]) -> float | None:
+    """Share of images right when clean and under every attack of the recipe's threat; None without such attacks."""
+    worst = [column.label for column in columns if column.worst_case]
+    if result.clean is None or not worst or any(label not in result.broken for label in worst):
+        return None
+    standing = [
+        clean and not any(result.broken[label][index] for label in worst)
+        for index, clean in enumerate(result.clean)
+    ]
+    return share(standing)
+
+
+def share(flags: Sequence[bool]) -> float:
+    """Share of true entries."""
+    return sum(map(bool, flags)) / len(flags)
+
+
+def _attack_share(result: SeedResult, label: str) -> float | None:
+    if result.clean is None or label not in result.broken:
+        return None
+    return share(
+        [clean and not broken for clean, broken in zip(result.clean, result.broken[label], strict=True)]
+    )
+
+
+def _radius(result: SeedResult, norm: str, over_correct: bool) -> float | None:
+    """Mean certified radius in pixel units, over correctly classified images or with 0 for the others."""
+    if result.clean is None or norm not in result.radius:
+        return None
+    radii = result.radius[norm]
+    chosen = [r for r, clean in zip(radii, result.clean, strict=False) if clean or not over_correct]
+    return statistics.fmean(chosen) if chosen else None
+
+
+def row(
+    method: str, results: Sequence[SeedResult], columns: Sequence[AttackColumn], norms: Sequence[str]
+) -> dict[str, Any]:
+    """One row as plain data; shares in [0, 1], radii in pixel units."""
+    for result in results:
+        check_verdicts(method, result, columns)
+
+    def over(measure: Callable[[SeedResult], float | None]) -> Figure:
+        return figure([measure(result) for result in results])
+
+    return {
+        "method": method,
+        "seeds": [result.seed for result in results],
+        "clean": over(lambda r: None if r.clean is None else share(r.clean)),
+        "robust": over(lambda r: robust_share(r, columns)),
+        "attacks": {c.label: over(lambda r, label=c.label: _attack_share(r, label)) for c in columns},  # type: ignore[misc]
+        "certified": over(lambda r: None if r.certified is None else share(r.certified)),
+        "certified_radius": {n: over(lambda r, n=n: _radius(r, n, True)) for n in ("linf", "l2")},  # type: ignore[misc]
+        "certified_radius_all": {n: over(lambda r, n=n: _radius(r, n, False)) for n in ("linf", "l2")},  # type: ignore[misc]
+        "parameters": over(lambda r: None if r.parameters is None else float(r.parameters)),
+        "search_seconds": over(lambda r: r.search_seconds),
+    }
+
+
+@frozen
+class Comparison:
+    """Everything the printed table needs: rows as plain data, the attacks, and what stands under the table."""
+
+    threat: str
+    rows: list[dict[str, Any]]
+    attacks: list[AttackColumn]
+    norms: list[str]
+    notes: list[str]
+
+
+@frozen
+class _Column:
+    """A printed column: where its figure is in a row, how it is written, and which direction is better."""
+
+    title: str
+    pick: Callable[[dict[str, Any]], Figure]
+    write: Callable[[float], str]
+    largest_is_best: bool
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _pixels(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _columns(comparison: Comparison) -> list[_Column]:
+    columns = [_Column("clean %", lambda r: r["clean"], _percent, True)]
+    columns += [
+        _Column(f"{a.label} %", lambda r, label=a.label: r["attacks"][label], _percent, True)  # type: ignore[misc]
+        for a in comparison.attacks
+    ]
+    if any(a.worst_case for a in comparison.attacks):
+        columns.append(_Column("robust %", lambda r: r["robust"], _percent, True))
+    if any(r["certified"] is not None for r in comparison.rows):
+        columns.append(_Column("certified %", lambda r: r["certified"], _percent, True))
+    columns += [
+        _Column(f"radius {n}", lambda r, n=n: r["certified_radius"][n], _pixels, True)  # type: ignore[misc]
+        for n in comparison.norms
+    ]
+    columns.append(_Column("parameters", lambda r: r["parameters"], _count, False))
+    columns.append(_Column("search s", lambda r: r["search_seconds"], _seconds, False))
+    return columns
+
+
+def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]]]]:
+    """Titles, and for each row its (text, is best) cells; ties share the mark, a single row has none."""
+    columns = _columns(comparison)
+    body: list[list[tuple[str, bool]]] = []
+    best: list[str | None] = []
+    for column in columns:
+        means = [f["mean"] for f in map(column.pick, comparison.rows) if f is not None]
+        top = (max(means) if column.largest_is_best else min(means)) if len(comparison.rows) > 1 and means else None
+        best.append(None if top is None else column.write(top))
+    for r in comparison.rows:
+        line = [(str(r["method"]), False), (str(len(r["seeds"])), False)]
+        for column, top_text in zip(columns, best, strict=True):
+            found = column.pick(r)
+            if found is None:
+                line.append(("-", False))
+                continue
+            text = column.write(found["mean"])
+            is_best = text == top_text
+            if found["std"] is not None:
+                text += f" ± {column.write(found['std'])}"
+            line.append((text, is_best))
+        body.append(line)
+    return ["method", "seeds", *[column.title for column in columns]], body
+
+
+def json_data(comparison: Comparison) -> dict[str, Any]:
+    """The table as plain data: what `table.json` holds (documented in docs/results.md)."""
+    return {
+        "schema": SCHEMA,
+        "threat": comparison.threat,
+        "attacks": {a.label: {"threat": a.threat, "worst_case": a.worst_case} for a in comparison.attacks},
+        "notes": comparison.notes,
+        "rows": comparison.rows,
+    }
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table in Markdown, best values bold, notes underneath."""
+    titles, body = cells(comparison)
+    lines = ["| " + " | ".join(titles) + " |", "|" + "|".join(["---"] + ["---:"] * (len(titles) - 1)) + "|"]
+    for line in body:
+        lines.append("| " + " | ".join(f"**{text}**" if best else text for text, best in line) + " |")
+    return "\n".join([*lines, "", *(f"- {note}" for note in comparison.notes), ""])
+
+
+def csv_text(comparison: Comparison) -> str:
+    """The table as CSV: a mean and a std column a figure, unrounded; empty where not measured."""
+    columns = _columns(comparison)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    header = ["method", "seeds"]
+    for column in columns:
+        name = column.title.removesuffix(" %").replace(" ", "_")
+        name = "search_seconds" if name == "search_s" else name
+        header += [f"{name}_mean", f"{name}_std"] if name != "search_seconds" else ["search_seconds", "search_std_seconds"]
+    writer.writerow(header)
+    for r in comparison.rows:
+        line: list[Any] = [r["method"], " ".join(map(str, r["seeds"]))]
+        for column in columns:
+            found = column.pick(r)
+            line += ["", ""] if found is None else [found["mean"], "" if found["std"] is None else found["std"]]
+        writer.writerow(line)
+    return out.getvalue()
+
+
+def render(comparison: Comparison, compact: bool = False) -> RichTable:
+    """The table for a terminal; the best of a column carries a star.  `compact` puts deviations on a second line."""
+    titles, body = cells(comparison)
+    table = RichTable(title=f"threat: {comparison.threat}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    for index, title in enumerate(titles):
+        table.add_column(
+            title.replace(" ", "\n") if compact else title, justify="left" if index == 0 else "right", no_wrap=True
+        )
+    for line in body:
+        shown = [f"[bold]{text.replace(' ', '* ', 1) if ' ' in text else text + '*'}[/]" if best else text
+                 for text, best in line]
+        table.add_row(*[text.replace(" ±", "\n±") if compact else text for text in shown])
+    return table
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Print the table and its notes, as wide as the console allows; never folded in the middle of a figure."""
+    table = render(comparison)
+    if console.is_terminal and console.width < _full_width(table):
+        table = render(comparison, compact=True)
+    elif not console.is_terminal:
+        console = Console(file=console.file, width=max(_full_width(table), 80))
+    console.print(table)
+    for note in comparison.notes:
+        console.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _full_width(table: RichTable) -> int:
+    """Columns the table needs on one line a row."""
+    wide = Console(width=10_000)
+    return wide.measure(table).maximum

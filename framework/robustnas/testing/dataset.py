@@ -1,0 +1,153 @@
+"""The promises of a dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustnas.contracts import Dataset, Images
+from robustnas.errors import InputError
+from robustnas.testing.promise import Judge, judge, made, own_randomness
+
+CHUNK = 256
+
+
+def check_dataset(
+    plugin: Any,
+    splits: Sequence[str] = ("train", "test"),
+    *,
+    limit: int = 20_000,
+    duplicates: bool = False,
+    seed: int = 0,
+) -> None:
+    """Hold a dataset to its contract.  Reads its images: they must be where its options say.
+
+    Args:
+        plugin: the dataset, or its class, which is made with default options.
+        splits: the splits to read.
+        limit: images read of each split, evenly spaced; a split of fewer is read whole.
+        duplicates: the data itself is known to have images that are in two splits; do not look for them.
+        seed: of torch's global generator while the plugin runs; another one at the second reading.
+
+    Raises:
+        ConformanceError: a broken promise.
+    """
+    dataset, verdict = made(plugin), judge(plugin)
+    verdict.require(bool(splits), "is checked for at least one split", f"splits={splits!r}")
+    with own_randomness(seed):
+        _check_declared(dataset, verdict)
+        verdict.refuses(
+            "refuses an unknown split with an InputError (DataError, say)",
+            InputError,
+            lambda: dataset.split("no-such-split"),
+        )
+        seen: dict[bytes, str] = {}
+        for name in splits:
+            for print_, where in _check_split(dataset, name, verdict, limit).items():
+                verdict.require(
+                    duplicates or print_ not in seen,
+                    "splits are disjoint: no image is in two of them",
+                    f"{where} is also {seen.get(print_)}",
+                )
+                seen[print_] = where
+
+
+def _check_declared(dataset: Dataset, verdict: Judge) -> None:
+    shape, classes = dataset.shape, dataset.classes
+    verdict.require(
+        isinstance(shape, tuple) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape),
+        "shape is (channels, rows, columns), positive integers",
+        repr(shape),
+    )
+    verdict.require(type(classes) is int and classes >= 2, "classes is an integer of at least 2", repr(classes))
+    for name, largest in (("mean", 1.0), ("std", 0.5)):
+        values = getattr(dataset, name)
+        verdict.require(
+            len(values) == shape[0] and all(math.isfinite(value) for value in values),
+            f"{name} has a finite number for each of the {shape[0]} channels",
+            repr(values),
+        )
+        # values in [0, 1] have a mean in [0, 1] and a standard deviation of at most 0.5
+        verdict.require(
+            all(0 <= value <= largest for value in values) and (name == "mean" or min(values) > 0),
+            f"{name} is in pixel units, a fraction of the pixel range: {'in [0, 1]' if largest == 1 else 'in (0, 0.5]'}",
+            repr(values),
+        )
+
+
+def _check_split(dataset: Dataset, name: str, verdict: Judge, limit: int) -> dict[bytes, str]:
+    """Check one split; returns a print of each image read, with the image's name in a message."""
+    with verdict.promised(f"has a split {name!r}", "pass the splits it has: check_dataset(..., splits=...)"):
+        images = dataset.split(name)
+        labels = images.labels
+    verdict.require(
+        isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.dim() == 1,
+        "labels are int64 of shape (N,)",
+        f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__,
+    )
+    verdict.require(labels.device.type == "cpu", "labels are on the CPU", str(labels.device))
+    verdict.require(len(labels) > 0, f"split {name!r} has images", "it is empty")
+    verdict.require(
+        int(labels.min()) >= 0 and int(labels.max()) < dataset.classes,
+        f"labels are 0 to K - 1, with K = {dataset.classes}",
+        f"{int(labels.min())} to {int(labels.max())} in split {name!r}",
+    )
+    if name == "train":
+        missing = sorted(set(range(dataset.classes)) - set(labels.unique().tolist()))
+        verdict.require(not missing, "every class has a training image", f"none of class {missing[:5]}")
+
+    count = len(labels)
+    chosen = torch.arange(count) if count <= limit else torch.linspace(0, count - 1, limit).long()
+    prints: dict[bytes, str] = {}
+    for part in chosen.split(CHUNK):
+        taken = _taken(images, part, dataset, name, verdict)
+        for index, image in zip(part.tolist(), taken.cpu(), strict=True):
+            prints.setdefault(_print(image), f"image {index} of {name!r}")
+    _check_order(dataset, images, chosen, name, verdict)
+    return prints
+
+
+def _taken(images: Images, indices: Tensor, dataset: Dataset, name: str, verdict: Judge) -> Tensor:
+    with verdict.promised(f"split {name!r} gives the images it is asked for"):
+        taken = images.take(indices)
+    verdict.require(
+        taken.dtype == torch.float32 and tuple(taken.shape) == (len(indices), *dataset.shape),
+        f"images are float32 of the declared shape (n, {', '.join(map(str, dataset.shape))})",
+        f"{taken.dtype} of shape {tuple(taken.shape)} for n = {len(indices)}",
+    )
+    low, high = float(taken.min()), float(taken.max())
+    verdict.require(
+        bool(taken.isfinite().all()) and low >= 0 and high <= 1,
+        "images are in [0, 1]",
+        f"values from {low:.4g} to {high:.4g} in split {name!r}",
+    )
+    return taken
+
+
+def _check_order(dataset: Dataset, images: Images, chosen: Tensor, name: str, verdict: Judge) -> None:
+    """The same images in the same order at every call, and in the order they are asked for."""
+    some = chosen[torch.linspace(0, len(chosen) - 1, min(len(chosen), 16)).long()]
+    once = _taken(images, some, dataset, name, verdict)
+    torch.manual_seed(torch.initial_seed() + 1)
+    again = dataset.split(name)
+    verdict.require(
+        torch.equal(again.labels, images.labels) and torch.equal(_taken(again, some, dataset, name, verdict), once),
+        "a split is the same images in the same order every time",
+        f"the second call of split({name!r}) gives others",
+    )
+    backwards = _taken(images, some.flip(0), dataset, name, verdict)
+    verdict.require(
+        torch.equal(backwards.flip(0), once),
+        "take gives the images in the order of the indices",
+        f"split {name!r} asked backwards gives another order",
+    )
+
+
+def _print(image: Tensor) -> bytes:
+    """Content of an image, to a 255th of the pixel range."""
+    return hashlib.sha256((image * 255).round().to(torch.uint8).contiguous().numpy().tobytes()).digest()

@@ -1,0 +1,228 @@
+"""The promises of a robustness metric: `score`, `inner_loss`, `outer_loss`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustnas.contracts import Context
+from robustnas.testing.networks import TinySupernet, fit, settle, tiny_images, tiny_network
+from robustnas.testing.promise import Judge, close, figures, judge, made, own_randomness
+from robustnas.threat import NORMS, ThreatModel
+
+IMAGES = 5
+LEVELS = {"inner_loss": "the weights", "outer_loss": "alpha"}
+
+
+def check_metric(
+    plugin: Any, *, norms: Sequence[str] = NORMS, epsilons: tuple[float, float] = (1 / 255, 8 / 255), seed: int = 0
+) -> None:
+    """Hold a metric to its contract on a tiny supernet and a tiny discrete network.
+
+    Args:
+        plugin: the metric, or its class, which is made with default options.
+        norms: norms of the threat it is checked for.
+        epsilons: a smaller and a larger radius, in pixel units: the score does not grow from one to the other.
+        seed: of the networks, of the images and of the metric's own draws.
+
+    Raises:
+        ConformanceError: a broken promise.
+    """
+    metric, verdict = made(plugin), judge(plugin)
+    kept = [name for name in ("score", *LEVELS) if callable(getattr(metric, name, None))]
+    verdict.require(
+        bool(kept), "has at least one of score, inner_loss, outer_loss", f"{type(metric).__name__} has none of them"
+    )
+    verdict.require(bool(norms), "is checked for at least one norm", f"norms={norms!r}")
+    with own_randomness(seed), torch.enable_grad():
+        for norm in norms:
+            threats = [ThreatModel(norm, epsilon) for epsilon in sorted(epsilons)]
+            if "score" in kept:
+                for name, network in (("a supernet", TinySupernet()), ("a discrete network", tiny_network())):
+                    _check_score(_Score(metric.score, verdict, name, seed), network, threats)
+            for level in kept:
+                if level in LEVELS:
+                    _check_loss(getattr(metric, level), level, verdict, threats[1], seed)
+
+
+class _Score:
+    """A metric's `score` called as the framework calls it: seeded, on copies of the images."""
+
+    def __init__(self, score: Callable[..., Tensor], verdict: Judge, place: str, seed: int):
+        self.score, self.verdict, self.place, self.seed = score, verdict, place, seed
+
+    def __call__(
+        self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int | None = None
+    ) -> Tensor:
+        torch.manual_seed(self.seed if seed is None else seed)
+        given, true = images.clone(), labels.clone()
+        with self.verdict.promised(
+            f"score works for {self.place} under {threat}", "name the norms it knows: check_metric(..., norms=...)"
+        ):
+            score = self.score(network, given, true, threat)
+        self.verdict.require(
+            isinstance(score, Tensor) and score.shape == labels.shape,
+            "score is a tensor of shape (N,), a number an image",
+            f"{tuple(score.shape)} for N = {len(labels)}" if isinstance(score, Tensor) else f"{type(score).__name__}",
+        )
+        self.verdict.require(bool(score.isfinite().all()), "score is finite", f"{figures(score)} under {threat}")
+        self.verdict.require(
+            torch.equal(given.detach(), images) and torch.equal(true, labels) and not given.requires_grad,
+            "score leaves the images and labels as they were",
+            "they differ after the call",
+        )
+        return score
+
+
+def _check_score(score: _Score, network: nn.Module, threats: list[ThreatModel]) -> None:
+    verdict, small, large = score.verdict, threats[0], threats[1]
+    images, labels = tiny_images(IMAGES)
+    fit(network, *tiny_images(24), steps=15)
+    _plant_gradients(network)
+    with verdict.unchanged(network, "the network"):
+        once = score(network, images, labels, large)
+        again = score(network, images, labels, large)
+    verdict.require(
+        close(once, again, 1e-6),
+        "score is repeatable given torch's seed",
+        f"{figures(once)}, then {figures(again)}",
+    )
+    _check_alone(score, network, images, labels, large, once)
+
+    wide, narrow = once.detach(), score(network, images, labels, small).detach()
+    slack = 1e-4 * (narrow.abs() + wide.abs()) + 1e-6
+    verdict.require(
+        bool((wide <= narrow + slack).all()),
+        "score does not grow with epsilon",
+        f"{figures(narrow)} under {small}, {figures(wide)} under {large}, for {score.place}",
+    )
+    _check_gradient(score, network, images, labels, large)
+
+
+def _plant_gradients(network: nn.Module) -> None:
+    """Gradients that a metric must neither clear nor add to; one parameter has none, and must get none."""
+    for one in list(network.parameters())[1:]:
+        one.grad = torch.full_like(one, 0.5)
+
+
+def _check_alone(
+    score: _Score, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, together: Tensor
+) -> None:
+    """An image's score depends on that image only.
+
+    A metric that draws at random draws by position.  So first every *other* image is replaced, which keeps each
+    position's draw; and a metric that does not draw is also asked for single images and for a moved batch.
+    """
+    promise = "an image's score depends on that image alone"
+    together = together.detach()
+    others, other_labels = tiny_images(IMAGES)
+    others, other_labels = 1 - others, other_labels.roll(1)
+    for index in range(IMAGES):
+        mixed, mixed_labels = others.clone(), other_labels.clone()
+        mixed[index], mixed_labels[index] = images[index], labels[index]
+        found = score(network, mixed, mixed_labels, threat)[index].detach()
+        score.verdict.require(
+            close(found, together[index]),
+            promise,
+            f"{float(together[index]):.5g} for image {index}, {float(found):.5g} beside other images, {score.place}",
+        )
+    if not all(close(score(network, images, labels, threat, seed), together, 1e-6) for seed in (101, 102, 103)):
+        return
+    moved = torch.arange(IMAGES).roll(1)  # every image has another place
+    for order in (moved, *torch.arange(IMAGES).split(1)):
+        found = score(network, images[order], labels[order], threat)
+        score.verdict.require(
+            close(found, together[order]),
+            promise,
+            f"{figures(together[order])} in the batch, {figures(found)} as images {order.tolist()}, {score.place}",
+        )
+
+
+def _check_gradient(
+    score: _Score, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
+) -> None:
+    """Where the score depends on the weights or on alpha, it has a finite gradient there that is not zero."""
+    verdict = score.verdict
+    alphas = list(network.alpha.values()) if isinstance(network, TinySupernet) else []
+    weights = [one for one in network.parameters() if all(one is not alpha for alpha in alphas)]
+    once = score(network, images, labels, threat)
+    depends = {}
+    for name, group in (("the weights", weights), ("alpha", alphas)):
+        kept = [one.detach().clone() for one in group]
+        with torch.no_grad():
+            for one in group:
+                one.add_(0.1 * torch.randn_like(one))
+        depends[name] = not close(score(network, images, labels, threat), once, 1e-5)
+        with torch.no_grad():
+            for one, was in zip(group, kept, strict=True):
+                one.copy_(was)
+        if depends[name]:
+            _require_gradient(verdict, once.sum(), group, f"score is differentiable in {name} of {score.place}")
+    verdict.require(
+        any(depends.values()),
+        "score depends on the network's weights or on alpha",
+        f"{figures(once)} for {score.place} whatever they are",
+    )
+
+
+def _require_gradient(verdict: Judge, value: Tensor, group: list[nn.Parameter], promise: str) -> None:
+    verdict.require(value.requires_grad, promise, "the value has no gradient (is it detached?)")
+    found = torch.autograd.grad(value, group, allow_unused=True, retain_graph=True)
+    slopes = [one for one in found if one is not None]
+    verdict.require(any(bool(one.abs().sum() > 0) for one in slopes), promise, "the gradient is zero")
+    verdict.require(all(bool(one.isfinite().all()) for one in slopes), promise, "the gradient is not finite")
+
+
+def _check_loss(loss: Callable[..., Tensor], name: str, verdict: Judge, threat: ThreatModel, seed: int) -> None:
+    """A loss of one level: on a supernet in training mode, at the start, in the middle and at the end of a search."""
+    supernet = TinySupernet()
+    images, labels = tiny_images(IMAGES + 1)
+    settle(supernet, images)
+    _plant_gradients(supernet)
+    group = [
+        one for one in supernet.parameters() if (one is supernet.edges) == (LEVELS[name] == "alpha")
+    ]
+    for progress in (0.0, 0.5, 1.0):
+        with verdict.unchanged(supernet, f"the supernet ({name})", buffers=False):
+            value = _value(loss, name, verdict, supernet, images, labels, threat, progress, seed)
+            again = _value(loss, name, verdict, supernet, images, labels, threat, progress, seed)
+            verdict.require(
+                close(value, again, 1e-6),
+                f"{name} gives the same value when the generator is in the same state",
+                f"{figures(value)}, then {figures(again)} at progress {progress}",
+            )
+            _require_gradient(verdict, value, group, f"{name} is differentiable in {LEVELS[name]}")
+
+
+def _value(
+    loss: Callable[..., Tensor],
+    name: str,
+    verdict: Judge,
+    supernet: TinySupernet,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    progress: float,
+    seed: int,
+) -> Tensor:
+    torch.manual_seed(seed)
+    context = Context(progress, torch.Generator().manual_seed(seed), F.cross_entropy)
+    given, true = images.clone(), labels.clone()
+    with verdict.promised(f"{name} works under {threat}", "name the norms it knows: check_metric(..., norms=...)"):
+        value = loss(supernet, given, true, threat, context)
+    verdict.require(
+        isinstance(value, Tensor) and value.shape == (),
+        f"{name} is a scalar tensor",
+        f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__,
+    )
+    verdict.require(bool(value.isfinite()), f"{name} is finite", f"{figures(value)} at progress {progress}")
+    verdict.require(
+        torch.equal(given.detach(), images) and torch.equal(true, labels) and not given.requires_grad,
+        f"{name} leaves the images and labels as they were",
+        "they differ after the call",
+    )
+    return value

@@ -1,0 +1,160 @@
+"""A promise of a contract: how a broken one is reported, and what it means to leave things as they were."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_load_state_dict_pre_hooks",
+)
+
+
+class ConformanceError(AssertionError):
+    """A plugin broke a promise.
+
+    Args:
+        plugin: the plugin, as its class is called.
+        promise: the promise, in the words of the kit.
+        found: what was found instead.
+    """
+
+    def __init__(self, plugin: str, promise: str, found: str):
+        self.plugin, self.promise, self.found = plugin, promise, found
+        super().__init__(f"{plugin} breaks a promise of its contract\n  promised: {promise}\n  found:    {found}")
+
+
+@frozen
+class Judge:
+    """Holds one plugin to its promises."""
+
+    plugin: str
+
+    def require(self, kept: bool | Tensor, promise: str, found: str) -> None:
+        """Nothing, if the promise is kept.
+
+        Raises:
+            ConformanceError: it is not.
+        """
+        if not kept:
+            raise ConformanceError(self.plugin, promise, found)
+
+    @contextmanager
+    def promised(
+        self, promise: str, hint: str = "", unless: tuple[type[Exception], ...] = ()
+    ) -> Iterator[None]:
+        """What the plugin does inside succeeds; an exception of its own is a broken promise, and is its cause.
+
+        Exceptions named in `unless` are the plugin's right, and pass through.
+        """
+        try:
+            yield
+        except (ConformanceError, *unless):
+            raise
+        except Exception as fault:  # whatever a plugin raises is the finding, and is chained to it
+            found = f"it raised {type(fault).__name__}: {fault}"
+            raise ConformanceError(self.plugin, promise, f"{found}; {hint}" if hint else found) from fault
+
+    def refuses(self, promise: str, kind: type[Exception], call: Callable[[], object]) -> None:
+        """The call raises `kind`, and nothing else."""
+        try:
+            call()
+        except kind:
+            return
+        except Exception as fault:  # the wrong refusal is the finding, and is chained to it
+            raise ConformanceError(self.plugin, promise, f"it raised {type(fault).__name__}: {fault}") from fault
+        raise ConformanceError(self.plugin, promise, "it raised nothing")
+
+    @contextmanager
+    def unchanged(self, module: nn.Module, what: str, buffers: bool = True) -> Iterator[None]:
+        """What happens inside leaves mode, parameters, gradients, `requires_grad` and hooks as they were.
+
+        `buffers=False` lets buffers move: a plain forward pass in training mode moves batch norm's.
+        """
+        before = _state(module, buffers)
+        yield
+        after = _state(module, buffers)
+        for aspect, was in before.items():
+            for name in sorted({*was, *after[aspect]}):
+                same = name in was and name in after[aspect] and _same(was[name], after[aspect][name])
+                self.require(same, f"leaves {aspect} of {what} as they were", f"{name or 'the network'} differs")
+
+
+def judge(plugin: object) -> Judge:
+    """A judge of one plugin, by the name of its class."""
+    return Judge(plugin.__name__ if isinstance(plugin, type) else type(plugin).__name__)
+
+
+def made(plugin: Any) -> Any:
+    """The plugin itself, or made with default options if it is a class.
+
+    Raises:
+        ConformanceError: a class whose options have no defaults; pass an object then.
+    """
+    if not isinstance(plugin, type):
+        return plugin
+    with judge(plugin).promised("is made with default options", "pass an object if some options have no default"):
+        return plugin()
+
+
+def _state(module: nn.Module, buffers: bool) -> dict[str, dict[str, Any]]:
+    """All that a plugin must not move, by what it is called in a message, then by name."""
+    parameters = dict(module.named_parameters())
+    return {
+        "the mode": {name: part.training for name, part in module.named_modules()},
+        "the weights": {name: one.detach().clone() for name, one in parameters.items()},
+        "the identity of the weights": {name: id(one) for name, one in parameters.items()},
+        "the buffers": {name: one.clone() for name, one in module.named_buffers()} if buffers else {},
+        "the gradients": {
+            name: None if one.grad is None else one.grad.detach().clone() for name, one in parameters.items()
+        },
+        "requires_grad": {name: one.requires_grad for name, one in parameters.items()},
+        "the hooks": {
+            f"{name}.{kind}": list(getattr(part, kind, ())) for name, part in module.named_modules() for kind in HOOKS
+        },
+    }
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))
+    return type(one) is type(other) and bool(one == other)
+
+
+@contextmanager
+def own_randomness(seed: int) -> Iterator[None]:
+    """Torch's global generator seeded inside; those of torch, NumPy and Python as they were afterwards."""
+    plain, legacy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(plain)
+            np.random.set_state(legacy)
+
+
+def close(one: Tensor, other: Tensor, share: float = 1e-3) -> bool:
+    """Equal up to rounding: within `share` of the larger of their sizes, everywhere."""
+    if one.shape != other.shape:
+        return False
+    size = float(torch.maximum(one.detach().abs().max(), other.detach().abs().max()))
+    return bool(((one - other).detach().abs() <= share * size + 1e-6).all())
+
+
+def figures(values: Tensor) -> str:
+    """A few numbers for a message."""
+    flat = values.detach().flatten()
+    return "[" + ", ".join(f"{float(value):.4g}" for value in flat[:6]) + (", ...]" if len(flat) > 6 else "]")

@@ -1,0 +1,9 @@
+"""Training a discrete network from scratch: standard, adversarial or TRADES.
+
+`regimes` is what is minimised, `loop` is the epochs, `network` builds and reloads what was trained.
+"""
+
+from robustnas.train.loop import TrainTask, run
+from robustnas.train.network import build, load
+
+__all__ = ["TrainTask", "build", "load", "run"]

@@ -1,0 +1,68 @@
+"""The network of a genotype: how it is built for training, and how a trained one is read back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from robustnas.contracts import Dataset, Genotype, SearchSpace
+from robustnas.errors import InputError, RunDirectoryError
+from robustnas.normalize import PixelNetwork
+
+if TYPE_CHECKING:
+    from robustnas.recipe.schema import Train
+    from robustnas.artifacts import StageFolder
+
+
+def build(space: SearchSpace, genotype: Genotype, dataset: Dataset, settings: Train) -> PixelNetwork:
+    """The untrained network, weights from torch's global generator, on the CPU.
+
+    Raises:
+        InputError: `settings` asks for drop-path or an auxiliary head, and networks of the space have none.
+    """
+    network = space.network(genotype, dataset.shape, dataset.classes, auxiliary=settings.auxiliary > 0)
+    if settings.drop_path > 0 and not isinstance(getattr(network, "drop_path", None), float):
+        raise InputError(
+            f"networks of {type(space).__name__} have no drop-path, found train.drop_path: "
+            f"{settings.drop_path:g}; drop_path: 0 would do"
+        )
+    return PixelNetwork(network, dataset.mean, dataset.std)
+
+
+def parameters(space: SearchSpace, genotype: Genotype, dataset: Dataset) -> int:
+    """Trainable weights of the network that is evaluated: without the auxiliary head.  Allocates nothing."""
+    with torch.device("meta"):
+        network = space.network(genotype, dataset.shape, dataset.classes, auxiliary=False)
+    return count(network)
+
+
+def count(network: nn.Module) -> int:
+    """Trainable weights of a module."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def load(
+    folder: StageFolder, space: SearchSpace, genotype: Genotype, dataset: Dataset, settings: Train
+) -> PixelNetwork:
+    """The network that the train stage kept, in eval mode, on the CPU.
+
+    Raises:
+        RunDirectoryError: the file is missing, damaged, or of another network.
+    """
+    state: dict[str, Any] | None = folder.load_tensors("network.pt")
+    if state is None:
+        raise RunDirectoryError(
+            f"{folder.path / 'network.pt'} is missing although its stage is done\n"
+            f"  delete the folder {folder.path} and run the same command again: only that stage is redone"
+        )
+    network = build(space, genotype, dataset, settings)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as fault:
+        raise RunDirectoryError(
+            f"{folder.path / 'network.pt'} does not fit its genotype: {str(fault).splitlines()[0]}\n"
+            f"  delete the folder {folder.path} and run the same command again: only that stage is redone"
+        ) from fault
+    return network.eval()

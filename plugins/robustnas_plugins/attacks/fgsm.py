@@ -1,0 +1,38 @@
+"""FGSM: one step of the size of the ball along the gradient of the cross-entropy.
+
+    l_inf   x + epsilon * sign(gradient)          l_2   x + epsilon * gradient / ||gradient||_2
+
+Source: Goodfellow et al. 2015, arXiv:1412.6572; the l_2 form divides by the norm instead of taking the sign.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+from attrs.validators import instance_of
+
+from robustnas.foolbox_import import load_foolbox
+from robustnas.threat import ThreatModel
+from robustnas_plugins.attacks.norms import for_norm
+
+if TYPE_CHECKING:
+    from foolbox.attacks.base import Attack as FoolboxAttack
+
+
+@frozen
+class FGSM:
+    """Fast gradient sign method (l_inf), fast gradient method (l_2)."""
+
+    random_start: bool = field(
+        default=False,
+        validator=instance_of(bool),
+        metadata={"help": "start at a random image of the ball instead of the clean one"},
+    )
+
+    def build(self, threat: ThreatModel) -> FoolboxAttack:
+        """The attack for `threat.norm`."""
+        attacks: Any = load_foolbox().attacks
+        classes = {"linf": attacks.LinfFastGradientAttack, "l2": attacks.L2FastGradientAttack}
+        attack: FoolboxAttack = for_norm("fgsm", classes, threat)(random_start=self.random_start)
+        return attack

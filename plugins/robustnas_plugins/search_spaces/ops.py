@@ -1,0 +1,118 @@
+"""The operations of the DARTS space, in the form a supernet mixes and in the form a discrete network keeps.
+
+A supernet's batch norms have no scale and shift, and its poolings are followed by one: else the scale of an
+operation could take the place of its mixing weight.  A discrete network's batch norms have both and its
+poolings stand alone.  Source: Liu et al. 2019 (DARTS), arXiv:1806.09055.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustnas.cells import DepthwiseSeparable, FactorizedReduce, OpTable
+from robustnas.errors import InputError
+from robustnas.genotype import Genotype
+
+
+def sep_conv(channels: int, kernel: int, stride: int, affine: bool) -> nn.Module:
+    """Two depthwise separable convolutions, the stride in the first."""
+    return nn.Sequential(
+        DepthwiseSeparable(channels, kernel, stride, affine=affine),
+        DepthwiseSeparable(channels, kernel, affine=affine),
+    )
+
+
+def dil_conv(channels: int, kernel: int, stride: int, affine: bool) -> nn.Module:
+    """One depthwise separable convolution of dilation 2."""
+    return DepthwiseSeparable(channels, kernel, stride, dilation=2, affine=affine)
+
+
+def skip_connect(channels: int, stride: int, affine: bool) -> nn.Module:
+    """The identity; a factorized reduction where the size halves."""
+    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine=affine)
+
+
+class ConvPair(nn.Module):
+    """Rectifier, a 1x7 and a 7x1 convolution, batch norm: (N, C, H, W) -> (N, C, ceil(H / s), ceil(W / s)).
+
+    Source: the NASNet space, Zoph et al. 2018, arXiv:1707.07012.
+    """
+
+    def __init__(self, channels: int, stride: int, *, affine: bool):
+        super().__init__()
+        self.across = nn.Conv2d(channels, channels, (1, 7), (1, stride), padding=(0, 3), bias=False)
+        self.down = nn.Conv2d(channels, channels, (7, 1), (stride, 1), padding=(3, 0), bias=False)
+        self.norm = nn.BatchNorm2d(channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(self.down(self.across(F.relu(x))))
+        return normed
+
+
+def max_pool(stride: int) -> nn.Module:
+    """Maximum over 3x3."""
+    return nn.MaxPool2d(3, stride, padding=1)
+
+
+def avg_pool(stride: int) -> nn.Module:
+    """Mean over the pixels of 3x3 that are in the image."""
+    return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
+
+
+def _normed(pool: Callable[[int], nn.Module]) -> Callable[[int, int], nn.Module]:
+    """A pooling as a supernet mixes it."""
+    return lambda channels, stride: nn.Sequential(pool(stride), nn.BatchNorm2d(channels, affine=False))
+
+
+def _convolutions(affine: bool) -> dict[str, Callable[[int, int], nn.Module]]:
+    """The operations with weights that both forms have; they differ in batch norm's scale and shift alone."""
+    return {
+        "skip_connect": lambda channels, stride: skip_connect(channels, stride, affine),
+        "sep_conv_3x3": lambda channels, stride: sep_conv(channels, 3, stride, affine),
+        "sep_conv_5x5": lambda channels, stride: sep_conv(channels, 5, stride, affine),
+        "dil_conv_3x3": lambda channels, stride: dil_conv(channels, 3, stride, affine),
+        "dil_conv_5x5": lambda channels, stride: dil_conv(channels, 5, stride, affine),
+    }
+
+
+SEARCH: OpTable = {
+    "none": lambda channels, stride: None,
+    "max_pool_3x3": _normed(max_pool),
+    "avg_pool_3x3": _normed(avg_pool),
+    **_convolutions(affine=False),
+}
+"""The eight candidates of a supernet; their order is the order of alpha's columns."""
+
+DISCRETE: OpTable = {
+    "none": lambda channels, stride: None,
+    "max_pool_3x3": lambda channels, stride: max_pool(stride),
+    "avg_pool_3x3": lambda channels, stride: avg_pool(stride),
+    **_convolutions(affine=True),
+    "sep_conv_7x7": lambda channels, stride: sep_conv(channels, 7, stride, True),
+    "conv_7x1_1x7": lambda channels, stride: ConvPair(channels, stride, affine=True),
+}
+"""The operations of a discrete network: the eight candidates, and two that only NASNet's space has."""
+
+
+def checked(data: dict[str, Any], table: OpTable) -> Genotype:
+    """The genotype that `data` holds.
+
+    Raises:
+        InputError: not a genotype, or an operation of it is not in the table.
+    """
+    genotype = Genotype.from_data(data)
+    for name, genes in (("normal", genotype.normal), ("reduce", genotype.reduce)):
+        for index, (op, _) in enumerate(genes):
+            if op not in table:
+                near = get_close_matches(op, table, 1, cutoff=0.75)
+                raise InputError(
+                    f"genotype: {name}[{index}] is {op!r}, which is no operation of this space"
+                    + (f"; did you mean {near[0]}?" if near else "")
+                    + f"\n  operations: {', '.join(table)}"
+                )
+    return genotype

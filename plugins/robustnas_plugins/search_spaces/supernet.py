@@ -1,0 +1,67 @@
+"""The supernet of the DARTS space: a stem, cells of mixed operations, global pooling, a linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustnas.cells import OpTable, SearchCell, edges, reduction_cells
+from robustnas_plugins.search_spaces.stems import CifarStem
+
+
+class DartsSupernet(nn.Module):
+    """Cells with every candidate on every edge; all normal cells share an alpha, all reduction cells another.
+
+    Keeps `robustnas.contracts.Supernet`; the names of alpha are `normal` and `reduce`.
+
+    Args:
+        table: the candidate operations.
+        in_channels: channels of an image.
+        classes: number of classes.
+        cells: number of cells.
+        channels: channels of the first cell's nodes; a reduction cell doubles them.
+        nodes: nodes of a cell.
+    """
+
+    alpha: Mapping[str, nn.Parameter]
+
+    def __init__(
+        self, table: OpTable, in_channels: int, classes: int, cells: int, channels: int, nodes: int = 4
+    ):
+        super().__init__()
+        self.in_channels, self.classes, self.channels, self.nodes = in_channels, classes, channels, nodes
+        self.stem = CifarStem(in_channels, channels)
+        before = last = self.stem.out_channels
+        self.reductions = reduction_cells(cells)
+        self.cells = nn.ModuleList()
+        for index in range(cells):
+            reduction = index in self.reductions
+            channels = 2 * channels if reduction else channels
+            cell = SearchCell(table, (before, last), channels, nodes, reduction, index - 1 in self.reductions)
+            self.cells.append(cell)
+            before, last = last, nodes * channels
+        self.classifier = nn.Linear(last, classes)
+        # small, so that all operations start with nearly equal weights (DARTS)
+        alpha = {
+            name: nn.Parameter(1e-3 * torch.randn(len(edges(nodes)), len(table)))
+            for name in ("normal", "reduce")
+        }
+        self.alpha = cast("Mapping[str, nn.Parameter]", nn.ParameterDict(alpha))
+
+    def mixing(self) -> dict[str, Tensor]:
+        """softmax(alpha), (E, O) each; rows sum to 1."""
+        return {name: F.softmax(alpha, dim=-1) for name, alpha in self.alpha.items()}
+
+    def forward(self, images: Tensor, mixing: Mapping[str, Tensor] | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, K) logits.  With `mixing`, these weights stand in for softmax(alpha)."""
+        weights = self.mixing() if mixing is None else mixing
+        first, second = self.stem(images)
+        for index, cell in enumerate(self.cells):
+            row = weights["reduce" if index in self.reductions else "normal"]
+            first, second = second, cell(first, second, row)
+        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(second, 1).flatten(1))
+        return logits
