@@ -5,9 +5,9 @@
     robust     worst case over attacks, image by image
 
 The attack sees a frozen network in eval mode, in float32, on a stated device; only images that are right when
-clean are attacked.  What it returns is checked (finite, an image, inside the ball) and judged by a forward pass
-of our own.  Foolbox's own bookkeeping (`attack(...)`) is passed by: it counts NaN images and images that were
-wrong anyway as successes.
+clean are attacked.  What it returns is checked (finite, an image, inside the ball) and judged by a forward
+pass of our own.  Foolbox's own bookkeeping (`attack(...)`) is passed by: it counts NaN images and images
+that were wrong anyway as successes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class AttackRecord:
         perturbed: (N,) int64, predictions on the admissible images the attack ended with; those on the clean
             image where it was not attacked or no admissible image was found.
         success: (N,) bool, right when clean and wrong on the admissible image.
-        distance: (N,) float32, size of that admissible perturbation in the threat's norm, pixel units; 0 for none.
+        distance: (N,) float32, size of that admissible perturbation in the threat's norm, pixel units; 0 for
+            none.
         found: (N,) float32, size of the perturbation that fooled the network whether inside the ball or not
             (attacks that minimise it go beyond); infinite where the attack found none.
         evaluations: images the attack put through the network, counted with repetition.
@@ -224,8 +225,8 @@ def _runner(attack: Any, threat: ThreatModel, label: str) -> tuple[Callable[[Any
     order = getattr(getattr(attack, "distance", None), "p", None)
     if order is not None and order != ORDER[threat.norm]:
         raise OptionError(
-            f"attack {label} perturbs in l_{order:g} and the threat is {threat}; give the attack a threat of its "
-            "own, or use an attack of that norm"
+            f"attack {label} perturbs in l_{order:g} and the threat is {threat}; "
+            "give the attack a threat of its own, or use an attack of that norm"
         )
     if isinstance(attack, base.MinimizationAttack):
         return lambda model, images, criterion: attack.run(model, images, criterion, early_stop=None), False
@@ -242,7 +243,7 @@ def _refuse(wrong: Tensor, label: str, at: Tensor, what: Callable[[int], str]) -
     if bool(wrong.any()):
         first = int(wrong.nonzero()[0])
         raise RunError(
-            f"attack {label} returned for image {int(at[first])} {what(first)}; nothing it says can be trusted"
+            f"attack {label} returned for image {int(at[first])} {what(first)}; its results are not used"
         )
 
 
@@ -256,9 +257,9 @@ def _check_images(proposed: Any, clean: Tensor, label: str, at: Tensor) -> None:
         raise RunError(f"attack {label} returned {type(proposed).__name__} instead of a tensor of images")
     if (proposed.shape, proposed.dtype, proposed.device) != (clean.shape, clean.dtype, clean.device):
         raise RunError(
-            f"attack {label} returned {proposed.dtype} of shape {tuple(proposed.shape)} on {proposed.device} for "
-            f"images {clean.dtype} of shape {tuple(clean.shape)} on {clean.device}, of which the first is image "
-            f"{int(at[0])}"
+            f"attack {label} returned {proposed.dtype} of shape {tuple(proposed.shape)} on {proposed.device} "
+            f"for images {clean.dtype} of shape {tuple(clean.shape)} on {clean.device}, "
+            f"of which the first is image {int(at[0])}"
         )
     flat = proposed.detach().flatten(1)
     _refuse(~flat.isfinite().all(dim=1), label, at, lambda _: "pixels that are not finite")
@@ -319,9 +320,9 @@ def evaluate(
 ) -> AttackRecord:
     """One attack on one network.
 
-    Attacks that work inside a ball are given epsilon; attacks that minimise the perturbation run once, and what
-    they find outside the ball is no success at this epsilon (it is kept in `found`).  Where epsilon is 0 the clean
-    image is the only admissible one and the attack is not called.
+    Attacks that work inside a ball are given epsilon; attacks that minimise the perturbation run once, and
+    what they find outside the ball is no success at this epsilon (it is kept in `found`).  Where epsilon is
+    0 the clean image is the only admissible one and the attack is not called.
 
     Args:
         network: (N, C, H, W) pixels -> (N, K) logits; left exactly as it was.
@@ -329,8 +330,9 @@ def evaluate(
         labels: (N,) int64.
         attack: a foolbox `Attack`, as `AttackFactory.build` makes it.
         threat: norm and epsilon in pixel units.
-        batch: images attacked at once, cut from the first on; random draws are seeded for each batch from `seed`,
-            `label` and the batch's first index, so the same three and the same batch give the same record.
+        batch: images attacked at once, cut from the first on; random draws are seeded for each batch from
+            `seed`, `label` and the batch's first index, so the same three and the same batch give the same
+            record.
         seed: the recipe's seed.
         device: where the network lives; None finds out.
         label: the attack's name in messages and seeds; None is its class.

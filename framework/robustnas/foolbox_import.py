@@ -1,7 +1,8 @@
 """Foolbox, imported without the two surprises of its import.
 
-It imports GitPython, which refuses to be imported where no git is installed, and a name that SciPy deprecates.
-Everything that needs foolbox imports it through here, at the time of use: listing plugins stays fast.
+It imports GitPython, which refuses to be imported where no git is installed, and a name that SciPy
+deprecates.  Everything that needs foolbox imports it through here, when it is used: listing plugins stays
+fast.
 """
 
 from __future__ import annotations

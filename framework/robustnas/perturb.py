@@ -1,8 +1,8 @@
 """Projected gradient descent in plain torch: perturbed images for training and for search.
 
-This is the inner maximisation of adversarial training (Madry et al. 2018, arXiv:1706.06083), also of TRADES, where
-the loss is a divergence from the clean prediction (Zhang et al. 2019, arXiv:1901.08573).  It judges nothing: the
-evaluation of a network has a harness of its own.
+This is the inner maximisation of adversarial training (Madry et al. 2018, arXiv:1706.06083), also of TRADES,
+where the loss is a divergence from the clean prediction (Zhang et al. 2019, arXiv:1901.08573).  It judges
+nothing: the evaluation of a network has a harness of its own.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def pgd(
 ) -> Tensor:
     """Images within the threat model at which `loss` is high.
 
-    The network is in eval mode meanwhile: no batch norm statistics move, and an image's perturbation depends on that
-    image alone.  Gradients are taken with respect to the images only, so none is left on a parameter.
+    The network is in eval mode meanwhile: no batch norm statistics move, and an image's perturbation depends
+    on that image alone.  Gradients are taken with respect to the images only, so none is left on a parameter.
 
     Args:
         network: (N, C, H, W) in [0, 1] -> (N, K) logits.

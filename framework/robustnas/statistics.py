@@ -1,18 +1,18 @@
 """Which batch norm statistics a pass sees, and what it leaves behind.
 
-A search has one rule.  A metric sees the statistics of the images it judges (the current batch), as constants: so an
-image's score depends on that image alone, and the score belongs to the network as alpha and w are now.  The running
-statistics of a supernet lag behind both, and the ranking of operations by the Jacobian norm turns over between the
-two (robust-nas-survey, section 6).  Running statistics move in the inner step only; every other pass works on
-scratch ones.
+A search has one rule.  A metric sees the statistics of the images it judges (the current batch), as
+constants: so an image's score depends on that image alone, and the score belongs to the network as alpha and
+w are now.  The running statistics of a supernet lag behind both, and the ranking of operations by the
+Jacobian norm turns over between the two (robust-nas-survey, section 6).  Running statistics move in the inner
+step only; every other pass works on scratch ones.
 
     with scratch_statistics(supernet):          # outer or virtual pass: running statistics stay as they are
-        logits = supernet(images)               # training mode: normalises with this batch, and notes its statistics
+        logits = supernet(images)               # training mode: normalises with this batch, and notes how
         with frozen_statistics(supernet):       # eval mode: the statistics just noted, as constants
             score = metric.score(supernet, images, labels, threat)
 
-Every `nn.BatchNorm*d` works, without tracking or with `momentum=None` too.  Buffers are exchanged by reference and
-never written in place, so tensors that autograd has saved stay valid for a later backward pass.
+Every `nn.BatchNorm*d` works, without tracking or with `momentum=None` too.  Buffers are exchanged by
+reference and never written in place, so tensors that autograd has saved stay valid for a later backward pass.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ def scratch_statistics(network: nn.Module, *, biased: bool = True) -> Iterator[N
 
     Args:
         network: any module; its batch norm layers are found.
-        biased: batch norm normalises with the biased variance (divided by n) and notes the unbiased one (divided by
-            n - 1).  True notes the biased one, so that an eval pass over the same images computes what the training
-            pass computed, to rounding; False spares that correction where no eval pass follows.
+        biased: batch norm normalises with the biased variance (divided by n) and notes the unbiased one
+        (divided by
+            n - 1).  True notes the biased one, so that an eval pass over the same images computes what the
+            training pass computed, to rounding; False spares that correction where no eval pass follows.
     """
     layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     kept = [(layer, dict(layer._buffers), layer.momentum, layer.track_running_stats) for layer in layers]

@@ -1,4 +1,4 @@
-"""Layers of a cell: convolutions with rectifier and batch norm, and the reduction that loses no pixel.
+"""Layers of a cell: convolutions with rectifier and batch norm, and the reduction that stands for a skip.
 
 `affine` says whether batch norm has a scale and a shift: not in a supernet, where the scale of an operation
 would take the place of its mixing weight.  The order rectifier, convolution, norm and the layers' make-up
@@ -52,11 +52,11 @@ class DepthwiseSeparable(nn.Module):
 
 
 class FactorizedReduce(nn.Module):
-    """Half the rows and columns without losing a pixel: (N, C, H, W) -> (N, C', ceil(H / 2), ceil(W / 2)).
+    """Half the rows and columns: (N, C, H, W) -> (N, C', ceil(H / 2), ceil(W / 2)).
 
-    Half of the output channels see the pixels of even row and column, the others those of odd row and column.
-    An odd size has one odd row fewer than even ones: a row of zeros stands in for it.  For even sizes this is
-    the published operation.
+    Half of the output channels see the pixels of even row and even column, the others those of odd row and
+    odd column.  An odd size has one odd row fewer than even ones: a row of zeros stands in for it.  For even
+    sizes this is the published operation.
     """
 
     def __init__(self, channels: int, out_channels: int, *, affine: bool):

@@ -106,10 +106,10 @@ def parse(text: str, file: str, faults: Faults, at: Mark | None = None) -> Node 
         at: the place to give for everything, where the text is not a file.
     """
     if at is None:
-        tabs = [i for i, line in enumerate(text.splitlines(), start=1) if re.match(r" *\t\s*[^\s#]", line)]
-        for number in tabs:
-            column = text.splitlines()[number - 1].index("\t") + 1
-            faults.add(Mark(file, number, column), "", "found a tab as indentation; spaces would do")
+        tabs = [i for i, line in enumerate(text.split("\n")) if re.match(r" *\t\s*[^\s#]", line)]
+        for index in tabs:
+            column = text.split("\n")[index].index("\t") + 1
+            faults.add(Mark(file, index + 1, column), "", "found a tab as indentation; spaces would do")
         if tabs:
             return None
     try:

@@ -172,6 +172,7 @@ def _attack(task: Task) -> None:
         batch=plan.evaluate.batch,
         seed=task.stage.seed,
         device=task.device,
+        label=use.use.name,
         report=task.report,
     )
     _finish(
@@ -183,6 +184,7 @@ def _attack(task: Task) -> None:
             "predictions": record.perturbed.tolist(),
             "success": record.success.tolist(),
             "distance": record.distance.tolist(),
+            "evaluations": record.evaluations,
         },
     )
 
@@ -192,7 +194,6 @@ def _certify(task: Task) -> None:
     assert settings is not None
     wanted = min(settings.images or math.inf, plan.evaluate.images or math.inf)
     network, images, labels = _trained(task), *_test_images(task, None if wanted == math.inf else int(wanted))
-    network = network.to(task.device)
     margins: list[float | None] = []
     certified: list[bool] = []
     radius: dict[str, list[float]] = {norm: [] for norm in settings.norms}
@@ -226,14 +227,15 @@ DO: dict[str, Callable[[Task], None]] = {
 
 
 def _trained(task: Task) -> PixelNetwork:
-    """The network that this method and seed trained."""
+    """The network that this method and seed trained, on the device, in eval mode."""
     stage = task.plan.stage("train", task.stage.method, task.stage.seed)
     assert stage is not None
     method = task.method
     with seeding.seeded(task.stage.seed, "evaluate", "build"):  # the weights are overwritten at once
-        return train.load(
+        network = train.load(
             task.directory.folder(stage), method.space, task.genotype(), task.plan.dataset, method.train
         )
+    return network.to(task.device)
 
 
 def _test_images(task: Task, wanted: int | None) -> tuple[Images, Tensor]:

@@ -1,9 +1,10 @@
-"""The bilevel search: alpha on one half of the training images, w on the other (Liu et al. 2019, arXiv:1806.09055).
+"""The bilevel search (Liu et al. 2019, arXiv:1806.09055): alpha on one half of the images, w on the other.
 
     outer   alpha <- Adam( grad_alpha [ L_val(w', alpha) - gamma * R(w', alpha) ] )      hypergradient/
     inner   w     <- SGD ( grad_w       L_train(w, alpha) )                              bilevel
 
-`loop` repeats the two for every batch, keeps the history, and resumes; `objective` is what each level minimises.
+`loop` repeats the two for every batch, keeps the history, and resumes; `objective` is what each level
+minimises.
 """
 
 from robustnas.search.loop import run

@@ -3,8 +3,8 @@
     outer   alpha <- Adam along the hypergradient of L_val - gamma * R
     inner   w     <- SGD along grad_w L_train, its norm clipped
 
-Source: Liu et al. 2019 (DARTS), arXiv:1806.09055, algorithm 1, with the robustness term of Hosseini et al. 2021
-(DSRNA), arXiv:2012.06122.
+Source: Liu et al. 2019 (DARTS), arXiv:1806.09055, algorithm 1, with the robustness term of Hosseini et al.
+2021 (DSRNA), arXiv:2012.06122.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from robustnas.search.weights import constant
 def outer_step(
     step: Step, hypergradient: Callable[[Step], Hypergradient], alpha_optimizer: torch.optim.Optimizer
 ) -> tuple[Validation, Tensor]:
-    """Move alpha.  Returns what the validation pass saw, before the step, and the norm of the hypergradient."""
+    """Move alpha.  Returns what the validation pass saw before the step, and the hypergradient's norm."""
     found = hypergradient(step)
     for parameter, gradient in zip(step.alpha, found.gradients, strict=True):
         parameter.grad = gradient
@@ -39,11 +39,10 @@ def inner_step(step: Step, clip: float) -> tuple[Tensor, Tensor]:
     The only pass that moves the running statistics of batch norm.
     """
     # A metric's inner loss may itself differentiate with respect to alpha; the plain loss does not.
-    plain = step.objective.owner("inner_loss") is None
-    with constant(step.alpha) if plain else nullcontext():
+    with constant(step.alpha) if step.objective.plain_inner else nullcontext():
         loss = training_loss(step.objective, step.supernet, step.train, step.inner)
         step.w_optimizer.zero_grad()
-        loss.backward(inputs=step.weights.parameters)
+        torch.autograd.backward(loss, inputs=step.weights.parameters)
     norm = clip_grad_norm_(step.weights.parameters, clip)
     step.w_optimizer.step()
     step.w_optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""The figures of the steps of one epoch, kept on the device: they travel once, and a NaN is traced to its step."""
+"""The figures of the steps of one epoch, kept on the device until its end; a NaN is traced to its step."""
 
 from __future__ import annotations
 
@@ -90,8 +90,12 @@ class Figures:
         for step, row in enumerate(rows.tolist(), first):
             for (what, advice), value in zip(ADVICE.items(), row, strict=False):
                 if not math.isfinite(value):
-                    kept = f"the checkpoint of epoch {self.epoch} is kept" if self.epoch else "there is no checkpoint"
+                    kept = (
+                        f"the checkpoint of epoch {self.epoch} is kept"
+                        if self.epoch
+                        else "there is no checkpoint"
+                    )
                     raise RunError(
-                        f"the search diverged: in epoch {self.epoch + 1} of {self.epochs}, step {step + 1} of "
-                        f"{self.steps}, the {what} is {value}; {advice}; {kept}"
+                        f"the search diverged: in epoch {self.epoch + 1} of {self.epochs}, step {step + 1} "
+                        f"of {self.steps}, the {what} is {value}; {advice}; {kept}"
                     )

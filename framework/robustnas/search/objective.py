@@ -4,7 +4,8 @@
     outer   L_val(w, alpha) - gamma * sum_i weight_i * mean over images of score_i
             with a metric's `outer_loss` for L_val where it has one
 
-Source: Hosseini et al. 2021 (DSRNA), arXiv:2012.06122, eq. 16; a weighted list of metrics is its DSRNA-Combined.
+Source: Hosseini et al. 2021 (DSRNA), arXiv:2012.06122, eq. 16; a weighted list of metrics is its
+DSRNA-Combined.
 """
 
 from __future__ import annotations
@@ -49,19 +50,33 @@ class Objective:
             owners = [type(metric).__name__ for _, metric in metrics if _has(metric, part)]
             if len(owners) > 1:
                 raise OptionError(
-                    f"metrics {' and '.join(owners)} both replace the {part.replace('_', ' ')}: keep one of them"
+                    f"metrics {' and '.join(owners)} both replace the {part.replace('_', ' ')}: keep one"
                 )
         for weight, metric in metrics:
             if weight != 1 and not _has(metric, "score"):
                 raise OptionError(
-                    f"metric {type(metric).__name__} has no score that a weight could scale, found weight {weight:g}: "
+                    f"metric {type(metric).__name__} has no score to weigh, found weight {weight:g}: "
                     "remove the weight"
                 )
 
     @property
     def scores(self) -> list[tuple[float, Any]]:
         """The metrics whose scores count."""
-        return [(weight, metric) for weight, metric in self.metrics if _has(metric, "score")] if self.gamma else []
+        return (
+            [(weight, metric) for weight, metric in self.metrics if _has(metric, "score")]
+            if self.gamma
+            else []
+        )
+
+    @property
+    def plain_inner(self) -> bool:
+        """Whether the inner level is the plain loss: then nothing differentiates with respect to alpha in it."""
+        return self.owner("inner_loss") is None
+
+    @property
+    def plain_outer(self) -> bool:
+        """Whether the outer level is the plain loss alone."""
+        return self.owner("outer_loss") is None and not self.scores
 
     def owner(self, part: str) -> Any | None:
         """The metric that replaces this part (`inner_loss` or `outer_loss`), if any."""
@@ -83,7 +98,7 @@ class Validation:
 
 @define(eq=False)
 class GradientSum:
-    """Gradients of a sum of terms, given one term at a time: the graph of one is gone before the next is built."""
+    """Gradients of a sum, given term by term: the graph of one is gone before the next is built."""
 
     inputs: list[Tensor]
     retain_graph: bool = False
@@ -118,8 +133,9 @@ def validate(
 ) -> Validation:
     """L_val - gamma * R at the weights and alpha the supernet holds.
 
-    Batch norm: L_val is computed in training mode, R in eval mode with the statistics of this batch, as constants.
-    They are those of the clean images, whatever an `outer_loss` made of these.  Running statistics stay as they are.
+    Batch norm: L_val is computed in training mode, R in eval mode with the statistics of this batch, as
+    constants. They are those of the clean images, whatever an `outer_loss` made of these.  Running statistics
+    stay as they are.
 
     Args:
         minimise: is given each term of the objective (scalars whose sum it is) as soon as it exists.
@@ -155,9 +171,11 @@ def validate(
 def _check_score(score: Tensor, count: int, metric: Any) -> None:
     name = type(metric).__name__
     if score.shape != (count,):
-        raise PluginError(f"metric {name}: score of {count} images must be ({count},), found {tuple(score.shape)}")
+        raise PluginError(
+            f"metric {name}: score of {count} images must be ({count},), found {tuple(score.shape)}"
+        )
     if not score.requires_grad:
         raise PluginError(
-            f"metric {name}: no gradient flows through its score; compute it from the network's output without "
-            "detach, no_grad or .item()"
+            f"metric {name}: no gradient flows through its score; compute it from the network's output "
+            "without detach, no_grad or .item()"
         )

@@ -1,7 +1,7 @@
-"""w: the parameters of a supernet that are not alpha, and other values in their place for the length of a pass.
+"""w: the parameters of a supernet that are not alpha, and other values in their place during a pass.
 
-Values are exchanged by reference, in the module's own tables (as `torch.func.functional_call` does): nothing is
-copied, and a value may carry a graph, so that gradients flow through it to what it was computed from.
+Values are exchanged by reference, in the module's own tables (as `torch.func.functional_call` does): nothing
+is copied, and a value may carry a graph, so that gradients flow through it to what it was computed from.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def weights(supernet: PixelSupernet) -> Weights:
     """Every parameter of the supernet that is not alpha, in the order of `parameters()`.
 
     Raises:
-        PluginError: the supernet has no alpha, or one that is not a parameter of the module, so that a checkpoint
+        PluginError: the supernet has no alpha, or one that is not a parameter of the module, so that a
+        checkpoint
             would lose it.
     """
     alpha = {id(parameter): name for name, parameter in supernet.alpha.items()}
@@ -67,7 +68,7 @@ def replaced(weights: Weights, values: Sequence[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def constant(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Inside, no graph leads to these parameters: a pass then keeps no tensor that only their gradients need."""
+    """Inside, no graph leads to these parameters, so a pass keeps nothing that only their gradients need."""
     held = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in held:
         parameter.requires_grad_(False)

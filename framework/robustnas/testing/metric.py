@@ -149,7 +149,7 @@ def _check_gradient(
     verdict = score.verdict
     alphas = list(network.alpha.values()) if isinstance(network, TinySupernet) else []
     weights = [one for one in network.parameters() if all(one is not alpha for alpha in alphas)]
-    once = score(network, images, labels, threat)
+    once = score(network, images, labels, threat).detach()
     depends = {}
     for name, group in (("the weights", weights), ("alpha", alphas)):
         kept = [one.detach().clone() for one in group]
@@ -161,7 +161,8 @@ def _check_gradient(
             for one, was in zip(group, kept, strict=True):
                 one.copy_(was)
         if depends[name]:
-            _require_gradient(verdict, once.sum(), group, f"score is differentiable in {name} of {score.place}")
+            fresh = score(network, images, labels, threat).sum()  # moving the parameters has cut the graph of `once`
+            _require_gradient(verdict, fresh, group, f"score is differentiable in {name} of {score.place}")
     verdict.require(
         any(depends.values()),
         "score depends on the network's weights or on alpha",

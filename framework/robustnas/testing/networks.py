@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 SHAPE = (1, 6, 6)
 CLASSES = 3
@@ -76,10 +77,23 @@ def tiny_images(count: int) -> tuple[Tensor, Tensor]:
 
 
 def settle(network: nn.Module, images: Tensor) -> None:
-    """Batch norm's statistics measured on these images; the network is in training mode before and after."""
+    """Batch norm's running statistics become those of these images; other modules are left in their modes.
+
+    A few steps of a moving average would leave them near their start, where deep features are shifted and die.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    kept = [layer.momentum for layer in layers]
+    modes = [(part, part.training) for part in network.modules()]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain average over passes, here one
+    network.train()
     with torch.no_grad():
-        for _ in range(20):
-            network(images)
+        network(images)
+    for layer, momentum in zip(layers, kept, strict=True):
+        layer.momentum = momentum
+    for part, training in modes:
+        part.training = training
 
 
 def fit(network: nn.Module, images: Tensor, labels: Tensor, steps: int = 60) -> None:

@@ -25,7 +25,6 @@ def for_norm(name: str, forms: Mapping[str, Form], threat: ThreatModel, instead:
     """
     if threat.norm not in forms:
         known = " and ".join(forms)
-        raise OptionError(
-            f"attack {name} does not know the norm {threat.norm}; it knows {known}{'; ' if instead else ''}{instead}"
-        )
+        advice = f"; {instead}" if instead else ""
+        raise OptionError(f"attack {name} does not know the norm {threat.norm}; it knows {known}{advice}")
     return forms[threat.norm]

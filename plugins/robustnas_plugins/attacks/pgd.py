@@ -1,8 +1,8 @@
 """PGD: steps along the gradient of the cross-entropy, each projected back into the ball.
 
-Source: Madry et al. 2018, arXiv:1706.06083.  Steps and step size are both required: a default step tuned for one
-number of steps makes the attack almost harmless at another.  With a step size s, `steps * s` of at least 1.5
-epsilon lets every start reach the whole ball.
+Source: Madry et al. 2018, arXiv:1706.06083.  Steps and step size are both required: a default step tuned for
+one number of steps makes the attack almost harmless at another.  With a step size s, `steps * s` of at least
+1.5 epsilon lets every start reach the whole ball.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Restarts of a random attack in which fooled images leave: each run sees only the images that still stand."""
+"""Restarts of a random attack in which fooled images leave: a run sees only the images that still stand."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from eagerpy.astensor import astensor, astensor_
 from torch import Tensor
 
 from robustnas.foolbox_import import load_foolbox
@@ -16,8 +17,8 @@ _misclassification: Any = load_foolbox().criteria.Misclassification
 class Restarted(_base.FixedEpsilonAttack):  # type: ignore[misc]
     """`attack`, up to `times` times, from new random draws; an image keeps the first result that fools.
 
-    An image that no run fools keeps the result of the first.  Foolbox's own `repeat` runs every image every time
-    and has no `run`.
+    An image that no run fools keeps the result of the first.  Foolbox's own `repeat` runs every image every
+    time and has no `run`.
 
     Args:
         attack: an attack inside a ball, untargeted.
@@ -33,19 +34,21 @@ class Restarted(_base.FixedEpsilonAttack):  # type: ignore[misc]
         """That of the attack."""
         return self.attack.distance
 
-    def run(self, model: Any, inputs: Tensor, criterion: Any, *, epsilon: float, **kwargs: Any) -> Tensor:
+    def run(self, model: Any, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
         """(N, C, H, W) in [0, 1] -> the same, within epsilon of it; `criterion` is `Misclassification`."""
+        tensor, restore = astensor_(inputs)
+        images: Tensor = tensor.raw
         labels: Tensor = criterion.labels.raw
-        found = self.attack.run(model, inputs, criterion, epsilon=epsilon, **kwargs)
+        found: Tensor = self.attack.run(model, images, criterion, epsilon=epsilon, **kwargs)
         for _ in range(1, self.times):
             with torch.no_grad():
                 standing = (model(found).argmax(dim=1) == labels).nonzero().squeeze(1)
             if not len(standing):
                 break
             rest = _misclassification(labels[standing])
-            tried = self.attack.run(model, inputs[standing], rest, epsilon=epsilon, **kwargs)
+            tried = self.attack.run(model, images[standing], rest, epsilon=epsilon, **kwargs)
             with torch.no_grad():
                 fooled = model(tried).argmax(dim=1) != labels[standing]
             found = found.clone()
             found[standing[fooled]] = tried[fooled]
-        return found
+        return restore(astensor(found))

@@ -1,8 +1,9 @@
 """Gradients of the outer level: each takes a `Step` and returns a `Hypergradient`, one file each.
 
-    first_order   w' = w
-    unrolled      w' is one virtual step from w; its dependence on alpha by a finite difference
-    exact         the same, by differentiating twice; too costly for a search, and what the others are tested against
+first_order   w' = w
+unrolled      w' is one virtual step from w; its dependence on alpha by a finite difference
+exact         the same, by differentiating twice; too costly for a search, and what the others are tested
+against
 """
 
 from collections.abc import Callable

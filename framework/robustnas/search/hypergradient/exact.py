@@ -1,4 +1,4 @@
-"""Exact: through the same virtual step as `unrolled`, by differentiating twice instead of a finite difference.
+"""Exact: through the same virtual step as `unrolled`, differentiating twice where that takes a difference.
 
     d/d alpha [ L_val(w'(alpha), alpha) - gamma * R(w'(alpha), alpha) ]
 
@@ -20,7 +20,11 @@ def exact(step: Step) -> Hypergradient:
     """The hypergradient at w'."""
     start = draws(step)
     gradients = torch.autograd.grad(
-        inner_loss(step), step.weights.parameters, create_graph=True, allow_unused=True, materialize_grads=True
+        inner_loss(step),
+        step.weights.parameters,
+        create_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
     )
     virtual = moved(step, list(gradients))
     # Every term's graph leads through w', whose own graph is therefore kept until the last.

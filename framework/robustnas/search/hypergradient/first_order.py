@@ -18,7 +18,6 @@ def first_order(step: Step) -> Hypergradient:
     """The hypergradient at w.  No gradient of w is computed."""
     total = GradientSum(list(step.alpha))
     # A metric may itself differentiate with respect to w; the plain loss does not.
-    plain = not step.objective.scores and step.objective.owner("outer_loss") is None
-    with constant(step.weights.parameters) if plain else nullcontext():
+    with constant(step.weights.parameters) if step.objective.plain_outer else nullcontext():
         validation = validate(step.objective, step.supernet, step.val, step.outer, total.add)
     return Hypergradient(total.gradients, validation)

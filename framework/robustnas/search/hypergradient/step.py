@@ -44,7 +44,7 @@ class Step:
 
 @frozen(eq=False)
 class Hypergradient:
-    """Gradient of the outer objective with respect to alpha, one tensor a parameter, and what the pass saw."""
+    """Gradient of the outer objective in alpha, one tensor a parameter, and what the validation pass saw."""
 
     gradients: list[Tensor]
     validation: Validation

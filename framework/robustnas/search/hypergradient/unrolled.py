@@ -2,16 +2,20 @@
 
     v              = grad_w'    [ L_val(w', alpha) - gamma * R(w', alpha) ]
     hypergradient  = grad_alpha [ L_val(w', alpha) - gamma * R(w', alpha) ]
-                     - xi * [ grad_alpha L_train(w + r v, alpha) - grad_alpha L_train(w - r v, alpha) ] / (2 r)
+                     - xi * [ grad_alpha L_train(w + r v, alpha) - grad_alpha L_train(w - r v, alpha) ] / (2
+                     r)
     r              = 0.01 / ||v||
 
-All evaluations of L_train use the same images, the same random draws, and batch statistics; none moves the running
-statistics.  R is evaluated at the same w' as L_val; its batch norm statistics are constants.
+All evaluations of L_train use the same images, the same random draws, and batch statistics; none moves the
+running statistics.  R is evaluated at the same w' as L_val; its batch norm statistics are constants.
 
-Source: Liu et al. 2019 (DARTS), arXiv:1806.09055, eqs. 7 and 8; R as in Hosseini et al. 2021, arXiv:2012.06122.
+Source: Liu et al. 2019 (DARTS), arXiv:1806.09055, eqs. 7 and 8; R as in Hosseini et al. 2021,
+arXiv:2012.06122.
 """
 
 from __future__ import annotations
+
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -20,7 +24,7 @@ from torch.nn.utils import get_total_norm
 from robustnas.search.hypergradient.step import Hypergradient, Step
 from robustnas.search.hypergradient.virtual import Draws, draws, inner_loss, moved, rate, replayed, rewind
 from robustnas.search.objective import GradientSum, validate
-from robustnas.search.weights import replaced
+from robustnas.search.weights import constant, replaced
 
 RADIUS = 0.01
 """Length of the finite difference's step in w, over all weights together."""
@@ -30,7 +34,8 @@ def unrolled(step: Step) -> Hypergradient:
     """The hypergradient at w'."""
     alpha, w = step.alpha, step.weights.parameters
     start = draws(step)
-    gradients = torch.autograd.grad(inner_loss(step), w, allow_unused=True, materialize_grads=True)
+    with constant(alpha) if step.objective.plain_inner else nullcontext():
+        gradients = torch.autograd.grad(inner_loss(step), w, allow_unused=True, materialize_grads=True)
     virtual = [value.detach().requires_grad_() for value in moved(step, list(gradients))]
     del gradients
 

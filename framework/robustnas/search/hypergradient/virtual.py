@@ -1,8 +1,8 @@
 """The virtual step of w that the outer level looks through: w' = w - xi (mu buf + grad L_train + lambda w).
 
-xi is the present (scheduled) learning rate, mu the momentum, buf its buffer, lambda the weight decay: what SGD would
-do next, except for gradient clipping (as in DARTS).  Source: Liu et al. 2019, arXiv:1806.09055, eq. 7, with the
-momentum and decay of its published experiments.
+xi is the present (scheduled) learning rate, mu the momentum, buf its buffer, lambda the weight decay: what
+SGD would do next, except for gradient clipping (as in DARTS).  Source: Liu et al. 2019, arXiv:1806.09055, eq.
+7, with the momentum and decay of its published experiments.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def draws(step: Step) -> Draws:
 
 @contextmanager
 def replayed(draws: Draws) -> Iterator[None]:
-    """Inside, the inner loss draws what it drew then; afterwards the generators go on from where they were."""
+    """Inside, the inner loss draws what it drew then; afterwards the generators go on where they were."""
     before = Draws(draws.generator, draws.device, draws.generator.get_state(), _global_states(draws.device))
     _restore(draws)
     try:

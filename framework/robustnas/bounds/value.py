@@ -1,0 +1,192 @@
+"""The value a network's own forward runs on: the clean value of every entry, and an interval that holds it.
+
+A `Value` is a tensor to the network (shape, dtype and device are answered) and three tensors to us.  Each torch
+function that is called on one is looked up in a table of rules; a function without a rule is refused by name, with
+the place in the network, so no operation is ever bounded by accident.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+from torch.overrides import resolve_name
+
+from robustnas.errors import UnsupportedOpError
+
+if TYPE_CHECKING:
+    from robustnas.bounds.walk import Walk
+
+Function = Callable[..., Any]
+Handler = Callable[..., Any]
+
+RULES: dict[Function, Handler] = {}
+"""Torch function -> rule: called as rule(function, *args, **kwargs) with the arguments the network gave."""
+
+METADATA: set[Function] = {
+    getattr(torch.Tensor, name).__get__
+    for name in ("shape", "ndim", "dtype", "device", "is_cuda", "is_mps", "layout", "requires_grad", "itemsize")
+} | {
+    getattr(torch.Tensor, name)
+    for name in (
+        "size", "dim", "numel", "nelement", "ndimension", "stride", "is_contiguous", "is_floating_point",
+        "is_complex", "element_size", "get_device", "__len__",
+    )
+} | {torch.numel, torch.is_floating_point, torch.is_complex}  # fmt: skip
+"""Functions that ask about a tensor, not for its entries: answered from the clean value."""
+
+ADVICE = "replace the operation, or add a rule (robustnas.bounds: linear_rule, activation_rule or rule; docs/bounds.md)"
+
+
+@frozen(eq=False)
+class Features:
+    """What a linear layer was given: lets a specification be folded into the layer instead of following it."""
+
+    value: Value
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Memory:
+    """Stands for the storage of a plain tensor: says whether two values would share it."""
+
+    def __init__(self) -> None:
+        self.sharers = 1
+
+
+class Value(torch.Tensor):
+    """One tensor of the network, for every image of the region at once.  First dimension: images.
+
+    Attributes:
+        walk: the forward pass it belongs to.
+        plain: (N, ...) value at the clean images; None where the method does not need it.
+        centre, radius: (N, ...) interval centre - radius <= x <= centre + radius, entry by entry.
+        ball: (N, ...) or None.  Not None while the value is still image * ball + constant, entry by entry: the
+            first layer that mixes pixels then takes its interval from the l_2 ball rather than from a box.
+        features: set on the output of a linear layer.
+        tightened: the interval already comes from a backward pass (method `crown`).
+    """
+
+    walk: Walk
+    plain: Tensor | None
+    centre: Tensor
+    radius: Tensor
+    ball: Tensor | None
+    features: Features | None
+    tightened: bool
+    memory: Memory
+
+    @staticmethod
+    def __new__(
+        cls,
+        walk: Walk,
+        plain: Tensor | None,
+        centre: Tensor,
+        radius: Tensor,
+        ball: Tensor | None = None,
+        features: Features | None = None,
+    ) -> Value:
+        value: Value = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, centre.shape, strides=centre.stride(), dtype=centre.dtype, device=centre.device
+        )
+        value.walk, value.plain, value.centre, value.radius = walk, plain, centre, radius
+        value.ball, value.features, value.tightened, value.memory = ball, features, False, Memory()
+        if ball is None and not walk.keeps_plain:
+            value.plain = None
+        walk.saw(value)
+        return value
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Everything is set in `__new__`, as torch wants it for wrappers."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Function, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        first = next(values_in((args, tuple(kwargs.values()))))
+        if func in METADATA:
+            told = first.centre if first.plain is None else first.plain
+            return func(told, *args[1:], **kwargs)
+        rule = RULES.get(func)
+        if rule is None:
+            refuse(func, first, "no bound rule covers this function")
+        if "out" in kwargs:
+            refuse(func, first, "out= is not supported on bounded values")
+        if first.walk.backward and not torch.is_grad_enabled():
+            refuse(func, first, "the network switches gradients off here, and linear bounds are made of gradients")
+        result = rule(func, *args, **kwargs)
+        for value in values_in((result,)):
+            if value.dim() < 1 or value.centre.shape[0] != first.walk.images:
+                refuse(func, first, f"the result has shape {tuple(value.centre.shape)}: the first dimension must stay "
+                       f"the {first.walk.images} images")  # fmt: skip
+        if _writes(func, kwargs):
+            return _write(func, args[0], result)
+        return result
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Reached only where a function slipped past the table (compiled code, a disabled torch function)."""
+        first = next(values_in((args, tuple((kwargs or {}).values()))))
+        refuse(func, first, "this call does not go through torch functions (compiled or scripted code)")
+
+
+def values_in(items: Iterable[Any]) -> Iterator[Value]:
+    """Every Value in nested tuples and lists, first to last."""
+    for item in items:
+        if isinstance(item, Value):
+            yield item
+        elif isinstance(item, (tuple, list)):
+            yield from values_in(item)
+
+
+def function_name(function: Function) -> str:
+    """`torch.nn.functional.gelu`, as the user would write it."""
+    return resolve_name(function) or getattr(function, "__name__", repr(function))
+
+
+def refuse(function: Function | str, value: Value, reason: str, advice: str = ADVICE) -> Any:
+    """Raise UnsupportedOpError: the function, where in the network, why, what to do."""
+    name = function if isinstance(function, str) else function_name(function)
+    raise UnsupportedOpError(f"{name} in {_place(value.walk.network)}: {reason}; {advice}")
+
+
+def _place(network: Any) -> str:
+    """Path of the innermost module that is running, read from the call stack: nothing is hung on the network."""
+    if not isinstance(network, nn.Module):
+        return "the network"
+    paths = {id(module): path for path, module in network.named_modules()}
+    frame = sys._getframe()
+    while frame is not None:
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and id(module) in paths:
+            path = paths[id(module)]
+            return f"{path} ({type(module).__name__})" if path else f"the network itself ({type(module).__name__})"
+        frame = frame.f_back  # type: ignore[assignment]
+    return "the network"
+
+
+def _writes(function: Function, kwargs: Mapping[str, Any]) -> bool:
+    name = getattr(function, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__")
+    return in_place or (name.startswith("__i") and name.endswith("__")) or bool(kwargs.get("inplace"))
+
+
+def _write(function: Function, target: Any, result: Value) -> Value:
+    """Give `target` the result's streams, as the plain function would write into its memory."""
+    if not isinstance(target, Value):
+        refuse(function, result, "writes a bounded value into a plain tensor", "write `a = a + b` instead of `a += b`")
+    if target.memory.sharers > 1:
+        refuse(function, target, "writes in place into memory that a view shares", "use the form that is not in place")
+    if target.centre.shape != result.centre.shape:
+        refuse(function, target, "an in-place result of another shape", "use the form that is not in place")
+    if result is not target:
+        target.plain, target.centre, target.radius = result.plain, result.centre, result.radius
+        target.ball, target.features, target.tightened = result.ball, result.features, result.tightened
+    return target

@@ -1,0 +1,148 @@
+"""One forward pass of a network on bounded values, and the linear bounds its backward pass gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustnas.bounds.region import Region
+from robustnas.bounds.value import Value
+from robustnas.errors import InputError
+
+Network = Callable[[Tensor], Tensor]
+
+ENTRIES = 2**24
+"""Entries of the widest layer that one batched backward pass may hold: sets how many rows go at once."""
+
+
+class Walk:
+    """State of one pass.  Rules reach it through the values.
+
+    Args:
+        network: maps (N, ...) images to (N, K) logits.
+        region: the admissible images.
+        backward: the clean values get a graph, so that linear bounds can be pulled back through it.
+        tighten: intervals in front of nonlinearities come from linear bounds too (method `crown`).
+        keeps_plain: the clean values are needed to the end.
+
+    Attributes:
+        differentiable: gradients were enabled when the pass began; the bounds then carry a graph.
+        relaxing: while True the backward pass of a nonlinearity follows its lines instead of its derivative.  It is
+            an attribute of the pass, not of a thread, because torch runs backward passes on threads of its own.
+        probe: (N, ...) zeros added to the images; gradients with respect to it are the slopes A.
+        budget: (N,) zeros; gradients with respect to it are the sums of <A_i, line_i(z_i) - f_i(z_i)>.
+    """
+
+    def __init__(
+        self, network: Network, region: Region, backward: bool, tighten: bool = False, keeps_plain: bool = True
+    ):
+        self.network = network
+        self.region = region
+        self.backward = backward
+        self.tighten = tighten
+        self.keeps_plain = keeps_plain or backward
+        self.differentiable = torch.is_grad_enabled()
+        self.relaxing = False
+        self.images = region.images.shape[0]
+        self.widest = 1
+        self.probe = torch.zeros_like(region.images, requires_grad=backward)
+        self.budget = torch.zeros_like(region.epsilon, requires_grad=backward)
+
+    def saw(self, value: Value) -> None:
+        """Called for every value: remembers the widest layer, which limits the rows of a batched backward pass."""
+        self.widest = max(self.widest, value.centre.numel() // max(self.images, 1))
+
+    def intervals(self) -> AbstractContextManager[Any]:
+        """Gradient mode for interval arithmetic: the caller's, whatever the clean values need."""
+        return torch.set_grad_enabled(self.differentiable)
+
+    def run(self) -> Value:
+        """Logits of all admissible images, (N, K)."""
+        region = self.region
+        with torch.set_grad_enabled(self.backward or self.differentiable):
+            plain = region.images + self.probe
+            ball = torch.ones_like(plain) if region.norm == "l2" else None
+            with torch.autocast(plain.device.type, enabled=False):
+                logits = self.network(Value(self, plain, region.centre, region.radius, ball))
+        if not isinstance(logits, Value):
+            raise InputError(f"the network returned {type(logits).__name__}, not logits that depend on the images")
+        if logits.centre.dim() != 2 or logits.centre.shape[1] < 2:
+            raise InputError(f"logits have shape {tuple(logits.centre.shape)}; expected (N, K) with at least 2 classes")
+        return logits
+
+    def interval(
+        self, value: Value, matters: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Lower and upper bound of every entry, for the lines of a nonlinearity.
+
+        With `tighten` the entries for which `matters(lower, upper)` is true in any image are bounded by a backward
+        pass as well, and the value's own interval shrinks to the intersection.
+        """
+        with self.intervals():
+            lower, upper = value.centre - value.radius, value.centre + value.radius
+        if not self.tighten or value.tightened or value.plain is None or not value.plain.requires_grad:
+            return lower, upper
+        entries = torch.ones_like(lower, dtype=torch.bool) if matters is None else matters(lower, upper)
+        wanted = entries.flatten(1).any(dim=0).nonzero().squeeze(1)
+        value.tightened = True
+        if wanted.numel() == 0:
+            return lower, upper
+        below, above = [], []
+        rows = self.rows()
+        for part in wanted.split(rows):
+            unit = torch.zeros(part.numel(), 1, lower[0].numel(), dtype=lower.dtype, device=lower.device)
+            unit = unit.scatter(2, part.view(-1, 1, 1), 1.0).reshape(part.numel(), 1, *lower.shape[1:])
+            unit = unit.expand(-1, *lower.shape)
+            below.append(self.lower(value, unit))
+            above.append(self.lower(value, -unit))
+        with self.intervals():
+            low, high = torch.cat(below).T, -torch.cat(above).T
+            low = torch.where(low.isnan(), -torch.inf, low)
+            high = torch.where(high.isnan(), torch.inf, high)
+            flat_lower, flat_upper = lower.flatten(1), upper.flatten(1)
+            low = torch.maximum(low, flat_lower[:, wanted])
+            high = torch.minimum(high, flat_upper[:, wanted])
+            # where both bounds meet, rounding may let them cross
+            low, high = torch.minimum(low, high), torch.maximum(low, high)
+            lower = flat_lower.index_copy(1, wanted, low).view_as(lower)
+            upper = flat_upper.index_copy(1, wanted, high).view_as(upper)
+            value.centre, value.radius = (lower + upper) / 2, (upper - lower) / 2
+        return lower, upper
+
+    def rows(self) -> int:
+        """How many linear functions one batched backward pass may bound."""
+        return max(1, ENTRIES // (self.widest * max(self.images, 1)))
+
+    def lower(self, value: Value, coefficients: Tensor) -> Tensor:
+        """Lower bounds of linear functions of one value: (S, N, ...) coefficients -> (S, N).
+
+            <c, x>  >=  <c, z> + min <A, x - x0> + sum_i <A_i, line_i(z_i) - f_i(z_i)>
+
+        with z at the clean images x0; A and the sum are gradients with respect to `probe` and `budget`.
+        """
+        assert value.plain is not None
+        batched = coefficients.shape[0] > 1
+        self.relaxing = True
+        try:
+            slopes, gaps = torch.autograd.grad(
+                value.plain,
+                (self.probe, self.budget),
+                coefficients if batched else coefficients[0],
+                retain_graph=True,
+                create_graph=self.differentiable,
+                allow_unused=True,
+                is_grads_batched=batched,
+            )
+        finally:
+            self.relaxing = False
+        with self.intervals():
+            bound = (coefficients * value.plain).flatten(2).sum(2)
+            if slopes is not None:
+                bound = bound + self.region.minimum(slopes if batched else slopes[None])
+            if gaps is not None:
+                bound = bound + (gaps if batched else gaps[None])
+        return bound

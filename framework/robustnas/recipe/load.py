@@ -1,0 +1,193 @@
+"""A recipe from its file: read, extended, overridden, checked as a whole.
+
+    file -> nodes -> extends below it -> --set over it -> sections and plugins -> Recipe
+
+Nothing is raised before everything has been looked at, so that all faults of a file come at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, frozen
+
+from robustnas.errors import RecipeError
+from robustnas.recipe import shelf
+from robustnas.recipe.document import Node, read
+from robustnas.recipe.faults import Faults
+from robustnas.recipe.methods import read_methods
+from robustnas.recipe.overlay import assign, overlay
+from robustnas.recipe.plugins import Plugins
+from robustnas.recipe.schema import Certify, Evaluate, Recipe, Search, Train
+from robustnas.recipe.values import BAD, found, read_object, read_value, refuse_unknown
+from robustnas.registry import DATASETS, SEARCH_SPACES
+from robustnas.threat import ThreatModel
+
+REQUIRED = {
+    "dataset": "the name of a dataset would do, such as digits",
+    "search_space": "the name of a search space would do, such as darts",
+    "threat": "a threat model would do, such as {norm: linf, epsilon: 8/255}",
+    "methods": "a mapping of names to methods would do, such as {darts: {}}",
+}
+SECTIONS = (*REQUIRED, "seeds", "search", "train", "attacks", "certify", "evaluate")
+
+
+@frozen
+class Loaded:
+    """A recipe and where it comes from.
+
+    Args:
+        recipe: the recipe, checked, its plugins made.
+        name: the stem of the file's name.
+        path: the file.
+        source: its text.
+        overrides: the `KEY=VALUE` of each `--set`, in order.
+    """
+
+    recipe: Recipe
+    name: str
+    path: Path
+    source: str
+    overrides: tuple[str, ...] = ()
+
+
+def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Read a recipe.
+
+    Args:
+        source: a path, or the name of a recipe that ships with robustnas.
+        overrides: `KEY=VALUE` each, VALUE in YAML, laid over the file in this order.
+
+    Raises:
+        RecipeError: there is no such recipe, or it has faults: all of them.
+    """
+    path = shelf.find(source)
+    faults = Faults()
+    text, root = _read(path, faults)
+    if root is not None:
+        root = _extended(root, path, faults)
+        for override in overrides:
+            root = assign(root, override, faults)
+        recipe = _recipe(root, faults)
+    faults.raise_all()
+    assert root is not None
+    assert recipe is not None
+    return Loaded(recipe, path.stem, path, text, tuple(overrides))
+
+
+def _read(path: Path, faults: Faults) -> tuple[str, Node | None]:
+    """The text of a recipe and its top node, a mapping; None with faults where it is none."""
+    try:
+        text, root = read(path, faults)
+    except OSError as fault:
+        raise RecipeError([f"{path}: cannot be read: {fault.strerror or fault}"]) from fault
+    if root is None:
+        if not faults.found:
+            raise RecipeError([f"{path}:1:1: found nothing in the file; a recipe has {', '.join(REQUIRED)}"])
+        return text, None
+    if not isinstance(root.value, dict):
+        faults.add(root.mark, "", f"found {found(root.value)}; a mapping with {', '.join(REQUIRED)} would do")
+        return text, None
+    return text, root
+
+
+def _extended(root: Node, path: Path, faults: Faults) -> Node:
+    """A recipe laid over the one it extends, without the key `extends`."""
+    if "extends" not in root.keys:
+        return root
+    assert isinstance(root.value, dict)
+    own = evolve(
+        root,
+        value={key: node for key, node in root.value.items() if key != "extends"},
+        keys={key: mark for key, mark in root.keys.items() if key != "extends"},
+    )
+    node = root.value.get("extends")
+    name = read_value(node, str, faults) if node is not None else BAD
+    if node is None or name is BAD:
+        return own
+    try:
+        base_path = shelf.find(name, beside=path)
+    except RecipeError as fault:
+        faults.add(node.mark, node.path, str(fault))
+        return own
+    if base_path.resolve() == path.resolve():
+        faults.add(node.mark, node.path, f"found a cycle: {path} -> {base_path}; a recipe cannot extend itself")
+        return own
+    _, base = _read(base_path, faults)
+    if base is None:
+        return own
+    if "extends" in base.keys and isinstance(base.value, dict):
+        further = base.value.get("extends")
+        text = f"found {str(base_path)!r}, which extends a recipe itself; one level would do"
+        if further is not None and isinstance(further.value, str):
+            next_path = base_path.parent / further.value
+            if next_path.resolve() == path.resolve():
+                text = f"found a cycle: {path} -> {base_path} -> {path}; one of the two stands alone"
+        faults.add(node.mark, node.path, text)
+        return own
+    laid = overlay(base, own)
+    assert laid is not None
+    return laid
+
+
+def _recipe(root: Node, faults: Faults) -> Recipe | None:
+    """The recipe of a tree; None with faults."""
+    assert isinstance(root.value, dict)
+    nodes = root.value
+    refuse_unknown(root, SECTIONS, "section", faults)
+    for key, would in REQUIRED.items():
+        if key not in root.keys:
+            faults.add(root.mark, key, f"missing; {would}")
+        elif key in nodes and nodes[key].value is None:
+            faults.add(nodes[key].mark, key, f"found nothing; {would}")
+    given = {key: node for key, node in nodes.items() if key not in REQUIRED or node.value is not None}
+    plugins = Plugins(faults)
+    parts: dict[str, Any] = {}
+
+    def section(key: str, cls: type) -> Any:
+        """A section of plain keys; its defaults where it is absent, or has faults that are noted already."""
+        if key not in given:
+            return cls()
+        value = read_object(cls, given[key], faults, f"key of {key}")
+        return cls() if value is BAD else value
+
+    parts["search"], parts["train"] = section("search", Search), section("train", Train)
+    parts["evaluate"] = section("evaluate", Evaluate)
+    switch = given.get("certify")
+    if switch is not None and (switch.value is None or isinstance(switch.value, bool)):
+        parts["certify"] = Certify() if switch.value else None
+    else:
+        parts["certify"] = section("certify", Certify)
+    threat: Any = read_object(ThreatModel, given["threat"], faults, "key of threat") if "threat" in given else BAD
+    parts["threat"] = threat
+    for key, registry in (("dataset", DATASETS), ("search_space", SEARCH_SPACES)):
+        parts[key] = plugins.use(given[key], registry) if key in given else BAD
+    if "seeds" in given:
+        parts["seeds"] = _seeds(given["seeds"], faults)
+    if "attacks" in given:
+        known = None if threat is BAD else threat
+        parts["attacks"] = plugins.attacks(given["attacks"], given.get("threat"), known)
+    if "methods" in given:
+        parts["methods"] = read_methods(given["methods"], given, parts["search"], parts["train"], plugins, faults)
+    return None if len(faults) else Recipe(**parts)
+
+
+def _seeds(node: Node, faults: Faults) -> tuple[int, ...]:
+    """Section `seeds`: distinct integers, none negative."""
+    if not isinstance(node.value, tuple) or not node.value:
+        what = "an empty list" if node.value == () else found(node.value)
+        faults.add(node.mark, node.path, f"found {what}; a list of integers would do, such as [0, 1]")
+        return ()
+    seeds: list[int] = []
+    for item in node.value:
+        seed = read_value(item, int, faults)
+        if seed is BAD:
+            continue
+        if seed < 0:
+            faults.add(item.mark, item.path, f"found {seed}; at least 0 would do")
+        if seed in seeds:
+            faults.add(item.mark, item.path, f"found {seed} twice; every seed once would do")
+        seeds.append(seed)
+    return tuple(seeds)

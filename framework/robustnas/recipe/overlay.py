@@ -1,0 +1,91 @@
+"""One tree of nodes over another: `extends`, `--set` and the sections of a method.
+
+Mappings merge key by key; lists and scalars replace.  A plugin's name counts as the mapping `{name: ...}` where keys
+are laid over it, and options never pass from a plugin to one of another name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import evolve
+
+from robustnas.recipe.document import Node, below, parse
+from robustnas.recipe.faults import Faults, Mark
+
+
+def overlay(base: Node | None, over: Node | None) -> Node | None:
+    """`over` laid over `base`; every node keeps the place it comes from."""
+    if base is None or over is None:
+        return over or base
+    if not isinstance(over.value, dict):
+        return over
+    under = _as_mapping(base) if "name" not in over.keys else base
+    if not isinstance(under.value, dict) or _name(over) not in (None, _name(under)):
+        return over
+    merged = dict(under.value)
+    for key, node in over.value.items():
+        laid = overlay(merged.get(key), node)
+        if laid is not None:
+            merged[key] = laid
+    return evolve(over, value=merged, keys={**under.keys, **over.keys})
+
+
+def assign(root: Node, argument: str, faults: Faults) -> Node:
+    """The tree with the `KEY=VALUE` of a `--set` in it; VALUE replaces what stood at KEY."""
+    mark = Mark(f"--set {argument}")
+    key, equals, text = argument.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        faults.add(mark, "", "found no dotted key before '='; KEY=VALUE would do, such as search.epochs=5")
+        return root
+    if parts[0] == "extends":
+        faults.add(mark, "extends", "found in --set; it belongs in the file")
+        return root
+    before = len(faults)
+    value = parse(text, str(mark), faults, at=mark)
+    if value is None and len(faults) > before:
+        return root
+    return _assigned(root, parts, value or Node(mark, "", None), mark, faults)
+
+
+def _assigned(node: Node, parts: Sequence[str], value: Node, mark: Mark, faults: Faults) -> Node:
+    if not parts:
+        return value.moved(node.path)
+    if isinstance(node.value, tuple):
+        if not parts[0].isdecimal() or int(parts[0]) >= len(node.value):
+            text = f"found {parts[0]!r} as an index; the list has the entries 0 to {len(node.value) - 1}"
+            faults.add(mark, below(node.path, parts[0]), text if node.value else "the list is empty")
+            return node
+        index = int(parts[0])
+        items = list(node.value)
+        items[index] = _assigned(items[index], parts[1:], value, mark, faults)
+        return evolve(node, value=tuple(items))
+    node = _as_mapping(node)
+    if node.value is None:
+        node = evolve(node, value={})
+    if not isinstance(node.value, dict):
+        faults.add(mark, below(node.path, parts[0]), f"{node.path} is no mapping; it has no keys to set")
+        return node
+    # The name of a method may hold dots itself: the longest key that is there is meant.
+    count = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in node.value), 1)
+    key = ".".join(parts[:count])
+    entry = node.value.get(key) or Node(mark, below(node.path, key), None)
+    entries = {**node.value, key: _assigned(entry, parts[count:], value, mark, faults)}
+    return evolve(node, value=entries, keys={**node.keys, key: node.keys.get(key, mark) if parts[count:] else mark})
+
+
+def _as_mapping(node: Node) -> Node:
+    """A bare name as the mapping it stands for; any other node as it is."""
+    if not isinstance(node.value, str):
+        return node
+    name = evolve(node, path=below(node.path, "name"))
+    return evolve(node, value={"name": name}, keys={"name": node.mark})
+
+
+def _name(node: Node) -> str | None:
+    """The plugin a node is about, if it is about one."""
+    if isinstance(node.value, str):
+        return node.value
+    name = node.value.get("name") if isinstance(node.value, dict) else None
+    return name.value if name is not None and isinstance(name.value, str) else None

@@ -1,0 +1,169 @@
+"""Plugins of a recipe: from a name with options beside it to an object of the class that the name stands for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from attrs import Factory, define
+
+from robustnas.errors import OptionError, PluginError
+from robustnas.options import options_of, plain
+from robustnas.recipe.document import Node, below
+from robustnas.recipe.faults import Faults
+from robustnas.recipe.overlay import overlay
+from robustnas.recipe.schema import Attack, Use
+from robustnas.recipe.values import BAD, construct, found, name_of, read_object, read_value
+from robustnas.registry import ATTACKS, METRICS, Registry, is_foolbox_attack, metric_parts
+from robustnas.threat import ThreatModel
+
+LP = {math.inf: "linf", 2: "l2"}
+"""The order of a foolbox distance, and the norm it measures."""
+
+
+@define
+class Plugins:
+    """Reads the plugins of one recipe; a class is loaded once, and a class that is broken is told where it is used."""
+
+    faults: Faults
+    classes: dict[tuple[str, str], type | PluginError] = Factory(dict)
+
+    def use(self, node: Node, registry: Registry, reserved: tuple[str, ...] = ()) -> Any:
+        """A plugin by name, with its options; `BAD` with faults."""
+        name_node = name_of(node, registry.kind, self.faults)
+        if name_node is None:
+            return BAD
+        name = str(name_node.value)
+        if (registry.kind, name) not in self.classes:
+            try:
+                self.classes[registry.kind, name] = registry.load(name)
+            except PluginError as fault:
+                self.classes[registry.kind, name] = fault
+        cls = self.classes[registry.kind, name]
+        if isinstance(cls, PluginError):
+            self.faults.add(name_node.mark, name_node.path, str(cls))
+            return BAD
+        options = node if isinstance(node.value, dict) else Node(node.mark, node.path, {})
+        what = f"option of {registry.kind} {name!r}"
+        plugin = read_object(cls, options, self.faults, what, ("name", *reserved), at=name_node)
+        if plugin is BAD:
+            return BAD
+        given = options.value if isinstance(options.value, dict) else {}
+        own = options_of(cls)
+        return Use(
+            name,
+            {
+                key: plain(read_value(entry, own[key].type, Faults()))
+                if own[key].attribute is None
+                else plain(getattr(plugin, own[key].attribute.name))  # type: ignore[union-attr]
+                for key, entry in given.items()
+                if key in own and key not in ("name", *reserved)
+            },
+            plugin,
+        )
+
+    def metrics(self, node: Node) -> Any:
+        """Key `metric` of a method: one, or a weighted list; `BAD` with faults."""
+        nodes = node.value if isinstance(node.value, tuple) else (node,)
+        if not nodes:
+            self.faults.add(node.mark, node.path, "found an empty list; leave metric out for plain DARTS")
+            return BAD
+        weighted = [self._weighted(entry) for entry in nodes]
+        if any(entry is BAD for entry in weighted):
+            return BAD
+        for part in ("inner_loss", "outer_loss"):
+            owners = [entry for entry in zip(nodes, weighted, strict=True) if part in metric_parts(entry[1][1].plugin)]
+            for extra, (_, use) in owners[1:]:
+                text = f"found {use.name!r}, the second metric with {part}; a level has one loss, so one would do"
+                self.faults.add(extra.mark, extra.path, text)
+            if len(owners) > 1:
+                return BAD
+        return tuple(weighted)
+
+    def _weighted(self, node: Node) -> Any:
+        use = self.use(node, METRICS, ("weight",))
+        entry = node.value.get("weight") if isinstance(node.value, dict) else None
+        weight = 1.0
+        if entry is not None:
+            weight = read_value(entry, float, self.faults)
+            if weight is not BAD and weight < 0:
+                self.faults.add(entry.mark, entry.path, f"found {found(entry.value)}; at least 0 would do")
+                weight = BAD
+            if use is not BAD and "score" not in metric_parts(use.plugin):
+                text = f"found a weight for {use.name!r}, which has no score to weigh; leave weight out"
+                self.faults.add(entry.mark, entry.path, text)
+                return BAD
+        return BAD if BAD in (use, weight) else (weight, use)
+
+    def attacks(self, node: Node, threat_node: Node | None, threat: ThreatModel | None) -> tuple[Attack, ...]:
+        """Section `attacks`: a list of attacks with their threats and labels.
+
+        Args:
+            node: the list.
+            threat_node: section `threat`, over which an attack's own is laid.
+            threat: the same, read; None where it has faults.
+        """
+        if node.value is None:
+            return ()
+        if not isinstance(node.value, tuple):
+            self.faults.add(node.mark, node.path, f"found {found(node.value)}; a list of attacks would do")
+            return ()
+        attacks = []
+        labels: dict[str, Node] = {}
+        for entry in node.value:
+            attack = self._attack(entry, threat_node, threat)
+            if attack is BAD:
+                continue
+            attacks.append(attack)
+            first = labels.setdefault(attack.label, entry)
+            if first is not entry:
+                text = f"found a second attack with the label {attack.label!r}; give one of the two a label of its own"
+                self.faults.add(entry.mark, below(entry.path, "label"), f"{text} (label: ...)")
+        return tuple(attacks)
+
+    def _attack(self, node: Node, threat_node: Node | None, threat: ThreatModel | None) -> Any:
+        use = self.use(node, ATTACKS, ("threat", "label"))
+        entries = node.value if isinstance(node.value, dict) else {}
+        own: Any = threat
+        if "threat" in entries and entries["threat"].value is not None:
+            merged = overlay(threat_node, entries["threat"])
+            assert merged is not None
+            own = read_object(ThreatModel, merged, self.faults, "key of threat")
+        label: Any = None
+        if "label" in entries:
+            label = read_value(entries["label"], str, self.faults)
+            if label is not BAD and not label.strip():
+                self.faults.add(entries["label"].mark, entries["label"].path, "found no text; a name would do")
+                label = BAD
+        if use is BAD or own is BAD or own is None or label is BAD:
+            return BAD
+        if not self._suits(use, own, node):
+            return BAD
+        differs = threat is not None and own != threat
+        if label is None:
+            steps = getattr(use.plugin, "steps", None)
+            label = f"{use.name}-{steps}" if type(steps) is int else use.name
+            label += f" ({own})" if differs else ""
+        return Attack(use, own if differs else None, label)
+
+    def _suits(self, use: Use, threat: ThreatModel, node: Node) -> bool:
+        """Whether an attack knows the norm of its threat; a fault where it does not."""
+        place = node.value.get("threat", node) if isinstance(node.value, dict) else node
+        if not is_foolbox_attack(type(use.plugin)):
+            return construct(lambda: use.plugin.build(threat), place, self.faults) is not BAD
+        return construct(lambda: _compare(use, threat), place, self.faults) is not BAD
+
+
+def _compare(use: Use, threat: ThreatModel) -> None:
+    """Compare the distance of a foolbox attack with a threat, where it tells one.
+
+    Raises:
+        OptionError: it measures another norm.
+    """
+    try:
+        distance = use.plugin.distance
+    except ValueError:  # foolbox: "unknown distance, please pass `distance` to the attack initializer"
+        return
+    norm = LP.get(getattr(distance, "p", None), str(distance))  # type: ignore[arg-type]
+    if norm != threat.norm:
+        raise OptionError(f"found the threat {threat} for {use.name!r}, an attack of {norm}; {norm} would do")

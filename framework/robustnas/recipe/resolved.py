@@ -1,0 +1,65 @@
+"""A recipe with every default filled in, as plain data that is a recipe again: what a run directory keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from robustnas.options import plain, values_of
+from robustnas.recipe.load import Loaded
+from robustnas.recipe.schema import REGIMES, Attack, Method, Train, Use
+
+
+def resolved(loaded: Loaded) -> dict[str, Any]:
+    """The recipe in its own form: sections as mappings, plugins as `{name: ..., options...}` with their defaults."""
+    recipe = loaded.recipe
+    return {
+        "dataset": _plugin(recipe.dataset),
+        "search_space": _plugin(recipe.search_space),
+        "threat": plain(recipe.threat),
+        "seeds": list(recipe.seeds),
+        "search": plain(recipe.search),
+        "methods": {name: _method(method) for name, method in recipe.methods.items()},
+        "train": _train(recipe.train),
+        "attacks": [_attack(attack) for attack in recipe.attacks],
+        "certify": plain(recipe.certify),
+        "evaluate": plain(recipe.evaluate),
+    }
+
+
+def _plugin(use: Use) -> dict[str, Any]:
+    return {"name": use.name, **values_of(use.plugin, use.options)}
+
+
+def _method(method: Method) -> dict[str, Any]:
+    """What a method holds; a genotype in place of a search has no `metric` and no `search`."""
+    found: dict[str, Any] = {}
+    if method.genotype is not None:
+        found["genotype"] = method.genotype
+    elif method.metric:
+        found["metric"] = [_metric(weight, use) for weight, use in method.metric]
+    if method.search_space is not None:
+        found["search_space"] = _plugin(method.search_space)
+    if method.threat is not None:
+        found["threat"] = plain(method.threat)
+    if method.genotype is None:
+        found["search"] = plain(method.search)
+    found["train"] = _train(method.train)
+    return found
+
+
+def _metric(weight: float, use: Use) -> dict[str, Any]:
+    """A metric with its weight, which only one with a score may have."""
+    from robustnas.registry import metric_parts
+
+    entry = _plugin(use)
+    return {**entry, "weight": weight} if "score" in metric_parts(use.plugin) else entry
+
+
+def _attack(attack: Attack) -> dict[str, Any]:
+    threat = {"threat": plain(attack.threat)} if attack.threat is not None else {}
+    return {**_plugin(attack.use), **threat, "label": attack.label}
+
+
+def _train(train: Train) -> dict[str, Any]:
+    names = {cls: name for name, cls in REGIMES.items()}
+    return {**plain(train), "regime": {"name": names[type(train.regime)], **plain(train.regime)}}

@@ -1,0 +1,88 @@
+"""The recipes that ship with robustnas, by name.
+
+In a wheel they are files of the package (`robustnas/recipes`), in a checkout the folder `recipes` beside
+`framework`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from robustnas.errors import RecipeError
+from robustnas.suggest import did_you_mean
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def folder() -> Path | None:
+    """Where the shipped recipes lie, None where there are none."""
+    package = Path(__file__).resolve().parents[1]
+    if (package / "recipes").is_dir():
+        return package / "recipes"
+    checkout = package.parents[1] / "recipes"
+    return checkout if package.parent.name == "framework" and checkout.is_dir() else None
+
+
+def names() -> list[str]:
+    """The names of the shipped recipes, sorted."""
+    shelf = folder()
+    return sorted(path.stem for path in shelf.glob("*.yaml")) if shelf is not None else []
+
+
+def find(source: str | Path, beside: Path | None = None) -> Path:
+    """The file of a recipe: a path, or else the name of a shipped one.
+
+    Args:
+        source: path or name.
+        beside: the file a relative path is relative to; the working directory where it is None.
+
+    Raises:
+        RecipeError: neither is there; the message says what was looked for.
+    """
+    path = Path(source) if beside is None else beside.parent / source
+    if path.exists() and not path.is_dir():
+        return path
+    shelf = folder()
+    name = str(source)
+    if shelf is not None and name in names():
+        return shelf / f"{name}.yaml"
+    shipped = names()
+    what = "is a folder, not a recipe" if path.is_dir() else "no such file"
+    stem = name.removesuffix(".yaml").removesuffix(".yml")
+    hint = f"; did you mean {stem!r}, without {name[len(stem):]}?" if stem in shipped else did_you_mean(name, shipped)
+    if not hint and not name.endswith(SUFFIXES) and path.with_suffix(".yaml").is_file():
+        hint = f"; did you mean {str(path.with_suffix('.yaml'))!r}?"
+    raise RecipeError([f"{path}: {what}, and no shipped recipe{hint}\n  shipped: {', '.join(shipped) or 'none'}"])
+
+
+def shipped(name: str) -> Path:
+    """The file of a shipped recipe.
+
+    Raises:
+        RecipeError: none has that name.
+    """
+    shelf = folder()
+    known = names()
+    if shelf is None or name not in known:
+        hint = did_you_mean(name, known)
+        raise RecipeError([f"no shipped recipe is called {name!r}{hint}\n  shipped: {', '.join(known) or 'none'}"])
+    return shelf / f"{name}.yaml"
+
+
+def read(name: str) -> str:
+    """The text of a shipped recipe.
+
+    Raises:
+        RecipeError: none has that name.
+    """
+    return shipped(name).read_text(encoding="utf-8")
+
+
+def description(name: str) -> str:
+    """The first comment line of a shipped recipe, nothing where it has none."""
+    for line in read(name).splitlines():
+        if line.startswith("#") and line.strip("# "):
+            return line.strip("# ")
+        if line.strip() and not line.startswith("#"):
+            break
+    return ""

@@ -1,0 +1,369 @@
+"""Typed values, and attrs objects of them, from the nodes of a recipe.
+
+A walk over the nodes rather than a cattrs converter: strictness needs a hook for every type there is, validators a
+pass of their own, and each fault its node, so that a converter would add the way back from its exceptions to the
+nodes and take nothing away.
+
+Nothing is coerced: `"3"` is no integer, `2.5` neither, `no` is text.  An integer is a fine number, and so is a
+fraction (`8/255`).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+import traceback
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from pathlib import PurePath
+from typing import Any, Literal, Union
+
+import attrs
+
+from robustnas.errors import RobustnasError
+from robustnas.options import MISSING, Option, options_of, type_text, value_text
+from robustnas.recipe.document import Node, below
+from robustnas.recipe.faults import Faults
+from robustnas.recipe.schema import REGIMES, Regime
+from robustnas.suggest import did_you_mean
+from robustnas.threat import pixels
+
+BAD: Any = object()
+"""Stands for a value that could not be read; its fault has been noted."""
+
+OPTIONAL = type(attrs.validators.optional([]))
+"""attrs does not name the class of what `optional` returns."""
+
+FRACTION = re.compile(r"\s*[-+]?\d+\s*/\s*[-+]?\d+\s*")
+
+
+def read_value(node: Node, annotation: Any, faults: Faults) -> Any:
+    """The value of a node as the annotation asks, or `BAD` with a fault."""
+    if annotation == Regime:
+        return read_named(node, REGIMES, "regime", faults)
+    if annotation is Any or annotation is object:
+        return node.plain()
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return _choice(node, arguments, faults)
+    if origin in (Union, types.UnionType):
+        return _union(node, annotation, arguments, faults)
+    kind = origin or annotation
+    if not isinstance(kind, type):
+        return _refuse(node, f"found {found(node.value)}; {type_text(annotation)} cannot be written in a recipe", faults)
+    if issubclass(kind, enum.Enum):
+        value = _choice(node, [member.value for member in kind], faults)
+        return value if value is BAD else kind(value)
+    if issubclass(kind, PurePath) and isinstance(node.value, str):
+        return kind(node.value)
+    if kind is float:
+        return _number(node, faults)
+    if kind in (bool, int, str, type(None)):
+        return node.value if type(node.value) is kind else _expected(node, annotation, faults)
+    if issubclass(kind, Mapping):
+        return _mapping(node, annotation, arguments, faults)
+    if issubclass(kind, (Sequence, Set)) or kind in (typing.Iterable, Iterable):
+        return _list(node, annotation, kind, arguments, faults)
+    if attrs.has(kind):
+        return read_object(kind, node, faults, f"key of {kind.__name__.lower()}")
+    return _expected(node, annotation, faults)
+
+
+def read_object(
+    cls: type, node: Node, faults: Faults, what: str, reserved: Iterable[str] = (), at: Node | None = None
+) -> Any:
+    """An object of a class whose options are the keys of a mapping, or `BAD` with every fault of it.
+
+    Args:
+        cls: a section of the schema or a plugin class.
+        node: the mapping; null counts as an empty one.
+        faults: takes what is wrong.
+        what: what a key of it is called (`key of search`, `option of attack 'pgd'`).
+        reserved: keys of the mapping that are not the object's.
+        at: the node that stands for the whole object in messages, if not `node`.
+    """
+    entries = node.value if node.value is not None else {}
+    if not isinstance(entries, dict):
+        return _refuse(node, f"found {found(node.value)}; a mapping would do", faults)
+    before = len(faults)
+    options = options_of(cls)
+    reserved = set(reserved)
+    refuse_unknown(node, [*(name for name in options if name not in reserved), *sorted(reserved)], what, faults)
+    given = {
+        name: _option(entries[name], option, faults)
+        for name, option in options.items()
+        if name in entries and name not in reserved
+    }
+    for name, option in options.items():
+        if option.required and name not in node.keys:
+            help_ = f" ({option.help})" if option.help else ""
+            text = f"missing; {type_text(option.type)} would do{help_}"
+            faults.add((at or node).mark, below(node.path, name), text)
+    if attrs.has(cls):
+        _validate(cls, options, given, entries, faults)
+    if len(faults) > before or any(value is BAD for value in given.values()):
+        return BAD
+    return construct(lambda: cls(**given), at or node, faults)
+
+
+def refuse_unknown(node: Node, known: Sequence[str], what: str, faults: Faults) -> None:
+    """A fault for every key of a mapping that is not among the known ones."""
+    for key, mark in node.keys.items():
+        if key not in known:
+            hint = did_you_mean(key, known) or f"; known: {', '.join(known) or 'none'}"
+            faults.add(mark, below(node.path, key), f"unknown {what}{hint}")
+
+
+def construct(make: Callable[[], Any], node: Node, faults: Faults) -> Any:
+    """What `make` returns, or `BAD` with a fault at `node` that says what it raised."""
+    try:
+        return make()
+    except (ValueError, TypeError, RobustnasError) as fault:
+        return _refuse(node, _words(fault, node.value), faults)
+    except Exception as fault:  # a plugin's own failure is told like any other fault of the recipe, not hidden
+        frame = traceback.extract_tb(fault.__traceback__)[-1]
+        where = f"{frame.filename}:{frame.lineno}"
+        return _refuse(node, f"failed with {type(fault).__name__}: {fault} ({where})", faults)
+
+
+def read_named(node: Node, choices: Mapping[str, type], kind: str, faults: Faults) -> Any:
+    """An object of one of several classes: its name, or a mapping of `name` and options."""
+    name_node = name_of(node, kind, faults)
+    if name_node is None:
+        return BAD
+    name = _choice(name_node, tuple(choices), faults)
+    if name is BAD:
+        return BAD
+    options = node if isinstance(node.value, dict) else Node(node.mark, node.path, {})
+    return read_object(choices[name], options, faults, f"option of {kind} {name!r}", ("name",), at=name_node)
+
+
+def name_of(node: Node, kind: str, faults: Faults) -> Node | None:
+    """The node that holds the name: a text, or `name` of a mapping; None with a fault where there is none."""
+    if isinstance(node.value, str):
+        return node
+    if not isinstance(node.value, dict):
+        faults.add(node.mark, node.path, f"found {found(node.value)}; the name of a {kind} would do")
+        return None
+    if "name" not in node.keys:
+        hint = did_you_mean("name", node.keys)
+        text = f"missing{hint or ';'} the name of a {kind} would do"
+        faults.add(node.mark, below(node.path, "name"), text)
+        return None
+    name = node.value.get("name")
+    if name is not None and not isinstance(name.value, str):
+        faults.add(name.mark, name.path, f"found {found(name.value)}; the name of a {kind} would do")
+        return None
+    return name
+
+
+def found(value: Any) -> str:
+    """What stands in a recipe, in words short enough for a message."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:57] + "...")
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
+    return value_text(value)
+
+
+def _option(node: Node, option: Option, faults: Faults) -> Any:
+    """The value of one option: of its type, or of the type its converter takes; the converter is not applied."""
+    converter = option.attribute.converter if option.attribute is not None else None
+    trial = Faults()
+    value = read_value(node, option.type, trial)
+    if value is BAD and converter is not None:
+        taken = _taken_by(converter)
+        if taken is not MISSING:
+            again = read_value(node, taken, Faults())
+            value = again if again is not BAD else value
+    if value is BAD:
+        for fault in trial.found:
+            faults.add(fault.mark, fault.path, fault.text)
+    return value
+
+
+def _taken_by(converter: Any) -> Any:
+    """The type of what a converter takes, `MISSING` where it does not tell."""
+    function = getattr(converter, "converter", converter)
+    if isinstance(function, type):
+        return MISSING
+    try:
+        hints = typing.get_type_hints(function)
+    except (NameError, TypeError):
+        return MISSING
+    return next((hint for name, hint in hints.items() if name != "return"), MISSING)
+
+
+def _validate(
+    cls: type, options: Mapping[str, Option], given: Mapping[str, Any], entries: Mapping[str, Node], faults: Faults
+) -> None:
+    """Run the validators of every field that was given, so that all of them speak and not only the first.
+
+    They see an object that was never initialised: its fields hold what was given, or their defaults.
+    """
+    blank = object.__new__(cls)
+    values: dict[str, Any] = {}
+    incomplete = False
+    for attribute in attrs.fields(cls):
+        name = attribute.alias or attribute.name
+        value = given.get(name, MISSING)
+        if value is MISSING and attribute.default is not MISSING:
+            default: Any = attribute.default
+            factory = getattr(default, "factory", None)
+            value = default if factory is None else factory(blank) if default.takes_self else factory()
+        elif value is not MISSING and value is not BAD and attribute.converter is not None and name in entries:
+            value = construct(lambda a=attribute, v=value: _converted(a, blank, v), entries[name], faults)
+        if value is MISSING or value is BAD:
+            incomplete = True
+            continue
+        object.__setattr__(blank, attribute.name, value)
+        values[name] = value
+    for name in (name for name in given if name in values):
+        attribute = options[name].attribute
+        assert attribute is not None
+        leaves = list(_leaves(attribute.validator, values[name]))
+        numbers = [leaf for leaf in leaves if hasattr(leaf, "compare_op")]
+        for leaf in leaves:
+            try:
+                leaf(blank, attribute, values[name])
+            except AttributeError:
+                # A rule that compares fields cannot be judged while one of them is missing or wrong itself.
+                if not incomplete:
+                    raise
+            except (ValueError, TypeError, RobustnasError) as fault:
+                text = _rule(leaf, numbers, entries[name].value) or _words(fault, entries[name].value)
+                faults.add(entries[name].mark, entries[name].path, text)
+                break
+
+
+def _converted(attribute: attrs.Attribute[Any], blank: object, value: Any) -> Any:
+    converter: Any = attribute.converter
+    if isinstance(converter, attrs.Converter):
+        wants: Any = converter
+        return wants.converter(value, *[blank] * wants.takes_self, *[attribute] * wants.takes_field)
+    return converter(value)
+
+
+def _leaves(validator: Any, value: Any) -> Iterator[Any]:
+    """The rules a validator is made of that concern a value; of attrs' own combinations each part."""
+    if validator is None or (isinstance(validator, OPTIONAL) and value is None):
+        return
+    parts = [validator.validator] if isinstance(validator, OPTIONAL) else getattr(validator, "_validators", None)
+    if parts is None:
+        yield validator
+        return
+    for part in parts:
+        yield from _leaves(part, value)
+
+
+def _rule(leaf: Any, numbers: list[Any], value: Any) -> str | None:
+    """A broken rule of attrs in our words, or None where it is not one of those it has words for."""
+    words = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
+    if hasattr(leaf, "compare_op") and hasattr(leaf, "bound"):
+        bounds = " and ".join(f"{words[n.compare_op]} {value_text(n.bound)}" for n in numbers)
+        return f"found {found(value)}; {bounds} would do"
+    if hasattr(leaf, "options") and isinstance(leaf.options, (Sequence, Set, Mapping)):
+        return _not_among(value, list(leaf.options))
+    for name, words_ in (("min_length", "at least"), ("max_length", "at most")):
+        if hasattr(leaf, name):
+            return f"found {len(value)} of them; {words_} {getattr(leaf, name)} would do"
+    if hasattr(leaf, "pattern") and hasattr(leaf.pattern, "pattern"):
+        return f"found {found(value)}; text like {leaf.pattern.pattern} would do"
+    return None
+
+
+def _words(fault: Exception, value: Any) -> str:
+    """The message of an exception, without the objects that attrs adds to it."""
+    arguments = fault.args
+    if len(arguments) == 4 and isinstance(arguments[1], attrs.Attribute):
+        options, wrong = arguments[2], arguments[3]
+        if isinstance(options, (Sequence, Set)) and not isinstance(options, str):
+            return _not_among(wrong, list(options))
+    text = str(arguments[0]) if arguments else type(fault).__name__
+    return text if "found" in text or isinstance(value, dict) else f"found {found(value)}; {text}"
+
+
+def _not_among(value: Any, options: Sequence[Any]) -> str:
+    texts = [value_text(option) for option in options]
+    listed = texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"
+    hint = did_you_mean(value, texts) if isinstance(value, str) else ""
+    return f"found {found(value)}; {listed} would do{hint}"
+
+
+def _choice(node: Node, options: Sequence[Any], faults: Faults) -> Any:
+    for option in options:
+        if type(option) is type(node.value) and option == node.value:
+            return option
+    return _refuse(node, _not_among(node.value, options), faults)
+
+
+def _union(node: Node, annotation: Any, members: Sequence[Any], faults: Faults) -> Any:
+    """The first member that reads the node, one of exactly its type before all others."""
+    for member in sorted(members, key=lambda member: member is not type(node.value)):
+        trial = Faults()
+        value = read_value(node, member, trial)
+        if value is not BAD:
+            return value
+    alone = [member for member in members if member is not type(None)]
+    # With null as the only alternative the member's own words say more.
+    return read_value(node, alone[0], faults) if len(alone) == 1 else _expected(node, annotation, faults)
+
+
+def _number(node: Node, faults: Faults) -> Any:
+    value = node.value
+    if isinstance(value, str) and FRACTION.fullmatch(value):
+        try:
+            return pixels(value)
+        except ValueError as fault:
+            return _refuse(node, f"found {fault}; a number such as 0.03 or 8/255 would do", faults)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return _expected(node, float, faults)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        return _refuse(node, f"found {found(number)}; a finite number would do", faults)
+    return number
+
+
+def _mapping(node: Node, annotation: Any, arguments: Sequence[Any], faults: Faults) -> Any:
+    if not isinstance(node.value, dict):
+        return _expected(node, annotation, faults)
+    wanted = arguments[1] if len(arguments) == 2 else Any
+    values = {key: read_value(entry, wanted, faults) for key, entry in node.value.items()}
+    return BAD if any(value is BAD for value in values.values()) else values
+
+
+def _list(node: Node, annotation: Any, kind: type, arguments: Sequence[Any], faults: Faults) -> Any:
+    if not isinstance(node.value, tuple) or issubclass(kind, (str, bytes)):
+        return _expected(node, annotation, faults)
+    wanted: Sequence[Any] = [arguments[0] if arguments else Any] * len(node.value)
+    if kind is tuple and arguments and arguments[-1] is not Ellipsis:
+        if len(arguments) != len(node.value):
+            text = f"found a list of {len(node.value)}; a list of {len(arguments)} would do"
+            return _refuse(node, text, faults)
+        wanted = arguments
+    values = [read_value(item, want, faults) for item, want in zip(node.value, wanted, strict=True)]
+    if any(value is BAD for value in values):
+        return BAD
+    return kind(values) if kind in (tuple, set, frozenset) else values
+
+
+def _expected(node: Node, annotation: Any, faults: Faults) -> Any:
+    """The fault of a value of another type."""
+    wanted = {int: "an integer", float: "a number such as 0.03 or 8/255", str: "text", bool: "true or false"}
+    would = wanted.get(annotation) or type_text(annotation)
+    quoted = " (text)" if isinstance(node.value, str) and annotation in (int, float, bool) else ""
+    return _refuse(node, f"found {found(node.value)}{quoted}; {would} would do", faults)
+
+
+def _refuse(node: Node, text: str, faults: Faults) -> Any:
+    faults.add(node.mark, node.path, text)
+    return BAD

@@ -1,0 +1,102 @@
+"""What a search writes after each epoch, and how it goes on from there.
+
+The history is part of the checkpoint, so the two cannot disagree after a crash between their writes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from attrs import define, field
+
+from robustnas.errors import RunDirectoryError
+from robustnas.normalize import PixelSupernet
+from robustnas.search.task import Folder
+
+FILE = "checkpoint.pt"
+
+
+@define(eq=False)
+class Progress:
+    """Everything that changes from one epoch to the next.
+
+    Args:
+        supernet: weights, alpha and running statistics.
+        w_optimizer: with its momentum.
+        alpha_optimizer: with its moments.
+        seed: of the search this belongs to.
+        epochs: of the search this belongs to.
+        records: history, one an epoch.
+        seconds: time spent on the epochs that are done, over all sittings.
+    """
+
+    supernet: PixelSupernet
+    w_optimizer: torch.optim.Optimizer
+    alpha_optimizer: torch.optim.Optimizer
+    seed: int
+    epochs: int
+    records: list[dict[str, Any]] = field(factory=list)
+    seconds: float = 0.0
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are done."""
+        return len(self.records)
+
+    def done(self, record: dict[str, Any], seconds: float) -> None:
+        """One more epoch is done."""
+        self.records.append(record)
+        self.seconds += seconds
+
+
+def save(progress: Progress, folder: Folder) -> None:
+    """Write the checkpoint, then the history."""
+    folder.save_tensors(
+        FILE,
+        {
+            "seed": progress.seed,
+            "epochs": progress.epochs,
+            "supernet": progress.supernet.state_dict(),
+            "w_optimizer": progress.w_optimizer.state_dict(),
+            "alpha_optimizer": progress.alpha_optimizer.state_dict(),
+            "records": progress.records,
+            "seconds": progress.seconds,
+        },
+    )
+    folder.rewrite_history(progress.records)
+
+
+def restore(progress: Progress, folder: Folder) -> None:
+    """Fill `progress` from the folder's checkpoint, if there is one.
+
+    Raises:
+        RunDirectoryError: the checkpoint belongs to another search or lacks a part.
+    """
+    state = folder.load_tensors(FILE)
+    if state is None:
+        return
+    for name, expected in (("seed", progress.seed), ("epochs", progress.epochs)):
+        if state.get(name) != expected:
+            raise RunDirectoryError(
+                f"{_place(folder)} belongs to another search: its {name} is {state.get(name)}, "
+                f"here {expected}; delete that folder to search again, or choose another run directory"
+            )
+    try:
+        # Loading copies values into the tensors that are there, and refuses what does not fit.
+        progress.supernet.load_state_dict(state["supernet"])
+        progress.w_optimizer.load_state_dict(state["w_optimizer"])
+        progress.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        progress.records = list(state["records"])
+        progress.seconds = float(state["seconds"])
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as fault:
+        raise RunDirectoryError(
+            f"{_place(folder)} does not fit this search: {str(fault).splitlines()[0]}\n"
+            "  delete that folder and run the same command again: only this search is redone"
+        ) from fault
+    folder.rewrite_history(progress.records)
+
+
+def _place(folder: Folder) -> str:
+    path = getattr(folder, "path", None)
+    return FILE if path is None else str(path / FILE)

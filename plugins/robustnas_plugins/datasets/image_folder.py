@@ -1,0 +1,155 @@
+"""People's own images: `train/<class>/*` and `test/<class>/*` (or `val/` where there is no `test/`).
+
+Classes are the folder names in sorted order, and must be the same in both splits.  A file that is in both
+splits, be it through a link, is refused.  Copies under different names are not looked for: keep them out of
+the test folder, or the test figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import Attribute, Factory, field, frozen
+from attrs.validators import and_, deep_iterable, ge, gt, in_, instance_of, optional
+
+from robustnas.contracts import Images, Shape
+from robustnas.errors import DataError
+from robustnas.images import InMemory, Streamed
+from robustnas_plugins.datasets.class_folders import ClassFolders, Files, header, same_classes, scan
+from robustnas_plugins.datasets.splits import is_train
+
+NAME = "image-folder"
+
+
+def _statistic(what: str, default: float, *rules: Any) -> Any:
+    return field(
+        default=Factory(lambda self: (default,) * self.channels, takes_self=True),
+        converter=tuple,
+        validator=deep_iterable(and_(instance_of((float, int)), *rules)),
+        metadata={
+            "help": f"{what} of the training images, a number for each channel; default {default} each"
+        },
+    )
+
+
+@frozen
+class ImageFolder:
+    """Images in folders named after their classes.
+
+    `mean` and `std` only scale what the network sees first; the defaults serve photographs, and nothing is
+    read to find better ones.
+    """
+
+    folder: str = field(
+        validator=instance_of(str),
+        metadata={"help": "folder with train/ and test/ (or val/), in each a folder for each class"},
+    )
+    size: int | None = field(
+        default=None,
+        validator=optional(and_(instance_of(int), ge(4))),
+        metadata={
+            "help": "resize the shorter side to this and cut a square; default: all have one size already"
+        },
+    )
+    channels: int = field(
+        default=3, validator=in_((1, 3)), metadata={"help": "3 reads images in colour, 1 in grey"}
+    )
+    mean: tuple[float, ...] = _statistic("mean", 0.5)
+    std: tuple[float, ...] = _statistic("standard deviation", 0.25, gt(0.0))
+    stream: bool = field(
+        default=False,
+        validator=instance_of(bool),
+        metadata={"help": "read images each time they are needed, instead of once into memory"},
+    )
+    workers: int = field(
+        default=2,
+        validator=and_(instance_of(int), ge(0)),
+        metadata={"help": "threads that decode images"},
+    )
+
+    @mean.validator
+    @std.validator
+    def _a_number_each(self, attribute: Attribute[Any], values: tuple[float, ...]) -> None:
+        if len(values) != self.channels:
+            raise ValueError(
+                f"{attribute.name} must have one number a channel: {self.channels}, found {len(values)}"
+            )
+
+    @cached_property
+    def _folders(self) -> tuple[Path, Path]:
+        """Where the two splits are."""
+        root = Path(self.folder).expanduser()
+        if not root.is_dir():
+            raise DataError(
+                f"{NAME}: {root.absolute()} is not a folder; "
+                "folder: PATH should name one that holds train/<class>/ and test/<class>/"
+            )
+        test = root / "test"
+        return root / "train", root / "val" if not test.is_dir() and (root / "val").is_dir() else test
+
+    @cached_property
+    def _splits(self) -> tuple[ClassFolders, ClassFolders]:
+        """The files of both splits: same classes, no file in common.
+
+        Raises:
+            DataError: folders are missing or empty, or the splits do not fit together.
+        """
+        train, test = (scan(folder, NAME) for folder in self._folders)
+        same_classes(train, test, self._folders, NAME)
+        real = {os.path.realpath(file) for file in train.files}
+        shared = next((file for file in test.files if os.path.realpath(file) in real), None)
+        if shared is not None:
+            raise DataError(
+                f"{NAME}: {shared.absolute()} is a training image too; "
+                "no test image may be seen in training: remove it from one of the two"
+            )
+        return train, test
+
+    @cached_property
+    def shape(self) -> Shape:
+        """(channels, rows, columns); without `size`, those of the first training image."""
+        if self.size is not None:
+            return (self.channels, self.size, self.size)
+        return (self.channels, *header(self._splits[0].files[0], NAME))
+
+    @property
+    def classes(self) -> int:
+        """Number of class folders."""
+        return len(self._splits[0].names)
+
+    @cached_property
+    def _checked(self) -> tuple[ClassFolders, ClassFolders]:
+        """Both splits, every image of which has a readable header and, without `size`, the common size.
+
+        Both splits, because a broken test image should be found before the training, not after.
+
+        Raises:
+            DataError: names the first file that does not.
+        """
+        for file in (*self._splits[0].files, *self._splits[1].files):
+            found = header(file, NAME)
+            if self.size is None and found != self.shape[1:]:
+                raise DataError(
+                    f"{NAME}: {file.absolute()} is {found[0]}x{found[1]} where the first training image is "
+                    f"{self.shape[1]}x{self.shape[2]}; the option size: N brings all to one size"
+                )
+        return self._splits
+
+    def split(self, name: str) -> Images:
+        """The images of `train/` or `test/`, in the sorted order of classes and files.
+
+        Raises:
+            DataError: a folder is missing or empty, a file is broken or of another size, splits do not fit.
+        """
+        part = self._checked[0 if is_train(name) else 1]
+        source = Files(part.files, NAME, self.channels, self.size, self.size)
+        if self.stream:
+            return Streamed(source, part.label_tensor(), self.workers)
+        with ThreadPoolExecutor(max(self.workers, 1)) as pool:
+            pixels = torch.stack(list(pool.map(source.__getitem__, range(len(source)))))
+        return InMemory(pixels, part.label_tensor())

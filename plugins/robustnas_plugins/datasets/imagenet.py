@@ -1,0 +1,77 @@
+"""ImageNet, or any set laid out like it: `train/` and `val/` with one folder for each class.
+
+The validation folder is the test split: the labels of the official test set are not public.  Images are read
+when asked for.  Every image is resized and cut from the centre, in training too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from attrs import field, frozen
+from attrs.validators import and_, ge, instance_of, optional
+
+from robustnas.contracts import Images, Shape
+from robustnas.errors import DataError
+from robustnas.images import Streamed
+from robustnas_plugins.datasets.class_folders import Files, same_classes, scan
+from robustnas_plugins.datasets.places import data_root, missing
+from robustnas_plugins.datasets.splits import is_train
+
+
+def _count(default: int, at_least: int, help: str) -> Any:
+    return field(default=default, validator=and_(instance_of(int), ge(at_least)), metadata={"help": help})
+
+
+@frozen
+class ImageNet:
+    """ImageNet (ILSVRC 2012) photographs, (3, size, size).  Russakovsky et al. 2015, arXiv:1409.0575."""
+
+    folder: str | None = field(
+        default=None,
+        validator=optional(instance_of(str)),
+        metadata={"help": "folder with train/ and val/; default imagenet/ in ROBUSTNAS_DATA, then in ./data"},
+    )
+    size: int = _count(224, 8, "side of the square cut from the centre, in pixels")
+    resize: int = _count(256, 8, "shorter side before cutting, in pixels; at least size")
+    classes: int = _count(1000, 2, "class folders there must be")
+    workers: int = _count(2, 0, "threads that decode images")
+    mean: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)
+    std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
+
+    @resize.validator
+    def _covers(self, attribute: object, resize: int) -> None:
+        if resize < self.size:
+            raise ValueError(f"resize must be at least size, found {resize} below {self.size}")
+
+    @property
+    def shape(self) -> Shape:
+        """(3, size, size)."""
+        return (3, self.size, self.size)
+
+    def split(self, name: str) -> Images:
+        """`train/` for `"train"`, `val/` for `"test"`.
+
+        Raises:
+            DataError: folders are missing, empty or of different classes, or their number is not `classes`.
+        """
+        train = is_train(name)
+        root, named_by = data_root(self.folder)
+        if self.folder is None:
+            root = root / "imagenet"
+        folders = (root / "train", root / "val")
+        for folder in folders:
+            if not folder.is_dir():
+                raise DataError(
+                    missing("imagenet", f"the folder {folder.name}/", root, named_by, download=False)
+                )
+        both = tuple(scan(folder, "imagenet") for folder in folders)
+        same_classes(both[0], both[1], folders, "imagenet")
+        if len(both[0].names) != self.classes:
+            raise DataError(
+                f"imagenet: {root.absolute()} has {len(both[0].names)} classes, {self.classes} are expected; "
+                f"classes: {len(both[0].names)} among the dataset's options would do"
+            )
+        found = both[0] if train else both[1]
+        source = Files(found.files, "imagenet", 3, self.resize, self.size)
+        return Streamed(source, found.label_tensor(), self.workers)

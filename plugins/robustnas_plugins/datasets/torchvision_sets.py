@@ -1,0 +1,253 @@
+"""The small image sets that torchvision can download: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, SVHN.
+
+Files lie as torchvision lays them (`MNIST/raw`, `FashionMNIST/raw`, `cifar-10-batches-py`,
+`cifar-100-python`, `train_32x32.mat`); the official `.gz` files of the MNIST family may also lie in the
+folder itself.  Files are checked against the official checksums when read, and held in memory as uint8.
+Nothing is downloaded unless the option `download` says so.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.error import URLError
+
+import torch
+from attrs import field, frozen
+from attrs.validators import instance_of, optional
+
+from robustnas.contracts import Images, Shape
+from robustnas.errors import DataError
+from robustnas.images import InMemory
+from robustnas_plugins.datasets import idx
+from robustnas_plugins.datasets.places import data_root, md5, missing
+from robustnas_plugins.datasets.splits import is_train
+
+DAMAGED = "is damaged or another file; delete it and get it again (download: true in the recipe fetches it)"
+
+UNPACKED_MNIST = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+"""md5 of the official files, unpacked."""
+
+
+def _folder() -> Any:
+    return field(
+        default=None,
+        validator=optional(instance_of(str)),
+        metadata={"help": "folder that holds the files; default the variable ROBUSTNAS_DATA, then ./data"},
+    )
+
+
+def _download() -> Any:
+    return field(
+        default=False,
+        validator=instance_of(bool),
+        metadata={"help": "fetch the files into the folder if they are not there"},
+    )
+
+
+@frozen
+class MNIST:
+    """Handwritten digits, (1, 28, 28); 60,000 for training, 10,000 for test.  LeCun et al. 1998."""
+
+    folder: str | None = _folder()
+    download: bool = _download()
+    shape: ClassVar[Shape] = (1, 28, 28)
+    classes: ClassVar[int] = 10
+    mean: ClassVar[tuple[float, ...]] = (0.1307,)
+    std: ClassVar[tuple[float, ...]] = (0.3081,)
+
+    def split(self, name: str) -> Images:
+        """Images and labels of the split, in memory.
+
+        Raises:
+            DataError: files are missing or damaged, or there is no such split.
+        """
+        return _mnist_family("mnist", "MNIST", UNPACKED_MNIST, self.folder, self.download, is_train(name))
+
+
+@frozen
+class FashionMNIST:
+    """Articles of clothing, (1, 28, 28); 60,000 for training, 10,000 for test.
+
+    Source: Xiao et al. 2017, arXiv:1708.07747.
+    """
+
+    folder: str | None = _folder()
+    download: bool = _download()
+    shape: ClassVar[Shape] = (1, 28, 28)
+    classes: ClassVar[int] = 10
+    mean: ClassVar[tuple[float, ...]] = (0.2860,)
+    std: ClassVar[tuple[float, ...]] = (0.3530,)
+
+    def split(self, name: str) -> Images:
+        """Images and labels of the split, in memory.
+
+        Raises:
+            DataError: files are missing or damaged, or there is no such split.
+        """
+        return _mnist_family("fashion-mnist", "FashionMNIST", {}, self.folder, self.download, is_train(name))
+
+
+@frozen
+class CIFAR10:
+    """Small photographs, (3, 32, 32), 10 classes; 50,000 for training, 10,000 for test.  Krizhevsky 2009."""
+
+    folder: str | None = _folder()
+    download: bool = _download()
+    shape: ClassVar[Shape] = (3, 32, 32)
+    classes: ClassVar[int] = 10
+    mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
+    std: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
+
+    def split(self, name: str) -> Images:
+        """Images and labels of the split, in memory.
+
+        Raises:
+            DataError: files are missing or damaged, or there is no such split.
+        """
+        return _cifar("cifar10", "CIFAR10", self.folder, self.download, is_train(name))
+
+
+@frozen
+class CIFAR100:
+    """Small photographs, (3, 32, 32), 100 classes; 50,000 for training, 10,000 for test.  Krizhevsky 2009."""
+
+    folder: str | None = _folder()
+    download: bool = _download()
+    shape: ClassVar[Shape] = (3, 32, 32)
+    classes: ClassVar[int] = 100
+    mean: ClassVar[tuple[float, ...]] = (0.5071, 0.4865, 0.4409)
+    std: ClassVar[tuple[float, ...]] = (0.2673, 0.2564, 0.2762)
+
+    def split(self, name: str) -> Images:
+        """Images and labels of the split, in memory.
+
+        Raises:
+            DataError: files are missing or damaged, or there is no such split.
+        """
+        return _cifar("cifar100", "CIFAR100", self.folder, self.download, is_train(name))
+
+
+@frozen
+class SVHN:
+    """House numbers, (3, 32, 32), 10 classes; 73,257 for training, 26,032 for test.  Netzer et al. 2011.
+
+    The set `extra` of easier digits is not used.
+    """
+
+    folder: str | None = _folder()
+    download: bool = _download()
+    shape: ClassVar[Shape] = (3, 32, 32)
+    classes: ClassVar[int] = 10
+    mean: ClassVar[tuple[float, ...]] = (0.4377, 0.4438, 0.4728)
+    std: ClassVar[tuple[float, ...]] = (0.1980, 0.2010, 0.1970)
+
+    def split(self, name: str) -> Images:
+        """Images and labels of the split, in memory; the digit 0 is class 0.
+
+        Raises:
+            DataError: files are missing or damaged, or there is no such split.
+        """
+        from torchvision import datasets
+
+        part = "train" if is_train(name) else "test"
+        root, named_by = data_root(self.folder)
+        _, file, checksum = datasets.SVHN.split_list[part]
+        if self.download and not (root / file).exists():
+            _fetch("svhn", root, lambda: datasets.SVHN(str(root), split=part, download=True))
+        _require("svhn", root, named_by, {file: checksum})
+        read = datasets.SVHN(str(root), split=part)
+        return InMemory(torch.from_numpy(read.data.copy()), torch.from_numpy(read.labels.copy()).long())
+
+
+def _fetch(name: str, root: Path, download: Callable[[], object]) -> None:
+    """Let torchvision download; whatever stops it becomes one message.
+
+    Raises:
+        DataError: the download failed.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        download()
+    except (RuntimeError, URLError, OSError, EOFError) as fault:
+        raise DataError(
+            f"{name}: the download into {root.absolute()} failed ({type(fault).__name__}: {fault})\n"
+            "  what would do: try again, or put the files there by hand and remove download: true"
+        ) from fault
+
+
+def _require(name: str, root: Path, named_by: str, checksums: Mapping[str, str]) -> None:
+    """All files are there, and are the official ones.
+
+    Raises:
+        DataError: one is missing or has another md5.
+    """
+    absent = [file for file in checksums if not (root / file).is_file()]
+    if absent:
+        raise DataError(missing(name, absent[0], root, named_by))
+    for file, checksum in checksums.items():
+        if md5(root / file) != checksum:
+            raise DataError(f"{name}: {(root / file).absolute()} {DAMAGED}")
+
+
+def _mnist_family(
+    name: str, directory: str, unpacked: Mapping[str, str], folder: str | None, download: bool, train: bool
+) -> Images:
+    """A split of MNIST or of a set that comes in the same files."""
+    from torchvision import datasets
+
+    source: Any = getattr(datasets, directory)
+    packed = dict(source.resources)
+    root, named_by = data_root(folder)
+    start, count = ("train", 60_000) if train else ("t10k", 10_000)
+    names = [f"{start}-images-idx3-ubyte", f"{start}-labels-idx1-ubyte"]
+    found = [_mnist_file(root, directory, file) for file in names]
+    if None in found and download:
+        _fetch(name, root, lambda: source(str(root), download=True))
+        found = [_mnist_file(root, directory, file) for file in names]
+    tensors = []
+    for file, path, sizes in zip(names, found, ((count, 28, 28), (count,)), strict=True):
+        if path is None:
+            what = f"{file} or {file}.gz (in {directory}/raw, or {file}.gz in the folder itself)"
+            raise DataError(missing(name, what, root, named_by))
+        expected = packed[path.name] if path.suffix == ".gz" else unpacked.get(file)
+        if expected is not None and md5(path) != expected:
+            raise DataError(f"{name}: {path.absolute()} {DAMAGED}")
+        tensors.append(idx.read(path, sizes))
+    return InMemory(tensors[0].unsqueeze(1), tensors[1].long())
+
+
+def _mnist_file(root: Path, directory: str, file: str) -> Path | None:
+    """One of the four files: packed first, because the official checksums are of packed files.
+
+    Plain files count in torchvision's folder only: their names are the same for every set of the family.
+    """
+    raw = root / directory / "raw"
+    candidates = (raw / f"{file}.gz", raw / file, root / f"{file}.gz")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _cifar(name: str, directory: str, folder: str | None, download: bool, train: bool) -> Images:
+    """A split of CIFAR-10 or CIFAR-100."""
+    from torchvision import datasets
+
+    source: Any = getattr(datasets, directory)
+    root, named_by = data_root(folder)
+    listed = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
+    checksums = {f"{source.base_folder}/{file}": checksum for file, checksum in listed}
+    if download and not all((root / file).is_file() for file in checksums):
+        _fetch(name, root, lambda: source(str(root), download=True))
+    _require(name, root, named_by, checksums)
+    with warnings.catch_warnings():
+        # the official pickles are older than the type numpy wants for this argument
+        warnings.filterwarnings("ignore", r"dtype\(\): align should be passed")
+        read = source(str(root), train=train)
+    pixels = torch.from_numpy(read.data).permute(0, 3, 1, 2).contiguous()
+    return InMemory(pixels, torch.tensor(read.targets, dtype=torch.int64))

@@ -1,0 +1,99 @@
+"""Adversarial mixing weights in the inner level (SDARTS-ADV).
+
+w is trained at p + delta where delta, at most eps in each entry, raises the training loss: sign gradient
+ascent from a random start, p = softmax(alpha).  Alpha itself moves at p.  There is no attack on the images
+here.
+
+During the ascent the supernet is in eval mode, with the batch norm statistics of this batch at the clean
+weights (the published code uses the running ones).  The perturbation is dropped when the loss did not rise.
+After every step entries are clamped to [0, 1] and rows scaled to sum to 1; for what that does to eps see
+`mixing`.
+
+Source: Chen and Hsieh 2020 (SmoothDARTS), arXiv:2002.05283: 7 steps of 2 eps / 7, eps from 0.03 to 0.3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from attrs.validators import ge, instance_of
+from torch import Tensor
+
+from robustnas.contracts import Context, Supernet
+from robustnas.statistics import frozen_statistics, scratch_statistics
+from robustnas.threat import ThreatModel
+from robustnas_plugins.metrics.mixing import perturbed, schedule
+
+
+@frozen
+class AdversarialAlpha:
+    """Trains w at the mixing weights near the clean ones that hurt most; has no score."""
+
+    steps: int = field(
+        default=7,
+        validator=[instance_of(int), ge(1)],
+        metadata={"help": "steps of the ascent, each of size 2 eps / steps"},
+    )
+    start: float = field(
+        default=0.03,
+        converter=float,
+        validator=ge(0.0),
+        metadata={"help": "eps at the first epoch, largest change of a mixing weight"},
+    )
+    end: float = field(
+        default=0.3,
+        converter=float,
+        validator=ge(0.0),
+        metadata={"help": "eps after the last epoch, largest change of a mixing weight"},
+    )
+
+    def inner_loss(
+        self, supernet: Supernet, images: Tensor, labels: Tensor, threat: ThreatModel, context: Context
+    ) -> Tensor:
+        """(N, C, H, W), (N,) -> scalar.  What was found is a constant; gradients in alpha go through p."""
+        mixing = supernet.mixing()
+        worst = self.ascend(supernet, images, labels, context)
+        shifted = {name: p + (worst[name] - p).detach() for name, p in mixing.items()}
+        return context.loss(supernet(images, mixing=shifted), labels)
+
+    def ascend(self, supernet: Any, images: Tensor, labels: Tensor, context: Context) -> dict[str, Tensor]:
+        """Mixing weights with a loss at least as high as the clean ones': by name, (E, O), detached."""
+        eps = schedule(self.start, self.end, self.start, self.end, context.progress)
+        clean = {name: p.detach() for name, p in supernet.mixing().items()}
+
+        def loss(mixing: dict[str, Tensor]) -> Tensor:
+            return context.loss(supernet(images, mixing=mixing), labels)
+
+        with scratch_statistics(supernet):
+            with torch.no_grad():
+                supernet(images)
+            with frozen_statistics(supernet):
+                worst = {
+                    name: perturbed(p, eps * _uniform(p, context.generator)) for name, p in clean.items()
+                }
+                for _ in range(self.steps):
+                    worst = {name: p.requires_grad_() for name, p in worst.items()}
+                    with torch.enable_grad():
+                        gradients = torch.autograd.grad(
+                            loss(worst), list(worst.values()), allow_unused=True, materialize_grads=True
+                        )
+                    worst = {
+                        name: _ascended(p.detach(), gradient, clean[name], eps, 2 * eps / self.steps)
+                        for (name, p), gradient in zip(worst.items(), gradients, strict=True)
+                    }
+                with torch.no_grad():
+                    rose = loss(worst) > loss(clean)
+        return {name: torch.where(rose, worst[name], p) for name, p in clean.items()}
+
+
+def _ascended(mixing: Tensor, gradient: Tensor, clean: Tensor, eps: float, length: float) -> Tensor:
+    """One sign step, back into the box around the clean weights, then mixing weights again."""
+    delta = (mixing + length * gradient.sign() - clean).clamp(-eps, eps)
+    return perturbed(clean, delta)
+
+
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform in [-1, 1], in the shape of `like`."""
+    return (2 * torch.rand(like.shape, generator=generator, device=generator.device) - 1).to(like)

@@ -1,0 +1,83 @@
+"""Random noise in the inner level: on the mixing weights (SDARTS-RS), or on the images.
+
+alpha   w is trained at p + delta, delta uniform in [-eps, eps], p = softmax(alpha); entries are then clamped
+to
+        [0, 1] and rows scaled to sum to 1.  Alpha itself moves at p.
+input   w is trained on images plus noise of scale eps, clamped to [0, 1]; alpha moves on clean images.
+
+eps runs linearly over the search from `start` to `end`.
+
+Source: Chen and Hsieh 2020 (SmoothDARTS), arXiv:2002.05283: eps from 0.03 to 0.3.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from attrs import field, frozen
+from attrs.validators import ge, in_, optional
+from torch import Tensor
+
+from robustnas.contracts import Context, Supernet
+from robustnas.threat import ThreatModel, pixels
+from robustnas_plugins.metrics.mixing import perturbed, schedule
+
+
+def _scale(value: str | float | None) -> float | None:
+    return None if value is None else pixels(value)
+
+
+@frozen
+class RandomNoise:
+    """Trains w under random noise; has no score."""
+
+    target: Literal["alpha", "input"] = field(
+        default="alpha",
+        validator=in_(("alpha", "input")),
+        metadata={"help": "what is disturbed: alpha (the mixing weights, SDARTS-RS) or input (the images)"},
+    )
+    distribution: Literal["uniform", "gaussian"] = field(
+        default="uniform",
+        validator=in_(("uniform", "gaussian")),
+        metadata={"help": "of the noise: uniform in [-eps, eps], or gaussian of deviation eps (input only)"},
+    )
+    start: float | None = field(
+        default=None,
+        converter=_scale,
+        validator=optional(ge(0.0)),
+        metadata={"help": "eps at the first epoch; default 0.03 for alpha, the threat's epsilon for input"},
+    )
+    end: float | None = field(
+        default=None,
+        converter=_scale,
+        validator=optional(ge(0.0)),
+        metadata={"help": "eps after the last epoch; default 0.3 for alpha, the threat's epsilon for input"},
+    )
+
+    @distribution.validator
+    def _fits_target(self, attribute: object, distribution: str) -> None:
+        if distribution == "gaussian" and self.target == "alpha":
+            raise ValueError(
+                "gaussian noise is for target: input; the noise on alpha is uniform, as in SDARTS-RS"
+            )
+
+    def inner_loss(
+        self, supernet: Supernet, images: Tensor, labels: Tensor, threat: ThreatModel, context: Context
+    ) -> Tensor:
+        """(N, C, H, W), (N,) -> scalar."""
+        if self.target == "input":
+            scale = schedule(self.start, self.end, threat.epsilon, threat.epsilon, context.progress)
+            return context.loss(
+                supernet((images + scale * self._noise(images, context)).clamp(0.0, 1.0)), labels
+            )
+        scale = schedule(self.start, self.end, 0.03, 0.3, context.progress)
+        mixing = supernet.mixing()
+        noisy = {name: perturbed(p, scale * self._noise(p, context)) for name, p in mixing.items()}
+        return context.loss(supernet(images, mixing=noisy), labels)
+
+    def _noise(self, like: Tensor, context: Context) -> Tensor:
+        """Noise of scale 1 in the shape of `like`."""
+        draw = torch.randn if self.distribution == "gaussian" else torch.rand
+        noise = draw(like.shape, generator=context.generator, device=context.generator.device).to(like)
+        return noise if self.distribution == "gaussian" else 2 * noise - 1

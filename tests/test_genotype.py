@@ -1,0 +1,80 @@
+"""The genotype: its plain form, and what it refuses."""
+
+import json
+
+import pytest
+from attrs.exceptions import FrozenInstanceError
+
+from robustnas.errors import InputError
+from robustnas.genotype import Genotype
+
+CELL = [["sep_conv_3x3", 0], ["skip_connect", 1], ["max_pool_3x3", 2], ["sep_conv_3x3", 0]]
+DATA = {"normal": CELL, "normal_concat": [2, 3], "reduce": CELL[::-1][2:], "reduce_concat": [2]}
+
+
+def changed(**keys):
+    return {**DATA, **keys}
+
+
+def test_plain_data_survives_json_and_back():
+    genotype = Genotype.from_data(json.loads(json.dumps(DATA)))
+    assert json.loads(json.dumps(genotype.to_data())) == DATA
+    assert Genotype.from_data(genotype.to_data()) == genotype
+    assert hash(genotype) == hash(Genotype.from_data(DATA))
+
+
+def test_facts_about_a_cell_are_not_part_of_it():
+    assert Genotype.from_data(changed(source={"repo": "somewhere"})).to_data() == DATA
+
+
+def test_cell_gives_edges_and_output():
+    genotype = Genotype.from_data(DATA)
+    assert genotype.cell(reduction=False) == (tuple(map(tuple, CELL)), (2, 3))
+    assert genotype.cell(reduction=True) == ((("skip_connect", 1), ("sep_conv_3x3", 0)), (2,))
+
+
+def test_a_genotype_does_not_change():
+    with pytest.raises(FrozenInstanceError):
+        Genotype.from_data(DATA).normal = ()  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (None, "found NoneType; a mapping"),
+        ([], "found list; a mapping"),
+        ({}, "normal, normal_concat, reduce, reduce_concat missing; found nothing"),
+        ({k: v for k, v in DATA.items() if k != "reduce"}, "reduce missing; found normal"),
+        (changed(normal="DARTS_V2"), "normal is 'DARTS_V2'; a list of"),
+        (changed(normal=[]), "normal has 0 edges; two a node"),
+        (changed(normal=CELL[:3]), "normal has 3 edges; two a node"),
+        (changed(normal=[["a", 0], ["b"]]), r"normal\[1\] is \['b'\]; a pair"),
+        (changed(normal=[["a", 0], "b1"]), r"normal\[1\] is 'b1'; a pair"),
+        (changed(normal=[[3, 0], ["b", 1]]), r"normal\[0\]: the operation is 3; the name"),
+        (
+            changed(normal=[["a", 0], ["b", 2]]),
+            r"normal\[1\]: node 2 reads state 2; a whole number from 0 to 1",
+        ),
+        (changed(reduce=[["a", 0], ["b", -1]]), r"reduce\[1\]: node 2 reads state -1"),
+        (changed(reduce=[["a", 0], ["b", 1.0]]), r"reduce\[1\]: node 2 reads state 1.0"),
+        (changed(reduce=[["a", 0], ["b", True]]), r"reduce\[1\]: node 2 reads state True"),
+        (changed(normal_concat=[]), r"normal_concat is \[\]; a list of nodes, 2 to 3"),
+        (changed(normal_concat=2), "normal_concat is 2; a list of nodes"),
+        (changed(normal_concat=[1, 2]), "normal_concat holds 1; the nodes of this cell are 2 to 3"),
+        (changed(reduce_concat=[2, 3]), "reduce_concat holds 3; the nodes of this cell are 2 to 2"),
+        (changed(reduce_concat=["2"]), "reduce_concat holds '2'"),
+    ],
+)
+def test_what_is_no_genotype_is_refused(data, said):
+    with pytest.raises(InputError, match=said):
+        Genotype.from_data(data)
+
+
+def test_construction_checks_as_well():
+    good = Genotype.from_data(DATA)
+    with pytest.raises(InputError, match="reads state 5"):
+        Genotype((("a", 0), ("b", 5)), (2,), good.reduce, good.reduce_concat)
+    with pytest.raises(InputError, match="normal_concat holds 4"):
+        Genotype(good.normal, (4,), good.reduce, good.reduce_concat)
+    with pytest.raises(InputError, match="reduce_concat holds 4"):
+        Genotype(good.normal, good.normal_concat, good.reduce, (4,))

@@ -1,0 +1,142 @@
+"""Images of a split and the orders they are visited in."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustnas.contracts import Images
+from robustnas.errors import DataError
+from robustnas.images import InMemory, Streamed, halves, in_order, on_device, shuffled
+
+
+def draw(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def some(count=5):
+    pixels = torch.randint(0, 256, (count, 3, 4, 6), dtype=torch.uint8, generator=draw())
+    return pixels, torch.arange(count) % 3
+
+
+def test_bytes_become_shares_of_the_pixel_range():
+    pixels, labels = some()
+    pixels[0, 0, 0, :2] = torch.tensor([0, 255], dtype=torch.uint8)
+    taken = InMemory(pixels, labels).take(torch.tensor([0, 3]))
+    assert taken.dtype == torch.float32
+    assert taken.shape == (2, 3, 4, 6)
+    assert taken[0, 0, 0, :2].tolist() == [0.0, 1.0]
+    torch.testing.assert_close(taken[1], pixels[3] / 255)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_streamed_images_are_those_in_memory(workers):
+    pixels, labels = some(9)
+    indices = torch.tensor([8, 0, 0, 5])
+    streamed = Streamed(list(pixels), labels, workers)
+    assert torch.equal(streamed.take(indices), InMemory(pixels, labels).take(indices))
+    assert streamed.take(indices[:0]).shape == (0, 3, 4, 6)
+
+
+def test_taking_does_not_hand_out_the_memory_itself():
+    images = InMemory(torch.rand(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64))
+    before = images.pixels.clone()
+    images.take(torch.arange(3)).zero_()
+    assert torch.equal(images.pixels, before)
+
+
+def test_a_streamed_image_of_another_size_is_named():
+    source = [torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), torch.zeros(1, 5, 4)]
+    images = Streamed(source, torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(DataError, match=r"image 2 has shape \(1, 5, 4\) where image 0 has \(1, 4, 4\)"):
+        images.take(torch.arange(3))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "message"),
+    [
+        (torch.zeros(2, 3, 3), torch.zeros(2, dtype=torch.int64), r"shape \(N, C, H, W\)"),
+        (torch.zeros(2, 1, 3, 3).int(), torch.zeros(2, dtype=torch.int64), "uint8 or float"),
+        (torch.zeros(2, 1, 3, 3), torch.zeros(3, dtype=torch.int64), "2 images with 3 labels"),
+        (torch.zeros(2, 1, 3, 3), torch.zeros(2), "int64"),
+        (torch.full((2, 1, 3, 3), 1.5), torch.zeros(2, dtype=torch.int64), r"\[0, 1\]"),
+        (torch.full((2, 1, 3, 3), float("nan")), torch.zeros(2, dtype=torch.int64), r"\[0, 1\]"),
+    ],
+)
+def test_what_is_not_labelled_images_is_refused(pixels, labels, message):
+    with pytest.raises(DataError, match=message):
+        InMemory(pixels, labels)
+
+
+def test_on_device_keeps_bytes_as_bytes_and_the_images_as_they_are():
+    pixels, labels = some()
+    moved = on_device(InMemory(pixels, labels), "cpu")
+    assert isinstance(moved, InMemory)
+    assert moved.pixels.dtype == torch.uint8
+    streamed = on_device(Streamed(list(pixels), labels), "cpu")
+    everything = torch.arange(5)
+    assert torch.equal(moved.take(everything), streamed.take(everything))
+    assert torch.equal(moved.labels, labels)
+    assert torch.equal(streamed.labels, labels)
+
+
+def test_every_kind_keeps_the_contract():
+    pixels, labels = some()
+    images: Images
+    for images in (
+        InMemory(pixels, labels),
+        Streamed(list(pixels), labels),
+        on_device(Streamed(list(pixels), labels), "cpu"),
+    ):
+        taken = images.take(torch.arange(2))
+        assert 0 <= float(taken.min()) <= float(taken.max()) <= 1
+        assert images.labels.dtype == torch.int64
+
+
+@settings(deadline=None)
+@given(count=st.integers(2, 60), share=st.floats(0.001, 0.999), seed=st.integers(0, 9))
+def test_halves_share_nothing_and_leave_nothing_out(count, share, seed):
+    first, second = halves(count, share, draw(seed))
+    assert len(first) > 0
+    assert len(second) > 0
+    assert sorted([*first.tolist(), *second.tolist()]) == list(range(count))
+    assert abs(len(first) - count * share) <= 1
+    again = halves(count, share, draw(seed))
+    assert torch.equal(first, again[0])
+
+
+def test_halves_are_drawn():
+    assert not torch.equal(halves(100, 0.5, draw(0))[0], halves(100, 0.5, draw(1))[0])
+
+
+def test_one_image_cannot_be_halved():
+    with pytest.raises(DataError, match="at least 2"):
+        halves(1, 0.5, draw())
+
+
+@settings(deadline=None)
+@given(count=st.integers(1, 60), batch=st.integers(2, 20), seed=st.integers(0, 9))
+def test_an_epoch_visits_everything_once_and_no_image_alone(count, batch, seed):
+    indices = torch.arange(count) * 3 + 1
+    batches = shuffled(indices, batch, draw(seed))
+    assert sorted(torch.cat(batches).tolist()) == indices.tolist()
+    assert all(len(one) >= 2 for one in batches) or count == 1
+    assert all(len(one) == batch for one in batches[:-1])
+    assert len(batches[-1]) <= batch + 1
+
+
+def test_an_epoch_is_a_function_of_its_seed():
+    def epoch(seed):
+        return torch.cat(shuffled(torch.arange(50), 7, draw(seed))).tolist()
+
+    assert epoch(0) == epoch(0)
+    assert epoch(0) != epoch(1)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "sizes"), [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 5, [2]), (0, 5, [])]
+)
+def test_in_order_counts_up(count, batch, sizes):
+    batches = in_order(count, batch)
+    assert [len(one) for one in batches] == sizes
+    assert [index for one in batches for index in one.tolist()] == list(range(count))

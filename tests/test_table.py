@@ -1,0 +1,143 @@
+"""The table: figures, worst case, verdicts that contradict each other, and its four forms."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from robustnas.errors import VerdictError
+from robustnas.table import (
+    AttackColumn,
+    Comparison,
+    SeedResult,
+    cells,
+    csv_text,
+    figure,
+    json_data,
+    markdown,
+    row,
+)
+
+THREAT = "linf 8/255"
+COLUMNS = [
+    AttackColumn("fgsm", THREAT, True),
+    AttackColumn("pgd-20", THREAT, True),
+    AttackColumn("cw (l2 0.5)", "l2 0.5", False),
+]
+
+
+def result(seed: int = 0, **changes: object) -> SeedResult:
+    """Four images: wrong when clean, broken by pgd, standing, certified."""
+    found: dict[str, object] = {
+        "clean": [False, True, True, True],
+        "broken": {
+            "fgsm": [False, False, False, False],
+            "pgd-20": [False, True, False, False],
+            "cw (l2 0.5)": [False, True, True, True],
+        },
+        "certified": [False, False, False, True],
+        "radius": {"linf": [0.0, 0.01, 0.02, 0.06], "l2": [0.0, 0.1, 0.2, 0.6]},
+        "parameters": 1234,
+        "search_seconds": 2.5,
+    }
+    return SeedResult(seed=seed, **{**found, **changes})  # type: ignore[arg-type]
+
+
+def test_a_row_worked_by_hand():
+    found = row("m", [result()], COLUMNS, ["linf", "l2"])
+    assert found["clean"]["mean"] == 0.75
+    assert found["attacks"]["fgsm"]["mean"] == 0.75
+    assert found["attacks"]["pgd-20"]["mean"] == 0.5
+    assert found["attacks"]["cw (l2 0.5)"]["mean"] == 0.0
+    assert found["robust"]["mean"] == 0.5, "cw has another threat and does not count"
+    assert found["certified"]["mean"] == 0.25
+    assert found["certified_radius"]["linf"]["mean"] == pytest.approx(0.03)
+    assert found["certified_radius_all"]["linf"]["mean"] == pytest.approx(0.0225)
+    assert found["parameters"]["values"] == [1234]
+
+
+def test_robust_is_the_worst_case_per_image_not_the_worst_attack():
+    broken = {
+        "fgsm": [False, True, False, False],
+        "pgd-20": [False, False, True, False],
+        "cw (l2 0.5)": [False] * 4,
+    }
+    found = row("m", [result(broken=broken)], COLUMNS, [])
+    assert found["attacks"]["fgsm"]["mean"] == found["attacks"]["pgd-20"]["mean"] == 0.5
+    assert found["robust"]["mean"] == 0.25
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_a_figure_is_finite_or_null(values: list[float]):
+    found = figure(values)
+    assert found is not None
+    assert math.isclose(found["mean"], sum(values) / len(values), abs_tol=1e-9)
+    assert (found["std"] is None) == (len(values) == 1)
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_was_not_measured_is_null():
+    assert figure([None, None]) is None
+    empty = row("m", [SeedResult(seed=0)], COLUMNS, ["linf"])
+    assert empty["clean"] is empty["robust"] is empty["certified"] is None
+    assert empty["certified_radius"] == {"linf": None, "l2": None}
+    assert empty["attacks"] == {"fgsm": None, "pgd-20": None, "cw (l2 0.5)": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "image", "text"),
+    [
+        ({"certified": [False, True, False, False]}, 1, "certified and yet broken by pgd-20"),
+        ({"certified": [True, False, False, False]}, 0, "certified and yet wrong when clean"),
+        (
+            {"broken": {"fgsm": [True, False, False, False], "pgd-20": [False] * 4, "cw (l2 0.5)": [False] * 4}},
+            0,
+            "wrong when clean and yet counted as broken",
+        ),
+    ],
+)
+def test_contradictions_name_the_image(changes: dict[str, object], image: int, text: str):
+    with pytest.raises(VerdictError, match=f"test image {image} .*{text}"):
+        row("m", [result(**changes)], COLUMNS, [])
+
+
+def test_an_attack_of_another_threat_may_break_what_is_certified():
+    assert row("m", [result()], COLUMNS, [])["certified"]["mean"] == 0.25
+
+
+def comparison() -> Comparison:
+    rows = [
+        row("darts", [result(0), result(1, clean=[True] * 4)], COLUMNS, ["linf", "l2"]),
+        row("dsrna-cb", [result(0, parameters=999), result(1)], COLUMNS, ["linf", "l2"]),
+    ]
+    return Comparison(THREAT, rows, COLUMNS, ["linf", "l2"], ["a note"])
+
+
+def test_best_is_marked_once_for_its_direction():
+    titles, body = cells(comparison())
+    best = {title: [line[i][1] for line in body] for i, title in enumerate(titles)}
+    assert best["clean %"] == [True, False]
+    assert best["parameters"] == [False, True], "fewer parameters are better"
+    assert best["pgd-20 %"] == [True, False]
+    assert best["method"] == [False, False]
+
+
+def test_the_four_forms_hold_the_same_rows():
+    found = comparison()
+    data = json.loads(json.dumps(json_data(found), allow_nan=False))
+    assert data["schema"] == 1
+    required = {
+        "method", "seeds", "clean", "robust", "attacks", "certified", "certified_radius", "parameters",
+        "search_seconds",
+    }  # fmt: skip
+    assert all(required <= set(r) for r in data["rows"])
+    text = markdown(found)
+    assert text.count("\n| d") == 2
+    assert "**" in text
+    lines = csv_text(found).splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("method,seeds,clean_mean,clean_std,fgsm_mean")
+    assert all(len(line.split(",")) == len(lines[0].split(",")) for line in lines)
