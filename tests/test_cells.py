@@ -12,6 +12,7 @@ from robustnas.cells import (
     MixedOp,
     ReluConvNorm,
     SearchCell,
+    SharedCell,
     drop_path,
     edge_index,
     edges,
@@ -76,11 +77,12 @@ class TestMixedOp:
             MixedOp({}, 4, 1)
 
 
+@pytest.mark.parametrize("kind", [SearchCell, SharedCell])
 @pytest.mark.parametrize("reduction", [False, True])
 @pytest.mark.parametrize("halve_first", [False, True])
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 1)])
-def test_search_cell_shapes_and_strides(reduction, halve_first, size):
-    cell = SearchCell(TABLE, (6, 5), 4, nodes=3, reduction=reduction, halve_first=halve_first)
+def test_search_cell_shapes_and_strides(kind, reduction, halve_first, size):
+    cell = kind(TABLE, (6, 5), 4, nodes=3, reduction=reduction, halve_first=halve_first)
     rows, columns = size
     first = torch.randn(2, 6, 2 * rows - 1 if halve_first else rows, 2 * columns if halve_first else columns)
     out = cell(first, torch.randn(2, 5, rows, columns), torch.rand(9, 3))
@@ -97,6 +99,51 @@ def test_search_cell_is_the_sum_over_edges_written_out():
     node2 = cell.edges[0](a, weights[0]) + cell.edges[1](b, weights[1])
     node3 = cell.edges[2](a, weights[2]) + cell.edges[3](b, weights[3]) + cell.edges[4](node2, weights[4])
     torch.testing.assert_close(cell(first, second, weights), torch.cat([node2, node3], 1))
+
+
+class Grouped:
+    """A stranger's table entry that builds all edges of a state at once."""
+
+    def __call__(self, channels, stride):
+        return DepthwiseSeparable(channels, 3, stride, affine=True)
+
+    def for_edges(self, channels, stride, edges):
+        return DepthwiseSeparable(channels, 3, stride, affine=True, edges=edges, rectify=False)
+
+
+class TestSharedCell:
+    """Computed state by state, a cell is the one computed edge by edge, to rounding in float64."""
+
+    @pytest.mark.parametrize("table", [TABLE, {**TABLE, "group": Grouped()}, {"group": Grouped()}])
+    @pytest.mark.parametrize("reduction", [False, True])
+    @pytest.mark.parametrize("training", [False, True])
+    def test_is_the_search_cell(self, table, reduction, training):
+        shared = SharedCell(table, (3, 2), 4, nodes=3, reduction=reduction).double().train(training)
+        naive = SearchCell(table, (3, 2), 4, nodes=3, reduction=reduction).double().train(training)
+        naive.load_state_dict(shared.per_edge(shared.state_dict()))
+        first, second = (torch.randn(4, c, 5, 6, dtype=torch.float64) for c in (3, 2))
+        weights = torch.rand(9, len(table), dtype=torch.float64, requires_grad=True)
+        outputs = [cell(first, second, weights) for cell in (shared, naive)]
+        torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
+        mask = torch.randn_like(outputs[0])
+        slopes = [torch.autograd.grad((out * mask).sum(), weights, retain_graph=True)[0] for out in outputs]
+        torch.testing.assert_close(*slopes, rtol=0, atol=1e-11)
+        for out in outputs:
+            (out * mask).sum().backward()
+        grads = shared.per_edge({name: one.grad for name, one in shared.named_parameters()})
+        expected = {name: one.grad for name, one in naive.named_parameters()}
+        assert grads.keys() == expected.keys()
+        assert grads
+        for name, grad in expected.items():
+            torch.testing.assert_close(grads[name], grad, rtol=0, atol=1e-11)
+        state = shared.per_edge(shared.state_dict())
+        assert state.keys() == naive.state_dict().keys()
+        for name, tensor in naive.state_dict().items():
+            torch.testing.assert_close(state[name], tensor, rtol=0, atol=1e-12)
+
+    def test_a_table_of_zeros_is_refused(self):
+        with pytest.raises(InputError, match="zero all output zero"):
+            SharedCell({"zero": lambda c, s: None}, (2, 2), 2)
 
 
 def test_discrete_cell_is_the_sum_written_out():

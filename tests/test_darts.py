@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from attrs import fields
 
-from robustnas.cells import edge_index
+from robustnas.cells import SearchCell, edge_index
 from robustnas.contracts import SearchSpace
 from robustnas.errors import InputError
 from robustnas.genotype import Genotype
 from robustnas_plugins.search_spaces.darts import Darts
 from robustnas_plugins.search_spaces.ops import DISCRETE, SEARCH
 from robustnas_plugins.search_spaces.subnetwork import subnetwork
+from robustnas_plugins.search_spaces.supernet import DartsSupernet
 
 FACTS = Path(__file__).parents[2] / "shared/data/genotypes.json"
 PUBLISHED = Darts().published
@@ -66,7 +67,8 @@ class TestSizes:
     def test_supernet(self):
         with torch.device("meta"):
             supernet = Darts().supernet((3, 32, 32), 10)
-        assert weights(supernet) == 1_930_618
+            naive = DartsSupernet(SEARCH, 3, 10, cells=8, channels=16, cell=SearchCell)
+        assert weights(supernet) == weights(naive) == 1_930_618
         assert {name: tuple(alpha.shape) for name, alpha in supernet.alpha.items()} == {
             "normal": (14, 8),
             "reduce": (14, 8),
@@ -95,7 +97,10 @@ class TestPublishedCells:
         for name, cell in PUBLISHED.items():
             assert cell == Genotype.from_data(facts["genotypes"][name]).to_data()
 
-    def test_every_known_cell_has_its_published_size(self, facts):
+    def test_every_known_cell_has_its_published_size(self, facts, monkeypatch):
+        monkeypatch.setattr(
+            torch.nn.Conv2d, "reset_parameters", lambda self: None
+        )  # only sizes are looked at
         sizes = {
             name: counted(Darts(), cell, (3, 32, 32), 10) / 1e6 for name, cell in facts["genotypes"].items()
         }
@@ -234,13 +239,34 @@ class TestSupernet:
             "stem.layers.0.weight",
             "cells.0.preprocess0.conv.weight",
             "cells.2.preprocess0.even.weight",
-            "cells.0.edges.13.candidates.max_pool_3x3.1.running_mean",
-            "cells.1.edges.0.candidates.skip_connect.odd.weight",
-            "cells.1.edges.5.candidates.sep_conv_3x3.1.pointwise.weight",
-            "cells.1.edges.5.candidates.dil_conv_5x5.depthwise.weight",
+            "cells.0.leaving.4.common.max_pool_3x3.1.running_mean",
+            "cells.1.leaving.0.single.skip_connect.3.odd.weight",
+            "cells.1.leaving.2.grouped.sep_conv_3x3.1.pointwise.weight",
+            "cells.1.leaving.2.grouped.dil_conv_5x5.depthwise.weight",
             "classifier.bias",
         ):
             assert name in names
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_supernet_is_the_one_computed_edge_by_edge(training):
+    shared = DartsSupernet(SEARCH, 3, 5, cells=3, channels=3).double()
+    naive = DartsSupernet(SEARCH, 3, 5, cells=3, channels=3, cell=SearchCell).double()
+    images, labels = torch.rand(4, 3, 9, 7, dtype=torch.float64), torch.arange(4)
+    shared(images)  # running statistics of their own
+    naive.load_state_dict(shared.per_edge(shared.state_dict()))
+    for supernet in (shared, naive):
+        supernet.train(training)
+        F.cross_entropy(supernet(images), labels).backward()
+    torch.testing.assert_close(shared(images), naive(images), rtol=0, atol=1e-12)
+    grads = shared.per_edge({name: one.grad for name, one in shared.named_parameters()})
+    expected = {name: one.grad for name, one in naive.named_parameters()}
+    assert grads.keys() == expected.keys()
+    for name, grad in expected.items():
+        torch.testing.assert_close(grads[name], grad, rtol=0, atol=1e-11)
+    state = shared.per_edge(shared.state_dict())
+    for name, tensor in naive.state_dict().items():
+        torch.testing.assert_close(state[name], tensor, rtol=0, atol=1e-12)
 
 
 class TestNetwork:

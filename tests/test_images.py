@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from robustnas.contracts import Images
 from robustnas.errors import DataError
-from robustnas.images import InMemory, Streamed, halves, in_order, on_device, shuffled
+from robustnas.images import First, InMemory, Streamed, halves, in_order, on_device, shuffled
 
 
 def draw(seed=0):
@@ -140,3 +140,13 @@ def test_in_order_counts_up(count, batch, sizes):
     batches = in_order(count, batch)
     assert [len(one) for one in batches] == sizes
     assert [index for one in batches for index in one.tolist()] == list(range(count))
+
+
+def test_the_first_images_of_a_split():
+    pixels, labels = some(9)
+    images = InMemory(pixels, labels)
+    first = on_device(First(images, 4), "cpu")
+    assert torch.equal(first.labels, labels[:4])
+    assert torch.equal(first.take(torch.arange(4)), images.take(torch.arange(4)))
+    with pytest.raises(DataError, match="10 images are asked for and there are 9"):
+        First(images, 10)

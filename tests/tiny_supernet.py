@@ -1,4 +1,4 @@
-"""The smallest search there is: a supernet of two mixed ops, its space, and a dataset whose test images are mined."""
+"""The smallest search there is: a supernet of two edges, its space, and a dataset without test images."""
 
 from __future__ import annotations
 

@@ -350,12 +350,12 @@ def evaluate(
     source = on_device(_images(images, labels), device)
     labels = labels.detach().cpu()
     count = len(labels)
-    clean = torch.empty(count, dtype=torch.int64)
-    perturbed = torch.empty(count, dtype=torch.int64)
-    distance = torch.zeros(count)
-    found = torch.full((count,), float("inf"))
     counted = _Counted(network)
     with frozen(counted), _float32_with_gradients(device):
+        clean = torch.empty(count, dtype=torch.int64)
+        perturbed = torch.empty(count, dtype=torch.int64)
+        distance = torch.zeros(count)
+        found = torch.full((count,), float("inf"))
         model = load_foolbox().PyTorchModel(counted, bounds=(0, 1), device=device)
         for indices in in_order(count, batch):
             pixels = _take(source, indices)

@@ -2,6 +2,7 @@
 
     InMemory     a tensor, uint8 (a pixel 255 is 1.0) or float in [0, 1]; may live on the device
     Streamed     a sequence that reads one image at a time, decoded by threads
+    First        the first so many of others
     on_device    the same images, handed out on a device
 
 All keep `robustnas.contracts.Images`: `take` gives float32 in [0, 1].  Orders are lists of index tensors,
@@ -134,6 +135,27 @@ class Moved:
     def take(self, indices: Tensor) -> Tensor:
         """The images at `indices` (n,) int64 -> (n, C, H, W) float32 in [0, 1], on the device."""
         return self.images.take(indices).to(self.device)
+
+
+@frozen(eq=False)
+class First:
+    """The first `count` images of a split."""
+
+    images: Images
+    count: int
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.count <= len(self.images.labels):
+            raise DataError(f"{self.count} images are asked for and there are {len(self.images.labels)}")
+
+    @property
+    def labels(self) -> Tensor:
+        """(count,) int64, on the CPU."""
+        return self.images.labels[: self.count]
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The images at `indices` (n,) int64 below `count` -> (n, C, H, W) float32 in [0, 1]."""
+        return self.images.take(indices)
 
 
 def on_device(images: Images, device: torch.device | str) -> Images:

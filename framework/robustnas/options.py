@@ -1,6 +1,6 @@
 """The options of a plugin class: what a recipe may write beside its name.
 
-Of an attrs class they are its fields, of any other class (a foolbox attack, say) the arguments of its constructor.
+Of an attrs class they are its fields, of any other class (a foolbox attack, say) its constructor's arguments.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def options_of(cls: type) -> dict[str, Option]:
             default = _default(attribute)
             found[name] = Option(name, _resolved(attribute.type, cls), default, help_, attribute)
         return found
-    if cls.__init__ is object.__init__:
+    if _constructor(cls) is object.__init__:
         return {}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {
@@ -101,8 +101,8 @@ def values_of(plugin: object, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as plain data.  What has no plain form (a function, an object) is told by its qualified name."""
-    if value is None or isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum):
+    """A value as plain data; what has no plain form (a function, an object) as its qualified name."""
+    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum)):
         return value
     if isinstance(value, enum.Enum):
         return plain(value.value)
@@ -122,7 +122,14 @@ def plain(value: Any) -> Any:
 
 def type_text(annotation: Any) -> str:
     """A type in words: `integer`, `number`, `text`, `true or false`, `first | unrolled`, `list of text`."""
-    simple = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null", Any: "anything"}
+    simple = {
+        int: "integer",
+        float: "number",
+        str: "text",
+        bool: "true or false",
+        type(None): "null",
+        Any: "anything",
+    }
     if annotation in simple:
         return simple[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -135,7 +142,11 @@ def type_text(annotation: Any) -> str:
             return "mapping of " + " to ".join(type_text(argument) for argument in arguments)
         elements = [type_text(argument) for argument in arguments if argument is not Ellipsis]
         fixed = origin is tuple and Ellipsis not in arguments
-        return f"list of {', '.join(elements)}" if fixed else f"list of {elements[0] if elements else 'anything'}"
+        return (
+            f"list of {', '.join(elements)}"
+            if fixed
+            else f"list of {elements[0] if elements else 'anything'}"
+        )
     if isinstance(annotation, type):
         if issubclass(annotation, enum.Enum):
             return " | ".join(value_text(member.value) for member in annotation)
@@ -169,10 +180,15 @@ def _default(attribute: attrs.Attribute[Any]) -> Any:
     return default
 
 
+def _constructor(cls: type) -> Any:
+    """The `__init__` a class has or inherits."""
+    return inspect.getattr_static(cls, "__init__")
+
+
 def _resolved(annotation: Any, cls: type) -> Any:
     """An annotation as a type; one in quotes is looked up where the class and its bases are written.
 
-    A module may import a name for the type checker alone: such an annotation tells nothing and counts as `Any`.
+    A module may import a name for the type checker alone: such an annotation tells nothing, it is `Any`.
     """
     if annotation in (None, inspect.Parameter.empty):
         return Any
@@ -190,9 +206,13 @@ def _resolved(annotation: Any, cls: type) -> Any:
 def _documented(cls: type) -> dict[str, str]:
     """Lines `name: text` below `Args:` in the docstring of a class or of its constructor."""
     found: dict[str, str] = {}
-    for documented in (cls.__init__, cls):
+    for documented in (_constructor(cls), cls):
         lines = inspect.cleandoc(documented.__doc__ or "").splitlines()
-        heads = [index for index, line in enumerate(lines) if line.strip() in ("Args:", "Arguments:", "Parameters:")]
+        heads = [
+            index
+            for index, line in enumerate(lines)
+            if line.strip() in ("Args:", "Arguments:", "Parameters:")
+        ]
         if not heads:
             continue
         name, indent = "", None

@@ -23,7 +23,8 @@ from robustnas import device as devices
 from robustnas import table
 from robustnas.errors import DataError, RunDirectoryError
 from robustnas.plan import Plan, make
-from robustnas.recipe.load import Loaded, resolved
+from robustnas.recipe.load import Loaded
+from robustnas.recipe.resolved import resolved
 from robustnas.run import layout, overview
 from robustnas.run.directory import RunDirectory
 from robustnas.artifacts import write_json, write_text

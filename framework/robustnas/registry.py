@@ -1,10 +1,10 @@
-"""Names of plugins, and the classes behind them: search spaces, metrics, attacks and datasets of every package.
+"""Names of plugins, and the classes behind them: search spaces, metrics, attacks and datasets.
 
-Listing reads the metadata of installed packages and imports no plugin.  Loading imports one, through stevedore,
-and compares what it has with what its contract promises.
+Listing reads the metadata of installed packages and imports no plugin.  Loading imports one, through
+stevedore, and compares what it has with what its contract promises.
 
-stevedore keeps a cache of entry points that may be older than an installation, and does not say which packages
-register one name twice; both are answered here from `importlib.metadata`.
+stevedore keeps a cache of entry points that may be older than an installation, and does not say which
+packages register one name twice; both are answered here from `importlib.metadata`.
 """
 
 from __future__ import annotations
@@ -80,15 +80,15 @@ class Registry:
         found: dict[tuple[str, str, str], Entry] = {}
         for point in importlib.metadata.entry_points(group=self.group):
             distribution, version = _origin(point)
-            # An editable installation may show its distribution twice: the same name with the same target is one.
+            # An editable installation may show its distribution twice: the same name and target count once.
             key = (point.name, point.value, _normalized(distribution))
             found.setdefault(key, Entry(point.name, point.value, distribution, version, point))
         return sorted(found.values())
 
-    def conflicts(self) -> dict[str, list[Entry]]:
-        """Names that are registered more than once, with all who do."""
+    def conflicts(self, entries: Sequence[Entry] | None = None) -> dict[str, list[Entry]]:
+        """Names registered more than once, with all who do; among `entries`, or all there are now."""
         by_name: dict[str, list[Entry]] = {}
-        for entry in self.entries():
+        for entry in self.entries() if entries is None else entries:
             by_name.setdefault(entry.name, []).append(entry)
         return {name: entries for name, entries in by_name.items() if len(entries) > 1}
 
@@ -96,8 +96,8 @@ class Registry:
         """The plugin class called `name`, checked against its contract.
 
         Raises:
-            PluginError: nothing installed registers that name, two distributions do, its module does not import,
-                or the class does not keep the contract.
+            PluginError: nothing installed registers that name, two distributions do, its module does not
+                import, or the class does not keep the contract.
         """
         entries = self.entries()
         matching = [entry for entry in entries if entry.name == name]
@@ -109,7 +109,9 @@ class Registry:
         what = f"{self.kind} {name!r} ({entry.target}, from {entry.provider})"
         plugin = _import(self.group, entry, what)
         if not isinstance(plugin, type):
-            raise PluginError(f"{what} is not a class: found {plugin!r:.80}; a class with options as fields would do")
+            raise PluginError(
+                f"{what} is not a class: found {plugin!r:.80}; a class with options as fields would do"
+            )
         wrong = self.check(plugin)
         if wrong:
             raise PluginError("\n  ".join([f"{what} does not keep its contract", *wrong]))
@@ -117,17 +119,19 @@ class Registry:
 
     def describe_conflict(self, name: str, entries: Sequence[Entry]) -> str:
         """Who registers `name`, and what to do."""
-        providers = " and ".join(f"{entry.provider} ({entry.target})" for entry in entries)
+        providers = " and ".join(
+            f"{entry.provider} ({entry.target})" for entry in sorted(entries, key=lambda e: e.provider)
+        )
         return f"{self.kind} {name!r} is registered twice, by {providers}; uninstall one of the two"
 
     def _unknown(self, name: str, names: list[str]) -> str:
         article = "an" if self.kind == "attack" else "a"
+        table = f'[project.entry-points."{self.group}"]'
         return "\n  ".join(
             [
                 f"no {self.kind} is called {name!r}{did_you_mean(name, names)}",
                 f"installed: {', '.join(names) or 'none'}",
-                f'to add one: install a package that registers {article} {self.kind} in [project.entry-points."'
-                f'{self.group}"]',
+                f"to add one: install a package that registers {article} {self.kind} in {table}",
             ]
         )
 
@@ -166,14 +170,18 @@ def _import(group: str, entry: Entry, what: str) -> Any:
         return FreshDriver(group, entry.name).driver
     except KeyboardInterrupt:
         raise
-    except BaseException as fault:  # SystemExit and pytest's Skipped are no Exceptions; one plugin must not stop all
+    except (
+        BaseException
+    ) as fault:  # SystemExit and pytest's Skipped are no Exceptions; one plugin must not stop all
         raise PluginError(f"{what} does not import: {_told(fault)}") from fault
 
 
 def _told(fault: BaseException) -> str:
     """Kind and text of an exception, and the last line of code it came through."""
     frames = traceback.extract_tb(fault.__traceback__)
-    inside = [frame for frame in frames if "stevedore" not in frame.filename and "importlib" not in frame.filename]
+    inside = [
+        frame for frame in frames if "stevedore" not in frame.filename and "importlib" not in frame.filename
+    ]
     where = f" ({inside[-1].filename}:{inside[-1].lineno})" if inside[1:] else ""
     return f"{type(fault).__name__}: {fault}{where}" if str(fault) else f"{type(fault).__name__}{where}"
 
@@ -233,8 +241,8 @@ def _parameters(signature: inspect.Signature, drop_self: bool) -> list[inspect.P
 def _accepts(found: list[inspect.Parameter], promised: list[inspect.Parameter]) -> bool:
     """Whether a method can be called as promised, by position and by name.
 
-    The promised parameters come first, in order, by the same names; one that may be left out has a default here
-    too; further ones have defaults.  `*args, **kwargs` stands for any number of them.
+    The promised parameters come first, in order, by the same names; one that may be left out has a default
+    here too; further ones have defaults.  `*args, **kwargs` stands for any number of them.
     """
     kinds = inspect.Parameter
     variadic = {p.kind for p in found} >= {kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD}
@@ -261,7 +269,9 @@ def _wrong_search_space(cls: type) -> list[str]:
 def _wrong_metric(cls: type) -> list[str]:
     parts = metric_parts(cls)
     if not parts:
-        wanted = [f"{part}{_readable(inspect.signature(getattr(c, part)))}" for part, c in METRIC_PARTS.items()]
+        wanted = [
+            f"{part}{_readable(inspect.signature(getattr(c, part)))}" for part, c in METRIC_PARTS.items()
+        ]
         return ["promised: at least one of", *(f"  {line}" for line in wanted), f"found:    {_public(cls)}"]
     return [line for part in METRIC_PARTS if part in parts for line in _method(cls, part, METRIC_PARTS[part])]
 

@@ -40,11 +40,13 @@ def scratch_statistics(network: nn.Module, *, biased: bool = True) -> Iterator[N
             training pass computed, to rounding; False spares that correction where no eval pass follows.
     """
     layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    # A layer without statistics and weights cannot tell its device and type; the network's weights can.
+    fallback = next(network.parameters(), torch.zeros(()))
     kept = [(layer, dict(layer._buffers), layer.momentum, layer.track_running_stats) for layer in layers]
     with ExitStack() as hooks:
         try:
             for layer in layers:
-                _lend_scratch(layer)
+                _lend_scratch(layer, fallback)
                 if biased:
                     hooks.callback(layer.register_forward_hook(_note_biased_variance).remove)
             yield
@@ -55,13 +57,12 @@ def scratch_statistics(network: nn.Module, *, biased: bool = True) -> Iterator[N
                 layer.track_running_stats = tracks
 
 
-def _lend_scratch(layer: _BatchNorm) -> None:
-    like = layer.running_mean if layer.running_mean is not None else layer.weight
+def _lend_scratch(layer: _BatchNorm, fallback: Tensor) -> None:
+    like = next((it for it in (layer.running_mean, layer.weight) if it is not None), fallback).detach()
     size = layer.num_features
-    device, dtype = (None, None) if like is None else (like.device, like.dtype)
     # Not clones: with momentum 1 the old value is multiplied by 0, which would not remove a NaN.
-    layer._buffers["running_mean"] = torch.zeros(size, device=device, dtype=dtype)
-    layer._buffers["running_var"] = torch.ones(size, device=device, dtype=dtype)
+    layer._buffers["running_mean"] = like.new_zeros(size)
+    layer._buffers["running_var"] = like.new_ones(size)
     layer._buffers["num_batches_tracked"] = None
     layer.momentum = 1.0
     layer.track_running_stats = True

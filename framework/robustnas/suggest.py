@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most like `word`, or None where none is like it.  Case, `-` and `_` make no difference."""
+    """The known word most like `word`, or None where none is; case, `-` and `_` make no difference."""
     folded: dict[str, str] = {}
     for candidate in known:
         folded.setdefault(_fold(candidate), candidate)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -178,7 +179,8 @@ def _percent(value: float) -> str:
 
 
 def _pixels(value: float) -> str:
-    return f"{value:.4f}"
+    """Three significant digits, without an exponent: radii of deep networks are small."""
+    return f"{value:.{max(2, 2 - math.floor(math.log10(value)))}f}" if 0 < value < 1 else f"{value:.2f}"
 
 
 def _count(value: float) -> str:

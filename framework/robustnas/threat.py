@@ -26,7 +26,11 @@ def pixels(value: str | float) -> float:
     if isinstance(value, bool):
         raise ValueError(f"{value!r} is not a number; write 8/255 or 0.03")
     try:
-        number = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
+        if isinstance(value, str):
+            above, slash, below = value.partition("/")
+            number = float(Fraction(above) / Fraction(below)) if slash else float(Fraction(value))
+        else:
+            number = float(value)
     except ZeroDivisionError:
         raise ValueError(f"{value!r} divides by zero") from None
     except (ValueError, TypeError, OverflowError):
@@ -55,7 +59,7 @@ class ThreatModel:
 
     def __str__(self) -> str:
         scaled = self.epsilon * 255
-        if abs(scaled - round(scaled)) < 1e-9 and scaled > 0:
+        if 0 < scaled < 255 and abs(scaled - round(scaled)) < 1e-9:
             return f"{self.norm} {round(scaled)}/255"
         return f"{self.norm} {self.epsilon:g}"
 

@@ -7,7 +7,9 @@ the place in the network, so no operation is ever bounded by accident.
 
 from __future__ import annotations
 
+import inspect
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -52,10 +54,20 @@ class Features:
 
 
 class Memory:
-    """Stands for the storage of a plain tensor: says whether two values would share it."""
+    """Stands for the storage of a plain tensor: knows the values that would share it."""
 
     def __init__(self) -> None:
-        self.sharers = 1
+        self._sharers: list[weakref.ref[Value]] = []
+
+    def add(self, value: Value) -> None:
+        """`value` is a view of this storage."""
+        self._sharers = [sharer for sharer in self._sharers if sharer() is not None]
+        self._sharers.append(weakref.ref(value))
+        value.memory = self
+
+    def shared(self) -> bool:
+        """Whether more than one living value uses it."""
+        return sum(sharer() is not None for sharer in self._sharers) > 1
 
 
 class Value(torch.Tensor):
@@ -94,7 +106,8 @@ class Value(torch.Tensor):
             cls, centre.shape, strides=centre.stride(), dtype=centre.dtype, device=centre.device
         )
         value.walk, value.plain, value.centre, value.radius = walk, plain, centre, radius
-        value.ball, value.features, value.tightened, value.memory = ball, features, False, Memory()
+        value.ball, value.features, value.tightened = ball, features, False
+        Memory().add(value)
         if ball is None and not walk.keeps_plain:
             value.plain = None
         walk.saw(value)
@@ -103,11 +116,16 @@ class Value(torch.Tensor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Everything is set in `__new__`, as torch wants it for wrappers."""
 
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"Value({tuple(self.centre.shape)}, {self.centre.dtype})"
+
     @classmethod
     def __torch_function__(
         cls, func: Function, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
+        if "input" in kwargs:
+            args = (kwargs.pop("input"), *args)
         first = next(values_in((args, tuple(kwargs.values()))))
         if func in METADATA:
             told = first.centre if first.plain is None else first.plain
@@ -119,7 +137,12 @@ class Value(torch.Tensor):
             refuse(func, first, "out= is not supported on bounded values")
         if first.walk.backward and not torch.is_grad_enabled():
             refuse(func, first, "the network switches gradients off here, and linear bounds are made of gradients")
-        result = rule(func, *args, **kwargs)
+        try:
+            result = rule(func, *args, **kwargs)
+        except TypeError:
+            if not _takes(rule, func, args, kwargs):
+                refuse(func, first, f"its rule knows no call with {len(args)} arguments and options {sorted(kwargs)}")
+            raise
         for value in values_in((result,)):
             if value.dim() < 1 or value.centre.shape[0] != first.walk.images:
                 refuse(func, first, f"the result has shape {tuple(value.centre.shape)}: the first dimension must stay "
@@ -172,6 +195,16 @@ def _place(network: Any) -> str:
     return "the network"
 
 
+def _takes(rule: Handler, *call: Any) -> bool:
+    """Whether the call fits the rule's signature."""
+    function, args, kwargs = call
+    try:
+        inspect.signature(rule).bind(function, *args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
 def _writes(function: Function, kwargs: Mapping[str, Any]) -> bool:
     name = getattr(function, "__name__", "")
     in_place = name.endswith("_") and not name.endswith("__")
@@ -182,7 +215,7 @@ def _write(function: Function, target: Any, result: Value) -> Value:
     """Give `target` the result's streams, as the plain function would write into its memory."""
     if not isinstance(target, Value):
         refuse(function, result, "writes a bounded value into a plain tensor", "write `a = a + b` instead of `a += b`")
-    if target.memory.sharers > 1:
+    if target.memory.shared():
         refuse(function, target, "writes in place into memory that a view shares", "use the form that is not in place")
     if target.centre.shape != result.centre.shape:
         refuse(function, target, "an in-place result of another shape", "use the form that is not in place")

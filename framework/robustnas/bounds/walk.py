@@ -125,6 +125,8 @@ class Walk:
         with z at the clean images x0; A and the sum are gradients with respect to `probe` and `budget`.
         """
         assert value.plain is not None
+        if not value.plain.requires_grad:
+            return (coefficients * value.plain).flatten(2).sum(2)
         batched = coefficients.shape[0] > 1
         self.relaxing = True
         try:

@@ -10,9 +10,13 @@ lines:
         "skip": lambda channels, stride: nn.AvgPool2d(stride),    # any module that keeps the channels
         "conv": lambda channels, stride: ReluConvNorm(channels, channels, 3, stride, affine=False),
     }
-    cell = SearchCell(table, 2 * [3 * channels], channels, nodes=4, reduction=False)
+    cell = SharedCell(table, 2 * [3 * channels], channels, nodes=4, reduction=False)
     output = cell(state0, state1, alpha.softmax(-1))              # alpha (14, 3) for 4 nodes
     genes = strongest_inputs(alpha.softmax(-1), tuple(table), nodes=4)
+
+`SharedCell` computes once what edges share, `SearchCell` goes edge by edge: the results are the same, the
+second is the reference.  A table entry with `for_edges` (see `ForEdges`) is computed for all edges of a state
+at once.
 
 Every module here computes with ordinary torch functions, without in-place operations and without branching on
 values, so that bounds propagate through the same `forward`.
@@ -23,15 +27,18 @@ from robustnas.cells.graph import edge_index, edges, reduction_cells, strongest_
 from robustnas.cells.layers import DepthwiseSeparable, FactorizedReduce, ReluConvNorm, preprocessing
 from robustnas.cells.mixed_op import MixedOp, OpTable
 from robustnas.cells.search_cell import SearchCell
+from robustnas.cells.shared_cell import ForEdges, SharedCell
 
 __all__ = [
     "DepthwiseSeparable",
     "DiscreteCell",
     "FactorizedReduce",
+    "ForEdges",
     "MixedOp",
     "OpTable",
     "ReluConvNorm",
     "SearchCell",
+    "SharedCell",
     "drop_path",
     "edge_index",
     "edges",

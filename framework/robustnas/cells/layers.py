@@ -29,10 +29,31 @@ class DepthwiseSeparable(nn.Module):
     """Rectifier, depthwise convolution, pointwise convolution, batch norm; the channels stay.
 
     (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)) for any odd kernel and any dilation.
+
+    Args:
+        channels: channels of one operation.
+        kernel: side of the depthwise kernel.
+        stride: of the depthwise convolution.
+        dilation: of the depthwise convolution.
+        affine: whether batch norm has a scale and a shift.
+        edges: this many operations side by side, each on channels of its own.
+        rectify: False where the input has been rectified already.
     """
 
-    def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1, *, affine: bool):
+    def __init__(
+        self,
+        channels: int,
+        kernel: int,
+        stride: int = 1,
+        dilation: int = 1,
+        *,
+        affine: bool,
+        edges: int = 1,
+        rectify: bool = True,
+    ):
         super().__init__()
+        self.rectify = rectify
+        channels = edges * channels
         self.depthwise = nn.Conv2d(
             channels,
             channels,
@@ -43,11 +64,12 @@ class DepthwiseSeparable(nn.Module):
             groups=channels,
             bias=False,
         )
-        self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+        self.pointwise = nn.Conv2d(channels, channels, 1, groups=edges, bias=False)
         self.norm = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.norm(self.pointwise(self.depthwise(F.relu(x))))
+        x = F.relu(x) if self.rectify else x
+        normed: Tensor = self.norm(self.pointwise(self.depthwise(x)))
         return normed
 
 
@@ -62,15 +84,13 @@ class FactorizedReduce(nn.Module):
     def __init__(self, channels: int, out_channels: int, *, affine: bool):
         super().__init__()
         self.even = nn.Conv2d(channels, out_channels // 2, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(channels, out_channels - out_channels // 2, 1, stride=2, bias=False)
+        # padded, its outputs are at -1, 1, 3, ...; the first is cut off, the last may lie beyond an odd edge
+        self.odd = nn.Conv2d(channels, out_channels - out_channels // 2, 1, stride=2, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(out_channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
-        rows, columns = x.shape[-2] % 2, x.shape[-1] % 2
-        shifted = F.pad(x, (0, columns, 0, rows)) if rows or columns else x
-        halves = torch.cat([self.even(x), self.odd(shifted[:, :, 1:, 1:])], dim=1)
-        normed: Tensor = self.norm(halves)
+        normed: Tensor = self.norm(torch.cat([self.even(x), self.odd(x)[:, :, 1:, 1:]], dim=1))
         return normed
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -14,6 +14,29 @@ OpTable = Mapping[str, Callable[[int, int], nn.Module | None]]
 The module maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)).  None stands for the operation
 that outputs zero.
 """
+
+
+def without_zero(table: OpTable, channels: int, stride: int) -> dict[str, nn.Module]:
+    """A module for every operation of the table that computes something.
+
+    Raises:
+        InputError: none of them does.
+    """
+    built = {name: make(channels, stride) for name, make in table.items()}
+    computing = {name: op for name, op in built.items() if op is not None}
+    if not computing:
+        raise InputError(
+            f"the operations {', '.join(table) or '(none given)'} all output zero; add one that computes"
+        )
+    return computing
+
+
+def total(terms: Sequence[Tensor]) -> Tensor:
+    """The sum of one or more tensors of one shape."""
+    result = terms[0]
+    for term in terms[1:]:
+        result = result + term
+    return result
 
 
 class MixedOp(nn.Module):
@@ -29,21 +52,12 @@ class MixedOp(nn.Module):
 
     def __init__(self, table: OpTable, channels: int, stride: int):
         super().__init__()
-        built = {name: make(channels, stride) for name, make in table.items()}
-        self.columns = tuple(index for index, op in enumerate(built.values()) if op is not None)
-        if not self.columns:
-            raise InputError(
-                f"the operations {', '.join(table) or '(none given)'} all output zero; add one that computes"
-            )
-        self.candidates = nn.ModuleDict({name: op for name, op in built.items() if op is not None})
+        candidates = without_zero(table, channels, stride)
+        self.columns = tuple(column for column, name in enumerate(table) if name in candidates)
+        self.candidates = nn.ModuleDict(candidates)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """x (N, C, H, W), weights (O,) -> (N, C, ceil(H / stride), ceil(W / stride))."""
         shares = weights.unbind()
-        terms = [
-            shares[column] * op(x) for column, op in zip(self.columns, self.candidates.values(), strict=True)
-        ]
-        total: Tensor = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+        pairs = zip(self.columns, self.candidates.values(), strict=True)
+        return total([shares[column] * op(x) for column, op in pairs])

@@ -1,8 +1,8 @@
 """A YAML text as a tree of nodes that know where they stand.
 
-PyYAML reads YAML 1.1, in which `1e-3` is text, `no` is false and `2026-01-02` a date; the scalars here are those of
-the core schema of YAML 1.2 (yaml.org/spec/1.2.2, section 10.3.2).  Duplicate keys, which PyYAML takes silently, are
-faults, and so are tabs as indentation.
+PyYAML reads YAML 1.1, in which `1e-3` is text, `no` is false and `2026-01-02` a date; the scalars here are
+those of the core schema of YAML 1.2 (yaml.org/spec/1.2.2, section 10.3.2).  Duplicate keys, which PyYAML
+takes silently, are faults, and so are tabs as indentation.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Node:
 
     mark: Mark
     path: str
-    value: None | bool | int | float | str | tuple[Node, ...] | dict[str, Node]
+    value: bool | int | float | str | tuple[Node, ...] | dict[str, Node] | None
     keys: dict[str, Mark] = Factory(dict)
 
     def plain(self) -> Any:
@@ -117,7 +117,9 @@ def parse(text: str, file: str, faults: Faults, at: Mark | None = None) -> Node 
         root = composer.get_single_node()
     except yaml.reader.ReaderError as fault:
         mark = at or _mark_of(file, text, fault.position)
-        faults.add(mark, "", f"not YAML: found the character {chr(int(fault.character))!r}; printable text would do")
+        faults.add(
+            mark, "", f"not YAML: found the character {chr(int(fault.character))!r}; printable text would do"
+        )
         return None
     except yaml.MarkedYAMLError as fault:
         faults.add(at or _mark(file, fault.problem_mark or fault.context_mark), "", _syntax(fault, text))
@@ -161,7 +163,9 @@ class _Reader:
         mark = self.mark(node)
         self.size += 1
         if id(node) in above:
-            self.faults.add(mark, path, "found an alias of the value it stands in; a value cannot hold itself")
+            self.faults.add(
+                mark, path, "found an alias of the value it stands in; a value cannot hold itself"
+            )
             return None
         if self.size > LARGEST:
             if self.size == LARGEST + 1:
@@ -180,7 +184,9 @@ class _Reader:
             except ValueError:
                 self.faults.add(mark, path, f"found {node.value[:40]!r} tagged !!{kind}; it is none")
                 return None
-        self.faults.add(mark, path, f"found the tag {node.tag!r}; plain text, numbers, lists and mappings would do")
+        self.faults.add(
+            mark, path, f"found the tag {node.tag!r}; plain text, numbers, lists and mappings would do"
+        )
         return None
 
     def mapping(self, node: yaml.MappingNode, mark: Mark, path: str, above: tuple[int, ...]) -> Node:
@@ -194,7 +200,9 @@ class _Reader:
                 continue
             key = key_node.value
             if key == "<<":
-                self.faults.add(at, path, "found a merge key ('<<'), which YAML 1.2 does not have; extends would do")
+                self.faults.add(
+                    at, path, "found a merge key ('<<'), which YAML 1.2 does not have; extends would do"
+                )
                 continue
             if key in keys:
                 text = f"duplicate key; found first at line {keys[key].line}, one of the two would do"
@@ -211,7 +219,7 @@ class _Reader:
         return self.at or _mark(self.file, node.start_mark)
 
 
-def _scalar(kind: str, text: str) -> None | bool | int | float | str:
+def _scalar(kind: str, text: str) -> bool | int | float | str | None:
     """The value of a scalar of a kind.
 
     Raises:

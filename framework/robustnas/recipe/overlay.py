@@ -1,7 +1,7 @@
 """One tree of nodes over another: `extends`, `--set` and the sections of a method.
 
-Mappings merge key by key; lists and scalars replace.  A plugin's name counts as the mapping `{name: ...}` where keys
-are laid over it, and options never pass from a plugin to one of another name.
+Mappings merge key by key; lists and scalars replace.  A plugin's name counts as the mapping `{name: ...}`
+where keys are laid over it, and options never pass from a plugin to one of another name.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def _assigned(node: Node, parts: Sequence[str], value: Node, mark: Mark, faults:
     key = ".".join(parts[:count])
     entry = node.value.get(key) or Node(mark, below(node.path, key), None)
     entries = {**node.value, key: _assigned(entry, parts[count:], value, mark, faults)}
-    return evolve(node, value=entries, keys={**node.keys, key: node.keys.get(key, mark) if parts[count:] else mark})
+    return evolve(
+        node, value=entries, keys={**node.keys, key: node.keys.get(key, mark) if parts[count:] else mark}
+    )
 
 
 def _as_mapping(node: Node) -> Node:

@@ -1,4 +1,4 @@
-"""Plugins of a recipe: from a name with options beside it to an object of the class that the name stands for."""
+"""Plugins of a recipe: from a name with options beside it to an object of the class it stands for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from attrs import Factory, define
 
 from robustnas.errors import OptionError, PluginError
-from robustnas.options import options_of, plain
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.overlay import overlay
@@ -23,7 +22,7 @@ LP = {math.inf: "linf", 2: "l2"}
 
 @define
 class Plugins:
-    """Reads the plugins of one recipe; a class is loaded once, and a class that is broken is told where it is used."""
+    """Reads the plugins of one recipe; a class is loaded once, a broken one is told wherever it is used."""
 
     faults: Faults
     classes: dict[tuple[str, str], type | PluginError] = Factory(dict)
@@ -49,18 +48,8 @@ class Plugins:
         if plugin is BAD:
             return BAD
         given = options.value if isinstance(options.value, dict) else {}
-        own = options_of(cls)
-        return Use(
-            name,
-            {
-                key: plain(read_value(entry, own[key].type, Faults()))
-                if own[key].attribute is None
-                else plain(getattr(plugin, own[key].attribute.name))  # type: ignore[union-attr]
-                for key, entry in given.items()
-                if key in own and key not in ("name", *reserved)
-            },
-            plugin,
-        )
+        written = {key: entry.plain() for key, entry in given.items() if key not in ("name", *reserved)}
+        return Use(name, written, plugin)
 
     def metrics(self, node: Node) -> Any:
         """Key `metric` of a method: one, or a weighted list; `BAD` with faults."""
@@ -72,9 +61,13 @@ class Plugins:
         if any(entry is BAD for entry in weighted):
             return BAD
         for part in ("inner_loss", "outer_loss"):
-            owners = [entry for entry in zip(nodes, weighted, strict=True) if part in metric_parts(entry[1][1].plugin)]
+            owners = [
+                entry
+                for entry in zip(nodes, weighted, strict=True)
+                if part in metric_parts(entry[1][1].plugin)
+            ]
             for extra, (_, use) in owners[1:]:
-                text = f"found {use.name!r}, the second metric with {part}; a level has one loss, so one would do"
+                text = f"found {use.name!r}, the second metric with {part}; a level has one loss"
                 self.faults.add(extra.mark, extra.path, text)
             if len(owners) > 1:
                 return BAD
@@ -117,7 +110,7 @@ class Plugins:
             attacks.append(attack)
             first = labels.setdefault(attack.label, entry)
             if first is not entry:
-                text = f"found a second attack with the label {attack.label!r}; give one of the two a label of its own"
+                text = f"found a second attack with the label {attack.label!r}; one of the two needs another"
                 self.faults.add(entry.mark, below(entry.path, "label"), f"{text} (label: ...)")
         return tuple(attacks)
 
@@ -133,7 +126,9 @@ class Plugins:
         if "label" in entries:
             label = read_value(entries["label"], str, self.faults)
             if label is not BAD and not label.strip():
-                self.faults.add(entries["label"].mark, entries["label"].path, "found no text; a name would do")
+                self.faults.add(
+                    entries["label"].mark, entries["label"].path, "found no text; a name would do"
+                )
                 label = BAD
         if use is BAD or own is BAD or own is None or label is BAD:
             return BAD

@@ -10,7 +10,7 @@ from robustnas.recipe.schema import REGIMES, Attack, Method, Train, Use
 
 
 def resolved(loaded: Loaded) -> dict[str, Any]:
-    """The recipe in its own form: sections as mappings, plugins as `{name: ..., options...}` with their defaults."""
+    """The recipe in its own form: sections as mappings, plugins as `{name: ..., options...}`."""
     recipe = loaded.recipe
     return {
         "dataset": _plugin(recipe.dataset),

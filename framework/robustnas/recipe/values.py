@@ -1,11 +1,11 @@
 """Typed values, and attrs objects of them, from the nodes of a recipe.
 
-A walk over the nodes rather than a cattrs converter: strictness needs a hook for every type there is, validators a
-pass of their own, and each fault its node, so that a converter would add the way back from its exceptions to the
-nodes and take nothing away.
+A walk over the nodes rather than a cattrs converter: strictness needs a hook for every type there is,
+validators a pass of their own, and each fault its node, so that a converter would add the way back from its
+exceptions to the nodes and take nothing away.
 
-Nothing is coerced: `"3"` is no integer, `2.5` neither, `no` is text.  An integer is a fine number, and so is a
-fraction (`8/255`).
+Nothing is coerced: `"3"` is no integer, `2.5` neither, `no` is text.  An integer is a fine number, and so is
+a fraction (`8/255`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from functools import partial
 from pathlib import PurePath
 from typing import Any, Literal, Union
 
@@ -33,10 +34,10 @@ from robustnas.threat import pixels
 BAD: Any = object()
 """Stands for a value that could not be read; its fault has been noted."""
 
-OPTIONAL = type(attrs.validators.optional([]))
+OPTIONAL: Any = type(attrs.validators.optional([]))
 """attrs does not name the class of what `optional` returns."""
 
-FRACTION = re.compile(r"\s*[-+]?\d+\s*/\s*[-+]?\d+\s*")
+FRACTION = re.compile(r"\s*([-+]?\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*")
 
 
 def read_value(node: Node, annotation: Any, faults: Faults) -> Any:
@@ -52,7 +53,9 @@ def read_value(node: Node, annotation: Any, faults: Faults) -> Any:
         return _union(node, annotation, arguments, faults)
     kind = origin or annotation
     if not isinstance(kind, type):
-        return _refuse(node, f"found {found(node.value)}; {type_text(annotation)} cannot be written in a recipe", faults)
+        return _refuse(
+            node, f"found {found(node.value)}; {type_text(annotation)} cannot be written in a recipe", faults
+        )
     if issubclass(kind, enum.Enum):
         value = _choice(node, [member.value for member in kind], faults)
         return value if value is BAD else kind(value)
@@ -90,7 +93,9 @@ def read_object(
     before = len(faults)
     options = options_of(cls)
     reserved = set(reserved)
-    refuse_unknown(node, [*(name for name in options if name not in reserved), *sorted(reserved)], what, faults)
+    refuse_unknown(
+        node, [*(name for name in options if name not in reserved), *sorted(reserved)], what, faults
+    )
     given = {
         name: _option(entries[name], option, faults)
         for name, option in options.items()
@@ -122,7 +127,9 @@ def construct(make: Callable[[], Any], node: Node, faults: Faults) -> Any:
         return make()
     except (ValueError, TypeError, RobustnasError) as fault:
         return _refuse(node, _words(fault, node.value), faults)
-    except Exception as fault:  # a plugin's own failure is told like any other fault of the recipe, not hidden
+    except (
+        Exception
+    ) as fault:  # a plugin's own failure is told like any other fault of the recipe, not hidden
         frame = traceback.extract_tb(fault.__traceback__)[-1]
         where = f"{frame.filename}:{frame.lineno}"
         return _refuse(node, f"failed with {type(fault).__name__}: {fault} ({where})", faults)
@@ -145,18 +152,20 @@ def name_of(node: Node, kind: str, faults: Faults) -> Node | None:
     if isinstance(node.value, str):
         return node
     if not isinstance(node.value, dict):
-        faults.add(node.mark, node.path, f"found {found(node.value)}; the name of a {kind} would do")
+        faults.add(node.mark, node.path, f"found {found(node.value)}; {_a(kind)} by name would do")
         return None
     if "name" not in node.keys:
-        hint = did_you_mean("name", node.keys)
-        text = f"missing{hint or ';'} the name of a {kind} would do"
-        faults.add(node.mark, below(node.path, "name"), text)
+        faults.add(node.mark, below(node.path, "name"), f"missing; {_a(kind)} by name would do")
         return None
     name = node.value.get("name")
     if name is not None and not isinstance(name.value, str):
-        faults.add(name.mark, name.path, f"found {found(name.value)}; the name of a {kind} would do")
+        faults.add(name.mark, name.path, f"found {found(name.value)}; {_a(kind)} by name would do")
         return None
     return name
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def found(value: Any) -> str:
@@ -173,11 +182,12 @@ def found(value: Any) -> str:
 
 
 def _option(node: Node, option: Option, faults: Faults) -> Any:
-    """The value of one option: of its type, or of the type its converter takes; the converter is not applied."""
+    """The value of one option, not yet converted: of its type, or of the type its converter takes."""
     converter = option.attribute.converter if option.attribute is not None else None
     trial = Faults()
     value = read_value(node, option.type, trial)
-    if value is BAD and converter is not None:
+    fraction = isinstance(node.value, str) and FRACTION.fullmatch(node.value)
+    if value is BAD and converter is not None and not fraction:
         taken = _taken_by(converter)
         if taken is not MISSING:
             again = read_value(node, taken, Faults())
@@ -201,13 +211,17 @@ def _taken_by(converter: Any) -> Any:
 
 
 def _validate(
-    cls: type, options: Mapping[str, Option], given: Mapping[str, Any], entries: Mapping[str, Node], faults: Faults
+    cls: type,
+    options: Mapping[str, Option],
+    given: Mapping[str, Any],
+    entries: Mapping[str, Node],
+    faults: Faults,
 ) -> None:
     """Run the validators of every field that was given, so that all of them speak and not only the first.
 
     They see an object that was never initialised: its fields hold what was given, or their defaults.
     """
-    blank = object.__new__(cls)
+    blank: object = object.__new__(cls)
     values: dict[str, Any] = {}
     incomplete = False
     for attribute in attrs.fields(cls):
@@ -217,8 +231,10 @@ def _validate(
             default: Any = attribute.default
             factory = getattr(default, "factory", None)
             value = default if factory is None else factory(blank) if default.takes_self else factory()
-        elif value is not MISSING and value is not BAD and attribute.converter is not None and name in entries:
-            value = construct(lambda a=attribute, v=value: _converted(a, blank, v), entries[name], faults)
+        elif (
+            value is not MISSING and value is not BAD and attribute.converter is not None and name in entries
+        ):
+            value = construct(partial(_converted, attribute, blank, value), entries[name], faults)
         if value is MISSING or value is BAD:
             incomplete = True
             continue
@@ -254,7 +270,9 @@ def _leaves(validator: Any, value: Any) -> Iterator[Any]:
     """The rules a validator is made of that concern a value; of attrs' own combinations each part."""
     if validator is None or (isinstance(validator, OPTIONAL) and value is None):
         return
-    parts = [validator.validator] if isinstance(validator, OPTIONAL) else getattr(validator, "_validators", None)
+    parts = (
+        [validator.validator] if isinstance(validator, OPTIONAL) else getattr(validator, "_validators", None)
+    )
     if parts is None:
         yield validator
         return
@@ -317,11 +335,13 @@ def _union(node: Node, annotation: Any, members: Sequence[Any], faults: Faults) 
 
 def _number(node: Node, faults: Faults) -> Any:
     value = node.value
-    if isinstance(value, str) and FRACTION.fullmatch(value):
-        try:
-            return pixels(value)
-        except ValueError as fault:
-            return _refuse(node, f"found {fault}; a number such as 0.03 or 8/255 would do", faults)
+    fraction = FRACTION.fullmatch(value) if isinstance(value, str) else None
+    if fraction is not None:
+        numerator, denominator = (pixels(part) for part in fraction.groups())
+        if denominator == 0:
+            text = f"found {value!r}, which divides by zero; a number such as 0.03 or 8/255 would do"
+            return _refuse(node, text, faults)
+        return numerator / denominator
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return _expected(node, float, faults)
     try:

@@ -18,12 +18,11 @@ from typing import Any
 
 import torch
 from attrs import frozen
-from torch import Tensor
 
 from robustnas import attack, certify, search, seeding, train
 from robustnas.contracts import Dataset, Genotype, Images, Shape
-from robustnas.errors import InputError, RunDirectoryError, RunError
-from robustnas.images import in_order
+from robustnas.errors import RunDirectoryError, RunError
+from robustnas.images import First, in_order
 from robustnas.normalize import PixelNetwork
 from robustnas.plan import MethodPlan, Plan, Stage
 from robustnas.report import Report
@@ -152,21 +151,21 @@ def _train(task: Task) -> None:
 
 
 def _clean(task: Task) -> None:
-    network, images, labels = _trained(task), *_test_images(task, task.plan.evaluate.images)
+    network, images = _trained(task), _test_images(task, task.plan.evaluate.images)
     predictions = attack.predict(network, images, task.plan.evaluate.batch, task.device)
-    _finish(task, {"labels": labels.tolist(), "predictions": predictions.tolist()})
+    _finish(task, {"labels": images.labels.tolist(), "predictions": predictions.tolist()})
 
 
 def _attack(task: Task) -> None:
     plan, use = task.plan, task.stage.attack
     assert use is not None
-    network, images, labels = _trained(task), *_test_images(task, plan.evaluate.images)
+    network, images = _trained(task), _test_images(task, plan.evaluate.images)
     threat = use.threat or plan.threat
     plugin = use.use.plugin
     record = attack.evaluate(
         network,
         images,
-        labels,
+        images.labels,
         plugin.build(threat) if hasattr(plugin, "build") else plugin,
         threat,
         batch=plan.evaluate.batch,
@@ -179,7 +178,7 @@ def _attack(task: Task) -> None:
         task,
         {
             "threat": {"norm": threat.norm, "epsilon": threat.epsilon},
-            "labels": labels.tolist(),
+            "labels": images.labels.tolist(),
             "clean_predictions": record.clean.tolist(),
             "predictions": record.perturbed.tolist(),
             "success": record.success.tolist(),
@@ -192,8 +191,9 @@ def _attack(task: Task) -> None:
 def _certify(task: Task) -> None:
     plan, settings = task.plan, task.plan.certify
     assert settings is not None
-    wanted = min(settings.images or math.inf, plan.evaluate.images or math.inf)
-    network, images, labels = _trained(task), *_test_images(task, None if wanted == math.inf else int(wanted))
+    limits = [limit for limit in (settings.images, plan.evaluate.images) if limit is not None]
+    network, images = _trained(task), _test_images(task, min(limits, default=None))
+    labels = images.labels
     margins: list[float | None] = []
     certified: list[bool] = []
     radius: dict[str, list[float]] = {norm: [] for norm in settings.norms}
@@ -238,19 +238,14 @@ def _trained(task: Task) -> PixelNetwork:
     return network.to(task.device)
 
 
-def _test_images(task: Task, wanted: int | None) -> tuple[Images, Tensor]:
-    """The first `wanted` test images (None: all) and their labels (N,).
+def _test_images(task: Task, wanted: int | None) -> Images:
+    """The first `wanted` test images; None: all.
 
     Raises:
-        InputError: the test split has fewer.
+        DataError: the test split has fewer.
     """
     images = task.plan.dataset.split("test")
-    if wanted is not None and wanted > len(images.labels):
-        raise InputError(
-            f"{wanted} test images are asked for and the dataset has {len(images.labels)}; "
-            "leave evaluate.images and certify.images out for all"
-        )
-    return images, images.labels[:wanted]
+    return images if wanted is None else First(images, wanted)
 
 
 def _finish(task: Task, result: dict[str, Any]) -> None:

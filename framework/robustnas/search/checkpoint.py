@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from attrs import define, field
 
+from robustnas.artifacts import StageFolder
 from robustnas.errors import RunDirectoryError
 from robustnas.normalize import PixelSupernet
-from robustnas.search.task import Folder
 
 FILE = "checkpoint.pt"
 
@@ -50,7 +50,7 @@ class Progress:
         self.seconds += seconds
 
 
-def save(progress: Progress, folder: Folder) -> None:
+def save(progress: Progress, folder: StageFolder) -> None:
     """Write the checkpoint, then the history."""
     folder.save_tensors(
         FILE,
@@ -67,7 +67,7 @@ def save(progress: Progress, folder: Folder) -> None:
     folder.rewrite_history(progress.records)
 
 
-def restore(progress: Progress, folder: Folder) -> None:
+def restore(progress: Progress, folder: StageFolder) -> None:
     """Fill `progress` from the folder's checkpoint, if there is one.
 
     Raises:
@@ -79,7 +79,7 @@ def restore(progress: Progress, folder: Folder) -> None:
     for name, expected in (("seed", progress.seed), ("epochs", progress.epochs)):
         if state.get(name) != expected:
             raise RunDirectoryError(
-                f"{_place(folder)} belongs to another search: its {name} is {state.get(name)}, "
+                f"{folder.path / FILE} belongs to another search: its {name} is {state.get(name)}, "
                 f"here {expected}; delete that folder to search again, or choose another run directory"
             )
     try:
@@ -91,12 +91,7 @@ def restore(progress: Progress, folder: Folder) -> None:
         progress.seconds = float(state["seconds"])
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as fault:
         raise RunDirectoryError(
-            f"{_place(folder)} does not fit this search: {str(fault).splitlines()[0]}\n"
+            f"{folder.path / FILE} does not fit this search: {str(fault).splitlines()[0]}\n"
             "  delete that folder and run the same command again: only this search is redone"
         ) from fault
     folder.rewrite_history(progress.records)
-
-
-def _place(folder: Folder) -> str:
-    path = getattr(folder, "path", None)
-    return FILE if path is None else str(path / FILE)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustnas import seeding
+from robustnas.artifacts import StageFolder
 from robustnas.augment import augment
 from robustnas.contracts import Context, Images
 from robustnas.errors import DataError
@@ -31,11 +32,11 @@ from robustnas.search.checkpoint import Progress, restore, save
 from robustnas.search.figures import Figures
 from robustnas.search.hypergradient import ORDERS, Step
 from robustnas.search.objective import Batch, Objective
-from robustnas.search.task import Folder, SearchTask
+from robustnas.search.task import SearchTask
 from robustnas.search.weights import weights
 
 
-def run(task: SearchTask, folder: Folder, device: torch.device, report: Report) -> dict[str, Any]:
+def run(task: SearchTask, folder: StageFolder, device: torch.device, report: Report) -> dict[str, Any]:
     """Search a genotype, or go on with a search that was stopped.
 
     Args:

@@ -70,7 +70,7 @@ class Objective:
 
     @property
     def plain_inner(self) -> bool:
-        """Whether the inner level is the plain loss: then nothing differentiates with respect to alpha in it."""
+        """Whether the inner level is the plain loss: then nothing in it differentiates in alpha."""
         return self.owner("inner_loss") is None
 
     @property

@@ -1,16 +1,14 @@
-"""What one search is given: everything that determines its result, and the folder it writes to."""
+"""What one search is given: everything that determines its result."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from attrs import frozen
 
 from robustnas.contracts import Dataset, SearchSpace
+from robustnas.recipe.schema import Search
 from robustnas.threat import ThreatModel
-
-if TYPE_CHECKING:
-    from robustnas.recipe.schema import Search
 
 
 @frozen
@@ -32,16 +30,3 @@ class SearchTask:
     threat: ThreatModel
     settings: Search
     seed: int
-
-
-class Folder(Protocol):
-    """Where a search keeps its checkpoint and its history: `robustnas.artifacts.StageFolder`."""
-
-    def save_tensors(self, name: str, state: dict[str, Any]) -> None:
-        """Write tensors and plain data whole, or not at all."""
-
-    def load_tensors(self, name: str) -> dict[str, Any] | None:
-        """What was written under that name, on the CPU; None where nothing was."""
-
-    def rewrite_history(self, records: list[dict[str, Any]]) -> None:
-        """Replace the history of the stage, one record an epoch."""

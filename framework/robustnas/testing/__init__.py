@@ -7,9 +7,9 @@ A plugin author's test is one line per plugin:
     def test_keeps_the_contract():
         check_metric(Curvature())
 
-Each check takes a plugin object, or a class, which is then made with its default options.  A broken promise raises
-`ConformanceError`, an AssertionError that names the plugin, the promise and what was found.  The kit needs no test
-runner, downloads nothing, runs on the CPU, and leaves the global random generators as it found them.
+Each check takes a plugin object, or a class, which is then made with its default options.  A broken promise
+raises `ConformanceError`, an AssertionError that names the plugin, the promise and what was found.  The kit
+needs no test runner, downloads nothing, runs on the CPU, and leaves the global random generators alone.
 """
 
 from robustnas.testing.attack import check_attack

@@ -60,11 +60,15 @@ def check_dataset(
 def _check_declared(dataset: Dataset, verdict: Judge) -> None:
     shape, classes = dataset.shape, dataset.classes
     verdict.require(
-        isinstance(shape, tuple) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape),
+        isinstance(shape, tuple)
+        and len(shape) == 3
+        and all(type(size) is int and size > 0 for size in shape),
         "shape is (channels, rows, columns), positive integers",
         repr(shape),
     )
-    verdict.require(type(classes) is int and classes >= 2, "classes is an integer of at least 2", repr(classes))
+    verdict.require(
+        type(classes) is int and classes >= 2, "classes is an integer of at least 2", repr(classes)
+    )
     for name, largest in (("mean", 1.0), ("std", 0.5)):
         values = getattr(dataset, name)
         verdict.require(
@@ -75,7 +79,7 @@ def _check_declared(dataset: Dataset, verdict: Judge) -> None:
         # values in [0, 1] have a mean in [0, 1] and a standard deviation of at most 0.5
         verdict.require(
             all(0 <= value <= largest for value in values) and (name == "mean" or min(values) > 0),
-            f"{name} is in pixel units, a fraction of the pixel range: {'in [0, 1]' if largest == 1 else 'in (0, 0.5]'}",
+            f"{name} is in pixel units, a fraction of the pixel range: at most {largest:g}",
             repr(values),
         )
 
@@ -88,7 +92,9 @@ def _check_split(dataset: Dataset, name: str, verdict: Judge, limit: int) -> dic
     verdict.require(
         isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.dim() == 1,
         "labels are int64 of shape (N,)",
-        f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__,
+        f"{labels.dtype} of shape {tuple(labels.shape)}"
+        if isinstance(labels, Tensor)
+        else type(labels).__name__,
     )
     verdict.require(labels.device.type == "cpu", "labels are on the CPU", str(labels.device))
     verdict.require(len(labels) > 0, f"split {name!r} has images", "it is empty")
@@ -98,13 +104,13 @@ def _check_split(dataset: Dataset, name: str, verdict: Judge, limit: int) -> dic
         f"{int(labels.min())} to {int(labels.max())} in split {name!r}",
     )
     if name == "train":
-        missing = sorted(set(range(dataset.classes)) - set(labels.unique().tolist()))
+        missing = sorted(set(range(dataset.classes)) - set(labels.tolist()))
         verdict.require(not missing, "every class has a training image", f"none of class {missing[:5]}")
 
     count = len(labels)
     chosen = torch.arange(count) if count <= limit else torch.linspace(0, count - 1, limit).long()
     prints: dict[bytes, str] = {}
-    for part in chosen.split(CHUNK):
+    for part in (chosen[first : first + CHUNK] for first in range(0, len(chosen), CHUNK)):
         taken = _taken(images, part, dataset, name, verdict)
         for index, image in zip(part.tolist(), taken.cpu(), strict=True):
             prints.setdefault(_print(image), f"image {index} of {name!r}")
@@ -136,7 +142,8 @@ def _check_order(dataset: Dataset, images: Images, chosen: Tensor, name: str, ve
     torch.manual_seed(torch.initial_seed() + 1)
     again = dataset.split(name)
     verdict.require(
-        torch.equal(again.labels, images.labels) and torch.equal(_taken(again, some, dataset, name, verdict), once),
+        torch.equal(again.labels, images.labels)
+        and torch.equal(_taken(again, some, dataset, name, verdict), once),
         "a split is the same images in the same order every time",
         f"the second call of split({name!r}) gives others",
     )

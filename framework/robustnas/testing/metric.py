@@ -19,14 +19,18 @@ LEVELS = {"inner_loss": "the weights", "outer_loss": "alpha"}
 
 
 def check_metric(
-    plugin: Any, *, norms: Sequence[str] = NORMS, epsilons: tuple[float, float] = (1 / 255, 8 / 255), seed: int = 0
+    plugin: Any,
+    *,
+    norms: Sequence[str] = NORMS,
+    epsilons: tuple[float, float] = (1 / 255, 8 / 255),
+    seed: int = 0,
 ) -> None:
     """Hold a metric to its contract on a tiny supernet and a tiny discrete network.
 
     Args:
         plugin: the metric, or its class, which is made with default options.
         norms: norms of the threat it is checked for.
-        epsilons: a smaller and a larger radius, in pixel units: the score does not grow from one to the other.
+        epsilons: two radii in pixel units: the score at the larger is not above the score at the smaller.
         seed: of the networks, of the images and of the metric's own draws.
 
     Raises:
@@ -35,7 +39,9 @@ def check_metric(
     metric, verdict = made(plugin), judge(plugin)
     kept = [name for name in ("score", *LEVELS) if callable(getattr(metric, name, None))]
     verdict.require(
-        bool(kept), "has at least one of score, inner_loss, outer_loss", f"{type(metric).__name__} has none of them"
+        bool(kept),
+        "has at least one of score, inner_loss, outer_loss",
+        f"{type(metric).__name__} has none of them",
     )
     verdict.require(bool(norms), "is checked for at least one norm", f"norms={norms!r}")
     with own_randomness(seed), torch.enable_grad():
@@ -61,15 +67,20 @@ class _Score:
         torch.manual_seed(self.seed if seed is None else seed)
         given, true = images.clone(), labels.clone()
         with self.verdict.promised(
-            f"score works for {self.place} under {threat}", "name the norms it knows: check_metric(..., norms=...)"
+            f"score works for {self.place} under {threat}",
+            "name the norms it knows: check_metric(..., norms=...)",
         ):
             score = self.score(network, given, true, threat)
         self.verdict.require(
             isinstance(score, Tensor) and score.shape == labels.shape,
             "score is a tensor of shape (N,), a number an image",
-            f"{tuple(score.shape)} for N = {len(labels)}" if isinstance(score, Tensor) else f"{type(score).__name__}",
+            f"{tuple(score.shape)} for N = {len(labels)}"
+            if isinstance(score, Tensor)
+            else f"{type(score).__name__}",
         )
-        self.verdict.require(bool(score.isfinite().all()), "score is finite", f"{figures(score)} under {threat}")
+        self.verdict.require(
+            bool(score.isfinite().all()), "score is finite", f"{figures(score)} under {threat}"
+        )
         self.verdict.require(
             torch.equal(given.detach(), images) and torch.equal(true, labels) and not given.requires_grad,
             "score leaves the images and labels as they were",
@@ -114,8 +125,8 @@ def _check_alone(
 ) -> None:
     """An image's score depends on that image only.
 
-    A metric that draws at random draws by position.  So first every *other* image is replaced, which keeps each
-    position's draw; and a metric that does not draw is also asked for single images and for a moved batch.
+    A metric that draws at random draws by position.  So first every *other* image is replaced, which keeps
+    each position's draw; a metric that does not draw is also asked for single images and for a moved batch.
     """
     promise = "an image's score depends on that image alone"
     together = together.detach()
@@ -128,17 +139,19 @@ def _check_alone(
         score.verdict.require(
             close(found, together[index]),
             promise,
-            f"{float(together[index]):.5g} for image {index}, {float(found):.5g} beside other images, {score.place}",
+            f"{figures(together[index])} for image {index}, {figures(found)} beside others, {score.place}",
         )
-    if not all(close(score(network, images, labels, threat, seed), together, 1e-6) for seed in (101, 102, 103)):
+    if not all(
+        close(score(network, images, labels, threat, seed), together, 1e-6) for seed in (101, 102, 103)
+    ):
         return
     moved = torch.arange(IMAGES).roll(1)  # every image has another place
-    for order in (moved, *torch.arange(IMAGES).split(1)):
+    for order in (moved, *torch.arange(IMAGES).view(-1, 1)):
         found = score(network, images[order], labels[order], threat)
         score.verdict.require(
             close(found, together[order]),
             promise,
-            f"{figures(together[order])} in the batch, {figures(found)} as images {order.tolist()}, {score.place}",
+            f"{figures(together[order])} in a batch, {figures(found)} as {order.tolist()}, {score.place}",
         )
 
 
@@ -161,7 +174,9 @@ def _check_gradient(
             for one, was in zip(group, kept, strict=True):
                 one.copy_(was)
         if depends[name]:
-            fresh = score(network, images, labels, threat).sum()  # moving the parameters has cut the graph of `once`
+            fresh = score(
+                network, images, labels, threat
+            ).sum()  # moving the parameters has cut the graph of `once`
             _require_gradient(verdict, fresh, group, f"score is differentiable in {name} of {score.place}")
     verdict.require(
         any(depends.values()),
@@ -178,15 +193,15 @@ def _require_gradient(verdict: Judge, value: Tensor, group: list[nn.Parameter], 
     verdict.require(all(bool(one.isfinite().all()) for one in slopes), promise, "the gradient is not finite")
 
 
-def _check_loss(loss: Callable[..., Tensor], name: str, verdict: Judge, threat: ThreatModel, seed: int) -> None:
-    """A loss of one level: on a supernet in training mode, at the start, in the middle and at the end of a search."""
+def _check_loss(
+    loss: Callable[..., Tensor], name: str, verdict: Judge, threat: ThreatModel, seed: int
+) -> None:
+    """A loss of one level, on a supernet in training mode, at three times of a search."""
     supernet = TinySupernet()
     images, labels = tiny_images(IMAGES + 1)
     settle(supernet, images)
     _plant_gradients(supernet)
-    group = [
-        one for one in supernet.parameters() if (one is supernet.edges) == (LEVELS[name] == "alpha")
-    ]
+    group = [one for one in supernet.parameters() if (one is supernet.edges) == (LEVELS[name] == "alpha")]
     for progress in (0.0, 0.5, 1.0):
         with verdict.unchanged(supernet, f"the supernet ({name})", buffers=False):
             value = _value(loss, name, verdict, supernet, images, labels, threat, progress, seed)
@@ -213,7 +228,9 @@ def _value(
     torch.manual_seed(seed)
     context = Context(progress, torch.Generator().manual_seed(seed), F.cross_entropy)
     given, true = images.clone(), labels.clone()
-    with verdict.promised(f"{name} works under {threat}", "name the norms it knows: check_metric(..., norms=...)"):
+    with verdict.promised(
+        f"{name} works under {threat}", "name the norms it knows: check_metric(..., norms=...)"
+    ):
         value = loss(supernet, given, true, threat, context)
     verdict.require(
         isinstance(value, Tensor) and value.shape == (),

@@ -23,7 +23,9 @@ class TinySupernet(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(SHAPE[0], channels, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
-        self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2))
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2)
+        )
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
         self.head = nn.Linear(channels, CLASSES)
         self.edges = nn.Parameter(0.5 * torch.randn(2, 4))
@@ -79,7 +81,7 @@ def tiny_images(count: int) -> tuple[Tensor, Tensor]:
 def settle(network: nn.Module, images: Tensor) -> None:
     """Batch norm's running statistics become those of these images; other modules are left in their modes.
 
-    A few steps of a moving average would leave them near their start, where deep features are shifted and die.
+    A few steps of a moving average would leave them near their start, where deep features shift and die.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
     kept = [layer.momentum for layer in layers]
@@ -97,7 +99,7 @@ def settle(network: nn.Module, images: Tensor) -> None:
 
 
 def fit(network: nn.Module, images: Tensor, labels: Tensor, steps: int = 60) -> None:
-    """Train until the classes of these images are told apart; leaves no gradient, and the network in eval mode."""
+    """Train until these classes are told apart; leaves no gradient, and the network in eval mode."""
     network.train()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
     with torch.enable_grad():

@@ -17,7 +17,7 @@ _misclassification: Any = load_foolbox().criteria.Misclassification
 class Restarted(_base.FixedEpsilonAttack):  # type: ignore[misc]
     """`attack`, up to `times` times, from new random draws; an image keeps the first result that fools.
 
-    An image that no run fools keeps the result of the first.  Foolbox's own `repeat` runs every image every
+    An image that no run fools keeps the result of the last.  Foolbox's own `repeat` runs every image every
     time and has no `run`.
 
     Args:
@@ -40,15 +40,16 @@ class Restarted(_base.FixedEpsilonAttack):  # type: ignore[misc]
         images: Tensor = tensor.raw
         labels: Tensor = criterion.labels.raw
         found: Tensor = self.attack.run(model, images, criterion, epsilon=epsilon, **kwargs)
+        standing = torch.arange(len(images), device=images.device)
+        latest = found
         for _ in range(1, self.times):
             with torch.no_grad():
-                standing = (model(found).argmax(dim=1) == labels).nonzero().squeeze(1)
+                stands = model(latest).argmax(dim=1) == labels[standing]
+            standing = standing[stands]
             if not len(standing):
                 break
             rest = _misclassification(labels[standing])
-            tried = self.attack.run(model, images[standing], rest, epsilon=epsilon, **kwargs)
-            with torch.no_grad():
-                fooled = model(tried).argmax(dim=1) != labels[standing]
-            found = found.clone()
-            found[standing[fooled]] = tried[fooled]
+            latest = self.attack.run(model, images[standing], rest, epsilon=epsilon, **kwargs)
+            # the latest result of whoever still stands: it is kept if it fools, and replaced if it does not
+            found = found.index_copy(0, standing, latest)
         return restore(astensor(found))

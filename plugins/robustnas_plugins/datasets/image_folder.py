@@ -146,7 +146,8 @@ class ImageFolder:
         Raises:
             DataError: a folder is missing or empty, a file is broken or of another size, splits do not fit.
         """
-        part = self._checked[0 if is_train(name) else 1]
+        which = 0 if is_train(name) else 1
+        part = self._checked[which]
         source = Files(part.files, NAME, self.channels, self.size, self.size)
         if self.stream:
             return Streamed(source, part.label_tensor(), self.workers)

@@ -35,6 +35,9 @@ UNPACKED_MNIST = {
 }
 """md5 of the official files, unpacked."""
 
+MNIST_SIZES = {"train": 60_000, "t10k": 10_000}
+"""Images in each split of the MNIST family, by what the files' names start with."""
+
 
 def _folder() -> Any:
     return field(
@@ -206,7 +209,8 @@ def _mnist_family(
     source: Any = getattr(datasets, directory)
     packed = dict(source.resources)
     root, named_by = data_root(folder)
-    start, count = ("train", 60_000) if train else ("t10k", 10_000)
+    start = "train" if train else "t10k"
+    count = MNIST_SIZES[start]
     names = [f"{start}-images-idx3-ubyte", f"{start}-labels-idx1-ubyte"]
     found = [_mnist_file(root, directory, file) for file in names]
     if None in found and download:

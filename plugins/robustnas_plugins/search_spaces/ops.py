@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch.nn.functional as F
+from attrs import frozen
 from torch import Tensor, nn
 
 from robustnas.cells import DepthwiseSeparable, FactorizedReduce, OpTable
@@ -19,17 +20,36 @@ from robustnas.errors import InputError
 from robustnas.genotype import Genotype
 
 
-def sep_conv(channels: int, kernel: int, stride: int, affine: bool) -> nn.Module:
-    """Two depthwise separable convolutions, the stride in the first."""
-    return nn.Sequential(
-        DepthwiseSeparable(channels, kernel, stride, affine=affine),
-        DepthwiseSeparable(channels, kernel, affine=affine),
-    )
+@frozen
+class Separable:
+    """Depthwise separable convolutions one after the other, the stride in the first: sep_conv and dil_conv."""
 
+    kernel: int
+    dilation: int
+    layers: int
+    affine: bool
 
-def dil_conv(channels: int, kernel: int, stride: int, affine: bool) -> nn.Module:
-    """One depthwise separable convolution of dilation 2."""
-    return DepthwiseSeparable(channels, kernel, stride, dilation=2, affine=affine)
+    def __call__(self, channels: int, stride: int) -> nn.Module:
+        return self._build(channels, stride, 1, True)
+
+    def for_edges(self, channels: int, stride: int, edges: int) -> nn.Module:
+        """All edges that leave one state, by grouped convolutions; see `robustnas.cells.ForEdges`."""
+        return self._build(channels, stride, edges, False)
+
+    def _build(self, channels: int, stride: int, edges: int, rectify: bool) -> nn.Module:
+        layers = [
+            DepthwiseSeparable(
+                channels,
+                self.kernel,
+                1 if later else stride,
+                self.dilation,
+                affine=self.affine,
+                edges=edges,
+                rectify=bool(later) or rectify,
+            )
+            for later in range(self.layers)
+        ]
+        return layers[0] if self.layers == 1 else nn.Sequential(*layers)
 
 
 def skip_connect(channels: int, stride: int, affine: bool) -> nn.Module:
@@ -73,10 +93,10 @@ def _convolutions(affine: bool) -> dict[str, Callable[[int, int], nn.Module]]:
     """The operations with weights that both forms have; they differ in batch norm's scale and shift alone."""
     return {
         "skip_connect": lambda channels, stride: skip_connect(channels, stride, affine),
-        "sep_conv_3x3": lambda channels, stride: sep_conv(channels, 3, stride, affine),
-        "sep_conv_5x5": lambda channels, stride: sep_conv(channels, 5, stride, affine),
-        "dil_conv_3x3": lambda channels, stride: dil_conv(channels, 3, stride, affine),
-        "dil_conv_5x5": lambda channels, stride: dil_conv(channels, 5, stride, affine),
+        "sep_conv_3x3": Separable(3, dilation=1, layers=2, affine=affine),
+        "sep_conv_5x5": Separable(5, dilation=1, layers=2, affine=affine),
+        "dil_conv_3x3": Separable(3, dilation=2, layers=1, affine=affine),
+        "dil_conv_5x5": Separable(5, dilation=2, layers=1, affine=affine),
     }
 
 
@@ -93,7 +113,7 @@ DISCRETE: OpTable = {
     "max_pool_3x3": lambda channels, stride: max_pool(stride),
     "avg_pool_3x3": lambda channels, stride: avg_pool(stride),
     **_convolutions(affine=True),
-    "sep_conv_7x7": lambda channels, stride: sep_conv(channels, 7, stride, True),
+    "sep_conv_7x7": Separable(7, dilation=1, layers=2, affine=True),
     "conv_7x1_1x7": lambda channels, stride: ConvPair(channels, stride, affine=True),
 }
 """The operations of a discrete network: the eight candidates, and two that only NASNet's space has."""

@@ -42,7 +42,7 @@ def subnetwork(supernet: DartsSupernet, data: contracts.Genotype) -> DiscreteNet
             channels=supernet.channels,
             affine=False,
         )
-    state = supernet.state_dict()
+    state = supernet.per_edge(supernet.state_dict())
     network.load_state_dict(
         {name: _inherited(name, state, supernet, genotype) for name in network.state_dict()}, assign=True
     )

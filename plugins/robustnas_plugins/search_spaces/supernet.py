@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustnas.cells import OpTable, SearchCell, edges, reduction_cells
+from robustnas.cells import OpTable, SearchCell, SharedCell, edges, reduction_cells
 from robustnas_plugins.search_spaces.stems import CifarStem
 
 
@@ -25,12 +25,20 @@ class DartsSupernet(nn.Module):
         cells: number of cells.
         channels: channels of the first cell's nodes; a reduction cell doubles them.
         nodes: nodes of a cell.
+        cell: how cells are computed; `SearchCell` goes edge by edge and gives the same results.
     """
 
     alpha: Mapping[str, nn.Parameter]
 
     def __init__(
-        self, table: OpTable, in_channels: int, classes: int, cells: int, channels: int, nodes: int = 4
+        self,
+        table: OpTable,
+        in_channels: int,
+        classes: int,
+        cells: int,
+        channels: int,
+        nodes: int = 4,
+        cell: type[SharedCell] | type[SearchCell] = SharedCell,
     ):
         super().__init__()
         self.in_channels, self.classes, self.channels, self.nodes = in_channels, classes, channels, nodes
@@ -41,8 +49,8 @@ class DartsSupernet(nn.Module):
         for index in range(cells):
             reduction = index in self.reductions
             channels = 2 * channels if reduction else channels
-            cell = SearchCell(table, (before, last), channels, nodes, reduction, index - 1 in self.reductions)
-            self.cells.append(cell)
+            halve_first = index - 1 in self.reductions
+            self.cells.append(cell(table, (before, last), channels, nodes, reduction, halve_first))
             before, last = last, nodes * channels
         self.classifier = nn.Linear(last, classes)
         # small, so that all operations start with nearly equal weights (DARTS)
@@ -60,8 +68,18 @@ class DartsSupernet(nn.Module):
         """(N, C, H, W) -> (N, K) logits.  With `mixing`, these weights stand in for softmax(alpha)."""
         weights = self.mixing() if mixing is None else mixing
         first, second = self.stem(images)
-        for index, cell in enumerate(self.cells):
+        for index, layer in enumerate(self.cells):
             row = weights["reduce" if index in self.reductions else "normal"]
-            first, second = second, cell(first, second, row)
+            first, second = second, layer(first, second, row)
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(second, 1).flatten(1))
         return logits
+
+    def per_edge(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This supernet's tensors (or gradients) by name -> by the names they have edge by edge, views."""
+        found = {name: tensor for name, tensor in tensors.items() if not name.startswith("cells.")}
+        for index, cell in enumerate(self.cells):
+            prefix = f"cells.{index}."
+            own = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
+            parts = cell.per_edge(own) if isinstance(cell, SharedCell) else own
+            found.update({prefix + name: tensor for name, tensor in parts.items()})
+        return found

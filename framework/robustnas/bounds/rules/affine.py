@@ -1,0 +1,95 @@
+"""Layers with weights: convolution, linear layer, matrix product, batch norm in evaluation mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustnas.bounds.registration import only_first, propagate, rule, spellings
+from robustnas.bounds.value import Features, Function, Value, refuse
+
+DIMENSIONS = {"conv1d": 3, "conv2d": 4, "conv3d": 5}
+
+
+@rule(*spellings("conv1d"), *spellings("conv2d"), *spellings("conv3d"))
+def convolution(
+    function: Function, value: Value, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Value:
+    """Centre by W, radius by |W|, a ball by the root of W^2."""
+    only_first(function, value, (weight, bias, *args), kwargs)
+    if value.centre.dim() != DIMENSIONS[function.__name__]:
+        refuse(function, value, f"input of {value.centre.dim()} dimensions: without an image dimension images mix")
+    return propagate(
+        value,
+        lambda x: function(x, weight, bias, *args, **kwargs),
+        lambda radius: function(radius, weight.abs(), None, *args, **kwargs),
+        squared=lambda squares: function(squares, weight.square(), None, *args, **kwargs),
+    )
+
+
+@rule(*spellings("linear"))
+def linear(function: Function, value: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
+    """As convolution; the output remembers its input, so that margins can be taken before the interval is."""
+    only_first(function, value, (weight, bias), {})
+    if value.centre.dim() < 2 or weight.dim() != 2:
+        refuse(function, value, "a linear layer over the images would mix them")
+    out = propagate(
+        value,
+        lambda x: F.linear(x, weight, bias),
+        lambda radius: F.linear(radius, weight.abs()),
+        squared=lambda squares: F.linear(squares, weight.square()),
+    )
+    if value.centre.dim() == 2:
+        # a copy of the streams: the network may go on to write into the input in place
+        kept = Value(value.walk, value.plain, value.centre, value.radius, value.ball)
+        out.features = Features(kept, weight, bias)
+    return out
+
+
+@rule(*spellings("matmul", "__matmul__"), torch.mm)
+def matrix_product(function: Function, value: Any, other: Any) -> Value:
+    """value @ matrix."""
+    if not isinstance(value, Value) or isinstance(other, Value) or other.dim() != 2:
+        found = value if isinstance(value, Value) else other
+        refuse(function, found, "only value @ matrix, with a matrix that does not depend on the images, has a rule")
+    return linear(function, value, other.T)
+
+
+@rule(*spellings("batch_norm"))
+def batch_norm(
+    function: Function,
+    value: Value,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Value:
+    """x * scale + shift, a channel at a time, with fixed statistics.
+
+    Written as a multiplication and an addition rather than as torch's batch norm, so that statistics which carry a
+    gradient (those of the current batch, frozen for a step) pass it on.
+    """
+    only_first(function, value, (running_mean, running_var, weight, bias), {})
+    if training or running_mean is None or running_var is None:
+        refuse(function, value, "training-mode batch norm mixes the images of a batch", "call network.eval() first, "
+               "and build it with running statistics")  # fmt: skip
+    assert running_mean is not None and running_var is not None
+    scale = (running_var + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -running_mean * scale
+    if bias is not None:
+        shift = shift + bias
+    shape = (1, -1, *[1] * (value.centre.dim() - 2))
+    scale, shift = scale.view(shape), shift.view(shape)
+    size = scale.abs()
+    return propagate(
+        value, lambda x: torch.addcmul(shift, x, scale), lambda r: r * size, entrywise=lambda ball: ball * size
+    )

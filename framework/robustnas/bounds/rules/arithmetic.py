@@ -1,0 +1,135 @@
+"""Sums, differences, products with plain tensors, sums and means over dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustnas.bounds.registration import only_first, propagate, rule, spellings
+from robustnas.bounds.value import Function, Value, refuse
+
+
+def constant(like: Value, tensor: Any) -> Value:
+    """A tensor that does not depend on the images, as a value."""
+    tensor = torch.as_tensor(tensor, dtype=like.centre.dtype, device=like.centre.device)
+    return Value(like.walk, tensor, tensor, torch.zeros_like(tensor))
+
+
+def _check_broadcast(function: Function, value: Value, other: Any) -> None:
+    """Shapes align from the right, so unequal numbers of dimensions could lay images against other entries."""
+    if isinstance(other, Value):
+        fits = other.centre.dim() == value.centre.dim()
+    elif isinstance(other, Tensor) and other.dim() > 0:
+        known = value.centre.dim()
+        fits = other.dim() < known or (other.dim() == known and other.shape[0] in (1, value.walk.images))
+    else:
+        fits = True
+    if not fits:
+        refuse(function, value, f"shapes {tuple(value.shape)} and {tuple(other.shape)} do not align image by image")
+
+
+@rule(*spellings("add", "add_", "__add__", "__iadd__", "__radd__"))
+def add(function: Function, left: Any, right: Any, *, alpha: float = 1) -> Value:
+    return _sum(function, left, right, alpha)
+
+
+@rule(*spellings("sub", "sub_", "subtract", "__sub__", "__isub__"))
+def subtract(function: Function, left: Any, right: Any, *, alpha: float = 1) -> Value:
+    return _sum(function, left, right, -alpha)
+
+
+@rule(*spellings("rsub", "__rsub__"))
+def reverse_subtract(function: Function, left: Any, right: Any, *, alpha: float = 1) -> Value:
+    return _sum(function, right, left, -alpha)
+
+
+def _sum(function: Function, left: Any, right: Any, alpha: float) -> Value:
+    """left + alpha * right, of two values or of a value and a constant."""
+    value: Value = left if isinstance(left, Value) else right
+    other = right if value is left else left
+    _check_broadcast(function, value, other)
+    if not isinstance(other, Value):
+        return _with_constant(value, other, alpha, value is left)
+    assert isinstance(left, Value) and isinstance(right, Value)
+    plain = None
+    if left.plain is not None and right.plain is not None:
+        plain = torch.add(left.plain, right.plain, alpha=alpha)
+    with value.walk.intervals():
+        centre = torch.add(left.centre, right.centre, alpha=alpha)
+        radius = torch.add(left.radius, right.radius, alpha=abs(alpha))
+    return Value(value.walk, plain, centre, radius)
+
+
+def _with_constant(value: Value, other: Any, alpha: float, value_first: bool) -> Value:
+    scale: float = 1 if value_first else alpha
+
+    def move(x: Tensor) -> Tensor:
+        left, right = (x, other) if value_first else (other, x)
+        if not isinstance(left, Tensor):
+            return right * alpha + left
+        return left + right * alpha if alpha != 1 else left + right
+
+    shape = torch.broadcast_shapes(value.centre.shape, getattr(other, "shape", ()))
+
+    def widen(radius: Tensor) -> Tensor:
+        radius = radius if abs(scale) == 1 else radius * abs(scale)
+        return radius if radius.shape == shape else radius.expand(shape)
+
+    return propagate(value, move, widen, entrywise=widen)
+
+
+@rule(*spellings("mul", "mul_", "multiply", "__mul__", "__imul__", "__rmul__"))
+def multiply(function: Function, left: Any, right: Any) -> Value:
+    """A value times numbers that do not depend on the images, of either sign."""
+    value, factor = (left, right) if isinstance(left, Value) else (right, left)
+    only_first(function, value, (factor,), {})
+    _check_broadcast(function, value, factor)
+    size = factor.abs() if isinstance(factor, Tensor) else abs(factor)
+    return propagate(value, lambda x: x * factor, lambda r: r * size, entrywise=lambda ball: ball * size)
+
+
+@rule(*spellings("div", "div_", "divide", "true_divide", "__truediv__", "__itruediv__", "__div__"))
+def divide(function: Function, value: Any, divisor: Any, *, rounding_mode: str | None = None) -> Value:
+    """A value divided by numbers that do not depend on the images, of either sign."""
+    if isinstance(divisor, Value):
+        refuse(function, divisor, "divides by something that depends on the images")
+    if rounding_mode is not None:
+        refuse(function, value, f"rounding_mode {rounding_mode!r} is not linear")
+    _check_broadcast(function, value, divisor)
+    size = divisor.abs() if isinstance(divisor, Tensor) else abs(divisor)
+    return propagate(value, lambda x: x / divisor, lambda r: r / size, entrywise=lambda ball: ball / size)
+
+
+@rule(*spellings("neg", "neg_", "negative", "__neg__"))
+def negate(function: Function, value: Value) -> Value:
+    return propagate(value, torch.neg, lambda radius: radius, entrywise=lambda ball: ball)
+
+
+@rule(*spellings("sum"), *spellings("mean"))
+def reduce(
+    function: Function, value: Value, dim: int | Sequence[int] | None = None, keepdim: bool = False, **kwargs: Any
+) -> Value:
+    """Sum or mean over dimensions that are not the images'."""
+    dim = kwargs.pop("axis", dim)
+    count = value.centre.dim()
+    dims = [dim] if isinstance(dim, int) else list(dim or range(count))
+    if kwargs.pop("dtype", None) not in (None, value.centre.dtype) or kwargs:
+        refuse(function, value, "a reduction that changes the number format or has options unknown to the rule")
+    if any(index % count == 0 for index in dims):
+        refuse(function, value, "reduces over the images", "name the dimensions to reduce, without the first")
+
+    def fold(x: Tensor) -> Tensor:
+        folded: Tensor = function(x, dims, keepdim=keepdim)
+        return folded
+
+    return propagate(value, fold, fold)
+
+
+@rule(torch.zeros_like, torch.ones_like)
+def filled_like(function: Function, value: Value, **kwargs: Any) -> Value:
+    """A constant of the value's shape."""
+    filled: Tensor = function(value.centre.detach(), **kwargs)
+    return constant(value, filled)

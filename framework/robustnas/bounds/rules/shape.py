@@ -1,0 +1,142 @@
+"""Functions that only move, select or copy entries, padding, and the identity of dropout in evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustnas.bounds.registration import only_first, propagate, rule, spellings
+from robustnas.bounds.rules.arithmetic import constant
+from robustnas.bounds.value import Function, Value, refuse, values_in
+
+COPIES = spellings("clone")
+WHOLE = (*COPIES, *spellings("contiguous"))
+MOVES = (
+    *spellings("view"), *spellings("reshape"), *spellings("view_as"), *spellings("reshape_as"),
+    *spellings("flatten"), *spellings("unflatten"), *spellings("squeeze"), *spellings("unsqueeze"),
+    *spellings("permute"), *spellings("transpose", "swapaxes", "swapdims"), *spellings("movedim", "moveaxis"),
+    *spellings("contiguous"), *spellings("narrow"), *spellings("select"), *spellings("chunk"), *spellings("split"),
+    *spellings("tensor_split"), *spellings("unbind"), *spellings("flip"), *spellings("roll"),
+    *spellings("index_select"), *spellings("__getitem__"), *spellings("pixel_shuffle", "pixel_unshuffle"),
+    *spellings("channel_shuffle"),
+)  # fmt: skip
+
+
+@rule(*MOVES, *COPIES)
+def move(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
+    """All streams move alike, and every entry must stay with its image."""
+    if function.__name__ in ("view_as", "reshape_as"):
+        args = tuple(_plain_shape(arg) for arg in args)
+    only_first(function, value, args, kwargs)
+    if function not in WHOLE:
+        _check_images_stay(function, value, args, kwargs)
+
+    def streams(tensor: Tensor | None) -> Any:
+        return None if tensor is None else function(tensor, *args, **kwargs)
+
+    plain = streams(value.plain)
+    with value.walk.intervals():
+        centre, radius, ball = streams(value.centre), streams(value.radius), streams(value.ball)
+    if isinstance(centre, Tensor):
+        return _share(function, value, Value(value.walk, plain, centre, radius, ball))
+    nothing = [None] * len(centre)
+    parts = zip(plain or nothing, centre, radius, ball or nothing, strict=True)
+    return tuple(_share(function, value, Value(value.walk, *part)) for part in parts)
+
+
+def _plain_shape(argument: Any) -> Any:
+    # view_as and its kin take a value for its shape only; a stand-in without memory carries the shape
+    return argument.centre if isinstance(argument, Value) else argument
+
+
+def _share(function: Function, source: Value, result: Value) -> Value:
+    if function not in COPIES:
+        source.memory.add(result)
+    return result
+
+
+def _check_images_stay(function: Function, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Run the function on a tensor that holds each entry's image number, and see that row n still holds n."""
+    shape = value.centre.shape
+    numbers = torch.arange(shape[0], device=value.centre.device).view(-1, *[1] * (len(shape) - 1)).expand(shape)
+    if function.__name__ in ("view", "unflatten", "view_as"):
+        # expanded memory cannot always be viewed where real memory can
+        function, args, kwargs = torch.reshape, (_target(function, value, args, kwargs),), {}
+    moved = function(numbers, *args, **kwargs)
+    for part in [moved] if isinstance(moved, Tensor) else moved:
+        strides = [stride for stride, size in zip(part.stride()[1:], part.shape[1:], strict=True) if size > 1]
+        untouched = part.dim() > 0 and part.shape[0] == shape[0] and part.storage_offset() == 0
+        if untouched and part.stride(0) == 1 and not any(strides):
+            continue
+        rows = torch.arange(shape[0], device=part.device)
+        if part.dim() == 0 or part.shape[0] != shape[0] or not bool(
+            (part == rows.view(-1, *[1] * (part.dim() - 1))).all()
+        ):  # fmt: skip
+            refuse(function, value, "moves entries between images; the first dimension must stay the images")
+
+
+def _target(function: Function, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+    with torch.no_grad():
+        shape = function(torch.empty(value.centre.shape, device="meta"), *args, **kwargs).shape
+    return tuple(shape)
+
+
+@rule(torch.cat, torch.concat, torch.concatenate, torch.stack)
+def join(function: Function, tensors: Sequence[Any], dim: int = 0, **kwargs: Any) -> Value:
+    """Concatenation or stacking along a dimension that is not the images'."""
+    first = next(values_in(tensors))
+    dim = kwargs.pop("axis", dim)
+    width = first.centre.dim() + (function is torch.stack)
+    if dim % width == 0:
+        refuse(function, first, "joins along the dimension of the images", "join along another dimension")
+    parts = [part if isinstance(part, Value) else constant(first, part) for part in tensors]
+    plain = [part.plain for part in parts if part.plain is not None]
+    balls = [part.ball for part in parts if part.ball is not None]
+    with first.walk.intervals():
+        centre = function([part.centre for part in parts], dim)
+        radius = function([part.radius for part in parts], dim)
+        ball = function(balls, dim) if len(balls) == len(parts) else None
+    return Value(first.walk, function(plain, dim) if len(plain) == len(parts) else None, centre, radius, ball)
+
+
+@rule(*spellings("pad"))
+def pad(
+    function: Function, x: Value, /, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Value:
+    """Constant padding moves the centre and not the radius; the other modes copy entries."""
+    only_first(function, x, (value,), {})
+    amounts = list(pad)
+    if len(amounts) > 2 * (x.centre.dim() - 1):
+        refuse(function, x, "pads the dimension of the images", "pad the other dimensions")
+
+    def blank(tensor: Tensor) -> Tensor:
+        return torch.nn.functional.pad(tensor, amounts, mode)
+
+    return propagate(
+        x,
+        lambda tensor: torch.nn.functional.pad(tensor, amounts, mode, value),
+        blank,
+        entrywise=blank if mode == "constant" else None,
+    )
+
+
+@rule(*spellings("dropout", "dropout_"), *spellings("dropout1d"), *spellings("dropout2d"), *spellings("dropout3d"),
+      *spellings("alpha_dropout"), *spellings("feature_alpha_dropout"), *spellings("feature_dropout"))  # fmt: skip
+def dropout(function: Function, value: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
+    """The identity, in evaluation."""
+    if training and p > 0:
+        refuse(function, value, "dropout is on", "call network.eval() first")
+    return value
+
+
+@rule(*spellings("to"), *spellings("float"), *spellings("double"), *spellings("type_as"))
+def to_same(function: Function, value: Value, *args: Any, **kwargs: Any) -> Value:
+    """The identity; a change of number format or device is refused."""
+    told = function(value.centre, *(_plain_shape(arg) for arg in args), **kwargs)
+    if told.dtype != value.centre.dtype or told.device != value.centre.device:
+        refuse(function, value, f"changes {value.centre.dtype} on {value.centre.device} to {told.dtype} on "
+               f"{told.device}", "convert network and images before bounding")  # fmt: skip
+    return value

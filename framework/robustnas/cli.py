@@ -1,0 +1,301 @@
+"""The command `robustnas`: what may be typed, and the exit status it ends with.
+
+    0 done    1 the run failed    2 something given is wrong    130 interrupted
+
+Only what a command needs is imported when it runs, so that help and lists answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from robustnas import __version__
+from robustnas.errors import InputError, RecipeError, RobustnasError
+from robustnas.suggest import did_you_mean
+
+KINDS = ("search-space", "metric", "attack", "dataset")
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; a fault of the input is a message on stderr."""
+    try:
+        arguments = _parse(sys.argv[1:] if argv is None else list(argv))
+    except SystemExit as done:  # argparse has printed help or what is wrong
+        return done.code if isinstance(done.code, int) else 2
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        status = command(arguments)
+        sys.stdout.flush()
+        return status
+    except RobustnasError as fault:
+        # The faults of a recipe begin with their places in its file, as editors expect.
+        print(fault if isinstance(fault, RecipeError) else f"robustnas: {fault}", file=sys.stderr)
+        return fault.exit_status
+    except KeyboardInterrupt:
+        hint = "; the same command goes on where it stopped" if command is _run else ""
+        print(f"robustnas: interrupted{hint}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has left.  Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that suggests the command that was meant."""
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            hint = did_you_mean(str(value), known)
+            raise argparse.ArgumentError(action, f"found {str(value)!r}; {', '.join(known)} would do{hint}")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n  {self.prog} --help tells what may be typed\n")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments, with the function of their command as `command`.
+
+    Raises:
+        SystemExit: help was asked for (0), or something typed is wrong (2); printed either way.
+    """
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    own: argparse.ArgumentParser = arguments.parser
+    if unknown:
+        known = [option for action in own._actions for option in action.option_strings]
+        word = unknown[0].partition("=")[0]
+        own.error(f"found {unknown[0]!r}, which it does not take{did_you_mean(word, known)}")
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="robustnas",
+        description="Search for robust neural architectures, attack and certify them, compare them.",
+        epilog="To begin: robustnas run quickstart",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"robustnas {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(
+        where: argparse._SubParsersAction[_Parser],
+        name: str,
+        help: str,
+        command: Callable[[argparse.Namespace], int],
+    ) -> argparse.ArgumentParser:
+        added = where.add_parser(
+            name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False
+        )
+        added.set_defaults(command=command, parser=added)
+        return added
+
+    def group(name: str, help: str) -> argparse._SubParsersAction[_Parser]:
+        added = commands.add_parser(
+            name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False
+        )
+        return added.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    run = add(commands, "run", "run a recipe, or go on where a run of it stopped", _run)
+    plan = add(
+        commands, "plan", "show what a recipe would do and what of it is done, without doing it", _plan
+    )
+    for each in (run, plan):
+        each.add_argument("recipe", metavar="RECIPE", help="a file, or the name of a shipped recipe")
+        each.add_argument(
+            "--out", type=Path, metavar="DIR", help="run directory (default: runs/NAME of the recipe)"
+        )
+        each.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override a key of the recipe, such as search.epochs=5; VALUE is YAML; may be given again",
+        )
+    run.add_argument(
+        "--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
+    )
+    run.add_argument("--until", choices=("search", "train"), help="stop after this stage")
+    run.add_argument(
+        "--jobs", type=_jobs, default=1, metavar="N", help="stages to run side by side (default: 1)"
+    )
+    run.add_argument("--quiet", action="store_true", help="show no progress, only the table")
+    table = add(commands, "table", "rebuild and print the table of a run directory", _table)
+    table.add_argument("directory", type=Path, metavar="DIR", help="a run directory")
+
+    plugins = group("plugins", "list the installed plugins, or show one with its options")
+    listing = add(plugins, "list", "list the installed plugins, without importing any", _list_plugins)
+    listing.add_argument("--load", action="store_true", help="import each and say which fail")
+    show = add(plugins, "show", "show a plugin: where it comes from and its options", _show_plugin)
+    show.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    show.add_argument("name", metavar="NAME", help="a name that plugins list shows")
+
+    recipes = group("recipes", "list, show or copy the recipes that ship with robustnas")
+    add(recipes, "list", "list the shipped recipes", _list_recipes)
+    show = add(recipes, "show", "print a shipped recipe", _show_recipe)
+    copy = add(
+        recipes, "copy", "copy a shipped recipe to a file of your own; nothing is overwritten", _copy_recipe
+    )
+    for each in (show, copy):
+        each.add_argument("name", metavar="NAME", help="a name that recipes list shows")
+    copy.add_argument(
+        "dest", nargs="?", type=Path, metavar="DEST", help="file or folder (default: ./NAME.yaml)"
+    )
+    return parser
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}; auto, cpu, cuda, cuda:N or mps would do")
+    return text
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}; a whole number from 1 would do")
+    return int(text)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from robustnas.recipe.load import load
+
+    loaded = load(arguments.recipe, arguments.set)
+    from robustnas import pipeline  # imports torch, which a recipe with faults need not wait for
+
+    return pipeline.run(
+        loaded,
+        out=arguments.out,
+        device=arguments.device,
+        until=arguments.until,
+        jobs=arguments.jobs,
+        quiet=arguments.quiet,
+    )
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from robustnas.recipe.load import load
+
+    loaded = load(arguments.recipe, arguments.set)
+    from robustnas import pipeline
+
+    pipeline.plan(loaded, out=arguments.out)
+    return 0
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    from robustnas import pipeline
+
+    pipeline.show_table(arguments.directory)
+    return 0
+
+
+def _list_plugins(arguments: argparse.Namespace) -> int:
+    """Every registered name with its package; with `--load` also whether it loads."""
+    from robustnas.errors import PluginError
+    from robustnas.registry import REGISTRIES
+
+    rows: list[tuple[str, ...]] = []
+    notes: list[str] = []
+    for registry in REGISTRIES.values():
+        registered = registry.entries()
+        conflicts = registry.conflicts(registered)
+        notes += [registry.describe_conflict(name, entries) for name, entries in conflicts.items()]
+        faults: dict[str, str] = {}
+        for name in dict.fromkeys(entry.name for entry in registered) if arguments.load else ():
+            try:
+                registry.load(name)
+            except PluginError as fault:
+                faults[name] = str(fault)
+        notes += [fault for name, fault in faults.items() if name not in conflicts]
+        for entry in registered:
+            row = (registry.kind, entry.name, entry.provider, entry.target)
+            rows.append((*row, "broken" if entry.name in faults else "ok") if arguments.load else row)
+    heads = ("kind", "name", "package", "class")
+    _print_table((*heads, "loads") if arguments.load else heads, rows)
+    for note in notes:
+        print(f"\n{note}")
+    return 0
+
+
+def _show_plugin(arguments: argparse.Namespace) -> int:
+    import inspect
+
+    from robustnas.options import options_of
+    from robustnas.registry import REGISTRIES
+
+    registry = REGISTRIES[arguments.kind]
+    cls = registry.load(arguments.name)
+    entry = next(entry for entry in registry.entries() if entry.name == arguments.name)
+    print(f"{registry.kind} {entry.name}: {entry.target}, from {entry.provider}\n")
+    if cls.__doc__:
+        print(f"{inspect.cleandoc(cls.__doc__)}\n")
+    options = options_of(cls).values()
+    if not options:
+        print("It has no options.")
+        return 0
+    rows = [(option.name, option.type_text, option.default_text, option.help) for option in options]
+    _print_table(("option", "type", "default", "help"), rows)
+    return 0
+
+
+def _list_recipes(arguments: argparse.Namespace) -> int:
+    from robustnas.recipe import shelf
+
+    _print_table(("recipe", "what it is"), [(name, shelf.description(name)) for name in shelf.names()])
+    return 0
+
+
+def _show_recipe(arguments: argparse.Namespace) -> int:
+    from robustnas.recipe import shelf
+
+    sys.stdout.write(shelf.read(arguments.name))
+    return 0
+
+
+def _copy_recipe(arguments: argparse.Namespace) -> int:
+    from robustnas.recipe import shelf
+
+    text = shelf.read(arguments.name)
+    path: Path = arguments.dest or Path(f"{arguments.name}.yaml")
+    if path.is_dir():
+        path = path / f"{arguments.name}.yaml"
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError:
+        raise InputError(
+            f"{path} is there already; recipes copy overwrites nothing, another DEST would do"
+        ) from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no folder {path.parent}; make it first") from None
+    print(f"{path}\n  robustnas run {path}")
+    return 0
+
+
+def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table: framed by rich in a terminal, else aligned plain text in which nothing is cut."""
+    if sys.stdout.isatty():
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        framed = Table(*heads, box=SIMPLE_HEAD)
+        for column in framed.columns:
+            column.overflow = "fold"
+        for row in rows:
+            framed.add_row(*(Text(cell) for cell in row))
+        Console().print(framed)
+        return
+    widths = [max(len(row[index]) for row in (heads, *rows)) for index in range(len(heads))]
+    for row in (heads, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,199 @@
+"""The attack plugins, against closed forms on linear networks.
+
+For logits W x + b, an image of class y with margin m to class j is at distance m / ||W_y - W_j||_q from that
+boundary, q the dual order of the threat's norm.
+"""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from robustnas.attack import evaluate, predict
+from robustnas.errors import OptionError
+from robustnas.seeding import seeded
+from robustnas.threat import DUAL_ORDER, ThreatModel
+from robustnas_plugins.attacks.carlini_wagner import CarliniWagner
+from robustnas_plugins.attacks.deepfool import DeepFool
+from robustnas_plugins.attacks.fgsm import FGSM
+from robustnas_plugins.attacks.pgd import PGD
+
+ATTACKS = {
+    "fgsm": FGSM(),
+    "pgd": PGD(steps=3, step_size="2/255"),
+    "cw": CarliniWagner(steps=40, step_size=0.05, binary_search_steps=6),
+    "deepfool": DeepFool(steps=5),
+}
+
+
+class Linear(nn.Module):
+    """Two classes, logits linear in the pixels; gradients of every entry are well away from 0."""
+
+    def __init__(self, classes=2):
+        super().__init__()
+        with seeded(0, "linear"):
+            weight = torch.randn(classes, 9)
+        weight = weight + 0.2 * weight.sign()
+        self.weight = nn.Parameter(weight / 5)
+
+    def forward(self, images):
+        return (images.flatten(1) - 0.5) @ self.weight.T
+
+
+def around_grey(count=40, spread=0.1):
+    """Images near grey, so that no small perturbation meets the border of the box."""
+    generator = torch.Generator().manual_seed(2)
+    return 0.5 + spread * (2 * torch.rand(count, 1, 3, 3, generator=generator) - 1)
+
+
+def exact_distances(network, images, labels, norm):
+    """(N,) distance to the nearest boundary of a linear network, ignoring the box."""
+    logits = network(images)
+    rows = torch.arange(len(images))
+    margins = logits[rows, labels][:, None] - logits
+    lengths = (network.weight[labels][:, None] - network.weight[None]).norm(p=DUAL_ORDER[norm], dim=2)
+    distances = (margins / lengths).detach()
+    distances[rows, labels] = float("inf")
+    return distances.amin(1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(
+    "attack",
+    [FGSM(), PGD(steps=30, step_size=0.05), PGD(20, 0.05, restarts=2)],
+    ids=["fgsm", "pgd", "pgd x 2"],
+)
+def test_two_linear_classes_flip_exactly_within_the_distance_to_the_boundary(norm, attack):
+    network, images = Linear(), around_grey()
+    labels = predict(network, images)
+    distances = exact_distances(network, images, labels, norm)
+    for share in (0.25, 0.5, 0.75):
+        threat = ThreatModel(norm, float(distances.quantile(share)))
+        clear = (distances - threat.epsilon).abs() > 1e-3 * threat.epsilon
+        record = evaluate(network, images, labels, attack.build(threat), threat)
+        assert torch.equal(record.success[clear], (distances < threat.epsilon)[clear])
+        assert 0 < int(record.success.sum()) < len(images)
+        assert float(record.distance.max()) <= threat.epsilon + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm", "worst"),
+    [
+        (DeepFool(), "linf", 1.05),
+        (DeepFool(), "l2", 1.05),
+        (CarliniWagner(100, step_size=0.003, binary_search_steps=9), "l2", 2.0),
+    ],
+    ids=["deepfool linf", "deepfool l2", "cw l2"],
+)
+def test_attacks_that_minimise_find_the_nearest_boundary(attack, norm, worst):
+    network, images = Linear(3), around_grey(12)
+    labels = predict(network, images)
+    exact = exact_distances(network, images, labels, norm)
+    threat = ThreatModel(norm, float(exact.median()))
+    record = evaluate(network, images, labels, attack.build(threat), threat)
+    assert bool((record.found >= exact * (1 - 1e-4)).all())  # nothing is nearer than the nearest
+    # DeepFool overshoots, and adds 1e-4 to every step; C&W's bisection of c ends early for a few images
+    assert bool((record.found <= exact * worst + 1e-3).all())
+    assert float((record.found <= exact * 1.05 + 1e-3).float().mean()) >= 0.75
+    assert bool((record.success == (record.found <= threat.epsilon)).all())
+    assert 0 < int(record.success.sum()) < 12
+
+
+def wavy():
+    """A small network with several wrong ways up the loss, and images it is right on."""
+    with seeded(3, "wavy"):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(9, 40), nn.Tanh(), nn.Linear(40, 5))
+        with torch.no_grad():
+            network[1].weight.mul_(6)
+        images = torch.rand(120, 1, 3, 3)
+    return network, images, predict(network, images)
+
+
+def test_restarts_are_never_weaker_and_cost_less_than_running_everything_again():
+    network, images, labels = wavy()
+    threat = ThreatModel("linf", 0.05)
+    options = {"steps": 2, "step_size": 0.05}
+    once, often = (
+        evaluate(network, images, labels, PGD(**options, restarts=times).build(threat), threat, label="pgd")
+        for times in (1, 6)
+    )
+    assert bool((often.success | ~once.success).all())
+    assert int(often.success.sum()) > int(once.success.sum())
+    # a run costs its steps and one look at who still stands; the last is not looked at
+    everything = (6 * (2 + 1) - 1) * len(images)
+    assert once.evaluations == 2 * len(images)
+    assert often.evaluations < everything - 2 * int(once.success.sum())
+    kept = once.success
+    assert torch.equal(often.distance[kept], once.distance[kept])
+
+
+def test_a_confident_attack_goes_further():
+    network, images = Linear(), around_grey(8)
+    labels = predict(network, images)
+    threat = ThreatModel("l2", 2.0)
+    found = [
+        evaluate(
+            network,
+            images,
+            labels,
+            CarliniWagner(60, binary_search_steps=6, confidence=c).build(threat),
+            threat,
+        )
+        for c in (0.0, 0.3)
+    ]
+    assert bool((found[1].found > found[0].found).all())
+
+
+def test_every_attack_keeps_its_contract():
+    from robustnas.testing import check_attack
+
+    walked = 0
+    for attack in ATTACKS.values():
+        check_attack(attack)
+        walked += 1
+    assert walked == 4
+
+
+def test_cw_says_what_would_do_in_linf():
+    with pytest.raises(OptionError, match=r"cw does not know the norm linf; it knows l2; .*norm: l2.*pgd"):
+        CarliniWagner().build(ThreatModel("linf", 0.1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "steps"),
+        ({"steps": 10}, "step_size"),
+        ({"steps": 0, "step_size": 0.1}, "steps"),
+        ({"steps": 10, "step_size": 0}, "step_size"),
+        ({"steps": 10, "step_size": "1/0"}, "divides by zero"),
+        ({"steps": 2.5, "step_size": 0.1}, "steps"),
+        ({"steps": 10, "step_size": 0.1, "restarts": 0}, "restarts"),
+        (
+            {"steps": 10, "step_size": 0.1, "restarts": 3, "random_start": False},
+            "restarts above 1 need random_start",
+        ),
+    ],
+)
+def test_pgd_checks_its_options(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        PGD(**options)
+
+
+def test_step_sizes_are_pixels():
+    built = PGD(steps=7, step_size="2/255").build(ThreatModel("linf", 0.1))
+    assert built.abs_stepsize == 2 / 255
+    assert built.steps == 7
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "carlini_wagner", "deepfool"])
+def test_importing_a_plugin_imports_no_foolbox(name):
+    code = f"import sys, robustnas_plugins.attacks.{name}; sys.exit('foolbox' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_foolbox_is_imported_without_a_warning_where_warnings_are_errors():
+    code = "from robustnas.foolbox_import import load_foolbox; load_foolbox().attacks.LinfPGD"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env={"PATH": ""})

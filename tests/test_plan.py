@@ -1,0 +1,137 @@
+"""The plan: keys name results, shared stages are shared, and only what matters changes a key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from robustnas.errors import RecipeError
+from robustnas.plan import Plan, make
+from robustnas.recipe.load import load
+
+RECIPE = """
+dataset: digits
+search_space: {name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
+threat: {norm: linf, epsilon: 8/255}
+seeds: [0, 1]
+search: {epochs: 2}
+methods:
+  darts: {}
+  jac: {metric: jacobian}
+train: {epochs: 1}
+attacks: [fgsm, {name: pgd, steps: 2, step_size: 2/255}]
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def plan(recipe: Path, *overrides: str) -> Plan:
+    return make(load(recipe, overrides))
+
+
+def keys(found: Plan, kind: str, method: str | None = None) -> set[str]:
+    return {s.key for s in found.stages if s.kind == kind and method in (None, s.method)}
+
+
+def test_every_method_and_seed_has_its_stages(recipe: Path):
+    found = plan(recipe)
+    kinds = [s.kind for s in found.stages_of("jac", 1)]
+    assert kinds == ["search", "train", "clean", "attack", "attack", "certify"]
+    assert len(found.until(None)) == 2 * 2 * 6
+    assert {s.kind for s in found.until("search")} == {"search"}
+    assert {s.kind for s in found.until("train")} == {"search", "train"}
+
+
+def test_a_stage_needs_the_one_it_reads(recipe: Path):
+    found = plan(recipe)
+    by_key = {s.key: s for s in found.stages}
+    for stage in found.stages:
+        wanted = {"search": set(), "train": {"search"}}.get(stage.kind, {"train"})
+        assert {by_key[key].kind for key in stage.needs} == wanted
+        assert all((by_key[k].method, by_key[k].seed) == (stage.method, stage.seed) for k in stage.needs)
+
+
+def test_methods_that_share_a_stage_share_its_result(recipe: Path):
+    found = plan(recipe, "methods.same={}")
+    assert keys(found, "search", "same") == keys(found, "search", "darts")
+    assert keys(found, "train", "same") == keys(found, "train", "darts")
+    assert len(found.until(None)) == 2 * 2 * 6
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("search.epochs=3", {"search", "train", "clean", "attack", "certify"}),
+        ("search_space.channels=4", {"search", "train", "clean", "attack", "certify"}),
+        ("search_space.network_cells=2", {"train", "clean", "attack", "certify"}),
+        ("train.epochs=2", {"train", "clean", "attack", "certify"}),
+        ("evaluate.images=10", {"clean", "attack", "certify"}),
+        ("certify.method=ibp", {"certify"}),
+        ("certify.batch=7", set()),
+        ("seeds=[0, 1]", set()),
+    ],
+)
+def test_only_what_matters_changes_a_key(recipe: Path, override: str, changed: set[str]):
+    before, after = plan(recipe), plan(recipe, override)
+    kinds = ("search", "train", "clean", "attack", "certify")
+    assert {kind for kind in kinds if keys(before, kind) != keys(after, kind)} == changed
+
+
+def test_a_search_without_a_metric_does_not_depend_on_the_threat(recipe: Path):
+    before, after = plan(recipe), plan(recipe, "threat.epsilon=4/255")
+    assert keys(before, "search", "darts") == keys(after, "search", "darts")
+    assert keys(before, "train", "darts") == keys(after, "train", "darts"), "standard training ignores it too"
+    assert keys(before, "search", "jac") != keys(after, "search", "jac")
+    assert keys(before, "attack", "darts") != keys(after, "attack", "darts")
+
+
+def test_another_attack_leaves_the_others_alone(recipe: Path):
+    before = plan(recipe)
+    after = plan(recipe, "attacks=[fgsm, {name: pgd, steps: 2, step_size: 2/255}, {name: pgd, steps: 3, step_size: 2/255}]")
+    assert keys(before, "attack") < keys(after, "attack")
+    assert keys(before, "train") == keys(after, "train")
+
+
+def test_where_data_lies_does_not_matter(recipe: Path, tmp_path: Path):
+    recipe.write_text(RECIPE.replace("dataset: digits", "dataset: mnist"))
+    before, after = plan(recipe), plan(recipe, f"dataset.folder={tmp_path}")
+    assert keys(before, "search") == keys(after, "search")
+    assert before.identity == after.identity
+
+
+def test_a_published_genotype_needs_no_search(recipe: Path):
+    found = plan(recipe, "methods.published={genotype: DARTS_V2}")
+    assert [s.kind for s in found.stages_of("published", 0)][0] == "train"
+    assert found.methods["published"].genotype is not None
+
+
+def test_a_genotype_file_is_found_beside_the_recipe(recipe: Path):
+    data = plan(recipe, "methods.p={genotype: DARTS_V1}").methods["p"].genotype
+    (recipe.parent / "cell.json").write_text(json.dumps(data))
+    (recipe.parent / "many.json").write_text(json.dumps({"genotypes": {"one": data}}))
+    assert plan(recipe, "methods.p={genotype: cell.json}").methods["p"].genotype == data
+    assert plan(recipe, "methods.p={genotype: 'many.json#one'}").methods["p"].genotype == data
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("DARTS_V9", "neither a file .* nor a published genotype.*DARTS_V2"),
+        ("broken.json", "is not JSON"),
+        ("list.json", "does not hold a genotype"),
+        ("'list.json#x'", "no entry|has no entry"),
+        ("other.json", "methods.p.genotype"),
+    ],
+)
+def test_a_genotype_that_cannot_be_used_is_a_fault_of_the_recipe(recipe: Path, source: str, text: str):
+    (recipe.parent / "broken.json").write_text("{")
+    (recipe.parent / "list.json").write_text("[1]")
+    (recipe.parent / "other.json").write_text('{"width": 4}')
+    with pytest.raises(RecipeError, match=text):
+        plan(recipe, f"methods.p={{genotype: {source}}}")
