@@ -147,7 +147,11 @@ class AttackFactory(Protocol):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Labelled images.  Fields are its options.  Constructing one reads nothing; `split` does."""
+    """Labelled images.  Fields are its options.  Constructing one reads nothing; `split` does.
+
+    A field with `metadata={"identity": False}` (where the files lie, how many threads read them) changes no image:
+    a run goes on when it changes.
+    """
 
     @property
     def shape(self) -> Shape:

@@ -27,8 +27,8 @@ def pixels(value: str | float) -> float:
         raise ValueError(f"{value!r} is not a number; write 8/255 or 0.03")
     try:
         if isinstance(value, str):
-            above, slash, below = value.partition("/")
-            number = float(Fraction(above) / Fraction(below)) if slash else float(Fraction(value))
+            above, below = value.split("/") if "/" in value else (value, "1")
+            number = float(Fraction(above) / Fraction(below))  # Fraction alone refuses 0.5/255
         else:
             number = float(value)
     except ZeroDivisionError:

@@ -64,12 +64,15 @@ class ImageFolder:
     stream: bool = field(
         default=False,
         validator=instance_of(bool),
-        metadata={"help": "read images each time they are needed, instead of once into memory"},
+        metadata={
+            "help": "read images each time they are needed, instead of once into memory",
+            "identity": False,
+        },
     )
     workers: int = field(
         default=2,
         validator=and_(instance_of(int), ge(0)),
-        metadata={"help": "threads that decode images"},
+        metadata={"help": "threads that decode images", "identity": False},
     )
 
     @mean.validator

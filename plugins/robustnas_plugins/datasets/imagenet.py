@@ -19,8 +19,12 @@ from robustnas_plugins.datasets.places import data_root, missing
 from robustnas_plugins.datasets.splits import is_train
 
 
-def _count(default: int, at_least: int, help: str) -> Any:
-    return field(default=default, validator=and_(instance_of(int), ge(at_least)), metadata={"help": help})
+def _count(default: int, at_least: int, help: str, **metadata: Any) -> Any:
+    return field(
+        default=default,
+        validator=and_(instance_of(int), ge(at_least)),
+        metadata={"help": help, **metadata},
+    )
 
 
 @frozen
@@ -30,12 +34,15 @@ class ImageNet:
     folder: str | None = field(
         default=None,
         validator=optional(instance_of(str)),
-        metadata={"help": "folder with train/ and val/; default imagenet/ in ROBUSTNAS_DATA, then in ./data"},
+        metadata={
+            "help": "folder with train/ and val/; default imagenet/ in ROBUSTNAS_DATA, then in ./data",
+            "identity": False,
+        },
     )
     size: int = _count(224, 8, "side of the square cut from the centre, in pixels")
     resize: int = _count(256, 8, "shorter side before cutting, in pixels; at least size")
     classes: int = _count(1000, 2, "class folders there must be")
-    workers: int = _count(2, 0, "threads that decode images")
+    workers: int = _count(2, 0, "threads that decode images", identity=False)
     mean: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)
     std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
 

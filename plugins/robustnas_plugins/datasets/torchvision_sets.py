@@ -43,7 +43,10 @@ def _folder() -> Any:
     return field(
         default=None,
         validator=optional(instance_of(str)),
-        metadata={"help": "folder that holds the files; default the variable ROBUSTNAS_DATA, then ./data"},
+        metadata={
+            "help": "folder that holds the files; default the variable ROBUSTNAS_DATA, then ./data",
+            "identity": False,
+        },
     )
 
 
@@ -51,7 +54,7 @@ def _download() -> Any:
     return field(
         default=False,
         validator=instance_of(bool),
-        metadata={"help": "fetch the files into the folder if they are not there"},
+        metadata={"help": "fetch the files into the folder if they are not there", "identity": False},
     )
 
 
