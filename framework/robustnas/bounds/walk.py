@@ -80,7 +80,9 @@ class Walk:
         """Lower and upper bound of every entry, for the lines of a nonlinearity.
 
         With `tighten` the entries for which `matters(lower, upper)` is true in any image are bounded by a backward
-        pass as well, and the value's own interval shrinks to the intersection.
+        pass as well, and the value's own interval shrinks to the intersection.  Those bounds are constants to a
+        gradient: a graph of theirs would lead back to `probe` through the clean values, and the next backward pass
+        would take slopes along it that belong to no line.
         """
         with self.intervals():
             lower, upper = value.centre - value.radius, value.centre + value.radius
@@ -97,8 +99,8 @@ class Walk:
             unit = torch.zeros(part.numel(), 1, lower[0].numel(), dtype=lower.dtype, device=lower.device)
             unit = unit.scatter(2, part.view(-1, 1, 1), 1.0).reshape(part.numel(), 1, *lower.shape[1:])
             unit = unit.expand(-1, *lower.shape)
-            below.append(self.lower(value, unit))
-            above.append(self.lower(value, -unit))
+            below.append(self.lower(value, unit, differentiable=False))
+            above.append(self.lower(value, -unit, differentiable=False))
         with self.intervals():
             low, high = torch.cat(below).T, -torch.cat(above).T
             low = torch.where(low.isnan(), -torch.inf, low)
@@ -117,7 +119,7 @@ class Walk:
         """How many linear functions one batched backward pass may bound."""
         return max(1, ENTRIES // (self.widest * max(self.images, 1)))
 
-    def lower(self, value: Value, coefficients: Tensor) -> Tensor:
+    def lower(self, value: Value, coefficients: Tensor, differentiable: bool = True) -> Tensor:
         """Lower bounds of linear functions of one value: (S, N, ...) coefficients -> (S, N).
 
             <c, x>  >=  <c, z> + min <A, x - x0> + sum_i <A_i, line_i(z_i) - f_i(z_i)>
@@ -125,6 +127,7 @@ class Walk:
         with z at the clean images x0; A and the sum are gradients with respect to `probe` and `budget`.
         """
         assert value.plain is not None
+        differentiable = differentiable and self.differentiable
         if not value.plain.requires_grad:
             return (coefficients * value.plain).flatten(2).sum(2)
         batched = coefficients.shape[0] > 1
@@ -135,13 +138,13 @@ class Walk:
                 (self.probe, self.budget),
                 coefficients if batched else coefficients[0],
                 retain_graph=True,
-                create_graph=self.differentiable,
+                create_graph=differentiable,
                 allow_unused=True,
                 is_grads_batched=batched,
             )
         finally:
             self.relaxing = False
-        with self.intervals():
+        with torch.set_grad_enabled(differentiable):
             bound = (coefficients * value.plain).flatten(2).sum(2)
             if slopes is not None:
                 bound = bound + self.region.minimum(slopes if batched else slopes[None])

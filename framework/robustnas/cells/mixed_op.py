@@ -16,19 +16,11 @@ that outputs zero.
 """
 
 
-def without_zero(table: OpTable, channels: int, stride: int) -> dict[str, nn.Module]:
-    """A module for every operation of the table that computes something.
-
-    Raises:
-        InputError: none of them does.
-    """
-    built = {name: make(channels, stride) for name, make in table.items()}
-    computing = {name: op for name, op in built.items() if op is not None}
-    if not computing:
-        raise InputError(
-            f"the operations {', '.join(table) or '(none given)'} all output zero; add one that computes"
-        )
-    return computing
+def nothing_computes(table: OpTable) -> InputError:
+    """The fault of a table whose operations all output zero."""
+    return InputError(
+        f"the operations {', '.join(table) or '(none given)'} all output zero; add one that computes"
+    )
 
 
 def total(terms: Sequence[Tensor]) -> Tensor:
@@ -48,13 +40,18 @@ class MixedOp(nn.Module):
         table: the candidates; at least one of them is not zero.
         channels: channels of input and output.
         stride: 1, or 2 to halve rows and columns.
+
+    Raises:
+        InputError: no candidate computes anything.
     """
 
     def __init__(self, table: OpTable, channels: int, stride: int):
         super().__init__()
-        candidates = without_zero(table, channels, stride)
-        self.columns = tuple(column for column, name in enumerate(table) if name in candidates)
-        self.candidates = nn.ModuleDict(candidates)
+        built = {name: make(channels, stride) for name, make in table.items()}
+        self.candidates = nn.ModuleDict({name: op for name, op in built.items() if op is not None})
+        if not self.candidates:
+            raise nothing_computes(table)
+        self.columns = tuple(column for column, name in enumerate(table) if name in self.candidates)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """x (N, C, H, W), weights (O,) -> (N, C, ceil(H / stride), ceil(W / stride))."""

@@ -1,12 +1,11 @@
-"""A cell of a supernet, computed state by state: what all edges that leave a state have in common is done
-once.
+"""A cell of a supernet, computed state by state: what all edges that leave a state share is done once.
 
 Equal to `SearchCell`, edge by edge, in outputs, gradients and batch norm statistics; `per_edge` gives its
 tensors by the names they have there.  How an operation is computed follows from its entry in the table:
 
-    has `for_edges`     one module for all edges of a state (grouped convolutions)
-    has no parameters   once for all edges: its output depends on the state alone, if it draws no random
-    numbers anything else       a module for every edge
+    has `for_edges`      one module for all edges of a state (grouped convolutions)
+    has no parameters    once for all edges: its output depends on the state alone (no random draws)
+    anything else        a module for every edge
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from robustnas.cells.graph import edge_index
 from robustnas.cells.layers import preprocessing
-from robustnas.cells.mixed_op import OpTable, total, without_zero
+from robustnas.cells.mixed_op import OpTable, nothing_computes, total
 
 
 @runtime_checkable
@@ -45,6 +44,9 @@ class LeavingEdges(nn.Module):
         channels: channels of the state and of every output.
         stride: 1, or 2 to halve rows and columns.
         edges: number of edges.
+
+    Raises:
+        InputError: no candidate computes anything.
     """
 
     def __init__(self, table: OpTable, channels: int, stride: int, edges: int):
@@ -52,15 +54,17 @@ class LeavingEdges(nn.Module):
         self.channels, self.edges = channels, edges
         self.columns = {name: column for column, name in enumerate(table)}
         self.grouped, self.common, self.single = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
-        for name, built in without_zero(table, channels, stride).items():
-            make = table[name]
+        for name, make in table.items():
             if isinstance(make, ForEdges):
                 self.grouped[name] = make.for_edges(channels, stride, edges)
-            elif next(built.parameters(), None) is None:
-                self.common[name] = built
-            else:
-                others = (make(channels, stride) for _ in range(edges - 1))
-                self.single[name] = nn.ModuleList([built, *(other for other in others if other is not None)])
+                continue
+            built = [op for op in (make(channels, stride) for _ in range(edges)) if op is not None]
+            if any(True for op in built for _ in op.parameters()):
+                self.single[name] = nn.ModuleList(built)
+            elif built:
+                self.common[name] = built[0]
+        if not (self.grouped or self.common or self.single):
+            raise nothing_computes(table)
 
     def forward(self, state: Tensor, weights: Tensor) -> list[Tensor]:
         """state (N, C, H, W), weights (edges, O) -> what each edge adds to the node it enters."""

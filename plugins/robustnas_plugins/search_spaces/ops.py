@@ -22,7 +22,7 @@ from robustnas.genotype import Genotype
 
 @frozen
 class Separable:
-    """Depthwise separable convolutions one after the other, the stride in the first: sep_conv and dil_conv."""
+    """Depthwise separable convolutions in a row, the stride in the first: sep_conv and dil_conv."""
 
     kernel: int
     dilation: int
