@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustnas.bounds import METHODS, margins
+from robustnas.bounds import METHODS, Value, margins
+from robustnas.bounds.region import Region
+from robustnas.bounds.walk import Walk
 from robustnas.threat import DUAL_ORDER, ThreatModel
 
 
@@ -58,7 +60,7 @@ def network(seed: int, dtype: torch.dtype = torch.float64) -> nn.Module:
     return Everything(seed).eval().to(dtype)
 
 
-def some_images(seed: int, count: int = 3, size: tuple[int, int] = (7, 9)) -> tuple[Tensor, Tensor]:
+def some_images(seed: int, count: int = 2, size: tuple[int, int] = (5, 6)) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(seed)
     images = torch.rand(count, 2, *size, dtype=torch.float64, generator=draw)
     # some pixels at the edge of the box, as in real images
@@ -74,7 +76,9 @@ def plain_margins(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return differences[keep].view(len(images), -1)
 
 
-def admissible_samples(net: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, draws: int = 24) -> Tensor:
+def admissible_samples(
+    net: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, draws: int = 24
+) -> Tensor:
     """(M, N, ...) random points, corners, and steps down the margin's gradient, all admissible."""
     draw = torch.Generator().manual_seed(0)
     points = []
@@ -99,8 +103,8 @@ def admissible_samples(net: nn.Module, images: Tensor, labels: Tensor, threat: T
     return torch.stack(points)
 
 
-@pytest.mark.parametrize("norm,epsilon", [("linf", 0.003), ("linf", 0.05), ("l2", 0.03), ("l2", 0.6)])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.003), ("linf", 0.05), ("l2", 0.03), ("l2", 0.6)])
+@pytest.mark.parametrize("seed", range(4))
 def test_no_admissible_image_goes_below_any_bound(seed: int, norm: str, epsilon: float):
     net, (images, labels), threat = network(seed), some_images(seed), ThreatModel(norm, epsilon)
     samples = admissible_samples(net, images, labels, threat)
@@ -132,7 +136,9 @@ def test_float32_agrees_with_float64(method: str):
     (images, labels), threat = some_images(2), ThreatModel("linf", 0.01)
     single = margins(network(2, torch.float32), images.float(), labels, threat, method)
     assert single.dtype == torch.float32
-    torch.testing.assert_close(single.double(), margins(network(2), images, labels, threat, method), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        single.double(), margins(network(2), images, labels, threat, method), rtol=1e-3, atol=1e-3
+    )
 
 
 class Affine(nn.Module):
@@ -183,7 +189,9 @@ def test_exact_on_affine_networks_where_the_pixel_box_binds():
     worst = torch.where(gradients > 0, gradients * lower, gradients * upper).flatten(2).sum(2).T
     exact = plain_margins(net, images, labels) + worst
     torch.testing.assert_close(margins(net, images, labels, threat), exact, rtol=1e-9, atol=1e-9)
-    assert (exact > plain_margins(net, images, labels) - 0.2 * gradients.abs().flatten(2).sum(2).T + 1e-3).any()
+    assert (
+        exact > plain_margins(net, images, labels) - 0.2 * gradients.abs().flatten(2).sum(2).T + 1e-3
+    ).any()
 
 
 def test_l2_ball_cut_by_the_pixel_box_is_exact_on_affine_networks():
@@ -206,10 +214,14 @@ def test_l2_ball_cut_by_the_pixel_box_is_exact_on_affine_networks():
 
 
 def test_bound_lies_below_the_exact_minimum_of_a_tiny_network():
-    """All activation patterns of 6 neurons: in each the network is affine on a polytope; a grid finds its minimum."""
+    """Between the lines on which a neuron is 0 the network is affine: its minimum is at a crossing."""
     torch.manual_seed(5)
     net = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 2)).eval().double()
-    image, label, threat = torch.tensor([[0.45, 0.6]], dtype=torch.float64), torch.tensor([0]), ThreatModel("linf", 0.3)
+    image, label, threat = (
+        torch.tensor([[0.45, 0.6]], dtype=torch.float64),
+        torch.tensor([0]),
+        ThreatModel("linf", 0.3),
+    )
     first, last = net[0], net[2]
     row = (last.weight[0] - last.weight[1]).detach()
     corners = []
@@ -247,7 +259,10 @@ def test_slope_at_epsilon_zero_is_the_dual_norm_of_the_gradient(norm: str):
 
 def test_a_smaller_box_has_a_larger_bound():
     net, (images, labels) = network(0), some_images(0)
-    bounds = [margins(net, images, labels, ThreatModel("linf", e), "ibp") for e in (0.0, 0.001, 0.01, 0.05, 0.3, 1.0)]
+    bounds = [
+        margins(net, images, labels, ThreatModel("linf", e), "ibp")
+        for e in (0.0, 0.001, 0.01, 0.05, 0.3, 1.0)
+    ]
     for smaller, larger in itertools.pairwise(bounds):
         assert (smaller >= larger - 1e-9).all()
 
@@ -261,16 +276,67 @@ def test_strongest_is_the_column_of_the_strongest_wrong_class():
         torch.testing.assert_close(strongest, everything.gather(1, column), rtol=1e-9, atol=1e-9)
 
 
+def test_tightened_intervals_are_exact_where_nothing_but_affine_functions_lies_in_front():
+    """Two convolutions on top of each other: interval arithmetic is loose, one backward pass is exact."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(2, 3, 3).double(), nn.Conv2d(3, 2, 2).double()
+    kept: list[Value] = []
+
+    def logits(images: Tensor) -> Tensor:
+        x = second(first(images))
+        if isinstance(x, Value):
+            kept.append(x)
+        return F.relu(x).flatten(1)
+
+    images = some_images(0)[0] * 0.6 + 0.2
+    Walk(logits, Region(images, "linf", torch.full((2,), 0.2).double()), backward=True, tighten=True).run()
+    jacobian = torch.autograd.functional.jacobian(lambda x: second(first(x[None]))[0], images[0])
+    exact = 0.2 * jacobian.abs().sum((3, 4, 5))
+    unstable = (second(first(images)).abs() < exact).any(dim=0)
+    assert unstable.sum() > 5
+    for image in range(2):
+        torch.testing.assert_close(kept[0].radius[image][unstable], exact[unstable])
+
+
+def test_no_interval_leads_back_to_the_probe(monkeypatch: pytest.MonkeyPatch):
+    """Lines are drawn from intervals; a gradient that came through them would be no slope of any line."""
+    seen: list[Tensor] = []
+
+    def see(walk: Walk, value: Value) -> None:
+        ball = (value.ball.clean, value.ball.scale) if value.ball else ()
+        seen.extend((value.centre, value.radius, *ball))
+
+    monkeypatch.setattr(Walk, "saw", see)
+    images, _ = some_images(0)
+    for norm in ("linf", "l2"):
+        seen.clear()
+        walk = Walk(network(0), Region(images, norm, torch.full((2,), 0.05).double()), backward=True)
+        walk.run()
+        graphs = [stream for stream in seen if stream.requires_grad]
+        assert len(graphs) > 40
+        for stream in graphs:
+            (path,) = torch.autograd.grad(stream.sum(), walk.probe, retain_graph=True, allow_unused=True)
+            assert path is None
+
+
 def test_an_image_s_bound_does_not_depend_on_its_batch():
     net, (images, labels), threat = network(5), some_images(5), ThreatModel("linf", 0.01)
     together = margins(net, images, labels, threat, "crown")
-    alone = torch.cat([margins(net, images[i : i + 1], labels[i : i + 1], threat, "crown") for i in range(3)])
+    alone = torch.cat([margins(net, images[i : i + 1], labels[i : i + 1], threat, "crown") for i in range(2)])
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("window", [{"kernel_size": 3, "stride": 1, "padding": 1}, {"kernel_size": (2, 3), "stride": 2,
-                         "dilation": (1, 2), "ceil_mode": True}, {"kernel_size": 1}])  # fmt: skip
-def test_max_pool_alone_is_sound_for_both_signs_and_exact_where_one_entry_dominates(window: dict[str, object]):
+WINDOWS: list[dict[str, object]] = [
+    {"kernel_size": 3, "stride": 1, "padding": 1},
+    {"kernel_size": (2, 3), "stride": 2, "dilation": (1, 2), "ceil_mode": True},
+    {"kernel_size": 1},
+]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_max_pool_alone_is_sound_for_both_signs_and_exact_where_one_entry_dominates(
+    window: dict[str, object],
+):
     torch.manual_seed(0)
     pool = nn.MaxPool2d(**window)
     shape = pool(torch.zeros(1, 2, 6, 7)).flatten(1).shape[1]

@@ -1,8 +1,8 @@
 """Verification-based evaluation: certified margins and certified radii of a trained network.
 
-An image is certified at a threat model when all its certified margins are above 0: then no admissible image is
-classified otherwise.  `robustnas.bounds` computes the bounds; here the network is put into eval mode, frozen, and put
-back, images go through in batches, and the radius is searched for.
+An image is certified at a threat model when all its certified margins are above 0: then no admissible image
+is classified otherwise.  `robustnas.bounds` computes the bounds; here the network is put into eval mode,
+frozen, and put back, images go through in batches, and the radius is searched for.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def margins(
     with _frozen(network), _full_precision(), torch.no_grad():
         for part, part_labels in _batches(network, images, labels, batch):
             epsilon = torch.full((len(part),), threat.epsilon, dtype=part.dtype, device=part.device)
-            parts.append(_certified(network, part, part_labels, threat.norm, epsilon, method).to(images.device))
+            parts.append(
+                _certified(network, part, part_labels, threat.norm, epsilon, method).to(images.device)
+            )
             report(sum(map(len, parts)), len(images), "image")
     return torch.cat(parts)
 
@@ -71,17 +73,18 @@ def radius(
 ) -> Tensor:
     """Certified radius of each image: the largest epsilon found at which all margins are certified.
 
-    A bound need not fall steadily with epsilon, so what is returned is always an epsilon that was verified itself.
-    A search by bracketing, secants and bisection narrows the place where the bound crosses 0; images leave when they are done.
+    A bound need not fall steadily with epsilon, so what is returned is always an epsilon that was verified
+    itself. A search by bracketing, secants and bisection narrows the place where the bound crosses 0; images
+    leave when they are done.
 
     Args:
         norm: `linf` or `l2`.
-        tolerance: relative width at which an image's search ends (an absolute width of 0.001 * tolerance ends it
-            too: radii below that are of no interest).
+        tolerance: relative width at which an image's search ends (an absolute width of 0.001 * tolerance
+            ends it too: radii below that are of no interest).
 
     Returns:
-        (N,) in pixel units, on the images' device; 0 for a misclassified image; at most 1 (linf) or sqrt(d) (l2),
-        which means the whole box of images.
+        (N,) in pixel units, on the images' device; 0 for a misclassified image; at most 1 (linf) or sqrt(d)
+        (l2), which means the whole box of images.
 
     Raises:
         InputError: images, labels, norm or tolerance are not as above.
@@ -104,9 +107,13 @@ def _check(images: Tensor, labels: Tensor, batch: int) -> None:
     if batch < 1:
         raise InputError(f"batch {batch} is not a number of images; use at least 1")
     if images.dim() < 2 or len(images) == 0:
-        raise InputError(f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image")
+        raise InputError(
+            f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image"
+        )
     if labels.shape != images.shape[:1]:
-        raise InputError(f"{len(images)} images but labels of shape {tuple(labels.shape)}; expected ({len(images)},)")
+        raise InputError(
+            f"{len(images)} images but labels of shape {tuple(labels.shape)}; expected ({len(images)},)"
+        )
 
 
 @contextmanager
@@ -128,7 +135,8 @@ def _frozen(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Convolutions on CUDA in float32 proper: the default rounds their inputs to 10 bits, which no slack covers."""
+    """Convolutions on CUDA in float32 proper: the default rounds their inputs to 10 bits, which no slack
+    covers."""
     allowed = torch.backends.cudnn.allow_tf32
     if not torch.cuda.is_available() or not allowed:
         yield
@@ -140,10 +148,13 @@ def _full_precision() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = allowed
 
 
-def _batches(network: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(
+    network: nn.Module, images: Tensor, labels: Tensor, batch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches on the network's device, without the caller's graph."""
     held = next((tensor for tensor in (*network.parameters(), *network.buffers())), images)
-    for part, part_labels in zip(images.detach().split(batch), labels.split(batch), strict=True):
+    parts = zip(torch.split(images.detach(), batch), torch.split(labels, batch), strict=True)
+    for part, part_labels in parts:
         yield part.to(held.device), part_labels.to(held.device)
 
 
@@ -157,7 +168,9 @@ def _certified(
     return torch.where(lowered.isnan(), -torch.inf, lowered)
 
 
-def _radius(network: nn.Module, images: Tensor, labels: Tensor, norm: str, method: str, tolerance: float) -> Tensor:
+def _radius(
+    network: nn.Module, images: Tensor, labels: Tensor, norm: str, method: str, tolerance: float
+) -> Tensor:
     """(N,) for one batch; see `radius`."""
     reach = 1.0 if norm == "linf" else math.sqrt(images[0].numel())
     margin = _certified(network, images, labels, norm, images.new_zeros(len(images)), "ibp").amin(dim=1)
@@ -171,7 +184,8 @@ def _radius(network: nn.Module, images: Tensor, labels: Tensor, norm: str, metho
         bound = _certified(network, images[active], labels[active], norm, trial, method).amin(dim=1)
         verified = bound > 0
         good, bad = active[verified], active[~verified]
-        # the Illinois rule: an end that stays counts half, so that the secant comes to lie beyond the crossing
+        # the Illinois rule: an end that stays counts half, so that the secant comes to lie beyond the
+        # crossing
         at_above[good] = torch.where(below[good] > 0, at_above[good] / 2, at_above[good])
         at_below[bad] = torch.where(above[bad].isfinite(), at_below[bad] / 2, at_below[bad])
         below[good], at_below[good] = trial[verified], bound[verified]
@@ -187,9 +201,9 @@ def _radius(network: nn.Module, images: Tensor, labels: Tensor, norm: str, metho
 def _next_trial(below: Tensor, above: Tensor, at_below: Tensor, at_above: Tensor, tolerance: float) -> Tensor:
     """Where to look next: the secant between a verified and an unverified epsilon.
 
-    Where nothing has failed yet, twice as far; where the bound above has no finite value, or is so low that a secant
-    says nothing, the middle.  A trial keeps a distance of half the tolerance from both ends, so that the last one
-    closes the interval.
+    Where nothing has failed yet, twice as far; where the bound above has no finite value, or is so low that
+    a secant says nothing, the middle.  A trial keeps a distance of half the tolerance from both ends, so
+    that the last one closes the interval.
     """
     width = above - below
     middle = torch.where(below > 0, below + width / 2, above / 8)
@@ -202,13 +216,16 @@ def _next_trial(below: Tensor, above: Tensor, at_below: Tensor, at_above: Tensor
 
 
 def _first_order(network: nn.Module, images: Tensor, labels: Tensor, norm: str, margin: Tensor) -> Tensor:
-    """(N,) margin / dual norm of its gradient, the radius of the network's linearisation: where to look first."""
+    """(N,) margin / dual norm of its gradient, the radius of the network's linearisation: where to look
+    first."""
     with torch.enable_grad():
         leaf = images.clone().requires_grad_()
         logits = network(leaf)
         true = logits.gather(1, labels[:, None].long()).squeeze(1)
         wrong = logits.scatter(1, labels[:, None].long(), -torch.inf).amax(dim=1)
-        (gradient,) = torch.autograd.grad((true - wrong).sum(), leaf, allow_unused=True, materialize_grads=True)
+        (gradient,) = torch.autograd.grad(
+            (true - wrong).sum(), leaf, allow_unused=True, materialize_grads=True
+        )
     length = torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL_ORDER[norm], dim=1)
     guess = margin / length.clamp_min(torch.finfo(length.dtype).tiny)
     return torch.nan_to_num(guess, nan=1e-3, posinf=1e6).clamp_min(1e-6)

@@ -217,6 +217,7 @@ def _stages(
             {
                 **read,
                 "method": recipe.certify.method,
+                "radius_method": recipe.certify.radius_method or recipe.certify.method,
                 "norms": sorted(recipe.certify.norms),
                 "certified_images": recipe.certify.images,
                 "threat": attrs.asdict(recipe.threat),

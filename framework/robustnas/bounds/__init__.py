@@ -2,14 +2,15 @@
 
     margins(network, images, labels, threat, method="crown-ibp") -> (N, K - 1)
 
-The network's own forward runs on bounded values (`value.py`): no second description of it is needed, and a function
-without a rule is refused.  `rules/` holds one small rule a function, `relaxation.py` the backward pass through lines,
-`region.py` the admissible images, `margins.py` the methods.  docs/bounds.md has the mathematics.
+The network's own forward runs on bounded values (`value.py`): no second description of it is needed, and a
+function without a rule is refused.  `rules/` holds one small rule a function, `relaxation.py` the backward
+pass through lines, `region.py` the admissible images, `margins.py` the methods.  docs/bounds.md has the
+mathematics.
 
 Sound up to rounding: arithmetic is that of the images' number format, without directed rounding.
 """
 
-from robustnas.bounds import rules as _rules  # registers the rules
+from robustnas.bounds import rules as _rules  # noqa: F401 (importing it registers the rules)
 from robustnas.bounds.margins import METHODS, TARGETS, margins, margins_within
 from robustnas.bounds.registration import Lines, activation_rule, linear_rule, rule
 from robustnas.bounds.relaxation import relax, relax_entrywise

@@ -32,8 +32,8 @@ def margins(
 ) -> Tensor:
     """Lower bounds of the margins f_y - f_j over the threat model's images.
 
-    Differentiable in whatever the network computes with (weights, alpha, mixing weights), when gradients are enabled
-    at the call.
+    Differentiable in whatever the network computes with (weights, alpha, mixing weights), when gradients are
+    enabled at the call.
 
     Args:
         network: in eval mode; maps images (N, C, H, W) to logits (N, K), every image for itself.
@@ -43,8 +43,8 @@ def margins(
         targets: `all` wrong classes, or the `strongest` one at the clean image.
 
     Returns:
-        (N, K - 1) in logits, columns in the order of the classes without the true one; (N, 1) for `strongest`.
-        Never NaN: a bound that cannot be computed in this number format is -inf.
+        (N, K - 1) in logits, columns in the order of the classes without the true one; (N, 1) for
+        `strongest`. Never NaN: a bound that cannot be computed in this number format is -inf.
 
     Raises:
         UnsupportedOpError: the network uses a function without a rule, or is in training mode.
@@ -71,7 +71,9 @@ def margins_within(
     logits = walk.run()
     classes = logits.centre.shape[1]
     if int(labels.max()) >= classes:
-        raise InputError(f"label {int(labels.max())} for a network of {classes} classes; labels are 0 to {classes - 1}")
+        raise InputError(
+            f"label {int(labels.max())} for a network of {classes} classes; labels are 0 to {classes - 1}"
+        )
     wrong = _wrong_classes(logits, labels, targets)
     bound = _usable(_interval_margins(logits, labels, wrong))
     if linear:
@@ -83,28 +85,35 @@ def margins_within(
 
 
 def _check(network: Network, images: Tensor, labels: Tensor, norm: str, method: str, targets: str) -> None:
-    for found, known, what in ((method, METHODS, "method"), (targets, TARGETS, "targets"), (norm, NORMS, "norm")):
-        if found not in known:
-            raise InputError(f"{what} {found!r} is unknown; known are {', '.join(known)}")
+    for given, known, what in (
+        (method, METHODS, "method"),
+        (targets, TARGETS, "targets"),
+        (norm, NORMS, "norm"),
+    ):
+        if given not in known:
+            raise InputError(f"{what} {given!r} is unknown; known are {', '.join(known)}")
     if images.dim() < 2 or images.numel() == 0:
-        raise InputError(f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image")
+        raise InputError(
+            f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image"
+        )
     if images.dtype not in (torch.float32, torch.float64):
         raise InputError(f"images are {images.dtype}; bounds need float32 or float64 in [0, 1]")
     if not bool(((images >= 0) & (images <= 1)).all()):
         low, high = float(images.detach().min()), float(images.detach().max())
-        raise InputError(f"images reach from {low:g} to {high:g}; expected [0, 1] (normalisation is the network's job)")
-    if labels.shape != images.shape[:1] or labels.dtype.is_floating_point or labels.dtype == torch.bool:
         raise InputError(
-            f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; expected ({images.shape[0]},) integers"
+            f"images reach from {low:g} to {high:g}; expected [0, 1] (normalisation is the network's job)"
         )
+    if labels.shape != images.shape[:1] or labels.dtype.is_floating_point or labels.dtype == torch.bool:
+        found = f"labels have shape {tuple(labels.shape)} and type {labels.dtype}"
+        raise InputError(f"{found}; expected ({images.shape[0]},) integers")
     if int(labels.min()) < 0:
         raise InputError(f"label {int(labels.min())} is negative; labels are 0 to K - 1")
     if isinstance(network, nn.Module):
         for name, module in network.named_modules():
             if module.training:
                 raise UnsupportedOpError(
-                    f"{name or 'the network'} ({type(module).__name__}) is in training mode, in which batch norm mixes "
-                    "images and dropout draws; call network.eval() first"
+                    f"{name or 'the network'} ({type(module).__name__}) is in training mode, in which batch "
+                    "norm mixes images and dropout draws; call network.eval() first"
                 )
 
 
@@ -136,20 +145,22 @@ def _interval_margins(logits: Value, labels: Tensor, wrong: Tensor) -> Tensor:
         value = features.value
         middle = (rows @ value.centre.unsqueeze(2)).squeeze(2) + offset
         bound = middle - (rows.abs() @ value.radius.unsqueeze(2)).squeeze(2)
-        if value.ball is not None and value.plain is not None:
-            clean = (rows @ value.plain.unsqueeze(2)).squeeze(2) + offset
-            reach = walk.region.epsilon[:, None] * torch.linalg.vector_norm(rows * value.ball[:, None], dim=2)
+        if value.ball is not None:
+            clean = (rows @ value.ball.clean.unsqueeze(2)).squeeze(2) + offset
+            reach = walk.region.epsilon[:, None] * torch.linalg.vector_norm(
+                rows * value.ball.scale[:, None], dim=2
+            )
             bound = torch.maximum(bound, clean - reach)
         return bound
 
 
 def _linear_margins(logits: Value, labels: Tensor, wrong: Tensor) -> Tensor:
     """(N, S) from backward passes through the lines."""
-    images, classes = logits.centre.shape
+    _images, classes = logits.centre.shape
     unit = torch.eye(classes, dtype=logits.centre.dtype, device=logits.centre.device)
     parts = [
         logits.walk.lower(logits, (unit[labels.long()][None] - unit[some.T]).contiguous())
-        for some in wrong.split(logits.walk.rows(), dim=1)
+        for some in torch.split(wrong, logits.walk.rows(), dim=1)
     ]
     return torch.cat(parts).T
 

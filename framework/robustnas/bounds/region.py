@@ -10,7 +10,8 @@ from attrs import field, frozen
 from torch import Tensor
 
 DUAL_STEPS = 24
-"""Bisection steps for the multiplier of the ball; every multiplier gives a sound value, more steps a larger one."""
+"""Bisection steps for the multiplier of the ball; every multiplier gives a sound value, more steps a larger
+one."""
 
 
 @frozen(eq=False)
@@ -50,8 +51,8 @@ class Region:
 
             g(t) = min over the box of  <A, d> + t/2 (|d|^2 - epsilon^2),   d = clip(-A / t, box)
 
-        lies below the minimum, and the largest g(t) equals it.  Without the box the best t is |A| / epsilon, which
-        gives -epsilon |A|; the box shortens d, so the best t is smaller.
+        lies below the minimum, and the largest g(t) equals it.  Without the box the best t is |A| / epsilon,
+        which gives -epsilon |A|; the box shortens d, so the best t is smaller.
         """
         if self.norm == "linf":
             return _inner(slopes, self.centre - self.images) - _inner(slopes.abs(), self.radius)

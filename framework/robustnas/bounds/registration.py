@@ -5,8 +5,8 @@
         return F.conv_transpose2d(radius, weight.abs(), None, *args, **kwargs)
 
     @activation_rule(torch.nn.functional.softplus)
-    def softplus_lines(lower, upper, function): ...
-        return Lines(...)
+    def softplus_lines(lower, upper, function):
+        return Lines(lower_slope, lower_offset, upper_slope, upper_offset)
 
 `rule` is the general form.  A rule added twice replaces the first one.
 """
@@ -21,7 +21,7 @@ from attrs import frozen
 from torch import Tensor
 
 from robustnas.bounds.relaxation import relax_entrywise
-from robustnas.bounds.value import RULES, Function, Handler, Value, refuse, values_in
+from robustnas.bounds.value import RULES, Ball, Function, Handler, Value, refuse, values_in
 from robustnas.errors import InputError
 
 H = TypeVar("H", bound=Callable[..., Any])
@@ -29,7 +29,8 @@ H = TypeVar("H", bound=Callable[..., Any])
 
 @frozen(eq=False)
 class Lines:
-    """Two lines that enclose an activation on [lower, upper], entry by entry: slope * x + offset, (N, ...) each."""
+    """Two lines that enclose an activation on [lower, upper], entry by entry: slope * x + offset, (N, ...)
+    each."""
 
     lower_slope: Tensor
     lower_offset: Tensor | None
@@ -41,7 +42,8 @@ HOMES: tuple[Any, ...] = (torch, torch.Tensor, torch.nn.functional, torch._C._nn
 
 
 def spellings(*names: str) -> tuple[Function, ...]:
-    """Every torch function of these names: `torch.relu`, `torch.Tensor.relu`, `torch.nn.functional.relu`, ..."""
+    """Every torch function of these names: `torch.relu`, `torch.Tensor.relu`, `torch.nn.functional.relu`,
+    ..."""
     found = {getattr(home, name) for home in HOMES for name in names if callable(getattr(home, name, None))}
     if not found:
         raise InputError(f"torch has no function called {' or '.join(names)}")
@@ -51,10 +53,10 @@ def spellings(*names: str) -> tuple[Function, ...]:
 def rule(*functions: Function) -> Callable[[H], H]:
     """Register a rule for torch functions, in the general form.
 
-    The decorated function is called as `handler(function, *args, **kwargs)` with the arguments of the network, some
-    of them Values, and returns a Value (or a tuple of them) whose `centre` and `radius` enclose every value that the
-    function takes on the region, and whose `plain` is the value at the clean images, relaxed by `relaxation.relax`
-    where the function is not linear.  Images must not mix.
+    The decorated function is called as `handler(function, *args, **kwargs)` with the arguments of the
+    network, some of them Values, and returns a Value (or a tuple of them) whose `centre` and `radius`
+    enclose every value that the function takes on the region, and whose `plain` is the value at the clean
+    images, relaxed by `relaxation.relax` where the function is not linear.  Images must not mix.
     """
 
     def register(handler: H) -> H:
@@ -68,14 +70,18 @@ def rule(*functions: Function) -> Callable[[H], H]:
 def linear_rule(*functions: Function) -> Callable[[H], H]:
     """Register functions that are affine in their first argument and leave the first dimension alone.
 
-    The decorated function says how a radius passes: `magnitude(radius, *rest, **kwargs)` applies the absolute values
-    of the coefficients, without the constant.  A backward rule is not needed: autograd transposes the function.
+    The decorated function says how a radius passes: `magnitude(radius, *rest, **kwargs)` applies the
+        absolute values
+    of the coefficients, without the constant.  A backward rule is not needed: autograd transposes the
+    function.
     """
 
     def register(magnitude: H) -> H:
         def handler(function: Function, value: Value, *rest: Any, **kwargs: Any) -> Value:
             only_first(function, value, rest, kwargs)
-            return propagate(value, lambda x: function(x, *rest, **kwargs), lambda r: magnitude(r, *rest, **kwargs))
+            return propagate(
+                value, lambda x: function(x, *rest, **kwargs), lambda r: magnitude(r, *rest, **kwargs)
+            )
 
         rule(*functions)(handler)
         return magnitude
@@ -88,8 +94,8 @@ def activation_rule(
 ) -> Callable[[H], H]:
     """Register nondecreasing functions of one entry.
 
-    The decorated function is called as `lines(lower, upper, function)`, where `function` has the network's other
-    arguments filled in, and returns Lines that enclose it on [lower, upper]; lower may equal upper.
+    The decorated function is called as `lines(lower, upper, function)`, where `function` has the network's
+    other arguments filled in, and returns Lines that enclose it on [lower, upper]; lower may equal upper.
 
     Args:
         matters: (lower, upper) -> bool tensor, where a tighter interval would give tighter lines (everywhere,
@@ -125,14 +131,15 @@ def enclose(
     lines: Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], Lines],
     matters: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Value:
-    """A nondecreasing function of each entry: its interval from the ends, its lines attached to the clean value."""
+    """A nondecreasing function of each entry: its interval from the ends, its lines attached to the clean
+    value."""
     walk = value.walk
     lower, upper = walk.interval(value, matters)
     with walk.intervals():
         at_lower, at_upper = function(lower), function(upper)
         centre, radius = (at_lower + at_upper) / 2, (at_upper - at_lower) / 2
     plain = None
-    if value.plain is not None and walk.keeps_plain:
+    if value.plain is not None:
         plain = function(value.plain)
         if walk.backward:
             with walk.intervals():
@@ -156,9 +163,10 @@ def propagate(
     Args:
         function: the affine function, for centre and clean value.
         magnitude: its absolute linear part, for the radius.
-        entrywise: set where the function scales or moves entries and does not mix them: how it acts on `ball`.
-        squared: set where it mixes them: (N, ...) squares of entries -> sums weighted by squared coefficients; gives
-            the dual norm that a still unmixed l_2 ball needs.
+        entrywise: set where the function scales or moves entries and does not mix them: how it acts on a
+            ball's scale.
+        squared: set where it mixes them: (N, ...) squares of entries -> sums weighted by squared
+            coefficients; gives the dual norm that a still unmixed l_2 ball needs.
     """
     walk = value.walk
     plain = None if value.plain is None else function(value.plain)
@@ -166,12 +174,13 @@ def propagate(
         centre, radius = function(value.centre), magnitude(value.radius)
         ball = None
         if value.ball is not None and entrywise is not None:
-            ball = entrywise(value.ball)
-        elif value.ball is not None and squared is not None and plain is not None:
-            length = root(squared(value.ball.square()))
+            ball = Ball(function(value.ball.clean), entrywise(value.ball.scale))
+        elif value.ball is not None and squared is not None:
+            length = root(squared(value.ball.scale.square()))
             reach = walk.region.epsilon.view(-1, *[1] * (length.dim() - 1)) * length
-            lower = torch.maximum(centre - radius, plain - reach)
-            upper = torch.minimum(centre + radius, plain + reach)
+            clean = function(value.ball.clean)
+            lower = torch.maximum(centre - radius, clean - reach)
+            upper = torch.minimum(centre + radius, clean + reach)
             # where both intervals are a point, rounding may let the ends cross
             centre, radius = (lower + upper) / 2, ((upper - lower) / 2).clamp_min(0.0)
     return Value(walk, plain, centre, radius, ball)

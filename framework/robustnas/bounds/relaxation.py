@@ -1,8 +1,8 @@
 """How a nonlinearity behaves in a backward pass: its derivative, or, while a pass relaxes, its lines.
 
-Both functions return their first tensor unchanged.  In an ordinary backward pass the gradient goes to that tensor,
-hence to the true derivative.  While `walk.relaxing`, the gradient A goes to the lower line where A >= 0 and to the
-upper line where A < 0, and <A, line - value> goes to the budget of each image (docs/bounds.md has the proof).
+Both functions return their first tensor unchanged.  In an ordinary backward pass the gradient goes to that
+tensor, hence to the true derivative.  While `walk.relaxing`, the gradient A goes to the lower line where
+A >= 0 and to the upper line where A < 0, and <A, line - value> goes to the budget of each image.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from robustnas.bounds.walk import Walk
 def relax(walk: Walk, output: Tensor, lower_line: Tensor, upper_line: Tensor) -> Tensor:
     """Attach two lines to the clean output of a nonlinearity; all three (N, ...).
 
-    `lower_line` and `upper_line` are the lines' values at the clean input, computed from it by linear operations, so
-    that autograd knows their transposes.  They must enclose the nonlinearity on the whole interval.
+    `lower_line` and `upper_line` are the lines' values at the clean input, computed from it by linear
+    operations, so that autograd knows their transposes.  They must enclose the nonlinearity on the whole
+    interval.
     """
     relaxed: Tensor = _Lines.apply(walk, output, lower_line, upper_line, walk.budget)  # type: ignore[no-untyped-call]
     return relaxed

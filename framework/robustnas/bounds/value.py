@@ -1,8 +1,8 @@
 """The value a network's own forward runs on: the clean value of every entry, and an interval that holds it.
 
-A `Value` is a tensor to the network (shape, dtype and device are answered) and three tensors to us.  Each torch
-function that is called on one is looked up in a table of rules; a function without a rule is refused by name, with
-the place in the network, so no operation is ever bounded by accident.
+A `Value` is a tensor to the network (shape, dtype and device are answered) and three tensors to us.  Each
+torch function that is called on one is looked up in a table of rules; a function without a rule is refused
+by name, with the place in the network, so no operation is ever bounded by accident.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from attrs import frozen
@@ -29,28 +29,43 @@ Handler = Callable[..., Any]
 RULES: dict[Function, Handler] = {}
 """Torch function -> rule: called as rule(function, *args, **kwargs) with the arguments the network gave."""
 
+_PROPERTIES = ("shape", "ndim", "dtype", "device", "is_cuda", "is_mps", "layout", "requires_grad", "itemsize")
+_METHODS = (
+    *("size", "dim", "numel", "nelement", "ndimension", "stride", "is_contiguous", "is_floating_point"),
+    *("is_complex", "element_size", "get_device", "__len__"),
+)
 METADATA: set[Function] = {
-    getattr(torch.Tensor, name).__get__
-    for name in ("shape", "ndim", "dtype", "device", "is_cuda", "is_mps", "layout", "requires_grad", "itemsize")
-} | {
-    getattr(torch.Tensor, name)
-    for name in (
-        "size", "dim", "numel", "nelement", "ndimension", "stride", "is_contiguous", "is_floating_point",
-        "is_complex", "element_size", "get_device", "__len__",
-    )
-} | {torch.numel, torch.is_floating_point, torch.is_complex}  # fmt: skip
+    *(getattr(torch.Tensor, name).__get__ for name in _PROPERTIES),
+    *(getattr(torch.Tensor, name) for name in _METHODS),
+    *(torch.numel, torch.is_floating_point, torch.is_complex),
+}
 """Functions that ask about a tensor, not for its entries: answered from the clean value."""
 
-ADVICE = "replace the operation, or add a rule (robustnas.bounds: linear_rule, activation_rule or rule; docs/bounds.md)"
+ADVICE = (
+    "replace the operation, or add a rule (linear_rule, activation_rule or rule of robustnas.bounds; "
+    "docs/bounds.md shows how)"
+)
 
 
 @frozen(eq=False)
 class Features:
-    """What a linear layer was given: lets a specification be folded into the layer instead of following it."""
+    """What a linear layer was given, so that a specification can be folded into the layer."""
 
     value: Value
     weight: Tensor
     bias: Tensor | None
+
+
+@frozen(eq=False)
+class Ball:
+    """A value that is still scale * image + constant, entry by entry, for images in an l_2 ball.
+
+    `clean` repeats the clean value, without a path to the probe: intervals must not have one, because a
+    backward pass through lines would follow it.
+    """
+
+    clean: Tensor
+    scale: Tensor
 
 
 class Memory:
@@ -77,8 +92,8 @@ class Value(torch.Tensor):
         walk: the forward pass it belongs to.
         plain: (N, ...) value at the clean images; None where the method does not need it.
         centre, radius: (N, ...) interval centre - radius <= x <= centre + radius, entry by entry.
-        ball: (N, ...) or None.  Not None while the value is still image * ball + constant, entry by entry: the
-            first layer that mixes pixels then takes its interval from the l_2 ball rather than from a box.
+        ball: not None while the value is still an unmixed l_2 ball of images: the first layer that mixes
+            pixels then takes its interval from the ball as well as from the box.
         features: set on the output of a linear layer.
         tightened: the interval already comes from a backward pass (method `crown`).
     """
@@ -87,7 +102,7 @@ class Value(torch.Tensor):
     plain: Tensor | None
     centre: Tensor
     radius: Tensor
-    ball: Tensor | None
+    ball: Ball | None
     features: Features | None
     tightened: bool
     memory: Memory
@@ -99,7 +114,7 @@ class Value(torch.Tensor):
         plain: Tensor | None,
         centre: Tensor,
         radius: Tensor,
-        ball: Tensor | None = None,
+        ball: Ball | None = None,
         features: Features | None = None,
     ) -> Value:
         value: Value = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
@@ -108,20 +123,22 @@ class Value(torch.Tensor):
         value.walk, value.plain, value.centre, value.radius = walk, plain, centre, radius
         value.ball, value.features, value.tightened = ball, features, False
         Memory().add(value)
-        if ball is None and not walk.keeps_plain:
-            value.plain = None
         walk.saw(value)
         return value
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Everything is set in `__new__`, as torch wants it for wrappers."""
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"Value({tuple(self.centre.shape)}, {self.centre.dtype})"
 
     @classmethod
     def __torch_function__(
-        cls, func: Function, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        cls,
+        func: Function,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
         if "input" in kwargs:
@@ -136,24 +153,40 @@ class Value(torch.Tensor):
         if "out" in kwargs:
             refuse(func, first, "out= is not supported on bounded values")
         if first.walk.backward and not torch.is_grad_enabled():
-            refuse(func, first, "the network switches gradients off here, and linear bounds are made of gradients")
+            refuse(
+                func,
+                first,
+                "the network switches gradients off here, and linear bounds are made of gradients",
+            )
         try:
             result = rule(func, *args, **kwargs)
         except TypeError:
             if not _takes(rule, func, args, kwargs):
-                refuse(func, first, f"its rule knows no call with {len(args)} arguments and options {sorted(kwargs)}")
+                refuse(
+                    func,
+                    first,
+                    f"its rule knows no call with {len(args)} arguments and options {sorted(kwargs)}",
+                )
             raise
         for value in values_in((result,)):
             if value.dim() < 1 or value.centre.shape[0] != first.walk.images:
-                refuse(func, first, f"the result has shape {tuple(value.centre.shape)}: the first dimension must stay "
-                       f"the {first.walk.images} images")  # fmt: skip
+                shape = tuple(value.centre.shape)
+                refuse(
+                    func,
+                    first,
+                    f"result of shape {shape}: dimension 0 must stay the {first.walk.images} images",
+                )
         if _writes(func, kwargs):
             return _write(func, args[0], result)
         return result
 
     @classmethod
-    def __torch_dispatch__(
-        cls, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    def __torch_dispatch__(  # type: ignore[override]
+        cls,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Reached only where a function slipped past the table (compiled code, a disabled torch function)."""
         first = next(values_in((args, tuple((kwargs or {}).values()))))
@@ -171,17 +204,19 @@ def values_in(items: Iterable[Any]) -> Iterator[Value]:
 
 def function_name(function: Function) -> str:
     """`torch.nn.functional.gelu`, as the user would write it."""
-    return resolve_name(function) or getattr(function, "__name__", repr(function))
+    name: str = resolve_name(function) or getattr(function, "__name__", repr(function))
+    return name
 
 
-def refuse(function: Function | str, value: Value, reason: str, advice: str = ADVICE) -> Any:
+def refuse(function: Function | str, value: Value, reason: str, advice: str = ADVICE) -> NoReturn:
     """Raise UnsupportedOpError: the function, where in the network, why, what to do."""
     name = function if isinstance(function, str) else function_name(function)
     raise UnsupportedOpError(f"{name} in {_place(value.walk.network)}: {reason}; {advice}")
 
 
 def _place(network: Any) -> str:
-    """Path of the innermost module that is running, read from the call stack: nothing is hung on the network."""
+    """Path of the innermost module that is running, read from the call stack: nothing is hung on the
+    network."""
     if not isinstance(network, nn.Module):
         return "the network"
     paths = {id(module): path for path, module in network.named_modules()}
@@ -190,7 +225,11 @@ def _place(network: Any) -> str:
         module = frame.f_locals.get("self")
         if isinstance(module, nn.Module) and id(module) in paths:
             path = paths[id(module)]
-            return f"{path} ({type(module).__name__})" if path else f"the network itself ({type(module).__name__})"
+            return (
+                f"{path} ({type(module).__name__})"
+                if path
+                else f"the network itself ({type(module).__name__})"
+            )
         frame = frame.f_back  # type: ignore[assignment]
     return "the network"
 
@@ -214,9 +253,19 @@ def _writes(function: Function, kwargs: Mapping[str, Any]) -> bool:
 def _write(function: Function, target: Any, result: Value) -> Value:
     """Give `target` the result's streams, as the plain function would write into its memory."""
     if not isinstance(target, Value):
-        refuse(function, result, "writes a bounded value into a plain tensor", "write `a = a + b` instead of `a += b`")
+        refuse(
+            function,
+            result,
+            "writes a bounded value into a plain tensor",
+            "write `a = a + b` instead of `a += b`",
+        )
     if target.memory.shared():
-        refuse(function, target, "writes in place into memory that a view shares", "use the form that is not in place")
+        refuse(
+            function,
+            target,
+            "writes in place into memory that a view shares",
+            "use the form that is not in place",
+        )
     if target.centre.shape != result.centre.shape:
         refuse(function, target, "an in-place result of another shape", "use the form that is not in place")
     if result is not target:

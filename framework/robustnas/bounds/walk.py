@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustnas.bounds.region import Region
-from robustnas.bounds.value import Value
+from robustnas.bounds.value import Ball, Value
 from robustnas.errors import InputError
 
 Network = Callable[[Tensor], Tensor]
@@ -31,14 +31,20 @@ class Walk:
 
     Attributes:
         differentiable: gradients were enabled when the pass began; the bounds then carry a graph.
-        relaxing: while True the backward pass of a nonlinearity follows its lines instead of its derivative.  It is
-            an attribute of the pass, not of a thread, because torch runs backward passes on threads of its own.
+        relaxing: while True the backward pass of a nonlinearity follows its lines instead of its derivative.
+             It is an attribute of the pass, not of a thread, because torch runs backward passes on threads
+             of its own.
         probe: (N, ...) zeros added to the images; gradients with respect to it are the slopes A.
         budget: (N,) zeros; gradients with respect to it are the sums of <A_i, line_i(z_i) - f_i(z_i)>.
     """
 
     def __init__(
-        self, network: Network, region: Region, backward: bool, tighten: bool = False, keeps_plain: bool = True
+        self,
+        network: Network,
+        region: Region,
+        backward: bool,
+        tighten: bool = False,
+        keeps_plain: bool = True,
     ):
         self.network = network
         self.region = region
@@ -53,7 +59,8 @@ class Walk:
         self.budget = torch.zeros_like(region.epsilon, requires_grad=backward)
 
     def saw(self, value: Value) -> None:
-        """Called for every value: remembers the widest layer, which limits the rows of a batched backward pass."""
+        """Called for every value: remembers the widest layer, which limits the rows of a batched backward
+        pass."""
         self.widest = max(self.widest, value.centre.numel() // max(self.images, 1))
 
     def intervals(self) -> AbstractContextManager[Any]:
@@ -64,14 +71,18 @@ class Walk:
         """Logits of all admissible images, (N, K)."""
         region = self.region
         with torch.set_grad_enabled(self.backward or self.differentiable):
-            plain = region.images + self.probe
-            ball = torch.ones_like(plain) if region.norm == "l2" else None
-            with torch.autocast(plain.device.type, enabled=False):
+            plain = region.images + self.probe if self.keeps_plain else None
+            ball = Ball(region.images, torch.ones_like(region.images)) if region.norm == "l2" else None
+            with torch.autocast(region.images.device.type, enabled=False):
                 logits = self.network(Value(self, plain, region.centre, region.radius, ball))
         if not isinstance(logits, Value):
-            raise InputError(f"the network returned {type(logits).__name__}, not logits that depend on the images")
+            raise InputError(
+                f"the network returned {type(logits).__name__}, not logits that depend on the images"
+            )
         if logits.centre.dim() != 2 or logits.centre.shape[1] < 2:
-            raise InputError(f"logits have shape {tuple(logits.centre.shape)}; expected (N, K) with at least 2 classes")
+            raise InputError(
+                f"logits have shape {tuple(logits.centre.shape)}; expected (N, K) with at least 2 classes"
+            )
         return logits
 
     def interval(
@@ -79,9 +90,10 @@ class Walk:
     ) -> tuple[Tensor, Tensor]:
         """Lower and upper bound of every entry, for the lines of a nonlinearity.
 
-        With `tighten` the entries for which `matters(lower, upper)` is true in any image are bounded by a backward
-        pass as well, and the value's own interval shrinks to the intersection.  Those bounds are constants to a
-        gradient: a graph of theirs would lead back to `probe` through the clean values, and the next backward pass
+        With `tighten` the entries for which `matters(lower, upper)` is true in any image are bounded by a
+        backward pass as well, and the value's own interval shrinks to the intersection.  Those bounds are
+        constants to a gradient: a graph of theirs would lead back to `probe` through the clean values, and
+            the next backward pass
         would take slopes along it that belong to no line.
         """
         with self.intervals():
@@ -95,7 +107,7 @@ class Walk:
             return lower, upper
         below, above = [], []
         rows = self.rows()
-        for part in wanted.split(rows):
+        for part in torch.split(wanted, rows):
             unit = torch.zeros(part.numel(), 1, lower[0].numel(), dtype=lower.dtype, device=lower.device)
             unit = unit.scatter(2, part.view(-1, 1, 1), 1.0).reshape(part.numel(), 1, *lower.shape[1:])
             unit = unit.expand(-1, *lower.shape)

@@ -117,6 +117,9 @@ class Certify:
     """Section `certify`: certified margins at the recipe's threat, and certified radii."""
 
     method: Literal["ibp", "crown-ibp", "crown"] = key("crown-ibp", "bound method")
+    radius_method: Literal["ibp", "crown-ibp", "crown"] | None = key(
+        None, "bound method of the radii, which take about ten bounds an image; default method"
+    )
     norms: list[str] = field(
         factory=lambda: ["linf", "l2"],
         metadata={"help": "norms of the certified radius: linf, l2, both, or [] for none"},

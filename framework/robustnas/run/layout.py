@@ -67,9 +67,10 @@ def _notes(plan: Plan) -> list[str]:
         notes.append(f"of another threat, not part of robust: {', '.join(others)}")
     if plan.certify is not None:
         some = "" if plan.certify.images is None else f", of the first {plan.certify.images} test images"
+        by = plan.certify.radius_method or plan.certify.method
         notes.append(
             f"certified: provably right at {plan.threat} by {plan.certify.method}{some}; radius: mean certified "
-            "radius over correctly classified images, in pixel units"
+            f"radius (by {by}) over the correctly classified of them, in pixel units"
         )
     regimes = sorted({type(m.train.regime).__name__.lower() for m in plan.methods.values()})
     notes.append(f"training regime: {', '.join(regimes)}")

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from attrs import frozen
+from torch import Tensor
 
 from robustnas import attack, certify, search, seeding, train
 from robustnas.contracts import Dataset, Genotype, Images, Shape
@@ -202,19 +203,40 @@ def _certify(task: Task) -> None:
         smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
         certified += (smallest > 0).tolist()
         margins += [value if math.isfinite(value) else None for value in smallest.tolist()]
-        for norm in settings.norms:
-            radius[norm] += certify.radius(network, batch, truth, norm, method=settings.method).tolist()
+        for norm, found in _radii(network, batch, truth, plan, smallest > 0).items():
+            radius[norm] += found.tolist()
         task.report(len(margins), len(labels), "image", certified=sum(certified) / len(certified))
     _finish(
         task,
         {
             "threat": {"norm": plan.threat.norm, "epsilon": plan.threat.epsilon},
             "method": settings.method,
+            "radius_method": settings.radius_method or settings.method,
             "margin": margins,
             "certified": certified,
             "radius": radius,
         },
     )
+
+
+def _radii(
+    network: PixelNetwork, images: Tensor, labels: Tensor, plan: Plan, certified: Tensor
+) -> dict[str, Tensor]:
+    """Certified radii (N,) by norm.
+
+    An image certified at the threat has at least the threat's epsilon as its radius, whichever method found that;
+    and an l_2 ball lies inside the l_inf ball of the same radius, so the l_2 radius is at least the l_inf one.
+    """
+    settings = plan.certify
+    assert settings is not None
+    method = settings.radius_method or settings.method
+    found = {norm: certify.radius(network, images, labels, norm, method=method) for norm in settings.norms}
+    if plan.threat.norm in found:
+        verified = torch.where(certified, plan.threat.epsilon, 0.0).to(found[plan.threat.norm])
+        found[plan.threat.norm] = torch.maximum(found[plan.threat.norm], verified)
+    if "linf" in found and "l2" in found:
+        found["l2"] = torch.maximum(found["l2"], found["linf"])
+    return found
 
 
 DO: dict[str, Callable[[Task], None]] = {

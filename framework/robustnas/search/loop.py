@@ -67,7 +67,8 @@ def run(task: SearchTask, folder: StageFolder, device: torch.device, report: Rep
             task.dataset.mean,
             task.dataset.std,
         )
-    supernet.to(device).train()
+    # convolutions of few channels run up to 1.6 times as fast with channels last, on the CPU too
+    supernet.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     w = weights(supernet)
     w_optimizer = torch.optim.SGD(
         w.parameters, settings.w_lr, momentum=settings.w_momentum, weight_decay=settings.w_decay
@@ -190,4 +191,5 @@ class _Batches:
             cutout=settings.cutout,
             fill=self.fill,
         )
-        return images, self.labels[indices.to(self.labels.device)]
+        labels = self.labels[indices.to(self.labels.device)]
+        return images.contiguous(memory_format=torch.channels_last), labels

@@ -1,4 +1,5 @@
-"""Certified lower bound of the margin (DSRNA-CB): how far the decision stays right for every admissible image.
+"""Certified lower bound of the margin (DSRNA-CB): how far the decision stays right for every admissible
+image.
 
 R = lower bound of f_y(x) - f_j(x) over the ball around x0 cut with the box of images, Eqs. 1-11 of the paper
 (arXiv:2012.06122), computed by `robustnas.bounds`.
@@ -30,22 +31,28 @@ def _radius(value: str | float | None) -> float | None:
 class CertifiedBound:
     """Certified margin of each image, in logits; larger is more robust.
 
-    The paper does not say against which wrong class the margin is taken; the strongest one is our choice, and costs
-    one backward pass where `mean` costs one for each wrong class.
+    The paper does not say against which wrong class the margin is taken; the strongest one is our choice,
+    and costs one backward pass where `mean` costs one for each wrong class.
     """
 
     method: str = field(
-        default="crown-ibp", validator=in_(METHODS), metadata={"help": "bound: ibp, crown-ibp or crown (tighter, dearer)"}
+        default="crown-ibp",
+        validator=in_(METHODS),
+        metadata={"help": "bound: ibp, crown-ibp or crown (tighter, dearer)"},
     )
     epsilon: float | None = field(
         default=None,
         converter=_radius,
-        metadata={"help": "radius of the metric in pixel units, 8/255 is a number; the threat's if not given"},
+        metadata={
+            "help": "radius of the metric in pixel units, 8/255 is a number; the threat's if not given"
+        },
     )
     targets: str = field(
         default="strongest",
         validator=in_(("strongest", "mean")),
-        metadata={"help": "margin to the strongest wrong class (our choice), or the mean over all wrong classes"},
+        metadata={
+            "help": "margin to the strongest wrong class (our choice), or the mean over all wrong classes"
+        },
     )
 
     @epsilon.validator

@@ -21,7 +21,11 @@ def convolution(
     """Centre by W, radius by |W|, a ball by the root of W^2."""
     only_first(function, value, (weight, bias, *args), kwargs)
     if value.centre.dim() != DIMENSIONS[function.__name__]:
-        refuse(function, value, f"input of {value.centre.dim()} dimensions: without an image dimension images mix")
+        refuse(
+            function,
+            value,
+            f"input of {value.centre.dim()} dimensions: without an image dimension images mix",
+        )
     return propagate(
         value,
         lambda x: function(x, weight, bias, *args, **kwargs),
@@ -54,7 +58,11 @@ def matrix_product(function: Function, value: Any, other: Any) -> Value:
     """value @ matrix."""
     if not isinstance(value, Value) or isinstance(other, Value) or other.dim() != 2:
         found = value if isinstance(value, Value) else other
-        refuse(function, found, "only value @ matrix, with a matrix that does not depend on the images, has a rule")
+        refuse(
+            function,
+            found,
+            "only value @ matrix, with a matrix that does not depend on the images, has a rule",
+        )
     return linear(function, value, other.T)
 
 
@@ -73,14 +81,13 @@ def batch_norm(
 ) -> Value:
     """x * scale + shift, a channel at a time, with fixed statistics.
 
-    Written as a multiplication and an addition rather than as torch's batch norm, so that statistics which carry a
-    gradient (those of the current batch, frozen for a step) pass it on.
+    Written as a multiplication and an addition rather than as torch's batch norm, so that statistics which
+    carry a gradient (those of the current batch, frozen for a step) pass it on.
     """
     only_first(function, value, (running_mean, running_var, weight, bias), {})
     if training or running_mean is None or running_var is None:
-        refuse(function, value, "training-mode batch norm mixes the images of a batch", "call network.eval() first, "
-               "and build it with running statistics")  # fmt: skip
-    assert running_mean is not None and running_var is not None
+        advice = "call network.eval() first, and build it with running statistics"
+        refuse(function, value, "training-mode batch norm mixes the images of a batch", advice)
     scale = (running_var + eps).rsqrt()
     if weight is not None:
         scale = scale * weight
@@ -91,5 +98,8 @@ def batch_norm(
     scale, shift = scale.view(shape), shift.view(shape)
     size = scale.abs()
     return propagate(
-        value, lambda x: torch.addcmul(shift, x, scale), lambda r: r * size, entrywise=lambda ball: ball * size
+        value,
+        lambda x: torch.addcmul(shift, x, scale),
+        lambda r: r * size,
+        entrywise=lambda ball: ball * size,
     )

@@ -19,7 +19,8 @@ def constant(like: Value, tensor: Any) -> Value:
 
 
 def _check_broadcast(function: Function, value: Value, other: Any) -> None:
-    """Shapes align from the right, so unequal numbers of dimensions could lay images against other entries."""
+    """Shapes align from the right, so unequal numbers of dimensions could lay images against other
+    entries."""
     if isinstance(other, Value):
         fits = other.centre.dim() == value.centre.dim()
     elif isinstance(other, Tensor) and other.dim() > 0:
@@ -28,7 +29,11 @@ def _check_broadcast(function: Function, value: Value, other: Any) -> None:
     else:
         fits = True
     if not fits:
-        refuse(function, value, f"shapes {tuple(value.shape)} and {tuple(other.shape)} do not align image by image")
+        refuse(
+            function,
+            value,
+            f"shapes {tuple(value.shape)} and {tuple(other.shape)} do not align image by image",
+        )
 
 
 @rule(*spellings("add", "add_", "__add__", "__iadd__", "__radd__"))
@@ -53,7 +58,8 @@ def _sum(function: Function, left: Any, right: Any, alpha: float) -> Value:
     _check_broadcast(function, value, other)
     if not isinstance(other, Value):
         return _with_constant(value, other, alpha, value is left)
-    assert isinstance(left, Value) and isinstance(right, Value)
+    assert isinstance(left, Value)
+    assert isinstance(right, Value)
     plain = None
     if left.plain is not None and right.plain is not None:
         plain = torch.add(left.plain, right.plain, alpha=alpha)
@@ -68,11 +74,12 @@ def _with_constant(value: Value, other: Any, alpha: float, value_first: bool) ->
 
     def move(x: Tensor) -> Tensor:
         left, right = (x, other) if value_first else (other, x)
-        if not isinstance(left, Tensor):
-            return right * alpha + left
-        return left + right * alpha if alpha != 1 else left + right
+        moved: Tensor = left + right * alpha if alpha != 1 else left + right
+        return moved
 
-    shape = torch.broadcast_shapes(value.centre.shape, getattr(other, "shape", ()))
+    shape = value.centre.shape
+    if isinstance(other, Tensor):
+        shape = torch.broadcast_shapes(shape, other.shape)  # type: ignore[no-untyped-call]
 
     def widen(radius: Tensor) -> Tensor:
         radius = radius if abs(scale) == 1 else radius * abs(scale)
@@ -110,14 +117,20 @@ def negate(function: Function, value: Value) -> Value:
 
 @rule(*spellings("sum"), *spellings("mean"))
 def reduce(
-    function: Function, value: Value, dim: int | Sequence[int] | None = None, keepdim: bool = False, **kwargs: Any
+    function: Function,
+    value: Value,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    **kwargs: Any,
 ) -> Value:
     """Sum or mean over dimensions that are not the images'."""
     dim = kwargs.pop("axis", dim)
     count = value.centre.dim()
     dims = [dim] if isinstance(dim, int) else list(dim or range(count))
     if kwargs.pop("dtype", None) not in (None, value.centre.dtype) or kwargs:
-        refuse(function, value, "a reduction that changes the number format or has options unknown to the rule")
+        refuse(
+            function, value, "a reduction that changes the number format or has options unknown to the rule"
+        )
     if any(index % count == 0 for index in dims):
         refuse(function, value, "reduces over the images", "name the dimensions to reduce, without the first")
 

@@ -14,8 +14,14 @@ DIMENSIONS = {"avg_pool1d": 3, "avg_pool2d": 4, "adaptive_avg_pool1d": 3, "adapt
 def average_pool(function: Function, value: Value, *args: Any, **kwargs: Any) -> Value:
     only_first(function, value, args, kwargs)
     if value.centre.dim() != DIMENSIONS[function.__name__]:
-        refuse(function, value, f"input of {value.centre.dim()} dimensions: without an image dimension images mix")
+        refuse(
+            function,
+            value,
+            f"input of {value.centre.dim()} dimensions: without an image dimension images mix",
+        )
     divisor = kwargs.get("divisor_override", args[5] if len(args) > 5 else None)
     if divisor is not None and divisor <= 0:
         refuse(function, value, f"divisor_override {divisor}: the rule holds for positive divisors")
-    return propagate(value, lambda x: function(x, *args, **kwargs), lambda radius: function(radius, *args, **kwargs))
+    return propagate(
+        value, lambda x: function(x, *args, **kwargs), lambda radius: function(radius, *args, **kwargs)
+    )

@@ -4,8 +4,8 @@ Below: the entry with the largest lower bound.  Above, for any g >= every lower 
 
     max x  <=  g + sum over entries with u_i > g of (u_i - g) / (u_i - l_i) * (x_i - l_i)
 
-because each term is at least 0 and, alone, a chord above x_i.  With g = max(largest l, second largest u) only the
-entry with the largest u is left in the sum, and the line is exact when that entry dominates the window.
+because each term is at least 0 and, alone, a chord above x_i.  With g = max(largest l, second largest u)
+only the entry with the largest u is left in the sum, and the line is exact when that entry dominates.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def max_pool2d(
         high, at_high = pool(upper)
         centre, radius = (low + high) / 2, (high - low) / 2
     plain = None
-    if value.plain is not None and walk.keeps_plain:
+    if value.plain is not None:
         plain = pool(value.plain)[0]
         if walk.backward:
             with walk.intervals():
@@ -64,7 +64,9 @@ def max_pool2d(
                 floor = torch.maximum(low, second)
                 bottom = _take(lower, at_high)
                 open_ = high > floor
-                slope = torch.where(open_, (high - floor) / torch.where(open_, high - bottom, 1.0), high - high)
+                slope = torch.where(
+                    open_, (high - floor) / torch.where(open_, high - bottom, 1.0), high - high
+                )
                 # high - high: 0, or NaN where the interval has overflowed
                 level = torch.where(open_, floor, high)
             upper_line = level + slope * (_take(value.plain, at_high) - bottom)
@@ -79,7 +81,9 @@ def _pair(size: Any) -> tuple[int, int]:
 def _take(values: Tensor, places: Tensor) -> Tensor:
     """Entries of (N, C, H, W) at places (N, C, h, w), flat indices into H x W; -inf where the place is -1."""
     missing = places < 0
-    taken = values.reshape(*values.shape[:2], -1).gather(2, places.clamp_min(0).reshape(*places.shape[:2], -1))
+    taken = values.reshape(*values.shape[:2], -1).gather(
+        2, places.clamp_min(0).reshape(*places.shape[:2], -1)
+    )
     taken = taken.reshape(places.shape)
     return torch.where(missing, -torch.inf, taken) if bool(missing.any()) else taken
 

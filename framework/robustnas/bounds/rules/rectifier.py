@@ -20,7 +20,8 @@ def unstable(lower: Tensor, upper: Tensor) -> Tensor:
 def rectifier_lines(lower: Tensor, upper: Tensor, negative: float) -> Lines:
     """Lines around x -> max(x, negative * x) with 0 <= negative <= 1; source: CROWN, arXiv:1811.00866.
 
-    Below, of the two rays the one that leaves the smaller area: the identity where upper > -lower.  Above, the
+    Below, of the two rays the one that leaves the smaller area: the identity where upper > -lower.  Above,
+        the
     chord.  Both are the function itself where the interval does not contain the kink.
     """
     kinked = unstable(lower, upper)

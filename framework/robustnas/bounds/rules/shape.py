@@ -10,19 +10,21 @@ from torch import Tensor
 
 from robustnas.bounds.registration import only_first, propagate, rule, spellings
 from robustnas.bounds.rules.arithmetic import constant
-from robustnas.bounds.value import Function, Value, refuse, values_in
+from robustnas.bounds.value import Ball, Function, Value, refuse, values_in
 
 COPIES = spellings("clone")
 WHOLE = (*COPIES, *spellings("contiguous"))
-MOVES = (
-    *spellings("view"), *spellings("reshape"), *spellings("view_as"), *spellings("reshape_as"),
-    *spellings("flatten"), *spellings("unflatten"), *spellings("squeeze"), *spellings("unsqueeze"),
-    *spellings("permute"), *spellings("transpose", "swapaxes", "swapdims"), *spellings("movedim", "moveaxis"),
-    *spellings("contiguous"), *spellings("narrow"), *spellings("select"), *spellings("chunk"), *spellings("split"),
-    *spellings("tensor_split"), *spellings("unbind"), *spellings("flip"), *spellings("roll"),
-    *spellings("index_select"), *spellings("__getitem__"), *spellings("pixel_shuffle", "pixel_unshuffle"),
-    *spellings("channel_shuffle"),
-)  # fmt: skip
+MOVES = tuple(
+    function
+    for name in (
+        *("view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze"),
+        *("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "contiguous"),
+        *("narrow", "select", "chunk", "split", "tensor_split", "unbind", "index_select", "__getitem__"),
+        *("flip", "roll", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
+    )
+    for function in spellings(name)
+)
+DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 
 
 @rule(*MOVES, *COPIES)
@@ -39,11 +41,14 @@ def move(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
 
     plain = streams(value.plain)
     with value.walk.intervals():
-        centre, radius, ball = streams(value.centre), streams(value.radius), streams(value.ball)
+        centre, radius = streams(value.centre), streams(value.radius)
+        clean, scale = (streams(value.ball.clean), streams(value.ball.scale)) if value.ball else (None, None)
     if isinstance(centre, Tensor):
+        ball = None if clean is None or scale is None else Ball(clean, scale)
         return _share(function, value, Value(value.walk, plain, centre, radius, ball))
     nothing = [None] * len(centre)
-    parts = zip(plain or nothing, centre, radius, ball or nothing, strict=True)
+    balls = nothing if clean is None or scale is None else map(Ball, clean, scale)
+    parts = zip(plain or nothing, centre, radius, balls, strict=True)
     return tuple(_share(function, value, Value(value.walk, *part)) for part in parts)
 
 
@@ -58,10 +63,14 @@ def _share(function: Function, source: Value, result: Value) -> Value:
     return result
 
 
-def _check_images_stay(function: Function, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _check_images_stay(
+    function: Function, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     """Run the function on a tensor that holds each entry's image number, and see that row n still holds n."""
     shape = value.centre.shape
-    numbers = torch.arange(shape[0], device=value.centre.device).view(-1, *[1] * (len(shape) - 1)).expand(shape)
+    numbers = (
+        torch.arange(shape[0], device=value.centre.device).view(-1, *[1] * (len(shape) - 1)).expand(shape)
+    )
     if function.__name__ in ("view", "unflatten", "view_as"):
         # expanded memory cannot always be viewed where real memory can
         function, args, kwargs = torch.reshape, (_target(function, value, args, kwargs),), {}
@@ -78,7 +87,9 @@ def _check_images_stay(function: Function, value: Value, args: tuple[Any, ...], 
             refuse(function, value, "moves entries between images; the first dimension must stay the images")
 
 
-def _target(function: Function, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+def _target(
+    function: Function, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[int, ...]:
     with torch.no_grad():
         shape = function(torch.empty(value.centre.shape, device="meta"), *args, **kwargs).shape
     return tuple(shape)
@@ -98,7 +109,11 @@ def join(function: Function, tensors: Sequence[Any], dim: int = 0, **kwargs: Any
     with first.walk.intervals():
         centre = function([part.centre for part in parts], dim)
         radius = function([part.radius for part in parts], dim)
-        ball = function(balls, dim) if len(balls) == len(parts) else None
+        ball = None
+        if len(balls) == len(parts):
+            ball = Ball(
+                function([ball.clean for ball in balls], dim), function([ball.scale for ball in balls], dim)
+            )
     return Value(first.walk, function(plain, dim) if len(plain) == len(parts) else None, centre, radius, ball)
 
 
@@ -123,9 +138,10 @@ def pad(
     )
 
 
-@rule(*spellings("dropout", "dropout_"), *spellings("dropout1d"), *spellings("dropout2d"), *spellings("dropout3d"),
-      *spellings("alpha_dropout"), *spellings("feature_alpha_dropout"), *spellings("feature_dropout"))  # fmt: skip
-def dropout(function: Function, value: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
+@rule(*(function for name in DROPOUTS for function in spellings(name)))
+def dropout(
+    function: Function, value: Value, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Value:
     """The identity, in evaluation."""
     if training and p > 0:
         refuse(function, value, "dropout is on", "call network.eval() first")
@@ -133,10 +149,16 @@ def dropout(function: Function, value: Value, p: float = 0.5, training: bool = T
 
 
 @rule(*spellings("to"), *spellings("float"), *spellings("double"), *spellings("type_as"))
-def to_same(function: Function, value: Value, *args: Any, **kwargs: Any) -> Value:
-    """The identity; a change of number format or device is refused."""
+def to_same(function: Function, value: Value | Tensor, *args: Any, **kwargs: Any) -> Value | Tensor:
+    """The identity; a change of number format or device is refused.
+
+    A plain tensor may be brought to a value's format and device.
+    """
+    if not isinstance(value, Value):
+        brought: Tensor = function(value, *(_plain_shape(arg) for arg in args), **kwargs)
+        return brought
     told = function(value.centre, *(_plain_shape(arg) for arg in args), **kwargs)
     if told.dtype != value.centre.dtype or told.device != value.centre.device:
-        refuse(function, value, f"changes {value.centre.dtype} on {value.centre.device} to {told.dtype} on "
-               f"{told.device}", "convert network and images before bounding")  # fmt: skip
+        here, there = (f"{x.dtype} on {x.device}" for x in (value.centre, told))
+        refuse(function, value, f"changes {here} to {there}", "convert network and images before bounding")
     return value

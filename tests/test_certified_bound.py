@@ -1,0 +1,62 @@
+"""The certified-bound metric: the margin bound as a score."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from robustnas.bounds import margins
+from robustnas.errors import RunError
+from robustnas.threat import ThreatModel
+from robustnas_plugins.metrics.certified_bound import CertifiedBound
+
+IMAGES = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2])
+THREAT = ThreatModel("linf", 0.05)
+
+
+def network(layers: int = 1, scale: float = 1.0) -> nn.Module:
+    torch.manual_seed(0)
+    modules: list[nn.Module] = [nn.Flatten()]
+    for _ in range(layers):
+        modules += [nn.Linear(16, 16), nn.ReLU()]
+    net = nn.Sequential(*modules, nn.Linear(16, 3)).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(scale)
+    return net
+
+
+def test_defaults_are_the_strongest_wrong_class_by_crown_ibp_at_the_threat():
+    net = network()
+    score = CertifiedBound().score(net, IMAGES, LABELS, THREAT)
+    assert score.shape == (3,)
+    torch.testing.assert_close(
+        score, margins(net, IMAGES, LABELS, THREAT, "crown-ibp", "strongest").squeeze(1)
+    )
+    score.sum().backward()
+    assert net[1].weight.grad is not None
+    assert net[1].weight.grad.abs().max() > 0
+
+
+def test_options_are_honoured():
+    net = network()
+    expected = margins(net, IMAGES, LABELS, ThreatModel("linf", 1 / 255), "ibp").mean(dim=1)
+    metric = CertifiedBound(method="ibp", epsilon="1/255", targets="mean")
+    torch.testing.assert_close(metric.score(net, IMAGES, LABELS, THREAT), expected)
+
+
+@pytest.mark.parametrize(
+    "option", [{"method": "crow"}, {"targets": "all"}, {"epsilon": -0.1}, {"epsilon": "1/0"}]
+)
+def test_bad_options_are_refused(option: dict[str, object]):
+    with pytest.raises(ValueError):
+        CertifiedBound(**option)
+
+
+def test_overflow_is_an_error_that_says_what_to_try():
+    with pytest.raises(
+        RunError, match=r"overflowed .* linf 0\.05; use a smaller epsilon for the metric.*fewer cells"
+    ):
+        CertifiedBound().score(network(layers=12, scale=2e3), IMAGES, LABELS, THREAT)

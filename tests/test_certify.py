@@ -1,0 +1,173 @@
+"""Certified margins and radii: what is verified is verified, and the network is left as it was."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustnas import bounds, certify
+from robustnas.errors import InputError, UnsupportedOpError
+from robustnas.threat import DUAL_ORDER, ThreatModel
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Dropout(),
+        nn.Flatten(), nn.Linear(4 * 9, 3),
+    )  # fmt: skip
+
+
+IMAGES = torch.rand(9, 1, 6, 6, generator=torch.Generator().manual_seed(3))
+
+
+def predicted(net: nn.Module) -> Tensor:
+    mode = net.training
+    labels = net.eval()(IMAGES).argmax(dim=1)
+    net.train(mode)
+    return labels
+
+
+def test_margins_are_those_of_the_bounds_less_a_slack_and_do_not_depend_on_the_batch():
+    net, threat = network(), ThreatModel("linf", 0.01)
+    labels = predicted(net)
+    found = certify.margins(net, IMAGES, labels, threat, batch=4)
+    assert found.shape == (9, 2)
+    assert not found.requires_grad
+    torch.testing.assert_close(
+        found, certify.margins(net, IMAGES, labels, threat, batch=9), rtol=0, atol=1e-5
+    )
+    exact = bounds.margins(net.eval(), IMAGES, labels, threat).detach()
+    assert (found < exact).all()
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_radius_of_a_linear_network_is_margin_over_dual_norm(norm: str):
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    images = 0.45 + 0.1 * IMAGES
+    with torch.no_grad():
+        net[1].weight.mul_(3)
+        labels = net(images).argmax(dim=1)
+        logits = net(images)
+        rows = net[1].weight[labels][:, None] - net[1].weight[None]
+        dual = torch.linalg.vector_norm(rows, ord=DUAL_ORDER[norm], dim=2)
+        ratio = (logits.gather(1, labels[:, None]) - logits) / dual
+        exact = ratio.scatter(1, labels[:, None], torch.inf).amin(dim=1)
+    # the box must not bind, or the radius is larger
+    inside = exact < (0.4 if norm == "linf" else 0.45)
+    assert inside.sum() >= 5
+    found = certify.radius(net, images, labels, norm)
+    assert (found <= exact + 1e-6)[inside].all()
+    torch.testing.assert_close(found[inside], exact[inside], rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown-ibp"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_radius_was_verified_and_a_little_more_was_not(norm: str, method: str):
+    net = network()
+    labels = predicted(net)
+    labels[0] = (labels[0] + 1) % 3
+    found = certify.radius(net, IMAGES, labels, norm, method)
+    assert found[0] == 0
+    assert (found[1:] > 0).all()
+    for share, certified in ((1.0, True), (1.003, False)):
+        for image, label, radius in zip(IMAGES[1:], labels[1:], found[1:], strict=True):
+            threat = ThreatModel(norm, float(radius) * share)
+            lowest = certify.margins(net, image[None], label[None], threat, method).min()
+            # what holds in one batch holds in another up to rounding
+            assert (lowest > -1e-5) if certified else (lowest < 1e-5)
+
+
+def test_radius_grows_with_the_method():
+    net = network()
+    labels = predicted(net)
+    loose, tight = (
+        certify.radius(net, IMAGES[:3], labels[:3], "linf", method) for method in ("ibp", "crown-ibp")
+    )
+    assert (tight >= loose * 0.998).all()
+    assert (tight > loose).any()
+
+
+class Constant(nn.Module):
+    """Always the first class."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :3] * 0 + torch.tensor([1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(("norm", "reach"), [("linf", 1.0), ("l2", 6.0)])
+def test_radius_is_never_above_the_reach_of_the_box(norm: str, reach: float):
+    found = certify.radius(Constant(), IMAGES[:3], torch.tensor([0, 0, 1]), norm)
+    assert math.sqrt(IMAGES[0].numel()) == 6
+    torch.testing.assert_close(found, torch.tensor([reach, reach, 0.0]))
+
+
+class Refuses(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :3].sigmoid()
+
+
+def test_mode_and_gradients_are_put_back_module_by_module_also_after_an_error():
+    net = network().train()
+    net[1].eval()
+    net[0].weight.requires_grad_(False)
+    modes = [module.training for module in net.modules()]
+    labels = torch.zeros(9, dtype=torch.int64)
+    certify.margins(net, IMAGES, labels, ThreatModel("linf", 0.01))
+    certify.radius(net, IMAGES[:2], labels[:2], "linf", tolerance=0.1)
+    broken = nn.Sequential(net, Refuses())
+    with pytest.raises(UnsupportedOpError):
+        certify.margins(broken, IMAGES, labels, ThreatModel("linf", 0.01))
+    assert [module.training for module in net.modules()] == modes
+    assert broken.training
+    assert not net[0].weight.requires_grad
+    assert net[0].bias.requires_grad
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_nothing_is_certified_through_nan():
+    net = network()
+    labels = predicted(net)
+    with torch.no_grad():
+        net[6].weight[0, 0] = torch.nan
+    assert certify.margins(net, IMAGES, labels, ThreatModel("linf", 0.0)).isneginf().any(dim=1).all()
+    assert (certify.radius(net, IMAGES, labels, "linf") == 0).all()
+
+
+def test_an_overflowing_bound_ends_the_search_and_not_in_nan():
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for _ in range(10):
+        layers += [nn.Linear(36, 36), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.Linear(36, 3))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(2500.0)
+    labels = net(IMAGES).argmax(dim=1)
+    assert net(IMAGES).isfinite().all()
+    assert certify.margins(net, IMAGES, labels, ThreatModel("linf", 1.0)).isneginf().all()
+    found = certify.radius(net, IMAGES, labels, "linf")
+    assert found.isfinite().all()
+    assert (found > 0).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch": 0}, "batch 0"),
+        ({"images": IMAGES[:0], "labels": torch.zeros(0, dtype=torch.int64)}, "at least one image"),
+        ({"labels": torch.zeros(4, dtype=torch.int64)}, "9 images but labels"),
+        ({"norm": "l3"}, "norm 'l3' is unknown"),
+        ({"tolerance": 0.0}, "tolerance 0"),
+        ({"labels": torch.full((9,), 7)}, "label 7 for a network of 3 classes"),
+    ],
+)
+def test_bad_input_has_a_clear_message(change: dict[str, object], words: str):
+    given = {"images": IMAGES, "labels": torch.zeros(9, dtype=torch.int64), "norm": "linf", **change}
+    with pytest.raises(InputError, match=words):
+        certify.radius(network(), **given)
