@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from robustnas.artifacts import StageFolder, read_json, write_atomically, write_json
 from robustnas.errors import DiskFullError, RunDirectoryError
 

@@ -76,9 +76,7 @@ def plain_margins(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return differences[keep].view(len(images), -1)
 
 
-def admissible_samples(
-    net: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, draws: int = 24
-) -> Tensor:
+def admissible_samples(net: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, draws: int = 24) -> Tensor:
     """(M, N, ...) random points, corners, and steps down the margin's gradient, all admissible."""
     draw = torch.Generator().manual_seed(0)
     points = []
@@ -189,9 +187,7 @@ def test_exact_on_affine_networks_where_the_pixel_box_binds():
     worst = torch.where(gradients > 0, gradients * lower, gradients * upper).flatten(2).sum(2).T
     exact = plain_margins(net, images, labels) + worst
     torch.testing.assert_close(margins(net, images, labels, threat), exact, rtol=1e-9, atol=1e-9)
-    assert (
-        exact > plain_margins(net, images, labels) - 0.2 * gradients.abs().flatten(2).sum(2).T + 1e-3
-    ).any()
+    assert (exact > plain_margins(net, images, labels) - 0.2 * gradients.abs().flatten(2).sum(2).T + 1e-3).any()
 
 
 def test_l2_ball_cut_by_the_pixel_box_is_exact_on_affine_networks():
@@ -259,10 +255,7 @@ def test_slope_at_epsilon_zero_is_the_dual_norm_of_the_gradient(norm: str):
 
 def test_a_smaller_box_has_a_larger_bound():
     net, (images, labels) = network(0), some_images(0)
-    bounds = [
-        margins(net, images, labels, ThreatModel("linf", e), "ibp")
-        for e in (0.0, 0.001, 0.01, 0.05, 0.3, 1.0)
-    ]
+    bounds = [margins(net, images, labels, ThreatModel("linf", e), "ibp") for e in (0.0, 0.001, 0.01, 0.05, 0.3, 1.0)]
     for smaller, larger in itertools.pairwise(bounds):
         assert (smaller >= larger - 1e-9).all()
 

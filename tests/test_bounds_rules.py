@@ -43,9 +43,7 @@ class Gate(nn.Module):
 
 
 def test_a_function_without_a_rule_is_refused_by_name_and_place_and_says_how_to_add_one():
-    net = (
-        nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(32, 4), Gate()), nn.Linear(4, 3)).eval().double()
-    )
+    net = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(32, 4), Gate()), nn.Linear(4, 3)).eval().double()
     with pytest.raises(UnsupportedOpError, match=r"gelu in 1\.1 \(Gate\).*activation_rule"):
         margins(net, IMAGES, LABELS, THREAT)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
@@ -166,9 +164,7 @@ AFFINE: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: F.linear(x, WEIGHT.view(18, 4)),
     "batch norm": lambda x: NORM(x),
     "average, padding counted": lambda x: F.avg_pool2d(x, 3, 1, 1),
-    "average, padding not counted": lambda x: F.avg_pool2d(
-        x, 3, 2, 1, ceil_mode=True, count_include_pad=False
-    ),
+    "average, padding not counted": lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False),
     "adaptive average": lambda x: F.adaptive_avg_pool2d(x, 3),
     "sum of two values": lambda x: torch.add(x, x.roll(1, 3), alpha=-0.5),
     "difference of two values": lambda x: x - x.roll(1, 2),
@@ -285,8 +281,6 @@ def test_third_party_rules_in_a_few_lines():
     logits = net(IMAGES)
     keep = torch.ones_like(logits, dtype=torch.bool).scatter(1, LABELS[:, None], False)
     for _ in range(100):
-        point = ThreatModel("linf", 0.2).project(
-            IMAGES + torch.empty_like(IMAGES).uniform_(-0.2, 0.2), IMAGES
-        )
+        point = ThreatModel("linf", 0.2).project(IMAGES + torch.empty_like(IMAGES).uniform_(-0.2, 0.2), IMAGES)
         logits = net(point)
         assert (bound <= (logits.gather(1, LABELS[:, None]) - logits)[keep].view(2, -1) + 1e-9).all()

@@ -32,9 +32,7 @@ def test_defaults_are_the_strongest_wrong_class_by_crown_ibp_at_the_threat():
     net = network()
     score = CertifiedBound().score(net, IMAGES, LABELS, THREAT)
     assert score.shape == (3,)
-    torch.testing.assert_close(
-        score, margins(net, IMAGES, LABELS, THREAT, "crown-ibp", "strongest").squeeze(1)
-    )
+    torch.testing.assert_close(score, margins(net, IMAGES, LABELS, THREAT, "crown-ibp", "strongest").squeeze(1))
     score.sum().backward()
     assert net[1].weight.grad is not None
     assert net[1].weight.grad.abs().max() > 0
@@ -47,16 +45,12 @@ def test_options_are_honoured():
     torch.testing.assert_close(metric.score(net, IMAGES, LABELS, THREAT), expected)
 
 
-@pytest.mark.parametrize(
-    "option", [{"method": "crow"}, {"targets": "all"}, {"epsilon": -0.1}, {"epsilon": "1/0"}]
-)
+@pytest.mark.parametrize("option", [{"method": "crow"}, {"targets": "all"}, {"epsilon": -0.1}, {"epsilon": "1/0"}])
 def test_bad_options_are_refused(option: dict[str, object]):
     with pytest.raises(ValueError):
         CertifiedBound(**option)
 
 
 def test_overflow_is_an_error_that_says_what_to_try():
-    with pytest.raises(
-        RunError, match=r"overflowed .* linf 0\.05; use a smaller epsilon for the metric.*fewer cells"
-    ):
+    with pytest.raises(RunError, match=r"overflowed .* linf 0\.05; use a smaller epsilon for the metric.*fewer cells"):
         CertifiedBound().score(network(layers=12, scale=2e3), IMAGES, LABELS, THREAT)

@@ -37,9 +37,7 @@ def test_margins_are_those_of_the_bounds_less_a_slack_and_do_not_depend_on_the_b
     found = certify.margins(net, IMAGES, labels, threat, batch=4)
     assert found.shape == (9, 2)
     assert not found.requires_grad
-    torch.testing.assert_close(
-        found, certify.margins(net, IMAGES, labels, threat, batch=9), rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(found, certify.margins(net, IMAGES, labels, threat, batch=9), rtol=0, atol=1e-5)
     exact = bounds.margins(net.eval(), IMAGES, labels, threat).detach()
     assert (found < exact).all()
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-4)
@@ -86,9 +84,7 @@ def test_radius_was_verified_and_a_little_more_was_not(norm: str, method: str):
 def test_radius_grows_with_the_method():
     net = network()
     labels = predicted(net)
-    loose, tight = (
-        certify.radius(net, IMAGES[:3], labels[:3], "linf", method) for method in ("ibp", "crown-ibp")
-    )
+    loose, tight = (certify.radius(net, IMAGES[:3], labels[:3], "linf", method) for method in ("ibp", "crown-ibp"))
     assert (tight >= loose * 0.998).all()
     assert (tight > loose).any()
 

@@ -208,9 +208,7 @@ def test_plugins_list_cuts_nothing_and_names_conflicts(
     assert "too old" not in out
 
 
-def test_plugins_list_load_tells_of_the_broken_and_goes_on(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_plugins_list_load_tells_of_the_broken_and_goes_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plugins", "list", "--load"]) == 0
     lines = capsys.readouterr().out.splitlines()
     state = {tuple(line.split()[:2]): line.split()[-1] for line in lines if len(line.split()) == 6}
@@ -224,9 +222,7 @@ def test_plugins_show_prints_options(folder: Path, capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert "dataset cli-data: cli_fakes:Data, from cli-fakes 2.5" in out
     assert "Two grey pixels." in out
-    assert [line.split() for line in out.splitlines() if line.startswith("folder")] == [
-        ["folder", "text", '""']
-    ]
+    assert [line.split() for line in out.splitlines() if line.startswith("folder")] == [["folder", "text", '""']]
     assert cli.main(["plugins", "show", "search-space", "cli-space"]) == 0
     assert "no options" in capsys.readouterr().out
 
@@ -263,9 +259,7 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
     code = "import sys; from robustnas.cli import main; sys.exit(main(['plugins', 'list']))"
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(
-        [sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert done.returncode == 1
     assert done.stderr == ""

@@ -98,12 +98,8 @@ class TestPublishedCells:
             assert cell == Genotype.from_data(facts["genotypes"][name]).to_data()
 
     def test_every_known_cell_has_its_published_size(self, facts, monkeypatch):
-        monkeypatch.setattr(
-            torch.nn.Conv2d, "reset_parameters", lambda self: None
-        )  # only sizes are looked at
-        sizes = {
-            name: counted(Darts(), cell, (3, 32, 32), 10) / 1e6 for name, cell in facts["genotypes"].items()
-        }
+        monkeypatch.setattr(torch.nn.Conv2d, "reset_parameters", lambda self: None)  # only sizes are looked at
+        sizes = {name: counted(Darts(), cell, (3, 32, 32), 10) / 1e6 for name, cell in facts["genotypes"].items()}
         assert len(sizes) == 49
         assert {name: round(size, 3) for name, size in sizes.items()} == {
             name: cell["params_M_C36_L20"] for name, cell in facts["genotypes"].items()
@@ -342,9 +338,7 @@ class TestDiscretising:
             genotype = space.genotype(supernet)
             network = subnetwork(supernet.train(training), genotype)
             assert network.training == training
-            torch.testing.assert_close(
-                supernet(images, one_hot(genotype)), network(images), rtol=0, atol=1e-12
-            )
+            torch.testing.assert_close(supernet(images, one_hot(genotype)), network(images), rtol=0, atol=1e-12)
             seen |= {op for name in ("normal", "reduce") for op, _ in genotype[name]}
         assert seen == set(SEARCH) - {"none"}
 

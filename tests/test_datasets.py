@@ -139,9 +139,7 @@ def test_missing_files_are_told_with_the_three_ways_out(dataset, split, tmp_path
 
 
 @pytest.mark.parametrize(("dataset", "source"), [(MNIST, "MNIST"), (CIFAR10, "CIFAR10"), (SVHN, "SVHN")])
-def test_a_download_happens_only_when_asked_for_and_its_failure_is_told(
-    dataset, source, tmp_path, monkeypatch
-):
+def test_a_download_happens_only_when_asked_for_and_its_failure_is_told(dataset, source, tmp_path, monkeypatch):
     asked = []
 
     def fail(self):
@@ -214,9 +212,7 @@ def small_mnist(monkeypatch, folder, packed=True, name="MNIST"):
 
 @pytest.mark.parametrize("where", ["", "MNIST/raw"])
 @pytest.mark.parametrize("packed", [True, False])
-def test_mnist_is_found_where_torchvision_puts_it_and_packed_in_the_folder_itself(
-    tmp_path, monkeypatch, where, packed
-):
+def test_mnist_is_found_where_torchvision_puts_it_and_packed_in_the_folder_itself(tmp_path, monkeypatch, where, packed):
     kept = small_mnist(monkeypatch, tmp_path / "d" / where, packed)
     dataset = MNIST(folder=str(tmp_path / "d"))
     if not packed and not where:

@@ -124,10 +124,7 @@ def resolves_class(module: str, name: str) -> bool:
 def test_the_map_shows_the_rows_that_are_enforced():
     """docs/architecture.md repeats the rows of test_layers.py for people to read."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    shown = {
-        int(row): set(names.split())
-        for row, names in re.findall(r"^row (\d+) +([a-z_ ]+)", text, re.MULTILINE)
-    }
+    shown = {int(row): set(names.split()) for row, names in re.findall(r"^row (\d+) +([a-z_ ]+)", text, re.MULTILINE)}
     assert shown == dict(enumerate(ROWS))
     (may,) = re.findall(r"robustnas_plugins may import\s+([a-z_, \n]+)\.", text)
     assert {name.strip() for name in may.replace("\n", " ").split(",")} == PLUGINS_MAY_IMPORT
@@ -137,9 +134,7 @@ def test_the_map_lists_what_is_in_the_framework():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     listing = text.partition("```\nframework/robustnas/\n")[2].partition("```")[0]
     listed = {
-        line.split()[0].rstrip("/").removesuffix(".py")
-        for line in listing.splitlines()
-        if re.match(r"  \w", line)
+        line.split()[0].rstrip("/").removesuffix(".py") for line in listing.splitlines() if re.match(r"  \w", line)
     }
     there = {path.name.removesuffix(".py") for path in (ROOT / "framework" / "robustnas").iterdir()}
     there -= {"__init__", "__pycache__", "py.typed", "recipes"}

@@ -170,9 +170,7 @@ def test_an_image_that_fools_only_by_rounding_is_no_success():
     assert not record.success.any()
 
 
-@pytest.mark.parametrize(
-    "attack", [Fixed(torch.rand_like), Minimal(torch.rand_like)], ids=["fixed", "minimal"]
-)
+@pytest.mark.parametrize("attack", [Fixed(torch.rand_like), Minimal(torch.rand_like)], ids=["fixed", "minimal"])
 def test_epsilon_zero_changes_nothing(attack):
     images, labels = levels(0.45, 0.2, 0.8), torch.tensor([0, 1, 1])
     record = evaluate(Brightness(), images, labels, attack, ThreatModel("linf", 0))
@@ -455,7 +453,5 @@ def test_the_order_of_batches_does_not_matter_to_a_deterministic_attack():
 
 
 def test_no_images_give_an_empty_record():
-    record = evaluate(
-        Small(), torch.zeros(0, 1, 4, 4), torch.zeros(0, dtype=torch.int64), Fixed(lambda x: x), LINF
-    )
+    record = evaluate(Small(), torch.zeros(0, 1, 4, 4), torch.zeros(0, dtype=torch.int64), Fixed(lambda x: x), LINF)
     assert record.success.shape == (0,)

@@ -133,9 +133,7 @@ def test_an_epoch_is_a_function_of_its_seed():
     assert epoch(0) != epoch(1)
 
 
-@pytest.mark.parametrize(
-    ("count", "batch", "sizes"), [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 5, [2]), (0, 5, [])]
-)
+@pytest.mark.parametrize(("count", "batch", "sizes"), [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 5, [2]), (0, 5, [])])
 def test_in_order_counts_up(count, batch, sizes):
     batches = in_order(count, batch)
     assert [len(one) for one in batches] == sizes

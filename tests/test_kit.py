@@ -165,9 +165,7 @@ def test_metrics_that_keep_their_promises_pass(plugin):
     check_metric(plugin)
 
 
-@pytest.mark.parametrize(
-    "plugin", [Sign(), Sign, LinfFastGradientAttack, L2FastGradientAttack(), REPEATED], ids=str
-)
+@pytest.mark.parametrize("plugin", [Sign(), Sign, LinfFastGradientAttack, L2FastGradientAttack(), REPEATED], ids=str)
 def test_attacks_that_keep_their_promises_pass(plugin):
     check_attack(plugin)
 
@@ -468,9 +466,7 @@ class LeavesTraining(LinfFastGradientAttack):
 
 def _network_of(model):
     """The module inside a foolbox model: the closure of its call holds it."""
-    return next(
-        cell.cell_contents for cell in model._model.__closure__ if isinstance(cell.cell_contents, nn.Module)
-    )
+    return next(cell.cell_contents for cell in model._model.__closure__ if isinstance(cell.cell_contents, nn.Module))
 
 
 @pytest.mark.parametrize(
@@ -710,9 +706,7 @@ class Unseeded(Chain):
 
 class TakesAnything(Chain):
     def network(self, genotype, shape, classes, auxiliary=False):
-        return super().network(
-            genotype if "ops" in genotype else {"ops": ["conv"]}, shape, classes, auxiliary
-        )
+        return super().network(genotype if "ops" in genotype else {"ops": ["conv"]}, shape, classes, auxiliary)
 
 
 class BatchCentred(Chain):

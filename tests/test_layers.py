@@ -108,18 +108,13 @@ def faults_of_plugin_module(relative: Path, source: str) -> list[str]:
 
 
 def modules(package: Path) -> list[tuple[Path, str]]:
-    found = [
-        (file.relative_to(package), file.read_text(encoding="utf-8"))
-        for file in sorted(package.rglob("*.py"))
-    ]
+    found = [(file.relative_to(package), file.read_text(encoding="utf-8")) for file in sorted(package.rglob("*.py"))]
     assert len(found) > 10, f"no modules below {package}"
     return found
 
 
 def test_framework_modules_import_upwards_only():
-    wrong = [
-        fault for file, source in modules(FRAMEWORK) for fault in faults_of_framework_module(file, source)
-    ]
+    wrong = [fault for file, source in modules(FRAMEWORK) for fault in faults_of_framework_module(file, source)]
     assert not wrong, "\n".join(wrong)
 
 
@@ -140,8 +135,7 @@ def test_each_row_holds_modules_that_exist():
 def test_what_lists_and_loads_recipes_does_not_import_torch():
     """By the text: no such module, nor one of the framework that it imports, imports torch at once."""
     sources = {
-        ".".join(file.with_suffix("").parts).removesuffix(".__init__"): text
-        for file, text in modules(FRAMEWORK)
+        ".".join(file.with_suffix("").parts).removesuffix(".__init__"): text for file, text in modules(FRAMEWORK)
     }
     seen: set[str] = set()
     waiting = [name for name in sources if name.split(".")[0] in WITHOUT_TORCH]
@@ -151,15 +145,9 @@ def test_what_lists_and_loads_recipes_does_not_import_torch():
         if name in seen:
             continue
         seen.add(name)
-        package = (
-            f"robustnas.{name}"
-            if FRAMEWORK.joinpath(*name.split("."), "__init__.py").exists()
-            else "robustnas"
-        )
+        package = f"robustnas.{name}" if FRAMEWORK.joinpath(*name.split("."), "__init__.py").exists() else "robustnas"
         for imported, now in imports(sources[name], package):
-            assert not (now and imported.split(".")[0] in ("torch", "torchvision", "foolbox")), (
-                f"{name}: {imported}"
-            )
+            assert not (now and imported.split(".")[0] in ("torch", "torchvision", "foolbox")), f"{name}: {imported}"
             if now and imported.startswith("robustnas."):
                 inner = imported.removeprefix("robustnas.")
                 candidates = (inner, inner.rpartition(".")[0])
@@ -227,7 +215,5 @@ def test_what_is_allowed_is_not_found(file, source):
 
 
 def test_a_plugin_that_imports_a_stage_is_found():
-    found = faults_of_plugin_module(
-        Path("metrics/x.py"), "from robustnas.search import run\nimport robustnas.threat"
-    )
+    found = faults_of_plugin_module(Path("metrics/x.py"), "from robustnas.search import run\nimport robustnas.threat")
     assert found == ["plugin metrics/x.py imports robustnas.search"]

@@ -75,9 +75,7 @@ def test_sampled_rows_are_unbiased_and_without_replacement():
     torch.manual_seed(1)
     repeated = images.repeat(400, 1, 1, 1)
     for rows in (1, 2):
-        sample = (
-            Jacobian(rows=rows).score(net, repeated, labels.repeat(400), THREATS[0]).detach().view(400, 3)
-        )
+        sample = Jacobian(rows=rows).score(net, repeated, labels.repeat(400), THREATS[0]).detach().view(400, 3)
         assert sample.std(dim=0).min() > 0
         error = (sample.mean(dim=0) - exact).abs() / (sample.std(dim=0) / 20)  # in standard errors
         assert error.max() < 4
@@ -159,9 +157,7 @@ def test_perturbed_mixing_weights_are_mixing_weights():
     moved = perturbed(p, 0.6 * torch.rand(50, 8) - 0.3)
     assert moved.min() >= 0
     torch.testing.assert_close(moved.sum(dim=1), torch.ones(50))
-    assert (
-        moved - p
-    ).abs().max() > 0.3  # the trap that `mixing` documents: further than eps after the scaling
+    assert (moved - p).abs().max() > 0.3  # the trap that `mixing` documents: further than eps after the scaling
     torch.testing.assert_close(perturbed(p, torch.zeros(50, 8)), p)
     assert torch.equal(perturbed(p, -torch.ones(50, 8)), p)  # nothing left of any row
     variable = p.clone().requires_grad_()

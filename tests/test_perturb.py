@@ -122,9 +122,7 @@ def test_an_image_is_perturbed_on_its_own(network):
 def test_a_flat_loss_and_a_ball_of_radius_zero_are_fine():
     images = torch.rand(4, 1, 2, 2)
     for norm in ("linf", "l2"):
-        flat = pgd(
-            nn.Flatten(), images, lambda z: 0 * z, ThreatModel(norm, 0.1), steps=3, generator=generator()
-        )
+        flat = pgd(nn.Flatten(), images, lambda z: 0 * z, ThreatModel(norm, 0.1), steps=3, generator=generator())
         assert flat.isfinite().all()
         same = pgd(nn.Flatten(), images, torch.sum, ThreatModel(norm, 0.0), steps=3, generator=generator())
         torch.testing.assert_close(same, images)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from robustnas.cli import main
 
 RECIPE = """
@@ -53,9 +54,7 @@ def run(folder: Path, *more: str) -> int:
 
 def results(folder: Path) -> dict[str, float]:
     """Every result with the time it was written."""
-    return {
-        str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted((folder / "run").glob("*/*/result.json"))
-    }
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted((folder / "run").glob("*/*/result.json"))}
 
 
 def table(folder: Path) -> dict[str, Any]:
@@ -96,7 +95,15 @@ def test_running_again_does_nothing_and_says_the_same(copy: Path, capsys: pytest
 
 def test_an_added_attack_method_and_seed_do_only_what_is_new(copy: Path):
     before = results(copy)
-    assert run(copy, "--quiet", "--set", "attacks=[fgsm, {name: pgd, steps: 3, step_size: 0.01}, {name: pgd, steps: 4, step_size: 0.01}]") == 0
+    assert (
+        run(
+            copy,
+            "--quiet",
+            "--set",
+            "attacks=[fgsm, {name: pgd, steps: 3, step_size: 0.01}, {name: pgd, steps: 4, step_size: 0.01}]",
+        )
+        == 0
+    )
     after = results(copy)
     assert {k: after[k] for k in before} == before
     assert len(after) - len(before) == 2, "one attack for each method"
@@ -107,7 +114,11 @@ def test_an_added_attack_method_and_seed_do_only_what_is_new(copy: Path):
 
 @pytest.mark.parametrize(
     ("override", "text"),
-    [("dataset=mnist", "dataset"), ("search_space.cells=2", "search_space"), ("threat.epsilon=0.03", "threat")],
+    [
+        ("dataset=mnist", "dataset"),
+        ("search_space.cells=2", "search_space"),
+        ("threat.epsilon=0.03", "threat"),
+    ],
 )
 def test_another_experiment_is_refused(copy: Path, capsys: pytest.CaptureFixture[str], override: str, text: str):
     before = results(copy)
@@ -180,7 +191,16 @@ def test_until_stops_after_the_stage(tmp_path: Path):
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "robustnas", "run", str(folder / "r.yaml"), "--out", str(folder / "run"), *more],
+        [
+            sys.executable,
+            "-m",
+            "robustnas",
+            "run",
+            str(folder / "r.yaml"),
+            "--out",
+            str(folder / "run"),
+            *more,
+        ],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from robustnas.errors import RecipeError
 from robustnas.plan import Plan, make
 from robustnas.recipe.load import load
@@ -93,7 +94,10 @@ def test_a_search_without_a_metric_does_not_depend_on_the_threat(recipe: Path):
 
 def test_another_attack_leaves_the_others_alone(recipe: Path):
     before = plan(recipe)
-    after = plan(recipe, "attacks=[fgsm, {name: pgd, steps: 2, step_size: 2/255}, {name: pgd, steps: 3, step_size: 2/255}]")
+    after = plan(
+        recipe,
+        "attacks=[fgsm, {name: pgd, steps: 2, step_size: 2/255}, {name: pgd, steps: 3, step_size: 2/255}]",
+    )
     assert keys(before, "attack") < keys(after, "attack")
     assert keys(before, "train") == keys(after, "train")
 
@@ -107,7 +111,7 @@ def test_where_data_lies_does_not_matter(recipe: Path, tmp_path: Path):
 
 def test_a_published_genotype_needs_no_search(recipe: Path):
     found = plan(recipe, "methods.published={genotype: DARTS_V2}")
-    assert [s.kind for s in found.stages_of("published", 0)][0] == "train"
+    assert found.stages_of("published", 0)[0].kind == "train"
     assert found.methods["published"].genotype is not None
 
 

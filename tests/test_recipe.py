@@ -131,9 +131,7 @@ def test_certification_can_be_switched_off(folder: Path, off: str) -> None:
 
 
 def test_regimes(folder: Path) -> None:
-    assert recipe(f"{BASE}train: {{regime: {{name: trades, beta: 3}}}}\n").recipe.train.regime == Trades(
-        beta=3.0
-    )
+    assert recipe(f"{BASE}train: {{regime: {{name: trades, beta: 3}}}}\n").recipe.train.regime == Trades(beta=3.0)
     assert "did you mean 'trades'?" in faults(f"{BASE}train: {{regime: trade}}\n")[0]
 
 
@@ -151,9 +149,7 @@ def test_a_foolbox_attack_is_compared_with_the_norm(folder: Path) -> None:
     (fault,) = faults(BASE + "attacks: [{name: lib-l2, steps: 3}]\n")
     assert fault.startswith("r.yaml:6:11: attacks.0: ")
     assert "l2 would do" in fault
-    found = recipe(
-        BASE + "attacks: [{name: lib-l2, steps: 3, threat: {norm: l2, epsilon: 1}}]\n"
-    ).recipe.attacks
+    found = recipe(BASE + "attacks: [{name: lib-l2, steps: 3, threat: {norm: l2, epsilon: 1}}]\n").recipe.attacks
     assert found[0].label == "lib-l2-3 (l2 255/255)"
     assert found[0].use.plugin.steps == 3
 
@@ -190,9 +186,7 @@ certify: false
 
 def test_extends_merges_mappings_and_replaces_the_rest(folder: Path) -> None:
     (folder / "sub").mkdir()
-    Path("sub/base.yaml").write_text(
-        BASE + "search: {epochs: 3, gamma: 0.5}\nseeds: [1, 2, 3]\nattacks: [fast]\n"
-    )
+    Path("sub/base.yaml").write_text(BASE + "search: {epochs: 3, gamma: 0.5}\nseeds: [1, 2, 3]\nattacks: [fast]\n")
     loaded = recipe(
         "extends: base.yaml\nseeds: [7]\nsearch: {epochs: 4}\nmethods: {more: {metric: bound}}\n"
         "search_space: {cells: 9}\nthreat: {epsilon: 0.5}\n",

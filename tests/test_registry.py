@@ -165,9 +165,7 @@ def test_an_unknown_name_says_what_would_do() -> None:
         ("pass", "no method"),
     ],
 )
-def test_a_metric_with_another_signature_says_promised_and_found(
-    site: Path, methods: str, complaint: str
-) -> None:
+def test_a_metric_with_another_signature_says_promised_and_found(site: Path, methods: str, complaint: str) -> None:
     metric(site, f"class Good:\n    {methods}\n")
     message = refused("fake")
     assert "does not keep its contract" in message
@@ -279,8 +277,6 @@ def test_listing_and_help_import_nothing_heavy() -> None:
         "sys.exit(f'{status} {heavy}' if status or heavy else 0)"
     )
     for arguments in (["--help"], ["--version"], ["plugins", "list"], ["recipes", "list"], ["run", "--help"]):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
         assert done.stdout

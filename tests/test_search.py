@@ -92,9 +92,7 @@ def test_the_seed_decides(tmp_path):
 def test_what_a_search_returns_and_records(tmp_path):
     folder = StageFolder(tmp_path)
     told = []
-    result = search.run(
-        task(Jacobian()), folder, CPU, lambda *place, **figures: told.append((place, figures))
-    )
+    result = search.run(task(Jacobian()), folder, CPU, lambda *place, **figures: told.append((place, figures)))
     folder.finish(result)  # plain data
     assert set(result) == {"genotype", "alpha", "epochs", "parameters", "search_seconds"}
     table = torch.tensor(result["alpha"]["normal"])
@@ -144,9 +142,7 @@ def test_w_sees_one_half_of_the_images_and_alpha_the_other(tmp_path):
 
     plain = task(Spy(), crop=0, flip=False, cutout=0, warmup_epochs=0, train_share=0.4)
     search.run(plain, StageFolder(tmp_path), CPU, silent)
-    seen = [
-        {round(float(image.mean()), 6) for batch in batches for image in batch} for batches in (inner, outer)
-    ]
+    seen = [{round(float(image.mean()), 6) for batch in batches for image in batch} for batches in (inner, outer)]
     assert len(seen[0]) == 10
     assert 10 < len(seen[1]) <= 16
     assert not seen[0] & seen[1]
@@ -186,9 +182,7 @@ def test_progress_and_augmentation_follow_the_epoch(tmp_path):
     @frozen
     class Spy:
         def inner_loss(self, supernet, images, labels, threat, context):
-            seen.append(
-                (context.progress, images.sum().item(), torch.rand(1, generator=context.generator).item())
-            )
+            seen.append((context.progress, images.sum().item(), torch.rand(1, generator=context.generator).item()))
             return context.loss(supernet(images), labels)
 
     search.run(task(Spy(), train_share=0.2), StageFolder(tmp_path), CPU, silent)  # one batch an epoch

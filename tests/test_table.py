@@ -8,6 +8,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from robustnas.errors import VerdictError
 from robustnas.table import (
     AttackColumn,
@@ -93,7 +94,13 @@ def test_what_was_not_measured_is_null():
         ({"certified": [False, True, False, False]}, 1, "certified and yet broken by pgd-20"),
         ({"certified": [True, False, False, False]}, 0, "certified and yet wrong when clean"),
         (
-            {"broken": {"fgsm": [True, False, False, False], "pgd-20": [False] * 4, "cw (l2 0.5)": [False] * 4}},
+            {
+                "broken": {
+                    "fgsm": [True, False, False, False],
+                    "pgd-20": [False] * 4,
+                    "cw (l2 0.5)": [False] * 4,
+                }
+            },
             0,
             "wrong when clean and yet counted as broken",
         ),

@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attrs import evolve, frozen
+
 from robustnas import seeding, train
 from robustnas.artifacts import StageFolder
 from robustnas.errors import InputError, RunDirectoryError, RunError
 from robustnas.normalize import PixelNetwork
-from robustnas.recipe.schema import Adversarial, Standard, Train, Trades
+from robustnas.recipe.schema import Adversarial, Standard, Trades, Train
 from robustnas.report import silent
 from robustnas.threat import ThreatModel
 from robustnas.train.loop import learning_rate
@@ -40,7 +41,10 @@ def without_seconds(data: Any) -> Any:
 def test_it_learns_and_reports_every_epoch(tmp_path: Path):
     seen = []
     result = train.run(
-        task(epochs=8), StageFolder(tmp_path), CPU, lambda done, total, unit, **f: seen.append((done, total, unit))
+        task(epochs=8),
+        StageFolder(tmp_path),
+        CPU,
+        lambda done, total, unit, **f: seen.append((done, total, unit)),
     )
     assert seen == [(e, 8, "epoch") for e in range(1, 9)]
     network = train.load(StageFolder(tmp_path), ToySpace(), {"width": 4}, Bars(), task(epochs=8).settings)
@@ -57,15 +61,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, regime: Any, 
     wanted = task(regime=regime, checkpoint=checkpoint)
     whole = train.run(wanted, StageFolder(tmp_path / "whole"), CPU, silent)
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(done: int, total: int, unit: str, **figures: float) -> None:
         if done == 2:
-            raise Killed
+            raise KilledError
 
     broken = StageFolder(tmp_path / "broken")
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train.run(wanted, broken, CPU, kill)
     torch.rand(7)  # a new process starts with another random state
     resumed = train.run(wanted, broken, CPU, silent)
@@ -153,7 +157,14 @@ def test_trades_is_cross_entropy_plus_beta_times_the_divergence():
     def at(regime: Any) -> float:
         net = network().eval()
         value, _ = regime_loss(
-            regime, net, images.pixels, images.labels, THREAT, F.cross_entropy, 0.0, torch.Generator().manual_seed(0)
+            regime,
+            net,
+            images.pixels,
+            images.labels,
+            THREAT,
+            F.cross_entropy,
+            0.0,
+            torch.Generator().manual_seed(0),
         )
         return value.item()
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from attrs import frozen
-from robustnas.images import InMemory
 from torch import Tensor, nn
+
+from robustnas.images import InMemory
 
 
 @frozen

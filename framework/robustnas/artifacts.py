@@ -45,7 +45,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 
 def disk_full(fault: BaseException) -> bool:
-    """Whether a fault comes from a full disk.  Torch reports a failed write as a RuntimeError whose cause or text tells the disk is full."""
+    """Whether a fault comes from a full disk.
+
+    Torch reports a failed write as a RuntimeError whose cause or text tells.
+    """
     seen: BaseException | None = fault
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -109,9 +109,7 @@ def _device_of(network: nn.Module, device: torch.device | str | None) -> torch.d
         return home or torch.device("cpu")
     asked = torch.device(device)
     if home is not None and (home.type != asked.type or asked.index not in (None, home.index)):
-        raise DeviceError(
-            f"the network is on {home} and the images are wanted on {asked}; move the network first"
-        )
+        raise DeviceError(f"the network is on {home} and the images are wanted on {asked}; move the network first")
     return home or asked
 
 
@@ -231,9 +229,7 @@ def _runner(attack: Any, threat: ThreatModel, label: str) -> tuple[Callable[[Any
     if isinstance(attack, base.MinimizationAttack):
         return lambda model, images, criterion: attack.run(model, images, criterion, early_stop=None), False
     if isinstance(attack, base.FixedEpsilonAttack):
-        return lambda model, images, criterion: attack.run(
-            model, images, criterion, epsilon=threat.epsilon
-        ), True
+        return lambda model, images, criterion: attack.run(model, images, criterion, epsilon=threat.epsilon), True
     # wrappers (foolbox's `Repeated`) can only be called; the second of three results is clipped to epsilon
     return lambda model, images, criterion: attack(model, images, criterion, epsilons=threat.epsilon)[1], True
 
@@ -242,9 +238,7 @@ def _refuse(wrong: Tensor, label: str, at: Tensor, what: Callable[[int], str]) -
     """Raise a RunError for the first image that is `wrong` (n,) bool; `what` says what was found there."""
     if bool(wrong.any()):
         first = int(wrong.nonzero()[0])
-        raise RunError(
-            f"attack {label} returned for image {int(at[first])} {what(first)}; its results are not used"
-        )
+        raise RunError(f"attack {label} returned for image {int(at[first])} {what(first)}; its results are not used")
 
 
 def _check_images(proposed: Any, clean: Tensor, label: str, at: Tensor) -> None:

@@ -54,9 +54,7 @@ def margins(
     with _frozen(network), _full_precision(), torch.no_grad():
         for part, part_labels in _batches(network, images, labels, batch):
             epsilon = torch.full((len(part),), threat.epsilon, dtype=part.dtype, device=part.device)
-            parts.append(
-                _certified(network, part, part_labels, threat.norm, epsilon, method).to(images.device)
-            )
+            parts.append(_certified(network, part, part_labels, threat.norm, epsilon, method).to(images.device))
             report(sum(map(len, parts)), len(images), "image")
     return torch.cat(parts)
 
@@ -107,13 +105,9 @@ def _check(images: Tensor, labels: Tensor, batch: int) -> None:
     if batch < 1:
         raise InputError(f"batch {batch} is not a number of images; use at least 1")
     if images.dim() < 2 or len(images) == 0:
-        raise InputError(
-            f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image"
-        )
+        raise InputError(f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image")
     if labels.shape != images.shape[:1]:
-        raise InputError(
-            f"{len(images)} images but labels of shape {tuple(labels.shape)}; expected ({len(images)},)"
-        )
+        raise InputError(f"{len(images)} images but labels of shape {tuple(labels.shape)}; expected ({len(images)},)")
 
 
 @contextmanager
@@ -148,9 +142,7 @@ def _full_precision() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = allowed
 
 
-def _batches(
-    network: nn.Module, images: Tensor, labels: Tensor, batch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(network: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches on the network's device, without the caller's graph."""
     held = next((tensor for tensor in (*network.parameters(), *network.buffers())), images)
     parts = zip(torch.split(images.detach(), batch), torch.split(labels, batch), strict=True)
@@ -158,9 +150,7 @@ def _batches(
         yield part.to(held.device), part_labels.to(held.device)
 
 
-def _certified(
-    network: nn.Module, images: Tensor, labels: Tensor, norm: str, epsilon: Tensor, method: str
-) -> Tensor:
+def _certified(network: nn.Module, images: Tensor, labels: Tensor, norm: str, epsilon: Tensor, method: str) -> Tensor:
     """(N, K - 1) bounds, lowered by a slack for rounding."""
     bound = margins_within(network, images, labels, norm, epsilon, method)
     size = network(images).abs().amax(dim=1, keepdim=True)
@@ -168,9 +158,7 @@ def _certified(
     return torch.where(lowered.isnan(), -torch.inf, lowered)
 
 
-def _radius(
-    network: nn.Module, images: Tensor, labels: Tensor, norm: str, method: str, tolerance: float
-) -> Tensor:
+def _radius(network: nn.Module, images: Tensor, labels: Tensor, norm: str, method: str, tolerance: float) -> Tensor:
     """(N,) for one batch; see `radius`."""
     reach = 1.0 if norm == "linf" else math.sqrt(images[0].numel())
     margin = _certified(network, images, labels, norm, images.new_zeros(len(images)), "ibp").amin(dim=1)
@@ -223,9 +211,7 @@ def _first_order(network: nn.Module, images: Tensor, labels: Tensor, norm: str, 
         logits = network(leaf)
         true = logits.gather(1, labels[:, None].long()).squeeze(1)
         wrong = logits.scatter(1, labels[:, None].long(), -torch.inf).amax(dim=1)
-        (gradient,) = torch.autograd.grad(
-            (true - wrong).sum(), leaf, allow_unused=True, materialize_grads=True
-        )
+        (gradient,) = torch.autograd.grad((true - wrong).sum(), leaf, allow_unused=True, materialize_grads=True)
     length = torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL_ORDER[norm], dim=1)
     guess = margin / length.clamp_min(torch.finfo(length.dtype).tiny)
     return torch.nan_to_num(guess, nan=1e-3, posinf=1e6).clamp_min(1e-6)

@@ -93,27 +93,19 @@ def _parser() -> argparse.ArgumentParser:
         help: str,
         command: Callable[[argparse.Namespace], int],
     ) -> argparse.ArgumentParser:
-        added = where.add_parser(
-            name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False
-        )
+        added = where.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
         added.set_defaults(command=command, parser=added)
         return added
 
     def group(name: str, help: str) -> argparse._SubParsersAction[_Parser]:
-        added = commands.add_parser(
-            name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False
-        )
+        added = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
         return added.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
     run = add(commands, "run", "run a recipe, or go on where a run of it stopped", _run)
-    plan = add(
-        commands, "plan", "show what a recipe would do and what of it is done, without doing it", _plan
-    )
+    plan = add(commands, "plan", "show what a recipe would do and what of it is done, without doing it", _plan)
     for each in (run, plan):
         each.add_argument("recipe", metavar="RECIPE", help="a file, or the name of a shipped recipe")
-        each.add_argument(
-            "--out", type=Path, metavar="DIR", help="run directory (default: runs/NAME of the recipe)"
-        )
+        each.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/NAME of the recipe)")
         each.add_argument(
             "--set",
             action="append",
@@ -121,13 +113,9 @@ def _parser() -> argparse.ArgumentParser:
             metavar="KEY=VALUE",
             help="override a key of the recipe, such as search.epochs=5; VALUE is YAML; may be given again",
         )
-    run.add_argument(
-        "--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
-    )
+    run.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     run.add_argument("--until", choices=("search", "train"), help="stop after this stage")
-    run.add_argument(
-        "--jobs", type=_jobs, default=1, metavar="N", help="stages to run side by side (default: 1)"
-    )
+    run.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="stages to run side by side (default: 1)")
     run.add_argument("--quiet", action="store_true", help="show no progress, only the table")
     table = add(commands, "table", "rebuild and print the table of a run directory", _table)
     table.add_argument("directory", type=Path, metavar="DIR", help="a run directory")
@@ -142,14 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     recipes = group("recipes", "list, show or copy the recipes that ship with robustnas")
     add(recipes, "list", "list the shipped recipes", _list_recipes)
     show = add(recipes, "show", "print a shipped recipe", _show_recipe)
-    copy = add(
-        recipes, "copy", "copy a shipped recipe to a file of your own; nothing is overwritten", _copy_recipe
-    )
+    copy = add(recipes, "copy", "copy a shipped recipe to a file of your own; nothing is overwritten", _copy_recipe)
     for each in (show, copy):
         each.add_argument("name", metavar="NAME", help="a name that recipes list shows")
-    copy.add_argument(
-        "dest", nargs="?", type=Path, metavar="DEST", help="file or folder (default: ./NAME.yaml)"
-    )
+    copy.add_argument("dest", nargs="?", type=Path, metavar="DEST", help="file or folder (default: ./NAME.yaml)")
     return parser
 
 
@@ -272,9 +256,7 @@ def _copy_recipe(arguments: argparse.Namespace) -> int:
         with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except FileExistsError:
-        raise InputError(
-            f"{path} is there already; recipes copy overwrites nothing, another DEST would do"
-        ) from None
+        raise InputError(f"{path} is there already; recipes copy overwrites nothing, another DEST would do") from None
     except FileNotFoundError:
         raise InputError(f"{path}: there is no folder {path.parent}; make it first") from None
     print(f"{path}\n  robustnas run {path}")

@@ -16,8 +16,6 @@ def load_foolbox() -> Any:
     """The module `foolbox`."""
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", r"Please import .* from the .scipy\.ndimage. namespace", DeprecationWarning
-        )
+        warnings.filterwarnings("ignore", r"Please import .* from the .scipy\.ndimage. namespace", DeprecationWarning)
         import foolbox
     return foolbox

@@ -28,9 +28,7 @@ def _genes(name: str, value: Any) -> tuple[Gene, ...]:
     if not isinstance(value, (list, tuple)):
         raise InputError(f"genotype: {name} is {value!r}; a list of [operation, input] pairs would do")
     if not value or len(value) % 2:
-        raise InputError(
-            f"genotype: {name} has {len(value)} edges; two a node would do, and at least one node"
-        )
+        raise InputError(f"genotype: {name} has {len(value)} edges; two a node would do, and at least one node")
     genes = []
     for index, gene in enumerate(value):
         where = f"genotype: {name}[{index}]"

@@ -55,8 +55,7 @@ class InMemory:
         pixels = self.pixels
         if pixels.dim() != 4 or not (pixels.dtype == torch.uint8 or pixels.is_floating_point()):
             raise DataError(
-                "pixels must be uint8 or float of shape (N, C, H, W), "
-                f"found {pixels.dtype} of {tuple(pixels.shape)}"
+                f"pixels must be uint8 or float of shape (N, C, H, W), found {pixels.dtype} of {tuple(pixels.shape)}"
             )
         _check_labels(self.labels, len(pixels))
         # written so that a NaN fails it

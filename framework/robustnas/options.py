@@ -142,11 +142,7 @@ def type_text(annotation: Any) -> str:
             return "mapping of " + " to ".join(type_text(argument) for argument in arguments)
         elements = [type_text(argument) for argument in arguments if argument is not Ellipsis]
         fixed = origin is tuple and Ellipsis not in arguments
-        return (
-            f"list of {', '.join(elements)}"
-            if fixed
-            else f"list of {elements[0] if elements else 'anything'}"
-        )
+        return f"list of {', '.join(elements)}" if fixed else f"list of {elements[0] if elements else 'anything'}"
     if isinstance(annotation, type):
         if issubclass(annotation, enum.Enum):
             return " | ".join(value_text(member.value) for member in annotation)
@@ -208,11 +204,7 @@ def _documented(cls: type) -> dict[str, str]:
     found: dict[str, str] = {}
     for documented in (_constructor(cls), cls):
         lines = inspect.cleandoc(documented.__doc__ or "").splitlines()
-        heads = [
-            index
-            for index, line in enumerate(lines)
-            if line.strip() in ("Args:", "Arguments:", "Parameters:")
-        ]
+        heads = [index for index, line in enumerate(lines) if line.strip() in ("Args:", "Arguments:", "Parameters:")]
         if not heads:
             continue
         name, indent = "", None

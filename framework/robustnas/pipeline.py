@@ -21,13 +21,13 @@ from rich.console import Console
 
 from robustnas import device as devices
 from robustnas import table
+from robustnas.artifacts import write_json, write_text
 from robustnas.errors import DataError, RunDirectoryError
 from robustnas.plan import Plan, make
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.resolved import resolved
 from robustnas.run import layout, overview
 from robustnas.run.directory import RunDirectory
-from robustnas.artifacts import write_json, write_text
 from robustnas.run.progress import Progress
 from robustnas.run.scheduler import Outcome, run_all
 
@@ -60,7 +60,10 @@ def run(
         if not all(directory.done(stage) for stage in stages):
             check_data(todo)
             overview.check_networks(todo)
-        write_text(directory.path / "recipe.yaml", yaml.safe_dump(resolved(loaded), sort_keys=False, allow_unicode=True))
+        write_text(
+            directory.path / "recipe.yaml",
+            yaml.safe_dump(resolved(loaded), sort_keys=False, allow_unicode=True),
+        )
         write_json(directory.path / "layout.json", layout.describe(todo, directory))
         progress = Progress(quiet=quiet)
         with _ending_cleanly(), progress.shown():

@@ -158,9 +158,7 @@ def make(loaded: Loaded) -> Plan:
     )
 
 
-def _stages(
-    loaded: Loaded, name: str, method: Method, space: Use, genotype: Genotype | None, seed: int
-) -> list[Stage]:
+def _stages(loaded: Loaded, name: str, method: Method, space: Use, genotype: Genotype | None, seed: int) -> list[Stage]:
     """The stages of one method and seed."""
     recipe = loaded.recipe
     threat = attrs.asdict(method.threat or recipe.threat)

@@ -109,9 +109,7 @@ class Registry:
         what = f"{self.kind} {name!r} ({entry.target}, from {entry.provider})"
         plugin = _import(self.group, entry, what)
         if not isinstance(plugin, type):
-            raise PluginError(
-                f"{what} is not a class: found {plugin!r:.80}; a class with options as fields would do"
-            )
+            raise PluginError(f"{what} is not a class: found {plugin!r:.80}; a class with options as fields would do")
         wrong = self.check(plugin)
         if wrong:
             raise PluginError("\n  ".join([f"{what} does not keep its contract", *wrong]))
@@ -170,18 +168,14 @@ def _import(group: str, entry: Entry, what: str) -> Any:
         return FreshDriver(group, entry.name).driver
     except KeyboardInterrupt:
         raise
-    except (
-        BaseException
-    ) as fault:  # SystemExit and pytest's Skipped are no Exceptions; one plugin must not stop all
+    except BaseException as fault:  # SystemExit and pytest's Skipped are no Exceptions; one plugin must not stop all
         raise PluginError(f"{what} does not import: {_told(fault)}") from fault
 
 
 def _told(fault: BaseException) -> str:
     """Kind and text of an exception, and the last line of code it came through."""
     frames = traceback.extract_tb(fault.__traceback__)
-    inside = [
-        frame for frame in frames if "stevedore" not in frame.filename and "importlib" not in frame.filename
-    ]
+    inside = [frame for frame in frames if "stevedore" not in frame.filename and "importlib" not in frame.filename]
     where = f" ({inside[-1].filename}:{inside[-1].lineno})" if inside[1:] else ""
     return f"{type(fault).__name__}: {fault}{where}" if str(fault) else f"{type(fault).__name__}{where}"
 
@@ -269,9 +263,7 @@ def _wrong_search_space(cls: type) -> list[str]:
 def _wrong_metric(cls: type) -> list[str]:
     parts = metric_parts(cls)
     if not parts:
-        wanted = [
-            f"{part}{_readable(inspect.signature(getattr(c, part)))}" for part, c in METRIC_PARTS.items()
-        ]
+        wanted = [f"{part}{_readable(inspect.signature(getattr(c, part)))}" for part, c in METRIC_PARTS.items()]
         return ["promised: at least one of", *(f"  {line}" for line in wanted), f"found:    {_public(cls)}"]
     return [line for part in METRIC_PARTS if part in parts for line in _method(cls, part, METRIC_PARTS[part])]
 

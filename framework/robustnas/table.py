@@ -101,8 +101,7 @@ def robust_share(result: SeedResult, columns: Sequence[AttackColumn]) -> float |
     if result.clean is None or not worst or any(label not in result.broken for label in worst):
         return None
     standing = [
-        clean and not any(result.broken[label][index] for label in worst)
-        for index, clean in enumerate(result.clean)
+        clean and not any(result.broken[label][index] for label in worst) for index, clean in enumerate(result.clean)
     ]
     return share(standing)
 
@@ -115,9 +114,7 @@ def share(flags: Sequence[bool]) -> float:
 def _attack_share(result: SeedResult, label: str) -> float | None:
     if result.clean is None or label not in result.broken:
         return None
-    return share(
-        [clean and not broken for clean, broken in zip(result.clean, result.broken[label], strict=True)]
-    )
+    return share([clean and not broken for clean, broken in zip(result.clean, result.broken[label], strict=True)])
 
 
 def _radius(result: SeedResult, norm: str, over_correct: bool) -> float | None:
@@ -264,7 +261,9 @@ def csv_text(comparison: Comparison) -> str:
     for column in columns:
         name = column.title.removesuffix(" %").replace(" ", "_")
         name = "search_seconds" if name == "search_s" else name
-        header += [f"{name}_mean", f"{name}_std"] if name != "search_seconds" else ["search_seconds", "search_std_seconds"]
+        header += (
+            [f"{name}_mean", f"{name}_std"] if name != "search_seconds" else ["search_seconds", "search_std_seconds"]
+        )
     writer.writerow(header)
     for r in comparison.rows:
         line: list[Any] = [r["method"], " ".join(map(str, r["seeds"]))]
@@ -281,11 +280,15 @@ def render(comparison: Comparison, compact: bool = False) -> RichTable:
     table = RichTable(title=f"threat: {comparison.threat}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
     for index, title in enumerate(titles):
         table.add_column(
-            title.replace(" ", "\n") if compact else title, justify="left" if index == 0 else "right", no_wrap=True
+            title.replace(" ", "\n") if compact else title,
+            justify="left" if index == 0 else "right",
+            no_wrap=True,
         )
     for line in body:
-        shown = [f"[bold]{text.replace(' ', '* ', 1) if ' ' in text else text + '*'}[/]" if best else text
-                 for text, best in line]
+        shown = [
+            f"[bold]{text.replace(' ', '* ', 1) if ' ' in text else text + '*'}[/]" if best else text
+            for text, best in line
+        ]
         table.add_row(*[text.replace(" ±", "\n±") if compact else text for text in shown])
     return table
 

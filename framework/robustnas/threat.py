@@ -68,7 +68,8 @@ class ThreatModel:
         delta = (images - clean).flatten(1)
         if self.norm == "linf":
             return delta.abs().amax(dim=1)
-        return delta.norm(dim=1)
+        length: Tensor = delta.norm(dim=1)
+        return length
 
     def project(self, images: Tensor, clean: Tensor) -> Tensor:
         """Admissible images near `images`: both (N, C, H, W), clean in [0, 1] -> the same shape.

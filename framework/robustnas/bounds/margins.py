@@ -71,9 +71,7 @@ def margins_within(
     logits = walk.run()
     classes = logits.centre.shape[1]
     if int(labels.max()) >= classes:
-        raise InputError(
-            f"label {int(labels.max())} for a network of {classes} classes; labels are 0 to {classes - 1}"
-        )
+        raise InputError(f"label {int(labels.max())} for a network of {classes} classes; labels are 0 to {classes - 1}")
     wrong = _wrong_classes(logits, labels, targets)
     bound = _usable(_interval_margins(logits, labels, wrong))
     if linear:
@@ -93,16 +91,12 @@ def _check(network: Network, images: Tensor, labels: Tensor, norm: str, method: 
         if given not in known:
             raise InputError(f"{what} {given!r} is unknown; known are {', '.join(known)}")
     if images.dim() < 2 or images.numel() == 0:
-        raise InputError(
-            f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image"
-        )
+        raise InputError(f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image")
     if images.dtype not in (torch.float32, torch.float64):
         raise InputError(f"images are {images.dtype}; bounds need float32 or float64 in [0, 1]")
     if not bool(((images >= 0) & (images <= 1)).all()):
         low, high = float(images.detach().min()), float(images.detach().max())
-        raise InputError(
-            f"images reach from {low:g} to {high:g}; expected [0, 1] (normalisation is the network's job)"
-        )
+        raise InputError(f"images reach from {low:g} to {high:g}; expected [0, 1] (normalisation is the network's job)")
     if labels.shape != images.shape[:1] or labels.dtype.is_floating_point or labels.dtype == torch.bool:
         found = f"labels have shape {tuple(labels.shape)} and type {labels.dtype}"
         raise InputError(f"{found}; expected ({images.shape[0]},) integers")
@@ -147,9 +141,7 @@ def _interval_margins(logits: Value, labels: Tensor, wrong: Tensor) -> Tensor:
         bound = middle - (rows.abs() @ value.radius.unsqueeze(2)).squeeze(2)
         if value.ball is not None:
             clean = (rows @ value.ball.clean.unsqueeze(2)).squeeze(2) + offset
-            reach = walk.region.epsilon[:, None] * torch.linalg.vector_norm(
-                rows * value.ball.scale[:, None], dim=2
-            )
+            reach = walk.region.epsilon[:, None] * torch.linalg.vector_norm(rows * value.ball.scale[:, None], dim=2)
             bound = torch.maximum(bound, clean - reach)
         return bound
 

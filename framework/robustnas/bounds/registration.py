@@ -79,9 +79,7 @@ def linear_rule(*functions: Function) -> Callable[[H], H]:
     def register(magnitude: H) -> H:
         def handler(function: Function, value: Value, *rest: Any, **kwargs: Any) -> Value:
             only_first(function, value, rest, kwargs)
-            return propagate(
-                value, lambda x: function(x, *rest, **kwargs), lambda r: magnitude(r, *rest, **kwargs)
-            )
+            return propagate(value, lambda x: function(x, *rest, **kwargs), lambda r: magnitude(r, *rest, **kwargs))
 
         rule(*functions)(handler)
         return magnitude

@@ -49,9 +49,7 @@ def _per_image(values: Tensor) -> Tensor:
 
 class _Lines(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, walk: Walk, output: Tensor, lower_line: Tensor, upper_line: Tensor, budget: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, walk: Walk, output: Tensor, lower_line: Tensor, upper_line: Tensor, budget: Tensor) -> Tensor:
         ctx.walk = walk
         ctx.save_for_backward(output, lower_line, upper_line)
         return output.view_as(output)

@@ -225,11 +225,7 @@ def _place(network: Any) -> str:
         module = frame.f_locals.get("self")
         if isinstance(module, nn.Module) and id(module) in paths:
             path = paths[id(module)]
-            return (
-                f"{path} ({type(module).__name__})"
-                if path
-                else f"the network itself ({type(module).__name__})"
-            )
+            return f"{path} ({type(module).__name__})" if path else f"the network itself ({type(module).__name__})"
         frame = frame.f_back  # type: ignore[assignment]
     return "the network"
 

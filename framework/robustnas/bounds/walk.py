@@ -76,13 +76,9 @@ class Walk:
             with torch.autocast(region.images.device.type, enabled=False):
                 logits = self.network(Value(self, plain, region.centre, region.radius, ball))
         if not isinstance(logits, Value):
-            raise InputError(
-                f"the network returned {type(logits).__name__}, not logits that depend on the images"
-            )
+            raise InputError(f"the network returned {type(logits).__name__}, not logits that depend on the images")
         if logits.centre.dim() != 2 or logits.centre.shape[1] < 2:
-            raise InputError(
-                f"logits have shape {tuple(logits.centre.shape)}; expected (N, K) with at least 2 classes"
-            )
+            raise InputError(f"logits have shape {tuple(logits.centre.shape)}; expected (N, K) with at least 2 classes")
         return logits
 
     def interval(

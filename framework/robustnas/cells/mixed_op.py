@@ -18,9 +18,7 @@ that outputs zero.
 
 def nothing_computes(table: OpTable) -> InputError:
     """The fault of a table whose operations all output zero."""
-    return InputError(
-        f"the operations {', '.join(table) or '(none given)'} all output zero; add one that computes"
-    )
+    return InputError(f"the operations {', '.join(table) or '(none given)'} all output zero; add one that computes")
 
 
 def total(terms: Sequence[Tensor]) -> Tensor:

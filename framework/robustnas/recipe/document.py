@@ -117,9 +117,7 @@ def parse(text: str, file: str, faults: Faults, at: Mark | None = None) -> Node 
         root = composer.get_single_node()
     except yaml.reader.ReaderError as fault:
         mark = at or _mark_of(file, text, fault.position)
-        faults.add(
-            mark, "", f"not YAML: found the character {chr(int(fault.character))!r}; printable text would do"
-        )
+        faults.add(mark, "", f"not YAML: found the character {chr(int(fault.character))!r}; printable text would do")
         return None
     except yaml.MarkedYAMLError as fault:
         faults.add(at or _mark(file, fault.problem_mark or fault.context_mark), "", _syntax(fault, text))
@@ -163,9 +161,7 @@ class _Reader:
         mark = self.mark(node)
         self.size += 1
         if id(node) in above:
-            self.faults.add(
-                mark, path, "found an alias of the value it stands in; a value cannot hold itself"
-            )
+            self.faults.add(mark, path, "found an alias of the value it stands in; a value cannot hold itself")
             return None
         if self.size > LARGEST:
             if self.size == LARGEST + 1:
@@ -184,9 +180,7 @@ class _Reader:
             except ValueError:
                 self.faults.add(mark, path, f"found {node.value[:40]!r} tagged !!{kind}; it is none")
                 return None
-        self.faults.add(
-            mark, path, f"found the tag {node.tag!r}; plain text, numbers, lists and mappings would do"
-        )
+        self.faults.add(mark, path, f"found the tag {node.tag!r}; plain text, numbers, lists and mappings would do")
         return None
 
     def mapping(self, node: yaml.MappingNode, mark: Mark, path: str, above: tuple[int, ...]) -> Node:
@@ -200,9 +194,7 @@ class _Reader:
                 continue
             key = key_node.value
             if key == "<<":
-                self.faults.add(
-                    at, path, "found a merge key ('<<'), which YAML 1.2 does not have; extends would do"
-                )
+                self.faults.add(at, path, "found a merge key ('<<'), which YAML 1.2 does not have; extends would do")
                 continue
             if key in keys:
                 text = f"duplicate key; found first at line {keys[key].line}, one of the two would do"

@@ -113,9 +113,7 @@ def _extended(root: Node, path: Path, faults: Faults) -> Node:
         faults.add(node.mark, node.path, str(fault))
         return own
     if base_path.resolve() == path.resolve():
-        faults.add(
-            node.mark, node.path, f"found a cycle: {path} -> {base_path}; a recipe cannot extend itself"
-        )
+        faults.add(node.mark, node.path, f"found a cycle: {path} -> {base_path}; a recipe cannot extend itself")
         return own
     _, base = _read(base_path, faults)
     if base is None:
@@ -162,9 +160,7 @@ def _recipe(root: Node, faults: Faults) -> Recipe | None:
         parts["certify"] = Certify() if switch.value else None
     else:
         parts["certify"] = section("certify", Certify)
-    threat: Any = (
-        read_object(ThreatModel, given["threat"], faults, "key of threat") if "threat" in given else BAD
-    )
+    threat: Any = read_object(ThreatModel, given["threat"], faults, "key of threat") if "threat" in given else BAD
     parts["threat"] = threat
     for key, registry in (("dataset", DATASETS), ("search_space", SEARCH_SPACES)):
         parts[key] = plugins.use(given[key], registry) if key in given else BAD
@@ -174,9 +170,7 @@ def _recipe(root: Node, faults: Faults) -> Recipe | None:
         known = None if threat is BAD else threat
         parts["attacks"] = plugins.attacks(given["attacks"], given.get("threat"), known)
     if "methods" in given:
-        parts["methods"] = read_methods(
-            given["methods"], given, parts["search"], parts["train"], plugins, faults
-        )
+        parts["methods"] = read_methods(given["methods"], given, parts["search"], parts["train"], plugins, faults)
     return None if len(faults) else Recipe(**parts)
 
 

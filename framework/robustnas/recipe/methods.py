@@ -51,9 +51,7 @@ def read_methods(
             faults.add(node.keys[name], node.path, f"{text}, a letter or digit first (it names a folder)")
         other = folded.setdefault(name.casefold(), name)
         if other != name:
-            text = (
-                f"found {name!r} beside {other!r}; names of folders differ in more than upper and lower case"
-            )
+            text = f"found {name!r} beside {other!r}; names of folders differ in more than upper and lower case"
             faults.add(node.keys[name], node.path, text)
         method = _method(entry, recipe, search, train, plugins, faults)
         if method is not BAD:
@@ -67,9 +65,7 @@ def _method(
     if node.value is None:
         return Method(search=search, train=train)
     if not isinstance(node.value, dict):
-        faults.add(
-            node.mark, node.path, f"found {found(node.value)}; a mapping would do, {{}} for plain DARTS"
-        )
+        faults.add(node.mark, node.path, f"found {found(node.value)}; a mapping would do, {{}} for plain DARTS")
         return BAD
     entries = node.value
     for key in [key for key in node.keys if key in SHARED]:

@@ -72,9 +72,7 @@ def _assigned(node: Node, parts: Sequence[str], value: Node, mark: Mark, faults:
     key = ".".join(parts[:count])
     entry = node.value.get(key) or Node(mark, below(node.path, key), None)
     entries = {**node.value, key: _assigned(entry, parts[count:], value, mark, faults)}
-    return evolve(
-        node, value=entries, keys={**node.keys, key: node.keys.get(key, mark) if parts[count:] else mark}
-    )
+    return evolve(node, value=entries, keys={**node.keys, key: node.keys.get(key, mark) if parts[count:] else mark})
 
 
 def _as_mapping(node: Node) -> Node:

@@ -61,11 +61,7 @@ class Plugins:
         if any(entry is BAD for entry in weighted):
             return BAD
         for part in ("inner_loss", "outer_loss"):
-            owners = [
-                entry
-                for entry in zip(nodes, weighted, strict=True)
-                if part in metric_parts(entry[1][1].plugin)
-            ]
+            owners = [entry for entry in zip(nodes, weighted, strict=True) if part in metric_parts(entry[1][1].plugin)]
             for extra, (_, use) in owners[1:]:
                 text = f"found {use.name!r}, the second metric with {part}; a level has one loss"
                 self.faults.add(extra.mark, extra.path, text)
@@ -126,9 +122,7 @@ class Plugins:
         if "label" in entries:
             label = read_value(entries["label"], str, self.faults)
             if label is not BAD and not label.strip():
-                self.faults.add(
-                    entries["label"].mark, entries["label"].path, "found no text; a name would do"
-                )
+                self.faults.add(entries["label"].mark, entries["label"].path, "found no text; a name would do")
                 label = BAD
         if use is BAD or own is BAD or own is None or label is BAD:
             return BAD

@@ -49,16 +49,10 @@ def find(source: str | Path, beside: Path | None = None) -> Path:
     shipped = names()
     what = "is a folder, not a recipe" if path.is_dir() else "no such file"
     stem = name.removesuffix(".yaml").removesuffix(".yml")
-    hint = (
-        f"; did you mean {stem!r}, without {name[len(stem) :]}?"
-        if stem in shipped
-        else did_you_mean(name, shipped)
-    )
+    hint = f"; did you mean {stem!r}, without {name[len(stem) :]}?" if stem in shipped else did_you_mean(name, shipped)
     if not hint and not name.endswith(SUFFIXES) and path.with_suffix(".yaml").is_file():
         hint = f"; did you mean {str(path.with_suffix('.yaml'))!r}?"
-    raise RecipeError(
-        [f"{path}: {what}, and no shipped recipe{hint}\n  shipped: {', '.join(shipped) or 'none'}"]
-    )
+    raise RecipeError([f"{path}: {what}, and no shipped recipe{hint}\n  shipped: {', '.join(shipped) or 'none'}"])
 
 
 def shipped(name: str) -> Path:
@@ -71,9 +65,7 @@ def shipped(name: str) -> Path:
     known = names()
     if shelf is None or name not in known:
         hint = did_you_mean(name, known)
-        raise RecipeError(
-            [f"no shipped recipe is called {name!r}{hint}\n  shipped: {', '.join(known) or 'none'}"]
-        )
+        raise RecipeError([f"no shipped recipe is called {name!r}{hint}\n  shipped: {', '.join(known) or 'none'}"])
     return shelf / f"{name}.yaml"
 
 

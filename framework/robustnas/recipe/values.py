@@ -93,9 +93,7 @@ def read_object(
     before = len(faults)
     options = options_of(cls)
     reserved = set(reserved)
-    refuse_unknown(
-        node, [*(name for name in options if name not in reserved), *sorted(reserved)], what, faults
-    )
+    refuse_unknown(node, [*(name for name in options if name not in reserved), *sorted(reserved)], what, faults)
     given = {
         name: _option(entries[name], option, faults)
         for name, option in options.items()
@@ -127,9 +125,7 @@ def construct(make: Callable[[], Any], node: Node, faults: Faults) -> Any:
         return make()
     except (ValueError, TypeError, RobustnasError) as fault:
         return _refuse(node, _words(fault, node.value), faults)
-    except (
-        Exception
-    ) as fault:  # a plugin's own failure is told like any other fault of the recipe, not hidden
+    except Exception as fault:  # a plugin's own failure is told like any other fault of the recipe, not hidden
         frame = traceback.extract_tb(fault.__traceback__)[-1]
         where = f"{frame.filename}:{frame.lineno}"
         return _refuse(node, f"failed with {type(fault).__name__}: {fault} ({where})", faults)
@@ -231,9 +227,7 @@ def _validate(
             default: Any = attribute.default
             factory = getattr(default, "factory", None)
             value = default if factory is None else factory(blank) if default.takes_self else factory()
-        elif (
-            value is not MISSING and value is not BAD and attribute.converter is not None and name in entries
-        ):
+        elif value is not MISSING and value is not BAD and attribute.converter is not None and name in entries:
             value = construct(partial(_converted, attribute, blank, value), entries[name], faults)
         if value is MISSING or value is BAD:
             incomplete = True
@@ -270,9 +264,7 @@ def _leaves(validator: Any, value: Any) -> Iterator[Any]:
     """The rules a validator is made of that concern a value; of attrs' own combinations each part."""
     if validator is None or (isinstance(validator, OPTIONAL) and value is None):
         return
-    parts = (
-        [validator.validator] if isinstance(validator, OPTIONAL) else getattr(validator, "_validators", None)
-    )
+    parts = [validator.validator] if isinstance(validator, OPTIONAL) else getattr(validator, "_validators", None)
     if parts is None:
         yield validator
         return

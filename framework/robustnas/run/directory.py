@@ -1,10 +1,10 @@
 """The run directory: one experiment, one process at a time, a folder a stage.
 
-    run.json          which experiment this is: dataset, search space, threat
-    recipe.yaml       the recipe of the last run, every default filled in
-    layout.json       which folder holds which stage, and the columns of the table
-    search/ train/ clean/ attack/ certify/      stages, `<method>-seed<seed>-<key>`
-    table.md table.csv table.json
+run.json          which experiment this is: dataset, search space, threat
+recipe.yaml       the recipe of the last run, every default filled in
+layout.json       which folder holds which stage, and the columns of the table
+search/ train/ clean/ attack/ certify/      stages, `<method>-seed<seed>-<key>`
+table.md table.csv table.json
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import IO, Any
 
 from attrs import frozen
 
+from robustnas.artifacts import StageFolder, read_json, write_json
 from robustnas.errors import RunDirectoryError
 from robustnas.plan import Plan, Stage
-from robustnas.artifacts import StageFolder, read_json, write_json
 
 if sys.platform == "win32":
     import msvcrt
@@ -52,7 +52,9 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             file = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held for the whole run
         except OSError as fault:
-            raise RunDirectoryError(f"{self.path}: cannot be used: {fault.strerror}; choose another with --out") from fault
+            raise RunDirectoryError(
+                f"{self.path}: cannot be used: {fault.strerror}; choose another with --out"
+            ) from fault
         with file:
             try:
                 _try_lock(file)

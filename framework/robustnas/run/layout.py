@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from robustnas.artifacts import StageFolder, read_json
 from robustnas.errors import RunDirectoryError
 from robustnas.plan import Plan, Stage
 from robustnas.run.directory import RunDirectory
-from robustnas.artifacts import StageFolder, read_json
 from robustnas.table import AttackColumn, Comparison, SeedResult, row
 
 
@@ -40,9 +40,7 @@ def describe(plan: Plan, directory: RunDirectory) -> dict[str, Any]:
                     "search": where(plan.stage("search", method, seed)),
                     "train": where(plan.stage("train", method, seed)),
                     "clean": where(plan.stage("clean", method, seed)),
-                    "attacks": {
-                        str(a.label): where(plan.stage("attack", method, seed, a.label)) for a in plan.attacks
-                    },
+                    "attacks": {str(a.label): where(plan.stage("attack", method, seed, a.label)) for a in plan.attacks},
                     "certify": where(plan.stage("certify", method, seed)),
                 }
                 for seed in plan.seeds
@@ -55,10 +53,8 @@ def describe(plan: Plan, directory: RunDirectory) -> dict[str, Any]:
 def _notes(plan: Plan) -> list[str]:
     """What a reader must know to read the table rightly."""
     images = "all" if plan.evaluate.images is None else f"the first {plan.evaluate.images}"
-    notes = [
-        f"accuracies in percent of {images} test images, mean ± standard deviation over {len(plan.seeds)} seed(s); "
-        "best mean marked"
-    ]
+    seeds = "1 seed" if len(plan.seeds) == 1 else f"{len(plan.seeds)} seeds"
+    notes = [f"accuracies in percent of {images} test images, mean ± standard deviation over {seeds}; best mean marked"]
     worst = [str(a.label) for a in plan.attacks if (a.threat or plan.threat) == plan.threat]
     if worst:
         notes.append(f"robust: right when clean and under each of {', '.join(worst)} at {plan.threat}, image by image")
@@ -112,9 +108,7 @@ def _seed_result(directory: RunDirectory, seed: int, stages: dict[str, Any]) -> 
     attacks = {label: _result(directory, where) for label, where in stages["attacks"].items()}
     return SeedResult(
         seed=seed,
-        clean=None
-        if clean is None
-        else [p == y for p, y in zip(clean["predictions"], clean["labels"], strict=True)],
+        clean=None if clean is None else [p == y for p, y in zip(clean["predictions"], clean["labels"], strict=True)],
         broken={label: found["success"] for label, found in attacks.items() if found is not None},
         certified=None if certify is None else certify["certified"],
         radius={} if certify is None else certify["radius"],

@@ -67,13 +67,23 @@ def show(plan: Plan, directory: RunDirectory, console: Console) -> None:
     for name, method in plan.methods.items():
         supernet = "" if method.genotype is not None else f"{supernet_parameters(method, plan):,}"
         for seed in plan.seeds:
-            table.add_row(name, str(seed), *_stages(plan, method, seed, directory, count), supernet, _network(plan, method, seed, directory))
+            table.add_row(
+                name,
+                str(seed),
+                *_stages(plan, method, seed, directory, count),
+                supernet,
+                _network(plan, method, seed, directory),
+            )
     console.print(table)
     if count is None:
         console.print("steps are not known: the dataset's images are not here yet", markup=False)
     done = sum(directory.done(stage) for stage in plan.until(None))
-    console.print(f"{done} of {len(plan.until(None))} stages are done; parameters are trainable weights, "
-                  "without alpha and without the auxiliary head", markup=False, highlight=False)
+    console.print(
+        f"{done} of {len(plan.until(None))} stages are done; parameters are trainable weights, "
+        "without alpha and without the auxiliary head",
+        markup=False,
+        highlight=False,
+    )
 
 
 def _stages(

@@ -99,7 +99,9 @@ class Progress:
         self._finished += 1
         now = self.clock()
         figures = "  ".join(f"{name} {value:.4g}" for name, value in working.figures.items())
-        self._say(f"[{self._finished}/{self._total}] {stage.title}: {_duration(now - working.began)}  {figures}".rstrip())
+        self._say(
+            f"[{self._finished}/{self._total}] {stage.title}: {_duration(now - working.began)}  {figures}".rstrip()
+        )
 
     def failed(self, stage: Stage, why: str) -> None:
         """A stage failed; said even when quiet."""

@@ -107,31 +107,31 @@ def _side_by_side(
             busy = {worker.pipe: worker for worker in pool if worker.stage is not None}
             for pipe in wait(list(busy)):
                 worker = busy[pipe]  # type: ignore[index]
-                stage = worker.stage
-                assert stage is not None
+                working = worker.stage
+                assert working is not None
                 try:
                     message = worker.pipe.recv()
                 except (EOFError, ConnectionResetError):
                     worker.process.join(5)
                     raise RunError(
-                        f"the process doing {stage.title} ended without a word (exit status "
+                        f"the process doing {working.title} ended without a word (exit status "
                         f"{worker.process.exitcode}; out of memory?); fewer --jobs may help. "
                         "Finished stages are intact: run the same command again to go on"
                     ) from None
                 if message[0] == "report":
                     _, done, total, unit, figures = message
-                    progress.reporter(stage)(done, total, unit, **figures)
+                    progress.reporter(working)(done, total, unit, **figures)
                     continue
                 worker.stage = None
-                unfinished.discard(stage.key)
+                unfinished.discard(working.key)
                 if message[0] == "done":
-                    progress.finished(stage)
+                    progress.finished(working)
                     continue
                 fault = workers.revive(*message[1:])
                 _stop_if_hopeless(fault)
-                failures.append((stage, fault))
-                lost.add(stage.key)
-                progress.failed(stage, str(fault))
+                failures.append((working, fault))
+                lost.add(working.key)
+                progress.failed(working, str(fault))
     finally:
         for worker in pool:
             worker.stop()
@@ -140,5 +140,5 @@ def _side_by_side(
 
 def _stop_if_hopeless(fault: RobustnasError) -> None:
     """Bad input and a full disk would stop every other stage as well."""
-    if isinstance(fault, InputError) or isinstance(fault, DiskFullError):
+    if isinstance(fault, InputError | DiskFullError):
         raise fault

@@ -21,6 +21,7 @@ from attrs import frozen
 from torch import Tensor
 
 from robustnas import attack, certify, search, seeding, train
+from robustnas.artifacts import StageFolder, write_json
 from robustnas.contracts import Dataset, Genotype, Images, Shape
 from robustnas.errors import RunDirectoryError, RunError
 from robustnas.images import First, in_order
@@ -28,7 +29,6 @@ from robustnas.normalize import PixelNetwork
 from robustnas.plan import MethodPlan, Plan, Stage
 from robustnas.report import Report
 from robustnas.run.directory import RunDirectory
-from robustnas.artifacts import StageFolder, write_json
 
 
 @frozen
@@ -219,9 +219,7 @@ def _certify(task: Task) -> None:
     )
 
 
-def _radii(
-    network: PixelNetwork, images: Tensor, labels: Tensor, plan: Plan, certified: Tensor
-) -> dict[str, Tensor]:
+def _radii(network: PixelNetwork, images: Tensor, labels: Tensor, plan: Plan, certified: Tensor) -> dict[str, Tensor]:
     """Certified radii (N,) by norm.
 
     An image certified at the threat has at least the threat's epsilon as its radius, whichever method found that;

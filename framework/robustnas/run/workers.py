@@ -51,9 +51,7 @@ def start(plan: Plan, directory: RunDirectory, device: str, threads: int) -> Wor
     """A worker that waits for stage keys and answers with ("report", ...), ("done",) or ("failed", ...)."""
     ours, theirs = _SPAWN.Pipe()
     lifeline_read, lifeline_write = _SPAWN.Pipe(duplex=False)
-    process = _SPAWN.Process(
-        target=_serve, args=(theirs, lifeline_read, plan, directory, device, threads), daemon=True
-    )
+    process = _SPAWN.Process(target=_serve, args=(theirs, lifeline_read, plan, directory, device, threads), daemon=True)
     process.start()
     theirs.close()
     lifeline_read.close()

@@ -90,11 +90,7 @@ class Figures:
         for step, row in enumerate(rows.tolist(), first):
             for (what, advice), value in zip(ADVICE.items(), row, strict=False):
                 if not math.isfinite(value):
-                    kept = (
-                        f"the checkpoint of epoch {self.epoch} is kept"
-                        if self.epoch
-                        else "there is no checkpoint"
-                    )
+                    kept = f"the checkpoint of epoch {self.epoch} is kept" if self.epoch else "there is no checkpoint"
                     raise RunError(
                         f"the search diverged: in epoch {self.epoch + 1} of {self.epochs}, step {step + 1} "
                         f"of {self.steps}, the {what} is {value}; {advice}; {kept}"

@@ -97,9 +97,7 @@ def run(task: SearchTask, folder: StageFolder, device: torch.device, report: Rep
         )
         with seeding.seeded(seed, "search", "global", epoch):
             batches = _Batches(task, images, device, epoch)
-            order = shuffled(
-                parts[0], settings.batch, seeding.generator(seed, "search", "train order", epoch)
-            )
+            order = shuffled(parts[0], settings.batch, seeding.generator(seed, "search", "train order", epoch))
             vals = _round(parts[1], settings.batch, seeding.generator(seed, "search", "val order", epoch))
             figures = Figures(epoch, settings.epochs, len(order), device)
             for train_indices, val_indices in zip(order, vals, strict=False):
@@ -163,9 +161,7 @@ def _round(indices: Tensor, batch: int, generator: torch.Generator) -> Iterator[
 def _entropy(supernet: PixelSupernet) -> float:
     """Mean entropy of the rows of the mixing weights, in nats: log(O) undecided, 0 decided."""
     with torch.no_grad():
-        rows = torch.cat(
-            [torch.special.entr(rows).sum(dim=-1).flatten() for rows in supernet.mixing().values()]
-        )
+        rows = torch.cat([torch.special.entr(rows).sum(dim=-1).flatten() for rows in supernet.mixing().values()])
     return float(rows.mean())
 
 

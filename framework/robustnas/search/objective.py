@@ -49,24 +49,17 @@ class Objective:
         for part in ("inner_loss", "outer_loss"):
             owners = [type(metric).__name__ for _, metric in metrics if _has(metric, part)]
             if len(owners) > 1:
-                raise OptionError(
-                    f"metrics {' and '.join(owners)} both replace the {part.replace('_', ' ')}: keep one"
-                )
+                raise OptionError(f"metrics {' and '.join(owners)} both replace the {part.replace('_', ' ')}: keep one")
         for weight, metric in metrics:
             if weight != 1 and not _has(metric, "score"):
                 raise OptionError(
-                    f"metric {type(metric).__name__} has no score to weigh, found weight {weight:g}: "
-                    "remove the weight"
+                    f"metric {type(metric).__name__} has no score to weigh, found weight {weight:g}: remove the weight"
                 )
 
     @property
     def scores(self) -> list[tuple[float, Any]]:
         """The metrics whose scores count."""
-        return (
-            [(weight, metric) for weight, metric in self.metrics if _has(metric, "score")]
-            if self.gamma
-            else []
-        )
+        return [(weight, metric) for weight, metric in self.metrics if _has(metric, "score")] if self.gamma else []
 
     @property
     def plain_inner(self) -> bool:
@@ -109,9 +102,7 @@ class GradientSum:
         found = torch.autograd.grad(
             term, self.inputs, retain_graph=self.retain_graph, allow_unused=True, materialize_grads=True
         )
-        self.gradients = (
-            [a + b for a, b in zip(self.gradients, found, strict=True)] if self.gradients else list(found)
-        )
+        self.gradients = [a + b for a, b in zip(self.gradients, found, strict=True)] if self.gradients else list(found)
 
 
 def training_loss(objective: Objective, supernet: PixelSupernet, batch: Batch, context: Context) -> Tensor:
@@ -171,9 +162,7 @@ def validate(
 def _check_score(score: Tensor, count: int, metric: Any) -> None:
     name = type(metric).__name__
     if score.shape != (count,):
-        raise PluginError(
-            f"metric {name}: score of {count} images must be ({count},), found {tuple(score.shape)}"
-        )
+        raise PluginError(f"metric {name}: score of {count} images must be ({count},), found {tuple(score.shape)}")
     if not score.requires_grad:
         raise PluginError(
             f"metric {name}: no gradient flows through its score; compute it from the network's output "

@@ -18,9 +18,7 @@ from robustnas.threat import NORMS, ThreatModel
 IMAGES = 12
 
 
-def check_attack(
-    plugin: Any, *, norms: Sequence[str] | None = None, epsilon: float = 0.05, seed: int = 0
-) -> None:
+def check_attack(plugin: Any, *, norms: Sequence[str] | None = None, epsilon: float = 0.05, seed: int = 0) -> None:
     """Hold an attack to its contract on a tiny trained network.
 
     Args:
@@ -59,9 +57,7 @@ def _known_norms(attack: Any, verdict: Judge) -> list[str]:
     known = []
     for norm in NORMS:
         try:
-            with verdict.promised(
-                f"build accepts the norm {norm} or raises OptionError", unless=(OptionError,)
-            ):
+            with verdict.promised(f"build accepts the norm {norm} or raises OptionError", unless=(OptionError,)):
                 _built(attack, ThreatModel(norm, 0.1), verdict)
         except OptionError:
             continue
@@ -83,15 +79,11 @@ def _built(attack: Any, threat: ThreatModel, verdict: Judge) -> Any:
     fits = getattr(built.distance, "p", None) == ORDER[threat.norm]
     if not factory and not fits:
         raise OptionError(f"this foolbox attack measures {built.distance}, not {threat.norm}")
-    verdict.require(
-        fits, "build gives an attack whose distance is the threat's norm", f"{built.distance} for {threat}"
-    )
+    verdict.require(fits, "build gives an attack whose distance is the threat's norm", f"{built.distance} for {threat}")
     return built
 
 
-def _run(
-    built: Any, threat: ThreatModel, network: nn.Module, images: Tensor, labels: Tensor
-) -> tuple[Any, bool]:
+def _run(built: Any, threat: ThreatModel, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Any, bool]:
     """What the attack gives, run as the harness runs it, and whether it promises to stay in the ball."""
     foolbox = load_foolbox()
     model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
@@ -100,9 +92,7 @@ def _run(
         return built.run(model, images, wrong, early_stop=None), False
     if isinstance(built, foolbox.attacks.base.FixedEpsilonAttack):
         return built.run(model, images, wrong, epsilon=threat.epsilon), True
-    return built(model, images, wrong, epsilons=threat.epsilon)[
-        1
-    ], True  # a wrapper such as foolbox's Repeated
+    return built(model, images, wrong, epsilons=threat.epsilon)[1], True  # a wrapper such as foolbox's Repeated
 
 
 def _check_run(
@@ -127,9 +117,7 @@ def _check_run(
         if isinstance(found, Tensor)
         else type(found).__name__,
     )
-    verdict.require(
-        torch.equal(given.detach(), images), "leaves the clean images as they were", "they differ"
-    )
+    verdict.require(torch.equal(given.detach(), images), "leaves the clean images as they were", "they differ")
     found = found.detach()
     verdict.require(bool(found.isfinite().all()), "gives finite images", f"it does not, under {threat}")
     low, high = float(found.min()), float(found.max())
@@ -152,13 +140,10 @@ def _check_success(
     records = []
     for _ in range(2):
         with verdict.promised(f"the harness takes what it gives under {threat}"):
-            records.append(
-                evaluate(network, images, labels, _built(attack, threat, verdict), threat, seed=seed)
-            )
+            records.append(evaluate(network, images, labels, _built(attack, threat, verdict), threat, seed=seed))
     once, again = records
     verdict.require(
-        torch.equal(once.perturbed, again.perturbed)
-        and torch.allclose(once.distance, again.distance, atol=1e-6),
+        torch.equal(once.perturbed, again.perturbed) and torch.allclose(once.distance, again.distance, atol=1e-6),
         "draws at random from seeded global generators only, so that a run can be repeated",
         "two runs from one seed differ",
     )

@@ -60,15 +60,11 @@ def check_dataset(
 def _check_declared(dataset: Dataset, verdict: Judge) -> None:
     shape, classes = dataset.shape, dataset.classes
     verdict.require(
-        isinstance(shape, tuple)
-        and len(shape) == 3
-        and all(type(size) is int and size > 0 for size in shape),
+        isinstance(shape, tuple) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape),
         "shape is (channels, rows, columns), positive integers",
         repr(shape),
     )
-    verdict.require(
-        type(classes) is int and classes >= 2, "classes is an integer of at least 2", repr(classes)
-    )
+    verdict.require(type(classes) is int and classes >= 2, "classes is an integer of at least 2", repr(classes))
     for name, largest in (("mean", 1.0), ("std", 0.5)):
         values = getattr(dataset, name)
         verdict.require(
@@ -92,9 +88,7 @@ def _check_split(dataset: Dataset, name: str, verdict: Judge, limit: int) -> dic
     verdict.require(
         isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.dim() == 1,
         "labels are int64 of shape (N,)",
-        f"{labels.dtype} of shape {tuple(labels.shape)}"
-        if isinstance(labels, Tensor)
-        else type(labels).__name__,
+        f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__,
     )
     verdict.require(labels.device.type == "cpu", "labels are on the CPU", str(labels.device))
     verdict.require(len(labels) > 0, f"split {name!r} has images", "it is empty")
@@ -142,8 +136,7 @@ def _check_order(dataset: Dataset, images: Images, chosen: Tensor, name: str, ve
     torch.manual_seed(torch.initial_seed() + 1)
     again = dataset.split(name)
     verdict.require(
-        torch.equal(again.labels, images.labels)
-        and torch.equal(_taken(again, some, dataset, name, verdict), once),
+        torch.equal(again.labels, images.labels) and torch.equal(_taken(again, some, dataset, name, verdict), once),
         "a split is the same images in the same order every time",
         f"the second call of split({name!r}) gives others",
     )

@@ -102,9 +102,7 @@ def check_auxiliary(
             repr([tuple(one.shape) for one in pair]),
         )
     plain = logits_of(network, images, classes, "a network with an auxiliary head", verdict)
-    verdict.require(
-        close(plain, pair[0]), "the first logits of with_auxiliary are the network's own", "they differ"
-    )
+    verdict.require(close(plain, pair[0]), "the first logits of with_auxiliary are the network's own", "they differ")
     verdict.require(
         not close(plain, pair[1], 1e-6), "the auxiliary head's logits are its own", "they are the network's"
     )

@@ -74,13 +74,9 @@ class _Score:
         self.verdict.require(
             isinstance(score, Tensor) and score.shape == labels.shape,
             "score is a tensor of shape (N,), a number an image",
-            f"{tuple(score.shape)} for N = {len(labels)}"
-            if isinstance(score, Tensor)
-            else f"{type(score).__name__}",
+            f"{tuple(score.shape)} for N = {len(labels)}" if isinstance(score, Tensor) else f"{type(score).__name__}",
         )
-        self.verdict.require(
-            bool(score.isfinite().all()), "score is finite", f"{figures(score)} under {threat}"
-        )
+        self.verdict.require(bool(score.isfinite().all()), "score is finite", f"{figures(score)} under {threat}")
         self.verdict.require(
             torch.equal(given.detach(), images) and torch.equal(true, labels) and not given.requires_grad,
             "score leaves the images and labels as they were",
@@ -141,9 +137,7 @@ def _check_alone(
             promise,
             f"{figures(together[index])} for image {index}, {figures(found)} beside others, {score.place}",
         )
-    if not all(
-        close(score(network, images, labels, threat, seed), together, 1e-6) for seed in (101, 102, 103)
-    ):
+    if not all(close(score(network, images, labels, threat, seed), together, 1e-6) for seed in (101, 102, 103)):
         return
     moved = torch.arange(IMAGES).roll(1)  # every image has another place
     for order in (moved, *torch.arange(IMAGES).view(-1, 1)):
@@ -155,9 +149,7 @@ def _check_alone(
         )
 
 
-def _check_gradient(
-    score: _Score, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
-) -> None:
+def _check_gradient(score: _Score, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
     """Where the score depends on the weights or on alpha, it has a finite gradient there that is not zero."""
     verdict = score.verdict
     alphas = list(network.alpha.values()) if isinstance(network, TinySupernet) else []
@@ -174,9 +166,7 @@ def _check_gradient(
             for one, was in zip(group, kept, strict=True):
                 one.copy_(was)
         if depends[name]:
-            fresh = score(
-                network, images, labels, threat
-            ).sum()  # moving the parameters has cut the graph of `once`
+            fresh = score(network, images, labels, threat).sum()  # moving the parameters has cut the graph of `once`
             _require_gradient(verdict, fresh, group, f"score is differentiable in {name} of {score.place}")
     verdict.require(
         any(depends.values()),
@@ -193,9 +183,7 @@ def _require_gradient(verdict: Judge, value: Tensor, group: list[nn.Parameter], 
     verdict.require(all(bool(one.isfinite().all()) for one in slopes), promise, "the gradient is not finite")
 
 
-def _check_loss(
-    loss: Callable[..., Tensor], name: str, verdict: Judge, threat: ThreatModel, seed: int
-) -> None:
+def _check_loss(loss: Callable[..., Tensor], name: str, verdict: Judge, threat: ThreatModel, seed: int) -> None:
     """A loss of one level, on a supernet in training mode, at three times of a search."""
     supernet = TinySupernet()
     images, labels = tiny_images(IMAGES + 1)
@@ -228,9 +216,7 @@ def _value(
     torch.manual_seed(seed)
     context = Context(progress, torch.Generator().manual_seed(seed), F.cross_entropy)
     given, true = images.clone(), labels.clone()
-    with verdict.promised(
-        f"{name} works under {threat}", "name the norms it knows: check_metric(..., norms=...)"
-    ):
+    with verdict.promised(f"{name} works under {threat}", "name the norms it knows: check_metric(..., norms=...)"):
         value = loss(supernet, given, true, threat, context)
     verdict.require(
         isinstance(value, Tensor) and value.shape == (),

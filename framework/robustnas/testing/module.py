@@ -24,9 +24,7 @@ def built(build: Callable[[], object], seed: int, promise: str, verdict: Judge) 
     return cast("nn.Module", module).train()
 
 
-def logits_of(
-    module: nn.Module, images: Tensor, classes: int, what: str, verdict: Judge, **more: Any
-) -> Tensor:
+def logits_of(module: nn.Module, images: Tensor, classes: int, what: str, verdict: Judge, **more: Any) -> Tensor:
     """What a supernet or a network gives, after a look at its shape."""
     promise = f"{what} maps images (N, C, H, W) to logits (N, K)"
     with verdict.promised(promise):

@@ -23,9 +23,7 @@ class TinySupernet(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(SHAPE[0], channels, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2)
-        )
+        self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2))
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
         self.head = nn.Linear(channels, CLASSES)
         self.edges = nn.Parameter(0.5 * torch.randn(2, 4))

@@ -14,9 +14,7 @@ def require_plain(genotype: Any, what: str, verdict: Judge) -> None:
     with verdict.promised(promise):
         back = json.loads(json.dumps(genotype, allow_nan=False))
     verdict.require(isinstance(genotype, dict), promise, type(genotype).__name__)
-    verdict.require(
-        _identical(back, genotype), promise, f"{str(genotype)[:80]} comes back as {str(back)[:80]}"
-    )
+    verdict.require(_identical(back, genotype), promise, f"{str(genotype)[:80]} comes back as {str(back)[:80]}")
 
 
 def _identical(one: Any, other: Any) -> bool:

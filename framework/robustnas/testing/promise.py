@@ -33,9 +33,7 @@ class ConformanceError(AssertionError):
 
     def __init__(self, plugin: str, promise: str, found: str):
         self.plugin, self.promise, self.found = plugin, promise, found
-        super().__init__(
-            f"{plugin} breaks a promise of its contract\n  promised: {promise}\n  found:    {found}"
-        )
+        super().__init__(f"{plugin} breaks a promise of its contract\n  promised: {promise}\n  found:    {found}")
 
 
 @frozen
@@ -54,9 +52,7 @@ class Judge:
             raise ConformanceError(self.plugin, promise, found)
 
     @contextmanager
-    def promised(
-        self, promise: str, hint: str = "", unless: tuple[type[Exception], ...] = ()
-    ) -> Iterator[None]:
+    def promised(self, promise: str, hint: str = "", unless: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         """What the plugin does inside succeeds; an exception of its own is a broken promise and its cause.
 
         Exceptions named in `unless` are the plugin's right, and pass through.
@@ -76,9 +72,7 @@ class Judge:
         except kind:
             return
         except Exception as fault:  # the wrong refusal is the finding, and is chained to it
-            raise ConformanceError(
-                self.plugin, promise, f"it raised {type(fault).__name__}: {fault}"
-            ) from fault
+            raise ConformanceError(self.plugin, promise, f"it raised {type(fault).__name__}: {fault}") from fault
         raise ConformanceError(self.plugin, promise, "it raised nothing")
 
     @contextmanager
@@ -93,9 +87,7 @@ class Judge:
         for aspect, was in before.items():
             for name in sorted({*was, *after[aspect]}):
                 same = name in was and name in after[aspect] and _same(was[name], after[aspect][name])
-                self.require(
-                    same, f"leaves {aspect} of {what} as they were", f"{name or 'the network'} differs"
-                )
+                self.require(same, f"leaves {aspect} of {what} as they were", f"{name or 'the network'} differs")
 
 
 def judge(plugin: object) -> Judge:
@@ -111,9 +103,7 @@ def made(plugin: Any) -> Any:
     """
     if not isinstance(plugin, type):
         return plugin
-    with judge(plugin).promised(
-        "is made with default options", "pass an object if some options have no default"
-    ):
+    with judge(plugin).promised("is made with default options", "pass an object if some options have no default"):
         return plugin()
 
 
@@ -130,9 +120,7 @@ def _state(module: nn.Module, buffers: bool) -> dict[str, dict[str, Any]]:
         },
         "requires_grad": {name: one.requires_grad for name, one in parameters.items()},
         "the hooks": {
-            f"{name}.{kind}": list(getattr(part, kind, ()))
-            for name, part in module.named_modules()
-            for kind in HOOKS
+            f"{name}.{kind}": list(getattr(part, kind, ())) for name, part in module.named_modules() for kind in HOOKS
         },
     }
 

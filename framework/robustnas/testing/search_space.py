@@ -61,9 +61,7 @@ def check_search_space(
         check_published(space, shapes[-1], classes, verdict)
 
 
-def _check_supernet(
-    space: SearchSpace, shape: Shape, classes: int, images: Tensor, verdict: Judge, seed: int
-) -> Any:
+def _check_supernet(space: SearchSpace, shape: Shape, classes: int, images: Tensor, verdict: Judge, seed: int) -> Any:
     promise = f"supernet builds for images {shape} and {classes} classes"
     supernet = built(lambda: space.supernet(shape, classes), seed, promise, verdict)
     other = built(lambda: space.supernet(shape, classes), seed, promise, verdict)
@@ -89,22 +87,16 @@ def _check_alpha(supernet: Any, images: Tensor, verdict: Judge) -> None:
             "alpha is made of parameters of the supernet, so that its state_dict holds them",
             f"alpha[{name!r}] is a {type(one).__name__} that is not among the supernet's parameters",
         )
-        verdict.require(
-            one.dim() == 2 and one.requires_grad, promise, f"alpha[{name!r}] is {tuple(one.shape)}"
-        )
+        verdict.require(one.dim() == 2 and one.requires_grad, promise, f"alpha[{name!r}] is {tuple(one.shape)}")
     torch.manual_seed(0)
     supernet.train()  # as in a search
     total = (supernet(images) * torch.randn(IMAGES, 1)).sin().sum()
-    slopes = (
-        torch.autograd.grad(total, list(alpha.values()), allow_unused=True) if total.requires_grad else ()
-    )
+    slopes = torch.autograd.grad(total, list(alpha.values()), allow_unused=True) if total.requires_grad else ()
     for name, slope in zip(alpha, slopes or [None] * len(alpha), strict=True):
         still = None if slope is None else (slope.abs().sum(dim=1) == 0).nonzero().flatten().tolist()
         if slope is not None and slope.shape[1] == 1:
             still = []  # one candidate: its weight is 1 whatever alpha is
-        verdict.require(
-            still == [], "alpha reaches the logits", f"the gradient in rows {still} of {name!r} is zero"
-        )
+        verdict.require(still == [], "alpha reaches the logits", f"the gradient in rows {still} of {name!r} is zero")
 
 
 def _check_mixing(supernet: Any, images: Tensor, verdict: Judge) -> None:
@@ -169,9 +161,7 @@ def _check_genotypes(space: SearchSpace, supernet: Any, verdict: Judge) -> list[
         with verdict.promised(promise, "read alpha and mixing() alone: the supernet may be wrapped"):
             genotype, again = space.genotype(stand_in), space.genotype(stand_in)
         require_plain(genotype, "a genotype", verdict)
-        verdict.require(
-            genotype == again, "a genotype is a function of mixing()", "two calls give two genotypes"
-        )
+        verdict.require(genotype == again, "a genotype is a function of mixing()", "two calls give two genotypes")
         genotypes.append(genotype)
     some = any(one.shape[1] > 1 for one in supernet.alpha.values())
     verdict.require(

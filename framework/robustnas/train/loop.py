@@ -16,6 +16,7 @@ from attrs import frozen
 from torch import Tensor
 
 from robustnas import seeding
+from robustnas.artifacts import StageFolder
 from robustnas.augment import augment
 from robustnas.contracts import Dataset, Genotype, Images, SearchSpace
 from robustnas.errors import RunDirectoryError, RunError
@@ -23,7 +24,6 @@ from robustnas.images import halves, in_order, on_device, shuffled
 from robustnas.normalize import PixelNetwork
 from robustnas.recipe.schema import Standard, Train
 from robustnas.report import Report
-from robustnas.artifacts import StageFolder
 from robustnas.threat import ThreatModel
 from robustnas.train.network import build, parameters
 from robustnas.train.regimes import loss as regime_loss
@@ -179,7 +179,7 @@ def _epoch(
             settings.regime, network, images, labels, task.threat, criterion, settings.auxiliary, perturbing
         )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
         optimizer.step()
         total_loss += loss.detach() * len(labels)

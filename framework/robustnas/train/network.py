@@ -12,8 +12,8 @@ from robustnas.errors import InputError, RunDirectoryError
 from robustnas.normalize import PixelNetwork
 
 if TYPE_CHECKING:
-    from robustnas.recipe.schema import Train
     from robustnas.artifacts import StageFolder
+    from robustnas.recipe.schema import Train
 
 
 def build(space: SearchSpace, genotype: Genotype, dataset: Dataset, settings: Train) -> PixelNetwork:

@@ -75,9 +75,7 @@ def perturb(
         def raised(logits: Tensor) -> Tensor:
             return F.cross_entropy(logits, labels, reduction="none")
 
-    return pgd(
-        network, images, raised, threat, steps=regime.steps, step_size=regime.step_size, generator=generator
-    )
+    return pgd(network, images, raised, threat, steps=regime.steps, step_size=regime.step_size, generator=generator)
 
 
 def _divergence(clean: Tensor, perturbed: Tensor) -> Tensor:

@@ -45,9 +45,7 @@ class CarliniWagner:
     binary_search_steps: int = field(
         default=9, validator=and_(instance_of(int), ge(1)), metadata={"help": "weights c tried an image"}
     )
-    initial_const: float = field(
-        default=1e-3, converter=float, validator=gt(0.0), metadata={"help": "first weight c"}
-    )
+    initial_const: float = field(default=1e-3, converter=float, validator=gt(0.0), metadata={"help": "first weight c"})
 
     def build(self, threat: ThreatModel) -> FoolboxAttack:
         """The attack; l_2 only."""

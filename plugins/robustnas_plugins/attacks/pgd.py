@@ -49,9 +49,7 @@ class PGD:
         """The attack for `threat.norm`."""
         attacks: Any = load_foolbox().attacks
         form = for_norm("pgd", {"linf": attacks.LinfPGD, "l2": attacks.L2PGD}, threat)
-        attack: FoolboxAttack = form(
-            steps=self.steps, abs_stepsize=self.step_size, random_start=self.random_start
-        )
+        attack: FoolboxAttack = form(steps=self.steps, abs_stepsize=self.step_size, random_start=self.random_start)
         if self.restarts == 1:
             return attack
         # imported here because it derives from a foolbox class

@@ -54,12 +54,8 @@ def scan(folder: Path, name: str) -> ClassFolders:
         DataError: the folder is missing, has no class folders, or a class has no image.
     """
     if not folder.is_dir():
-        raise DataError(
-            f"{name}: {folder.absolute()} is not a folder; it should hold one folder for each class"
-        )
-    names = sorted(
-        entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")
-    )
+        raise DataError(f"{name}: {folder.absolute()} is not a folder; it should hold one folder for each class")
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise DataError(f"{name}: {folder.absolute()} is empty; it should hold one folder for each class")
     files: list[Path] = []

@@ -52,9 +52,7 @@ def _text() -> str:
     try:
         data = gzip.decompress(file.read_bytes())
     except (OSError, EOFError, zlib.error) as fault:
-        raise DataError(
-            f"digits: {file} cannot be read ({type(fault).__name__}: {fault}); {again}"
-        ) from fault
+        raise DataError(f"digits: {file} cannot be read ({type(fault).__name__}: {fault}); {again}") from fault
     if hashlib.sha256(data).hexdigest() != SHA256:
         raise DataError(f"digits: {file} is damaged (its sha256 is not {SHA256}); {again}")
     return data.decode("ascii")

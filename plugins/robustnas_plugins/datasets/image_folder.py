@@ -31,9 +31,7 @@ def _statistic(what: str, default: float, *rules: Any) -> Any:
         default=Factory(lambda self: (default,) * self.channels, takes_self=True),
         converter=tuple,
         validator=deep_iterable(and_(instance_of((float, int)), *rules)),
-        metadata={
-            "help": f"{what} of the training images, a number for each channel; default {default} each"
-        },
+        metadata={"help": f"{what} of the training images, a number for each channel; default {default} each"},
     )
 
 
@@ -52,13 +50,9 @@ class ImageFolder:
     size: int | None = field(
         default=None,
         validator=optional(and_(instance_of(int), ge(4))),
-        metadata={
-            "help": "resize the shorter side to this and cut a square; default: all have one size already"
-        },
+        metadata={"help": "resize the shorter side to this and cut a square; default: all have one size already"},
     )
-    channels: int = field(
-        default=3, validator=in_((1, 3)), metadata={"help": "3 reads images in colour, 1 in grey"}
-    )
+    channels: int = field(default=3, validator=in_((1, 3)), metadata={"help": "3 reads images in colour, 1 in grey"})
     mean: tuple[float, ...] = _statistic("mean", 0.5)
     std: tuple[float, ...] = _statistic("standard deviation", 0.25, gt(0.0))
     stream: bool = field(
@@ -79,9 +73,7 @@ class ImageFolder:
     @std.validator
     def _a_number_each(self, attribute: Attribute[Any], values: tuple[float, ...]) -> None:
         if len(values) != self.channels:
-            raise ValueError(
-                f"{attribute.name} must have one number a channel: {self.channels}, found {len(values)}"
-            )
+            raise ValueError(f"{attribute.name} must have one number a channel: {self.channels}, found {len(values)}")
 
     @cached_property
     def _folders(self) -> tuple[Path, Path]:

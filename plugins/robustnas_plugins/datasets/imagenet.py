@@ -69,9 +69,7 @@ class ImageNet:
         folders = (root / "train", root / "val")
         for folder in folders:
             if not folder.is_dir():
-                raise DataError(
-                    missing("imagenet", f"the folder {folder.name}/", root, named_by, download=False)
-                )
+                raise DataError(missing("imagenet", f"the folder {folder.name}/", root, named_by, download=False))
         both = tuple(scan(folder, "imagenet") for folder in folders)
         same_classes(both[0], both[1], folders, "imagenet")
         if len(both[0].names) != self.classes:

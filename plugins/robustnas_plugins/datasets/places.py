@@ -39,10 +39,7 @@ def missing(name: str, what: str, root: Path, named_by: str, download: bool = Tr
     ]
     if download:
         ways.append(f"dataset: {{name: {name}, download: true}}, which fetches it")
-    return (
-        f"{name}: {what} not found in {root.absolute()}{state} ({named_by})\n"
-        f"  what would do: {'; or '.join(ways)}"
-    )
+    return f"{name}: {what} not found in {root.absolute()}{state} ({named_by})\n  what would do: {'; or '.join(ways)}"
 
 
 def md5(path: Path) -> str:

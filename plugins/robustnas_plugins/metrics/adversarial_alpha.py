@@ -70,9 +70,7 @@ class AdversarialAlpha:
             with torch.no_grad():
                 supernet(images)
             with frozen_statistics(supernet):
-                worst = {
-                    name: perturbed(p, eps * _uniform(p, context.generator)) for name, p in clean.items()
-                }
+                worst = {name: perturbed(p, eps * _uniform(p, context.generator)) for name, p in clean.items()}
                 for _ in range(self.steps):
                     worst = {name: p.requires_grad_() for name, p in worst.items()}
                     with torch.enable_grad():

@@ -43,9 +43,7 @@ class AdversarialTraining:
     levels: Literal["both", "inner"] = field(
         default="both",
         validator=in_(("both", "inner")),
-        metadata={
-            "help": "levels that see perturbed images: both, or inner (alpha then moves on clean ones)"
-        },
+        metadata={"help": "levels that see perturbed images: both, or inner (alpha then moves on clean ones)"},
     )
 
     def inner_loss(

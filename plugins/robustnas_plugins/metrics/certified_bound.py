@@ -43,16 +43,12 @@ class CertifiedBound:
     epsilon: float | None = field(
         default=None,
         converter=_radius,
-        metadata={
-            "help": "radius of the metric in pixel units, 8/255 is a number; the threat's if not given"
-        },
+        metadata={"help": "radius of the metric in pixel units, 8/255 is a number; the threat's if not given"},
     )
     targets: str = field(
         default="strongest",
         validator=in_(("strongest", "mean")),
-        metadata={
-            "help": "margin to the strongest wrong class (our choice), or the mean over all wrong classes"
-        },
+        metadata={"help": "margin to the strongest wrong class (our choice), or the mean over all wrong classes"},
     )
 
     @epsilon.validator

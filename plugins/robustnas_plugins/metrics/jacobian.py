@@ -30,9 +30,7 @@ class Jacobian:
     rows: int | None = field(
         default=None,
         validator=optional([instance_of(int), ge(1)]),
-        metadata={
-            "help": "rows of the Jacobian per image, drawn afresh without replacement; default all K, exactly"
-        },
+        metadata={"help": "rows of the Jacobian per image, drawn afresh without replacement; default all K, exactly"},
     )
 
     def score(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
@@ -67,8 +65,7 @@ class Jacobian:
         classes, rows = logits.shape[1], self.rows or 0
         if rows > classes:
             raise OptionError(
-                f"metric jacobian: rows: {rows} of a network with {classes} classes; "
-                f"at most {classes} would do"
+                f"metric jacobian: rows: {rows} of a network with {classes} classes; at most {classes} would do"
             )
         return torch.rand(count, classes, device=logits.device).argsort(dim=1)[:, :rows]
 

@@ -58,9 +58,7 @@ class RandomNoise:
     @distribution.validator
     def _fits_target(self, attribute: object, distribution: str) -> None:
         if distribution == "gaussian" and self.target == "alpha":
-            raise ValueError(
-                "gaussian noise is for target: input; the noise on alpha is uniform, as in SDARTS-RS"
-            )
+            raise ValueError("gaussian noise is for target: input; the noise on alpha is uniform, as in SDARTS-RS")
 
     def inner_loss(
         self, supernet: Supernet, images: Tensor, labels: Tensor, threat: ThreatModel, context: Context
@@ -68,9 +66,7 @@ class RandomNoise:
         """(N, C, H, W), (N,) -> scalar."""
         if self.target == "input":
             scale = schedule(self.start, self.end, threat.epsilon, threat.epsilon, context.progress)
-            return context.loss(
-                supernet((images + scale * self._noise(images, context)).clamp(0.0, 1.0)), labels
-            )
+            return context.loss(supernet((images + scale * self._noise(images, context)).clamp(0.0, 1.0)), labels)
         scale = schedule(self.start, self.end, 0.03, 0.3, context.progress)
         mixing = supernet.mixing()
         noisy = {name: perturbed(p, scale * self._noise(p, context)) for name, p in mixing.items()}

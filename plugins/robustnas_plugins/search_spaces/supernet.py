@@ -54,10 +54,7 @@ class DartsSupernet(nn.Module):
             before, last = last, nodes * channels
         self.classifier = nn.Linear(last, classes)
         # small, so that all operations start with nearly equal weights (DARTS)
-        alpha = {
-            name: nn.Parameter(1e-3 * torch.randn(len(edges(nodes)), len(table)))
-            for name in ("normal", "reduce")
-        }
+        alpha = {name: nn.Parameter(1e-3 * torch.randn(len(edges(nodes)), len(table))) for name in ("normal", "reduce")}
         self.alpha = cast("Mapping[str, nn.Parameter]", nn.ParameterDict(alpha))
 
     def mixing(self) -> dict[str, Tensor]:

@@ -128,9 +128,7 @@ def reduce(
     count = value.centre.dim()
     dims = [dim] if isinstance(dim, int) else list(dim or range(count))
     if kwargs.pop("dtype", None) not in (None, value.centre.dtype) or kwargs:
-        refuse(
-            function, value, "a reduction that changes the number format or has options unknown to the rule"
-        )
+        refuse(function, value, "a reduction that changes the number format or has options unknown to the rule")
     if any(index % count == 0 for index in dims):
         refuse(function, value, "reduces over the images", "name the dimensions to reduce, without the first")
 

@@ -22,6 +22,4 @@ def average_pool(function: Function, value: Value, *args: Any, **kwargs: Any) ->
     divisor = kwargs.get("divisor_override", args[5] if len(args) > 5 else None)
     if divisor is not None and divisor <= 0:
         refuse(function, value, f"divisor_override {divisor}: the rule holds for positive divisors")
-    return propagate(
-        value, lambda x: function(x, *args, **kwargs), lambda radius: function(radius, *args, **kwargs)
-    )
+    return propagate(value, lambda x: function(x, *args, **kwargs), lambda radius: function(radius, *args, **kwargs))

@@ -64,9 +64,7 @@ def max_pool2d(
                 floor = torch.maximum(low, second)
                 bottom = _take(lower, at_high)
                 open_ = high > floor
-                slope = torch.where(
-                    open_, (high - floor) / torch.where(open_, high - bottom, 1.0), high - high
-                )
+                slope = torch.where(open_, (high - floor) / torch.where(open_, high - bottom, 1.0), high - high)
                 # high - high: 0, or NaN where the interval has overflowed
                 level = torch.where(open_, floor, high)
             upper_line = level + slope * (_take(value.plain, at_high) - bottom)
@@ -81,9 +79,7 @@ def _pair(size: Any) -> tuple[int, int]:
 def _take(values: Tensor, places: Tensor) -> Tensor:
     """Entries of (N, C, H, W) at places (N, C, h, w), flat indices into H x W; -inf where the place is -1."""
     missing = places < 0
-    taken = values.reshape(*values.shape[:2], -1).gather(
-        2, places.clamp_min(0).reshape(*places.shape[:2], -1)
-    )
+    taken = values.reshape(*values.shape[:2], -1).gather(2, places.clamp_min(0).reshape(*places.shape[:2], -1))
     taken = taken.reshape(places.shape)
     return torch.where(missing, -torch.inf, taken) if bool(missing.any()) else taken
 

@@ -63,14 +63,10 @@ def _share(function: Function, source: Value, result: Value) -> Value:
     return result
 
 
-def _check_images_stay(
-    function: Function, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
+def _check_images_stay(function: Function, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Run the function on a tensor that holds each entry's image number, and see that row n still holds n."""
     shape = value.centre.shape
-    numbers = (
-        torch.arange(shape[0], device=value.centre.device).view(-1, *[1] * (len(shape) - 1)).expand(shape)
-    )
+    numbers = torch.arange(shape[0], device=value.centre.device).view(-1, *[1] * (len(shape) - 1)).expand(shape)
     if function.__name__ in ("view", "unflatten", "view_as"):
         # expanded memory cannot always be viewed where real memory can
         function, args, kwargs = torch.reshape, (_target(function, value, args, kwargs),), {}
@@ -87,9 +83,7 @@ def _check_images_stay(
             refuse(function, value, "moves entries between images; the first dimension must stay the images")
 
 
-def _target(
-    function: Function, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[int, ...]:
+def _target(function: Function, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
     with torch.no_grad():
         shape = function(torch.empty(value.centre.shape, device="meta"), *args, **kwargs).shape
     return tuple(shape)
@@ -111,9 +105,7 @@ def join(function: Function, tensors: Sequence[Any], dim: int = 0, **kwargs: Any
         radius = function([part.radius for part in parts], dim)
         ball = None
         if len(balls) == len(parts):
-            ball = Ball(
-                function([ball.clean for ball in balls], dim), function([ball.scale for ball in balls], dim)
-            )
+            ball = Ball(function([ball.clean for ball in balls], dim), function([ball.scale for ball in balls], dim))
     return Value(first.walk, function(plain, dim) if len(plain) == len(parts) else None, centre, radius, ball)
 
 
@@ -139,9 +131,7 @@ def pad(
 
 
 @rule(*(function for name in DROPOUTS for function in spellings(name)))
-def dropout(
-    function: Function, value: Value, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Value:
+def dropout(function: Function, value: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
     """The identity, in evaluation."""
     if training and p > 0:
         refuse(function, value, "dropout is on", "call network.eval() first")
