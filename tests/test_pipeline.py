@@ -208,6 +208,12 @@ def start(folder: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit status and stderr."""
+    _, message = process.communicate(timeout=300)
+    return process.returncode, message
+
+
 def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -224,8 +230,7 @@ def long_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The table of a longer search, never interrupted, with one thread."""
     folder = tmp_path_factory.mktemp("long")
     (folder / "r.yaml").write_text(LONG)
-    process = start(folder, "--quiet", "--set", "methods={darts: {}}")
-    assert process.wait(300) == 0
+    assert end(start(folder, "--quiet", "--set", "methods={darts: {}}"))[0] == 0
     return table(folder)
 
 
@@ -237,9 +242,9 @@ def test_kill_minus_nine_then_go_on_gives_the_same_table(tmp_path: Path, long_ru
     checkpoints = tmp_path / "run" / "search"
     wait_for(lambda: any(checkpoints.glob("*/history.jsonl")), process)
     process.kill()
-    process.wait()
+    end(process)
     assert not any(checkpoints.glob("*/result.json")), "it was killed in the middle of the search"
-    assert start(tmp_path, *only).wait(300) == 0
+    assert end(start(tmp_path, *only))[0] == 0
     assert without_seconds(table(tmp_path)) == without_seconds(long_run)
 
 
@@ -247,13 +252,12 @@ def test_two_runs_do_not_share_a_directory_and_ctrl_c_says_how_to_go_on(tmp_path
     (tmp_path / "r.yaml").write_text(LONG)
     first = start(tmp_path)
     wait_for(lambda: any((tmp_path / "run" / "search").glob("*/history.jsonl")), first)
-    second = start(tmp_path)
-    _, message = second.communicate(timeout=120)
-    assert second.returncode == 2
+    status, message = end(start(tmp_path))
+    assert status == 2
     assert f"another run (process {first.pid}) works in this directory" in message
     first.send_signal(signal.SIGINT)
-    _, message = first.communicate(timeout=120)
-    assert first.returncode == 130
+    status, message = end(first)
+    assert status == 130
     assert "Traceback" not in message
     assert f"robustnas run {tmp_path / 'r.yaml'}" in message
 

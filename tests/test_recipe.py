@@ -150,7 +150,7 @@ def test_a_foolbox_attack_is_compared_with_the_norm(folder: Path) -> None:
     assert fault.startswith("r.yaml:6:11: attacks.0: ")
     assert "l2 would do" in fault
     found = recipe(BASE + "attacks: [{name: lib-l2, steps: 3, threat: {norm: l2, epsilon: 1}}]\n").recipe.attacks
-    assert found[0].label == "lib-l2-3 (l2 255/255)"
+    assert found[0].label == "lib-l2-3 (l2 1)"
     assert found[0].use.plugin.steps == 3
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from robustnas.bounds import margins_within
 from robustnas.errors import InputError
+from robustnas.frozen import frozen
 from robustnas.report import Report, silent
 from robustnas.threat import DUAL_ORDER, NORMS, ThreatModel
 
@@ -51,7 +52,7 @@ def margins(
     """
     _check(images, labels, batch)
     parts: list[Tensor] = []
-    with _frozen(network), _full_precision(), torch.no_grad():
+    with frozen(network), _full_precision(), torch.no_grad():
         for part, part_labels in _batches(network, images, labels, batch):
             epsilon = torch.full((len(part),), threat.epsilon, dtype=part.dtype, device=part.device)
             parts.append(_certified(network, part, part_labels, threat.norm, epsilon, method).to(images.device))
@@ -94,7 +95,7 @@ def radius(
         raise InputError(f"tolerance {tolerance} is not between 0 and 1")
     _check(images, labels, batch)
     parts: list[Tensor] = []
-    with _frozen(network), _full_precision(), torch.no_grad():
+    with frozen(network), _full_precision(), torch.no_grad():
         for part, part_labels in _batches(network, images, labels, batch):
             parts.append(_radius(network, part, part_labels, norm, method, tolerance).to(images.device))
             report(sum(map(len, parts)), len(images), "image")
@@ -108,23 +109,6 @@ def _check(images: Tensor, labels: Tensor, batch: int) -> None:
         raise InputError(f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image")
     if labels.shape != images.shape[:1]:
         raise InputError(f"{len(images)} images but labels of shape {tuple(labels.shape)}; expected ({len(images)},)")
-
-
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """Eval mode, no parameter with a gradient; module by module as before afterwards, also after an error."""
-    modes = [(module, module.training) for module in network.modules()]
-    parameters = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    try:
-        network.eval()
-        for parameter, _ in parameters:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, wanted in parameters:
-            parameter.requires_grad_(wanted)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,8 +26,9 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; a fault of the input is a message on stderr."""
+    typed = sys.argv[1:] if argv is None else list(argv)
     try:
-        arguments = _parse(sys.argv[1:] if argv is None else list(argv))
+        arguments = _parse(typed)
     except SystemExit as done:  # argparse has printed help or what is wrong
         return done.code if isinstance(done.code, int) else 2
     command: Callable[[argparse.Namespace], int] = arguments.command
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(fault if isinstance(fault, RecipeError) else f"robustnas: {fault}", file=sys.stderr)
         return fault.exit_status
     except KeyboardInterrupt:
-        hint = "; the same command goes on where it stopped" if command is _run else ""
+        hint = f"; to go on where it stopped:\n  robustnas {shlex.join(typed)}" if command is _run else ""
         print(f"robustnas: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
