@@ -105,7 +105,7 @@ def test_plan_and_table(folder: Path, pipeline: types.SimpleNamespace) -> None:
     ("raised", "status", "told"),
     [
         (RunError("the loss is not finite"), 1, "robustnas: the loss is not finite"),
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt(), 130, "interrupted; to go on where it stopped: robustnas run good.yaml"),
     ],
 )
 def test_exit_status_of_a_run_that_ends_early(

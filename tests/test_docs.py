@@ -7,9 +7,11 @@ import re
 import tomllib
 from pathlib import Path
 
+import attrs
 import pytest
 import yaml
 
+from robustnas.recipe import schema
 from robustnas.recipe.load import load
 from robustnas.registry import REGISTRIES
 from test_layers import PLUGINS_MAY_IMPORT, ROWS
@@ -139,3 +141,16 @@ def test_the_map_lists_what_is_in_the_framework():
     there = {path.name.removesuffix(".py") for path in (ROOT / "framework" / "robustnas").iterdir()}
     there -= {"__init__", "__pycache__", "py.typed", "recipes"}
     assert listed == there
+
+
+@pytest.mark.parametrize("section", ["Search", "Train", "Certify"])
+def test_every_key_of_a_section_is_documented_with_its_default(section: str) -> None:
+    cls = getattr(schema, section)
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").split(f"\n## {section.lower()}\n")[1]
+    rows = [line for line in text.split("\n## ")[0].splitlines() if line.startswith("| `")]
+    assert len(rows) == len(attrs.fields(cls)) >= 5
+    for row, found in zip(rows, attrs.fields(cls), strict=True):
+        assert row.startswith(f"| `{found.name}` | `")
+        assert row.endswith(f"` | {found.metadata['help']} |")
+        if isinstance(found.default, int | float) and not isinstance(found.default, bool):
+            assert f"| `{found.default}` |" in row

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(fault if isinstance(fault, RecipeError) else f"robustnas: {fault}", file=sys.stderr)
         return fault.exit_status
     except KeyboardInterrupt:
-        hint = f"; to go on where it stopped:\n  robustnas {shlex.join(typed)}" if command is _run else ""
+        hint = f"; to go on where it stopped: robustnas {shlex.join(typed)}" if command is _run else ""
         print(f"robustnas: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:

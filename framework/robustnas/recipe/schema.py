@@ -109,7 +109,25 @@ class Train:
     checkpoint: Literal["last", "best"] = key(
         "last", "network kept: of the last epoch, or the best on training images held out (never test images)"
     )
-    holdout: float = key(0.1, "share of the training images held out when checkpoint is best", gt(0.0), lt(1.0))
+    holdout: float | None = key(
+        None,
+        "share of the training images held out when checkpoint is best; default 0.1",
+        optional(and_(gt(0.0), lt(1.0))),
+    )
+
+    @holdout.validator
+    def _used(self, attribute: object, holdout: float | None) -> None:
+        if holdout is not None and self.checkpoint != "best":
+            raise ValueError(
+                f"found {holdout:g}, but nothing is held out with checkpoint: last; checkpoint: best would do"
+            )
+
+    @property
+    def held_out(self) -> float:
+        """Share of the training images that do not train but choose the checkpoint."""
+        if self.checkpoint == "last":
+            return 0.0
+        return 0.1 if self.holdout is None else self.holdout
 
 
 @frozen

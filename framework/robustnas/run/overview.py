@@ -104,7 +104,7 @@ def _stages(
         first = state(search, _steps(method.search.epochs, _search_batches(method, count)))
     train_count = count
     if count is not None and method.train.checkpoint == "best":
-        train_count = count - round(count * method.train.holdout)
+        train_count = min(max(round(count * (1 - method.train.held_out)), 1), count - 1)
     second = state(train, _steps(method.train.epochs, _batches(train_count, method.train.batch)))
     return first, second, f"{done} of {len(evaluation)} done" if done else f"{len(evaluation)} stages"
 

@@ -119,7 +119,7 @@ def _data(task: TrainTask, device: torch.device) -> _Data:
     count = len(images.labels)
     if task.settings.checkpoint == "best":
         generator = seeding.generator(task.seed, "train", "held out")
-        train, held_out = halves(count, 1 - task.settings.holdout, generator)
+        train, held_out = halves(count, 1 - task.settings.held_out, generator)
     else:
         train, held_out = torch.arange(count), torch.arange(0)
     return _Data(on_device(images, device), images.labels.to(device), train, held_out)
