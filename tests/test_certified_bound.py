@@ -52,5 +52,50 @@ def test_bad_options_are_refused(option: dict[str, object]):
 
 
 def test_overflow_is_an_error_that_says_what_to_try():
-    with pytest.raises(RunError, match=r"overflowed .* linf 0\.05; use a smaller epsilon for the metric.*fewer cells"):
+    with pytest.raises(
+        RunError, match=r"overflowed .* linf 0\.05; use a smaller epsilon for the metric.*float64.*fewer cells"
+    ):
         CertifiedBound().score(network(layers=12, scale=2e3), IMAGES, LABELS, THREAT)
+
+
+@pytest.mark.parametrize("targets", ["strongest", "mean"])
+def test_the_log_scale_is_minus_the_log_of_what_the_ball_takes_from_the_margin(targets: str):
+    net = network()
+    bound = margins(net, IMAGES, LABELS, THREAT, "ibp", "strongest" if targets == "strongest" else "all")
+    clean = margins(
+        net, IMAGES, LABELS, ThreatModel("linf", 0.0), "ibp", "strongest" if targets == "strongest" else "all"
+    )
+    score = CertifiedBound(method="ibp", targets=targets, scale="log").score(net, IMAGES, LABELS, THREAT)
+    torch.testing.assert_close(score, -(clean - bound).log().mean(dim=1))
+
+
+def test_the_log_scale_is_usable_where_the_margin_explodes():
+    """Ten layers that each multiply the interval: the bound is astronomic, its log and the log's gradient are not."""
+    net = network(layers=10, scale=40.0)
+    score = CertifiedBound(method="ibp", scale="log").score(net, IMAGES, LABELS, ThreatModel("linf", 1e-3))
+    assert CertifiedBound(method="ibp").score(net, IMAGES, LABELS, ThreatModel("linf", 1e-3)).min() < -1e10
+    assert score.abs().max() < 100
+    score.sum().backward()
+    gradient = net[1].weight.grad
+    assert gradient is not None
+    assert gradient.isfinite().all()
+    assert 0 < gradient.abs().max() < 100
+
+
+def test_the_log_scale_of_an_empty_ball_is_finite():
+    assert CertifiedBound(epsilon=0, scale="log").score(network(), IMAGES, LABELS, THREAT).isfinite().all()
+
+
+def test_float64_is_the_same_bound_and_reaches_deeper():
+    net = network()
+    narrow, wide = (CertifiedBound(precision=p).score(net, IMAGES, LABELS, THREAT) for p in ("float32", "float64"))
+    assert wide.dtype == torch.float32
+    torch.testing.assert_close(narrow, wide)
+    deep = network(layers=12, scale=2e3)
+    score = CertifiedBound(precision="float64", scale="log").score(deep, IMAGES, LABELS, THREAT)
+    score.sum().backward()
+    gradient = deep[1].weight.grad
+    assert gradient is not None
+    assert gradient.dtype == torch.float32
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0

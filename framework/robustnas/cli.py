@@ -261,6 +261,8 @@ def _copy_recipe(arguments: argparse.Namespace) -> int:
         raise InputError(f"{path} is there already; recipes copy overwrites nothing, another DEST would do") from None
     except FileNotFoundError:
         raise InputError(f"{path}: there is no folder {path.parent}; make it first") from None
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be written: {fault.strerror}; another DEST would do") from None
     print(f"{path}\n  robustnas run {path}")
     return 0
 

@@ -50,8 +50,9 @@ def find(source: str | Path, beside: Path | None = None) -> Path:
     what = "is a folder, not a recipe" if path.is_dir() else "no such file"
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     hint = f"; did you mean {stem!r}, without {name[len(stem) :]}?" if stem in shipped else did_you_mean(name, shipped)
-    if not hint and not name.endswith(SUFFIXES) and path.with_suffix(".yaml").is_file():
-        hint = f"; did you mean {str(path.with_suffix('.yaml'))!r}?"
+    suffixed = path.parent / f"{path.name}.yaml"  # "." has no name: with_suffix would refuse it
+    if not hint and path.name and not name.endswith(SUFFIXES) and suffixed.is_file():
+        hint = f"; did you mean {str(suffixed)!r}?"
     raise RecipeError([f"{path}: {what}, and no shipped recipe{hint}\n  shipped: {', '.join(shipped) or 'none'}"])
 
 
