@@ -81,6 +81,13 @@ def test_radius_was_verified_and_a_little_more_was_not(norm: str, method: str):
             assert (lowest > -1e-5) if certified else (lowest < 1e-5)
 
 
+def test_a_tolerance_finer_than_the_number_format_ends_too():
+    net = network()
+    labels = predicted(net)[:3]
+    coarse, fine = (certify.radius(net, IMAGES[:3], labels, "linf", "ibp", tolerance) for tolerance in (1e-6, 1e-12))
+    torch.testing.assert_close(fine, coarse, rtol=1e-5, atol=0.0)
+
+
 def test_radius_grows_with_the_method():
     net = network()
     labels = predicted(net)

@@ -79,7 +79,8 @@ def radius(
     Args:
         norm: `linf` or `l2`.
         tolerance: relative width at which an image's search ends (an absolute width of 0.001 * tolerance
-            ends it too: radii below that are of no interest).
+            ends it too: radii below that are of no interest).  What the number format cannot resolve is not
+            asked of it: at least 16 units of rounding.
 
     Returns:
         (N,) in pixel units, on the images' device; 0 for a misclassified image; at most 1 (linf) or sqrt(d)
@@ -145,6 +146,7 @@ def _certified(network: nn.Module, images: Tensor, labels: Tensor, norm: str, ep
 def _radius(network: nn.Module, images: Tensor, labels: Tensor, norm: str, method: str, tolerance: float) -> Tensor:
     """(N,) for one batch; see `radius`."""
     reach = 1.0 if norm == "linf" else math.sqrt(images[0].numel())
+    tolerance = max(tolerance, 16 * torch.finfo(images.dtype).eps)
     margin = _certified(network, images, labels, norm, images.new_zeros(len(images)), "ibp").amin(dim=1)
     right = margin > 0
     # below is verified; above is not, inf while nothing has failed

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,7 +31,7 @@ class ClassFolders:
 
     Args:
         names: of the classes, sorted; a label is a place in this list.
-        files: of all images, class by class, each class sorted.
+        files: of all images, one of each class in turn, each class sorted.
         labels: one for each file.
     """
 
@@ -58,18 +59,18 @@ def scan(folder: Path, name: str) -> ClassFolders:
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise DataError(f"{name}: {folder.absolute()} is empty; it should hold one folder for each class")
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, class_name in enumerate(names):
+    by_class: list[list[Path]] = []
+    for class_name in names:
         found = _images_below(folder / class_name)
         if not found:
             raise DataError(
                 f"{name}: {(folder / class_name).absolute()} holds no image; an image ends in "
                 f"{', '.join(ENDINGS)}; put images there or remove the folder"
             )
-        files.extend(found)
-        labels.extend([label] * len(found))
-    return ClassFolders(tuple(names), tuple(files), tuple(labels))
+        by_class.append(found)
+    # one image of each class in turn: the first images of a split (evaluate.images) are then balanced over classes
+    in_turn = [(file, label) for turn in zip_longest(*by_class) for label, file in enumerate(turn) if file is not None]
+    return ClassFolders(tuple(names), tuple(file for file, _ in in_turn), tuple(label for _, label in in_turn))
 
 
 def _images_below(folder: Path) -> list[Path]:

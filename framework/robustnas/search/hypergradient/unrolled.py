@@ -2,8 +2,7 @@
 
     v              = grad_w'    [ L_val(w', alpha) - gamma * R(w', alpha) ]
     hypergradient  = grad_alpha [ L_val(w', alpha) - gamma * R(w', alpha) ]
-                     - xi * [ grad_alpha L_train(w + r v, alpha) - grad_alpha L_train(w - r v, alpha) ] / (2
-                     r)
+                     - xi * [ grad_alpha L_train(w + r v, alpha) - grad_alpha L_train(w - r v, alpha) ] / (2 r)
     r              = 0.01 / ||v||
 
 All evaluations of L_train use the same images, the same random draws, and batch statistics; none moves the
