@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -245,6 +246,24 @@ def test_recipes_are_listed_shown_and_copied(folder: Path, capsys: pytest.Captur
     assert cli.main(["recipes", "copy", "quickstart", "sub"]) == 0
     assert Path("sub/quickstart.yaml").read_text() == shelf.read("quickstart")
     assert cli.main(["recipes", "copy", "quickstart", "none/x.yaml"]) == 2
+    capsys.readouterr()
+    assert cli.main(["recipes", "copy", "quickstart", "quickstart.yaml/x"]) == 2
+    assert "cannot be written: Not a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder_name", [".", "..", "/"])
+def test_a_folder_for_a_recipe_is_told(folder: Path, folder_name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", folder_name]) == 2
+    assert "is a folder, not a recipe" in capsys.readouterr().err
+
+
+def test_a_disk_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(name: str) -> str:
+        raise OSError(errno.EROFS, "Read-only file system", name)
+
+    monkeypatch.setattr(shelf, "read", refuse)
+    assert cli.main(["recipes", "show", "quickstart"]) == 1
+    assert capsys.readouterr().err == "robustnas: quickstart: Read-only file system\n"
 
 
 def test_every_shipped_recipe_says_what_it_is_and_how_to_run_it() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from robustnas.errors import RecipeError
-from robustnas.plan import Plan, make
+from robustnas.errors import InputError, RecipeError
+from robustnas.plan import Plan, digest, make
 from robustnas.recipe.load import load
 
 RECIPE = """
@@ -139,3 +139,48 @@ def test_a_genotype_that_cannot_be_used_is_a_fault_of_the_recipe(recipe: Path, s
     (recipe.parent / "other.json").write_text('{"width": 4}')
     with pytest.raises(RecipeError, match=text):
         plan(recipe, f"methods.p={{genotype: {source}}}")
+
+
+def test_gamma_matters_only_where_there_is_a_score(recipe: Path):
+    before, after = plan(recipe), plan(recipe, "search.gamma=0.5")
+    assert keys(before, "search", "darts") == keys(after, "search", "darts")
+    assert keys(before, "search", "jac") != keys(after, "search", "jac")
+    none = plan(recipe, "search.gamma=0")
+    assert keys(none, "search", "jac") == keys(before, "search", "darts"), "a score that weighs nothing is no score"
+
+
+def test_the_supernet_s_size_does_not_matter_to_a_published_genotype(recipe: Path):
+    override = "methods.p={genotype: DARTS_V2}"
+    before, after = plan(recipe, override), plan(recipe, override, "search_space.cells=2")
+    assert keys(before, "train", "p") == keys(after, "train", "p")
+    assert keys(before, "train", "darts") != keys(after, "train", "darts")
+
+
+@pytest.mark.parametrize("name", ["direct", "exported"])
+def test_another_version_of_a_third_party_plugin_is_another_result(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """However the package exports it: from the module that defines it, or from its top."""
+    root = tmp_path / "site"
+    (root / "stranger").mkdir(parents=True)
+    (root / "stranger" / "__init__.py").write_text("from stranger.impl import M\n")
+    (root / "stranger" / "impl.py").write_text(
+        "from attrs import frozen\n@frozen\nclass M:\n"
+        "    def score(self, network, images, labels, threat):\n        return network(images).amax(dim=1)\n"
+    )
+    monkeypatch.syspath_prepend(str(root))
+    found = []
+    for version in ("1.0", "2.0"):
+        info = root / "stranger.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: stranger\nVersion: {version}\n")
+        target = {"direct": "stranger.impl:M", "exported": "stranger:M"}[name]
+        (info / "entry_points.txt").write_text(f"[robustnas.metrics]\nstrange = {target}\n")
+        found.append(keys(plan(recipe, "methods.s={metric: strange}"), "search", "s"))
+    assert found[0] != found[1]
+
+
+def test_an_option_without_a_value_that_can_be_written_down_is_refused():
+    with pytest.raises(InputError, match="has no value that can be written down"):
+        digest("search", {"option": object()})
+    assert digest("search", {"option": {"a", "b"}}) == digest("search", {"option": {"b", "a"}})

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from robustnas.contracts import Images
+from robustnas.device import full_precision
 from robustnas.errors import DataError, DeviceError, OptionError, RobustnasError, RunError
 from robustnas.foolbox_import import load_foolbox
 from robustnas.frozen import frozen
@@ -163,8 +164,9 @@ def _answers(network: nn.Module, images: Tensor, indices: Tensor) -> Tensor:
 
 @contextmanager
 def _float32_with_gradients(device: torch.device) -> Iterator[None]:
-    """Gradients on and mixed precision off, whatever the caller has set."""
+    """Gradients on, mixed precision and TF32 off, whatever the caller has set."""
     with (
+        full_precision(),
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(device.type, enabled=False),

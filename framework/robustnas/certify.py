@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from robustnas.bounds import margins_within
+from robustnas.device import full_precision
 from robustnas.errors import InputError
 from robustnas.frozen import frozen
 from robustnas.report import Report, silent
@@ -52,7 +52,7 @@ def margins(
     """
     _check(images, labels, batch)
     parts: list[Tensor] = []
-    with frozen(network), _full_precision(), torch.no_grad():
+    with frozen(network), full_precision(), torch.no_grad():
         for part, part_labels in _batches(network, images, labels, batch):
             epsilon = torch.full((len(part),), threat.epsilon, dtype=part.dtype, device=part.device)
             parts.append(_certified(network, part, part_labels, threat.norm, epsilon, method).to(images.device))
@@ -96,7 +96,7 @@ def radius(
         raise InputError(f"tolerance {tolerance} is not between 0 and 1")
     _check(images, labels, batch)
     parts: list[Tensor] = []
-    with frozen(network), _full_precision(), torch.no_grad():
+    with frozen(network), full_precision(), torch.no_grad():
         for part, part_labels in _batches(network, images, labels, batch):
             parts.append(_radius(network, part, part_labels, norm, method, tolerance).to(images.device))
             report(sum(map(len, parts)), len(images), "image")
@@ -110,21 +110,6 @@ def _check(images: Tensor, labels: Tensor, batch: int) -> None:
         raise InputError(f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image")
     if labels.shape != images.shape[:1]:
         raise InputError(f"{len(images)} images but labels of shape {tuple(labels.shape)}; expected ({len(images)},)")
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Convolutions on CUDA in float32 proper: the default rounds their inputs to 10 bits, which no slack
-    covers."""
-    allowed = torch.backends.cudnn.allow_tf32
-    if not torch.cuda.is_available() or not allowed:
-        yield
-        return
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _batches(network: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:

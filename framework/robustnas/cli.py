@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has left.  Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as fault:  # a disk that became full or read-only where nothing more precise is known
+        print(f"robustnas: {f'{fault.filename}: ' if fault.filename else ''}{fault.strerror or fault}", file=sys.stderr)
+        return 1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -118,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     run.add_argument("--until", choices=("search", "train"), help="stop after this stage")
     run.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="stages to run side by side (default: 1)")
-    run.add_argument("--quiet", action="store_true", help="show no progress, only the table")
+    run.add_argument("--quiet", action="store_true", help="print nothing but faults; the table is in DIR")
     table = add(commands, "table", "rebuild and print the table of a run directory", _table)
     table.add_argument("directory", type=Path, metavar="DIR", help="a run directory")
 

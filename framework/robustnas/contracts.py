@@ -71,8 +71,8 @@ class SearchSpace(Protocol):
     """A family of architectures.  Fields are its options.
 
     A field with `metadata={"stage": "train"}` concerns only the discrete network (its depth, say): changing it
-    does not search again.  A space may have `published`, a mapping of names to genotypes of the literature, which
-    a recipe may use in place of a search.
+    does not search again.  One with `{"stage": "search"}` concerns only the supernet.  A space may have `published`,
+    a mapping of names to genotypes of the literature, which a recipe may use in place of a search.
     """
 
     def supernet(self, shape: Shape, classes: int) -> Supernet:

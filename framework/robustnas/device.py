@@ -1,8 +1,10 @@
-"""The device a run computes on."""
+"""The device a run computes on, and float32 proper on it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -27,3 +29,20 @@ def resolve(name: str) -> torch.device:
         reason = "" if count or "cuda" not in name else f" (torch {torch.__version__} sees no CUDA device)"
         raise DeviceError(f"--device {name}: this machine has {', '.join(here)}{reason}; --device auto would do")
     return torch.device(wanted)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Float32 proper on CUDA: by default convolutions round their inputs to 10 bits there (TF32).
+
+    Evaluation and certification both run inside this, so that they judge the same network.
+    """
+    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    if not torch.cuda.is_available() or not (cudnn or matmul):
+        yield
+        return
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul

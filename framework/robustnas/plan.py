@@ -21,7 +21,7 @@ from robustnas.contracts import Dataset, Genotype, SearchSpace
 from robustnas.errors import InputError, RecipeError
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import Attack, Certify, Evaluate, Method, Search, Train, Use
-from robustnas.registry import REGISTRIES
+from robustnas.registry import REGISTRIES, metric_parts
 from robustnas.threat import ThreatModel
 
 Kind = Literal["search", "train", "clean", "attack", "certify"]
@@ -150,8 +150,8 @@ def make(loaded: Loaded) -> Plan:
         certify=recipe.certify,
         evaluate=recipe.evaluate,
         identity={
-            "dataset": identity(recipe.dataset),
-            "search_space": identity(recipe.search_space),
+            "dataset": identity("dataset", recipe.dataset),
+            "search_space": identity("search-space", recipe.search_space),
             "threat": attrs.asdict(recipe.threat),
         },
         stages=tuple(stages),
@@ -162,18 +162,26 @@ def _stages(loaded: Loaded, name: str, method: Method, space: Use, genotype: Gen
     """The stages of one method and seed."""
     recipe = loaded.recipe
     threat = attrs.asdict(method.threat or recipe.threat)
-    dataset = identity(recipe.dataset)
+    dataset = identity("dataset", recipe.dataset)
     stages: list[Stage] = []
     if genotype is None:
-        metrics = [{"weight": weight, **identity(metric)} for weight, metric in method.metric]
+        search = attrs.asdict(method.search)
+        scored = any("score" in metric_parts(metric.plugin) for _, metric in method.metric)
+        if not scored:
+            search["gamma"] = 0.0  # it weighs scores and there are none
+        metrics = [
+            {"weight": weight, **identity("metric", metric)}
+            for weight, metric in method.metric
+            if search["gamma"] or metric_parts(metric.plugin) != {"score"}
+        ]
         search_key = digest(
             "search",
             {
                 "dataset": dataset,
-                "space": identity(space, without_stage="train"),
+                "space": identity("search-space", space, without_stage="train"),
                 "metrics": metrics,
                 "threat": threat if metrics else None,
-                "search": attrs.asdict(method.search),
+                "search": search,
                 "seed": seed,
             },
         )
@@ -187,7 +195,7 @@ def _stages(loaded: Loaded, name: str, method: Method, space: Use, genotype: Gen
         "train",
         {
             "dataset": dataset,
-            "space": identity(space),
+            "space": identity("search-space", space, without_stage="search"),
             "genotype": origin,
             "threat": threat if perturbed else None,
             "train": {**attrs.asdict(method.train), "regime": regime},
@@ -202,7 +210,7 @@ def _stages(loaded: Loaded, name: str, method: Method, space: Use, genotype: Gen
             "attack",
             {
                 **read,
-                "attack": identity(attack.use),
+                "attack": identity("attack", attack.use),
                 "threat": attrs.asdict(attack.threat or recipe.threat),
                 "batch": recipe.evaluate.batch,  # random attacks draw a batch at a time
                 "seed": seed,
@@ -225,10 +233,14 @@ def _stages(loaded: Loaded, name: str, method: Method, space: Use, genotype: Gen
     return stages
 
 
-def identity(use: Use, without_stage: str | None = None) -> dict[str, Any]:
+def identity(kind: str, use: Use, without_stage: str | None = None) -> dict[str, Any]:
     """A plugin as plain data: its name, the options that matter to results, and the package that provides it.
 
-    A field with `metadata={"identity": False}` (where data lies, how many workers read it) does not matter.
+    Args:
+        kind: of plugin, as `robustnas.registry.REGISTRIES` calls it.
+        use: the plugin; a field with `metadata={"identity": False}` (where data lies, how many threads read it)
+            changes no result and is left out.
+        without_stage: leave out fields with this `metadata["stage"]`, which concern that stage alone.
     """
     options: Mapping[str, Any] = use.options
     cls = type(use.plugin)
@@ -242,18 +254,17 @@ def identity(use: Use, without_stage: str | None = None) -> dict[str, Any]:
             and (without_stage is None or f.metadata.get("stage") != without_stage)
         ]
         options = {f.name: _plain(getattr(use.plugin, f.name)) for f in fields}
-    return {"name": use.name, "options": dict(options), "provider": _provider(use)}
+    return {"name": use.name, "options": dict(options), "provider": _provider(kind, use.name)}
 
 
-def _provider(use: Use) -> str | None:
-    """Version of the package of a third-party plugin: another version may compute something else.
+def _provider(kind: str, name: str) -> str | None:
+    """The package that a third-party plugin comes from, with its version: another may compute something else.
 
     First-party plugins change with `RESULTS`, not with every release.
     """
-    for registry in REGISTRIES.values():
-        for entry in registry.entries():
-            if entry.name == use.name and entry.target.split(":")[0] == type(use.plugin).__module__:
-                return None if entry.distribution == "robustnas" else f"{entry.distribution} {entry.version}"
+    for entry in REGISTRIES[kind].entries():
+        if entry.name == name:
+            return None if entry.distribution == "robustnas" else f"{entry.distribution} {entry.version}"
     return None
 
 
@@ -267,8 +278,20 @@ def _plain(value: Any) -> Any:
 
 def digest(kind: str, inputs: Any) -> str:
     """The key of a stage: 12 hexadecimal digits."""
-    text = json.dumps([RESULTS, kind, inputs], sort_keys=True, default=str)
+    text = json.dumps([RESULTS, kind, inputs], sort_keys=True, default=_by_value)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _by_value(value: Any) -> Any:
+    """An option that JSON has no form for, as something that is the same in every process."""
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, tuple):
+        return list(value)
+    raise InputError(
+        f"an option of a plugin is a {type(value).__name__} ({value!r}), which has no value that can be written down; "
+        "numbers, texts, lists and attrs values would do"
+    )
 
 
 def _safe(label: str) -> str:

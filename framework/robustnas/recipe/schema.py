@@ -135,13 +135,19 @@ class Certify:
     """Section `certify`: certified margins at the recipe's threat, and certified radii."""
 
     method: Literal["ibp", "crown-ibp", "crown"] = key("crown-ibp", "bound method")
-    radius_method: Literal["ibp", "crown-ibp", "crown"] | None = key(
-        None, "bound method of the radii, which take about ten bounds an image; default method"
-    )
     norms: list[str] = field(
         factory=lambda: ["linf", "l2"],
         metadata={"help": "norms of the certified radius: linf, l2, both, or [] for none"},
     )
+    radius_method: Literal["ibp", "crown-ibp", "crown"] | None = key(
+        None, "bound method of the radii, which take about ten bounds an image; default method"
+    )
+
+    @radius_method.validator
+    def _has_radii(self, attribute: object, radius_method: str | None) -> None:
+        if radius_method is not None and not self.norms:
+            raise ValueError(f"found {radius_method}, but norms: [] asks for no radius; norms: [linf] would do")
+
     images: int | None = key(None, "test images to certify, from the first; default all evaluated", optional(ge(1)))
     batch: int = key(64, "images bounded at once", ge(1))
 

@@ -78,7 +78,14 @@ class RunDirectory:
         file = self.path / "run.json"
         wanted = json.loads(json.dumps(dict(plan.identity), default=str))
         if file.exists():
-            found = read_json(file)
+            try:
+                found = read_json(file)
+            except RunDirectoryError as fault:
+                # not the advice for a stage, which is to delete its folder: this one holds every stage
+                raise RunDirectoryError(
+                    f"{str(fault).splitlines()[0]}\n"
+                    f"  delete the file {file} alone and run the same command again: no stage is redone"
+                ) from fault
             differ = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
             if differ:
                 lines = "\n".join(

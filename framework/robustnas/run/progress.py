@@ -120,7 +120,7 @@ class Progress:
         now = self.clock()
         table = Table(title=f"{self._finished} of {self._total} stages done", title_justify="left", box=None)
         for title in ("method", "seed", "stage", "progress", "figures", "time left"):
-            table.add_column(title, no_wrap=True)
+            table.add_column(title, no_wrap=title != "figures")  # in a narrow terminal only the figures wrap
         for working in self._working.values():
             stage = working.stage
             what = f"attack {stage.attack.label}" if stage.attack else stage.kind

@@ -49,12 +49,18 @@ class Darts:
     cells: int = field(
         default=8,
         validator=_at_least(1),
-        metadata={"help": "cells of the supernet; those at a third and two thirds of the depth reduce"},
+        metadata={
+            "help": "cells of the supernet; those at a third and two thirds of the depth reduce",
+            "stage": "search",
+        },
     )
     channels: int = field(
         default=16,
         validator=_at_least(2),
-        metadata={"help": "channels of the supernet's first cell; each reduction cell doubles them"},
+        metadata={
+            "help": "channels of the supernet's first cell; each reduction cell doubles them",
+            "stage": "search",
+        },
     )
     network_cells: int = field(
         default=20,
