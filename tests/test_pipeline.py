@@ -163,6 +163,19 @@ def test_a_damaged_result_is_named_and_only_that_stage_is_redone(
     assert without_seconds(table(copy)) == without_seconds(rows)
 
 
+def test_a_damaged_run_json_costs_no_stage(copy: Path, capsys: pytest.CaptureFixture[str]):
+    before = results(copy)
+    file = copy / "run" / "run.json"
+    file.write_text('{"half": ')
+    assert run(copy, "--quiet") == 2
+    message = capsys.readouterr().err
+    assert f"{file} is damaged" in message
+    assert f"delete the file {file} alone" in message
+    file.unlink()
+    assert run(copy, "--quiet") == 0
+    assert results(copy) == before
+
+
 def test_a_truncated_network_is_named(copy: Path, capsys: pytest.CaptureFixture[str]):
     file = next((copy / "run" / "train").glob("darts*")) / "network.pt"
     file.write_bytes(file.read_bytes()[:200])
@@ -294,3 +307,63 @@ def test_a_stage_that_diverges_fails_alone(tmp_path: Path, capsys: pytest.Captur
     assert rows["darts"]["clean"] is not None
     assert rows["jac"]["clean"] is None
     assert rows["jac"]["search_seconds"] is not None
+
+
+def test_a_lost_search_takes_all_that_needs_it_along_and_nothing_else(tmp_path: Path):
+    """Side by side: where a search fails, its train, clean, attacks and certificate are left out; others go on."""
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    process = start(tmp_path, "--jobs", "2", "--set", "methods.jac.search={w_lr: 1e30, w_clip: 1e30}")
+    status, message = end(process)
+    assert status == 1
+    assert "failed: jac seed 0 search" in message
+    assert message.count("left out: jac seed 0") == 5
+    assert "Traceback" not in message
+    rows = {r["method"]: r for r in table(tmp_path)["rows"]}
+    assert rows["darts"]["robust"] is not None
+    assert rows["jac"]["search_seconds"] is None
+
+
+def test_a_training_whose_history_was_lost_goes_on(copy: Path):
+    """What a full disk between checkpoint and history leaves behind."""
+    rows = table(copy)
+    folder = next((copy / "run" / "train").glob("darts*"))
+    (folder / "result.json").unlink()
+    (folder / "history.jsonl").unlink()
+    assert run(copy, "--quiet") == 0
+    assert without_seconds(table(copy)) == without_seconds(rows)
+    assert len((folder / "history.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_plugin_that_raises_is_named_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from robustnas_plugins.metrics.jacobian import Jacobian
+
+    def broken(self: Any, network: Any, images: Any, labels: Any, threat: Any) -> Any:
+        return [][0]
+
+    monkeypatch.setattr(Jacobian, "score", broken)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert run(tmp_path) == 1
+    message = capsys.readouterr().err
+    assert "failed: jac seed 0 search: IndexError: list index out of range (at " in message
+    assert "test_pipeline.py:" in message
+    assert "Traceback" not in message
+    (kept,) = (tmp_path / "run" / "search").glob("jac*/error.txt")
+    assert "Traceback" in kept.read_text()
+
+
+@pytest.mark.parametrize("text", ['{"half": ', "[]", "{}"])
+def test_a_damaged_layout_is_written_again(copy: Path, capsys: pytest.CaptureFixture[str], text: str):
+    before = results(copy)
+    (copy / "run" / "layout.json").write_text(text)
+    assert main(["table", str(copy / "run")]) == 2
+    assert f"delete the file {copy / 'run' / 'layout.json'} alone" in capsys.readouterr().err
+    assert run(copy, "--quiet") == 0
+    assert results(copy) == before
+
+
+def test_a_run_that_is_refused_claims_nothing(tmp_path: Path):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert run(tmp_path, "--quiet", "--set", "evaluate.images=100000") == 2
+    assert run(tmp_path, "--quiet", "--set", "threat.epsilon=0.5", "--until", "search") == 0

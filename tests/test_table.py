@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from robustnas.errors import VerdictError
 from robustnas.table import (
@@ -20,6 +22,7 @@ from robustnas.table import (
     json_data,
     markdown,
     row,
+    show,
 )
 
 THREAT = "linf 8/255"
@@ -48,7 +51,7 @@ def result(seed: int = 0, **changes: object) -> SeedResult:
 
 
 def test_a_row_worked_by_hand():
-    found = row("m", [result()], COLUMNS, ["linf", "l2"])
+    found = row("m", [result()], COLUMNS)
     assert found["clean"]["mean"] == 0.75
     assert found["attacks"]["fgsm"]["mean"] == 0.75
     assert found["attacks"]["pgd-20"]["mean"] == 0.5
@@ -66,7 +69,7 @@ def test_robust_is_the_worst_case_per_image_not_the_worst_attack():
         "pgd-20": [False, False, True, False],
         "cw (l2 0.5)": [False] * 4,
     }
-    found = row("m", [result(broken=broken)], COLUMNS, [])
+    found = row("m", [result(broken=broken)], COLUMNS)
     assert found["attacks"]["fgsm"]["mean"] == found["attacks"]["pgd-20"]["mean"] == 0.5
     assert found["robust"]["mean"] == 0.25
 
@@ -82,7 +85,7 @@ def test_a_figure_is_finite_or_null(values: list[float]):
 
 def test_what_was_not_measured_is_null():
     assert figure([None, None]) is None
-    empty = row("m", [SeedResult(seed=0)], COLUMNS, ["linf"])
+    empty = row("m", [SeedResult(seed=0)], COLUMNS)
     assert empty["clean"] is empty["robust"] is empty["certified"] is None
     assert empty["certified_radius"] == {"linf": None, "l2": None}
     assert empty["attacks"] == {"fgsm": None, "pgd-20": None, "cw (l2 0.5)": None}
@@ -108,17 +111,17 @@ def test_what_was_not_measured_is_null():
 )
 def test_contradictions_name_the_image(changes: dict[str, object], image: int, text: str):
     with pytest.raises(VerdictError, match=f"test image {image} .*{text}"):
-        row("m", [result(**changes)], COLUMNS, [])
+        row("m", [result(**changes)], COLUMNS)
 
 
 def test_an_attack_of_another_threat_may_break_what_is_certified():
-    assert row("m", [result()], COLUMNS, [])["certified"]["mean"] == 0.25
+    assert row("m", [result()], COLUMNS)["certified"]["mean"] == 0.25
 
 
 def comparison() -> Comparison:
     rows = [
-        row("darts", [result(0), result(1, clean=[True] * 4)], COLUMNS, ["linf", "l2"]),
-        row("dsrna-cb", [result(0, parameters=999), result(1)], COLUMNS, ["linf", "l2"]),
+        row("darts", [result(0), result(1, clean=[True] * 4)], COLUMNS),
+        row("dsrna-cb", [result(0, parameters=999), result(1)], COLUMNS),
     ]
     return Comparison(THREAT, rows, COLUMNS, ["linf", "l2"], ["a note"])
 
@@ -148,3 +151,26 @@ def test_the_four_forms_hold_the_same_rows():
     assert len(lines) == 3
     assert lines[0].startswith("method,seeds,clean_mean,clean_std,fgsm_mean")
     assert all(len(line.split(",")) == len(lines[0].split(",")) for line in lines)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140, 400])
+def test_no_width_of_terminal_cuts_a_figure(width: int):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=width, color_system=None)
+    show(comparison(), console)
+    text = out.getvalue()
+    assert "…" not in text
+    assert all(len(line.rstrip()) <= width for line in text.splitlines() if not line.startswith("- "))
+    titles, body = cells(comparison())
+    for title in titles:
+        assert all(word in text for word in title.split())
+    for line in body:
+        assert all(part in text for figure_text, _ in line for part in figure_text.split(" ± "))
+
+
+def test_a_pipe_gets_the_table_on_lines_of_its_own_and_no_escape_codes():
+    out = io.StringIO()
+    show(comparison(), Console(file=out))
+    text = out.getvalue()
+    assert "\x1b" not in text
+    assert len([line for line in text.splitlines() if line.strip().startswith(("darts ", "dsrna-cb "))]) == 2

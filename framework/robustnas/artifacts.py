@@ -20,6 +20,16 @@ from attrs import frozen
 from robustnas.errors import DiskFullError, RunDirectoryError
 
 
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+UMASK = _umask()
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Write a file whole: into a neighbour, flushed to the disk, then renamed over `path`.
 
@@ -33,6 +43,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(neighbour, 0o666 & ~UMASK)  # a temporary file is its owner's alone; a result is not
         os.replace(neighbour, path)
     except BaseException as fault:
         Path(neighbour).unlink(missing_ok=True)
@@ -72,8 +83,11 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: _write(file, text.encode()))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str | None = None) -> Any:
     """Plain data from a JSON file.
+
+    Args:
+        remedy: what to do if it is damaged; default what helps for a stage's file, to delete the stage's folder.
 
     Raises:
         RunDirectoryError: the file is damaged; the message says how to redo only that.
@@ -81,14 +95,18 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as fault:
-        raise RunDirectoryError(_damaged(path, str(fault))) from fault
+        raise RunDirectoryError(damaged(path, str(fault), remedy)) from fault
 
 
-def _damaged(path: Path, why: str) -> str:
-    return (
-        f"{path} is damaged: {why}\n"
-        f"  delete the folder {path.parent} and run the same command again: only that stage is redone"
-    )
+def damaged(path: Path, why: str, remedy: str | None = None) -> str:
+    """The message for a file that is not what it should be, and how to redo only that."""
+    redo = f"delete the folder {path.parent} and run the same command again: only that stage is redone"
+    return f"{path} is damaged: {why}\n  {remedy or redo}"
+
+
+def of_no_stage(path: Path) -> str:
+    """The remedy for a file that the next run writes again by itself."""
+    return f"delete the file {path} alone and run the same command again: no stage is redone"
 
 
 @frozen
@@ -111,7 +129,7 @@ class StageFolder:
         """What the stage wrote when it was done."""
         data = read_json(self.result_file)
         if not isinstance(data, dict):
-            raise RunDirectoryError(_damaged(self.result_file, "it does not hold a mapping"))
+            raise RunDirectoryError(damaged(self.result_file, "it does not hold a mapping"))
         return data
 
     def finish(self, result: dict[str, Any]) -> None:
@@ -134,9 +152,9 @@ class StageFolder:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as fault:  # torch raises many kinds for a damaged file; all mean the same to the user
-            raise RunDirectoryError(_damaged(path, f"{type(fault).__name__}: {fault}".splitlines()[0])) from fault
+            raise RunDirectoryError(damaged(path, f"{type(fault).__name__}: {fault}".splitlines()[0])) from fault
         if not isinstance(state, dict):
-            raise RunDirectoryError(_damaged(path, "it does not hold a mapping"))
+            raise RunDirectoryError(damaged(path, "it does not hold a mapping"))
         return state
 
     def history(self) -> list[dict[str, Any]]:

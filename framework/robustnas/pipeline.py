@@ -55,11 +55,12 @@ def run(
     todo = make(loaded)
     directory = RunDirectory(out or default_directory(loaded))
     with directory.locked():
-        directory.claim(todo)
+        directory.check(todo)
         stages = todo.until(until)
         if not all(directory.done(stage) for stage in stages):
             check_data(todo)
             overview.check_networks(todo)
+        directory.claim(todo)
         write_text(
             directory.path / "recipe.yaml",
             yaml.safe_dump(resolved(loaded), sort_keys=False, allow_unicode=True),

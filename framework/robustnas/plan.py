@@ -22,6 +22,7 @@ from robustnas.errors import InputError, RecipeError
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import Attack, Certify, Evaluate, Method, Search, Train, Use
 from robustnas.registry import REGISTRIES, metric_parts
+from robustnas.suggest import did_you_mean
 from robustnas.threat import ThreatModel
 
 Kind = Literal["search", "train", "clean", "attack", "certify"]
@@ -317,7 +318,7 @@ def find_genotype(source: str, space: SearchSpace, beside: Path) -> Genotype:
         names = ", ".join(sorted(published)) or "none"
         raise InputError(
             f"found {source!r}, neither a file ({', '.join(str(p) for p in dict.fromkeys(tried))}) nor a published "
-            f"genotype of the search space; published: {names}"
+            f"genotype of the search space{did_you_mean(source, list(published))}; published: {names}"
         )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -126,9 +126,7 @@ def _radius(result: SeedResult, norm: str, over_correct: bool) -> float | None:
     return statistics.fmean(chosen) if chosen else None
 
 
-def row(
-    method: str, results: Sequence[SeedResult], columns: Sequence[AttackColumn], norms: Sequence[str]
-) -> dict[str, Any]:
+def row(method: str, results: Sequence[SeedResult], columns: Sequence[AttackColumn]) -> dict[str, Any]:
     """One row as plain data; shares in [0, 1], radii in pixel units."""
     for result in results:
         check_verdicts(method, result, columns)
@@ -274,38 +272,58 @@ def csv_text(comparison: Comparison) -> str:
     return out.getvalue()
 
 
-def render(comparison: Comparison, compact: bool = False) -> RichTable:
-    """The table for a terminal; the best of a column carries a star.  `compact` puts deviations on a second line."""
+def render(comparison: Comparison, width: int | None = None) -> list[RichTable]:
+    """The table for a terminal; the best of a column carries a star.
+
+    One table where it fits `width` (None: any width does).  Narrower, deviations go to a second line; narrower still,
+    the columns are spread over several tables, each with the methods: a figure is never cut.
+    """
     titles, body = cells(comparison)
-    table = RichTable(title=f"threat: {comparison.threat}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
-    for index, title in enumerate(titles):
-        table.add_column(
-            title.replace(" ", "\n") if compact else title,
-            justify="left" if index == 0 else "right",
-            no_wrap=True,
-        )
+    shown = [[_starred(text) if best else text for text, best in line] for line in body]
+    everything = list(range(1, len(titles)))
+    limit = math.inf if width is None else width
+    for compact in (False, True):
+        table = _grid(titles, shown, everything, compact)
+        if _full_width(table) <= limit:
+            return [table]
+    tables: list[RichTable] = []
+    while everything:
+        count = len(everything)
+        while count > 1 and _full_width(_grid(titles, shown, everything[:count], True)) > limit:
+            count -= 1
+        tables.append(_grid(titles, shown, everything[:count], True))
+        everything = everything[count:]
+    return tables
+
+
+def _starred(text: str) -> str:
+    mean, space, rest = text.partition(" ")
+    return f"[bold]{mean}*{space}{rest}[/]"
+
+
+def _grid(titles: list[str], body: list[list[str]], chosen: list[int], compact: bool) -> RichTable:
+    """The methods and the chosen columns."""
+    table = RichTable(box=SIMPLE_HEAD, padding=(0, 1))
+    for index in (0, *chosen):
+        title = titles[index].replace(" ", "\n") if compact else titles[index]
+        table.add_column(title, justify="left" if index == 0 else "right", no_wrap=True)
     for line in body:
-        shown = [
-            f"[bold]{text.replace(' ', '* ', 1) if ' ' in text else text + '*'}[/]" if best else text
-            for text, best in line
-        ]
-        table.add_row(*[text.replace(" ±", "\n±") if compact else text for text in shown])
+        table.add_row(*[line[i].replace(" ±", "\n±") if compact else line[i] for i in (0, *chosen)])
     return table
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Print the table and its notes, as wide as the console allows; never folded in the middle of a figure."""
-    table = render(comparison)
-    if console.is_terminal and console.width < _full_width(table):
-        table = render(comparison, compact=True)
-    elif not console.is_terminal:
-        console = Console(file=console.file, width=max(_full_width(table), 80))
-    console.print(table)
+    """Print the table and its notes; where stdout is no terminal, as wide as the table is."""
+    tables = render(comparison, console.width if console.is_terminal else None)
+    if not console.is_terminal:
+        console = Console(file=console.file, width=max(map(_full_width, tables)))
+    console.print(f"threat: {comparison.threat}", markup=False, highlight=False)
+    for table in tables:
+        console.print(table)
     for note in comparison.notes:
-        console.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"- {note}", markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _full_width(table: RichTable) -> int:
     """Columns the table needs on one line a row."""
-    wide = Console(width=10_000)
-    return wide.measure(table).maximum
+    return Console(width=10_000).measure(table).maximum

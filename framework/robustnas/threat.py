@@ -56,6 +56,10 @@ class ThreatModel:
     def _not_negative(self, attribute: object, epsilon: float) -> None:
         if epsilon < 0:
             raise ValueError(f"epsilon must be at least 0, found {epsilon:g}")
+        if self.norm == "linf" and epsilon > 1:
+            raise ValueError(
+                f"epsilon is a fraction of the pixel range, at most 1, found {epsilon:g}; 8/255 is written so"
+            )
 
     def __str__(self) -> str:
         scaled = self.epsilon * 255

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from attrs import frozen
 
-from robustnas.artifacts import StageFolder, read_json, write_json
+from robustnas.artifacts import StageFolder, damaged, of_no_stage, read_json, write_json
 from robustnas.errors import RunDirectoryError
 from robustnas.plan import Plan, Stage
 
@@ -70,35 +70,31 @@ class RunDirectory:
             yield
 
     def claim(self, plan: Plan) -> None:
-        """Make the directory this experiment's, or check that it is.
+        """Make the directory this experiment's; `check` has said that it may be."""
+        if not (self.path / "run.json").exists():
+            write_json(self.path / "run.json", _identity(plan))
+
+    def check(self, plan: Plan) -> None:
+        """Whether the directory is this experiment's, or nobody's yet.
 
         Raises:
             RunDirectoryError: it belongs to another dataset, search space or threat.
         """
         file = self.path / "run.json"
-        wanted = json.loads(json.dumps(dict(plan.identity), default=str))
-        if file.exists():
-            try:
-                found = read_json(file)
-            except RunDirectoryError as fault:
-                # not the advice for a stage, which is to delete its folder: this one holds every stage
-                raise RunDirectoryError(
-                    f"{str(fault).splitlines()[0]}\n"
-                    f"  delete the file {file} alone and run the same command again: no stage is redone"
-                ) from fault
-            differ = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
-            if differ:
-                lines = "\n".join(
-                    f"  {key}: found {_brief(found.get(key) if isinstance(found, dict) else None)}, "
-                    f"the recipe says {_brief(wanted[key])}"
-                    for key in differ
-                )
-                raise RunDirectoryError(
-                    f"{self.path} holds another experiment; one table compares like with like\n{lines}\n"
-                    "  choose another directory with --out"
-                )
-        else:
-            write_json(file, wanted)
+        if not file.exists():
+            return
+        wanted, found = _identity(plan), read_json(file, of_no_stage(file))
+        if not isinstance(found, dict):
+            raise RunDirectoryError(damaged(file, "it does not hold a mapping", of_no_stage(file)))
+        differ = [key for key in wanted if found.get(key) != wanted[key]]
+        if differ:
+            lines = "\n".join(
+                f"  {key}: found {_brief(found.get(key))}, the recipe says {_brief(wanted[key])}" for key in differ
+            )
+            raise RunDirectoryError(
+                f"{self.path} holds another experiment; one table compares like with like\n{lines}\n"
+                "  choose another directory with --out"
+            )
 
     def folder(self, stage: Stage) -> StageFolder:
         """The folder of a stage: one made under another name (a method renamed, say) is found by its key."""
@@ -111,6 +107,12 @@ class RunDirectory:
     def done(self, stage: Stage) -> bool:
         """Whether the stage has a result here."""
         return self.folder(stage).done
+
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    """What makes an experiment this one, as `run.json` holds it."""
+    identity: dict[str, Any] = json.loads(json.dumps(dict(plan.identity), default=str))
+    return identity
 
 
 def _brief(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustnas.artifacts import StageFolder, read_json
+from robustnas.artifacts import StageFolder, damaged, of_no_stage, read_json
 from robustnas.errors import RunDirectoryError
 from robustnas.plan import Plan, Stage
 from robustnas.run.directory import RunDirectory
@@ -80,32 +80,28 @@ def comparison(directory: RunDirectory) -> Comparison:
         RunDirectoryError: a result is damaged.
         VerdictError: two results contradict each other.
     """
-    data = read_json(directory.path / "layout.json")
+    file = directory.path / "layout.json"
+    data = read_json(file, of_no_stage(file))
     try:
         columns = [AttackColumn(a["label"], a["threat"], a["worst_case"]) for a in data["attacks"]]
-        rows = [
-            row(
-                method,
-                [_seed_result(directory, int(seed), stages) for seed, stages in seeds.items()],
-                columns,
-                data["norms"],
-            )
-            for method, seeds in data["methods"].items()
-        ]
-        return Comparison(data["threat"], rows, columns, list(data["norms"]), list(data["notes"]))
-    except (KeyError, TypeError) as fault:
-        raise RunDirectoryError(
-            f"{directory.path}: a result does not have the expected form ({type(fault).__name__}: {fault}); "
-            "run the recipe again with another --out, or delete the stage folder that was changed"
-        ) from fault
+        shown = str(data["threat"]), columns, list(data["norms"]), list(data["notes"])
+        methods = {method: [(int(seed), stages) for seed, stages in s.items()] for method, s in data["methods"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as fault:
+        raise RunDirectoryError(damaged(file, f"{type(fault).__name__}: {fault}", of_no_stage(file))) from fault
+    rows = [
+        row(method, [_seed_result(directory, seed, stages) for seed, stages in seeds], columns)
+        for method, seeds in methods.items()
+    ]
+    threat, attacks, norms, notes = shown
+    return Comparison(threat, rows, attacks, norms, notes)
 
 
 def _seed_result(directory: RunDirectory, seed: int, stages: dict[str, Any]) -> SeedResult:
-    search = _result(directory, stages["search"])
-    train = _result(directory, stages["train"])
-    clean = _result(directory, stages["clean"])
-    certify = _result(directory, stages["certify"])
-    attacks = {label: _result(directory, where) for label, where in stages["attacks"].items()}
+    search = _result(directory, stages["search"], "search_seconds")
+    train = _result(directory, stages["train"], "parameters")
+    clean = _result(directory, stages["clean"], "predictions", "labels")
+    certify = _result(directory, stages["certify"], "certified", "radius")
+    attacks = {label: _result(directory, where, "success") for label, where in stages["attacks"].items()}
     return SeedResult(
         seed=seed,
         clean=None if clean is None else [p == y for p, y in zip(clean["predictions"], clean["labels"], strict=True)],
@@ -117,9 +113,19 @@ def _seed_result(directory: RunDirectory, seed: int, stages: dict[str, Any]) -> 
     )
 
 
-def _result(directory: RunDirectory, where: str | None) -> dict[str, Any] | None:
-    """What a stage wrote; None where it does not exist or has not run."""
+def _result(directory: RunDirectory, where: str | None, *keys: str) -> dict[str, Any] | None:
+    """What a stage wrote; None where it does not exist or has not run.
+
+    Raises:
+        RunDirectoryError: it lacks one of the keys; names the file and how to redo the stage.
+    """
     if where is None:
         return None
     folder = StageFolder(directory.path / where)
-    return folder.result() if folder.done else None
+    if not folder.done:
+        return None
+    result = folder.result()
+    missing = [key for key in keys if key not in result]
+    if missing:
+        raise RunDirectoryError(damaged(folder.result_file, f"it has no {', '.join(missing)}"))
+    return result

@@ -93,7 +93,9 @@ def _side_by_side(
     pool = [workers.start(plan, directory, str(device), threads) for _ in range(jobs)]
     try:
         while waiting or any(worker.stage for worker in pool):
-            for stage in [s for s in waiting if lost.intersection(s.needs)]:
+            for stage in list(waiting):  # in the order of the flow, so that what needs a lost stage is lost in turn
+                if not lost.intersection(stage.needs):
+                    continue
                 waiting.remove(stage)
                 unfinished.discard(stage.key)
                 lost.add(stage.key)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -21,9 +22,9 @@ from attrs import frozen
 from torch import Tensor
 
 from robustnas import attack, certify, search, seeding, train
-from robustnas.artifacts import StageFolder, write_json
+from robustnas.artifacts import StageFolder, write_json, write_text
 from robustnas.contracts import Dataset, Genotype, Images, Shape
-from robustnas.errors import RunDirectoryError, RunError
+from robustnas.errors import RobustnasError, RunDirectoryError, RunError
 from robustnas.images import First, in_order
 from robustnas.normalize import PixelNetwork
 from robustnas.plan import MethodPlan, Plan, Stage
@@ -108,10 +109,25 @@ def genotype_of(directory: RunDirectory, plan: Plan, method: str, seed: int) -> 
 
 
 def execute(task: Task) -> None:
-    """Do the stage and write its result; a stage that is done is left alone."""
+    """Do the stage and write its result; a stage that is done is left alone.
+
+    Raises:
+        RobustnasError: the stage failed.  What a plugin raises in its own code becomes a RunError that says where;
+            its traceback is kept in the stage's folder.
+    """
     if task.folder.done:
         return
-    DO[task.stage.kind](task)
+    try:
+        DO[task.stage.kind](task)
+    except RobustnasError:
+        raise
+    except Exception as fault:
+        last = traceback.extract_tb(fault.__traceback__)[-1]
+        kept = task.folder.path / "error.txt"
+        write_text(kept, "".join(traceback.format_exception(fault)))
+        raise RunError(
+            f"{type(fault).__name__}: {fault} (at {last.filename}:{last.lineno}); the traceback is in {kept}"
+        ) from fault
 
 
 def _search(task: Task) -> None:

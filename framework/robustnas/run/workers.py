@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -52,10 +51,20 @@ def start(plan: Plan, directory: RunDirectory, device: str, threads: int) -> Wor
     ours, theirs = _SPAWN.Pipe()
     lifeline_read, lifeline_write = _SPAWN.Pipe(duplex=False)
     process = _SPAWN.Process(target=_serve, args=(theirs, lifeline_read, plan, directory, device, threads), daemon=True)
-    process.start()
+    # the child inherits the disposition: Ctrl-C while it imports is the parent's business too
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if _in_main_thread() else None
+    try:
+        process.start()
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
     theirs.close()
     lifeline_read.close()
     return Worker(process, ours, lifeline_write)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _die_with_parent(lifeline: Connection) -> None:
@@ -87,8 +96,6 @@ def _serve(
             execute(Task(plan, stages[key], directory, torch.device(device), report))
         except RobustnasError as fault:
             pipe.send(("failed", fault_kind(fault), str(fault)))
-        except Exception as fault:  # the parent decides; nothing is lost on the way
-            pipe.send(("failed", "RunError", f"{type(fault).__name__}: {fault}\n{traceback.format_exc()}"))
         else:
             pipe.send(("done",))
 

@@ -75,7 +75,8 @@ def run(task: TrainTask, folder: StageFolder, device: torch.device, report: Repo
         network.parameters(), settings.lr, momentum=settings.momentum, weight_decay=settings.decay
     )
     state = _resume(folder, network, optimizer)
-    records = [record for record in folder.history() if record["epoch"] <= state["epoch"]]
+    # the history is part of the checkpoint: the file beside it may be behind after a kill
+    records = state["records"]
     for epoch in range(state["epoch"] + 1, settings.epochs + 1):
         began = time.perf_counter()
         with seeding.seeded(task.seed, "train", "layers", epoch):
@@ -88,13 +89,14 @@ def run(task: TrainTask, folder: StageFolder, device: torch.device, report: Repo
                 folder.save_tensors("best.pt", network.state_dict())
         state["epoch"] = epoch
         state["seconds"] += time.perf_counter() - began
+        records.append({"epoch": epoch, **figures, "total_seconds": state["seconds"]})
         folder.save_tensors(
             "checkpoint.pt",
             {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "state": dict(state)},
         )
-        records.append({"epoch": epoch, **figures, "total_seconds": state["seconds"]})
         folder.rewrite_history(records)
         report(epoch, settings.epochs, "epoch", **{k: v for k, v in figures.items() if k != "lr"})
+    folder.rewrite_history(records)
     kept = settings.epochs
     weights = network.state_dict()
     if settings.checkpoint == "best":
@@ -127,7 +129,7 @@ def _data(task: TrainTask, device: torch.device) -> _Data:
 
 def _resume(folder: StageFolder, network: PixelNetwork, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The state after the last epoch that was checkpointed; of epoch 0 where there is none."""
-    state: dict[str, Any] = {"epoch": 0, "seconds": 0.0, "best": -1.0, "best_epoch": 0}
+    state: dict[str, Any] = {"epoch": 0, "seconds": 0.0, "best": -1.0, "best_epoch": 0, "records": []}
     checkpoint = folder.load_tensors("checkpoint.pt")
     if checkpoint is None:
         return state
