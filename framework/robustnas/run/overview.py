@@ -51,38 +51,32 @@ def supernet_parameters(method: MethodPlan, plan: Plan) -> int:
 
 def show(plan: Plan, directory: RunDirectory, console: Console) -> None:
     """Print the plan."""
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    stages = plan.until(None)
     count = training_images(plan)
-    if not console.is_terminal:
-        console = Console(file=console.file, width=200)
-    console.print(
-        f"{plan.name}: {len(plan.methods)} methods x {len(plan.seeds)} seeds, "
-        f"{len(plan.until(None))} stages, in {directory.path}",
-        markup=False,
-        highlight=False,
-    )
-    console.print(f"threat {plan.threat}", markup=False, highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("method", "seed", "search", "train", "evaluate", "supernet", "network"):
         table.add_column(title, justify="right" if title in ("supernet", "network") else "left", no_wrap=True)
     for name, method in plan.methods.items():
         supernet = "" if method.genotype is not None else f"{supernet_parameters(method, plan):,}"
         for seed in plan.seeds:
-            table.add_row(
-                name,
-                str(seed),
-                *_stages(plan, method, seed, directory, count),
-                supernet,
-                _network(plan, method, seed, directory),
-            )
-    console.print(table)
+            words = _stages(plan, method, seed, directory, count)
+            table.add_row(name, str(seed), *words, supernet, _network(plan, method, seed, directory))
+    say(
+        f"{plan.name}: {len(plan.methods)} methods x {len(plan.seeds)} seeds, {len(stages)} stages, in {directory.path}"
+    )
+    say(f"threat {plan.threat}")
+    # as wide as it is: a figure cut short is worse than a line that a narrow terminal breaks
+    Console(file=console.file, width=Console(width=10_000).measure(table).maximum).print(table, soft_wrap=True)
     if count is None:
-        console.print("steps are not known: the dataset's images are not here yet", markup=False)
-    done = sum(directory.done(stage) for stage in plan.until(None))
-    console.print(
-        f"{done} of {len(plan.until(None))} stages are done; parameters are trainable weights, "
-        "without alpha and without the auxiliary head",
-        markup=False,
-        highlight=False,
+        say("steps are not known: the dataset's images are not here yet")
+    done = sum(directory.done(stage) for stage in stages)
+    say(
+        f"{done} of {len(stages)} stages are done; parameters are trainable weights, without alpha and without the "
+        "auxiliary head"
     )
 
 
