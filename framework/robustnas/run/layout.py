@@ -66,7 +66,7 @@ def _notes(plan: Plan) -> list[str]:
         by = plan.certify.radius_method or plan.certify.method
         notes.append(
             f"certified: provably right at {plan.threat} by {plan.certify.method}{some}; radius: mean certified "
-            f"radius (by {by}) over the correctly classified of them, in pixel units"
+            f"radius (by {by}, at least epsilon where certified) over the correctly classified of them, in pixel units"
         )
     regimes = sorted({type(m.train.regime).__name__.lower() for m in plan.methods.values()})
     notes.append(f"training regime: {', '.join(regimes)}")
