@@ -184,3 +184,14 @@ def test_an_option_without_a_value_that_can_be_written_down_is_refused():
     with pytest.raises(InputError, match="has no value that can be written down"):
         digest("search", {"option": object()})
     assert digest("search", {"option": {"a", "b"}}) == digest("search", {"option": {"b", "a"}})
+
+
+def test_a_wrong_genotype_is_reported_with_its_place_and_a_suggestion(recipe: Path):
+    recipe.write_text(RECIPE + "# more\n")
+    text = recipe.read_text().replace("  darts: {}", "  darts: {}\n  p: {genotype: DARTS_V3}")
+    recipe.write_text(text)
+    line = text.splitlines().index("  p: {genotype: DARTS_V3}") + 1
+    with pytest.raises(RecipeError) as fault:
+        plan(recipe)
+    assert str(fault.value).startswith(f"{recipe}:{line}:17: methods.p.genotype: found 'DARTS_V3'")
+    assert "did you mean 'DARTS_V" in str(fault.value)

@@ -125,7 +125,7 @@ def make(loaded: Loaded) -> Plan:
                 genotype = find_genotype(method.genotype, space, loaded.path.parent)
                 space.network(genotype, recipe.dataset.plugin.shape, recipe.dataset.plugin.classes)
             except InputError as fault:
-                faults.append(f"{loaded.path}: methods.{name}.genotype: {fault}")
+                faults.append(f"{loaded.genotypes[name]}: methods.{name}.genotype: {fault}")
                 continue
         methods[name] = MethodPlan(
             name=name,

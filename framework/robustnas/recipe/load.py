@@ -7,16 +7,16 @@ Nothing is raised before everything has been looked at, so that all faults of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from robustnas.errors import RecipeError
 from robustnas.recipe import shelf
 from robustnas.recipe.document import Node, read
-from robustnas.recipe.faults import Faults
+from robustnas.recipe.faults import Faults, Mark
 from robustnas.recipe.methods import read_methods
 from robustnas.recipe.overlay import assign, overlay
 from robustnas.recipe.plugins import Plugins
@@ -44,6 +44,7 @@ class Loaded:
         path: the file.
         source: its text.
         overrides: the `KEY=VALUE` of each `--set`, in order.
+        genotypes: where each method's `genotype` is written, by method: the plan resolves them and names the place.
     """
 
     recipe: Recipe
@@ -51,6 +52,7 @@ class Loaded:
     path: Path
     source: str
     overrides: tuple[str, ...] = ()
+    genotypes: Mapping[str, Mark] = field(factory=dict)
 
 
 def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
@@ -74,7 +76,18 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     faults.raise_all()
     assert root is not None
     assert recipe is not None
-    return Loaded(recipe, path.stem, path, text, tuple(overrides))
+    return Loaded(recipe, path.stem, path, text, tuple(overrides), _genotype_marks(root))
+
+
+def _genotype_marks(root: Node) -> dict[str, Mark]:
+    """The place of each method's `genotype`."""
+    top = root.value if isinstance(root.value, dict) else {}
+    methods = top["methods"].value if "methods" in top else None
+    return {
+        name: method.value["genotype"].mark
+        for name, method in (methods.items() if isinstance(methods, dict) else ())
+        if isinstance(method.value, dict) and "genotype" in method.value
+    }
 
 
 def _read(path: Path, faults: Faults) -> tuple[str, Node | None]:
