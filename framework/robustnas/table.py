@@ -15,11 +15,13 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from attrs import field, frozen
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from robustnas import attack
 from robustnas.errors import VerdictError
 
 SCHEMA = 1
@@ -100,10 +102,8 @@ def robust_share(result: SeedResult, columns: Sequence[AttackColumn]) -> float |
     worst = [column.label for column in columns if column.worst_case]
     if result.clean is None or not worst or any(label not in result.broken for label in worst):
         return None
-    standing = [
-        clean and not any(result.broken[label][index] for label in worst) for index, clean in enumerate(result.clean)
-    ]
-    return share(standing)
+    standing = attack.robust(torch.tensor(result.clean), [torch.tensor(result.broken[label]) for label in worst])
+    return share(standing.tolist())
 
 
 def share(flags: Sequence[bool]) -> float:

@@ -22,7 +22,7 @@ from attrs import frozen
 from torch import Tensor
 
 from robustnas import attack, certify, search, seeding, train
-from robustnas.artifacts import StageFolder, write_json, write_text
+from robustnas.artifacts import StageFolder, damaged, write_json, write_text
 from robustnas.contracts import Dataset, Genotype, Images, Shape
 from robustnas.errors import RobustnasError, RunDirectoryError, RunError
 from robustnas.images import First, in_order
@@ -101,10 +101,7 @@ def genotype_of(directory: RunDirectory, plan: Plan, method: str, seed: int) -> 
     folder = directory.folder(stage)
     genotype = folder.result().get("genotype")
     if not isinstance(genotype, dict):
-        raise RunDirectoryError(
-            f"{folder.result_file} holds no genotype\n"
-            f"  delete the folder {folder.path} and run the same command again: only that stage is redone"
-        )
+        raise RunDirectoryError(damaged(folder.result_file, "it holds no genotype"))
     return genotype
 
 

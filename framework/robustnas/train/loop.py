@@ -16,7 +16,7 @@ from attrs import frozen
 from torch import Tensor
 
 from robustnas import seeding
-from robustnas.artifacts import StageFolder
+from robustnas.artifacts import StageFolder, damaged
 from robustnas.augment import augment
 from robustnas.contracts import Dataset, Genotype, Images, SearchSpace
 from robustnas.errors import RunDirectoryError, RunError
@@ -102,7 +102,7 @@ def run(task: TrainTask, folder: StageFolder, device: torch.device, report: Repo
     if settings.checkpoint == "best":
         best = folder.load_tensors("best.pt")
         if best is None:
-            raise RunDirectoryError(f"{folder.path / 'best.pt'} is missing; delete the folder {folder.path} to redo it")
+            raise RunDirectoryError(damaged(folder.path / "best.pt", "it is missing although an epoch was best"))
         weights, kept = best, int(state["best_epoch"])
     folder.save_tensors("network.pt", weights)
     figures = {key: value for key, value in records[-1].items() if key not in ("epoch", "lr", "total_seconds")}
@@ -138,10 +138,8 @@ def _resume(folder: StageFolder, network: PixelNetwork, optimizer: torch.optim.O
         optimizer.load_state_dict(checkpoint["optimizer"])
         state.update(checkpoint["state"])
     except (RuntimeError, KeyError, ValueError, TypeError) as fault:
-        raise RunDirectoryError(
-            f"{folder.path / 'checkpoint.pt'} is not a checkpoint of this training: {str(fault).splitlines()[0]}\n"
-            f"  delete the folder {folder.path} and run the same command again: only that stage is redone"
-        ) from fault
+        why = f"it is not a checkpoint of this training: {str(fault).splitlines()[0]}"
+        raise RunDirectoryError(damaged(folder.path / "checkpoint.pt", why)) from fault
     return state
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from robustnas.artifacts import damaged
 from robustnas.contracts import Dataset, Genotype, SearchSpace
 from robustnas.errors import InputError, RunDirectoryError
 from robustnas.normalize import PixelNetwork
@@ -53,16 +54,11 @@ def load(
     """
     state: dict[str, Any] | None = folder.load_tensors("network.pt")
     if state is None:
-        raise RunDirectoryError(
-            f"{folder.path / 'network.pt'} is missing although its stage is done\n"
-            f"  delete the folder {folder.path} and run the same command again: only that stage is redone"
-        )
+        raise RunDirectoryError(damaged(folder.path / "network.pt", "it is missing although its stage is done"))
     network = build(space, genotype, dataset, settings)
     try:
         network.load_state_dict(state)
     except RuntimeError as fault:
-        raise RunDirectoryError(
-            f"{folder.path / 'network.pt'} does not fit its genotype: {str(fault).splitlines()[0]}\n"
-            f"  delete the folder {folder.path} and run the same command again: only that stage is redone"
-        ) from fault
+        why = f"it does not fit its genotype: {str(fault).splitlines()[0]}"
+        raise RunDirectoryError(damaged(folder.path / "network.pt", why)) from fault
     return network.eval()
