@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from robustnas.augment import augment
+from robustnas.augment import apply, augment
+from robustnas.augment import draw as drawn
 
 
 def draw(seed=0):
@@ -86,3 +89,71 @@ def test_a_cutout_larger_than_the_image_is_possible():
 def test_images_are_augmented_one_by_one():
     same = IMAGES[:1].expand(40, -1, -1, -1)
     assert len({tuple(one.flatten().tolist()) for one in augment(same, draw(), cutout=3)}) > 20
+
+
+def one_by_one(images, draws, fill):
+    """What the draws say, image by image, in floats."""
+    made = []
+    for image, (down, right, mirrored, row, column) in zip(images.float(), draws.table.tolist(), strict=True):
+        height, width = image.shape[1:]
+        padded = torch.nn.functional.pad(image, (draws.crop,) * 4)
+        image = padded[:, down : down + height, right : right + width].clone()
+        if mirrored:
+            image = image.flip(2)
+        if draws.cutout:
+            top, left = row - draws.cutout // 2, column - draws.cutout // 2
+            image[:, max(top, 0) : max(top + draws.cutout, 0), max(left, 0) : max(left + draws.cutout, 0)] = (
+                0 if fill is None else fill[:, None, None]
+            )
+        made.append(image)
+    return torch.stack(made)
+
+
+SIZES = st.integers(1, 9)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    shape=st.tuples(st.integers(1, 6), st.integers(1, 4), SIZES, SIZES),
+    crop=st.integers(0, 4),
+    flip=st.booleans(),
+    cutout=st.integers(0, 12),
+    filled=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_what_is_drawn_is_done_to_bytes_and_floats_alike(shape, crop, flip, cutout, filled, seed):
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw(seed))
+    images = pixels.float() / 255
+    fill = torch.rand(shape[1], generator=draw(seed)) if filled else None
+    draws = drawn(shape[0], *shape[2:], draw(seed), crop=crop, flip=flip, cutout=cutout)
+    expected = one_by_one(images, draws, fill)
+    assert torch.equal(apply(images, draws, fill), expected)
+    assert torch.equal(apply(images.contiguous(memory_format=torch.channels_last), draws, fill), expected)
+    assert torch.equal(augment(images, draw(seed), crop, flip, cutout, fill), expected)
+    of_bytes = apply(pixels, draws, fill)
+    assert of_bytes.dtype == (torch.float32 if cutout else torch.uint8)
+    assert torch.equal(of_bytes if cutout else of_bytes.float() / 255, expected)
+
+
+def test_parts_of_a_batch_get_their_part_of_the_draws():
+    draws = drawn(40, 8, 10, draw(3), crop=2, flip=True, cutout=4)
+    whole = apply(IMAGES, draws)
+    parts = [apply(IMAGES[part], draws[part]) for part in (slice(0, 13), slice(13, 26), slice(26, 40))]
+    assert torch.equal(torch.cat(parts), whole)
+    some = torch.tensor([31, 2, 2])
+    assert torch.equal(apply(IMAGES[some], draws[some]), whole[some])
+    assert len(draws[some]) == 3
+
+
+def test_draws_are_one_sequence_of_the_generator():
+    """First rows and columns of the crop, then flips, then rows and columns of the blanked squares."""
+    generator = draw(5)
+    expected = [torch.randint(below, (6,), generator=generator) for below in (5, 5, 2, 8, 10)]
+    table = drawn(6, 8, 10, draw(5), crop=2, flip=True, cutout=3).table
+    assert torch.equal(table, torch.stack(expected, dim=1))
+
+
+@pytest.mark.parametrize("images", [IMAGES[:39], IMAGES[:, :, :7], IMAGES[..., :9]])
+def test_draws_for_other_images_are_refused(images):
+    with pytest.raises(ValueError, match="draws for 40 images of 8x10 do not fit"):
+        apply(images, drawn(40, 8, 10, draw(), flip=True))

@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import tarfile
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from robustnas.contracts import Dataset
 from robustnas.errors import DataError
 from robustnas.images import InMemory, Streamed
 from robustnas_plugins.datasets import digits, idx, torchvision_sets
+from robustnas_plugins.datasets.class_folders import Files
 from robustnas_plugins.datasets.digits import Digits
 from robustnas_plugins.datasets.image_folder import ImageFolder
 from robustnas_plugins.datasets.imagenet import ImageNet
@@ -57,6 +59,18 @@ def folders(root, train=("cat", "dog"), test=("cat", "dog"), each=3, size=(8, 8)
                 seed += 1
                 picture(root / split / name / f"{number}.png", size, seed=seed)
     return str(root)
+
+
+# files
+
+
+def test_names_of_files_are_the_paths_and_need_no_room_in_a_message_to_a_worker():
+    paths = [Path("a/b.png"), Path("ä.png"), Path(os.fsdecode(b"\xff.png")), *(Path(f"{n}.png") for n in range(5000))]
+    files = Files(paths, "some", 3, None, None)
+    assert len(files) == len(paths)
+    assert [files.files[index] for index in (0, 1, 2, 3, 5002)] == [*paths[:4], paths[-1]]
+    # tensors go to a worker as shared memory
+    assert len(ForkingPickler.dumps(files)) < 2000
 
 
 # digits

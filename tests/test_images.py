@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from robustnas.contracts import Images
 from robustnas.errors import DataError
-from robustnas.images import First, InMemory, Streamed, halves, in_order, on_device, shuffled
+from robustnas.images import First, InMemory, Streamed, halves, in_order, on_device, readers, shuffled, stored
 
 
 def draw(seed=0):
@@ -36,6 +36,28 @@ def test_streamed_images_are_those_in_memory(workers):
     streamed = Streamed(list(pixels), labels, workers)
     assert torch.equal(streamed.take(indices), InMemory(pixels, labels).take(indices))
     assert streamed.take(indices[:0]).shape == (0, 3, 4, 6)
+
+
+def test_images_as_they_are_stored_and_who_reads_them():
+    pixels, labels = some(9)
+    indices = torch.tensor([8, 0, 5])
+    streamed = Streamed(list(pixels), labels, 3)
+    for images, workers in ((streamed, 3), (First(streamed, 9), 3), (Streamed(list(pixels), labels), 0)):
+        found = stored(images, indices)
+        assert found.dtype == torch.uint8
+        assert torch.equal(found, pixels[indices])
+        assert readers(images) == workers
+    held = InMemory(pixels, labels)
+    assert torch.equal(stored(held, indices), held.take(indices))
+    assert readers(held) == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bytes_and_floats_in_one_batch_have_one_scale(workers):
+    pixels, labels = some(4)
+    mixed = Streamed([pixels[0], pixels[1].float() / 255, pixels[2], pixels[3]], labels, workers)
+    everything = torch.arange(4)
+    assert torch.equal(mixed.take(everything), InMemory(pixels, labels).take(everything))
 
 
 def test_taking_does_not_hand_out_the_memory_itself():

@@ -8,7 +8,7 @@ Files with endings that no image has, and hidden ones, are left out.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,9 @@ from torch import Tensor
 from robustnas.errors import DataError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+WORKERS = "processes that read images ahead in search and training; elsewhere threads that decode them"
+"""What the option `workers` of the datasets means."""
+
 Result = TypeVar("Result")
 
 
@@ -156,11 +159,41 @@ def read(path: Path, name: str, channels: int, shorter: int | None, crop: int | 
     return opened(path, name, decode)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
+class Names:
+    """Many paths in two tensors, which worker processes share.
+
+    As path objects, those of ImageNet would be copied into each process: 0.4 GB and 8 seconds (measured).
+
+    Args:
+        text: all paths one after the other, uint8.
+        ends: where each one ends in it, (N,) int64.
+    """
+
+    text: Tensor
+    ends: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int, /) -> Path:
+        begin = int(self.ends[index - 1]) if index else 0
+        return Path(os.fsdecode(self.text[begin : int(self.ends[index])].numpy().tobytes()))
+
+
+def packed(files: Sequence[Path]) -> Names:
+    """Paths as `Names`, in the same order."""
+    encoded = [os.fsencode(file) for file in files]
+    ends = torch.tensor([len(one) for one in encoded], dtype=torch.int64).cumsum(0)
+    # a bytearray, because torch warns about memory it may not write to
+    return Names(torch.frombuffer(bytearray(b"".join(encoded)), dtype=torch.uint8), ends)
+
+
+@attrs.frozen(eq=False)
 class Files:
     """Image files as a sequence for `robustnas.images.Streamed`; the fields are those of `read`."""
 
-    files: tuple[Path, ...]
+    files: Names = attrs.field(converter=packed)
     name: str
     channels: int
     shorter: int | None

@@ -20,7 +20,7 @@ from attrs.validators import and_, deep_iterable, ge, gt, in_, instance_of, opti
 from robustnas.contracts import Images, Shape
 from robustnas.errors import DataError
 from robustnas.images import InMemory, Streamed
-from robustnas_plugins.datasets.class_folders import ClassFolders, Files, header, same_classes, scan
+from robustnas_plugins.datasets.class_folders import WORKERS, ClassFolders, Files, header, same_classes, scan
 from robustnas_plugins.datasets.splits import is_train
 
 NAME = "image-folder"
@@ -66,7 +66,7 @@ class ImageFolder:
     workers: int = field(
         default=2,
         validator=and_(instance_of(int), ge(0)),
-        metadata={"help": "threads that decode images", "identity": False},
+        metadata={"help": WORKERS, "identity": False},
     )
 
     @mean.validator

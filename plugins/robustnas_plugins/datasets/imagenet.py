@@ -14,7 +14,7 @@ from attrs.validators import and_, ge, instance_of, optional
 from robustnas.contracts import Images, Shape
 from robustnas.errors import DataError
 from robustnas.images import Streamed
-from robustnas_plugins.datasets.class_folders import Files, same_classes, scan
+from robustnas_plugins.datasets.class_folders import WORKERS, Files, same_classes, scan
 from robustnas_plugins.datasets.places import data_root, missing
 from robustnas_plugins.datasets.splits import is_train
 
@@ -42,7 +42,7 @@ class ImageNet:
     size: int = _count(224, 8, "side of the square cut from the centre, in pixels")
     resize: int = _count(256, 8, "shorter side before cutting, in pixels; at least size")
     classes: int = _count(1000, 2, "class folders there must be")
-    workers: int = _count(2, 0, "threads that decode images", identity=False)
+    workers: int = _count(2, 0, WORKERS, identity=False)
     mean: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)
     std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
 
