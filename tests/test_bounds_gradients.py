@@ -6,9 +6,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import gradgradcheck
 from torch.nn import functional as F
 
 from robustnas.bounds import margins
+from robustnas.bounds.rules.max_pool import _Second, _Windows
+from robustnas.bounds.rules.rectifier import _Enclosure, _Pulled, enclosure, pulled, rectifier_lines
 from robustnas.threat import ThreatModel
 
 
@@ -109,3 +112,90 @@ def test_crown_s_gradient_holds_tightened_intervals_fixed_and_the_value_is_the_s
     (gradient,) = torch.autograd.grad(with_graph.sum(), net.alpha)
     assert gradient.isfinite().all()
     assert gradient.abs().max() > 0
+
+
+def intervals(seed: int) -> tuple[Tensor, Tensor]:
+    """(3, 2, 4) ends: kinked, stable, points and ends at zero."""
+    draw = torch.Generator().manual_seed(seed)
+    lower = torch.randn(3, 2, 4, dtype=torch.float64, generator=draw)
+    upper = lower + torch.rand(lower.shape, dtype=torch.float64, generator=draw)
+    lower[0, 0, 0] = upper[0, 0, 0] = 0.7
+    lower[1, 0, 0] = upper[1, 0, 0] = -0.7
+    return lower.requires_grad_(), upper.requires_grad_()
+
+
+def test_the_rectifiers_enclosure_is_the_general_one():
+    checked = 0
+    for seed in range(5):
+        lower, upper = intervals(seed)
+        lines = rectifier_lines(lower, upper, 0.0)
+        low, high = F.relu(lower), F.relu(upper)
+        expected = ((low + high) / 2, (high - low) / 2, lines.upper_slope, lines.upper_offset)
+        slopes = [torch.randn_like(one) for one in expected]
+        gradients = torch.autograd.grad(expected, (lower, upper), slopes)
+        for function in (enclosure, _Enclosure.apply):
+            found = function(lower, upper)
+            for one, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+            # where the interval is a point, the chord is constant in one form and has a slope of 1/tiny in the other
+            wide = (upper > lower).detach()
+            for one, other in zip(torch.autograd.grad(found, (lower, upper), slopes), gradients, strict=True):
+                torch.testing.assert_close(one[wide], other[wide], rtol=1e-9, atol=1e-9)
+            assert torch.equal(found[2].round(), lines.lower_slope)
+            checked += int(wide.sum())
+    assert checked > 200
+    lower, upper = intervals(1)
+    wide = [end.detach()[2].requires_grad_() for end in (lower, upper)]
+    assert gradgradcheck(_Enclosure.apply, wide)
+    nothing = torch.full((1,), torch.nan)
+    assert all(one.isnan().all() for one in _Enclosure.apply(nothing, nothing))
+
+
+@pytest.mark.parametrize("missing", [None, 0, 1])
+def test_the_rectifiers_pull_has_the_gradients_of_its_definition(missing: int | None):
+    draw = torch.Generator().manual_seed(3)
+    lower, upper = (end.detach() for end in intervals(4))
+    _, _, chord, offset = (one.detach().requires_grad_() for one in enclosure(lower, upper))
+    clean = (lower + (upper - lower) * torch.rand(lower.shape, dtype=lower.dtype, generator=draw)).requires_grad_()
+    slope = torch.randn(lower.shape, dtype=lower.dtype, generator=draw).requires_grad_()
+    inputs = (slope, clean, chord, offset)
+    gradients = []
+    for function in (pulled, _Pulled.apply):
+        outputs = [one for index, one in enumerate(function(*inputs)) if index != missing]
+        weights = [torch.linspace(1, 2, one.numel(), dtype=one.dtype).view(one.shape) for one in outputs]
+        gradients.append(torch.autograd.grad(outputs, inputs, weights, allow_unused=True, materialize_grads=True))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    assert gradgradcheck(_Pulled.apply, inputs)
+
+
+def test_the_second_largest_of_windows_and_its_gradient():
+    checked = 0
+    for window in (
+        {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)},
+        {"kernel_size": (2, 3), "stride": (2, 1), "padding": (0, 1), "dilation": (2, 1)},
+        {"kernel_size": (3, 3), "stride": (2, 2), "padding": (1, 1), "dilation": (1, 1)},
+    ):
+        for seed in range(3):
+            draw = torch.Generator().manual_seed(seed)
+            values = torch.randn(2, 3, 5, 6, dtype=torch.float64, generator=draw)
+            # seed 0 has ties
+            values = (values.mul(2).round() if seed == 0 else values).requires_grad_()
+            pooled, _ = F.max_pool2d(values, **window, ceil_mode=True, return_indices=True)
+            windows = _Windows(values, pooled, **window)
+            second = _Second.apply(values, windows)
+            padded = windows.padded(values, -torch.inf)
+            entries = torch.stack([padded[place] for place in windows.places])
+            torch.testing.assert_close(entries.amax(0), pooled)
+            expected = entries.sort(dim=0).values[-2]
+            there = expected.isfinite()
+            assert torch.equal(second[there], expected[there])
+            slope = torch.randn(second.shape, dtype=torch.float64, generator=draw) * there
+            (found,) = torch.autograd.grad(second, values, slope)
+            # of equal entries the first takes all
+            torch.testing.assert_close(found.sum(), slope.sum())
+            if seed:
+                wanted = torch.where(there, expected, 0.0)
+                torch.testing.assert_close(found, torch.autograd.grad(wanted, values, slope)[0])
+            checked += int(there.sum())
+    assert checked > 300

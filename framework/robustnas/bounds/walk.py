@@ -34,6 +34,7 @@ class Walk:
         relaxing: while True the backward pass of a nonlinearity follows its lines instead of its derivative.
              It is an attribute of the pass, not of a thread, because torch runs backward passes on threads
              of its own.
+        batched: the backward pass under way bounds several linear functions at once.
         probe: (N, ...) zeros added to the images; gradients with respect to it are the slopes A.
         budget: (N,) zeros; gradients with respect to it are the sums of <A_i, line_i(z_i) - f_i(z_i)>.
     """
@@ -53,6 +54,7 @@ class Walk:
         self.keeps_plain = keeps_plain or backward
         self.differentiable = torch.is_grad_enabled()
         self.relaxing = False
+        self.batched = False
         self.images = region.images.shape[0]
         self.widest = 1
         self.probe = torch.zeros_like(region.images, requires_grad=backward)
@@ -139,7 +141,7 @@ class Walk:
         if not value.plain.requires_grad:
             return (coefficients * value.plain).flatten(2).sum(2)
         batched = coefficients.shape[0] > 1
-        self.relaxing = True
+        self.relaxing, self.batched = True, batched
         try:
             slopes, gaps = torch.autograd.grad(
                 value.plain,
@@ -151,7 +153,7 @@ class Walk:
                 is_grads_batched=batched,
             )
         finally:
-            self.relaxing = False
+            self.relaxing = self.batched = False
         with torch.set_grad_enabled(differentiable):
             bound = (coefficients * value.plain).flatten(2).sum(2)
             if slopes is not None:

@@ -16,13 +16,19 @@ lines:
 
 `SharedCell` computes once what edges share, `SearchCell` goes edge by edge: the results are the same, the
 second is the reference.  A table entry with `for_edges` (see `ForEdges`) is computed for all edges of a state
-at once.
+at once.  With `partial=4` both let the operations act on a quarter of the channels (`partial_channels`), and
+both take a weight for each edge beside those of its operations:
+
+    cell = SharedCell(table, 2 * [3 * channels], channels, nodes=4, partial=4)
+    output = cell(state0, state1, alpha.softmax(-1), edge_weights)             # edge_weights (14,)
+    genes = strongest_inputs(alpha.softmax(-1), tuple(table), nodes=4, edge_weights=edge_weights)
 
 Every module here computes with ordinary torch functions, without in-place operations and without branching on
 values, so that bounds propagate through the same `forward`.
 """
 
 from robustnas.cells.discrete_cell import DiscreteCell, drop_path
+from robustnas.cells.frozen_norm import convolve_and_norm, normalise
 from robustnas.cells.graph import edge_index, edges, reduction_cells, strongest_inputs
 from robustnas.cells.layers import DepthwiseSeparable, FactorizedReduce, ReluConvNorm, preprocessing
 from robustnas.cells.mixed_op import MixedOp, OpTable
@@ -39,9 +45,11 @@ __all__ = [
     "ReluConvNorm",
     "SearchCell",
     "SharedCell",
+    "convolve_and_norm",
     "drop_path",
     "edge_index",
     "edges",
+    "normalise",
     "preprocessing",
     "reduction_cells",
     "strongest_inputs",

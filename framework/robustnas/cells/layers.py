@@ -11,18 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustnas.cells.frozen_norm import convolve_and_norm, convolve_with, is_frozen, scale_and_shift
+from robustnas.convolution import Conv2d
+
 
 class ReluConvNorm(nn.Module):
     """Rectifier, convolution, batch norm: (N, C, H, W) -> (N, C', ceil(H / stride), ceil(W / stride))."""
 
     def __init__(self, channels: int, out_channels: int, kernel: int = 1, stride: int = 1, *, affine: bool):
         super().__init__()
-        self.conv = nn.Conv2d(channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv = Conv2d(channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(out_channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.norm(self.conv(F.relu(x)))
-        return normed
+        return convolve_and_norm(self.conv, self.norm, F.relu(x))
 
 
 class DepthwiseSeparable(nn.Module):
@@ -54,7 +56,7 @@ class DepthwiseSeparable(nn.Module):
         super().__init__()
         self.rectify = rectify
         channels = edges * channels
-        self.depthwise = nn.Conv2d(
+        self.depthwise = Conv2d(
             channels,
             channels,
             kernel,
@@ -64,13 +66,12 @@ class DepthwiseSeparable(nn.Module):
             groups=channels,
             bias=False,
         )
-        self.pointwise = nn.Conv2d(channels, channels, 1, groups=edges, bias=False)
+        self.pointwise = Conv2d(channels, channels, 1, groups=edges, bias=False)
         self.norm = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x) if self.rectify else x
-        normed: Tensor = self.norm(self.pointwise(self.depthwise(x)))
-        return normed
+        return convolve_and_norm(self.pointwise, self.norm, self.depthwise(x))
 
 
 class FactorizedReduce(nn.Module):
@@ -83,14 +84,23 @@ class FactorizedReduce(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, *, affine: bool):
         super().__init__()
-        self.even = nn.Conv2d(channels, out_channels // 2, 1, stride=2, bias=False)
+        self.even = Conv2d(channels, out_channels // 2, 1, stride=2, bias=False)
         # padded, its outputs are at -1, 1, 3, ...; the first is cut off, the last may lie beyond an odd edge
-        self.odd = nn.Conv2d(channels, out_channels - out_channels // 2, 1, stride=2, padding=1, bias=False)
+        self.odd = Conv2d(channels, out_channels - out_channels // 2, 1, stride=2, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(out_channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
-        normed: Tensor = self.norm(torch.cat([self.even(x), self.odd(x)[:, :, 1:, 1:]], dim=1))
+        if is_frozen(self.norm, x):
+            half = self.even.out_channels
+            (even, odd), (low, high) = (part.tensor_split([half]) for part in scale_and_shift(self.norm))
+            halves = convolve_with(self.even, even, low, x), convolve_with(self.odd, odd, high, x)
+        else:
+            halves = self.even(x), self.odd(x)
+        joined = torch.cat([halves[0], halves[1][:, :, 1:, 1:]], dim=1)
+        if is_frozen(self.norm, x):
+            return joined
+        normed: Tensor = self.norm(joined)
         return normed
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
+from robustnas.cells.partial_channels import acting, parted, passed_by
 from robustnas.errors import InputError
 
 OpTable = Mapping[str, Callable[[int, int], nn.Module | None]]
@@ -38,14 +40,16 @@ class MixedOp(nn.Module):
         table: the candidates; at least one of them is not zero.
         channels: channels of input and output.
         stride: 1, or 2 to halve rows and columns.
+        partial: the candidates act on one in so many channels (see `partial_channels`); 1 for all.
 
     Raises:
-        InputError: no candidate computes anything.
+        InputError: no candidate computes anything, or `partial` does not divide the channels.
     """
 
-    def __init__(self, table: OpTable, channels: int, stride: int):
+    def __init__(self, table: OpTable, channels: int, stride: int, partial: int = 1):
         super().__init__()
-        built = {name: make(channels, stride) for name, make in table.items()}
+        self.stride, self.partial = stride, partial
+        built = {name: make(acting(channels, partial), stride) for name, make in table.items()}
         self.candidates = nn.ModuleDict({name: op for name, op in built.items() if op is not None})
         if not self.candidates:
             raise nothing_computes(table)
@@ -55,4 +59,10 @@ class MixedOp(nn.Module):
         """x (N, C, H, W), weights (O,) -> (N, C, ceil(H / stride), ceil(W / stride))."""
         shares = weights.unbind()
         pairs = zip(self.columns, self.candidates.values(), strict=True)
-        return total([shares[column] * op(x) for column, op in pairs])
+        if self.partial == 1:
+            return total([shares[column] * op(x) for column, op in pairs])
+        seen, others = parted(x, self.partial)
+        mixed = total([shares[column] * op(seen) for column, op in pairs])
+        joined = torch.cat([mixed, passed_by(others, self.stride)], dim=1)
+        groups = joined.reshape(joined.shape[0], self.partial, -1, *joined.shape[2:])
+        return groups.transpose(1, 2).flatten(1, 2)

@@ -11,11 +11,14 @@ Source: Hosseini et al. 2021 (DSRNA), arXiv:2012.06122, eqs. 12 to 15.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from attrs import field, frozen
 from attrs.validators import ge, instance_of, optional
 from torch import Tensor, nn
 
+from robustnas.double_backward import double_backward
 from robustnas.errors import OptionError
 from robustnas.threat import DUAL_ORDER, ThreatModel
 
@@ -50,7 +53,8 @@ class Jacobian:
             for first in range(0, count, ROWS_AT_ONCE):
                 rows = min(ROWS_AT_ONCE, count - first)
                 copies = images.detach().repeat_interleave(rows, dim=0).requires_grad_()
-                logits = network(copies)
+                with double_backward() if create_graph else nullcontext():
+                    logits = network(copies)
                 if chosen is None:
                     chosen = self._sampled_rows(len(images), logits)
                 # An image's logits depend on that image alone, so a sum over images mixes nothing.

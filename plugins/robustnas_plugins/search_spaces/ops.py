@@ -14,8 +14,9 @@ from typing import Any
 import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustnas.cells import DepthwiseSeparable, FactorizedReduce, OpTable
+from robustnas.cells import DepthwiseSeparable, FactorizedReduce, OpTable, convolve_and_norm, normalise
 from robustnas.errors import InputError
 from robustnas.genotype import Genotype
 
@@ -70,8 +71,7 @@ class ConvPair(nn.Module):
         self.norm = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.norm(self.down(self.across(F.relu(x))))
-        return normed
+        return convolve_and_norm(self.down, self.norm, self.across(F.relu(x)))
 
 
 def max_pool(stride: int) -> nn.Module:
@@ -84,9 +84,18 @@ def avg_pool(stride: int) -> nn.Module:
     return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
 
 
+class NormedPool(nn.Sequential):
+    """A pooling and its batch norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pool, norm = self
+        assert isinstance(norm, _BatchNorm)
+        return normalise(norm, pool(x))
+
+
 def _normed(pool: Callable[[int], nn.Module]) -> Callable[[int, int], nn.Module]:
     """A pooling as a supernet mixes it."""
-    return lambda channels, stride: nn.Sequential(pool(stride), nn.BatchNorm2d(channels, affine=False))
+    return lambda channels, stride: NormedPool(pool(stride), nn.BatchNorm2d(channels, affine=False))
 
 
 def _convolutions(affine: bool) -> dict[str, Callable[[int, int], nn.Module]]:

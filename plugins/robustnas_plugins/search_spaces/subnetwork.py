@@ -26,9 +26,13 @@ def subnetwork(supernet: DartsSupernet, data: contracts.Genotype) -> DiscreteNet
 
     Raises:
         InputError: not a genotype of the supernet: another number of nodes, an operation it does not have, or
-        one
-            edge kept twice.
+            one edge kept twice; or a supernet with partial channels or edge weights, which holds none.
     """
+    if supernet.partial > 1 or supernet.beta:
+        raise InputError(
+            "a supernet with partial channels or edge weights holds no discrete network, whose operations act on "
+            "all channels with weight 1; one of the space darts would do"
+        )
     genotype = checked(data, SEARCH)
     for name, reduction in (("normal", False), ("reduce", True)):
         _fits(name, *genotype.cell(reduction), supernet.nodes)

@@ -1,4 +1,4 @@
-"""The supernet of the DARTS space: a stem, cells of mixed operations, global pooling, a linear layer."""
+"""The supernet of the DARTS spaces: a stem, cells of mixed operations, global pooling, a linear layer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from robustnas.cells import OpTable, SearchCell, SharedCell, edges, reduction_cells
 from robustnas_plugins.search_spaces.stems import CifarStem
 
+KINDS = ("normal", "reduce")
+
 
 class DartsSupernet(nn.Module):
     """Cells with every candidate on every edge; all normal cells share an alpha, all reduction cells another.
 
-    Keeps `robustnas.contracts.Supernet`; the names of alpha are `normal` and `reduce`.
+    Keeps `robustnas.contracts.Supernet`.  The tables of alpha are `normal` and `reduce`, (E, O) each, a row an
+    edge; with edge weights beta also `normal_beta_0` to `reduce_beta_3` for four nodes, (1, edges that enter the
+    node) each.
 
     Args:
         table: the candidate operations.
@@ -26,6 +30,11 @@ class DartsSupernet(nn.Module):
         channels: channels of the first cell's nodes; a reduction cell doubles them.
         nodes: nodes of a cell.
         cell: how cells are computed; `SearchCell` goes edge by edge and gives the same results.
+        partial: the operations act on one in so many channels (`robustnas.cells.partial_channels`).
+        beta: whether the edges that enter a node are weighted by a softmax of their own (PC-DARTS).
+
+    Raises:
+        InputError: `partial` does not divide the channels.
     """
 
     alpha: Mapping[str, nn.Parameter]
@@ -39,9 +48,12 @@ class DartsSupernet(nn.Module):
         channels: int,
         nodes: int = 4,
         cell: type[SharedCell] | type[SearchCell] = SharedCell,
+        partial: int = 1,
+        beta: bool = False,
     ):
         super().__init__()
         self.in_channels, self.classes, self.channels, self.nodes = in_channels, classes, channels, nodes
+        self.partial, self.beta = partial, beta
         self.stem = CifarStem(in_channels, channels)
         before = last = self.stem.out_channels
         self.reductions = reduction_cells(cells)
@@ -50,24 +62,28 @@ class DartsSupernet(nn.Module):
             reduction = index in self.reductions
             channels = 2 * channels if reduction else channels
             halve_first = index - 1 in self.reductions
-            self.cells.append(cell(table, (before, last), channels, nodes, reduction, halve_first))
+            self.cells.append(cell(table, (before, last), channels, nodes, reduction, halve_first, partial))
             before, last = last, nodes * channels
         self.classifier = nn.Linear(last, classes)
-        # small, so that all operations start with nearly equal weights (DARTS)
-        alpha = {name: nn.Parameter(1e-3 * torch.randn(len(edges(nodes)), len(table))) for name in ("normal", "reduce")}
+        shapes = {kind: (len(edges(nodes)), len(table)) for kind in KINDS}
+        if beta:
+            shapes |= {name: (1, node + 2) for kind in KINDS for node, name in enumerate(beta_names(kind, nodes))}
+        # small, so that all operations start with nearly equal weights (DARTS), and all edges too (PC-DARTS)
+        alpha = {name: nn.Parameter(1e-3 * torch.randn(shape)) for name, shape in shapes.items()}
         self.alpha = cast("Mapping[str, nn.Parameter]", nn.ParameterDict(alpha))
 
     def mixing(self) -> dict[str, Tensor]:
-        """softmax(alpha), (E, O) each; rows sum to 1."""
+        """softmax of the rows of every table of alpha; rows sum to 1."""
         return {name: F.softmax(alpha, dim=-1) for name, alpha in self.alpha.items()}
 
     def forward(self, images: Tensor, mixing: Mapping[str, Tensor] | None = None) -> Tensor:
         """(N, C, H, W) -> (N, K) logits.  With `mixing`, these weights stand in for softmax(alpha)."""
         weights = self.mixing() if mixing is None else mixing
+        entering = {kind: edge_weights(weights, kind, self.nodes) if self.beta else None for kind in KINDS}
         first, second = self.stem(images)
         for index, layer in enumerate(self.cells):
-            row = weights["reduce" if index in self.reductions else "normal"]
-            first, second = second, layer(first, second, row)
+            kind = KINDS[index in self.reductions]
+            first, second = second, layer(first, second, weights[kind], entering[kind])
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(second, 1).flatten(1))
         return logits
 
@@ -80,3 +96,14 @@ class DartsSupernet(nn.Module):
             parts = cell.per_edge(own) if isinstance(cell, SharedCell) else own
             found.update({prefix + name: tensor for name, tensor in parts.items()})
         return found
+
+
+def beta_names(kind: str, nodes: int) -> list[str]:
+    """The tables of beta of the `normal` or the `reduce` cell, node by node."""
+    return [f"{kind}_beta_{node}" for node in range(nodes)]
+
+
+def edge_weights(mixing: Mapping[str, Tensor], kind: str, nodes: int) -> Tensor:
+    """The weights of all edges of a cell, (E,), from the tables of beta among the mixing weights."""
+    # edges are numbered node by node
+    return torch.cat([mixing[name][0] for name in beta_names(kind, nodes)])

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from robustnas.bounds.registration import only_first, propagate, rule, spellings
 from robustnas.bounds.value import Features, Function, Value, refuse
+from robustnas.convolution import conv2d
 
 DIMENSIONS = {"conv1d": 3, "conv2d": 4, "conv3d": 5}
 
@@ -26,6 +27,8 @@ def convolution(
             value,
             f"input of {value.centre.dim()} dimensions: without an image dimension images mix",
         )
+    if function.__name__ == "conv2d":
+        function = conv2d
     return propagate(
         value,
         lambda x: function(x, weight, bias, *args, **kwargs),

@@ -20,6 +20,8 @@ from robustnas.bounds.registration import only_first, rule, spellings
 from robustnas.bounds.relaxation import relax
 from robustnas.bounds.value import Function, Value, refuse
 
+Pair = tuple[int, int]
+
 
 @rule(*spellings("max_pool2d"), torch.nn.functional.max_pool2d_with_indices)
 def max_pool2d(
@@ -59,50 +61,90 @@ def max_pool2d(
         plain = pool(value.plain)[0]
         if walk.backward:
             with walk.intervals():
-                second = _take(upper, _second_largest(upper, at_high, window))
-                # a window of one entry has no second: torch.maximum with -inf leaves the largest lower bound
+                second = _Second.apply(upper, _Windows(upper, high, **window))  # type: ignore[no-untyped-call]
+                # a window of one entry has no second: its lowest number leaves the largest lower bound
                 floor = torch.maximum(low, second)
                 bottom = _take(lower, at_high)
-                open_ = high > floor
-                slope = torch.where(open_, (high - floor) / torch.where(open_, high - bottom, 1.0), high - high)
-                # high - high: 0, or NaN where the interval has overflowed
-                level = torch.where(open_, floor, high)
+                # 0 where the largest upper bound is not alone above the floor; then the line is level
+                excess = F.relu(high - floor)
+                slope = excess / (high - bottom + torch.finfo(high.dtype).tiny)
+                level = high - excess
             upper_line = level + slope * (_take(value.plain, at_high) - bottom)
             plain = relax(walk, plain, _take(value.plain, at_low), upper_line)
     return Value(walk, plain, centre, radius)
 
 
-def _pair(size: Any) -> tuple[int, int]:
+def _pair(size: Any) -> Pair:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[-1]))
 
 
 def _take(values: Tensor, places: Tensor) -> Tensor:
-    """Entries of (N, C, H, W) at places (N, C, h, w), flat indices into H x W; -inf where the place is -1."""
-    missing = places < 0
-    taken = values.reshape(*values.shape[:2], -1).gather(2, places.clamp_min(0).reshape(*places.shape[:2], -1))
-    taken = taken.reshape(places.shape)
-    return torch.where(missing, -torch.inf, taken) if bool(missing.any()) else taken
+    """Entries of (N, C, H, W) at places (N, C, h, w), flat indices into H x W."""
+    return values.flatten(2).gather(2, places.flatten(2)).view(places.shape)
 
 
-@torch.no_grad()
-def _second_largest(values: Tensor, at_largest: Tensor, window: dict[str, tuple[int, int]]) -> Tensor:
-    """Flat index of the second largest entry of each window, -1 where a window has one entry only."""
-    (kernel_h, kernel_w), (stride_h, stride_w) = window["kernel_size"], window["stride"]
-    (pad_h, pad_w), (step_h, step_w) = window["padding"], window["dilation"]
-    H, W = values.shape[2:]
-    rows, columns = at_largest.shape[2:]
-    top = torch.arange(rows, device=values.device) * stride_h - pad_h
-    left = torch.arange(columns, device=values.device) * stride_w - pad_w
-    best = torch.full_like(values[:, :, :1, :1], -torch.inf).expand(at_largest.shape)
-    place = torch.full_like(at_largest, -1)
-    flat = values.reshape(*values.shape[:2], -1)
-    for i in range(kernel_h):
-        y = top + i * step_h
-        for j in range(kernel_w):
-            x = left + j * step_w
-            inside = ((y >= 0) & (y < H))[:, None] & ((x >= 0) & (x < W))[None, :]
-            index = y.clamp(0, H - 1)[:, None] * W + x.clamp(0, W - 1)[None, :]
-            entry = flat[:, :, index.reshape(-1)].reshape(at_largest.shape)
-            better = inside & (index != at_largest) & ((entry > best) | (place < 0))
-            best, place = torch.where(better, entry, best), torch.where(better, index.expand_as(place), place)
-    return place
+class _Windows:
+    """Where a pool looks: what the first entry of each window is, what the second one is, and so on."""
+
+    def __init__(self, image: Tensor, pooled: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair):
+        self.size, self.padding = (image.shape[2], image.shape[3]), padding
+        self.places = []
+        rows, columns = (
+            [slice(at * step, at * step + (count - 1) * move + 1, move) for at in range(kernel)]
+            for kernel, step, move, count in zip(kernel_size, dilation, stride, pooled.shape[2:], strict=True)
+        )
+        self.places = [(..., row, column) for row in rows for column in columns]
+        # rows and columns behind the image that some window looks at
+        self.behind = (
+            max(0, rows[-1].stop - self.size[0] - padding[0]),
+            max(0, columns[-1].stop - self.size[1] - padding[1]),
+        )
+
+    def padded(self, image: Tensor, filling: float) -> Tensor:
+        (above, left), (below, right) = self.padding, self.behind
+        return F.pad(image, (left, right, above, below), value=filling)
+
+    def cut(self, padded: Tensor) -> Tensor:
+        """The image inside the padding."""
+        (above, left), (rows, columns) = self.padding, self.size
+        return padded[:, :, above : above + rows, left : left + columns]
+
+
+class _Second(torch.autograd.Function):
+    """The second largest entry of each window, the lowest number where there is one entry only.
+
+    In its gradient, comparisons are made by the sign of differences: on CPUs that takes a fraction of the time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, windows: _Windows) -> Tensor:
+        lowest = torch.finfo(values.dtype).min
+        padded = windows.padded(values, lowest)
+        largest = padded[windows.places[0]]
+        second = torch.full_like(largest, lowest)
+        for place in windows.places[1:]:
+            entry = padded[place]
+            second = torch.maximum(second, torch.minimum(largest, entry))
+            largest = torch.maximum(largest, entry)
+        ctx.windows = windows
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(values, second)
+        return second
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> tuple[Tensor | None, None]:
+        """To the first entry that is as large as the second largest."""
+        (left,) = slopes
+        if left is None:
+            return None, None
+        values, second = ctx.saved_tensors
+        windows, select = ctx.windows, torch.ops.aten.threshold_backward
+        nearly_zero = -torch.finfo(values.dtype).tiny
+        padded = windows.padded(values.detach(), torch.finfo(values.dtype).min)
+        total = torch.zeros_like(padded)
+        for place in windows.places:
+            above = padded[place] - second.detach()
+            part = select(select(left, above, nearly_zero), above.neg_(), nearly_zero)
+            total[place] += part
+            left = left - part
+        return windows.cut(total), None

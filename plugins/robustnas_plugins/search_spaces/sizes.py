@@ -1,0 +1,60 @@
+"""The options that all DARTS spaces have: depth and width of the supernet, those of the discrete network, its stem.
+
+The options of the discrete network concern training only: changing them does not search again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import Attribute, field
+
+FORMS = ("cifar", "imagenet")
+
+Rule = Callable[[Any, "Attribute[Any]", Any], None]
+
+
+def at_least(least: int) -> Rule:
+    """A validator: a whole number of at least `least`."""
+
+    def check(plugin: Any, attribute: Attribute[Any], value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{attribute.name} is {value!r}; a whole number of at least {least} would do")
+
+    return check
+
+
+def _known_form(plugin: Any, attribute: Attribute[Any], value: Any) -> None:
+    if value not in FORMS:
+        raise ValueError(f"{attribute.name} is {value!r}; {' or '.join(FORMS)} would do")
+
+
+def cells() -> Any:
+    """The supernet's depth."""
+    text = "cells of the supernet; those at a third and two thirds of the depth reduce"
+    return field(default=8, validator=at_least(1), metadata={"help": text, "stage": "search"})
+
+
+def channels(rules: Sequence[Rule] = ()) -> Any:
+    """The supernet's width, with the space's own rules for it."""
+    text = "channels of the supernet's first cell; each reduction cell doubles them"
+    return field(default=16, validator=[at_least(2), *rules], metadata={"help": text, "stage": "search"})
+
+
+def network_cells() -> Any:
+    """The discrete network's depth."""
+    text = "cells of the discrete network (DARTS: 20 for CIFAR, 14 for ImageNet)"
+    return field(default=20, validator=at_least(1), metadata={"help": text, "stage": "train"})
+
+
+def network_channels() -> Any:
+    """The discrete network's width."""
+    text = "channels of the discrete network's first cell (DARTS: 36 for CIFAR, 48 for ImageNet)"
+    return field(default=36, validator=at_least(2), metadata={"help": text, "stage": "train"})
+
+
+def form() -> Any:
+    """The discrete network's stem."""
+    text = "stem of the discrete network: cifar keeps the image size, imagenet divides it by 8"
+    return field(default="cifar", validator=_known_form, metadata={"help": text, "stage": "train"})
