@@ -98,7 +98,7 @@ def test_plan_and_table(folder: Path, pipeline: types.SimpleNamespace) -> None:
     assert cli.main(["plan", "good.yaml", "--out", "o"]) == 0
     assert cli.main(["table", "runs/x"]) == 0
     assert [what for what, _, _ in pipeline.asked] == ["plan", "table"]
-    assert pipeline.asked[0][2] == {"out": Path("o")}
+    assert pipeline.asked[0][2] == {"out": Path("o"), "memory": False}
     assert pipeline.asked[1][1] == Path("runs/x")
 
 

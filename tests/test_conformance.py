@@ -21,6 +21,7 @@ MNIST = ROOT.parent / "shared" / "data" / "mnist"
 OPTIONS = {
     # the spaces' defaults are those of the papers, too large to build many times
     ("search-space", "darts"): {"cells": 3, "channels": 4, "network_cells": 3, "network_channels": 4},
+    ("search-space", "pc-darts"): {"cells": 3, "channels": 4, "network_cells": 3, "network_channels": 4},
     ("attack", "pgd"): {"steps": 5, "step_size": 0.05},
     ("attack", "cw"): {"steps": 20, "binary_search_steps": 4, "step_size": 0.05},
     ("dataset", "mnist"): {"folder": str(MNIST)},

@@ -237,8 +237,9 @@ class TestSupernet:
             "cells.2.preprocess0.even.weight",
             "cells.0.leaving.4.common.max_pool_3x3.1.running_mean",
             "cells.1.leaving.0.single.skip_connect.3.odd.weight",
-            "cells.1.leaving.2.grouped.sep_conv_3x3.1.pointwise.weight",
-            "cells.1.leaving.2.grouped.dil_conv_5x5.depthwise.weight",
+            "cells.1.leaving.2.separable.stages.0.depthwise.3",
+            "cells.1.leaving.2.separable.stages.1.pointwise",
+            "cells.1.leaving.2.separable.stages.1.norm.running_var",
             "classifier.bias",
         ):
             assert name in names

@@ -62,9 +62,13 @@ def table(folder: Path) -> dict[str, Any]:
     return found
 
 
+MACHINE = ("waiting", "peak_memory")
+"""Figures of the machine, besides seconds."""
+
+
 def without_seconds(data: Any) -> Any:
     if isinstance(data, dict):
-        return {k: without_seconds(v) for k, v in data.items() if not k.endswith("_seconds")}
+        return {k: without_seconds(v) for k, v in data.items() if not k.endswith("_seconds") and k not in MACHINE}
     return [without_seconds(v) for v in data] if isinstance(data, list) else data
 
 

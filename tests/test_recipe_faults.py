@@ -155,7 +155,7 @@ FAULTS = [
     ("seeds: [1, 1]\n", "seeds.1", "found 1 twice"),
     ("seeds: [one]\n", "seeds.0", "found 'one' (text); an integer would do"),
     ("search: {epochz: 3}\n", "search.epochz", "unknown key of search; did you mean 'epochs'?"),
-    ("search: {order: second}\n", "search.order", "found 'second'; first or unrolled would do"),
+    ("search: {order: second}\n", "search.order", "found 'second'; first, unrolled, exact, neumann or cg would do"),
     ("search: {w_momentum: 1}\n", "search.w_momentum", "found 1; at least 0 and less than 1 would do"),
     ("search: [1]\n", "search", "found a list; a mapping would do"),
     ("train: {regime: {name: adversarial, step: 2}}\n", "train.regime.step", "did you mean 'steps'?"),

@@ -6,10 +6,10 @@ import pytest
 import torch
 from attrs import evolve, frozen
 
-from robustnas import search
+from robustnas import interrupt, search
 from robustnas.artifacts import StageFolder
 from robustnas.errors import DataError, OptionError, PluginError, RunDirectoryError, RunError
-from robustnas.recipe.schema import Search
+from robustnas.recipe.schema import ORDERS, Search
 from robustnas.report import silent
 from robustnas.threat import ThreatModel
 from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
@@ -22,19 +22,23 @@ CPU = torch.device("cpu")
 SETTINGS = Search(epochs=4, batch=5, warmup_epochs=1, gamma=0.05, alpha_lr=0.05, crop=1, flip=True, cutout=2)
 
 
-def task(*metrics, seed=7, space=None, dataset=None, **settings):
+def task(*metrics, seed=7, space=None, dataset=None, order="first", **settings):
     return search.SearchTask(
         dataset or TinyDataset(),
         space or TinySpace(),
         tuple((1.0, metric) for metric in metrics),
         ThreatModel("linf", "8/255"),
-        evolve(SETTINGS, **settings),
+        evolve(SETTINGS, order=ORDERS[order](), **settings),
         seed,
     )
 
 
 def timeless(record):
-    return {name: value for name, value in record.items() if not name.endswith("_seconds")}
+    return {
+        name: value
+        for name, value in record.items()
+        if not name.endswith("_seconds") and name not in ("waiting", "peak_memory")
+    }
 
 
 METRICS = {
@@ -46,7 +50,57 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize("order", ["first", "unrolled"])
+def same(a, b):
+    """Everything two checkpoints hold, bit for bit."""
+    assert len(a["supernet"]) > 10
+    assert set(a["supernet"]) == set(b["supernet"])
+    assert all(torch.equal(value, b["supernet"][name]) for name, value in a["supernet"].items())
+    for optimizer in ("w_optimizer", "alpha_optimizer"):
+        torch.testing.assert_close(a[optimizer], b[optimizer], rtol=0, atol=0)
+    assert list(map(timeless, a["records"])) == list(map(timeless, b["records"]))
+
+
+class Stop:
+    """Counts the steps of a search and asks it to stop after one of them, as a signal would."""
+
+    def __init__(self, monkeypatch, after):
+        self.steps, self.after = 0, after
+        monkeypatch.setattr(search.loop.interrupt, "asked", self.asked)
+
+    def asked(self):
+        self.steps += 1
+        return self.steps == self.after
+
+
+def stoppable():
+    return task(Jacobian(rows=1), RandomNoise(), order="unrolled", epochs=2)
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+    folder = StageFolder(tmp_path_factory.mktemp("whole"))
+    return search.run(stoppable(), folder, CPU, silent), folder.load_tensors("checkpoint.pt")
+
+
+@pytest.mark.parametrize("after", range(1, 7))
+def test_a_search_asked_to_stop_saves_its_step_and_goes_on_as_if_nothing_had_happened(
+    after, never_stopped, tmp_path, monkeypatch
+):
+    """3 steps an epoch, 2 epochs: stopped after each step once, the last of an epoch among them."""
+    folder = StageFolder(tmp_path)
+    with monkeypatch.context() as patched:
+        stop = Stop(patched, after)
+        with pytest.raises(interrupt.Interrupted):
+            search.run(stoppable(), folder, CPU, silent)
+        assert stop.steps == after
+    middle = folder.load_tensors("checkpoint.pt")["middle"]
+    assert (middle is None) == (after % 3 == 0)
+    torch.rand(5)
+    assert timeless(search.run(stoppable(), folder, CPU, silent)) == timeless(never_stopped[0])
+    same(folder.load_tensors("checkpoint.pt"), never_stopped[1])
+
+
+@pytest.mark.parametrize("order", ["first", "unrolled", "neumann"])
 @pytest.mark.parametrize("metrics", METRICS.values(), ids=METRICS)
 def test_a_search_that_was_stopped_gives_what_one_gives_that_was_not(metrics, order, tmp_path):
     """Stopped after the checkpoint of epoch 2: alpha, weights, optimisers and history agree bit for bit."""
@@ -68,11 +122,7 @@ def test_a_search_that_was_stopped_gives_what_one_gives_that_was_not(metrics, or
     assert len(whole.history()) == 4
     assert list(map(timeless, parts.history())) == list(map(timeless, whole.history()))
     a, b = (folder.load_tensors("checkpoint.pt") for folder in (whole, parts))
-    assert len(a["supernet"]) > 10
-    assert set(a["supernet"]) == set(b["supernet"])
-    assert all(torch.equal(value, b["supernet"][name]) for name, value in a["supernet"].items())
-    for optimizer in ("w_optimizer", "alpha_optimizer"):
-        torch.testing.assert_close(a[optimizer], b[optimizer], rtol=0, atol=0)
+    same(a, b)
 
 
 def test_running_a_search_that_is_done_changes_nothing(tmp_path):
@@ -94,7 +144,7 @@ def test_what_a_search_returns_and_records(tmp_path):
     told = []
     result = search.run(task(Jacobian()), folder, CPU, lambda *place, **figures: told.append((place, figures)))
     folder.finish(result)  # plain data
-    assert set(result) == {"genotype", "alpha", "epochs", "parameters", "search_seconds"}
+    assert set(result) == {"genotype", "alpha", "epochs", "parameters", "search_seconds", "peak_memory"}
     table = torch.tensor(result["alpha"]["normal"])
     assert table.shape == (2, 3)
     assert result["genotype"] == {"edges": table.argmax(dim=1).tolist()}

@@ -5,8 +5,6 @@ Measured in float64, norm of the difference over norm of the exact hypergradient
 cross a kink within the radius of 0.01.
 """
 
-import importlib
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +12,16 @@ from attrs import evolve, frozen
 
 from robustnas.contracts import Context
 from robustnas.normalize import PixelSupernet
-from robustnas.search.hypergradient import Step, exact, first_order, unrolled
+from robustnas.recipe.schema import ORDERS, ConjugateGradient, Neumann, Unrolled
+from robustnas.search.hypergradient import (
+    Step,
+    conjugate_gradient,
+    exact,
+    first_order,
+    hypergradient,
+    neumann,
+    unrolled,
+)
 from robustnas.search.objective import Objective
 from robustnas.search.weights import constant, replaced, weights
 from robustnas.statistics import scratch_statistics
@@ -23,9 +30,10 @@ from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.metrics.random_noise import RandomNoise
-from tiny_supernet import TinySupernet, batch
+from tiny_supernet import TinySupernet, batch, parts, whole
 
 THREAT = ThreatModel("linf", "8/255")
+ALL = [first_order, unrolled, exact, neumann, conjugate_gradient]
 GAMMA = 0.1
 LIMIT = 1e-5
 """Of the relative error of `unrolled` on a smooth network; 2e-6 to 4e-6 was measured."""
@@ -49,7 +57,7 @@ class SmoothJacobian:
         return -row.flatten(1).square().sum(dim=1)
 
 
-def make_step(metrics=(), gamma=GAMMA, activation=torch.tanh, lr=0.05, decay=0.03, momentum=0.9, rehearsed=2):
+def make_step(metrics=(), gamma=GAMMA, activation=torch.tanh, lr=0.05, decay=0.03, momentum=0.9, rehearsed=2, cuts=1):
     """A step in float64, with filled momentum buffers."""
     torch.manual_seed(3)
     supernet = PixelSupernet(TinySupernet(activation=activation), (0.5, 0.5), (0.25, 0.25)).double()
@@ -63,7 +71,12 @@ def make_step(metrics=(), gamma=GAMMA, activation=torch.tanh, lr=0.05, decay=0.0
     optimizer.zero_grad()
     objective = Objective(tuple((1.0, metric) for metric in metrics), THREAT, gamma)
     inner, outer = (Context(0.5, torch.Generator().manual_seed(seed), F.cross_entropy) for seed in (4, 5))
-    return Step(supernet, objective, w, optimizer, train, val, inner, outer)
+    return Step(supernet, objective, w, optimizer, parts(*train, cuts), parts(*val, cuts), inner, outer)
+
+
+def plain_loss(supernet, batch):
+    images, labels = whole(batch)
+    return F.cross_entropy(supernet(images), labels)
 
 
 def relative(found, expected):
@@ -94,14 +107,12 @@ def test_unrolled_agrees_with_exact(metrics):
         torch.testing.assert_close(found.validation.robustness, expected.validation.robustness)
 
 
-def test_the_error_of_unrolled_falls_with_the_square_of_its_radius(monkeypatch):
+def test_the_error_of_unrolled_falls_with_the_square_of_its_radius():
     """Central differences: a tenth of the radius, a hundredth of the error."""
-    module = importlib.import_module("robustnas.search.hypergradient.unrolled")
     expected = exact(make_step((LogitSize(),)))
     errors = []
     for radius in (0.1, 0.01):
-        monkeypatch.setattr(module, "RADIUS", radius)
-        errors.append(relative(unrolled(make_step((LogitSize(),))), expected))
+        errors.append(relative(unrolled(make_step((LogitSize(),)), Unrolled(radius)), expected))
     assert 50 < errors[0] / errors[1] < 200
 
 
@@ -126,9 +137,9 @@ def test_exact_is_the_derivative_of_the_outer_objective_along_the_virtual_step()
         fresh = make_step()  # the same again
         with torch.no_grad():
             fresh.supernet.alpha["normal"].add_(shift)
-        F.cross_entropy(fresh.supernet(fresh.train[0]), fresh.train[1]).backward()
+        plain_loss(fresh.supernet, fresh.train).backward()
         fresh.w_optimizer.step()
-        return F.cross_entropy(fresh.supernet(fresh.val[0]), fresh.val[1]).item()
+        return plain_loss(fresh.supernet, fresh.val).item()
 
     for row, column in ((0, 0), (1, 2)):
         shift = torch.zeros_like(table)
@@ -154,16 +165,16 @@ def test_the_learning_rate_of_the_virtual_step_is_the_present_one():
     torch.testing.assert_close(unrolled(step).gradients, first_order(make_step()).gradients)
 
 
-@pytest.mark.parametrize("hypergradient", [first_order, unrolled, exact])
-def test_gamma_zero_is_no_metric(hypergradient):
-    plain, zero = hypergradient(make_step()), hypergradient(make_step((LogitSize(),), gamma=0.0))
+@pytest.mark.parametrize("function", ALL)
+def test_gamma_zero_is_no_metric(function):
+    plain, zero = function(make_step()), function(make_step((LogitSize(),), gamma=0.0))
     assert difference(plain, zero) == 0
     assert zero.validation.robustness is None
-    assert difference(plain, hypergradient(make_step((LogitSize(),)))) > 1e-5
+    assert difference(plain, function(make_step((LogitSize(),)))) > 1e-5
 
 
-@pytest.mark.parametrize("hypergradient", [first_order, unrolled, exact])
-def test_robustness_is_evaluated_at_the_weights_of_the_outer_level(hypergradient):
+@pytest.mark.parametrize("function", ALL)
+def test_robustness_is_evaluated_at_the_weights_of_the_outer_level(function):
     """`first_order` at w; the others at w', the same as L_val: a score that notes the weights it saw."""
     seen = []
 
@@ -174,17 +185,17 @@ def test_robustness_is_evaluated_at_the_weights_of_the_outer_level(hypergradient
             return -network(images).square().mean(dim=1)
 
     step = make_step((Witness(),))
-    hypergradient(step)
+    function(step)
     w = step.supernet.supernet.head.weight.detach()
     probe = make_step()
-    torch.autograd.backward(
-        F.cross_entropy(probe.supernet(probe.train[0]), probe.train[1]), inputs=probe.weights.parameters
-    )
+    torch.autograd.backward(plain_loss(probe.supernet, probe.train), inputs=probe.weights.parameters)
     probe.w_optimizer.step()
-    expected = w if hypergradient is first_order else probe.supernet.supernet.head.weight.detach()
+    expected = (
+        w if function in (first_order, neumann, conjugate_gradient) else probe.supernet.supernet.head.weight.detach()
+    )
     assert len(seen) == 1
     torch.testing.assert_close(seen[0], expected, rtol=1e-12, atol=1e-12)
-    assert hypergradient is first_order or (seen[0] - w).abs().max() > 1e-4
+    assert function in (first_order, neumann, conjugate_gradient) or (seen[0] - w).abs().max() > 1e-4
 
 
 def test_the_gradient_of_robustness_through_the_weights_counts():
@@ -197,20 +208,20 @@ def test_the_gradient_of_robustness_through_the_weights_counts():
         step = make_step()
         with torch.no_grad():
             step.supernet.alpha["normal"].add_(shift)
-        F.cross_entropy(step.supernet(step.train[0]), step.train[1]).backward()
+        plain_loss(step.supernet, step.train).backward()
         step.w_optimizer.step()
         return step
 
     found = unrolled(make_step((LogitSize(),), gamma=1e6)).gradients[0] / 1e6
     unshifted = virtual_step()
     with scratch_statistics(unshifted.supernet), torch.no_grad():
-        unshifted.supernet(unshifted.val[0])
+        unshifted.supernet(whole(unshifted.val)[0])
         statistics = {name: buffer.clone() for name, buffer in unshifted.supernet.named_buffers()}
 
     def robustness(shift):
         step = virtual_step(shift)
         step.supernet.load_state_dict(statistics, strict=False)
-        return LogitSize().score(step.supernet.eval(), *step.val, THREAT).mean().item()
+        return LogitSize().score(step.supernet.eval(), *whole(step.val), THREAT).mean().item()
 
     shift = torch.zeros(2, 3, dtype=torch.float64)
     shift[1, 0] = 1e-4
@@ -227,13 +238,13 @@ def everything(step):
 METRICS = [Jacobian(rows=2), RandomNoise(), AdversarialAlpha(), AdversarialTraining(), LogitSize()]
 
 
-@pytest.mark.parametrize("hypergradient", [first_order, unrolled, exact])
+@pytest.mark.parametrize("function", ALL)
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: type(metric).__name__)
-def test_a_hypergradient_leaves_the_supernet_as_it_was(hypergradient, metric):
+def test_a_hypergradient_leaves_the_supernet_as_it_was(function, metric):
     step = make_step((metric,))
     step.supernet.supernet.edges[1].norm.eval()
     before, modes = everything(step), [module.training for module in step.supernet.modules()]
-    hypergradient(step)
+    function(step)
     after = everything(step)
     assert len(before) > 10
     assert set(after) == set(before)
@@ -258,7 +269,7 @@ def test_every_evaluation_of_the_inner_loss_draws_the_same():
     unrolled(step)
     assert len(drawn) == 3
     assert len(set(drawn)) == 1
-    step.objective.owner("inner_loss").inner_loss(step.supernet, *step.train, THREAT, step.inner)
+    step.objective.owner("inner_loss").inner_loss(step.supernet, *whole(step.train), THREAT, step.inner)
     assert drawn[3][0] == drawn[0][0]  # the inner step repeats its rehearsal
     assert drawn[3][1] != drawn[0][1]  # everyone's generator goes on
 
@@ -271,8 +282,8 @@ def test_an_alpha_that_is_not_used_has_a_zero_gradient():
     # alpha is a property of the class: this object gets a class of its own
     step.supernet.supernet.__class__ = type("Two", (TinySupernet,), {"alpha": property(lambda self: tables)})
     step = evolve(step, weights=weights(step.supernet))
-    for hypergradient in (first_order, unrolled, exact):
-        gradients = hypergradient(step).gradients
+    for function in ALL:
+        gradients = function(step).gradients
         assert torch.equal(gradients[1], torch.zeros_like(unused))
         assert gradients[0].abs().max() > 0
 
@@ -295,3 +306,89 @@ def test_replaced_weights_carry_their_graph_and_shared_ones_stay_shared():
     with constant(w.parameters):
         assert not any(p.requires_grad for p in w.parameters)
     assert all(p.requires_grad for p in w.parameters)
+
+
+def dense(step):
+    """Hessian of L_train with weight decay (P, P), mixed derivatives (alpha, P), and grad_w of the outer level (P,)."""
+    w, alpha = step.weights.parameters, step.alpha
+    with scratch_statistics(step.supernet):
+        gradients = torch.autograd.grad(plain_loss(step.supernet, step.train), w, create_graph=True)
+        flat = torch.cat([g.flatten() for g in gradients])
+        rows = [
+            torch.autograd.grad(entry, [*w, *alpha], retain_graph=True, allow_unused=True, materialize_grads=True)
+            for entry in flat
+        ]
+        v = torch.autograd.grad(plain_loss(step.supernet, step.val), [*w, *alpha])
+    hessian = torch.stack([torch.cat([g.flatten() for g in row[: len(w)]]) for row in rows])
+    mixed = torch.stack([torch.cat([g.flatten() for g in row[len(w) :]]) for row in rows], dim=1)
+    decay = step.w_optimizer.param_groups[0]["weight_decay"]
+    outer_w, outer_alpha = (torch.cat([g.flatten() for g in part]) for part in (v[: len(w)], v[len(w) :]))
+    return hessian + decay * torch.eye(len(hessian), dtype=hessian.dtype), mixed, outer_w, outer_alpha
+
+
+def flattened(found):
+    return torch.cat([g.flatten() for g in found.gradients])
+
+
+def test_conjugate_gradient_solves_the_damped_system():
+    """Against the dense solution; the damping makes every curvature positive, so it runs to the end."""
+    hessian, mixed, v, partial = dense(make_step())
+    damping = 1.5 * float(torch.linalg.eigvalsh(hessian).abs().max())
+    system = hessian + damping * torch.eye(len(hessian), dtype=hessian.dtype)
+    expected = partial - mixed @ torch.linalg.solve(system, v)
+    found = flattened(conjugate_gradient(make_step(), ConjugateGradient(200, damping, 1e-12)))
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-12)
+    assert (expected - partial).norm() > 1e-4 * partial.norm(), "the implicit part is no rounding error"
+
+
+def test_conjugate_gradient_stops_where_the_curvature_is_not_positive():
+    """A network's Hessian is indefinite: without damping the iteration ends early, and stays finite."""
+    hessian, mixed, v, partial = dense(make_step())
+    assert float(torch.linalg.eigvalsh(hessian).min()) < 0
+    bend = float(v @ hessian @ v)
+    one = flattened(conjugate_gradient(make_step(), ConjugateGradient(1, 0.0, 0.0)))
+    step = v if bend <= 0 else float(v @ v) / bend * v
+    torch.testing.assert_close(one, partial - mixed @ step, rtol=1e-8, atol=1e-12)
+    many = flattened(conjugate_gradient(make_step(), ConjugateGradient(500, 0.0, 0.0)))
+    assert bool(many.isfinite().all())
+
+
+@pytest.mark.parametrize("terms", [0, 1, 4])
+def test_neumann_is_the_truncated_series(terms):
+    hessian, mixed, v, partial = dense(make_step())
+    eta = 0.3 / float(torch.linalg.eigvalsh(hessian).abs().max())
+    shrink = torch.eye(len(hessian), dtype=hessian.dtype) - eta * hessian
+    series = sum(torch.linalg.matrix_power(shrink, power) @ v for power in range(terms + 1))
+    expected = partial - mixed @ (eta * series)
+    found = flattened(neumann(make_step(), Neumann(terms, eta)))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_step_of_the_series_is_the_learning_rate_unless_it_is_given():
+    torch.testing.assert_close(
+        neumann(make_step(), Neumann(2)).gradients, neumann(make_step(), Neumann(2, 0.05)).gradients
+    )
+
+
+def test_every_order_of_a_recipe_has_its_function():
+    assert [hypergradient(cls()).func for cls in ORDERS.values()] == ALL
+
+
+@pytest.mark.parametrize("function", ALL)
+def test_a_batch_in_parts_gives_the_weighted_sum_of_its_parts(function):
+    """Batch norm sees a part; so a batch of two equal parts gives what each of them gives."""
+    images = [batch(4, 1, torch.float64), batch(4, 2, torch.float64)]
+
+    def of(*some):
+        step = make_step((LogitSize(),))
+        whole_batch = tuple(torch.cat(column) for column in zip(*some, strict=True))
+        cut = parts(*whole_batch, len(some))
+        return function(evolve(step, train=cut, val=cut))
+
+    twice, once = of(images[0], images[0]), of(images[0])
+    torch.testing.assert_close(flattened(twice), flattened(once), rtol=1e-6, atol=1e-10)
+    torch.testing.assert_close(twice.validation.loss, once.validation.loss)
+    torch.testing.assert_close(twice.validation.robustness, once.validation.robustness)
+    if function is first_order:
+        expected = (flattened(once) + flattened(of(images[1]))) / 2
+        torch.testing.assert_close(flattened(of(*images)), expected, rtol=1e-9, atol=1e-12)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from attrs import evolve, frozen
 
-from robustnas import seeding, train
+from robustnas import interrupt, seeding, train
 from robustnas.artifacts import StageFolder
 from robustnas.errors import InputError, RunDirectoryError, RunError
 from robustnas.normalize import PixelNetwork
@@ -32,9 +32,13 @@ def task(**changes: Any) -> train.TrainTask:
     return train.TrainTask(Bars(), ToySpace(), {"width": 4}, THREAT, settings, seed=3)
 
 
+MACHINE = ("waiting", "peak_memory")
+"""Figures of the machine, besides seconds."""
+
+
 def without_seconds(data: Any) -> Any:
     if isinstance(data, dict):
-        return {k: without_seconds(v) for k, v in data.items() if not k.endswith("_seconds")}
+        return {k: without_seconds(v) for k, v in data.items() if not k.endswith("_seconds") and k not in MACHINE}
     return [without_seconds(v) for v in data] if isinstance(data, list) else data
 
 
@@ -80,6 +84,30 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, regime: Any, 
     assert two is not None
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert one.keys() == two.keys()
+
+
+@pytest.mark.parametrize("after", range(1, 5))
+def test_asked_to_stop_it_saves_its_step_and_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+):
+    wanted = task(regime=Adversarial(steps=1), epochs=2, batch=24, crop=1, accumulate=2)  # 2 steps an epoch
+    whole = train.run(wanted, StageFolder(tmp_path / "whole"), CPU, silent)
+    broken = StageFolder(tmp_path / "broken")
+    asked: list[int] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(train.loop.interrupt, "asked", lambda: asked.append(0) or len(asked) == after)
+        with pytest.raises(interrupt.Interrupted):
+            train.run(wanted, broken, CPU, silent)
+    checkpoint = broken.load_tensors("checkpoint.pt")
+    assert checkpoint is not None
+    assert (checkpoint["state"]["middle"] is None) == (after % 2 == 0)
+    torch.rand(7)
+    assert without_seconds(train.run(wanted, broken, CPU, silent)) == without_seconds(whole)
+    assert without_seconds(broken.history()) == without_seconds(StageFolder(tmp_path / "whole").history())
+    one, two = (StageFolder(tmp_path / name).load_tensors("network.pt") for name in ("whole", "broken"))
+    assert one is not None
+    assert two is not None
+    assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_seeds_matter_and_are_all_that_matters(tmp_path: Path):

@@ -8,6 +8,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from robustnas.batches import Part
 from robustnas.images import InMemory
 
 OPS = 3
@@ -87,3 +88,17 @@ def batch(count=8, seed=0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(count, 2, 6, 6, generator=generator, dtype=dtype)
     return images, torch.arange(count) % 3
+
+
+def parts(images, labels, cuts=1):
+    """A batch cut into parts, as one process is given it."""
+    return tuple(
+        Part(some, truth, len(truth) / len(labels))
+        for some, truth in zip(images.tensor_split(cuts), labels.tensor_split(cuts), strict=True)
+    )
+
+
+def whole(batch):
+    """Images and labels of a batch of one part."""
+    (part,) = batch
+    return part.images, part.labels

@@ -111,9 +111,15 @@ def of_no_stage(path: Path) -> str:
 
 @frozen
 class StageFolder:
-    """The folder of one stage: checkpoints, history, result."""
+    """The folder of one stage: checkpoints, history, result.
+
+    Args:
+        path: where it is.
+        writes: False where another process writes for this one (see `robustnas.world`): then writing does nothing.
+    """
 
     path: Path
+    writes: bool = True
 
     @property
     def result_file(self) -> Path:
@@ -134,11 +140,17 @@ class StageFolder:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result; from now on the stage is done."""
-        write_json(self.result_file, result)
+        self.write_json(self.result_file.name, result)
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Plain data under `name`."""
+        if self.writes:
+            write_json(self.path / name, data)
 
     def save_tensors(self, name: str, state: dict[str, Any]) -> None:
         """Tensors and plain data under `name`, loadable with `weights_only=True`."""
-        write_atomically(self.path / name, lambda file: torch.save(state, file))
+        if self.writes:
+            write_atomically(self.path / name, lambda file: torch.save(state, file))
 
     def load_tensors(self, name: str) -> dict[str, Any] | None:
         """What `save_tensors` wrote, on the CPU; None where there is nothing.
@@ -173,4 +185,5 @@ class StageFolder:
     def rewrite_history(self, records: list[dict[str, Any]]) -> None:
         """Replace the history: an epoch adds its record together with its checkpoint."""
         text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
-        write_text(self.path / "history.jsonl", text)
+        if self.writes:
+            write_text(self.path / "history.jsonl", text)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustnas import interrupt
 from robustnas.contracts import Images
 from robustnas.device import full_precision
 from robustnas.errors import DataError, DeviceError, OptionError, RobustnasError, RunError
@@ -31,6 +32,7 @@ from robustnas.images import InMemory, in_order, on_device
 from robustnas.report import Report, silent
 from robustnas.seeding import derive, seeded
 from robustnas.threat import ThreatModel
+from robustnas.world import ALONE, World
 
 TOLERANCE = 1e-5
 """Pixel units by which rounding may carry an image out of the ball or the box; it is then projected back."""
@@ -175,7 +177,11 @@ def _float32_with_gradients(device: torch.device) -> Iterator[None]:
 
 
 def predict(
-    network: nn.Module, images: Images | Tensor, batch: int = 256, device: torch.device | str | None = None
+    network: nn.Module,
+    images: Images | Tensor,
+    batch: int = 256,
+    device: torch.device | str | None = None,
+    world: World = ALONE,
 ) -> Tensor:
     """The network's answers, (N,) int64 on the CPU.
 
@@ -184,6 +190,7 @@ def predict(
         images: all of these; a tensor is (N, C, H, W), uint8 or float in [0, 1].
         batch: images at once.
         device: where the network lives; None finds out.
+        world: the processes that share the batches; each returns all answers.
 
     Raises:
         DataError: pixels outside [0, 1].
@@ -191,11 +198,26 @@ def predict(
     """
     device = _device_of(network, device)
     source = on_device(_images(images, None), device)
-    answers = []
-    with frozen(network), _float32_with_gradients(device):
-        for indices in in_order(len(source.labels), batch):
-            answers.append(_answers(network, _take(source, indices), indices).cpu())
-    return torch.cat(answers) if answers else torch.zeros(0, dtype=torch.int64)
+    answers = torch.zeros(len(source.labels), dtype=torch.int64)
+
+    def own() -> list[tuple[Tensor, Tensor]]:
+        """The answers of this process's batches."""
+        found = []
+        with frozen(network), _float32_with_gradients(device):
+            for indices in own_batches(len(source.labels), batch, world):
+                interrupt.check()
+                found.append((indices, _answers(network, _take(source, indices), indices).cpu()))
+        return found
+
+    for some in world.agree(own):
+        for indices, found in some:
+            answers[indices] = found
+    return answers
+
+
+def own_batches(count: int, batch: int, world: World) -> list[Tensor]:
+    """The batches of this process: the same cuts however many share them, so that random draws are the same."""
+    return in_order(count, batch)[world.rank :: world.size]
 
 
 @contextmanager
@@ -313,6 +335,7 @@ def evaluate(
     device: torch.device | str | None = None,
     label: str | None = None,
     report: Report = silent,
+    world: World = ALONE,
 ) -> AttackRecord:
     """One attack on one network.
 
@@ -333,6 +356,7 @@ def evaluate(
         device: where the network lives; None finds out.
         label: the attack's name in messages and seeds; None is its class.
         report: told after every batch, with the share of images still right so far as `robust`.
+        world: the processes that share the batches; each returns the whole record.
 
     Raises:
         RunError: the attack raised, or returned what is not an admissible image; names attack and image.
@@ -347,28 +371,49 @@ def evaluate(
     labels = labels.detach().cpu()
     count = len(labels)
     counted = _Counted(network)
-    with frozen(counted), _float32_with_gradients(device):
-        clean = torch.empty(count, dtype=torch.int64)
-        perturbed = torch.empty(count, dtype=torch.int64)
-        distance = torch.zeros(count)
-        found = torch.full((count,), float("inf"))
+    with frozen(counted):
         model = load_foolbox().PyTorchModel(counted, bounds=(0, 1), device=device)
-        for indices in in_order(count, batch):
-            pixels = _take(source, indices)
-            truth = labels[indices].to(device)
-            answers = _answers(network, pixels, indices)
-            clean[indices] = perturbed[indices] = answers.cpu()
-            right = (answers == truth).nonzero().squeeze(1)
-            if len(right) and threat.epsilon > 0:
-                at = indices[right.cpu()]
-                start, wanted = pixels[right], truth[right]
-                with _random_state(seed, label, int(indices[0])):
-                    proposed = _proposals(run, model, start, wanted, label, at)
-                _check_images(proposed, start, label, at)
-                verdict = _judge(network, proposed.detach(), start, wanted, threat, label, at, stays_inside)
-                perturbed[at], distance[at], found[at] = (part.cpu() for part in verdict)
-            done = int(indices[-1]) + 1
-            report(done, count, "image", robust=float((perturbed[:done] == labels[:done]).float().mean()))
+
+    def one(indices: Tensor) -> tuple[Tensor, ...]:
+        """Clean and perturbed answers, distance and found of one batch, (n,) each, on the CPU."""
+        pixels = _take(source, indices)
+        truth = labels[indices].to(device)
+        answers = _answers(network, pixels, indices)
+        clean, distance = answers.cpu(), torch.zeros(len(indices))
+        perturbed, found = clean.clone(), torch.full((len(indices),), float("inf"))
+        right = (answers == truth).nonzero().squeeze(1)
+        if len(right) and threat.epsilon > 0:
+            here = right.cpu()
+            at, start, wanted = indices[here], pixels[right], truth[right]
+            with _random_state(seed, label, int(indices[0])):
+                proposed = _proposals(run, model, start, wanted, label, at)
+            _check_images(proposed, start, label, at)
+            verdict = _judge(network, proposed.detach(), start, wanted, threat, label, at, stays_inside)
+            perturbed[here], distance[here], found[here] = (part.cpu() for part in verdict)
+        return clean, perturbed, distance, found
+
+    def own() -> tuple[list[tuple[Tensor, ...]], int]:
+        """Indices, clean and perturbed answers, distance and found of this process's batches; and their cost."""
+        found: list[tuple[Tensor, ...]] = []
+        done = standing = 0
+        with frozen(counted), _float32_with_gradients(device):
+            for indices in own_batches(count, batch, world):
+                interrupt.check()
+                found.append((indices, *one(indices)))
+                done += len(indices)
+                standing += int((found[-1][2] == labels[indices]).sum())
+                report(min(done * world.size, count), count, "image", robust=standing / done)
+        return found, counted.images
+
+    clean = torch.empty(count, dtype=torch.int64)
+    perturbed = torch.empty(count, dtype=torch.int64)
+    distance = torch.zeros(count)
+    found = torch.full((count,), float("inf"))
+    evaluations = 0
+    for some, cost in world.agree(own):
+        evaluations += cost
+        for indices, *parts in some:
+            clean[indices], perturbed[indices], distance[indices], found[indices] = parts
     # an image that was wrong when clean was not attacked and kept its answer: that is nobody's success
     success = (clean == labels) & (perturbed != labels)
     return AttackRecord(
@@ -382,7 +427,7 @@ def evaluate(
         success=success,
         distance=distance,
         found=found,
-        evaluations=counted.images,
+        evaluations=evaluations,
     )
 
 

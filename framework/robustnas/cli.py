@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(fault if isinstance(fault, RecipeError) else f"robustnas: {fault}", file=sys.stderr)
         return fault.exit_status
     except KeyboardInterrupt:
-        hint = f"; to go on where it stopped: robustnas {shlex.join(typed)}" if command is _run else ""
+        hint = f"; to go on where it stopped: {_launcher()} {shlex.join(typed)}" if command is _run else ""
         print(f"robustnas: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
@@ -51,6 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as fault:  # a disk that became full or read-only where nothing more precise is known
         print(f"robustnas: {f'{fault.filename}: ' if fault.filename else ''}{fault.strerror or fault}", file=sys.stderr)
         return 1
+
+
+def _launcher() -> str:
+    """How this program was started, as far as it can be told."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    return "robustnas" if size == "1" else f"torchrun --nproc-per-node {size} -m robustnas"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -122,6 +128,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--until", choices=("search", "train"), help="stop after this stage")
     run.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="stages to run side by side (default: 1)")
     run.add_argument("--quiet", action="store_true", help="print nothing but faults; the table is in DIR")
+    plan.add_argument(
+        "--memory",
+        action="store_true",
+        help="estimate the memory of a search step: seconds a method, a minute or two for a large supernet",
+    )
     table = add(commands, "table", "rebuild and print the table of a run directory", _table)
     table.add_argument("directory", type=Path, metavar="DIR", help="a run directory")
 
@@ -176,7 +187,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     loaded = load(arguments.recipe, arguments.set)
     from robustnas import pipeline
 
-    pipeline.plan(loaded, out=arguments.out)
+    pipeline.plan(loaded, out=arguments.out, memory=arguments.memory)
     return 0
 
 

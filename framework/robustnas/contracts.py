@@ -42,11 +42,15 @@ class Context:
         generator: for every random draw of the loss.  Evaluating the same loss twice in one step (as the unrolled
             hypergradient does) gives it in the same state both times.
         loss: the plain loss, (N, K) logits and (N,) labels -> scalar.
+        average: a tensor without a graph and the number of images it is a mean over -> its mean over all processes
+            that share the batch.  A loss that takes a decision all of them must take alike (a perturbation of alpha
+            by the sign of a gradient, say) averages what it decides by; in one process nothing happens.
     """
 
     progress: float
     generator: torch.Generator
     loss: Callable[[Tensor, Tensor], Tensor]
+    average: Callable[[Tensor, int], Tensor] = lambda value, count: value
 
 
 class Supernet(Protocol):
@@ -56,11 +60,14 @@ class Supernet(Protocol):
     def alpha(self) -> Mapping[str, nn.Parameter]:
         """Architecture parameters by name, logits before softmax, (E, O) each; the outer level moves these.
 
+        A row is one choice among O: the operation of an edge, say, or which of the edges into a node count
+        (PC-DARTS's beta, a table of one row for each node).  Tables may differ in E and O.
+
         They are parameters of the module (so that checkpoints hold them); every other parameter is a weight.
         """
 
     def mixing(self) -> dict[str, Tensor]:
-        """The weights the forward pass mixes with, by the names of alpha: softmax(alpha), rows sum to 1."""
+        """The weights the forward pass mixes with, by the names of alpha: the softmax of every row, (E, O)."""
 
     def __call__(self, images: Tensor, mixing: Mapping[str, Tensor] | None = None) -> Tensor:
         """(N, C, H, W) -> (N, K) logits.  With `mixing`, these weights stand in for softmax(alpha)."""

@@ -31,6 +31,14 @@ def resolve(name: str) -> torch.device:
     return torch.device(wanted)
 
 
+def can_fuse(device: torch.device) -> bool:
+    """Whether torch's optimisers have one kernel for all parameters there.
+
+    On the CPU a step of SGD on 300 small tensors takes a tenth of the time so.
+    """
+    return device.type in ("cpu", "cuda")
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Float32 proper on CUDA: by default convolutions round their inputs to 10 bits there (TF32).

@@ -3,6 +3,7 @@
 RobustnasError           1   the run itself failed
   RunError               1   divergence, a full disk, a plugin that broke its promise while running
     DiskFullError        1   no room for a result; everything already done is intact
+    DeviceLostError      1   the device, or another process of the run, no longer answers
     VerdictError         1   two evaluations of one image contradict each other
   InputError             2   something given to us is wrong; the message says where and what would do
     RecipeError          2   faults of a recipe file, all of them
@@ -29,6 +30,10 @@ class RunError(RobustnasError):
 
 class DiskFullError(RunError):
     """There is no room on the disk; everything already done is intact."""
+
+
+class DeviceLostError(RunError):
+    """The device, or another process of the run, no longer answers; everything already done is intact."""
 
 
 class VerdictError(RunError):

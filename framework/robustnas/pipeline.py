@@ -8,28 +8,25 @@ those that are not done; `run.stages` says what each one is; `comparison` turns 
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 import yaml
 from rich.console import Console
 
 from robustnas import device as devices
-from robustnas import table
+from robustnas import interrupt, table
 from robustnas.artifacts import write_json, write_text
-from robustnas.errors import DataError, RunDirectoryError
-from robustnas.plan import Plan, make
+from robustnas.errors import DataError, InputError, RunDirectoryError
+from robustnas.plan import Plan, Stage, make
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.resolved import resolved
 from robustnas.run import layout, overview
 from robustnas.run.directory import RunDirectory
 from robustnas.run.progress import Progress
 from robustnas.run.scheduler import Outcome, run_all
+from robustnas.world import World, joined, launched, own_device
 
 
 def run(
@@ -51,12 +48,34 @@ def run(
     Returns:
         The exit status: 0 done, 1 a stage failed (the others are done and in the table).
     """
-    chosen = devices.resolve(device)
+    if launched() and jobs > 1:
+        raise InputError(
+            "--jobs does stages side by side on one machine; under torchrun all processes share each stage"
+        )
+    chosen = devices.resolve(own_device(device))
     todo = make(loaded)
     directory = RunDirectory(out or default_directory(loaded))
-    with directory.locked():
+    with interrupt.listening(quiet), joined(chosen) as world:
+        quiet = quiet or not world.first
+        with directory.locked() if world.first else nullcontext():
+            stages = todo.until(until)
+            _prepare(loaded, todo, stages, directory, world)
+            progress = Progress(quiet=quiet)
+            with progress.shown():
+                outcome = run_all(todo, stages, directory, chosen, jobs, progress, world)
+            if until is None and world.first:
+                _write_table(directory, quiet)
+    return _conclude(outcome, directory, quiet, until)
+
+
+def _prepare(loaded: Loaded, todo: Plan, stages: list[Stage], directory: RunDirectory, world: World) -> None:
+    """Check what would fail late, and write down what this directory is; the first process does it for all.
+
+    Raises:
+        InputError: the directory is another experiment's, or the data is not what it should be.
+    """
+    if world.first:
         directory.check(todo)
-        stages = todo.until(until)
         if not all(directory.done(stage) for stage in stages):
             check_data(todo)
             overview.check_networks(todo)
@@ -66,18 +85,17 @@ def run(
             yaml.safe_dump(resolved(loaded), sort_keys=False, allow_unicode=True),
         )
         write_json(directory.path / "layout.json", layout.describe(todo, directory))
-        progress = Progress(quiet=quiet)
-        with _ending_cleanly(), progress.shown():
-            outcome = run_all(todo, stages, directory, chosen, jobs, progress)
-        if until is None:
-            _write_table(directory, quiet)
-    return _conclude(outcome, directory, quiet, until)
+    world.told(None)  # the others go on when the directory is this experiment's
 
 
-def plan(loaded: Loaded, *, out: Path | None = None) -> None:
-    """Print what `run` would do: methods, seeds and stages, what is done, steps and parameters.  Runs nothing."""
+def plan(loaded: Loaded, *, out: Path | None = None, memory: bool = False) -> None:
+    """Print what `run` would do: methods, seeds and stages, what is done, steps and parameters.  Runs nothing.
+
+    Args:
+        memory: estimate what a search step needs, which runs two tiny ones a method.
+    """
     todo = make(loaded)
-    overview.show(todo, RunDirectory(out or default_directory(loaded)), Console())
+    overview.show(todo, RunDirectory(out or default_directory(loaded)), Console(), estimate=memory)
 
 
 def show_table(directory: Path) -> None:
@@ -148,21 +166,3 @@ def _conclude(outcome: Outcome, directory: RunDirectory, quiet: bool, until: str
         what = f"until {until}" if until else "table.md, table.csv, table.json"
         console.print(f"{what} in {directory.path}", markup=False, highlight=False, soft_wrap=True)
     return 0
-
-
-@contextmanager
-def _ending_cleanly() -> Iterator[None]:
-    """A termination signal ends the run as Ctrl-C does: workers stopped, files whole."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before: Any = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: signals are the caller's business
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -20,7 +20,18 @@ from attrs import frozen
 from robustnas.contracts import Dataset, Genotype, SearchSpace
 from robustnas.errors import InputError, RecipeError
 from robustnas.recipe.load import Loaded
-from robustnas.recipe.schema import Attack, Certify, Evaluate, Method, Search, Train, Use
+from robustnas.recipe.schema import (
+    ORDERS,
+    REGIMES,
+    Attack,
+    Certify,
+    Evaluate,
+    Method,
+    Search,
+    Standard,
+    Train,
+    Use,
+)
 from robustnas.registry import REGISTRIES, metric_parts
 from robustnas.suggest import did_you_mean
 from robustnas.threat import ThreatModel
@@ -28,7 +39,7 @@ from robustnas.threat import ThreatModel
 Kind = Literal["search", "train", "clean", "attack", "certify"]
 KINDS: tuple[Kind, ...] = ("search", "train", "clean", "attack", "certify")
 
-RESULTS = 1
+RESULTS = 2
 """Raised whenever a stage computes something else than before: older results are then not taken for new ones."""
 
 
@@ -166,7 +177,7 @@ def _stages(loaded: Loaded, name: str, method: Method, space: Use, genotype: Gen
     dataset = identity("dataset", recipe.dataset)
     stages: list[Stage] = []
     if genotype is None:
-        search = attrs.asdict(method.search)
+        search = settings(method.search, order=ORDERS)
         scored = any("score" in metric_parts(metric.plugin) for _, metric in method.metric)
         if not scored:
             search["gamma"] = 0.0  # it weighs scores and there are none
@@ -190,8 +201,7 @@ def _stages(loaded: Loaded, name: str, method: Method, space: Use, genotype: Gen
         origin: Any = search_key
     else:
         origin = genotype
-    regime = {"name": type(method.train.regime).__name__, **attrs.asdict(method.train.regime)}
-    perturbed = regime["name"] != "Standard"
+    perturbed = not isinstance(method.train.regime, Standard)
     train_key = digest(
         "train",
         {
@@ -199,7 +209,7 @@ def _stages(loaded: Loaded, name: str, method: Method, space: Use, genotype: Gen
             "space": identity("search-space", space, without_stage="search"),
             "genotype": origin,
             "threat": threat if perturbed else None,
-            "train": {**attrs.asdict(method.train), "regime": regime},
+            "train": settings(method.train, regime=REGIMES),
             "seed": seed,
         },
     )
@@ -232,6 +242,25 @@ def _stages(loaded: Loaded, name: str, method: Method, space: Use, genotype: Gen
         )
         stages.append(Stage("certify", key, name, seed, (train_key,)))
     return stages
+
+
+def settings(section: Any, **choices: Mapping[str, type]) -> dict[str, Any]:
+    """A section of the recipe as plain data: what of it determines results.
+
+    Args:
+        section: `search` or `train`; a field with `metadata={"identity": False}` changes speed or memory alone and
+            is left out.
+        choices: for each field that holds one of several classes, these by name.
+    """
+    plain = {
+        field.name: _plain(getattr(section, field.name))
+        for field in attrs.fields(type(section))
+        if field.metadata.get("identity", True)
+    }
+    for name, classes in choices.items():
+        chosen = next(word for word, cls in classes.items() if cls is type(getattr(section, name)))
+        plain[name] = {"name": chosen, **plain[name]}
+    return plain
 
 
 def identity(kind: str, use: Use, without_stage: str | None = None) -> dict[str, Any]:

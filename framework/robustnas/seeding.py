@@ -8,7 +8,7 @@ gives the same numbers as never having stopped.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -35,3 +35,25 @@ def seeded(seed: int, *words: str | int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive(seed, *words))
         yield
+
+
+def states(generators: Mapping[str, torch.Generator], device: torch.device) -> dict[str, torch.Tensor]:
+    """The states of these generators and of torch's global ones, as a checkpoint keeps them."""
+    found = {name: generator.get_state() for name, generator in generators.items()}
+    found["global"] = torch.get_rng_state()
+    if device.type == "cuda":
+        found["global on the device"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        found["global on the device"] = torch.mps.get_rng_state()
+    return found
+
+
+def put_back(kept: Mapping[str, torch.Tensor], generators: Mapping[str, torch.Generator], device: torch.device) -> None:
+    """The generators as they were when `states` was called."""
+    for name, generator in generators.items():
+        generator.set_state(kept[name])
+    torch.set_rng_state(kept["global"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(kept["global on the device"], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(kept["global on the device"])

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from robustnas.synchronised import SynchronisedBatchNorm
+
 
 @contextmanager
 def scratch_statistics(network: nn.Module, *, biased: bool = True) -> Iterator[None]:
@@ -72,7 +74,8 @@ def _note_biased_variance(layer: nn.Module, inputs: tuple[Any, ...], output: Ten
     """Forward hook: n - 1 becomes n in the variance that a training pass has just noted."""
     variance = layer._buffers["running_var"]
     if layer.training and variance is not None:
-        entries = inputs[0].numel() // inputs[0].shape[1]
+        own = inputs[0].numel() // inputs[0].shape[1]
+        entries = layer.entries if isinstance(layer, SynchronisedBatchNorm) else own
         # A new tensor: autograd has saved the old one, and checks that nobody writes to it.
         layer._buffers["running_var"] = variance * ((entries - 1) / entries)
 

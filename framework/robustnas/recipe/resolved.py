@@ -6,7 +6,7 @@ from typing import Any
 
 from robustnas.options import plain, values_of
 from robustnas.recipe.load import Loaded
-from robustnas.recipe.schema import REGIMES, Attack, Method, Train, Use
+from robustnas.recipe.schema import ORDERS, REGIMES, Attack, Method, Search, Train, Use
 
 
 def resolved(loaded: Loaded) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def resolved(loaded: Loaded) -> dict[str, Any]:
         "search_space": _plugin(recipe.search_space),
         "threat": plain(recipe.threat),
         "seeds": list(recipe.seeds),
-        "search": plain(recipe.search),
+        "search": _search(recipe.search),
         "methods": {name: _method(method) for name, method in recipe.methods.items()},
         "train": _train(recipe.train),
         "attacks": [_attack(attack) for attack in recipe.attacks],
@@ -42,7 +42,7 @@ def _method(method: Method) -> dict[str, Any]:
     if method.threat is not None:
         found["threat"] = plain(method.threat)
     if method.genotype is None:
-        found["search"] = plain(method.search)
+        found["search"] = _search(method.search)
     found["train"] = _train(method.train)
     return found
 
@@ -58,6 +58,11 @@ def _metric(weight: float, use: Use) -> dict[str, Any]:
 def _attack(attack: Attack) -> dict[str, Any]:
     threat = {"threat": plain(attack.threat)} if attack.threat is not None else {}
     return {**_plugin(attack.use), **threat, "label": attack.label}
+
+
+def _search(search: Search) -> dict[str, Any]:
+    names = {cls: name for name, cls in ORDERS.items()}
+    return {**plain(search), "order": {"name": names[type(search.order)], **plain(search.order)}}
 
 
 def _train(train: Train) -> dict[str, Any]:

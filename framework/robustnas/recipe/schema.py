@@ -36,15 +36,83 @@ class Use:
 
 
 @frozen
+class FirstOrder:
+    """Order `first`: the weights as they are (Liu et al. 2019, arXiv:1806.09055, with xi = 0)."""
+
+
+@frozen
+class Unrolled:
+    """Order `unrolled`: through one virtual step of w, by a finite difference (arXiv:1806.09055, eqs. 7 and 8)."""
+
+    radius: float = key(0.01, "length of the finite difference's step in w, over all weights together", gt(0.0))
+
+
+@frozen
+class Exact:
+    """Order `exact`: through the same virtual step, by differentiating twice."""
+
+
+@frozen
+class Neumann:
+    """Order `neumann`: implicit, by a truncated Neumann series (Lorraine et al. 2020, arXiv:1911.02590)."""
+
+    terms: int = key(3, "terms of the series after the first", ge(0))
+    rate: float | None = key(
+        None, "its step, below 2 over the largest curvature; default the present learning rate of w", optional(gt(0.0))
+    )
+
+
+@frozen
+class ConjugateGradient:
+    """Order `cg`: implicit, by conjugate gradient (Rajeswaran et al. 2019, arXiv:1909.04630)."""
+
+    iterations: int = key(5, "iterations at most; it stops at directions of negative curvature", ge(1))
+    damping: float = key(1.0, "added to the curvature in every direction, which need not be positive", ge(0.0))
+    tolerance: float = key(1e-6, "residual, relative to the right-hand side, at which it stops", ge(0.0))
+
+
+Order = FirstOrder | Unrolled | Exact | Neumann | ConjugateGradient
+ORDERS: dict[str, type[Order]] = {
+    "first": FirstOrder,
+    "unrolled": Unrolled,
+    "exact": Exact,
+    "neumann": Neumann,
+    "cg": ConjugateGradient,
+}
+
+
+@frozen
 class Search:
     """Section `search`: the bilevel search of the genotype."""
 
     epochs: int = key(50, "epochs of the search", ge(1))
     warmup_epochs: int = key(0, "epochs at the start in which alpha does not move", ge(0))
     batch: int = key(64, "images in a batch, of each half", ge(2))
-    order: Literal["first", "unrolled"] = key(
-        "first", "hypergradient: first order, or through one virtual step of w (ours: first)"
+    accumulate: int = key(1, "parts a batch is computed in where it does not fit; batch norm sees a part", ge(1))
+    order: Order = field(
+        factory=FirstOrder,
+        metadata={
+            "help": "hypergradient: first, unrolled, exact, neumann or cg; with options as {name: cg, iterations: 5} "
+            "(ours: first)"
+        },
     )
+    precision: Literal["float32", "tf32", "bfloat16"] = key(
+        "float32", "of plain passes; scores, Hessian-vector products and norms stay float32"
+    )
+    compile: bool = key(
+        False, "compile plain passes (torch.compile; CUDA graphs on CUDA); changes rounding alone", identity=False
+    )
+    recompute_cells: bool = key(
+        False, "compute each cell again in the backward pass: less memory, more time", identity=False
+    )
+
+    @recompute_cells.validator
+    def _one_of_the_two(self, attribute: object, recompute_cells: bool) -> None:
+        if recompute_cells and self.compile:
+            raise ValueError(
+                "found true beside compile: true; compiled passes keep what they need, so one of the two would do"
+            )
+
     gamma: float = key(0.01, "weight of the robustness metric in the outer level", ge(0.0))
     train_share: float = key(0.5, "share of the training images that move w; the others move alpha", gt(0.0), lt(1.0))
     w_lr: float = key(0.025, "learning rate of w at the start (SGD, cosine)", gt(0.0))
@@ -91,6 +159,11 @@ class Train:
 
     epochs: int = key(600, "epochs of training", ge(1))
     batch: int = key(96, "images in a batch", ge(2))
+    accumulate: int = key(1, "parts a batch is computed in where it does not fit; batch norm sees a part", ge(1))
+    precision: Literal["float32", "tf32", "bfloat16"] = key("float32", "of forward passes; weights stay float32")
+    recompute_cells: bool = key(
+        False, "compute each cell again in the backward pass: less memory, more time", identity=False
+    )
     regime: Regime = field(
         factory=Standard,
         metadata={"help": "standard, adversarial or trades; with options as {name: adversarial, steps: 7}"},

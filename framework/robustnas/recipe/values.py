@@ -27,7 +27,7 @@ from robustnas.errors import RobustnasError
 from robustnas.options import MISSING, Option, options_of, type_text, value_text
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
-from robustnas.recipe.schema import REGIMES, Regime
+from robustnas.recipe.schema import ORDERS, REGIMES, Order, Regime
 from robustnas.suggest import did_you_mean
 from robustnas.threat import pixels
 
@@ -44,6 +44,8 @@ def read_value(node: Node, annotation: Any, faults: Faults) -> Any:
     """The value of a node as the annotation asks, or `BAD` with a fault."""
     if annotation == Regime:
         return read_named(node, REGIMES, "regime", faults)
+    if annotation == Order:
+        return read_named(node, ORDERS, "order", faults)
     if annotation is Any or annotation is object:
         return node.plain()
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

@@ -1,4 +1,4 @@
-"""What a plan amounts to, before anything runs: stages, what is done, steps, parameters."""
+"""What a plan amounts to, before anything runs: stages, what is done, steps, parameters, memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from robustnas import seeding
+from robustnas import memory, seeding
 from robustnas.contracts import Genotype
-from robustnas.errors import DataError, InputError
+from robustnas.errors import DataError, InputError, RobustnasError
 from robustnas.plan import MethodPlan, Plan
+from robustnas.recompute import cells_of
 from robustnas.run.directory import RunDirectory
-from robustnas.run.stages import genotype_of
+from robustnas.run.stages import TrainingOnly, genotype_of
+from robustnas.search import SearchTask
+from robustnas.search.footprint import step_bytes
 from robustnas.train.network import build, parameters
 
 
@@ -23,20 +26,26 @@ def check_networks(plan: Plan) -> None:
     """Build each method's supernet and network once, so that what cannot be built fails before anything runs.
 
     Raises:
-        InputError: a space refuses its options, or training asks for a head or drop-path its networks lack.
+        InputError: a space refuses its options, or training asks for a head or drop-path its networks lack, or
+            cells are to be computed again and there are none.
     """
     for method in plan.methods.values():
         genotype = method.genotype
         with seeding.seeded(0, "check"):
             if genotype is None:
-                genotype = method.space.genotype(method.space.supernet(plan.dataset.shape, plan.dataset.classes))
+                supernet: Any = method.space.supernet(plan.dataset.shape, plan.dataset.classes)
+                if method.search.recompute_cells:
+                    cells_of(supernet, f"methods.{method.name}: search.recompute_cells")
+                genotype = method.space.genotype(supernet)
             with torch.device("meta"):
                 _build_named(method, genotype, plan)
 
 
 def _build_named(method: MethodPlan, genotype: Genotype, plan: Plan) -> None:
     try:
-        build(method.space, genotype, plan.dataset, method.train)
+        network = build(method.space, genotype, plan.dataset, method.train)
+        if method.train.recompute_cells:
+            cells_of(network.network, "train.recompute_cells")
     except InputError as fault:
         raise InputError(f"methods.{method.name}: {fault}") from fault
 
@@ -49,8 +58,29 @@ def supernet_parameters(method: MethodPlan, plan: Plan) -> int:
     return sum(p.numel() for p in supernet.parameters() if p.requires_grad and id(p) not in alphas)
 
 
-def show(plan: Plan, directory: RunDirectory, console: Console) -> None:
-    """Print the plan."""
+def search_memory(method: MethodPlan, plan: Plan) -> int:
+    """An estimate of the bytes of one search step; see `robustnas.search.footprint`.
+
+    Raises:
+        RobustnasError: the metric fails on random images and weights.
+    """
+    task = SearchTask(
+        dataset=TrainingOnly(plan.dataset),
+        space=method.space,
+        metrics=method.metrics,
+        threat=method.threat,
+        settings=method.search,
+        seed=0,
+    )
+    return step_bytes(task)
+
+
+def show(plan: Plan, directory: RunDirectory, console: Console, estimate: bool = False) -> None:
+    """Print the plan.
+
+    Args:
+        estimate: with the memory of a search step, which takes seconds a method, or a minute for a large supernet.
+    """
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -58,13 +88,16 @@ def show(plan: Plan, directory: RunDirectory, console: Console) -> None:
     stages = plan.until(None)
     count = training_images(plan)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("method", "seed", "search", "train", "evaluate", "supernet", "network"):
-        table.add_column(title, justify="right" if title in ("supernet", "network") else "left", no_wrap=True)
+    left, right = ("method", "seed", "search", "train", "evaluate"), ("supernet", "network")
+    notes: list[str] = []
+    for title in (*left, *right, *(["memory"] if estimate else [])):
+        table.add_column(title, justify="left" if title in left else "right", no_wrap=True)
     for name, method in plan.methods.items():
         supernet = "" if method.genotype is not None else f"{supernet_parameters(method, plan):,}"
+        needed = [_memory(method, plan, notes)] if estimate else []
         for seed in plan.seeds:
             words = _stages(plan, method, seed, directory, count)
-            table.add_row(name, str(seed), *words, supernet, _network(plan, method, seed, directory))
+            table.add_row(name, str(seed), *words, supernet, _network(plan, method, seed, directory), *needed)
     say(
         f"{plan.name}: {len(plan.methods)} methods x {len(plan.seeds)} seeds, {len(stages)} stages, in {directory.path}"
     )
@@ -73,11 +106,27 @@ def show(plan: Plan, directory: RunDirectory, console: Console) -> None:
     Console(file=console.file, width=Console(width=10_000).measure(table).maximum).print(table, soft_wrap=True)
     if count is None:
         say("steps are not known: the dataset's images are not here yet")
+    for note in notes:
+        say(note)
+    if estimate:
+        say("memory is what tensors of one search step take, without the images that wait on the device")
     done = sum(directory.done(stage) for stage in stages)
     say(
         f"{done} of {len(stages)} stages are done; parameters are trainable weights, without alpha and without the "
         "auxiliary head"
     )
+
+
+def _memory(method: MethodPlan, plan: Plan, notes: list[str]) -> str:
+    """The estimate for the table; why there is none goes to the notes."""
+    if method.genotype is not None:
+        return ""
+    try:
+        with Console(stderr=True).status(f"memory of a step of {method.name}"):
+            return f"~{memory.text(search_memory(method, plan))}"
+    except RobustnasError as fault:
+        notes.append(f"the memory of {method.name} is not known: {fault}")
+        return "-"
 
 
 def _stages(

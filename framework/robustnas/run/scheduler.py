@@ -12,12 +12,17 @@ from multiprocessing.connection import wait
 import torch
 from attrs import field, frozen
 
-from robustnas.errors import DiskFullError, InputError, RobustnasError, RunError
+from robustnas import interrupt
+from robustnas.errors import DeviceLostError, DiskFullError, InputError, RobustnasError, RunError
 from robustnas.plan import Plan, Stage
 from robustnas.run import workers
 from robustnas.run.directory import RunDirectory
 from robustnas.run.progress import Progress
 from robustnas.run.stages import Task, execute
+from robustnas.world import ALONE, World
+
+POLL_SECONDS = 0.2
+"""How often a wait for the workers looks whether the run was asked to stop."""
 
 
 @frozen
@@ -36,38 +41,51 @@ def run_all(
     device: torch.device,
     jobs: int,
     progress: Progress,
+    world: World = ALONE,
 ) -> Outcome:
     """Do `stages`, at most `jobs` at once.
 
     Raises:
         InputError: a stage found bad input.
         DiskFullError: there is no room to write results.
+        DeviceLostError: the device no longer answers.
+        Interrupted: the process was asked to stop; what can be resumed has been saved.
     """
-    todo = [stage for stage in stages if not directory.done(stage)]
+    done = world.told({stage.key for stage in stages if directory.done(stage)})
+    todo = [stage for stage in stages if stage.key not in done]
     before = len(stages) - len(todo)
     progress.plan(len(stages), before)
     if jobs > 1 and len(todo) > 1:
         failures = _side_by_side(plan, todo, directory, device, min(jobs, len(todo)), progress)
     else:
-        failures = _one_by_one(plan, todo, directory, device, progress)
+        failures = _one_by_one(plan, todo, directory, device, progress, world)
     done_now = sum(1 for stage in todo if directory.done(stage))
     return Outcome(done_now, before, failures)
 
 
 def _one_by_one(
-    plan: Plan, todo: list[Stage], directory: RunDirectory, device: torch.device, progress: Progress
+    plan: Plan,
+    todo: list[Stage],
+    directory: RunDirectory,
+    device: torch.device,
+    progress: Progress,
+    world: World,
 ) -> list[tuple[Stage, RobustnasError]]:
     failures: list[tuple[Stage, RobustnasError]] = []
     lost: set[str] = set()
     for stage in todo:
+        if world.any(interrupt.asked()):
+            raise interrupt.Interrupted
         if lost.intersection(stage.needs):
             lost.add(stage.key)
             progress.skipped(stage)
             continue
         progress.started(stage)
         try:
-            execute(Task(plan, stage, directory, device, progress.reporter(stage)))
+            execute(Task(plan, stage, directory, device, progress.reporter(stage), world))
         except RobustnasError as fault:
+            if world.size > 1:
+                raise  # whether the others failed too cannot be asked: they may wait for this one
             _stop_if_hopeless(fault)
             failures.append((stage, fault))
             lost.add(stage.key)
@@ -89,6 +107,7 @@ def _side_by_side(
     waiting = list(todo)
     unfinished = {stage.key for stage in todo}
     lost: set[str] = set()
+    asked: set[int] = set()
     threads = max(1, (os.cpu_count() or 1) // jobs)
     pool = [workers.start(plan, directory, str(device), threads) for _ in range(jobs)]
     try:
@@ -100,6 +119,12 @@ def _side_by_side(
                 unfinished.discard(stage.key)
                 lost.add(stage.key)
                 progress.skipped(stage)
+            if interrupt.asked():
+                for worker in pool:
+                    if worker.stage is not None and id(worker) not in asked:
+                        worker.interrupt()
+                        asked.add(id(worker))
+                waiting.clear()
             for worker in pool:
                 ready = next((s for s in waiting if not unfinished.intersection(s.needs)), None)
                 if worker.stage is None and ready is not None:
@@ -107,13 +132,16 @@ def _side_by_side(
                     worker.give(ready)
                     progress.started(ready)
             busy = {worker.pipe: worker for worker in pool if worker.stage is not None}
-            for pipe in wait(list(busy)):
+            for pipe in wait(list(busy), timeout=POLL_SECONDS):
                 worker = busy[pipe]  # type: ignore[index]
                 working = worker.stage
                 assert working is not None
                 try:
                     message = worker.pipe.recv()
                 except (EOFError, ConnectionResetError):
+                    if id(worker) in asked:  # it was still starting, and had nothing to save
+                        worker.stage = None
+                        continue
                     worker.process.join(5)
                     raise RunError(
                         f"the process doing {working.title} ended without a word (exit status "
@@ -126,6 +154,8 @@ def _side_by_side(
                     continue
                 worker.stage = None
                 unfinished.discard(working.key)
+                if message[0] == "interrupted":
+                    continue
                 if message[0] == "done":
                     progress.finished(working)
                     continue
@@ -134,6 +164,7 @@ def _side_by_side(
                 failures.append((working, fault))
                 lost.add(working.key)
                 progress.failed(working, str(fault))
+        interrupt.check()
     finally:
         for worker in pool:
             worker.stop()
@@ -141,6 +172,6 @@ def _side_by_side(
 
 
 def _stop_if_hopeless(fault: RobustnasError) -> None:
-    """Bad input and a full disk would stop every other stage as well."""
-    if isinstance(fault, InputError | DiskFullError):
+    """Bad input, a full disk and a lost device would stop every other stage as well."""
+    if isinstance(fault, InputError | DiskFullError | DeviceLostError):
         raise fault

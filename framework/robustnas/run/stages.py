@@ -15,21 +15,24 @@ import math
 import time
 import traceback
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
+import attrs
 import torch
 from attrs import frozen
 from torch import Tensor
 
-from robustnas import attack, certify, search, seeding, train
-from robustnas.artifacts import StageFolder, damaged, write_json, write_text
+from robustnas import attack, certify, interrupt, memory, search, seeding, train
+from robustnas.artifacts import StageFolder, damaged, write_text
 from robustnas.contracts import Dataset, Genotype, Images, Shape
 from robustnas.errors import RobustnasError, RunDirectoryError, RunError
-from robustnas.images import First, in_order
+from robustnas.images import First
 from robustnas.normalize import PixelNetwork
 from robustnas.plan import MethodPlan, Plan, Stage
 from robustnas.report import Report
 from robustnas.run.directory import RunDirectory
+from robustnas.world import ALONE, World
 
 
 @frozen
@@ -74,6 +77,7 @@ class Task:
     directory: RunDirectory
     device: torch.device
     report: Report
+    world: World = ALONE
 
     @property
     def method(self) -> MethodPlan:
@@ -81,7 +85,8 @@ class Task:
 
     @property
     def folder(self) -> StageFolder:
-        return self.directory.folder(self.stage)
+        """The stage's folder; only the first process writes to it."""
+        return attrs.evolve(self.directory.folder(self.stage), writes=self.world.first)
 
     def genotype(self) -> Genotype:
         """The genotype of this method and seed: fixed by the recipe, or found by its search."""
@@ -119,6 +124,9 @@ def execute(task: Task) -> None:
     except RobustnasError:
         raise
     except Exception as fault:
+        explained = memory.explain(fault, task.stage.kind)
+        if explained is not None:
+            raise explained from fault
         last = traceback.extract_tb(fault.__traceback__)[-1]
         kept = task.folder.path / "error.txt"
         write_text(kept, "".join(traceback.format_exception(fault)))
@@ -141,9 +149,10 @@ def _search(task: Task) -> None:
         task.folder,
         task.device,
         task.report,
+        task.world,
     )
-    write_json(task.folder.path / "genotype.json", result["genotype"])
-    task.folder.finish({**result, "provenance": provenance(task.device)})
+    task.folder.write_json("genotype.json", result["genotype"])
+    _finish(task, result)
 
 
 def _train(task: Task) -> None:
@@ -160,13 +169,14 @@ def _train(task: Task) -> None:
         task.folder,
         task.device,
         task.report,
+        task.world,
     )
-    task.folder.finish({**result, "provenance": provenance(task.device)})
+    _finish(task, result)
 
 
 def _clean(task: Task) -> None:
     network, images = _trained(task), _test_images(task, task.plan.evaluate.images)
-    predictions = attack.predict(network, images, task.plan.evaluate.batch, task.device)
+    predictions = attack.predict(network, images, task.plan.evaluate.batch, task.device, task.world)
     _finish(task, {"labels": images.labels.tolist(), "predictions": predictions.tolist()})
 
 
@@ -187,6 +197,7 @@ def _attack(task: Task) -> None:
         device=task.device,
         label=use.use.name,
         report=task.report,
+        world=task.world,
     )
     _finish(
         task,
@@ -208,17 +219,31 @@ def _certify(task: Task) -> None:
     limits = [limit for limit in (settings.images, plan.evaluate.images) if limit is not None]
     network, images = _trained(task), _test_images(task, min(limits, default=None))
     labels = images.labels
+
+    def own() -> list[tuple[list[float], list[bool], dict[str, list[float]]]]:
+        """Smallest margin, verdict and radii of the images of this process's batches."""
+        found, done, certified = [], 0, 0
+        for indices in attack.own_batches(len(labels), settings.batch, task.world):
+            interrupt.check()
+            batch, truth = images.take(indices).to(task.device), labels[indices].to(task.device)
+            smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
+            radii = _radii(network, batch, truth, plan, smallest > 0)
+            radius = {norm: some.tolist() for norm, some in radii.items()}
+            found.append((smallest.tolist(), (smallest > 0).tolist(), radius))
+            done, certified = done + len(indices), certified + int((smallest > 0).sum())
+            task.report(min(done * task.world.size, len(labels)), len(labels), "image", certified=certified / done)
+        return found
+
     margins: list[float | None] = []
     certified: list[bool] = []
     radius: dict[str, list[float]] = {norm: [] for norm in settings.norms}
-    for indices in in_order(len(labels), settings.batch):
-        batch, truth = images.take(indices).to(task.device), labels[indices].to(task.device)
-        smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
-        certified += (smallest > 0).tolist()
-        margins += [value if math.isfinite(value) else None for value in smallest.tolist()]
-        for norm, found in _radii(network, batch, truth, plan, smallest > 0).items():
-            radius[norm] += found.tolist()
-        task.report(len(margins), len(labels), "image", certified=sum(certified) / len(certified))
+    # batches were dealt round the processes: taking one from each in turn puts the images in order again
+    for turn in zip_longest(*task.world.agree(own)):
+        for smallest, verdicts, radii in (one for one in turn if one is not None):
+            margins += [value if math.isfinite(value) else None for value in smallest]
+            certified += verdicts
+            for norm, some in radii.items():
+                radius[norm] += some
     _finish(
         task,
         {
@@ -282,10 +307,11 @@ def _test_images(task: Task, wanted: int | None) -> Images:
 
 
 def _finish(task: Task, result: dict[str, Any]) -> None:
-    task.folder.finish({**result, "provenance": provenance(task.device)})
+    task.folder.finish({**result, "provenance": provenance(task.device, task.world)})
+    task.world.told(None)  # the others go on when the result is there to be read
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def provenance(device: torch.device, world: World) -> dict[str, Any]:
     """What made a result, so that a figure can be traced: versions, device, threads, time."""
     import robustnas
 
@@ -294,5 +320,6 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "processes": world.size,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

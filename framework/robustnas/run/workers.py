@@ -17,7 +17,8 @@ from typing import Any
 import attrs
 import torch
 
-from robustnas.errors import DiskFullError, InputError, RobustnasError, RunError
+from robustnas import interrupt
+from robustnas.errors import DeviceLostError, DiskFullError, InputError, RobustnasError, RunError
 from robustnas.plan import Plan, Stage
 from robustnas.run.directory import RunDirectory
 
@@ -38,16 +39,23 @@ class Worker:
         self.stage = stage
         self.pipe.send(stage.key)
 
+    def interrupt(self) -> None:
+        """Ask it to save what it is doing and stop; it answers with ("interrupted",)."""
+        self.process.terminate()
+
     def stop(self) -> None:
         """End the process at once; its checkpoints are whole."""
-        self.process.terminate()
+        self.process.kill()
         self.process.join(5)
         self.pipe.close()
         self.lifeline.close()
 
 
 def start(plan: Plan, directory: RunDirectory, device: str, threads: int) -> Worker:
-    """A worker that waits for stage keys and answers with ("report", ...), ("done",) or ("failed", ...)."""
+    """A worker that waits for stage keys.
+
+    It answers with ("report", ...), ("done",), ("failed", ...) or ("interrupted",).
+    """
     ours, theirs = _SPAWN.Pipe()
     lifeline_read, lifeline_write = _SPAWN.Pipe(duplex=False)
     process = _SPAWN.Process(target=_serve, args=(theirs, lifeline_read, plan, directory, device, threads), daemon=True)
@@ -77,7 +85,6 @@ def _serve(
     pipe: Connection, lifeline: Connection, plan: Plan, directory: RunDirectory, device: str, threads: int
 ) -> None:
     """The worker's life: one stage after the other until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     from robustnas.run.stages import Task, execute
 
@@ -87,22 +94,28 @@ def _serve(
     def report(done: int, total: int, unit: str, **figures: float) -> None:
         pipe.send(("report", done, total, unit, figures))
 
-    while True:
-        try:
-            key = pipe.recv()
-        except EOFError:
-            return
-        try:
-            execute(Task(plan, stages[key], directory, torch.device(device), report))
-        except RobustnasError as fault:
-            pipe.send(("failed", fault_kind(fault), str(fault)))
-        else:
-            pipe.send(("done",))
+    with interrupt.listening(quiet=True):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which asks us to stop
+        while True:
+            try:
+                key = pipe.recv()
+            except EOFError:
+                return
+            try:
+                execute(Task(plan, stages[key], directory, torch.device(device), report))
+            except RobustnasError as fault:
+                pipe.send(("failed", fault_kind(fault), str(fault)))
+            except interrupt.Interrupted:
+                pipe.send(("interrupted",))
+                return
+            else:
+                pipe.send(("done",))
 
 
 _REVIVED: dict[str, type[RobustnasError]] = {
     "InputError": InputError,
     "DiskFullError": DiskFullError,
+    "DeviceLostError": DeviceLostError,
     "RunError": RunError,
 }
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+from robustnas.batches import gradient_of
 from robustnas.search.hypergradient import Hypergradient, Step
 from robustnas.search.objective import Validation, training_loss
 from robustnas.search.weights import constant
@@ -30,7 +31,7 @@ def outer_step(
         parameter.grad = gradient
     alpha_optimizer.step()
     alpha_optimizer.zero_grad()
-    return found.validation, get_total_norm(found.gradients)
+    return found.validation, get_total_norm(found.gradients, foreach=True)
 
 
 def inner_step(step: Step, clip: float) -> tuple[Tensor, Tensor]:
@@ -38,12 +39,23 @@ def inner_step(step: Step, clip: float) -> tuple[Tensor, Tensor]:
 
     The only pass that moves the running statistics of batch norm.
     """
+    parameters, losses = step.weights.parameters, []
+    step.w_optimizer.zero_grad()
     # A metric's inner loss may itself differentiate with respect to alpha; the plain loss does not.
     with constant(step.alpha) if step.objective.plain_inner else nullcontext():
-        loss = training_loss(step.objective, step.supernet, step.train, step.inner)
-        step.w_optimizer.zero_grad()
-        torch.autograd.backward(loss, inputs=step.weights.parameters)
-    norm = clip_grad_norm_(step.weights.parameters, clip)
+        for part in step.train:
+            loss = training_loss(step.objective, step.supernet, part, step.inner)
+            torch.autograd.backward(loss, inputs=parameters)
+            losses.append(loss.detach())
+    total = torch.stack(losses).sum()
+    if step.world.size > 1:
+        # a weight that no loss depends on has no gradient, here as in any other process
+        moved = [parameter for parameter in parameters if parameter.grad is not None]
+        *gradients, total = step.world.sum([*(gradient_of(parameter) for parameter in moved), total])
+        for parameter, gradient in zip(moved, gradients, strict=True):
+            # in place: fused optimisers take for granted that a gradient lies in memory as its parameter does
+            gradient_of(parameter).copy_(gradient)
+    norm = clip_grad_norm_(parameters, clip, foreach=True)
     step.w_optimizer.step()
     step.w_optimizer.zero_grad()
-    return loss.detach(), norm
+    return total, norm

@@ -1,6 +1,8 @@
-"""What a search writes after each epoch, and how it goes on from there.
+"""What a search writes after each epoch, and in the middle of one when it is asked to stop; and how it goes on.
 
-The history is part of the checkpoint, so the two cannot disagree after a crash between their writes.
+The history is part of the checkpoint, so the two cannot disagree after a crash between their writes.  A checkpoint in
+the middle of an epoch also holds the steps done, the figures so far and the state of every generator: going on from it
+gives, bit for bit, what never stopping gives.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from attrs import define, field
 from robustnas.artifacts import StageFolder
 from robustnas.errors import RunDirectoryError
 from robustnas.normalize import PixelSupernet
+from robustnas.world import ALONE, World, other_processes
 
 FILE = "checkpoint.pt"
 
@@ -29,6 +32,8 @@ class Progress:
         epochs: of the search this belongs to.
         records: history, one an epoch.
         seconds: time spent on the epochs that are done, over all sittings.
+        world: the processes that share the batches; random draws for an image depend on how many they are.
+        middle: of the epoch under way, where the search stopped inside one.
     """
 
     supernet: PixelSupernet
@@ -38,6 +43,8 @@ class Progress:
     epochs: int
     records: list[dict[str, Any]] = field(factory=list)
     seconds: float = 0.0
+    world: World = ALONE
+    middle: dict[str, Any] | None = None
 
     @property
     def epoch(self) -> int:
@@ -48,6 +55,7 @@ class Progress:
         """One more epoch is done."""
         self.records.append(record)
         self.seconds += seconds
+        self.middle = None
 
 
 def save(progress: Progress, folder: StageFolder) -> None:
@@ -57,11 +65,13 @@ def save(progress: Progress, folder: StageFolder) -> None:
         {
             "seed": progress.seed,
             "epochs": progress.epochs,
+            "processes": progress.world.size,
             "supernet": progress.supernet.state_dict(),
             "w_optimizer": progress.w_optimizer.state_dict(),
             "alpha_optimizer": progress.alpha_optimizer.state_dict(),
             "records": progress.records,
             "seconds": progress.seconds,
+            "middle": progress.middle,
         },
     )
     folder.rewrite_history(progress.records)
@@ -82,6 +92,8 @@ def restore(progress: Progress, folder: StageFolder) -> None:
                 f"{folder.path / FILE} belongs to another search: its {name} is {state.get(name)}, "
                 f"here {expected}; delete that folder to search again, or choose another run directory"
             )
+    if state.get("processes") != progress.world.size:
+        raise RunDirectoryError(other_processes(folder.path / FILE, state.get("processes"), progress.world))
     try:
         # Loading copies values into the tensors that are there, and refuses what does not fit.
         progress.supernet.load_state_dict(state["supernet"])
@@ -89,6 +101,7 @@ def restore(progress: Progress, folder: StageFolder) -> None:
         progress.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
         progress.records = list(state["records"])
         progress.seconds = float(state["seconds"])
+        progress.middle = state["middle"]
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as fault:
         raise RunDirectoryError(
             f"{folder.path / FILE} does not fit this search: {str(fault).splitlines()[0]}\n"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from attrs import define, field
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustnas.errors import RunError
+from robustnas.finite import not_finite
 from robustnas.search.objective import Validation
 
 ADVICE = {
@@ -33,12 +35,14 @@ class Figures:
         epochs: of the whole search.
         steps: of this epoch.
         device: where the figures are.
+        network: whose tensors are looked through where a figure is not finite.
     """
 
     epoch: int
     epochs: int
     steps: int
     device: torch.device
+    network: nn.Module | None = None
     rows: list[Tensor] = field(factory=list)
     sizes: list[tuple[int, int]] = field(factory=list)
     outer: bool = False
@@ -66,6 +70,30 @@ class Figures:
         if len(self.rows) % CHECK_EVERY == 0:
             self._check(torch.stack(self.rows[-CHECK_EVERY:]), len(self.rows) - CHECK_EVERY)
 
+    def state(self) -> dict[str, Any]:
+        """The steps so far, as a checkpoint in the middle of an epoch keeps them."""
+        return {
+            "rows": torch.stack(self.rows).cpu() if self.rows else torch.zeros(0, len(ADVICE) + 1),
+            "sizes": [list(size) for size in self.sizes],
+            "outer": self.outer,
+            "scored": self.scored,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on after the steps of `state`."""
+        self.rows = list(state["rows"].to(self.device).unbind())
+        self.sizes = [(int(train), int(val)) for train, val in state["sizes"]]
+        self.outer, self.scored = bool(state["outer"]), bool(state["scored"])
+
+    def check(self) -> None:
+        """Look at every step so far.
+
+        Raises:
+            RunError: a figure is not finite.
+        """
+        if self.rows:
+            self._check(torch.stack(self.rows).cpu(), 0)
+
     def means(self) -> dict[str, float | None]:
         """Means over the epoch's images of what a step saw before it moved anything; None where none did.
 
@@ -87,11 +115,12 @@ class Figures:
     def _check(self, rows: Tensor, first: int) -> None:
         if bool(rows.isfinite().all()):
             return
+        tensors = not_finite(self.network)
         for step, row in enumerate(rows.tolist(), first):
             for (what, advice), value in zip(ADVICE.items(), row, strict=False):
                 if not math.isfinite(value):
                     kept = f"the checkpoint of epoch {self.epoch} is kept" if self.epoch else "there is no checkpoint"
                     raise RunError(
                         f"the search diverged: in epoch {self.epoch + 1} of {self.epochs}, step {step + 1} "
-                        f"of {self.steps}, the {what} is {value}; {advice}; {kept}"
+                        f"of {self.steps}, the {what} is {value}{tensors}; {advice}; {kept}"
                     )

@@ -3,40 +3,53 @@
 Each step takes a batch of either half of the training images and moves alpha, then w.  The validation batches
 go round in a fresh random order each time they are through.  Both halves are augmented alike, as in DARTS.
 
-Every epoch starts from generators derived from the seed and the epoch, and ends with a checkpoint; so a
-search that is stopped and goes on gives, bit for bit, the result of one that never stopped (on one machine,
-with the same versions and number of threads).  The genotype is that of alpha after the last step.
+Every epoch starts from generators derived from the seed and the epoch, and ends with a checkpoint; asked to stop, the
+search saves one after the step it is in.  So a search that is stopped and goes on gives, bit for bit, the result of one
+that never stopped (on one machine, with the same versions, processes and number of threads).  The genotype is that of
+alpha after the last step.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from attrs import frozen
 from torch import Tensor
 
-from robustnas import seeding
+from robustnas import interrupt, seeding
 from robustnas.artifacts import StageFolder
-from robustnas.augment import augment
-from robustnas.contracts import Context, Images
+from robustnas.batches import Batches, check_fit
+from robustnas.contracts import Context
+from robustnas.device import can_fuse
 from robustnas.errors import DataError
-from robustnas.images import halves, on_device, shuffled
+from robustnas.feed import Feed
+from robustnas.images import halves, shuffled
+from robustnas.memory import Peak, highest
 from robustnas.normalize import PixelSupernet
+from robustnas.precision import policy
+from robustnas.recompute import recompute
 from robustnas.report import Report
 from robustnas.search.bilevel import inner_step, outer_step
 from robustnas.search.checkpoint import Progress, restore, save
+from robustnas.search.compiled import Compiled
 from robustnas.search.figures import Figures
-from robustnas.search.hypergradient import ORDERS, Step
-from robustnas.search.objective import Batch, Objective
+from robustnas.search.hypergradient import Hypergradient, Step, hypergradient
+from robustnas.search.objective import Objective
 from robustnas.search.task import SearchTask
-from robustnas.search.weights import weights
+from robustnas.search.weights import Weights, weights
+from robustnas.synchronised import synchronise
+from robustnas.world import ALONE, World
 
 
-def run(task: SearchTask, folder: StageFolder, device: torch.device, report: Report) -> dict[str, Any]:
+def run(
+    task: SearchTask, folder: StageFolder, device: torch.device, report: Report, world: World = ALONE
+) -> dict[str, Any]:
     """Search a genotype, or go on with a search that was stopped.
 
     Args:
@@ -44,99 +57,205 @@ def run(task: SearchTask, folder: StageFolder, device: torch.device, report: Rep
         folder: gets `checkpoint.pt` and the history, an epoch at a time.
         device: where the supernet and the images live.
         report: is told after each epoch.
+        world: the processes that share each batch; all of them call this alike.
 
     Returns:
         Plain data: `genotype`; `alpha`, tables by name; `epochs`; `parameters`, the supernet's trainable
-        weights (without alpha); `search_seconds`, over all sittings.
+        weights (without alpha); `search_seconds`, over all sittings; `peak_memory` in bytes, see
+        `robustnas.memory.Peak`; where asked for, `compiled`: yes, or why not.
 
     Raises:
         RunError: a loss, a score or a gradient is not finite; the checkpoint of the last good epoch stays.
         RunDirectoryError: the checkpoint is damaged or belongs to another search.
         OptionError: metrics that cannot be combined.
+        InputError: batches that these processes cannot share.
+        Interrupted: the process was asked to stop; the checkpoint holds the last step.
     """
-    settings, seed = task.settings, task.seed
-    objective = Objective(task.metrics, task.threat, settings.gamma)
-    hypergradient = ORDERS[settings.order]
-    images = on_device(task.dataset.split("train"), device)
-    parts = halves(len(images.labels), settings.train_share, seeding.generator(seed, "search", "halves"))
-    _check_halves(parts, settings.train_share)
+    with policy(task.settings.precision):
+        search = _Search.prepared(task, folder, device, world)
+        progress = search.progress
+        report(progress.epoch, task.settings.epochs, "epoch")
+        with search.batches.feed:
+            while progress.epoch < task.settings.epochs:
+                record = search.epoch()
+                told = {name: value for name, value in record.items() if name != "epoch" and value is not None}
+                report(progress.epoch, task.settings.epochs, "epoch", **told)
+    compiled = search.objective.compiled
+    with torch.no_grad():
+        genotype = task.space.genotype(progress.supernet)
+    return {
+        "genotype": genotype,
+        "alpha": {name: table.tolist() for name, table in progress.supernet.alpha.items()},
+        "epochs": progress.epoch,
+        "parameters": sum(parameter.numel() for parameter in search.w.parameters),
+        "search_seconds": progress.seconds,
+        **highest(progress.records),
+        **({} if compiled is None else {"compiled": compiled.why_not or "yes"}),
+    }
 
-    with seeding.seeded(seed, "search", "weights"):
-        supernet = PixelSupernet(
-            task.space.supernet(task.dataset.shape, task.dataset.classes),  # type: ignore[arg-type]
-            task.dataset.mean,
-            task.dataset.std,
+
+@frozen(eq=False)
+class _Search:
+    """A search under way: what stays the same from step to step, and the progress, which does not."""
+
+    task: SearchTask
+    folder: StageFolder
+    device: torch.device
+    world: World
+    objective: Objective
+    gradient: Callable[[Step], Hypergradient]
+    w: Weights
+    progress: Progress
+    parts: tuple[Tensor, Tensor]
+    batches: Batches
+    peak: Peak
+
+    @classmethod
+    def prepared(cls, task: SearchTask, folder: StageFolder, device: torch.device, world: World) -> _Search:
+        """Supernet, optimisers and data, as the seed makes them or as the checkpoint left them."""
+        settings, seed, dataset = task.settings, task.seed, task.dataset
+        peak = Peak(device)
+        images = dataset.split("train")
+        parts = halves(len(images.labels), settings.train_share, seeding.generator(seed, "search", "halves"))
+        _check_halves(parts, settings.train_share)
+        for part in parts:
+            order = shuffled(part, settings.batch, torch.Generator())
+            check_fit(order, settings.batch, settings.accumulate, world, "search")
+        with seeding.seeded(seed, "search", "weights"):
+            supernet = PixelSupernet(
+                task.space.supernet(dataset.shape, dataset.classes),  # type: ignore[arg-type]
+                dataset.mean,
+                dataset.std,
+            )
+        if world.size > 1:
+            synchronise(supernet)
+        if settings.recompute_cells:
+            recompute(supernet.supernet, "search.recompute_cells")
+        # convolutions of few channels run up to 1.6 times as fast with channels last, on the CPU too
+        supernet.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        w = weights(supernet)
+        progress = Progress(
+            supernet,
+            torch.optim.SGD(
+                w.parameters,
+                settings.w_lr,
+                momentum=settings.w_momentum,
+                weight_decay=settings.w_decay,
+                fused=can_fuse(device),
+            ),
+            torch.optim.Adam(
+                list(supernet.alpha.values()),
+                settings.alpha_lr,
+                betas=(0.5, 0.999),
+                weight_decay=settings.alpha_decay,
+                fused=can_fuse(device),
+            ),
+            seed,
+            settings.epochs,
+            world=world,
         )
-    # convolutions of few channels run up to 1.6 times as fast with channels last, on the CPU too
-    supernet.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    w = weights(supernet)
-    w_optimizer = torch.optim.SGD(
-        w.parameters, settings.w_lr, momentum=settings.w_momentum, weight_decay=settings.w_decay
-    )
-    alpha_optimizer = torch.optim.Adam(
-        list(supernet.alpha.values()),
-        settings.alpha_lr,
-        betas=(0.5, 0.999),
-        weight_decay=settings.alpha_decay,
-    )
-    progress = Progress(supernet, w_optimizer, alpha_optimizer, seed, settings.epochs)
-    restore(progress, folder)
+        restore(progress, folder)
 
-    report(progress.epoch, settings.epochs, "epoch")
-    while progress.epoch < settings.epochs:
+        batches = Batches(
+            Feed(images, device),
+            dataset.shape[1:],
+            settings.crop,
+            settings.flip,
+            settings.cutout,
+            dataset.mean,
+            settings.accumulate,
+            world,
+        )
+        compiled = Compiled(supernet) if settings.compile else None
+        objective = Objective(task.metrics, task.threat, settings.gamma, settings.precision, compiled)
+        return cls(
+            task,
+            folder,
+            device,
+            world,
+            objective,
+            hypergradient(settings.order),
+            w,
+            progress,
+            parts,
+            batches,
+            peak,
+        )
+
+    def epoch(self) -> dict[str, Any]:
+        """One epoch, or the rest of one, and its checkpoint.  Returns its record."""
+        settings, seed, progress = self.task.settings, self.task.seed, self.progress
         started, epoch = time.perf_counter(), progress.epoch
         w_lr = _cosine(settings.w_lr, settings.w_lr_min, epoch / settings.epochs)
-        w_optimizer.param_groups[0]["lr"] = w_lr
+        progress.w_optimizer.param_groups[0]["lr"] = w_lr
         inner, outer = (
             Context(
                 epoch / settings.epochs,
-                seeding.generator(seed, "search", use, epoch, device=device),
+                seeding.generator(seed, "search", use, epoch, device=self.device),
                 F.cross_entropy,
+                self.world.average,
             )
             for use in ("inner", "outer")
         )
+        # augmentation is drawn on the CPU: the same seed gives the same augmented images on every device
+        augmenting = seeding.generator(seed, "search", "augment", epoch)
+        generators = {"augment": augmenting, "inner": inner.generator, "outer": outer.generator}
+        trains = shuffled(self.parts[0], settings.batch, seeding.generator(seed, "search", "train order", epoch))
+        endless = _round(self.parts[1], settings.batch, seeding.generator(seed, "search", "val order", epoch))
+        vals = list(islice(endless, len(trains)))
+        figures = Figures(epoch, settings.epochs, len(trains), self.device, progress.supernet)
+        self.peak.reset()
+        self.batches.feed.reset()
+        before = 0.0
         with seeding.seeded(seed, "search", "global", epoch):
-            batches = _Batches(task, images, device, epoch)
-            order = shuffled(parts[0], settings.batch, seeding.generator(seed, "search", "train order", epoch))
-            vals = _round(parts[1], settings.batch, seeding.generator(seed, "search", "val order", epoch))
-            figures = Figures(epoch, settings.epochs, len(order), device)
-            for train_indices, val_indices in zip(order, vals, strict=False):
+            done = 0
+            if progress.middle is not None:
+                done, before = int(progress.middle["steps"]), float(progress.middle["seconds"])
+                figures.restore(progress.middle["figures"])
+                seeding.put_back(progress.middle["generators"], generators, self.device)
+            pairs = zip(
+                self.batches.of(trains[done:], augmenting), self.batches.of(vals[done:], augmenting), strict=True
+            )
+            for number, (train_batch, val_batch) in enumerate(pairs, done + 1):
                 step = Step(
-                    supernet,
-                    objective,
-                    w,
-                    w_optimizer,
-                    batches.take(train_indices),
-                    batches.take(val_indices),
+                    progress.supernet,
+                    self.objective,
+                    self.w,
+                    progress.w_optimizer,
+                    train_batch,
+                    val_batch,
                     inner,
                     outer,
+                    self.world,
                 )
                 seen = None
                 if epoch >= settings.warmup_epochs:
-                    seen = outer_step(step, hypergradient, alpha_optimizer)
+                    seen = outer_step(step, self.gradient, progress.alpha_optimizer)
                 moved = inner_step(step, settings.w_clip)
-                figures.note((len(train_indices), len(val_indices)), seen, moved)
+                figures.note((len(trains[number - 1]), len(vals[number - 1])), seen, moved)
+                if number < len(trains) and self.world.any(interrupt.asked()):
+                    figures.check()
+                    progress.middle = {
+                        "steps": number,
+                        "seconds": before + time.perf_counter() - started,
+                        "figures": figures.state(),
+                        "generators": seeding.states(generators, self.device),
+                    }
+                    save(progress, self.folder)
+                    raise interrupt.Interrupted
             record = {
                 "epoch": epoch + 1,
                 **figures.means(),
                 "w_lr": w_lr,
-                "alpha_entropy": _entropy(supernet),
+                "alpha_entropy": _entropy(progress.supernet),
             }
-        seconds = time.perf_counter() - started
-        progress.done({**record, "epoch_seconds": seconds}, seconds)
-        save(progress, folder)
-        told = {name: value for name, value in record.items() if name != "epoch" and value is not None}
-        report(progress.epoch, settings.epochs, "epoch", **told)
-
-    with torch.no_grad():
-        genotype = task.space.genotype(supernet)
-    return {
-        "genotype": genotype,
-        "alpha": {name: table.tolist() for name, table in supernet.alpha.items()},
-        "epochs": progress.epoch,
-        "parameters": sum(parameter.numel() for parameter in w.parameters),
-        "search_seconds": progress.seconds,
-    }
+        seconds = before + time.perf_counter() - started
+        machine = {"waiting": self.batches.feed.waited / seconds, **self.peak.read(), "epoch_seconds": seconds}
+        progress.done({**record, **machine}, seconds)
+        save(progress, self.folder)
+        if self.world.any(interrupt.asked()):
+            raise interrupt.Interrupted
+        return record
 
 
 def _check_halves(parts: tuple[Tensor, Tensor], share: float) -> None:
@@ -163,29 +282,3 @@ def _entropy(supernet: PixelSupernet) -> float:
     with torch.no_grad():
         rows = torch.cat([torch.special.entr(rows).sum(dim=-1).flatten() for rows in supernet.mixing().values()])
     return float(rows.mean())
-
-
-class _Batches:
-    """Images and labels of one epoch, augmented."""
-
-    def __init__(self, task: SearchTask, images: Images, device: torch.device, epoch: int):
-        self.images = images
-        self.labels = images.labels.to(device)
-        self.settings = task.settings
-        # On the CPU: the same seed gives the same augmented images on every device.
-        self.generator = seeding.generator(task.seed, "search", "augment", epoch)
-        self.fill = torch.tensor(task.dataset.mean, device=device)
-
-    def take(self, indices: Tensor) -> Batch:
-        settings = self.settings
-        images = self.images.take(indices)
-        images = augment(
-            images,
-            self.generator,
-            crop=settings.crop,
-            flip=settings.flip,
-            cutout=settings.cutout,
-            fill=self.fill,
-        )
-        labels = self.labels[indices.to(self.labels.device)]
-        return images.contiguous(memory_format=torch.channels_last), labels

@@ -17,14 +17,14 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor
 
+from robustnas.batches import Batch, Part
 from robustnas.contracts import Context
 from robustnas.errors import OptionError, PluginError
 from robustnas.normalize import PixelSupernet
+from robustnas.precision import Precision, mixed, single
+from robustnas.search.compiled import Compiled
 from robustnas.statistics import frozen_statistics, scratch_statistics
 from robustnas.threat import ThreatModel
-
-Batch = tuple[Tensor, Tensor]
-"""Images (N, C, H, W) in [0, 1] and labels (N,)."""
 
 
 @frozen(eq=False)
@@ -35,6 +35,8 @@ class Objective:
         metrics: (weight, metric) pairs.
         threat: the threat model they are given.
         gamma: weight of their scores together; at 0 no score is computed.
+        precision: of the losses' passes; scores are float32.
+        compiled: takes the place of the supernet in plain passes; None uses the supernet itself.
 
     Raises:
         OptionError: two metrics replace the loss of one level, or a weight has nothing to weigh.
@@ -43,6 +45,8 @@ class Objective:
     metrics: tuple[tuple[float, Any], ...] = field()
     threat: ThreatModel
     gamma: float
+    precision: Precision = "float32"
+    compiled: Compiled | None = None
 
     @metrics.validator
     def _compatible(self, attribute: object, metrics: tuple[tuple[float, Any], ...]) -> None:
@@ -55,6 +59,11 @@ class Objective:
                 raise OptionError(
                     f"metric {type(metric).__name__} has no score to weigh, found weight {weight:g}: remove the weight"
                 )
+
+    def logits(self, supernet: PixelSupernet, images: Tensor) -> Tensor:
+        """A plain pass: (N, C, H, W) -> (N, K)."""
+        logits: Tensor = supernet(images) if self.compiled is None else self.compiled(images)
+        return logits
 
     @property
     def scores(self) -> list[tuple[float, Any]]:
@@ -82,7 +91,7 @@ def _has(metric: Any, part: str) -> bool:
 
 @frozen(eq=False)
 class Validation:
-    """What an outer pass saw; all scalars without a graph, on the device."""
+    """What an outer pass saw; all scalars without a graph, on the device, over the whole batch."""
 
     loss: Tensor
     accuracy: Tensor
@@ -105,14 +114,30 @@ class GradientSum:
         self.gradients = [a + b for a, b in zip(self.gradients, found, strict=True)] if self.gradients else list(found)
 
 
-def training_loss(objective: Objective, supernet: PixelSupernet, batch: Batch, context: Context) -> Tensor:
-    """L_train at the weights and alpha the supernet holds: a scalar with its graph."""
-    images, labels = batch
+def training_loss(
+    objective: Objective,
+    supernet: PixelSupernet,
+    part: Part,
+    context: Context,
+    *,
+    precise: bool = False,
+    twice: bool = False,
+) -> Tensor:
+    """The part's share of L_train at the weights and alpha the supernet holds: a scalar with its graph.
+
+    Args:
+        precise: in float32 whatever the precision of plain passes, as differences and second derivatives need it.
+        twice: the loss will be differentiated twice, which compiled code cannot be.
+    """
+    device = part.images.device
     metric = objective.owner("inner_loss")
-    if metric is None:
-        return context.loss(supernet(images), labels)
-    loss: Tensor = metric.inner_loss(supernet, images, labels, objective.threat, context)
-    return loss
+    with single(device) if precise else mixed(objective.precision, device):
+        if metric is None:
+            logits = supernet(part.images) if twice else objective.logits(supernet, part.images)
+            loss = context.loss(logits, part.labels)
+        else:
+            loss = metric.inner_loss(supernet, part.images, part.labels, objective.threat, context)
+    return part.share * loss
 
 
 def validate(
@@ -122,9 +147,9 @@ def validate(
     context: Context,
     minimise: Callable[[Tensor], None],
 ) -> Validation:
-    """L_val - gamma * R at the weights and alpha the supernet holds.
+    """L_val - gamma * R at the weights and alpha the supernet holds, over the parts at hand.
 
-    Batch norm: L_val is computed in training mode, R in eval mode with the statistics of this batch, as
+    Batch norm: L_val is computed in training mode, R in eval mode with the statistics of this part, as
     constants. They are those of the clean images, whatever an `outer_loss` made of these.  Running statistics
     stay as they are.
 
@@ -134,28 +159,47 @@ def validate(
     Raises:
         PluginError: a score of the wrong shape, or one that no gradient can flow through.
     """
-    images, labels = batch
     scores = objective.scores
-    metric = objective.owner("outer_loss")
-    robustness = None
     with scratch_statistics(supernet, biased=bool(scores)):
+        seen = [_validate_part(objective, supernet, part, context, minimise) for part in batch]
+    robustness = [part.robustness for part in seen if part.robustness is not None]
+    return Validation(
+        torch.stack([part.loss for part in seen]).sum(),
+        torch.stack([part.accuracy for part in seen]).sum(),
+        torch.stack(robustness).sum() if robustness else None,
+    )
+
+
+def _validate_part(
+    objective: Objective,
+    supernet: PixelSupernet,
+    part: Part,
+    context: Context,
+    minimise: Callable[[Tensor], None],
+) -> Validation:
+    """The part's share of every term."""
+    images, labels = part.images, part.labels
+    metric = objective.owner("outer_loss")
+    with mixed(objective.precision, images.device):
         if metric is None:
-            logits = supernet(images)
-            loss = context.loss(logits, labels)
+            logits = objective.logits(supernet, images)
+            loss = part.share * context.loss(logits, labels)
         else:
-            loss = metric.outer_loss(supernet, images, labels, objective.threat, context)
-        minimise(loss)
-        if metric is not None:
-            with torch.no_grad():
-                logits = supernet(images)
-        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
-        for weight, metric in scores:
-            with frozen_statistics(supernet):
-                score = metric.score(supernet, images, labels, objective.threat)
-            _check_score(score, len(images), metric)
-            mean = weight * score.mean()
-            robustness = mean.detach() if robustness is None else robustness + mean.detach()
-            minimise(-objective.gamma * mean)
+            loss = part.share * metric.outer_loss(supernet, images, labels, objective.threat, context)
+    minimise(loss)
+    if metric is not None:
+        with torch.no_grad(), mixed(objective.precision, images.device):
+            logits = supernet(images)
+    accuracy = part.share * (logits.detach().argmax(dim=1) == labels).float().mean()
+    robustness = None
+    for weight, metric in objective.scores:
+        with frozen_statistics(supernet), single(images.device):
+            score = metric.score(supernet, images, labels, objective.threat)
+        _check_score(score, len(images), metric)
+        mean = part.share * weight * score.mean()
+        robustness = mean.detach() if robustness is None else robustness + mean.detach()
+        minimise(-objective.gamma * mean)
+        del score, mean  # with them goes what their graph holds, before the next score builds its own
     return Validation(loss.detach(), accuracy, robustness)
 
 

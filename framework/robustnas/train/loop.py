@@ -1,33 +1,43 @@
 """The epochs of training: SGD with cosine, clipping, drop-path that rises, a checkpoint an epoch.
 
-Every epoch derives its generators from the seed and its number, so resuming at an epoch gives the numbers of a
-run that never stopped, bit for bit on the same machine, versions and thread count.
+Every epoch derives its generators from the seed and its number; asked to stop, training saves a checkpoint after the
+step it is in.  So resuming gives the numbers of a run that never stopped, bit for bit on the same machine, versions,
+processes and thread count.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor
 
-from robustnas import seeding
+from robustnas import interrupt, seeding
 from robustnas.artifacts import StageFolder, damaged
-from robustnas.augment import augment
-from robustnas.contracts import Dataset, Genotype, Images, SearchSpace
+from robustnas.batches import Batch, Batches, check_fit, gradient_of
+from robustnas.contracts import Dataset, Genotype, SearchSpace
+from robustnas.device import can_fuse
 from robustnas.errors import RunDirectoryError, RunError
-from robustnas.images import halves, in_order, on_device, shuffled
+from robustnas.feed import Feed
+from robustnas.finite import not_finite
+from robustnas.images import halves, in_order, shuffled
+from robustnas.memory import Peak, highest
 from robustnas.normalize import PixelNetwork
+from robustnas.precision import mixed, policy
 from robustnas.recipe.schema import Standard, Train
+from robustnas.recompute import recompute
 from robustnas.report import Report
+from robustnas.synchronised import synchronise
 from robustnas.threat import ThreatModel
 from robustnas.train.network import build, parameters
 from robustnas.train.regimes import loss as regime_loss
 from robustnas.train.regimes import perturb
+from robustnas.world import ALONE, World, other_processes
 
 
 @frozen
@@ -44,19 +54,30 @@ class TrainTask:
 
 @frozen(eq=False)
 class _Data:
-    """The training images on the device, and which of them train and which choose the checkpoint."""
+    """The training images, and which of them train and which choose the checkpoint."""
 
-    images: Images
-    labels: Tensor
     train: Tensor
     held_out: Tensor
+    batches: Batches
+    plain: Batches
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self.images.take(indices), self.labels[indices.to(self.labels.device)]
+    @property
+    def feed(self) -> Feed:
+        """Of the images that train."""
+        return self.batches.feed
 
 
-def run(task: TrainTask, folder: StageFolder, device: torch.device, report: Report) -> dict[str, Any]:
+def run(
+    task: TrainTask, folder: StageFolder, device: torch.device, report: Report, world: World = ALONE
+) -> dict[str, Any]:
     """Train from scratch or from the last checkpoint; leaves `network.pt` in the folder.
+
+    Args:
+        task: what determines the result.
+        folder: gets checkpoints, the history and the network.
+        device: where network and images live.
+        report: is told after each epoch.
+        world: the processes that share each batch; all of them call this alike.
 
     Returns:
         Plain data: genotype, parameters (without the auxiliary head), the epoch kept, last figures, train_seconds.
@@ -64,38 +85,67 @@ def run(task: TrainTask, folder: StageFolder, device: torch.device, report: Repo
     Raises:
         RunError: the loss is not finite.
         RunDirectoryError: the checkpoint is damaged or of another network.
+        InputError: batches that these processes cannot share.
+        Interrupted: the process was asked to stop; the checkpoint holds the last step.
     """
     settings = task.settings
-    data = _data(task, device)
+    peak = Peak(device)
+    data = _data(task, device, world)
     with seeding.seeded(task.seed, "train", "weights"):
         network = build(task.space, task.genotype, task.dataset, settings)
+    if world.size > 1:
+        synchronise(network)
+    if settings.recompute_cells:
+        recompute(network.network, "train.recompute_cells")
     # convolutions of few channels run faster with channels last, on the CPU too
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
-        network.parameters(), settings.lr, momentum=settings.momentum, weight_decay=settings.decay
+        network.parameters(),
+        settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.decay,
+        fused=can_fuse(device),
     )
-    state = _resume(folder, network, optimizer)
-    # the history is part of the checkpoint: the file beside it may be behind after a kill
-    records = state["records"]
-    for epoch in range(state["epoch"] + 1, settings.epochs + 1):
-        began = time.perf_counter()
-        with seeding.seeded(task.seed, "train", "layers", epoch):
-            figures = _epoch(task, network, optimizer, data, epoch)
-        if settings.checkpoint == "best":
-            held_out = _held_out_accuracy(task, network, data)
-            figures["held_out"] = held_out
-            if held_out > state["best"]:
-                state["best"], state["best_epoch"] = held_out, epoch
-                folder.save_tensors("best.pt", network.state_dict())
-        state["epoch"] = epoch
-        state["seconds"] += time.perf_counter() - began
-        records.append({"epoch": epoch, **figures, "total_seconds": state["seconds"]})
+    state = _resume(folder, network, optimizer, world)
+
+    def checkpoint() -> None:
         folder.save_tensors(
             "checkpoint.pt",
             {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "state": dict(state)},
         )
-        folder.rewrite_history(records)
-        report(epoch, settings.epochs, "epoch", **{k: v for k, v in figures.items() if k != "lr"})
+
+    # the history is part of the checkpoint: the file beside it may be behind after a kill
+    records = state["records"]
+    with policy(settings.precision), data.feed:
+        for epoch in range(state["epoch"] + 1, settings.epochs + 1):
+            began = time.perf_counter() - float(state["middle"]["seconds"] if state["middle"] else 0.0)
+            data.feed.reset()
+            peak.reset()
+
+            def stop(middle: dict[str, Any], began: float = began) -> NoReturn:
+                state["middle"] = {**middle, "seconds": time.perf_counter() - began}
+                checkpoint()
+                raise interrupt.Interrupted
+
+            with seeding.seeded(task.seed, "train", "layers", epoch):
+                figures = _Epoch(task, network, optimizer, data, epoch, device, world, stop).run(state["middle"])
+            state["middle"] = None
+            if settings.checkpoint == "best":
+                held_out = _held_out_accuracy(task, network, data, world)
+                figures["held_out"] = held_out
+                if held_out > state["best"]:
+                    state["best"], state["best_epoch"] = held_out, epoch
+                    folder.save_tensors("best.pt", network.state_dict())
+            state["epoch"] = epoch
+            seconds = time.perf_counter() - began
+            state["seconds"] += seconds
+            machine = {"waiting": data.feed.waited / seconds, **peak.read(), "total_seconds": state["seconds"]}
+            records.append({"epoch": epoch, **figures, **machine})
+            checkpoint()
+            folder.rewrite_history(records)
+            report(epoch, settings.epochs, "epoch", **{k: v for k, v in figures.items() if k != "lr"})
+            if world.any(interrupt.asked()):
+                raise interrupt.Interrupted
     folder.rewrite_history(records)
     kept = settings.epochs
     weights = network.state_dict()
@@ -105,31 +155,60 @@ def run(task: TrainTask, folder: StageFolder, device: torch.device, report: Repo
             raise RunDirectoryError(damaged(folder.path / "best.pt", "it is missing although an epoch was best"))
         weights, kept = best, int(state["best_epoch"])
     folder.save_tensors("network.pt", weights)
-    figures = {key: value for key, value in records[-1].items() if key not in ("epoch", "lr", "total_seconds")}
+    left_out = ("epoch", "lr", "waiting", "peak_memory", "peak_memory_reserved", "total_seconds")
+    figures = {key: value for key, value in records[-1].items() if key not in left_out}
     return {
         "genotype": task.genotype,
         "parameters": parameters(task.space, task.genotype, task.dataset),
         "epoch_kept": kept,
         **figures,
+        **highest(records),
         "train_seconds": state["seconds"],
     }
 
 
-def _data(task: TrainTask, device: torch.device) -> _Data:
+def _data(task: TrainTask, device: torch.device, world: World) -> _Data:
     """All training images train, unless some are held out to choose the checkpoint."""
-    images = task.dataset.split("train")
+    images, settings = task.dataset.split("train"), task.settings
     count = len(images.labels)
-    if task.settings.checkpoint == "best":
+    if settings.checkpoint == "best":
         generator = seeding.generator(task.seed, "train", "held out")
-        train, held_out = halves(count, 1 - task.settings.held_out, generator)
+        train, held_out = halves(count, 1 - settings.held_out, generator)
     else:
         train, held_out = torch.arange(count), torch.arange(0)
-    return _Data(on_device(images, device), images.labels.to(device), train, held_out)
+    order = shuffled(train, settings.batch, torch.Generator())
+    check_fit(order, settings.batch, settings.accumulate, world, "train")
+    feed, shape = Feed(images, device), task.dataset.shape[1:]
+    batches = Batches(
+        feed,
+        shape,
+        settings.crop,
+        settings.flip,
+        settings.cutout,
+        task.dataset.mean,
+        settings.accumulate,
+        world,
+    )
+    return _Data(train, held_out, batches, Batches(feed, shape, world=world))
 
 
-def _resume(folder: StageFolder, network: PixelNetwork, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state after the last epoch that was checkpointed; of epoch 0 where there is none."""
-    state: dict[str, Any] = {"epoch": 0, "seconds": 0.0, "best": -1.0, "best_epoch": 0, "records": []}
+def _resume(
+    folder: StageFolder, network: PixelNetwork, optimizer: torch.optim.Optimizer, world: World
+) -> dict[str, Any]:
+    """The state after the last step that was checkpointed; of epoch 0 where there is none.
+
+    Raises:
+        RunDirectoryError: the checkpoint is of another network, or of another number of processes.
+    """
+    state: dict[str, Any] = {
+        "epoch": 0,
+        "seconds": 0.0,
+        "best": -1.0,
+        "best_epoch": 0,
+        "records": [],
+        "middle": None,
+        "processes": world.size,
+    }
     checkpoint = folder.load_tensors("checkpoint.pt")
     if checkpoint is None:
         return state
@@ -140,6 +219,8 @@ def _resume(folder: StageFolder, network: PixelNetwork, optimizer: torch.optim.O
     except (RuntimeError, KeyError, ValueError, TypeError) as fault:
         why = f"it is not a checkpoint of this training: {str(fault).splitlines()[0]}"
         raise RunDirectoryError(damaged(folder.path / "checkpoint.pt", why)) from fault
+    if state["processes"] != world.size:
+        raise RunDirectoryError(other_processes(folder.path / "checkpoint.pt", state["processes"], world))
     return state
 
 
@@ -149,60 +230,116 @@ def learning_rate(settings: Train, epoch: int) -> float:
     return settings.lr_min + (settings.lr - settings.lr_min) * (1 + turn) / 2
 
 
-def _epoch(
-    task: TrainTask, network: PixelNetwork, optimizer: torch.optim.Optimizer, data: _Data, epoch: int
-) -> dict[str, float]:
-    """One epoch; returns its mean loss and its accuracy on the images the loss judged, augmented as they were."""
-    settings = task.settings
-    order = seeding.generator(task.seed, "train", "order", epoch)
-    augmenting = seeding.generator(task.seed, "train", "augment", epoch)
-    perturbing = seeding.generator(task.seed, "train", "perturb", epoch)
-    fill = torch.tensor(task.dataset.mean)
-    lr = learning_rate(settings, epoch)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    if settings.drop_path > 0:
-        network.network.drop_path = settings.drop_path * (epoch - 1) / settings.epochs  # type: ignore[assignment]
-    network.train()
+@frozen(eq=False)
+class _Epoch:
+    """One pass over the images that train.
 
-    def criterion(logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+    Args:
+        stop: is given the state in the middle of the epoch when the process is asked to stop; does not return.
+    """
 
-    total_loss = torch.zeros((), device=data.labels.device)
-    correct = torch.zeros((), device=data.labels.device)
-    for indices in shuffled(data.train, settings.batch, order):
-        images, labels = data.batch(indices)
-        images = augment(
-            images, augmenting, crop=settings.crop, flip=settings.flip, cutout=settings.cutout, fill=fill
-        ).contiguous(memory_format=torch.channels_last)
-        loss, logits = regime_loss(
-            settings.regime, network, images, labels, task.threat, criterion, settings.auxiliary, perturbing
-        )
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-        optimizer.step()
-        total_loss += loss.detach() * len(labels)
-        correct += (logits.argmax(1) == labels).sum()
-    mean_loss = (total_loss / len(data.train)).item()
-    if not math.isfinite(mean_loss):
-        raise RunError(
-            f"training diverged: the loss is {mean_loss} in epoch {epoch}; the checkpoint of epoch {epoch - 1} is "
-            "intact. A smaller train.lr or train.clip would do"
-        )
-    return {"loss": mean_loss, "accuracy": (correct / len(data.train)).item(), "lr": lr}
+    task: TrainTask
+    network: PixelNetwork
+    optimizer: torch.optim.Optimizer
+    data: _Data
+    epoch: int
+    device: torch.device
+    world: World
+    stop: Callable[[dict[str, Any]], NoReturn]
+
+    def run(self, middle: dict[str, Any] | None) -> dict[str, float]:
+        """Its mean loss and its accuracy on the images the loss judged, augmented as they were.
+
+        Args:
+            middle: where an earlier sitting stopped inside this epoch.
+        """
+        task, settings, epoch, network = self.task, self.task.settings, self.epoch, self.network
+        order = shuffled(self.data.train, settings.batch, seeding.generator(task.seed, "train", "order", epoch))
+        generators = {use: seeding.generator(task.seed, "train", use, epoch) for use in ("augment", "perturb")}
+        lr = learning_rate(settings, epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if settings.drop_path > 0:
+            network.network.drop_path = settings.drop_path * (epoch - 1) / settings.epochs  # type: ignore[assignment]
+        network.train()
+        done, sums = 0, torch.zeros(2, device=self.device)
+        if middle is not None:
+            done, sums = int(middle["steps"]), middle["sums"].to(self.device)
+            seeding.put_back(middle["generators"], generators, self.device)
+        batches = self.data.batches.of(order[done:], generators["augment"])
+        for number, batch in enumerate(batches, done + 1):
+            sums = sums + len(order[number - 1]) * self._step(batch, generators["perturb"])
+            if number < len(order) and self.world.any(interrupt.asked()):
+                self._check(sums)
+                self.stop(
+                    {
+                        "steps": number,
+                        "sums": sums.cpu(),
+                        "generators": seeding.states(generators, self.device),
+                    }
+                )
+        self._check(sums)
+        loss, accuracy = (sums / len(self.data.train)).tolist()
+        return {"loss": loss, "accuracy": accuracy, "lr": lr}
+
+    def _step(self, batch: Batch, perturbing: torch.Generator) -> Tensor:
+        """Move the weights.  Returns mean loss and accuracy of the batch, (2,)."""
+        task, settings = self.task, self.task.settings
+        self.optimizer.zero_grad(set_to_none=True)
+        seen = torch.zeros(2, device=self.device)
+        for part in batch:
+            with mixed(settings.precision, self.device):
+                loss, logits = regime_loss(
+                    settings.regime,
+                    self.network,
+                    part.images,
+                    part.labels,
+                    task.threat,
+                    self._criterion,
+                    settings.auxiliary,
+                    perturbing,
+                )
+            torch.autograd.backward(part.share * loss)
+            right = (logits.argmax(1) == part.labels).float().mean()
+            seen += part.share * torch.stack([loss.detach().float(), right])
+        parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
+        if self.world.size > 1:
+            *gradients, seen = self.world.sum([*(gradient_of(parameter) for parameter in parameters), seen])
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                # in place: fused optimisers take for granted that a gradient lies in memory as its parameter does
+                gradient_of(parameter).copy_(gradient)
+        torch.nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
+        self.optimizer.step()
+        return seen
+
+    def _criterion(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.task.settings.label_smoothing)
+
+    def _check(self, sums: Tensor) -> None:
+        """Refuse to save what has diverged.
+
+        Raises:
+            RunError: the loss is not finite.
+        """
+        if not bool(sums.isfinite().all()):
+            raise RunError(
+                f"training diverged: the loss is {float(sums[0])} in epoch {self.epoch}{not_finite(self.network)}; the "
+                f"checkpoint of epoch {self.epoch - 1} is intact. A smaller train.lr or train.clip would do"
+            )
 
 
-def _held_out_accuracy(task: TrainTask, network: PixelNetwork, data: _Data) -> float:
+def _held_out_accuracy(task: TrainTask, network: PixelNetwork, data: _Data, world: World) -> float:
     """Accuracy on the images held out: clean in the standard regime, under the regime's own PGD in the others."""
     regime = task.settings.regime
     generator = seeding.generator(task.seed, "train", "held-out perturbation")  # the same start every epoch
+    unused = torch.Generator()
     network.eval()
-    correct = 0
-    for batch in in_order(len(data.held_out), task.settings.batch):
-        images, labels = data.batch(data.held_out[batch])
+    correct = next(network.parameters()).new_zeros(())
+    order = [data.held_out[batch] for batch in in_order(len(data.held_out), task.settings.batch)]
+    for (part,) in data.plain.of(order, unused):
+        images = part.images
         if not isinstance(regime, Standard):
-            images = perturb(regime, network, images, labels, task.threat, generator)
+            images = perturb(regime, network, images, part.labels, task.threat, generator)
         with torch.no_grad():
-            correct += int((network(images).argmax(1) == labels).sum())
-    return correct / len(data.held_out)
+            correct += (network(images).argmax(1) == part.labels).sum()
+    return float(world.sum([correct])[0]) / len(data.held_out)

@@ -66,6 +66,10 @@ class AdversarialAlpha:
         def loss(mixing: dict[str, Tensor]) -> Tensor:
             return context.loss(supernet(images, mixing=mixing), labels)
 
+        def average(value: Tensor) -> Tensor:
+            """Over all processes that share the batch: they perturb alpha alike."""
+            return context.average(value.detach(), len(images))
+
         with scratch_statistics(supernet):
             with torch.no_grad():
                 supernet(images)
@@ -78,11 +82,11 @@ class AdversarialAlpha:
                             loss(worst), list(worst.values()), allow_unused=True, materialize_grads=True
                         )
                     worst = {
-                        name: _ascended(p.detach(), gradient, clean[name], eps, 2 * eps / self.steps)
+                        name: _ascended(p.detach(), average(gradient), clean[name], eps, 2 * eps / self.steps)
                         for (name, p), gradient in zip(worst.items(), gradients, strict=True)
                     }
                 with torch.no_grad():
-                    rose = loss(worst) > loss(clean)
+                    rose = average(loss(worst)) > average(loss(clean))
         return {name: torch.where(rose, worst[name], p) for name, p in clean.items()}
 
 

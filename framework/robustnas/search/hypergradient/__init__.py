@@ -1,19 +1,47 @@
 """Gradients of the outer level: each takes a `Step` and returns a `Hypergradient`, one file each.
 
-first_order   w' = w
-unrolled      w' is one virtual step from w; its dependence on alpha by a finite difference
-exact         the same, by differentiating twice; too costly for a search, and what the others are tested
-against
+    first_order          w' = w
+    unrolled             w' is one virtual step from w; its dependence on alpha by a finite difference
+    exact                the same, by differentiating twice
+    neumann              implicit: w is taken to be at its minimum; the inverse Hessian by a truncated series
+    conjugate_gradient   implicit, the inverse Hessian by conjugate gradient
+
+`curvature` has the products with second derivatives, `virtual` the virtual step, `implicit` what the last two share.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+from robustnas.recipe import schema
+from robustnas.search.hypergradient.conjugate_gradient import conjugate_gradient
 from robustnas.search.hypergradient.exact import exact
 from robustnas.search.hypergradient.first_order import first_order
+from robustnas.search.hypergradient.neumann import neumann
 from robustnas.search.hypergradient.step import Hypergradient, Step
 from robustnas.search.hypergradient.unrolled import unrolled
 
-ORDERS: dict[str, Callable[[Step], Hypergradient]] = {"first": first_order, "unrolled": unrolled}
-"""By the values of the recipe's key `search.order`."""
+FUNCTIONS: dict[type[schema.Order], Callable[..., Hypergradient]] = {
+    schema.FirstOrder: first_order,
+    schema.Unrolled: unrolled,
+    schema.Exact: exact,
+    schema.Neumann: neumann,
+    schema.ConjugateGradient: conjugate_gradient,
+}
 
-__all__ = ["ORDERS", "Hypergradient", "Step", "exact", "first_order", "unrolled"]
+
+def hypergradient(order: Any) -> Callable[[Step], Hypergradient]:
+    """The function that the recipe's key `search.order` asks for, with its options."""
+    return partial(FUNCTIONS[type(order)], order=order)
+
+
+__all__ = [
+    "Hypergradient",
+    "Step",
+    "conjugate_gradient",
+    "exact",
+    "first_order",
+    "hypergradient",
+    "neumann",
+    "unrolled",
+]

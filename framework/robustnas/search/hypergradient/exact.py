@@ -1,35 +1,25 @@
 """Exact: through the same virtual step as `unrolled`, differentiating twice where that takes a difference.
 
-    d/d alpha [ L_val(w'(alpha), alpha) - gamma * R(w'(alpha), alpha) ]
+    hypergradient  = grad_alpha [ L_val(w', alpha) - gamma * R(w', alpha) ]  -  xi * grad_alpha < grad_w L_train, v >
+    v              = grad_w'    [ L_val(w', alpha) - gamma * R(w', alpha) ]
 
-It keeps the graph of a gradient of the whole supernet, so it costs several times the memory of `unrolled`: a
-reference, not a choice of the recipe.  It calls for operations that can be differentiated twice.
+It keeps the graph of a gradient of the whole supernet, so it costs several times the memory of `unrolled`, and calls
+for operations that can be differentiated twice.
 """
 
 from __future__ import annotations
 
-import torch
-
+from robustnas.recipe.schema import Exact
+from robustnas.search.hypergradient.curvature import Curvature
 from robustnas.search.hypergradient.step import Hypergradient, Step
-from robustnas.search.hypergradient.virtual import draws, inner_loss, moved, rewind
-from robustnas.search.objective import GradientSum, validate
-from robustnas.search.weights import replaced
+from robustnas.search.hypergradient.virtual import at_virtual_step, draws, rate, rewind
 
 
-def exact(step: Step) -> Hypergradient:
+def exact(step: Step, order: Exact | None = None) -> Hypergradient:
     """The hypergradient at w'."""
     start = draws(step)
-    gradients = torch.autograd.grad(
-        inner_loss(step),
-        step.weights.parameters,
-        create_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    virtual = moved(step, list(gradients))
-    # Every term's graph leads through w', whose own graph is therefore kept until the last.
-    total = GradientSum(list(step.alpha), retain_graph=True)
-    with replaced(step.weights, virtual):
-        validation = validate(step.objective, step.supernet, step.val, step.outer, total.add)
+    partial, v, validation = at_virtual_step(step)
+    second = Curvature(step, start).along_alpha(v)
     rewind(start)
-    return Hypergradient(total.gradients, validation)
+    xi = rate(step)
+    return Hypergradient([first - xi * more for first, more in zip(partial, second, strict=True)], validation)

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from robustnas.search.hypergradient.step import Hypergradient, Step
-from robustnas.search.objective import GradientSum, validate
+from robustnas.recipe.schema import FirstOrder
+from robustnas.search.hypergradient.step import Hypergradient, Step, outer_gradient
 from robustnas.search.weights import constant
 
 
-def first_order(step: Step) -> Hypergradient:
+def first_order(step: Step, order: FirstOrder | None = None) -> Hypergradient:
     """The hypergradient at w.  No gradient of w is computed."""
-    total = GradientSum(list(step.alpha))
     # A metric may itself differentiate with respect to w; the plain loss does not.
     with constant(step.weights.parameters) if step.objective.plain_outer else nullcontext():
-        validation = validate(step.objective, step.supernet, step.val, step.outer, total.add)
-    return Hypergradient(total.gradients, validation)
+        return Hypergradient(*outer_gradient(step, step.alpha))

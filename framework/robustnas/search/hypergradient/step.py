@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from robustnas.batches import Batch
 from robustnas.contracts import Context
 from robustnas.normalize import PixelSupernet
-from robustnas.search.objective import Batch, Objective, Validation
+from robustnas.search.objective import GradientSum, Objective, Validation, training_loss, validate
 from robustnas.search.weights import Weights
+from robustnas.statistics import scratch_statistics
+from robustnas.world import ALONE, World
 
 
 @frozen(eq=False)
@@ -21,10 +26,11 @@ class Step:
         objective: what the two levels minimise.
         weights: w of this supernet.
         w_optimizer: SGD; its learning rate, momentum buffers and weight decay make the virtual step.
-        train: batch of the inner level.
-        val: batch of the outer level.
+        train: this process's parts of the inner level's batch.
+        val: this process's parts of the outer level's batch.
         inner: context of the inner level's loss.
         outer: context of the outer level's loss.
+        world: the processes that share the two batches.
     """
 
     supernet: PixelSupernet
@@ -35,6 +41,7 @@ class Step:
     val: Batch
     inner: Context
     outer: Context
+    world: World = ALONE
 
     @property
     def alpha(self) -> list[nn.Parameter]:
@@ -48,3 +55,29 @@ class Hypergradient:
 
     gradients: list[Tensor]
     validation: Validation
+
+
+def inner_gradient(step: Step, inputs: Sequence[Tensor], *, precise: bool = False) -> list[Tensor]:
+    """The gradient of L_train at the weights the supernet holds, over all parts and processes.
+
+    Running statistics stay as they are.
+
+    Args:
+        inputs: what to differentiate in.
+        precise: see `training_loss`.
+    """
+    total = GradientSum(list(inputs))
+    with scratch_statistics(step.supernet, biased=False):
+        for part in step.train:
+            total.add(training_loss(step.objective, step.supernet, part, step.inner, precise=precise))
+    return step.world.sum(total.gradients)
+
+
+def outer_gradient(step: Step, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Validation]:
+    """The gradient of L_val - gamma * R at the weights the supernet holds, over all parts and processes."""
+    total = GradientSum(list(inputs))
+    seen = validate(step.objective, step.supernet, step.val, step.outer, total.add)
+    figures = [seen.loss, seen.accuracy] + ([] if seen.robustness is None else [seen.robustness])
+    summed = step.world.sum([*total.gradients, *figures])
+    gradients, (loss, accuracy, *robustness) = summed[: len(inputs)], summed[len(inputs) :]
+    return gradients, Validation(loss, accuracy, robustness[0] if robustness else None)

@@ -8,15 +8,16 @@ SGD would do next, except for gradient clipping (as in DARTS).  Source: Liu et a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from attrs import frozen
 from torch import Tensor
 
-from robustnas.search.hypergradient.step import Step
-from robustnas.search.objective import training_loss
-from robustnas.statistics import scratch_statistics
+from robustnas import seeding
+from robustnas.search.hypergradient.step import Step, inner_gradient, outer_gradient
+from robustnas.search.objective import Validation
+from robustnas.search.weights import constant, replaced
 
 
 def rate(step: Step) -> float:
@@ -24,14 +25,19 @@ def rate(step: Step) -> float:
     return float(step.w_optimizer.param_groups[0]["lr"])
 
 
-def inner_loss(step: Step) -> Tensor:
-    """L_train at the weights the supernet holds; running statistics stay as they are."""
-    with scratch_statistics(step.supernet, biased=False):
-        return training_loss(step.objective, step.supernet, step.train, step.inner)
+def at_virtual_step(step: Step) -> tuple[list[Tensor], list[Tensor], Validation]:
+    """The gradients of L_val - gamma * R at w': in alpha, in w', and what the validation pass saw."""
+    alpha = step.alpha
+    with constant(alpha) if step.objective.plain_inner else nullcontext():
+        gradients = inner_gradient(step, step.weights.parameters)
+    virtual = [value.requires_grad_() for value in _moved(step, gradients)]
+    with replaced(step.weights, virtual):
+        found, validation = outer_gradient(step, [*alpha, *virtual])
+    return found[: len(alpha)], found[len(alpha) :], validation
 
 
-def moved(step: Step, gradients: list[Tensor]) -> list[Tensor]:
-    """w', carrying the graph of `gradients` (of L_train with respect to w) where they have one."""
+def _moved(step: Step, gradients: list[Tensor]) -> list[Tensor]:
+    """w' for a gradient of L_train with respect to w."""
     group = step.w_optimizer.param_groups[0]
     xi, momentum, decay = rate(step), float(group["momentum"]), float(group["weight_decay"])
     values = []
@@ -51,45 +57,30 @@ class Draws:
 
     generator: torch.Generator
     device: torch.device
-    own: Tensor
-    everyones: list[Tensor]
+    states: dict[str, Tensor]
+
+    def put_back(self) -> None:
+        """The generators as they were then."""
+        seeding.put_back(self.states, {"inner": self.generator}, self.device)
 
 
 def draws(step: Step) -> Draws:
     """The state as it is now."""
-    device = step.train[0].device
-    return Draws(step.inner.generator, device, step.inner.generator.get_state(), _global_states(device))
+    device, generator = step.train[0].images.device, step.inner.generator
+    return Draws(generator, device, seeding.states({"inner": generator}, device))
 
 
 @contextmanager
 def replayed(draws: Draws) -> Iterator[None]:
     """Inside, the inner loss draws what it drew then; afterwards the generators go on where they were."""
-    before = Draws(draws.generator, draws.device, draws.generator.get_state(), _global_states(draws.device))
-    _restore(draws)
+    before = seeding.states({"inner": draws.generator}, draws.device)
+    draws.put_back()
     try:
         yield
     finally:
-        _restore(before)
+        seeding.put_back(before, {"inner": draws.generator}, draws.device)
 
 
 def rewind(draws: Draws) -> None:
     """The inner loss's own generator back to its state then: the inner step draws what its rehearsal drew."""
-    draws.generator.set_state(draws.own)
-
-
-def _global_states(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    elif device.type == "mps":
-        states.append(torch.mps.get_rng_state())
-    return states
-
-
-def _restore(draws: Draws) -> None:
-    draws.generator.set_state(draws.own)
-    torch.set_rng_state(draws.everyones[0])
-    if draws.device.type == "cuda":
-        torch.cuda.set_rng_state(draws.everyones[1], draws.device)
-    elif draws.device.type == "mps":
-        torch.mps.set_rng_state(draws.everyones[1])
+    draws.generator.set_state(draws.states["inner"])

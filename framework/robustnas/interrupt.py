@@ -1,0 +1,68 @@
+"""A request to stop, noted when it comes and honoured between two steps, so that nothing is cut in half.
+
+Ctrl-C (SIGINT) and the signal with which clusters preempt (SIGTERM) are noted.  A stage that can go on from the
+middle asks `asked()` after each step, saves its state and calls `check()`; others call `check()` between two batches.
+A second Ctrl-C ends the process at once: files are whole even then, but the work since the last checkpoint is lost.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was asked to stop; everything that can be resumed has been saved."""
+
+
+_noted: list[int] = []
+
+
+def asked() -> bool:
+    """Whether the process has been asked to stop."""
+    return bool(_noted)
+
+
+def check() -> None:
+    """Stop here if the process has been asked to.
+
+    Raises:
+        Interrupted: it has.
+    """
+    if _noted:
+        raise Interrupted
+
+
+@contextmanager
+def listening(quiet: bool = False) -> Iterator[None]:
+    """Inside, signals are noted instead of ending the process wherever it happens to be.
+
+    Outside the main thread signals are the caller's business, and nothing changes.
+
+    Args:
+        quiet: do not tell on stderr that the request was heard.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and _noted:
+            raise KeyboardInterrupt
+        _noted.append(number)
+        if not quiet:
+            print("robustnas: stopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _noted.clear()

@@ -1,0 +1,75 @@
+"""Plain passes through compiled code: the recipe's key `search.compile`.
+
+`torch.compile` fuses the passes over memory of a forward and a backward pass; on a CUDA device it also records each as
+one CUDA graph, so that a step of hundreds of small kernels is launched at once.  Passes that are differentiated twice,
+and those of metrics, are not compiled.
+
+Compiling takes minutes for a deep supernet, and needs a C++ compiler on the CPU and Triton on CUDA.  Where it does not
+work the search goes on without it, and says why.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustnas.normalize import PixelSupernet
+
+VARIANTS = 16
+"""Versions of one forward pass: either mode of batch norm's momentum, weights in their places or exchanged, the last
+and smaller batch of an epoch, with and without gradients of w and of alpha."""
+
+
+class Compiled:
+    """A supernet's forward pass, compiled; the uncompiled one from the first failure on.
+
+    Args:
+        supernet: what is compiled, when it is first called.
+        backend: of torch.compile.
+
+    Attributes:
+        why_not: what went wrong; None while the compiled code is used.
+    """
+
+    def __init__(self, supernet: PixelSupernet, backend: str = "inductor"):
+        import torch._dynamo
+
+        self.supernet = supernet
+        self.why_not: str | None = None
+        graphs = next(supernet.parameters()).device.type == "cuda"
+        self._graphs = graphs
+        # hooks come and go: with them the running variance is noted without its correction
+        self._settings = torch._dynamo.config.patch(  # type: ignore[attr-defined]
+            skip_nnmodule_hook_guards=False, recompile_limit=VARIANTS, suppress_errors=False
+        )
+        mode = "reduce-overhead" if graphs and backend == "inductor" else None
+        self._forward = torch.compile(supernet.forward, dynamic=False, mode=mode, backend=backend)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, K) logits."""
+        if self.why_not is None:
+            try:
+                return self._run(images)
+            except Exception as fault:
+                if not _of_the_compiler(fault):
+                    raise
+                self.why_not = f"{type(fault).__name__}: {str(fault).strip().splitlines()[0]}"
+                print(f"robustnas: search.compile: going on without: {self.why_not}", file=sys.stderr, flush=True)
+        logits: Tensor = self.supernet(images)
+        return logits
+
+    def _run(self, images: Tensor) -> Tensor:
+        if self._graphs:
+            # the logits of the pass before are used up: their memory may be written over
+            torch.compiler.cudagraph_mark_step_begin()
+        with self._settings:
+            logits: Tensor = self._forward(images)
+        return logits
+
+
+def _of_the_compiler(fault: Exception) -> Any:
+    """Whether the fault comes from compiling rather than from what is compiled."""
+    return type(fault).__module__.startswith(("torch._dynamo", "torch._inductor", "torch._functorch"))

@@ -1,0 +1,51 @@
+"""Conjugate gradient: implicit, the linear system (H + lambda + damping) p = v by conjugate gradient.
+
+The Hessian of a network is indefinite.  A direction along which the damped curvature is not positive ends the
+iteration with what was found so far; where that is the first, p is v / damping (or v where damping is 0).
+
+Source: Hestenes and Stiefel 1952; for hypergradients Rajeswaran et al. 2019, arXiv:1909.04630.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustnas.recipe.schema import ConjugateGradient
+from robustnas.search.hypergradient.curvature import Curvature
+from robustnas.search.hypergradient.implicit import implicit
+from robustnas.search.hypergradient.step import Hypergradient, Step
+
+
+def conjugate_gradient(step: Step, order: ConjugateGradient | None = None) -> Hypergradient:
+    """The hypergradient at w."""
+    order = order or ConjugateGradient()
+
+    def solve(curvature: Curvature, v: list[Tensor]) -> list[Tensor]:
+        solution = [torch.zeros_like(entry) for entry in v]
+        residual = direction = v
+        size = first = _dot(residual, residual)
+        for iteration in range(order.iterations):
+            if size <= order.tolerance**2 * first:
+                break
+            curved = [c + order.damping * d for c, d in zip(curvature.along_w(direction), direction, strict=True)]
+            bend = _dot(direction, curved)
+            if bend <= 0:
+                return _along(1 / order.damping if order.damping else 1.0, v) if iteration == 0 else solution
+            length = size / bend
+            solution = [s + length * d for s, d in zip(solution, direction, strict=True)]
+            residual = [r - length * c for r, c in zip(residual, curved, strict=True)]
+            before, size = size, _dot(residual, residual)
+            direction = [r + (size / before) * d for r, d in zip(residual, direction, strict=True)]
+        return solution
+
+    return implicit(step, solve)
+
+
+def _dot(a: list[Tensor], b: list[Tensor]) -> float:
+    """The inner product over all weights together."""
+    return float(torch.stack([(x * y).sum(dtype=torch.float64) for x, y in zip(a, b, strict=True)]).sum())
+
+
+def _along(length: float, direction: list[Tensor]) -> list[Tensor]:
+    return [length * entry for entry in direction]

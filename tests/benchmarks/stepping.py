@@ -1,0 +1,129 @@
+"""A step of a search on its own, for the benchmarks: a fresh supernet, one pair of batches, nothing else."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from attrs import frozen
+
+from robustnas import seeding
+from robustnas.batches import Part
+from robustnas.contracts import Context
+from robustnas.device import can_fuse
+from robustnas.normalize import PixelSupernet
+from robustnas.precision import Precision
+from robustnas.recipe import schema
+from robustnas.recompute import recompute
+from robustnas.search.bilevel import inner_step, outer_step
+from robustnas.search.compiled import Compiled
+from robustnas.search.hypergradient import Step, hypergradient
+from robustnas.search.objective import Objective
+from robustnas.search.weights import weights
+from robustnas.synchronised import synchronise
+from robustnas.threat import ThreatModel
+from robustnas.world import ALONE, World
+from robustnas_plugins.search_spaces.darts import Darts
+
+
+@frozen
+class Size:
+    """A supernet and its images.
+
+    Args:
+        space: of the supernet.
+        shape: (C, H, W) of an image.
+        batch: images of each half in a step, unless asked for otherwise.
+        bound: epsilon and precision at which the certified bound of this supernet is finite.
+    """
+
+    space: Any
+    shape: tuple[int, int, int]
+    batch: int
+    bound: tuple[float, str] = (1e-3, "float32")
+
+
+SIZES = {
+    "quickstart": Size(Darts(cells=2, channels=4), (1, 8, 8), 64),
+    "digits": Size(Darts(cells=4, channels=16), (1, 8, 8), 64, (1e-5, "float32")),
+    "cifar10": Size(Darts(cells=8, channels=16), (3, 32, 32), 16, (1e-6, "float64")),
+}
+
+
+def stepper(
+    size: Size,
+    batch: int | None = None,
+    order: schema.Order | None = None,
+    metrics: tuple[tuple[float, Any], ...] = (),
+    device: torch.device | str = "cpu",
+    precision: Precision = "float32",
+    compiled: bool = False,
+    recomputed: bool = False,
+    world: World = ALONE,
+) -> Callable[[], None]:
+    """A function that does one step, outer and inner level, of a fresh search.  `batch` is over all processes."""
+    device, count = torch.device(device), batch or size.batch
+    with seeding.seeded(0, "benchmark"):
+        channels = size.shape[0]
+        supernet = PixelSupernet(size.space.supernet(size.shape, 10), (0.5,) * channels, (0.25,) * channels)
+        images = torch.rand(2, count, *size.shape)
+        labels = torch.randint(10, (2, count))
+    if world.size > 1:
+        synchronise(supernet)
+    if recomputed:
+        recompute(supernet.supernet, "recomputed")
+    supernet.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    w, mine = weights(supernet), world.share(count)
+    fused = can_fuse(device)
+    w_optimizer = torch.optim.SGD(w.parameters, 0.025, momentum=0.9, weight_decay=3e-4, fused=fused)
+    alpha_optimizer = torch.optim.Adam(
+        list(supernet.alpha.values()), 3e-4, betas=(0.5, 0.999), weight_decay=1e-3, fused=fused
+    )
+    context = Context(0.5, seeding.generator(0, "benchmark", device=device), F.cross_entropy, world.average)
+    halves = [
+        (
+            Part(
+                some[mine].to(device).contiguous(memory_format=torch.channels_last),
+                truth[mine].to(device),
+                len(truth[mine]) / count,
+            ),
+        )
+        for some, truth in zip(images, labels, strict=True)
+    ]
+    objective = Objective(
+        metrics, ThreatModel("linf", "8/255"), 0.01, precision, Compiled(supernet) if compiled else None
+    )
+    step = Step(supernet, objective, w, w_optimizer, halves[0], halves[1], context, context, world)
+    gradient = hypergradient(order or schema.FirstOrder())
+
+    def once() -> None:
+        outer_step(step, gradient, alpha_optimizer)
+        inner_step(step, 5.0)
+
+    return once
+
+
+def seconds(
+    steps: Mapping[str, Callable[[], None]], rounds: int, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """Median seconds of each, all in turn in every round; a first round warms up."""
+    device = torch.device(device)
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds + 1):
+        for name, once in steps.items():
+            _wait(device)
+            began = time.perf_counter()
+            once()
+            _wait(device)
+            if number:
+                found[name].append(time.perf_counter() - began)
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
