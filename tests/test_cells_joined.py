@@ -75,7 +75,7 @@ def one_by_one(plan, inputs, depthwise, pointwise):
 class TestStage:
     """A stage is its operations one by one, to rounding."""
 
-    @pytest.mark.parametrize("joined", [0, 2**18])
+    @pytest.mark.parametrize("joined", [0, 2**17])
     def test_in_output_and_derivatives(self, ops, given, size, channels, stride, joined, monkeypatch):
         monkeypatch.setattr(stages, "JOINED", joined)
         edges, shared = 3, given == "shared"

@@ -17,7 +17,7 @@ ROWS = [
     {"errors", "suggest", "foolbox_import", "convolution", "interrupt", "finite"},
     {"threat", "seeding", "report", "artifacts", "device", "frozen", "genotype", "pixels",
      "double_backward", "memory", "precision", "recompute", "synchronised", "world"},
-    {"contracts", "double_backward"},
+    {"contracts"},
     {"bounds", "registry", "options", "images", "augment", "normalize", "statistics", "cells"},
     {"recipe", "perturb", "feed"},
     {"batches"},

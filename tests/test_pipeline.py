@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from robustnas.cli import main
 
@@ -239,7 +240,7 @@ def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 12
         time.sleep(0.02)
 
 
-LONG = RECIPE.replace("epochs: 2, batch: 200", "epochs: 40, batch: 200")
+LONG = RECIPE.replace("epochs: 2, batch: 200", "epochs: 15, batch: 200")
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +266,26 @@ def test_kill_minus_nine_then_go_on_gives_the_same_table(tmp_path: Path, long_ru
     assert without_seconds(table(tmp_path)) == without_seconds(long_run)
 
 
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, "1"), (signal.SIGTERM, "2")])
+def test_asked_to_stop_a_run_saves_and_goes_on_to_the_same_table(
+    tmp_path: Path, long_run: dict[str, Any], number: signal.Signals, jobs: str
+):
+    (tmp_path / "r.yaml").write_text(LONG)
+    only = ("--set", "methods={darts: {}}", "--jobs", jobs)
+    process = start(tmp_path, *only)
+    wait_for(lambda: any((tmp_path / "run" / "search").glob("*/history.jsonl")), process)
+    process.send_signal(number)
+    status, message = end(process)
+    assert status == 130, message
+    assert "stopping after this step" in message
+    assert "Traceback" not in message
+    (folder,) = (tmp_path / "run" / "search").iterdir()
+    assert not (folder / "result.json").exists(), "it was stopped in the middle of the search"
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["epochs"] == 15
+    assert end(start(tmp_path, *only, "--quiet"))[0] == 0
+    assert without_seconds(table(tmp_path)) == without_seconds(long_run)
+
+
 def test_two_runs_do_not_share_a_directory_and_ctrl_c_says_how_to_go_on(tmp_path: Path):
     (tmp_path / "r.yaml").write_text(LONG)
     first = start(tmp_path)
@@ -280,8 +301,6 @@ def test_two_runs_do_not_share_a_directory_and_ctrl_c_says_how_to_go_on(tmp_path
 
 
 def test_no_cuda_here_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     (tmp_path / "r.yaml").write_text(RECIPE)

@@ -11,7 +11,7 @@ Sound up to rounding: arithmetic is that of the images' number format, without d
 """
 
 from robustnas.bounds import rules as _rules  # noqa: F401 (importing it registers the rules)
-from robustnas.bounds.margins import METHODS, TARGETS, margins, margins_within
+from robustnas.bounds.margins import METHODS, TARGETS, margins, margins_within, widths
 from robustnas.bounds.registration import Lines, activation_rule, linear_rule, rule
 from robustnas.bounds.relaxation import relax, relax_entrywise
 from robustnas.bounds.value import RULES, Value
@@ -29,4 +29,5 @@ __all__ = [
     "relax",
     "relax_entrywise",
     "rule",
+    "widths",
 ]

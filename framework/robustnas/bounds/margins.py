@@ -64,11 +64,41 @@ def margins_within(
     targets: str = "all",
 ) -> Tensor:
     """As `margins`, with a radius for each image: epsilon (N,), pixel units."""
+    return _bounds(network, images, labels, norm, epsilon, method, targets)[0]
+
+
+def widths(
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    method: str = "crown-ibp",
+    targets: str = "all",
+) -> Tensor:
+    """How far `margins` lie below the margins at the clean images: at least 0, or inf; arguments as there."""
+    epsilon = torch.full((images.shape[0],), threat.epsilon, dtype=images.dtype, device=images.device)
+    bound, logits = _bounds(network, images, labels, threat.norm, epsilon, method, targets, keeps_plain=True)
+    assert logits.plain is not None
+    wrong = _wrong_classes(logits, labels, targets)
+    clean = logits.plain.gather(1, labels[:, None].long()) - logits.plain.gather(1, wrong)
+    return (clean - bound).clamp_min(0.0)
+
+
+def _bounds(
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    norm: str,
+    epsilon: Tensor,
+    method: str,
+    targets: str,
+    keeps_plain: bool = False,
+) -> tuple[Tensor, Value]:
+    """The margins' bounds, and the logits they are of."""
     _check(network, images, labels, norm, method, targets)
     region = Region(images, norm, epsilon)
     linear = method != "ibp"
-    walk = Walk(network, region, backward=linear, keeps_plain=targets == "strongest")
-    logits = walk.run()
+    logits = Walk(network, region, backward=linear, keeps_plain=keeps_plain or targets == "strongest").run()
     classes = logits.centre.shape[1]
     if int(labels.max()) >= classes:
         raise InputError(f"label {int(labels.max())} for a network of {classes} classes; labels are 0 to {classes - 1}")
@@ -77,9 +107,9 @@ def margins_within(
     if linear:
         bound = torch.maximum(bound, _usable(_linear_margins(logits, labels, wrong)))
     if method == "crown":
-        logits = Walk(network, region, backward=True, tighten=True).run()
-        bound = torch.maximum(bound, _usable(_linear_margins(logits, labels, wrong)))
-    return bound
+        tight = Walk(network, region, backward=True, tighten=True).run()
+        bound = torch.maximum(bound, _usable(_linear_margins(tight, labels, wrong)))
+    return bound, logits
 
 
 def _check(network: Network, images: Tensor, labels: Tensor, norm: str, method: str, targets: str) -> None:

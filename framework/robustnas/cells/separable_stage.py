@@ -24,7 +24,7 @@ from robustnas.convolution import conv2d, kernels
 from robustnas.convolution.geometry import Geometry, geometry_of
 from robustnas.convolution.pointwise import correlate, image, multiply, pixels
 
-JOINED = 2**18
+JOINED = 2**17
 """Up to so many entries, outputs are joined: fewer, larger computations.  More are not worth a copy."""
 
 SIDE = 5

@@ -136,14 +136,14 @@ def _in_rows(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if _channels_last(x) is False else x
 
 
-def _can_write(*tensors: Tensor) -> bool:
+def _can_write(first: Tensor, second: Tensor) -> bool:
     """Whether products of these can be written where they belong, which neither graphs nor batched tensors allow."""
-    return not batched(*tensors) and not torch._C._are_functorch_transforms_active()
+    return not batched(first, second) and not torch._C._are_functorch_transforms_active()
 
 
-def batched(*tensors: Tensor) -> bool:
-    """Whether some tensor is one of those by which torch batches a backward pass (`is_grads_batched`, `torch.vmap`)."""
-    return any(_channels_last(tensor) is None for tensor in tensors)
+def batched(first: Tensor, second: Tensor) -> bool:
+    """Whether one is a tensor by which torch batches a backward pass (`is_grads_batched`, `torch.vmap`)."""
+    return _channels_last(first) is None or _channels_last(second) is None
 
 
 def _channels_last(tensor: Tensor) -> bool | None:

@@ -20,7 +20,7 @@ import torch
 from attrs import field, frozen
 from attrs.validators import in_
 
-from robustnas.bounds import METHODS, margins
+from robustnas.bounds import METHODS, margins, widths
 from robustnas.errors import RunError
 from robustnas.threat import ThreatModel, pixels
 
@@ -90,16 +90,14 @@ class CertifiedBound:
         within = threat if self.epsilon is None else ThreatModel(threat.norm, self.epsilon)
         targets = "strongest" if self.targets == "strongest" else "all"
         computed, pixels_in = (network, images) if self.precision == "float32" else _in_float64(network, images)
-        bound = margins(computed, pixels_in, labels, within, self.method, targets)
-        lowest = float(bound.detach().min())
-        if not math.isfinite(lowest):
-            raise RunError(f"certified-bound ({self.method}) overflowed {bound.dtype} at {within}; {ADVICE}")
-        if self.scale == "margin":
-            return bound.mean(dim=1).to(images.dtype)
-        clean = _clean_margins(computed(pixels_in), labels, targets)
-        # a width of 0 (epsilon 0, or a network that does not look at its input) has no logarithm
-        width = (clean - bound).clamp_min(torch.finfo(bound.dtype).tiny)
-        return -width.log().mean(dim=1).to(images.dtype)
+        compute = margins if self.scale == "margin" else widths
+        found = compute(computed, pixels_in, labels, within, self.method, targets)
+        if not math.isfinite(float(found.detach().abs().max())):
+            raise RunError(f"certified-bound ({self.method}) overflowed {found.dtype} at {within}; {ADVICE}")
+        if self.scale == "log":
+            # a width of 0 (epsilon 0, or a network that does not look at its input) has no logarithm
+            found = -found.clamp_min(torch.finfo(found.dtype).tiny).log()
+        return found.mean(dim=1).to(images.dtype)
 
 
 def _in_float64(network: nn.Module, images: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
@@ -114,11 +112,3 @@ def _in_float64(network: nn.Module, images: Tensor) -> tuple[Callable[[Tensor], 
         return logits
 
     return call, images.double()
-
-
-def _clean_margins(logits: Tensor, labels: Tensor, targets: str) -> Tensor:
-    """Margins at the clean images: (N, K) -> (N, K - 1), or (N, 1) to the strongest wrong class."""
-    true = labels[:, None]
-    right = torch.zeros_like(logits, dtype=torch.bool).scatter(1, true, True)
-    margins_to_wrong = logits.gather(1, true) - logits[~right].view(len(logits), -1)
-    return margins_to_wrong.amin(dim=1, keepdim=True) if targets == "strongest" else margins_to_wrong
