@@ -1,9 +1,10 @@
 """Batch norm whose batch is that of all processes: torch's own synchronised layer refuses the CPU.
 
-    mean = 1/n sum_i x_i          var = 1/n sum_i (x_i - mean)^2          i over the images of every process
+    mean = sum_r s_r mean_r          var = sum_r s_r (var_r + (mean_r - mean)^2)
 
-The sums are differentiable as often as one likes (the derivative of a sum over processes is a sum over processes), so
-gradients and second derivatives are those of one process that holds the whole batch, to rounding.
+over processes r, s_r the share of the batch's entries that r holds: one message forward, one backward.  The sums are
+differentiable as often as one likes (the derivative of a sum over processes is a sum over processes), so gradients and
+second derivatives are those of one process that holds the whole batch, to rounding.
 """
 
 from __future__ import annotations
@@ -55,21 +56,35 @@ class SynchronisedBatchNorm(_BatchNorm):
             return plain
         axes = [0, *range(2, input.dim())]
         shape = [1, -1, *[1] * (input.dim() - 2)]
-        entries = input.new_tensor([input.numel() // input.shape[1]], dtype=torch.float64)
-        dist.all_reduce(entries)
-        self.entries = int(entries)
         x = input.to(torch.promote_types(input.dtype, torch.float32))  # as torch's own: half precision sums are useless
-        mean = _Sum.apply(x.sum(axes)) / self.entries
-        centred = x - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(axes)) / self.entries
+        mean, variance = self._moments(x, axes, shape)
         self._note(mean.detach(), variance.detach())
-        out = centred * (variance + self.eps).rsqrt().view(shape)
+        out = (x - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
         if self.weight is not None:
             out = out * self.weight.view(shape)
         if self.bias is not None:
             out = out + self.bias.view(shape)
         normed: Tensor = out.to(input.dtype)
         return normed
+
+    def _moments(self, x: Tensor, axes: list[int], shape: list[int]) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance a channel, over all processes, by one message.
+
+        Each sends its count, mean and mean square deviation; from these follow the common ones, without the
+        cancellation of a mean square minus a squared mean (Chan, Golub and LeVeque 1983).
+        """
+        count = x.numel() // x.shape[1]
+        own = x.sum(axes) / max(count, 1)  # a process may have no image of a small batch
+        spread = (x - own.view(shape)).square().sum(axes) / max(count, 1)
+        line = torch.cat([own.new_tensor([float(count)]), own, spread])
+        # everyone's line in a row of its own: the sum is then all of them
+        rank, size = dist.get_rank(), dist.get_world_size()
+        table = torch.stack([line if row == rank else torch.zeros_like(line) for row in range(size)])
+        counts, means, spreads = _Sum.apply(table).split([1, len(own), len(own)], dim=1)
+        self.entries = round(float(counts.detach().sum()))
+        shares = counts.detach() / self.entries
+        mean = (shares * means).sum(0)
+        return mean, (shares * (spreads + (means - mean).square())).sum(0)
 
     def _note(self, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics; the variance that is noted is divided by n - 1, as torch's is."""
