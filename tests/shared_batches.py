@@ -129,4 +129,9 @@ class StillSpace(ToySpace):
 
 TRAINING = schema.Train(epochs=2, batch=16, lr=0.1, cutout=2, crop=1, drop_path=0.0, auxiliary=0.4, checkpoint="best")
 
-TRAININGS = {"standard": TrainTask(Bars(), StillSpace(), {"width": 4}, ThreatModel("linf", 0.1), TRAINING, seed=3)}
+CERTIFIED = evolve(TRAINING, regime=schema.Certified(warmup_epochs=0.5, ramp_epochs=1))
+
+TRAININGS = {
+    name: TrainTask(Bars(), StillSpace(), {"width": 4}, ThreatModel("linf", 0.1), settings, seed=3)
+    for name, settings in {"standard": TRAINING, "certified": CERTIFIED}.items()
+}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import gradgradcheck
 from torch.nn import functional as F
 
-from robustnas.bounds import margins
+from robustnas.bounds import log_widths, margins
 from robustnas.bounds.rules.max_pool import _Second, _Windows
 from robustnas.bounds.rules.rectifier import _Enclosure, _Pulled, enclosure, pulled, rectifier_lines
 from robustnas.threat import ThreatModel
@@ -134,7 +134,7 @@ def test_the_rectifiers_enclosure_is_the_general_one():
         slopes = [torch.randn_like(one) for one in expected]
         gradients = torch.autograd.grad(expected, (lower, upper), slopes)
         for function in (enclosure, _Enclosure.apply):
-            found = function(lower, upper)
+            found = function((lower + upper) / 2, (upper - lower) / 2)
             for one, other in zip(found, expected, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
             # where the interval is a point, the chord is constant in one form and has a slope of 1/tiny in the other
@@ -145,17 +145,36 @@ def test_the_rectifiers_enclosure_is_the_general_one():
             checked += int(wide.sum())
     assert checked > 200
     lower, upper = intervals(1)
-    wide = [end.detach()[2].requires_grad_() for end in (lower, upper)]
+    wide = [end.detach()[2].requires_grad_() for end in ((lower + upper) / 2, (upper - lower) / 2)]
     assert gradgradcheck(_Enclosure.apply, wide)
     nothing = torch.full((1,), torch.nan)
     assert all(one.isnan().all() for one in _Enclosure.apply(nothing, nothing))
+
+
+def test_a_radius_below_the_centre_s_rounding_survives_the_rectifier_and_max_pooling():
+    centre = torch.tensor([[[[0.7, 0.2], [-0.7, 0.1]]]])
+    radius = torch.full_like(centre, 1e-9)
+    assert torch.equal(centre + radius, centre)
+    assert enclosure(centre, radius)[1].flatten().tolist() == pytest.approx([1e-9, 1e-9, 0.0, 1e-9], rel=1e-6)
+
+    class Pooled(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return F.max_pool2d(images, 2).flatten(1) * torch.tensor([1.0, -1.0, 0.5])
+
+    images = torch.tensor([0.9, 0.5, 0.4]).view(1, 3, 1, 1) * torch.tensor([[1.0, 0.9], [0.8, 0.7]])
+    bound = margins(Pooled().eval(), images, torch.tensor([0]), ThreatModel("linf", 1e-9), "ibp")
+    clean = margins(Pooled().eval(), images, torch.tensor([0]), ThreatModel("linf", 0.0), "ibp")
+    assert bound.shape == clean.shape == (1, 2)
+    widths = log_widths(Pooled().eval(), images, torch.tensor([0]), ThreatModel("linf", 1e-9), "crown-ibp").exp()
+    assert widths.flatten().tolist() == pytest.approx([2e-9, 1.5e-9], rel=1e-5)
 
 
 @pytest.mark.parametrize("missing", [None, 0, 1])
 def test_the_rectifiers_pull_has_the_gradients_of_its_definition(missing: int | None):
     draw = torch.Generator().manual_seed(3)
     lower, upper = (end.detach() for end in intervals(4))
-    _, _, chord, offset = (one.detach().requires_grad_() for one in enclosure(lower, upper))
+    ends = (lower + upper) / 2, (upper - lower) / 2
+    _, _, chord, offset = (one.detach().requires_grad_() for one in enclosure(*ends))
     clean = (lower + (upper - lower) * torch.rand(lower.shape, dtype=lower.dtype, generator=draw)).requires_grad_()
     slope = torch.randn(lower.shape, dtype=lower.dtype, generator=draw).requires_grad_()
     inputs = (slope, clean, chord, offset)

@@ -9,7 +9,8 @@ from torch import nn
 from robustnas.bounds import margins
 from robustnas.errors import RunError
 from robustnas.threat import ThreatModel
-from robustnas_plugins.metrics.certified_bound import CertifiedBound
+from robustnas_plugins.metrics.certified_bound import START, CertifiedBound
+from robustnas_plugins.search_spaces.darts import Darts
 
 IMAGES = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2])
@@ -45,7 +46,9 @@ def test_options_are_honoured():
     torch.testing.assert_close(metric.score(net, IMAGES, LABELS, THREAT), expected)
 
 
-@pytest.mark.parametrize("option", [{"method": "crow"}, {"targets": "all"}, {"epsilon": -0.1}, {"epsilon": "1/0"}])
+@pytest.mark.parametrize(
+    "option", [{"method": "crow"}, {"targets": "all"}, {"epsilon": -0.1}, {"epsilon": "1/0"}, {"ramp": 1.5}]
+)
 def test_bad_options_are_refused(option: dict[str, object]):
     with pytest.raises(ValueError):
         CertifiedBound(**option)
@@ -53,7 +56,7 @@ def test_bad_options_are_refused(option: dict[str, object]):
 
 def test_overflow_is_an_error_that_says_what_to_try():
     with pytest.raises(
-        RunError, match=r"overflowed .* linf 0\.05; use a smaller epsilon for the metric.*float64.*fewer cells"
+        RunError, match=r"overflowed .* linf 0\.05; use scale: log, a smaller epsilon for the metric.*fewer cells"
     ):
         CertifiedBound().score(network(layers=12, scale=2e3), IMAGES, LABELS, THREAT)
 
@@ -99,3 +102,53 @@ def test_float64_is_the_same_bound_and_reaches_deeper():
     assert gradient.dtype == torch.float32
     assert gradient.isfinite().all()
     assert gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize("options", [{"scale": "log"}, {"scale": "margin"}])
+def test_normalised_the_score_cannot_be_improved_by_rescaling_logits(options: dict[str, str]):
+    net = network()
+    plain, normalised = CertifiedBound(**options), CertifiedBound(normalise=True, **options)
+    was = [metric.score(net, IMAGES, LABELS, THREAT) for metric in (plain, normalised)]
+    (gradient,) = torch.autograd.grad(was[1].sum(), net[-1].weight, retain_graph=True)
+    # along the scale of the last layer the score is level
+    along = (gradient * net[-1].weight).sum()
+    along += (torch.autograd.grad(was[1].sum(), net[-1].bias)[0] * net[-1].bias).sum()
+    assert abs(along) < 1e-5
+    with torch.no_grad():
+        for parameter in net[-1].parameters():
+            parameter.mul_(0.01)
+    now = [metric.score(net, IMAGES, LABELS, THREAT) for metric in (plain, normalised)]
+    torch.testing.assert_close(now[1], was[1])
+    assert (now[0] - was[0]).abs().min() > 0.1 * was[0].abs().min()
+
+
+def test_a_ramp_starts_at_a_hundredth_of_epsilon_and_ends_at_epsilon():
+    net, metric = network(), CertifiedBound(ramp=0.5)
+    for progress, share in ((0.0, START), (0.25, START + (1 - START) / 2), (0.5, 1.0), (1.0, 1.0)):
+        expected = margins(net, IMAGES, LABELS, ThreatModel("linf", share * 0.05), "crown-ibp", "strongest")
+        torch.testing.assert_close(metric.at(progress).score(net, IMAGES, LABELS, THREAT), expected.squeeze(1))
+    assert CertifiedBound().at(0.0) == CertifiedBound()
+
+
+@pytest.mark.parametrize(("cells", "channels"), [(8, 4), (20, 2)])
+def test_at_8_and_20_cells_and_8_255_the_log_scale_is_finite_in_float32_and_equal_to_float64(cells: int, channels: int):
+    torch.manual_seed(0)
+    net = Darts(cells=cells, channels=channels).supernet((1, 8, 8), 3)
+    images = torch.rand(1, 1, 8, 8)
+    with torch.no_grad():
+        net.train()(torch.rand(8, 1, 8, 8))
+        for layer in net.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_var.mul_(0.02)  # intervals widen faster than any number format can hold
+    net.eval()
+    found = []
+    for precision in ("float32", "float64"):
+        metric = CertifiedBound(scale="log", precision=precision)
+        score = metric.score(net, images, LABELS[:1], ThreatModel("linf", "8/255"))
+        found.append((score, torch.autograd.grad(score.sum(), list(net.alpha.values()))))
+    (narrow, slopes), (wide, exact) = found
+    assert narrow.max() < -100  # the width is beyond e^88, where float32 ends
+    torch.testing.assert_close(narrow, wide, rtol=1e-5, atol=1e-4)
+    for one, other in zip(slopes, exact, strict=True):
+        assert one.abs().max() > 1e-3
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

@@ -17,7 +17,7 @@ from robustnas.images import InMemory, Streamed
 from robustnas.seeding import seeded
 from robustnas.threat import ThreatModel
 
-LINF, L2 = ThreatModel("linf", 0.1), ThreatModel("l2", 0.3)
+LINF, L2, L1 = ThreatModel("linf", 0.1), ThreatModel("l2", 0.3), ThreatModel("l1", 1.2)
 WIDE = ThreatModel("linf", 0.4)
 
 
@@ -30,7 +30,7 @@ class Fixed(FixedEpsilonAttack):
 
     @property
     def distance(self):
-        return foolbox.distances.linf if self.norm == "linf" else foolbox.distances.l2
+        return getattr(foolbox.distances, self.norm)
 
     def run(self, model, inputs, criterion, *, epsilon, **kwargs):
         return self.change(inputs)
@@ -154,11 +154,11 @@ def test_an_attack_that_minimises_may_leave_the_ball_only(lie):
         evaluate(Brightness(), levels(0.4, 0.45), torch.tensor([0, 0]), Minimal(LIES[lie][0]), LINF)
 
 
-@pytest.mark.parametrize("threat", [LINF, L2], ids=str)
+@pytest.mark.parametrize("threat", [LINF, L2, L1], ids=str)
 def test_rounding_is_clipped_and_what_is_judged_is_inside(threat):
     images, labels = levels(0.45, 0.3), torch.tensor([0, 0])
-    step = threat.epsilon if threat.norm == "linf" else threat.epsilon / 4  # 16 pixels
-    attack = Fixed(lambda x: x + step + 1e-6, threat.norm)
+    step = threat.epsilon / {"linf": 1, "l2": 4, "l1": 16}[threat.norm]  # 16 pixels
+    attack = Fixed(lambda x: x + step + 1e-5 / 20, threat.norm)
     record = evaluate(Brightness(), images, labels, attack, threat)
     assert record.success.tolist() == [True, False]
     assert float(record.distance.max()) <= threat.epsilon + 1e-7

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attrs import field, frozen
-from foolbox.attacks import L2FastGradientAttack, LinfFastGradientAttack
+from foolbox.attacks import L1FastGradientAttack, L2FastGradientAttack, LinfFastGradientAttack
 from torch import nn
 
 from robustnas.errors import DataError, InputError, OptionError
@@ -56,7 +56,7 @@ class Sign:
     """The fast gradient method, whatever the norm."""
 
     def build(self, threat):
-        return {"linf": LinfFastGradientAttack, "l2": L2FastGradientAttack}[threat.norm]()
+        return {"linf": LinfFastGradientAttack, "l2": L2FastGradientAttack, "l1": L1FastGradientAttack}[threat.norm]()
 
 
 REPEATED = LinfFastGradientAttack(random_start=True).repeat(2)

@@ -14,7 +14,7 @@ FRAMEWORK = ROOT / "framework" / "robustnas"
 PLUGINS = ROOT / "plugins" / "robustnas_plugins"
 
 ROWS = [
-    {"errors", "suggest", "foolbox_import", "convolution", "interrupt", "finite"},
+    {"bracket", "errors", "suggest", "foolbox_import", "convolution", "interrupt", "finite"},
     {"threat", "seeding", "report", "artifacts", "device", "frozen", "genotype", "pixels",
      "double_backward", "memory", "precision", "recompute", "synchronised", "world"},
     {"contracts"},
@@ -24,7 +24,7 @@ ROWS = [
     {"search", "train", "attack", "certify"},
     {"plan", "table", "testing"},
     {"run"},
-    {"pipeline"},
+    {"pipeline", "export"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip
@@ -32,7 +32,7 @@ ROWS = [
 
 PLUGINS_MAY_IMPORT = {
     "errors", "threat", "contracts", "seeding", "report", "images", "bounds", "certify", "cells", "genotype",
-    "statistics", "perturb", "foolbox_import", "frozen", "suggest", "double_backward",
+    "statistics", "perturb", "foolbox_import", "frozen", "suggest", "double_backward", "precision", "bracket",
 }  # fmt: skip
 """Promises, values and engines; nothing that runs an experiment."""
 

@@ -1,6 +1,7 @@
 """The metrics that need no bounds: what they compute, which options they honour, what they leave behind."""
 
 import importlib
+import math
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from robustnas_plugins.metrics.mixing import perturbed, schedule
 from robustnas_plugins.metrics.random_noise import RandomNoise
 from tiny_supernet import TinySupernet, batch
 
-THREATS = [ThreatModel("linf", "8/255"), ThreatModel("l2", 0.5)]
+THREATS = [ThreatModel("linf", "8/255"), ThreatModel("l2", 0.5), ThreatModel("l1", 6)]
 METRICS = [
     Jacobian(),
     Jacobian(rows=2),
@@ -46,9 +47,9 @@ def test_jacobian_is_the_mean_dual_norm_of_all_rows(threat):
     net = supernet(torch.float64).eval()
     images, labels = batch(4, dtype=torch.float64)
     rows = torch.stack([torch.func.jacrev(lambda x: net(x[None])[0])(image) for image in images]).flatten(2)
-    expected = -torch.linalg.vector_norm(rows, ord={"linf": 1, "l2": 2}[threat.norm], dim=2).mean(dim=1)
+    expected = -torch.linalg.vector_norm(rows, ord={"linf": 1, "l2": 2, "l1": math.inf}[threat.norm], dim=2).mean(dim=1)
     torch.testing.assert_close(Jacobian().score(net, images, labels, threat), expected, rtol=1e-12, atol=0)
-    assert set(DUAL_ORDER) == {"linf", "l2"}
+    assert set(DUAL_ORDER) == {"linf", "l2", "l1"}
 
 
 def test_rows_taken_in_several_passes_are_the_same_rows(monkeypatch):
@@ -113,9 +114,10 @@ def test_jacobian_of_a_linear_network_worked_by_hand():
     net[1].weight.data = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
     images, labels = torch.rand(3, 2, 1, 1), torch.zeros(3, dtype=torch.long)
     with torch.no_grad():
-        linf, l2 = (Jacobian().score(net, images, labels, threat) for threat in THREATS)
+        linf, l2, l1 = (Jacobian().score(net, images, labels, threat) for threat in THREATS)
     torch.testing.assert_close(linf, torch.full((3,), -(7.0 + 1.0) / 2))
     torch.testing.assert_close(l2, torch.full((3,), -(5.0 + 1.0) / 2))
+    torch.testing.assert_close(l1, torch.full((3,), -(4.0 + 1.0) / 2))
     assert not linf.requires_grad
 
 
@@ -219,6 +221,17 @@ def test_random_noise_on_images(distribution):
     noise(start=2.0, end=2.0)
     assert net.images.min() == 0
     assert net.images.max() == 1
+
+
+def test_random_noise_on_images_spreads_an_l1_radius_over_the_pixels():
+    torch.manual_seed(0)
+    net, threat = Recorder(), ThreatModel("l1", 7.2)
+    images, labels = torch.full((40, 2, 6, 6), 0.5), torch.arange(40) % 3
+    RandomNoise(target="input").inner_loss(net, images, labels, threat, context())
+    assert 0.09 < (net.images - images).abs().max() <= 0.1 + 1e-6
+    assert threat.distance(net.images, images).max() <= 7.2
+    RandomNoise(target="input", start=0.3, end=0.3).inner_loss(net, images, labels, threat, context())
+    assert 0.29 < (net.images - images).abs().max() <= 0.3 + 1e-6
 
 
 def test_adversarial_alpha_raises_the_loss_and_never_lowers_it():

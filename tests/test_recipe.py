@@ -154,6 +154,17 @@ def test_a_foolbox_attack_is_compared_with_the_norm(folder: Path) -> None:
     assert found[0].use.plugin.steps == 3
 
 
+def test_l1_is_a_norm_of_threats_and_radii(folder: Path) -> None:
+    text = BASE + "certify: {norms: [l1, linf]}\nattacks: [{name: fast, threat: {norm: l1, epsilon: 12}}]\n"
+    found = recipe(text).recipe
+    assert found.certify is not None
+    assert found.certify.norms == ["l1", "linf"]
+    assert found.attacks[0].threat == ThreatModel("l1", 12)
+    assert found.attacks[0].label == "fast (l1 12)"
+    (fault,) = faults(BASE + "attacks: [{name: lib-l2, steps: 3, threat: {norm: l1, epsilon: 12}}]\n")
+    assert "found the threat l1 12 for 'lib-l2', an attack of l2; l2 would do" in fault
+
+
 # Resolved
 
 

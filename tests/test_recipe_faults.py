@@ -145,7 +145,7 @@ FAULTS = [
     (
         "threat: {norm: lnf, epsilon: 0}\n",
         "threat.norm",
-        "found 'lnf'; linf or l2 would do; did you mean 'linf'?",
+        "found 'lnf'; linf, l2 or l1 would do; did you mean 'linf'?",
     ),
     ("threat: {norm: linf}\n", "threat.epsilon", "missing"),
     ("threat: linf\n", "threat", "found 'linf'; a mapping would do"),
@@ -165,7 +165,7 @@ FAULTS = [
         "found 0; more than 0 would do",
     ),
     ("certify: {method: ibpp}\n", "certify.method", "did you mean 'ibp'?"),
-    ("certify: {norms: [l3]}\n", "certify.norms", "found 'l3'; linf or l2 would do"),
+    ("certify: {norms: [l3]}\n", "certify.norms", "found 'l3'; linf, l2 or l1 would do"),
     ("certify: {images: 0}\n", "certify.images", "found 0; at least 1 would do"),
     ("evaluate: {images: many}\n", "evaluate.images", "found 'many'"),
     ("attacks: fast\n", "attacks", "found 'fast'; a list of attacks would do"),

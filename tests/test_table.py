@@ -87,7 +87,7 @@ def test_what_was_not_measured_is_null():
     assert figure([None, None]) is None
     empty = row("m", [SeedResult(seed=0)], COLUMNS)
     assert empty["clean"] is empty["robust"] is empty["certified"] is None
-    assert empty["certified_radius"] == {"linf": None, "l2": None}
+    assert empty["certified_radius"] == {"linf": None, "l2": None, "l1": None}
     assert empty["attacks"] == {"fgsm": None, "pgd-20": None, "cw (l2 0.5)": None}
 
 
@@ -112,6 +112,17 @@ def test_what_was_not_measured_is_null():
 def test_contradictions_name_the_image(changes: dict[str, object], image: int, text: str):
     with pytest.raises(VerdictError, match=f"test image {image} .*{text}"):
         row("m", [result(**changes)], COLUMNS)
+
+
+def test_every_norm_that_was_measured_is_a_column():
+    radius = {"l1": [0.0, 0.25, 0.5, 1.5], "linf": [0.0, 0.01, 0.02, 0.06]}
+    found = row("m", [result(radius=radius)], COLUMNS)
+    assert found["certified_radius"]["l1"]["mean"] == pytest.approx(0.75)
+    assert found["certified_radius_all"]["l1"]["mean"] == pytest.approx(0.5625)
+    assert found["certified_radius"]["l2"] is None
+    measured = Comparison(THREAT, [found], COLUMNS, ["l1", "linf"], [])
+    assert [title for title in cells(measured)[0] if "radius" in title] == ["radius l1", "radius linf"]
+    assert "radius_l1_mean,radius_l1_std,radius_linf_mean" in csv_text(measured).splitlines()[0]
 
 
 def test_an_attack_of_another_threat_may_break_what_is_certified():

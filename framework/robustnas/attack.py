@@ -37,7 +37,7 @@ from robustnas.world import ALONE, World
 TOLERANCE = 1e-5
 """Pixel units by which rounding may carry an image out of the ball or the box; it is then projected back."""
 
-ORDER = {"linf": float("inf"), "l2": 2.0}
+ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 """Order p of each norm, as foolbox names its distances."""
 
 

@@ -3,25 +3,45 @@
 An image is certified at a threat model when all its certified margins are above 0: then no admissible image
 is classified otherwise.  `robustnas.bounds` computes the bounds; here the network is put into eval mode,
 frozen, and put back, images go through in batches, and the radius is searched for.
+
+Rounding.  What is certified is the network with its weights as they are, in exact arithmetic.  Every margin is first
+lowered by a slack, for whoever computes the network in the same number format: units of rounding of the largest logit,
+and several times the error that the forward pass of this very image makes (measured against float64).  Then, what
+float32 has certified is computed again in float64, and that is the verdict.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
+from attrs import define
 from torch import Tensor, nn
 
 from robustnas.bounds import margins_within
-from robustnas.device import full_precision
+from robustnas.bounds.walk import Network
+from robustnas.bracket import Bracket
+from robustnas.device import float64_here, full_precision
 from robustnas.errors import InputError
 from robustnas.frozen import frozen
+from robustnas.precision import doubled
 from robustnas.report import Report, silent
-from robustnas.threat import DUAL_ORDER, NORMS, ThreatModel
+from robustnas.threat import DUAL_ORDER, NORMS, ThreatModel, largest_radius
 
 ROUNDING = 64.0
-"""Certified margins are lowered by this many units of rounding of the largest logit, against close calls."""
+"""Certified margins are lowered by this many units of rounding of the largest logit, of the number format the network
+computes in."""
+
+MEASURED = 8.0
+"""And by this many times the largest error of a logit at the clean image, if that is more."""
+
+CLOSE = 2.0**-10
+"""Margins below 0 by less than this share of the largest logit are computed again too."""
+
+FLOOR = 1e-12
+"""Pixels: a radius below this is 0."""
 
 
 def margins(
@@ -39,7 +59,7 @@ def margins(
         network: (N, C, H, W) in [0, 1] -> (N, K) logits; left in the mode it was in.
         images: (N, C, H, W) in [0, 1], float32 or float64, on any device.
         labels: (N,) true classes.
-        method: `ibp`, `crown-ibp` or `crown`.
+        method: `ibp`, `crown-ibp`, `crown` or `alpha-crown`.
         batch: images at a time.
 
     Returns:
@@ -55,7 +75,7 @@ def margins(
     with frozen(network), full_precision(), torch.no_grad():
         for part, part_labels in _batches(network, images, labels, batch):
             epsilon = torch.full((len(part),), threat.epsilon, dtype=part.dtype, device=part.device)
-            parts.append(_certified(network, part, part_labels, threat.norm, epsilon, method).to(images.device))
+            parts.append(_Batch(network, part, part_labels, threat.norm, method).margins(epsilon).to(images.device))
             report(sum(map(len, parts)), len(images), "image")
     return torch.cat(parts)
 
@@ -77,14 +97,14 @@ def radius(
     leave when they are done.
 
     Args:
-        norm: `linf` or `l2`.
+        norm: `linf`, `l2` or `l1`.
         tolerance: relative width at which an image's search ends (an absolute width of 0.001 * tolerance
             ends it too: radii below that are of no interest).  What the number format cannot resolve is not
             asked of it: at least 16 units of rounding.
 
     Returns:
-        (N,) in pixel units, on the images' device; 0 for a misclassified image; at most 1 (linf) or sqrt(d)
-        (l2), which means the whole box of images.
+        (N,) in pixel units, on the images' device; 0 for a misclassified image; at most 1 (linf), sqrt(d) (l2) or
+        d (l1), which means the whole box of images.
 
     Raises:
         InputError: images, labels, norm or tolerance are not as above.
@@ -98,7 +118,7 @@ def radius(
     parts: list[Tensor] = []
     with frozen(network), full_precision(), torch.no_grad():
         for part, part_labels in _batches(network, images, labels, batch):
-            parts.append(_radius(network, part, part_labels, norm, method, tolerance).to(images.device))
+            parts.append(_Batch(network, part, part_labels, norm, method).radius(tolerance).to(images.device))
             report(sum(map(len, parts)), len(images), "image")
     return torch.cat(parts)
 
@@ -120,65 +140,101 @@ def _batches(network: nn.Module, images: Tensor, labels: Tensor, batch: int) -> 
         yield part.to(held.device), part_labels.to(held.device)
 
 
-def _certified(network: nn.Module, images: Tensor, labels: Tensor, norm: str, epsilon: Tensor, method: str) -> Tensor:
-    """(N, K - 1) bounds, lowered by a slack for rounding."""
-    bound = margins_within(network, images, labels, norm, epsilon, method)
-    size = network(images).abs().amax(dim=1, keepdim=True)
-    lowered = bound - ROUNDING * torch.finfo(bound.dtype).eps * size
+@define(eq=False)
+class _Batch:
+    """Images that are certified together, by one method in one norm."""
+
+    network: nn.Module
+    images: Tensor
+    labels: Tensor
+    norm: str
+    method: str
+
+    @property
+    def rechecks(self) -> bool:
+        """Whether float32 verdicts are confirmed in float64."""
+        return self.images.dtype == torch.float32 and float64_here(self.images.device)
+
+    @cached_property
+    def size(self) -> Tensor:
+        """(N,) the largest logit of each clean image, in magnitude."""
+        return self.network(self.images).abs().amax(dim=1)  # type: ignore[no-any-return]
+
+    @cached_property
+    def slack(self) -> Tensor:
+        """(N,) by how much margins are lowered."""
+        slack = ROUNDING * torch.finfo(self.size.dtype).eps * self.size
+        if self.rechecks:
+            error = doubled(self.network)(self.images.double()) - self.network(self.images).double()
+            slack = torch.maximum(slack, (MEASURED * error.abs().amax(dim=1)).to(slack))
+        return slack
+
+    def bound(self, epsilon: Tensor, method: str, chosen: Tensor | None = None) -> Tensor:
+        """(M, K - 1) lowered margins of the chosen images within epsilon (M,), in the images' number format."""
+        chosen = torch.arange(len(self.images), device=epsilon.device) if chosen is None else chosen
+        found = margins_within(self.network, self.images[chosen], self.labels[chosen], self.norm, epsilon, method)
+        return _lowered(found, self.slack[chosen])
+
+    def wide(self, epsilon: Tensor, chosen: Tensor) -> Tensor:
+        """The same in float64."""
+        network, images, labels = doubled(self.network), self.images[chosen].double(), self.labels[chosen]
+        found = margins_within(network, images, labels, self.norm, epsilon.double(), self.method)
+        return _lowered(found, self.slack[chosen].double())
+
+    def margins(self, epsilon: Tensor) -> Tensor:
+        """(N, K - 1), what is certified from float64."""
+        found = self.bound(epsilon, self.method)
+        again = (found.amin(dim=1) > -CLOSE * self.size).nonzero().squeeze(1)
+        if not self.rechecks or len(again) == 0:
+            return found
+        return found.index_copy(0, again, self.wide(epsilon[again], again).to(found.dtype))
+
+    def radius(self, tolerance: float) -> Tensor:
+        """(N,), see `radius`."""
+        margin = self.bound(self.images.new_zeros(len(self.images)), "ibp").amin(dim=1)
+        tolerance = max(tolerance, 16 * torch.finfo(self.images.dtype).eps)
+        active = (margin > 0).nonzero().squeeze(1)
+        certified = torch.zeros_like(margin)
+        most = math.log(largest_radius(self.norm, self.images[0].numel()))
+        least = certified.new_full((len(active),), math.log(FLOOR))
+        first = linearised_radius(self.network, self.images, self.labels, self.norm, margin)[active].log()
+        bracket = Bracket(least, torch.full_like(least, most), first)
+        while len(active) > 0:
+            trial = bracket.guess(tolerance)
+            bound = self.bound(trial.exp(), self.method, active).amin(dim=1)
+            verified = bound > 0
+            certified[active[verified]] = trial[verified].exp()
+            width = (margin[active] - bound) / margin[active]
+            bracket.note(trial, width.clamp_min(torch.finfo(width.dtype).tiny).log(), verified)
+            wide = bracket.above - bracket.below > tolerance
+            left = (wide & (bracket.above > math.log(1e-3 * tolerance))).nonzero().squeeze(1)
+            active, bracket = active[left], bracket.part(left)
+        return self._confirmed(certified, tolerance)
+
+    def _confirmed(self, radius: Tensor, tolerance: float) -> Tensor:
+        """Radii verified in float64: those that float32 alone had verified are shrunk until float64 does."""
+        radius, step = radius.clone(), tolerance / 2
+        pending = (radius > 0).nonzero().squeeze(1)
+        while self.rechecks and len(pending) > 0:
+            pending = pending[~(self.wide(radius[pending], pending).amin(dim=1) > 0)]
+            shrunk = radius[pending] * (1 - step)
+            radius[pending] = torch.where(shrunk > FLOOR, shrunk, 0.0)
+            pending, step = pending[radius[pending] > 0], min(2 * step, 0.5)
+        return radius
+
+
+def _lowered(bound: Tensor, slack: Tensor) -> Tensor:
+    lowered = bound - slack[:, None]
     return torch.where(lowered.isnan(), -torch.inf, lowered)
 
 
-def _radius(network: nn.Module, images: Tensor, labels: Tensor, norm: str, method: str, tolerance: float) -> Tensor:
-    """(N,) for one batch; see `radius`."""
-    reach = 1.0 if norm == "linf" else math.sqrt(images[0].numel())
-    tolerance = max(tolerance, 16 * torch.finfo(images.dtype).eps)
-    margin = _certified(network, images, labels, norm, images.new_zeros(len(images)), "ibp").amin(dim=1)
-    right = margin > 0
-    # below is verified; above is not, inf while nothing has failed
-    below, above = images.new_zeros(len(images)), images.new_full((len(images),), torch.inf)
-    at_below, at_above = margin.clone(), torch.full_like(margin, -torch.inf)
-    active = right.nonzero().squeeze(1)
-    trial = _first_order(network, images, labels, norm, margin)[active].clamp(max=reach)
-    while len(active) > 0:
-        bound = _certified(network, images[active], labels[active], norm, trial, method).amin(dim=1)
-        verified = bound > 0
-        good, bad = active[verified], active[~verified]
-        # the Illinois rule: an end that stays counts half, so that the secant comes to lie beyond the
-        # crossing
-        at_above[good] = torch.where(below[good] > 0, at_above[good] / 2, at_above[good])
-        at_below[bad] = torch.where(above[bad].isfinite(), at_below[bad] / 2, at_below[bad])
-        below[good], at_below[good] = trial[verified], bound[verified]
-        above[bad], at_above[bad] = trial[~verified], bound[~verified]
-        width = above[active] - below[active]
-        done = (width <= tolerance * below[active]) | (width <= 1e-3 * tolerance) | (below[active] >= reach)
-        active = active[~done]
-        ends = below[active], above[active], at_below[active], at_above[active]
-        trial = _next_trial(*ends, tolerance).clamp_max(reach)
-    return torch.where(right, below, 0.0)
+def linearised_radius(network: Network, images: Tensor, labels: Tensor, norm: str, margin: Tensor) -> Tensor:
+    """(N,) margin / dual norm of its gradient: the certified radius of the network's linearisation, pixel units.
 
-
-def _next_trial(below: Tensor, above: Tensor, at_below: Tensor, at_above: Tensor, tolerance: float) -> Tensor:
-    """Where to look next: the secant between a verified and an unverified epsilon.
-
-    Where nothing has failed yet, twice as far; where the bound above has no finite value, or is so low that
-    a secant says nothing, the middle.  A trial keeps a distance of half the tolerance from both ends, so
-    that the last one closes the interval.
+    What a certified radius tends to where the margin is small; where to look first elsewhere.
     """
-    width = above - below
-    middle = torch.where(below > 0, below + width / 2, above / 8)
-    secant = below + width * at_below / (at_below - at_above)
-    vague = ~at_above.isfinite() | (secant - below < 0.01 * width) & (width > 0.1 * below)
-    trial = torch.where(vague, middle, secant)
-    step = torch.minimum(0.6 * tolerance * above, width / 2)
-    trial = torch.clamp(trial, below + step, above - step)
-    return torch.where(above.isinf(), 2 * below, trial)
-
-
-def _first_order(network: nn.Module, images: Tensor, labels: Tensor, norm: str, margin: Tensor) -> Tensor:
-    """(N,) margin / dual norm of its gradient, the radius of the network's linearisation: where to look
-    first."""
     with torch.enable_grad():
-        leaf = images.clone().requires_grad_()
+        leaf = images.detach().clone().requires_grad_()
         logits = network(leaf)
         true = logits.gather(1, labels[:, None].long()).squeeze(1)
         wrong = logits.scatter(1, labels[:, None].long(), -torch.inf).amax(dim=1)

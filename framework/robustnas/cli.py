@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     run.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     run.add_argument("--until", choices=("search", "train"), help="stop after this stage")
-    run.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="stages to run side by side (default: 1)")
+    run.add_argument("--jobs", type=_count, default=1, metavar="N", help="stages to run side by side (default: 1)")
     run.add_argument("--quiet", action="store_true", help="print nothing but faults; the table is in DIR")
     plan.add_argument(
         "--memory",
@@ -135,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     table = add(commands, "table", "rebuild and print the table of a run directory", _table)
     table.add_argument("directory", type=Path, metavar="DIR", help="a run directory")
+
+    _add_export(add(commands, "export", "write a trained network with its certificates as ONNX and VNN-LIB", _export))
 
     plugins = group("plugins", "list the installed plugins, or show one with its options")
     listing = add(plugins, "list", "list the installed plugins, without importing any", _list_plugins)
@@ -153,16 +155,39 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `export`."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("method", metavar="METHOD", help="a method of its recipe")
+    parser.add_argument("--seed", type=int, metavar="N", help="a seed of its recipe (default: the first)")
+    parser.add_argument("--images", type=_count, metavar="N", help="test images, from the first (default: 20)")
+    parser.add_argument("--norm", metavar="NORM", help="norm of the threat (default: the recipe's threat)")
+    parser.add_argument("--epsilon", type=_epsilon, metavar="E", help="radius in pixel units, such as 8/255")
+    parser.add_argument("--vnnlib", choices=("1", "2", "both"), default="both", help="version (default: both)")
+    parser.add_argument("--enclosing-box", action="store_true", help="for another norm than linf: the box round it")
+    parser.add_argument("--timeout", type=_count, metavar="S", help="seconds an image in instances.csv (default: 300)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="a new folder (default: in RUN/export)")
+
+
 def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"found {text!r}; auto, cpu, cuda, cuda:N or mps would do")
     return text
 
 
-def _jobs(text: str) -> int:
+def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}; a whole number from 1 would do")
     return int(text)
+
+
+def _epsilon(text: str) -> float:
+    from robustnas.threat import pixels
+
+    try:
+        return pixels(text)
+    except ValueError as fault:
+        raise argparse.ArgumentTypeError(str(fault)) from None
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -195,6 +220,29 @@ def _table(arguments: argparse.Namespace) -> int:
     from robustnas import pipeline
 
     pipeline.show_table(arguments.directory)
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from robustnas.export import TIMEOUT, Request, export
+
+    versions = {"1": ("1.0",), "2": ("2.0",), "both": ("1.0", "2.0")}[arguments.vnnlib]
+    bundle = export(
+        Request(
+            run=arguments.run,
+            method=arguments.method,
+            seed=arguments.seed,
+            images=arguments.images,
+            norm=arguments.norm,
+            epsilon=arguments.epsilon,
+            versions=versions,
+            enclosing_box=arguments.enclosing_box,
+            timeout=arguments.timeout or TIMEOUT,
+            output=arguments.output,
+        )
+    )
+    images, certified = bundle.manifest["properties"]["images"], bundle.manifest["certificates"]["certified"]
+    print(f"{bundle.path}\n  {certified} of {images} images certified; README.txt says how to check them")
     return 0
 
 

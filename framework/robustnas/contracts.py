@@ -108,6 +108,9 @@ class RobustnessMetric(Protocol):
     """How robust a network is (`score`), or how a method disturbs the two levels of the search (the losses).
 
     A metric keeps at least one of the three.  One with `score` alone is a complete plugin.
+
+    A score that changes over the search (a radius that grows, say) has a second method, `at(progress)`, which returns
+    an object with the `score` of that time, progress in [0, 1]; at 1 it scores as the metric itself does.
     """
 
     def score(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:

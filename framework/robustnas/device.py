@@ -39,6 +39,11 @@ def can_fuse(device: torch.device) -> bool:
     return device.type in ("cpu", "cuda")
 
 
+def float64_here(device: torch.device) -> bool:
+    """Whether the device computes in float64; Apple's does not."""
+    return device.type != "mps"
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Float32 proper on CUDA: by default convolutions round their inputs to 10 bits there (TF32).

@@ -6,6 +6,10 @@ w are now.  The running statistics of a supernet lag behind both, and the rankin
 Jacobian norm turns over between the two (robust-nas-survey, section 6).  Running statistics move in the inner
 step only; every other pass works on scratch ones.
 
+Certified training differs in one point: the statistics are constants for an image, which moves within its ball, but
+not for the weights.  A bound divides by how much a layer's outputs vary over the batch; a gradient that took this
+for a constant would find it worth while to shrink weights, which changes nothing.
+
     with scratch_statistics(supernet):          # outer or virtual pass: running statistics stay as they are
         logits = supernet(images)               # training mode: normalises with this batch, and notes how
         with frozen_statistics(supernet):       # eval mode: the statistics just noted, as constants
@@ -93,3 +97,86 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+class Noted:
+    """The statistics that a training pass normalised with; `noted_statistics` makes it."""
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+        self.found: dict[_BatchNorm, tuple[Tensor, Tensor]] = {}
+        self.watching = False
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Inside, what passes in training mode normalise with is noted: mean and biased variance of each layer."""
+        self.found.clear()
+        self.watching = True
+        try:
+            yield
+        finally:
+            self.watching = False
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Inside, the network is in eval mode and has the noted statistics; gradients of bounds pass through them.
+
+        (A plain pass with gradients is refused by torch's own batch norm, which knows no such gradients.)
+        A layer that the pass did not reach keeps its running statistics.  Afterwards modes and running statistics
+        are what they were, and what was noted is forgotten.
+        """
+        kept = [(layer, dict(layer._buffers), layer.track_running_stats) for layer in self.found]
+        try:
+            for layer, (mean, variance) in self.found.items():
+                layer._buffers["running_mean"], layer._buffers["running_var"] = mean, variance
+                layer.track_running_stats = True
+            self.found.clear()
+            with frozen_statistics(self.network):
+                yield
+        finally:
+            for layer, buffers, tracks in kept:
+                layer._buffers.update(buffers)
+                layer.track_running_stats = tracks
+
+
+@contextmanager
+def noted_statistics(network: nn.Module) -> Iterator[Noted]:
+    """Inside, statistics of training passes can be noted and lent; the passes and their running statistics are the
+    same as without.
+
+        with noted_statistics(network) as noted:
+            with noted.watched():
+                logits = network(images)        # training mode, an ordinary pass
+            with noted.lent():
+                bounds = margins(network, images, labels, threat)
+            torch.autograd.backward(loss_of(logits, bounds))
+
+    Backward passes belong inside: cells that are computed again there (`robustnas.recompute`) must find what hung on
+    them before.
+    """
+    noted = Noted(network)
+
+    def note(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        assert isinstance(layer, _BatchNorm)
+        if not layer.training:
+            return
+        x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
+        # also where nobody watches: a cell that is computed again must save what it saved before
+        moments = _moments(layer, x.to(torch.promote_types(x.dtype, torch.float32)))
+        if noted.watching:
+            noted.found[layer] = moments
+
+    with ExitStack() as hooks:
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                hooks.callback(module.register_forward_hook(note).remove)
+        yield noted
+
+
+def _moments(layer: _BatchNorm, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance a channel, (C,) both, over the images of all processes."""
+    axes = [0, *range(2, x.dim())]
+    if isinstance(layer, SynchronisedBatchNorm):
+        return layer._moments(x, axes, [1, -1, *[1] * (x.dim() - 2)])
+    variance, mean = torch.var_mean(x, axes, correction=0)
+    return mean, variance

@@ -23,6 +23,7 @@ from rich.table import Table as RichTable
 
 from robustnas import attack
 from robustnas.errors import VerdictError
+from robustnas.threat import NORMS
 
 SCHEMA = 1
 Figure = dict[str, Any] | None
@@ -141,8 +142,8 @@ def row(method: str, results: Sequence[SeedResult], columns: Sequence[AttackColu
         "robust": over(lambda r: robust_share(r, columns)),
         "attacks": {c.label: over(lambda r, label=c.label: _attack_share(r, label)) for c in columns},  # type: ignore[misc]
         "certified": over(lambda r: None if r.certified is None else share(r.certified)),
-        "certified_radius": {n: over(lambda r, n=n: _radius(r, n, True)) for n in ("linf", "l2")},  # type: ignore[misc]
-        "certified_radius_all": {n: over(lambda r, n=n: _radius(r, n, False)) for n in ("linf", "l2")},  # type: ignore[misc]
+        "certified_radius": {n: over(lambda r, n=n: _radius(r, n, True)) for n in NORMS},  # type: ignore[misc]
+        "certified_radius_all": {n: over(lambda r, n=n: _radius(r, n, False)) for n in NORMS},  # type: ignore[misc]
         "parameters": over(lambda r: None if r.parameters is None else float(r.parameters)),
         "search_seconds": over(lambda r: r.search_seconds),
     }

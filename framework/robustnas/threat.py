@@ -12,9 +12,16 @@ from attrs.validators import in_
 if TYPE_CHECKING:
     from torch import Tensor
 
-NORMS = ("linf", "l2")
-DUAL_ORDER = {"linf": 1.0, "l2": 2.0}
+NORMS = ("linf", "l2", "l1")
+"""The norms of a threat, ||d||_inf <= ||d||_2 <= ||d||_1: of balls of one radius, each holds the next."""
+
+DUAL_ORDER = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 """Order q of the dual norm of each threat norm p, 1/p + 1/q = 1: gradients are measured in it."""
+
+
+def largest_radius(norm: str, values: int) -> float:
+    """The radius, in pixel units, at which a ball holds every image of so many pixel values."""
+    return {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values)}[norm]
 
 
 def pixels(value: str | float) -> float:
@@ -45,11 +52,12 @@ class ThreatModel:
     """All images within `epsilon` of the clean one, in `norm`, that are still images (pixels in [0, 1]).
 
     Args:
-        norm: `linf` or `l2`.
-        epsilon: radius in pixel units, a fraction of the pixel range; `"8/255"` is understood.
+        norm: `linf`, `l2` or `l1`.
+        epsilon: radius in pixel units, a fraction of the pixel range; `"8/255"` is understood.  In linf it is at
+            most 1; in l2 and l1 it may be more, and the ball holds every image from sqrt(d) and d on, d pixel values.
     """
 
-    norm: str = field(validator=in_(NORMS), metadata={"help": "norm of the perturbation: linf or l2"})
+    norm: str = field(validator=in_(NORMS), metadata={"help": "norm of the perturbation: linf, l2 or l1"})
     epsilon: float = field(converter=pixels, metadata={"help": "radius in pixel units; 8/255 is a number"})
 
     @epsilon.validator
@@ -72,19 +80,73 @@ class ThreatModel:
         delta = (images - clean).flatten(1)
         if self.norm == "linf":
             return delta.abs().amax(dim=1)
+        if self.norm == "l1":
+            # the roundings of thousands of terms can add up to more in float32 than a tolerance of 1e-5
+            return _in_float64(delta).abs().sum(dim=1).to(delta)
         length: Tensor = delta.norm(dim=1)
         return length
 
     def project(self, images: Tensor, clean: Tensor) -> Tensor:
         """Admissible images near `images`: both (N, C, H, W), clean in [0, 1] -> the same shape.
 
-        First into the ball, then into [0, 1]; the second step cannot leave the ball because `clean` is inside
-        the box and both norms shrink when an entry moves towards it.
+        First to the nearest point of the ball, then into [0, 1]; the second step cannot leave the ball because
+        `clean` is inside the box, so clamping moves entries towards it, and every norm shrinks when they do.  In l1
+        to the nearest point of both at once, as far as rounding lets it.
         """
         delta = images - clean
         if self.norm == "linf":
             delta = delta.clamp(-self.epsilon, self.epsilon)
+        elif self.norm == "l1":
+            return _project_l1(images, clean, self.epsilon)
         else:
             length = delta.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, *[1] * (delta.dim() - 1))
             delta = delta * (self.epsilon / length).clamp_max(1.0)
         return (clean + delta).clamp(0.0, 1.0)
+
+
+def _project_l1(images: Tensor, clean: Tensor, epsilon: float) -> Tensor:
+    """The nearest point of the l_1 ball that is in [0, 1] too: (N, C, H, W) both -> the same shape.
+
+    Every entry of the perturbation v shrinks by the same theta, down to 0 at most, and stops at its room m, the way
+    from the clean pixel to the side of the box that it goes to:
+
+        delta_i = sign(v_i) min(max(|v_i| - theta, 0), m_i),   the least theta >= 0 with ||delta||_1 <= epsilon.
+
+    The sum is piecewise linear in theta, steeper by 1 below each |v_i| and flatter by 1 below each |v_i| - m_i; with
+    these 2d ends sorted, theta is on the segment on which the sum passes epsilon.
+
+    Sources: Duchi et al. 2008, "Efficient projections onto the l1-ball for learning in high dimensions" (ICML),
+    figure 1, which is the case without a box; with it Croce and Hein 2021, arXiv:2103.01208, proposition 2.1 (the
+    ball and then the box would lose what the ball allots to pixels beyond the box).
+
+    In float64, and each pixel rounded towards the clean one: pixels rounded to the nearest would all err to the
+    same side where image and perturbation are flat.  So the result is inside the ball as it stands, and an image
+    that is admissible already is returned as it is.
+    """
+    import torch  # not above: a recipe is read without it
+
+    given, centre = _in_float64(images).flatten(1), _in_float64(clean).flatten(1)
+    delta = given - centre
+    size = delta.abs()
+    room = torch.where(delta > 0, 1 - centre, centre)
+    falling, order = torch.cat([size, size - room], dim=1).sort(dim=1, descending=True)
+    slope = torch.where(order < size.shape[1], 1.0, -1.0).to(size)
+    moving, moved = slope.cumsum(dim=1), (slope * falling).cumsum(dim=1)
+    # the sum at each end is moved - falling * moving, and grows along the row
+    last = ((moved - falling * moving < epsilon).sum(dim=1, keepdim=True) - 1).clamp_min(0)
+    following = falling.gather(1, (last + 1).clamp_max(falling.shape[1] - 1))
+    # within the segment, whatever the division makes of a slope that rounding left at 0
+    theta = (moved.gather(1, last) - epsilon) / moving.gather(1, last).clamp_min(1.0)
+    theta = torch.minimum(torch.maximum(theta, following), falling.gather(1, last))
+    shrunk = centre + delta.sign() * torch.minimum((size - theta).clamp_min(0.0), room)
+    inside = torch.minimum(size, room).sum(dim=1, keepdim=True) <= epsilon
+    wanted = torch.where(inside, given, shrunk).clamp(0.0, 1.0)
+    rounded = wanted.to(clean.dtype)
+    too_far = (rounded.double() - centre).abs() > (wanted - centre).abs()
+    rounded = torch.where(too_far, torch.nextafter(rounded, centre.to(clean.dtype)), rounded)
+    return rounded.view(images.shape).to(images.device)
+
+
+def _in_float64(values: Tensor) -> Tensor:
+    """The same numbers in float64; on the CPU where the device has no such numbers."""
+    return (values.cpu() if values.device.type == "mps" else values).double()

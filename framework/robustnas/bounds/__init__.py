@@ -11,8 +11,16 @@ Sound up to rounding: arithmetic is that of the images' number format, without d
 """
 
 from robustnas.bounds import rules as _rules  # noqa: F401 (importing it registers the rules)
-from robustnas.bounds.margins import METHODS, TARGETS, margins, margins_within, widths
-from robustnas.bounds.registration import Lines, activation_rule, linear_rule, rule
+from robustnas.bounds.margins import (
+    METHODS,
+    TARGETS,
+    linear_bounds,
+    log_widths,
+    log_widths_within,
+    margins,
+    margins_within,
+)
+from robustnas.bounds.registration import Lines, activation_rule, boundable, linear_rule, rule
 from robustnas.bounds.relaxation import relax, relax_entrywise
 from robustnas.bounds.value import RULES, Value
 
@@ -23,11 +31,14 @@ __all__ = [
     "Lines",
     "Value",
     "activation_rule",
+    "boundable",
+    "linear_bounds",
     "linear_rule",
+    "log_widths",
+    "log_widths_within",
     "margins",
     "margins_within",
     "relax",
     "relax_entrywise",
     "rule",
-    "widths",
 ]

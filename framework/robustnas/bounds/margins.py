@@ -1,24 +1,30 @@
-"""Lower bounds of classification margins over all admissible images: the methods, and the larger of them.
+"""Lower bounds of linear functions of the logits over all admissible images: the methods, and the larger of them.
 
-    ibp        intervals, the last linear layer folded into the margin (arXiv:1810.12715)
-    crown-ibp  intervals in front of nonlinearities, one backward pass per margin (arXiv:1906.06316)
-    crown      backward passes in front of nonlinearities too (arXiv:1811.00866)
+    ibp          intervals, the last linear layer folded into the function (arXiv:1810.12715)
+    crown-ibp    intervals in front of nonlinearities, one backward pass a function (arXiv:1906.06316)
+    crown        backward passes in front of nonlinearities too (arXiv:1811.00866)
+    alpha-crown  the same, with lower lines of rectifiers optimised for each function (arXiv:2011.13824)
 
 A bound of a method is the larger of its own and its predecessors', so tightness grows with the method.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from robustnas.bounds.ascent import least_fall
 from robustnas.bounds.region import Region
-from robustnas.bounds.value import Value
+from robustnas.bounds.scale import portion
+from robustnas.bounds.value import Ball, Value
 from robustnas.bounds.walk import ENTRIES, Network, Walk
 from robustnas.errors import InputError, UnsupportedOpError
-from robustnas.threat import NORMS, ThreatModel
+from robustnas.threat import DUAL_ORDER, NORMS, ThreatModel
 
-METHODS = ("ibp", "crown-ibp", "crown")
+METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 TARGETS = ("all", "strongest")
 
 
@@ -50,8 +56,7 @@ def margins(
         UnsupportedOpError: the network uses a function without a rule, or is in training mode.
         InputError: images, labels, method or targets are not as above.
     """
-    epsilon = torch.full((images.shape[0],), threat.epsilon, dtype=images.dtype, device=images.device)
-    return margins_within(network, images, labels, threat.norm, epsilon, method, targets)
+    return margins_within(network, images, labels, threat.norm, _same(images, threat), method, targets)
 
 
 def margins_within(
@@ -63,11 +68,48 @@ def margins_within(
     method: str = "crown-ibp",
     targets: str = "all",
 ) -> Tensor:
-    """As `margins`, with a radius for each image: epsilon (N,), pixel units."""
-    return _bounds(network, images, labels, norm, epsilon, method, targets)[0]
+    """As `margins`, with a radius for each image: epsilon (N,), pixel units, in which it is differentiable too."""
+    _check(network, images, norm, method)
+    _check_labels(images, labels, targets)
+
+    def rows(logits: Value) -> Tensor:
+        return _margin_rows(logits, labels, targets)
+
+    return _lower(network, Region(images, norm, epsilon), rows, method, needs_clean=targets == "strongest")
 
 
-def widths(
+def linear_bounds(
+    network: Network, images: Tensor, coefficients: Tensor, threat: ThreatModel, method: str = "crown-ibp"
+) -> Tensor:
+    """Lower bounds of linear functions of the logits, <c, f(x)>, over the threat model's images.
+
+    Args:
+        network, images, method: as for `margins`.
+        coefficients: (S, K), or (N, S, K) where each image has its own.  Their negatives give upper bounds.
+
+    Returns:
+        (N, S), never NaN.
+
+    Raises:
+        UnsupportedOpError: as `margins`.
+        InputError: as `margins`, or coefficients of another shape.
+    """
+    _check(network, images, threat.norm, method)
+
+    def rows(logits: Value) -> Tensor:
+        count, classes = logits.centre.shape
+        given = coefficients.to(logits.centre)
+        if given.dim() == 2:
+            given = given.expand(count, *given.shape)
+        if given.dim() != 3 or given.shape[0] != count or given.shape[2] != classes or given.shape[1] == 0:
+            found, wanted = tuple(coefficients.shape), f"(S, {classes}) or ({count}, S, {classes})"
+            raise InputError(f"coefficients have shape {found}; expected {wanted}, S linear functions of the logits")
+        return given
+
+    return _lower(network, Region(images, threat.norm, _same(images, threat)), rows, method)
+
+
+def log_widths(
     network: Network,
     images: Tensor,
     labels: Tensor,
@@ -75,47 +117,47 @@ def widths(
     method: str = "crown-ibp",
     targets: str = "all",
 ) -> Tensor:
-    """How far `margins` lie below the margins at the clean images: at least 0, or inf; arguments as there."""
-    epsilon = torch.full((images.shape[0],), threat.epsilon, dtype=images.dtype, device=images.device)
-    bound, logits = _bounds(network, images, labels, threat.norm, epsilon, method, targets, keeps_plain=True)
-    assert logits.plain is not None
-    wrong = _wrong_classes(logits, labels, targets)
-    clean = logits.plain.gather(1, labels[:, None].long()) - logits.plain.gather(1, wrong)
-    return (clean - bound).clamp_min(0.0)
+    """Natural logarithms of how far `margins` lie below the margins at the clean images; arguments as there.
+
+    Finite at any depth: intervals are carried with an exponent (`scale.py`).  A width of 0 has the logarithm of the
+    smallest number.
+    """
+    return log_widths_within(network, images, labels, threat.norm, _same(images, threat), method, targets)
 
 
-def _bounds(
+def log_widths_within(
     network: Network,
     images: Tensor,
     labels: Tensor,
     norm: str,
     epsilon: Tensor,
-    method: str,
-    targets: str,
-    keeps_plain: bool = False,
-) -> tuple[Tensor, Value]:
-    """The margins' bounds, and the logits they are of."""
-    _check(network, images, labels, norm, method, targets)
-    region = Region(images, norm, epsilon)
-    linear = method != "ibp"
-    logits = Walk(network, region, backward=linear, keeps_plain=keeps_plain or targets == "strongest").run()
-    classes = logits.centre.shape[1]
-    if int(labels.max()) >= classes:
-        raise InputError(f"label {int(labels.max())} for a network of {classes} classes; labels are 0 to {classes - 1}")
-    wrong = _wrong_classes(logits, labels, targets)
-    bound = _usable(_interval_margins(logits, labels, wrong))
-    if linear:
-        bound = torch.maximum(bound, _usable(_linear_margins(logits, labels, wrong)))
-    if method == "crown":
-        tight = Walk(network, region, backward=True, tighten=True).run()
-        bound = torch.maximum(bound, _usable(_linear_margins(tight, labels, wrong)))
-    return bound, logits
+    method: str = "crown-ibp",
+    targets: str = "all",
+) -> Tensor:
+    """As `log_widths`, with a radius for each image: epsilon (N,), pixel units, in which it is differentiable too."""
+    _check(network, images, norm, method)
+    _check_labels(images, labels, targets)
+    found: Tensor | None = None
+    for walk in _walks(network, Region(images, norm, epsilon), method, keeps_clean=True, rescales=True):
+        logits = walk.run()
+        rows = _margin_rows(logits, labels, targets)
+        for fall in _falls(logits, rows):
+            width = fall.clamp_min(torch.finfo(fall.dtype).tiny).log()
+            if logits.exponent is not None:
+                width = width + math.log(2.0) * logits.exponent[:, None]
+            width = torch.where(width.isnan(), torch.inf, width)
+            found = width if found is None else torch.minimum(found, width)
+    assert found is not None
+    return found
 
 
-def _check(network: Network, images: Tensor, labels: Tensor, norm: str, method: str, targets: str) -> None:
+def _same(images: Tensor, threat: ThreatModel) -> Tensor:
+    return torch.full((len(images),), threat.epsilon, dtype=images.dtype, device=images.device)
+
+
+def _check(network: Network, images: Tensor, norm: str, method: str) -> None:
     for given, known, what in (
         (method, METHODS, "method"),
-        (targets, TARGETS, "targets"),
         (norm, NORMS, "norm"),
     ):
         if given not in known:
@@ -127,11 +169,6 @@ def _check(network: Network, images: Tensor, labels: Tensor, norm: str, method: 
     if not bool(((images >= 0) & (images <= 1)).all()):
         low, high = float(images.detach().min()), float(images.detach().max())
         raise InputError(f"images reach from {low:g} to {high:g}; expected [0, 1] (normalisation is the network's job)")
-    if labels.shape != images.shape[:1] or labels.dtype.is_floating_point or labels.dtype == torch.bool:
-        found = f"labels have shape {tuple(labels.shape)} and type {labels.dtype}"
-        raise InputError(f"{found}; expected ({images.shape[0]},) integers")
-    if int(labels.min()) < 0:
-        raise InputError(f"label {int(labels.min())} is negative; labels are 0 to K - 1")
     if isinstance(network, nn.Module):
         for name, module in network.named_modules():
             if module.training:
@@ -139,54 +176,130 @@ def _check(network: Network, images: Tensor, labels: Tensor, norm: str, method: 
                     f"{name or 'the network'} ({type(module).__name__}) is in training mode, in which batch "
                     "norm mixes images and dropout draws; call network.eval() first"
                 )
+        for name, held in (*network.named_parameters(), *network.named_buffers()):
+            if held.is_floating_point() and held.dtype != images.dtype:
+                raise InputError(
+                    f"images are {images.dtype} and the network's {name} is {held.dtype}; bounds need float32 or "
+                    "float64 for both: network.float() or images.double(), say"
+                )
 
 
-def _wrong_classes(logits: Value, labels: Tensor, targets: str) -> Tensor:
-    """(N, S) classes to bound the margin against."""
+def _check_labels(images: Tensor, labels: Tensor, targets: str) -> None:
+    if targets not in TARGETS:
+        raise InputError(f"targets {targets!r} is unknown; known are {', '.join(TARGETS)}")
+    if labels.shape != images.shape[:1] or labels.dtype.is_floating_point or labels.dtype == torch.bool:
+        found = f"labels have shape {tuple(labels.shape)} and type {labels.dtype}"
+        raise InputError(f"{found}; expected ({images.shape[0]},) integers")
+    if int(labels.min()) < 0:
+        raise InputError(f"label {int(labels.min())} is negative; labels are 0 to K - 1")
+
+
+def _walks(network: Network, region: Region, method: str, keeps_clean: bool, rescales: bool = False) -> list[Walk]:
+    """The passes whose bounds a method takes the larger of; not yet run."""
+    walks = [Walk(network, region, method != "ibp", keeps_plain=keeps_clean, rescales=rescales)]
+    if method in ("crown", "alpha-crown"):
+        walks.append(Walk(network, region, True, True, True, rescales, optimises=method == "alpha-crown"))
+    return walks
+
+
+def _lower(
+    network: Network, region: Region, rows: Callable[[Value], Tensor], method: str, needs_clean: bool = False
+) -> Tensor:
+    """(N, S) bounds of <c, f(x)> for the rows c that `rows` makes of the logits, (N, S, K)."""
+    found: Tensor | None = None
+    for walk in _walks(network, region, method, needs_clean):
+        logits = walk.run()
+        wanted = rows(logits)
+        bounds = [] if walk.tighten else [_interval_bound(logits, wanted)]
+        if walk.backward:
+            clean = (wanted @ _clean(logits).unsqueeze(2)).squeeze(2)
+            bounds += [clean - fall for fall in _linear_falls(logits, wanted)]
+        for bound in bounds:
+            # NaN (an overflow somewhere) bounds nothing
+            usable = torch.where(bound.isnan(), -torch.inf, bound)
+            found = usable if found is None else torch.maximum(found, usable)
+    assert found is not None
+    return found
+
+
+def _falls(logits: Value, rows: Tensor) -> list[Tensor]:
+    """How far below its clean value every bound of a walk lies: (N, S) each, in the logits' units."""
+    walk = logits.walk
+    falls = [] if walk.tighten else [_interval_fall(logits, rows)]
+    return falls + (_linear_falls(logits, rows) if walk.backward else [])
+
+
+def _clean(logits: Value) -> Tensor:
+    assert logits.plain is not None
+    return logits.plain
+
+
+def _margin_rows(logits: Value, labels: Tensor, targets: str) -> Tensor:
+    """(N, S, K) coefficients of the margins f_y - f_j."""
+    count, classes = logits.centre.shape
+    if int(labels.max()) >= classes:
+        raise InputError(f"label {int(labels.max())} for a network of {classes} classes; labels are 0 to {classes - 1}")
+    true = labels[:, None].long()
     if targets == "strongest":
-        assert logits.plain is not None
-        others = logits.plain.detach().scatter(1, labels[:, None].long(), -torch.inf)
-        return others.argmax(dim=1, keepdim=True)
-    index = torch.arange(logits.centre.shape[1] - 1, device=labels.device).expand(labels.shape[0], -1)
-    return index + (index >= labels[:, None]).long()
+        others = _clean(logits).detach().scatter(1, true, -torch.inf)
+        wrong = others.argmax(dim=1, keepdim=True)
+    else:
+        index = torch.arange(classes - 1, device=labels.device).expand(count, -1)
+        wrong = index + (index >= true).long()
+    unit = torch.eye(classes, dtype=logits.centre.dtype, device=logits.centre.device)
+    return unit[true] - unit[wrong]
 
 
-def _interval_margins(logits: Value, labels: Tensor, wrong: Tensor) -> Tensor:
+def _interval_bound(logits: Value, rows: Tensor) -> Tensor:
     """(N, S) from intervals; where the logits are a linear layer's, from the intervals in front of it."""
     walk = logits.walk
     with walk.intervals():
-        true = labels[:, None].long()
         features = logits.features
         if features is None:
-            upper = logits.centre + logits.radius
-            return (logits.centre - logits.radius).gather(1, true) - upper.gather(1, wrong)
-        if wrong.shape[1] > 1 and wrong.numel() * features.weight.shape[1] > ENTRIES:
-            half = wrong.shape[1] // 2
-            parts = [_interval_margins(logits, labels, some) for some in (wrong[:, :half], wrong[:, half:])]
-            return torch.cat(parts, dim=1)
-        rows = features.weight[true] - features.weight[wrong]
-        offset = 0.0 if features.bias is None else features.bias[true] - features.bias[wrong]
-        value = features.value
-        middle = (rows @ value.centre.unsqueeze(2)).squeeze(2) + offset
-        bound = middle - (rows.abs() @ value.radius.unsqueeze(2)).squeeze(2)
+            return _over_interval(rows, logits.centre, logits.radius)
+        if rows.shape[1] > 1 and len(rows) * rows.shape[1] * features.weight.shape[1] > ENTRIES:
+            half = rows.shape[1] // 2
+            return torch.cat([_interval_bound(logits, some) for some in (rows[:, :half], rows[:, half:])], dim=1)
+        value, folded = features.value, rows @ features.weight
+        offset: Tensor | float = 0.0
+        if features.bias is not None:
+            offset = portion(rows @ features.bias, logits)
+        bound = _over_interval(folded, value.centre, value.radius) + offset
         if value.ball is not None:
-            clean = (rows @ value.ball.clean.unsqueeze(2)).squeeze(2) + offset
-            reach = walk.region.epsilon[:, None] * torch.linalg.vector_norm(rows * value.ball.scale[:, None], dim=2)
-            bound = torch.maximum(bound, clean - reach)
+            clean = (folded @ value.ball.clean.unsqueeze(2)).squeeze(2) + offset
+            bound = torch.maximum(bound, clean - _reach(value.ball, folded, walk.region))
         return bound
 
 
-def _linear_margins(logits: Value, labels: Tensor, wrong: Tensor) -> Tensor:
-    """(N, S) from backward passes through the lines."""
-    _images, classes = logits.centre.shape
-    unit = torch.eye(classes, dtype=logits.centre.dtype, device=logits.centre.device)
-    parts = [
-        logits.walk.lower(logits, (unit[labels.long()][None] - unit[some.T]).contiguous())
-        for some in torch.split(wrong, logits.walk.rows(), dim=1)
-    ]
-    return torch.cat(parts).T
+def _interval_fall(logits: Value, rows: Tensor) -> Tensor:
+    """What `_interval_bound` lies below the clean value, not as a difference: it may be far below that's rounding."""
+    walk = logits.walk
+    with walk.intervals():
+        value, folded = logits, rows
+        if logits.features is not None:
+            value, folded = logits.features.value, rows @ logits.features.weight
+        fall = -_over_interval(folded, value.centre - _clean(value), value.radius)
+        if value.ball is not None:
+            fall = torch.minimum(fall, _reach(value.ball, folded, walk.region))
+        return fall
 
 
-def _usable(bound: Tensor) -> Tensor:
-    """NaN (an overflow somewhere) bounds nothing."""
-    return torch.where(bound.isnan(), -torch.inf, bound)
+def _reach(ball: Ball, rows: Tensor, region: Region) -> Tensor:
+    """How far <c, x> may fall inside an unmixed ball: (N, S, F) rows -> (N, S)."""
+    lengths: Tensor = torch.linalg.vector_norm(rows * ball.scale[:, None], ord=DUAL_ORDER[region.norm], dim=2)
+    return region.epsilon[:, None] * lengths
+
+
+def _over_interval(rows: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+    """Least values of <c, x> over intervals: (N, S, F), (N, F) twice -> (N, S)."""
+    return (rows @ centre.unsqueeze(2)).squeeze(2) - (rows.abs() @ radius.unsqueeze(2)).squeeze(2)
+
+
+def _linear_falls(logits: Value, rows: Tensor) -> list[Tensor]:
+    """(N, S) each, from backward passes through the lines."""
+    walk = logits.walk
+    parts = torch.split(rows.transpose(0, 1).contiguous(), walk.rows())
+    falls = [torch.cat([walk.fall(logits, part) for part in parts]).T]
+    if walk.optimises:
+        falls.append(torch.cat([least_fall(walk, logits, part) for part in parts]).T)
+    return falls

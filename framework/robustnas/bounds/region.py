@@ -1,6 +1,6 @@
 """The images an adversary may show, and the least value a linear function takes on them.
 
-The region of one image is its l_inf or l_2 ball cut with the box of images, pixels in [0, 1].
+The region of one image is its l_inf, l_2 or l_1 ball cut with the box of images, pixels in [0, 1].
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from robustnas.threat import largest_radius
+
 DUAL_STEPS = 24
-"""Bisection steps for the multiplier of the ball; every multiplier gives a sound value, more steps a larger
-one."""
+"""Bisection steps for the multiplier of an l_2 ball; every multiplier gives a sound value, more steps a larger one."""
 
 
 @frozen(eq=False)
@@ -20,24 +21,36 @@ class Region:
 
     Args:
         images: (N, ...) clean images in [0, 1].
-        norm: `linf` or `l2`.
+        norm: `linf`, `l2` or `l1`.
         epsilon: (N,) radius of each image's ball, pixel units.
     """
 
     images: Tensor
     norm: str
     epsilon: Tensor
+    below: Tensor = field(init=False)
+    """(N, ...) at most 0: how far each pixel may fall."""
+    above: Tensor = field(init=False)
+    """(N, ...) at least 0: how far each pixel may rise."""
     centre: Tensor = field(init=False)
     """(N, ...) centre of the smallest box that holds the region."""
     radius: Tensor = field(init=False)
-    """(N, ...) half width of that box."""
+    """(N, ...) half width of that box, with what rounding the centre moved it."""
 
     def __attrs_post_init__(self) -> None:
+        # a larger ball holds no more images
+        reach = largest_radius(self.norm, self.images[0].numel())
+        object.__setattr__(self, "epsilon", self.epsilon.clamp_max(reach))
+        # from the distances to the faces, not from the ends: x - epsilon is x where epsilon is below x's rounding
         epsilon = self.per_image(self.epsilon)
-        lower = (self.images - epsilon).clamp_min(0.0)
-        upper = (self.images + epsilon).clamp_max(1.0)
-        object.__setattr__(self, "centre", (lower + upper) / 2)
-        object.__setattr__(self, "radius", (upper - lower) / 2)
+        below, above = -torch.minimum(epsilon, self.images), torch.minimum(epsilon, 1.0 - self.images)
+        middle, half = (above + below) / 2, (above - below) / 2
+        centre = self.images + middle
+        moved = ((centre - self.images) - middle).abs().detach()
+        object.__setattr__(self, "below", below)
+        object.__setattr__(self, "above", above)
+        object.__setattr__(self, "centre", centre)
+        object.__setattr__(self, "radius", half + moved)
 
     def per_image(self, values: Tensor) -> Tensor:
         """(..., N) -> (..., N, 1, ..., 1), to stand beside images."""
@@ -46,18 +59,22 @@ class Region:
     def minimum(self, slopes: Tensor) -> Tensor:
         """Least value of <slopes, x - images> over the region: (S, N, ...) -> (S, N).
 
-        l_inf: the region is a box, so the minimum has a closed form.  l_2: for every multiplier t >= 0 of the
-        constraint |d| <= epsilon the dual function
+        l_inf: the region is a box, so the minimum has a closed form.  The other balls: for every multiplier t >= 0
+        of the constraint |d| <= epsilon the dual function
 
-            g(t) = min over the box of  <A, d> + t/2 (|d|^2 - epsilon^2),   d = clip(-A / t, box)
+            l_2    g(t) = min over the box of  <A, d> + t/2 (|d|_2^2 - epsilon^2),   d = clip(-A / t, box)
+            l_1    g(t) = min over the box of  <A, d> + t (|d|_1 - epsilon)
+                        = -t epsilon - sum_i reach_i max(|A_i| - t, 0),   reach_i how far pixel i may go against A_i
 
-        lies below the minimum, and the largest g(t) equals it.  Without the box the best t is |A| / epsilon,
-        which gives -epsilon |A|; the box shortens d, so the best t is smaller.
+        lies below the minimum, and the largest g(t) equals it.  Without the box the best t gives -epsilon |A|_2 and
+        -epsilon max |A_i|, the dual norms; the box shortens d, so the best t is smaller.
         """
         if self.norm == "linf":
-            return _inner(slopes, self.centre - self.images) - _inner(slopes.abs(), self.radius)
-        lower, upper = self.centre - self.radius - self.images, self.centre + self.radius - self.images
-        lower, upper = lower.clamp_max(0.0), upper.clamp_min(0.0)
+            return _inner(slopes, (self.above + self.below) / 2) - _inner(slopes.abs(), (self.above - self.below) / 2)
+        return self._in_l2(slopes) if self.norm == "l2" else self._in_l1(slopes)
+
+    def _in_l2(self, slopes: Tensor) -> Tensor:
+        """The best multiplier by bisection."""
         tiny = torch.finfo(slopes.dtype).tiny ** 0.5
         with torch.no_grad():
             free = slopes.flatten(2).norm(dim=2) / self.epsilon.clamp_min(tiny)
@@ -66,17 +83,31 @@ class Region:
             start = high
             for _ in range(DUAL_STEPS):
                 middle = (low + high) / 2
-                step = torch.clamp(-slopes / self.per_image(middle.exp()), lower, upper)
+                step = torch.clamp(-slopes / self.per_image(middle.exp()), self.below, self.above)
                 long = step.flatten(2).norm(dim=2) > self.epsilon
                 low, high = torch.where(long, middle, low), torch.where(long, high, middle)
             # no pixel of the box binds: the multiplier of the ball alone, without bisection error
-            step = torch.clamp(-slopes / self.per_image(start.exp()), lower, upper)
+            step = torch.clamp(-slopes / self.per_image(start.exp()), self.below, self.above)
             unbound = step.flatten(2).norm(dim=2) >= self.epsilon * (1 - 1e-6)
             best = torch.where(unbound, start, high).exp()
-        step = torch.clamp(-slopes / self.per_image(best), lower, upper).detach()
+        step = torch.clamp(-slopes / self.per_image(best), self.below, self.above).detach()
         # d is the minimiser, so its own derivative does not change g (envelope theorem) and it may stay fixed
         excess = step.flatten(2).square().sum(2) - self.epsilon.square()
         return _inner(slopes, step) + best / 2 * excess
+
+    def _in_l1(self, slopes: Tensor) -> Tensor:
+        """The largest slopes are followed as far as the box allows, until epsilon is spent: t is the last one's."""
+        size = slopes.abs().flatten(2)
+        reach = torch.where(slopes > 0, -self.below, self.above).flatten(2)
+        order = size.detach().argsort(dim=2, descending=True)
+        spent = reach.detach().gather(2, order).cumsum(2)
+        enough = spent >= self.epsilon.detach()[:, None]
+        # 0 where even all pixels at their ends do not spend epsilon: the ball does not bind
+        last = enough.to(torch.uint8).argmax(dim=2, keepdim=True)
+        multiplier = size.gather(2, order.gather(2, last)).squeeze(2)
+        multiplier = torch.where(enough.any(dim=2), multiplier, 0.0)
+        rest = torch.relu(size - multiplier[..., None])
+        return -multiplier * self.epsilon - (reach * rest).sum(2)
 
 
 def _inner(left: Tensor, right: Tensor) -> Tensor:

@@ -8,20 +8,24 @@
     def softplus_lines(lower, upper, function):
         return Lines(lower_slope, lower_offset, upper_slope, upper_offset)
 
-`rule` is the general form.  A rule added twice replaces the first one.
+`rule` is the general form.  A rule added twice replaces the first one.  `boundable` makes a function that is not
+torch's one that rules can be added for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Any, TypeVar
 
 import torch
 from attrs import frozen
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from robustnas.bounds.relaxation import relax_entrywise
-from robustnas.bounds.value import RULES, Ball, Function, Handler, Value, refuse, values_in
+from robustnas.bounds.scale import portion
+from robustnas.bounds.value import RULES, SCALED, Ball, Function, Handler, Value, refuse, values_in
 from robustnas.errors import InputError
 
 H = TypeVar("H", bound=Callable[..., Any])
@@ -38,6 +42,9 @@ class Lines:
     upper_offset: Tensor | None
 
 
+Span = Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
+"""(lower, upper, function) -> the least and the largest value of the function on [lower, upper]."""
+
 HOMES: tuple[Any, ...] = (torch, torch.Tensor, torch.nn.functional, torch._C._nn, torch.functional)
 
 
@@ -50,18 +57,22 @@ def spellings(*names: str) -> tuple[Function, ...]:
     return tuple(found)
 
 
-def rule(*functions: Function) -> Callable[[H], H]:
+def rule(*functions: Function, scaled: bool = False) -> Callable[[H], H]:
     """Register a rule for torch functions, in the general form.
 
     The decorated function is called as `handler(function, *args, **kwargs)` with the arguments of the
     network, some of them Values, and returns a Value (or a tuple of them) whose `centre` and `radius`
     enclose every value that the function takes on the region, and whose `plain` is the value at the clean
     images, relaxed by `relaxation.relax` where the function is not linear.  Images must not mix.
+
+    Args:
+        scaled: the rule can be given values with an exponent (`scale.py`), and passes it on.
     """
 
     def register(handler: H) -> H:
         for function in functions:
             RULES[function] = handler
+            (SCALED.add if scaled else SCALED.discard)(function)
         return handler
 
     return register
@@ -88,9 +99,11 @@ def linear_rule(*functions: Function) -> Callable[[H], H]:
 
 
 def activation_rule(
-    *functions: Function, matters: Callable[[Tensor, Tensor], Tensor] | None = None
+    *functions: Function,
+    matters: Callable[[Tensor, Tensor], Tensor] | None = None,
+    span: Span | None = None,
 ) -> Callable[[H], H]:
-    """Register nondecreasing functions of one entry.
+    """Register functions of one entry, nondecreasing ones if no `span` is given.
 
     The decorated function is called as `lines(lower, upper, function)`, where `function` has the network's
     other arguments filled in, and returns Lines that enclose it on [lower, upper]; lower may equal upper.
@@ -98,6 +111,8 @@ def activation_rule(
     Args:
         matters: (lower, upper) -> bool tensor, where a tighter interval would give tighter lines (everywhere,
             if not given); spares method `crown` work.
+        span: (lower, upper, function) -> least and largest value on [lower, upper]; the values at the ends, if
+            not given.
     """
 
     def register(lines: H) -> H:
@@ -105,12 +120,35 @@ def activation_rule(
             only_first(function, value, rest, kwargs)
             kwargs.pop("inplace", None)
             pure = _not_in_place(function)
-            return enclose(value, lambda x: pure(x, *rest, **kwargs), lines, matters)
+            return enclose(value, lambda x: pure(x, *rest, **kwargs), lines, matters, span)
 
         rule(*functions)(handler)
         return lines
 
     return register
+
+
+def boundable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make an operation one that rules can be registered for: a Python function or a torch.autograd.Function.
+
+        @boundable
+        def soft_sign(x):
+            return x / (1 + x.abs())
+
+    Called with a bounded value it then asks for its rule, as a torch function does, and is refused by name where there
+    is none; otherwise nothing changes.  Rules are registered for what this returns.  A linear rule needs the backward
+    pass of an autograd.Function to be its true transpose.
+    """
+    call = function.apply if isinstance(function, type) and issubclass(function, torch.autograd.Function) else function
+
+    @wraps(function, updated=())
+    def dispatching(*args: Any, **kwargs: Any) -> Any:
+        values = tuple(values_in((*args, *kwargs.values())))
+        if values:
+            return handle_torch_function(dispatching, values, *args, **kwargs)
+        return call(*args, **kwargs)
+
+    return dispatching
 
 
 def _not_in_place(function: Function) -> Function:
@@ -128,14 +166,15 @@ def enclose(
     function: Callable[[Tensor], Tensor],
     lines: Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], Lines],
     matters: Callable[[Tensor, Tensor], Tensor] | None = None,
+    span: Span | None = None,
 ) -> Value:
-    """A nondecreasing function of each entry: its interval from the ends, its lines attached to the clean
-    value."""
+    """A function of each entry: its interval from `span` (for nondecreasing functions, from the ends), its lines
+    attached to the clean value."""
     walk = value.walk
     lower, upper = walk.interval(value, matters)
     with walk.intervals():
-        at_lower, at_upper = function(lower), function(upper)
-        centre, radius = (at_lower + at_upper) / 2, (at_upper - at_lower) / 2
+        lowest, highest = (function(lower), function(upper)) if span is None else span(lower, upper, function)
+        centre, radius = (lowest + highest) / 2, (highest - lowest) / 2
     plain = None
     if value.plain is not None:
         plain = function(value.plain)
@@ -146,7 +185,7 @@ def enclose(
                 walk, plain, value.plain,
                 drawn.lower_slope, drawn.lower_offset, drawn.upper_slope, drawn.upper_offset,
             )  # fmt: skip
-    return Value(walk, plain, centre, radius)
+    return value.like(plain, centre, radius)
 
 
 def propagate(
@@ -154,34 +193,41 @@ def propagate(
     function: Callable[[Tensor], Tensor],
     magnitude: Callable[[Tensor], Tensor],
     entrywise: Callable[[Tensor], Tensor] | None = None,
-    squared: Callable[[Tensor], Tensor] | None = None,
+    length: Callable[[Ball], Tensor] | None = None,
+    constant: Tensor | None = None,
 ) -> Value:
     """An affine function of a value.
 
     Args:
-        function: the affine function, for centre and clean value.
+        function: the linear part, for centre and clean value; with the constant in it, if that is not given.
         magnitude: its absolute linear part, for the radius.
         entrywise: set where the function scales or moves entries and does not mix them: how it acts on a
             ball's scale.
-        squared: set where it mixes them: (N, ...) squares of entries -> sums weighted by squared
-            coefficients; gives the dual norm that a still unmixed l_2 ball needs.
+        length: set where it mixes them: the dual norm of the coefficients of every output, times the ball's scale;
+            gives the interval that a still unmixed ball needs.
+        constant: what is added, (1, ...) or (N, ...): in the units of a value with an exponent.
     """
     walk = value.walk
-    plain = None if value.plain is None else function(value.plain)
+
+    def affine(x: Tensor) -> Tensor:
+        return function(x) if share is None else function(x) + share
+
+    share = None if constant is None else portion(constant, value)
+    plain = None if value.plain is None else affine(value.plain)
     with walk.intervals():
-        centre, radius = function(value.centre), magnitude(value.radius)
+        centre, radius = affine(value.centre), magnitude(value.radius)
         ball = None
         if value.ball is not None and entrywise is not None:
-            ball = Ball(function(value.ball.clean), entrywise(value.ball.scale))
-        elif value.ball is not None and squared is not None:
-            length = root(squared(value.ball.scale.square()))
-            reach = walk.region.epsilon.view(-1, *[1] * (length.dim() - 1)) * length
-            clean = function(value.ball.clean)
+            ball = Ball(affine(value.ball.clean), entrywise(value.ball.scale))
+        elif value.ball is not None and length is not None:
+            reaches = length(value.ball)
+            reach = walk.region.epsilon.view(-1, *[1] * (reaches.dim() - 1)) * reaches
+            clean = affine(value.ball.clean)
             lower = torch.maximum(centre - radius, clean - reach)
             upper = torch.minimum(centre + radius, clean + reach)
             # where both intervals are a point, rounding may let the ends cross
             centre, radius = (lower + upper) / 2, ((upper - lower) / 2).clamp_min(0.0)
-    return Value(walk, plain, centre, radius, ball)
+    return value.like(plain, centre, radius, ball)
 
 
 def root(squares: Tensor) -> Tensor:
@@ -198,4 +244,14 @@ def only_first(function: Function, value: Any, rest: Iterable[Any], kwargs: dict
     assert isinstance(value, Value)
 
 
-__all__ = ["Handler", "Lines", "activation_rule", "enclose", "linear_rule", "only_first", "propagate", "rule"]
+__all__ = [
+    "Handler",
+    "Lines",
+    "activation_rule",
+    "boundable",
+    "enclose",
+    "linear_rule",
+    "only_first",
+    "propagate",
+    "rule",
+]

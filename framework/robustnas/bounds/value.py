@@ -29,10 +29,14 @@ Handler = Callable[..., Any]
 RULES: dict[Function, Handler] = {}
 """Torch function -> rule: called as rule(function, *args, **kwargs) with the arguments the network gave."""
 
+SCALED: set[Function] = set()
+"""Torch functions whose rules take values with an exponent; the others are given unscaled ones."""
+
 _PROPERTIES = ("shape", "ndim", "dtype", "device", "is_cuda", "is_mps", "layout", "requires_grad", "itemsize")
 _METHODS = (
     *("size", "dim", "numel", "nelement", "ndimension", "stride", "is_contiguous", "is_floating_point"),
     *("is_complex", "element_size", "get_device", "__len__"),
+    *("new_tensor", "new_zeros", "new_ones", "new_full", "new_empty"),
 )
 METADATA: set[Function] = {
     *(getattr(torch.Tensor, name).__get__ for name in _PROPERTIES),
@@ -58,7 +62,7 @@ class Features:
 
 @frozen(eq=False)
 class Ball:
-    """A value that is still scale * image + constant, entry by entry, for images in an l_2 ball.
+    """A value that is still scale * image + constant, entry by entry, for images in an l_2 or l_1 ball.
 
     `clean` repeats the clean value, without a path to the probe: intervals must not have one, because a
     backward pass through lines would follow it.
@@ -92,9 +96,10 @@ class Value(torch.Tensor):
         walk: the forward pass it belongs to.
         plain: (N, ...) value at the clean images; None where the method does not need it.
         centre, radius: (N, ...) interval centre - radius <= x <= centre + radius, entry by entry.
-        ball: not None while the value is still an unmixed l_2 ball of images: the first layer that mixes
+        ball: not None while the value is still an unmixed l_2 or l_1 ball of images: the first layer that mixes
             pixels then takes its interval from the ball as well as from the box.
         features: set on the output of a linear layer.
+        exponent: (N,) the streams hold the value divided by 2**exponent (`scale.py`); None is 0.
         tightened: the interval already comes from a backward pass (method `crown`).
     """
 
@@ -104,6 +109,7 @@ class Value(torch.Tensor):
     radius: Tensor
     ball: Ball | None
     features: Features | None
+    exponent: Tensor | None
     tightened: bool
     memory: Memory
 
@@ -116,18 +122,34 @@ class Value(torch.Tensor):
         radius: Tensor,
         ball: Ball | None = None,
         features: Features | None = None,
+        exponent: Tensor | None = None,
     ) -> Value:
         value: Value = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls, centre.shape, strides=centre.stride(), dtype=centre.dtype, device=centre.device
         )
         value.walk, value.plain, value.centre, value.radius = walk, plain, centre, radius
-        value.ball, value.features, value.tightened = ball, features, False
+        value.ball, value.features, value.exponent, value.tightened = ball, features, exponent, False
         Memory().add(value)
         walk.saw(value)
         return value
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Everything is set in `__new__`, as torch wants it for wrappers."""
+
+    def like(self, plain: Tensor | None, centre: Tensor, radius: Tensor, ball: Ball | None = None) -> Value:
+        """Other streams of the same walk and scale."""
+        return Value(self.walk, plain, centre, radius, ball, exponent=self.exponent)
+
+    def unscaled(self) -> Value:
+        """The same with exponent 0, in streams that may overflow."""
+        if self.exponent is None:
+            return self
+        factor = torch.exp2(self.exponent).view(-1, *[1] * (self.centre.dim() - 1))
+        plain = None if self.plain is None else self.plain * factor
+        with self.walk.intervals():
+            value = Value(self.walk, plain, self.centre * factor, self.radius * factor)
+        value.tightened = self.tightened
+        return value
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"Value({tuple(self.centre.shape)}, {self.centre.dtype})"
@@ -158,6 +180,9 @@ class Value(torch.Tensor):
                 first,
                 "the network switches gradients off here, and linear bounds are made of gradients",
             )
+        target = args[0] if args else None
+        if func not in SCALED:
+            args, kwargs = _unscaled(args), {name: _unscaled(value) for name, value in kwargs.items()}
         try:
             result = rule(func, *args, **kwargs)
         except TypeError:
@@ -177,7 +202,7 @@ class Value(torch.Tensor):
                     f"result of shape {shape}: dimension 0 must stay the {first.walk.images} images",
                 )
         if _writes(func, kwargs):
-            return _write(func, args[0], result)
+            return _write(func, target, result)
         return result
 
     @classmethod
@@ -200,6 +225,15 @@ def values_in(items: Iterable[Any]) -> Iterator[Value]:
             yield item
         elif isinstance(item, (tuple, list)):
             yield from values_in(item)
+
+
+def _unscaled(item: Any) -> Any:
+    """The same argument with every Value in it unscaled."""
+    if isinstance(item, Value):
+        return item.unscaled()
+    if isinstance(item, (tuple, list)) and any(True for _ in values_in(item)):
+        return type(item)(_unscaled(part) for part in item)
+    return item
 
 
 def function_name(function: Function) -> str:
@@ -267,4 +301,5 @@ def _write(function: Function, target: Any, result: Value) -> Value:
     if result is not target:
         target.plain, target.centre, target.radius = result.plain, result.centre, result.radius
         target.ball, target.features, target.tightened = result.ball, result.features, result.tightened
+        target.exponent = result.exponent
     return target

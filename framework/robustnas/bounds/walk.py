@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from attrs import frozen
 from torch import Tensor
 
 from robustnas.bounds.region import Region
@@ -19,6 +20,21 @@ ENTRIES = 2**24
 """Entries of the widest layer that one batched backward pass may hold: sets how many rows go at once."""
 
 
+@frozen(eq=False)
+class Rays:
+    """The lower lines of one rectifier, which a backward pass may choose.
+
+    Args:
+        control: (N, ...) the output through which a backward pass is given slopes (rules/rectifier.py).
+        slopes: (N, ...) those it takes where it is given none.
+        least: of the slopes that may be chosen; the largest is 1.
+    """
+
+    control: Tensor
+    slopes: Tensor
+    least: float
+
+
 class Walk:
     """State of one pass.  Rules reach it through the values.
 
@@ -28,6 +44,8 @@ class Walk:
         backward: the clean values get a graph, so that linear bounds can be pulled back through it.
         tighten: intervals in front of nonlinearities come from linear bounds too (method `crown`).
         keeps_plain: the clean values are needed to the end.
+        rescales: intervals that widen beyond a limit are carried with an exponent (`scale.py`).
+        optimises: the lower lines of rectifiers are chosen by ascent (method `alpha-crown`).
 
     Attributes:
         differentiable: gradients were enabled when the pass began; the bounds then carry a graph.
@@ -46,12 +64,16 @@ class Walk:
         backward: bool,
         tighten: bool = False,
         keeps_plain: bool = True,
+        rescales: bool = False,
+        optimises: bool = False,
     ):
         self.network = network
         self.region = region
         self.backward = backward
         self.tighten = tighten
         self.keeps_plain = keeps_plain or backward
+        self.rescales, self.optimises = rescales, optimises
+        self.rays: list[Rays] = []
         self.differentiable = torch.is_grad_enabled()
         self.relaxing = False
         self.batched = False
@@ -65,6 +87,10 @@ class Walk:
         pass."""
         self.widest = max(self.widest, value.centre.numel() // max(self.images, 1))
 
+    def steer(self, rays: Rays) -> None:
+        """Called by every rectifier whose rays may be chosen, in the order of the forward pass."""
+        self.rays.append(rays)
+
     def intervals(self) -> AbstractContextManager[Any]:
         """Gradient mode for interval arithmetic: the caller's, whatever the clean values need."""
         return torch.set_grad_enabled(self.differentiable)
@@ -74,7 +100,7 @@ class Walk:
         region = self.region
         with torch.set_grad_enabled(self.backward or self.differentiable):
             plain = region.images + self.probe if self.keeps_plain else None
-            ball = Ball(region.images, torch.ones_like(region.images)) if region.norm == "l2" else None
+            ball = Ball(region.images, torch.ones_like(region.images)) if region.norm != "linf" else None
             with torch.autocast(region.images.device.type, enabled=False):
                 logits = self.network(Value(self, plain, region.centre, region.radius, ball))
         if not isinstance(logits, Value):
@@ -86,31 +112,36 @@ class Walk:
     def interval(
         self, value: Value, matters: Callable[[Tensor, Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Lower and upper bound of every entry, for the lines of a nonlinearity.
+        """Lower and upper bound of every entry, for the lines of a nonlinearity, after `tightened`."""
+        self.tightened(value, matters)
+        with self.intervals():
+            return value.centre - value.radius, value.centre + value.radius
 
-        With `tighten` the entries for which `matters(lower, upper)` is true in any image are bounded by a
-        backward pass as well, and the value's own interval shrinks to the intersection.  Those bounds are
-        constants to a gradient: a graph of theirs would lead back to `probe` through the clean values, and
-            the next backward pass
+    def tightened(self, value: Value, matters: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+        """Shrink the value's interval where the walk bounds intermediate values by backward passes too.
+
+        The entries for which `matters(lower, upper)` is true in any image are bounded.  Those bounds are constants to
+        a gradient: a graph of theirs would lead back to `probe` through the clean values, and the next backward pass
         would take slopes along it that belong to no line.
         """
+        if not self.tighten or value.tightened or value.plain is None or not value.plain.requires_grad:
+            return
+        value.tightened = True
         with self.intervals():
             lower, upper = value.centre - value.radius, value.centre + value.radius
-        if not self.tighten or value.tightened or value.plain is None or not value.plain.requires_grad:
-            return lower, upper
         entries = torch.ones_like(lower, dtype=torch.bool) if matters is None else matters(lower, upper)
         wanted = entries.flatten(1).any(dim=0).nonzero().squeeze(1)
-        value.tightened = True
         if wanted.numel() == 0:
-            return lower, upper
-        below, above = [], []
-        rows = self.rows()
-        for part in torch.split(wanted, rows):
+            return
+        below: list[Tensor] = []
+        above: list[Tensor] = []
+        for part in torch.split(wanted, self.rows()):
             unit = torch.zeros(part.numel(), 1, lower[0].numel(), dtype=lower.dtype, device=lower.device)
             unit = unit.scatter(2, part.view(-1, 1, 1), 1.0).reshape(part.numel(), 1, *lower.shape[1:])
             unit = unit.expand(-1, *lower.shape)
-            below.append(self.lower(value, unit, differentiable=False))
-            above.append(self.lower(value, -unit, differentiable=False))
+            for ends, sign in ((below, 1.0), (above, -1.0)):
+                fall = self.fall(value, sign * unit, differentiable=False)
+                ends.append(sign * value.plain.detach().flatten(1)[:, part].T - fall)
         with self.intervals():
             low, high = torch.cat(below).T, -torch.cat(above).T
             low = torch.where(low.isnan(), -torch.inf, low)
@@ -123,30 +154,38 @@ class Walk:
             lower = flat_lower.index_copy(1, wanted, low).view_as(lower)
             upper = flat_upper.index_copy(1, wanted, high).view_as(upper)
             value.centre, value.radius = (lower + upper) / 2, (upper - lower) / 2
-        return lower, upper
 
     def rows(self) -> int:
         """How many linear functions one batched backward pass may bound."""
-        return max(1, ENTRIES // (self.widest * max(self.images, 1)))
+        held = sum(rays.slopes[0].numel() for rays in self.rays) if self.optimises else 0
+        return max(1, ENTRIES // (max(self.widest, held) * max(self.images, 1)))
 
-    def lower(self, value: Value, coefficients: Tensor, differentiable: bool = True) -> Tensor:
-        """Lower bounds of linear functions of one value: (S, N, ...) coefficients -> (S, N).
+    def fall(
+        self, value: Value, coefficients: Tensor, differentiable: bool = True, slopes: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """How far linear functions <c, x> of a value may fall below <c, z>: (S, N, ...) coefficients -> (S, N).
 
             <c, x>  >=  <c, z> + min <A, x - x0> + sum_i <A_i, line_i(z_i) - f_i(z_i)>
 
-        with z at the clean images x0; A and the sum are gradients with respect to `probe` and `budget`.
+        in the value's units, with z at the clean images x0; A and the sum are gradients with respect to `probe` and
+        `budget`.
+
+        Args:
+            slopes: (S, N, ...) of the rays of the rectifiers passed so far, to which the bound is then differentiable.
         """
         assert value.plain is not None
-        differentiable = differentiable and self.differentiable
+        differentiable = (differentiable and self.differentiable) or any(slope.requires_grad for slope in slopes)
         if not value.plain.requires_grad:
-            return (coefficients * value.plain).flatten(2).sum(2)
+            return coefficients.new_zeros(coefficients.shape[:2])
         batched = coefficients.shape[0] > 1
+        outputs = [value.plain, *(rays.control for rays, _ in zip(self.rays, slopes, strict=False))]
+        given = [coefficients, *slopes]
         self.relaxing, self.batched = True, batched
         try:
-            slopes, gaps = torch.autograd.grad(
-                value.plain,
+            slope, gaps = torch.autograd.grad(
+                outputs,
                 (self.probe, self.budget),
-                coefficients if batched else coefficients[0],
+                given if batched else [each[0] for each in given],
                 retain_graph=True,
                 create_graph=differentiable,
                 allow_unused=True,
@@ -155,9 +194,9 @@ class Walk:
         finally:
             self.relaxing = self.batched = False
         with torch.set_grad_enabled(differentiable):
-            bound = (coefficients * value.plain).flatten(2).sum(2)
-            if slopes is not None:
-                bound = bound + self.region.minimum(slopes if batched else slopes[None])
+            bound = coefficients.new_zeros(coefficients.shape[:2])
+            if slope is not None:
+                bound = bound - self.region.minimum(slope if batched else slope[None])
             if gaps is not None:
-                bound = bound + (gaps if batched else gaps[None])
+                bound = bound - (gaps if batched else gaps[None])
         return bound

@@ -16,7 +16,7 @@ from robustnas.recipe.values import BAD, construct, found, name_of, read_object,
 from robustnas.registry import ATTACKS, METRICS, Registry, is_foolbox_attack, metric_parts
 from robustnas.threat import ThreatModel
 
-LP = {math.inf: "linf", 2: "l2"}
+LP = {math.inf: "linf", 2: "l2", 1: "l1"}
 """The order of a foolbox distance, and the norm it measures."""
 
 

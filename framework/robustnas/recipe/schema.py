@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from attrs import Factory, field, frozen
-from attrs.validators import and_, ge, gt, in_, lt, optional
+from attrs.validators import and_, ge, gt, in_, le, lt, optional
 
-from robustnas.threat import ThreatModel
+from robustnas.threat import NORMS, ThreatModel
 
 
 def key(default: Any, help: str, *validators: Any, **metadata: Any) -> Any:
@@ -149,8 +149,49 @@ class Trades:
     beta: float = key(6.0, "weight of the KL term", gt(0.0))
 
 
-Regime = Standard | Adversarial | Trades
-REGIMES: dict[str, type[Regime]] = {"standard": Standard, "adversarial": Adversarial, "trades": Trades}
+@frozen
+class Certified:
+    """Regime `certified`: cross-entropy mixed with that of the worst bounded logits, IBP or CROWN-IBP.
+
+    Sources: Gowal et al. 2018, arXiv:1810.12715; Zhang et al. 2020, arXiv:1906.06316.
+    """
+
+    epsilon: float | None = key(
+        None, "radius at the end in pixel units; default the threat's (one a little larger is usual)", optional(gt(0.0))
+    )
+    warmup_epochs: float | None = key(
+        None, "epochs at the start with epsilon 0, a fraction too; default a twentieth of all", optional(ge(0.0))
+    )
+    ramp_epochs: float | None = key(
+        None, "epochs after these in which epsilon grows to its end; default half of all", optional(ge(0.0))
+    )
+    kappa_start: float = key(1.0, "weight of the clean loss as epsilon begins to grow", ge(0.0), le(1.0))
+    kappa_end: float = key(0.5, "weight of the clean loss once epsilon has grown", ge(0.0), lt(1.0))
+    beta_start: float = key(
+        1.0, "share of CROWN-IBP in the bounds as epsilon begins to grow, the rest is IBP", ge(0.0), le(1.0)
+    )
+    beta_end: float = key(0.0, "share of CROWN-IBP once epsilon has grown", ge(0.0), le(1.0))
+
+    def warmup(self, epochs: int) -> float:
+        """Epochs with epsilon 0, of `epochs` in all."""
+        return epochs / 20 if self.warmup_epochs is None else self.warmup_epochs
+
+    def ramp(self, epochs: int) -> float:
+        """Epochs in which epsilon grows, of `epochs` in all."""
+        return epochs / 2 if self.ramp_epochs is None else self.ramp_epochs
+
+    def end(self, epochs: int) -> float:
+        """Epochs after which epsilon stays at its end, of `epochs` in all."""
+        return self.warmup(epochs) + self.ramp(epochs)
+
+
+Regime = Standard | Adversarial | Trades | Certified
+REGIMES: dict[str, type[Regime]] = {
+    "standard": Standard,
+    "adversarial": Adversarial,
+    "trades": Trades,
+    "certified": Certified,
+}
 
 
 @frozen
@@ -166,8 +207,18 @@ class Train:
     )
     regime: Regime = field(
         factory=Standard,
-        metadata={"help": "standard, adversarial or trades; with options as {name: adversarial, steps: 7}"},
+        metadata={"help": "standard, adversarial, trades or certified; with options as {name: adversarial, steps: 7}"},
     )
+
+    @regime.validator
+    def _fits(self, attribute: object, regime: Regime) -> None:
+        if isinstance(regime, Certified) and regime.end(self.epochs) > self.epochs:
+            warmup, ramp = regime.warmup(self.epochs), regime.ramp(self.epochs)
+            raise ValueError(
+                f"found warmup_epochs {warmup:g} and ramp_epochs {ramp:g}, together more than epochs: {self.epochs}, "
+                "so epsilon would never reach its end; smaller ones or more epochs would do"
+            )
+
     lr: float = key(0.025, "learning rate at the start (SGD, cosine)", gt(0.0))
     lr_min: float = key(0.0, "learning rate at the end", ge(0.0))
     momentum: float = key(0.9, "momentum", ge(0.0), lt(1.0))
@@ -207,12 +258,14 @@ class Train:
 class Certify:
     """Section `certify`: certified margins at the recipe's threat, and certified radii."""
 
-    method: Literal["ibp", "crown-ibp", "crown"] = key("crown-ibp", "bound method")
+    method: Literal["ibp", "crown-ibp", "crown", "alpha-crown"] = key(
+        "crown-ibp", "bound method: each tighter and dearer; the last two for small networks"
+    )
     norms: list[str] = field(
         factory=lambda: ["linf", "l2"],
-        metadata={"help": "norms of the certified radius: linf, l2, both, or [] for none"},
+        metadata={"help": "norms of the certified radius, of linf, l2 and l1, or [] for none"},
     )
-    radius_method: Literal["ibp", "crown-ibp", "crown"] | None = key(
+    radius_method: Literal["ibp", "crown-ibp", "crown", "alpha-crown"] | None = key(
         None, "bound method of the radii, which take about ten bounds an image; default method"
     )
 
@@ -227,7 +280,7 @@ class Certify:
     @norms.validator
     def _known(self, attribute: object, norms: list[str]) -> None:
         for norm in norms:
-            in_(("linf", "l2"))(self, attribute, norm)  # type: ignore[arg-type]
+            in_(NORMS)(self, attribute, norm)  # type: ignore[arg-type]
 
 
 @frozen

@@ -32,6 +32,7 @@ from robustnas.normalize import PixelNetwork
 from robustnas.plan import MethodPlan, Plan, Stage
 from robustnas.report import Report
 from robustnas.run.directory import RunDirectory
+from robustnas.threat import NORMS
 from robustnas.world import ALONE, World
 
 
@@ -261,17 +262,19 @@ def _radii(network: PixelNetwork, images: Tensor, labels: Tensor, plan: Plan, ce
     """Certified radii (N,) by norm.
 
     An image certified at the threat has at least the threat's epsilon as its radius, whichever method found that;
-    and an l_2 ball lies inside the l_inf ball of the same radius, so the l_2 radius is at least the l_inf one.
+    and of balls of one radius the l_inf ball holds the l_2 ball and that the l_1 ball, so a radius in one norm is at
+    least what is known of the norms before it.
     """
     settings = plan.certify
     assert settings is not None
     method = settings.radius_method or settings.method
     found = {norm: certify.radius(network, images, labels, norm, method=method) for norm in settings.norms}
-    if plan.threat.norm in found:
-        verified = torch.where(certified, plan.threat.epsilon, 0.0).to(found[plan.threat.norm])
-        found[plan.threat.norm] = torch.maximum(found[plan.threat.norm], verified)
-    if "linf" in found and "l2" in found:
-        found["l2"] = torch.maximum(found["l2"], found["linf"])
+    known = torch.zeros(len(labels), device=images.device, dtype=images.dtype)
+    for norm in NORMS:
+        if norm == plan.threat.norm:
+            known = torch.maximum(known, torch.where(certified, plan.threat.epsilon, 0.0).to(known))
+        if norm in found:
+            found[norm] = known = torch.maximum(found[norm], known)
     return found
 
 

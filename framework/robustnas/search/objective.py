@@ -192,10 +192,11 @@ def _validate_part(
             logits = supernet(images)
     accuracy = part.share * (logits.detach().argmax(dim=1) == labels).float().mean()
     robustness = None
-    for weight, metric in objective.scores:
+    for weight, given in objective.scores:
+        metric = given.at(context.progress) if _has(given, "at") else given
         with frozen_statistics(supernet), single(images.device):
             score = metric.score(supernet, images, labels, objective.threat)
-        _check_score(score, len(images), metric)
+        _check_score(score, len(images), given)
         mean = part.share * weight * score.mean()
         robustness = mean.detach() if robustness is None else robustness + mean.detach()
         minimise(-objective.gamma * mean)

@@ -136,7 +136,7 @@ def _check_success(
     attack: Any, norm: str, network: nn.Module, images: Tensor, labels: Tensor, verdict: Judge, seed: int
 ) -> None:
     """Judged by the harness, the attack breaks something in a ball that holds images of every class."""
-    threat = ThreatModel(norm, 1.0)
+    threat = ThreatModel(norm, images[0].numel() if norm == "l1" else 1.0)
     records = []
     for _ in range(2):
         with verdict.promised(f"the harness takes what it gives under {threat}"):
@@ -149,6 +149,6 @@ def _check_success(
     )
     verdict.require(
         bool(once.success.any()),
-        "breaks an image of a small network at epsilon 1",
+        "breaks an image of a small network at epsilon 1 (l1: the number of pixel values)",
         f"all {int(once.correct.sum())} images that are right stay right under {threat}",
     )

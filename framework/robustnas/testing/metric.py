@@ -50,6 +50,8 @@ def check_metric(
             if "score" in kept:
                 for name, network in (("a supernet", TinySupernet()), ("a discrete network", tiny_network())):
                     _check_score(_Score(metric.score, verdict, name, seed), network, threats)
+                if callable(getattr(metric, "at", None)):
+                    _check_over_time(metric, verdict, seed, threats[1])
             for level in kept:
                 if level in LEVELS:
                     _check_loss(getattr(metric, level), level, verdict, threats[1], seed)
@@ -108,6 +110,22 @@ def _check_score(score: _Score, network: nn.Module, threats: list[ThreatModel]) 
         f"{figures(narrow)} under {small}, {figures(wide)} under {large}, for {score.place}",
     )
     _check_gradient(score, network, images, labels, large)
+
+
+def _check_over_time(metric: Any, verdict: Judge, seed: int, threat: ThreatModel) -> None:
+    """What `at` gives scores at any time, and at the end as the metric itself."""
+    network, (images, labels) = TinySupernet(), tiny_images(IMAGES)
+    fit(network, *tiny_images(24), steps=15)
+    whole = _Score(metric.score, verdict, "a supernet", seed)(network, images, labels, threat)
+    for progress in (0.0, 0.5, 1.0):
+        with verdict.promised(f"at({progress}) returns an object with a score", "return self where nothing changes"):
+            score = metric.at(progress).score
+        found = _Score(score, verdict, f"a supernet at progress {progress}", seed)(network, images, labels, threat)
+    verdict.require(
+        close(found, whole, 1e-6),
+        "at(1.0) scores as the metric does",
+        f"{figures(whole)}, and {figures(found)} from at(1.0)",
+    )
 
 
 def _plant_gradients(network: nn.Module) -> None:

@@ -1,6 +1,6 @@
-"""Training a discrete network from scratch: standard, adversarial or TRADES.
+"""Training a discrete network from scratch: standard, adversarial, TRADES or certified.
 
-`regimes` is what is minimised, `loop` is the epochs, `network` builds and reloads what was trained.
+`regimes` and `certified` are what is minimised, `loop` is the epochs, `network` builds and reloads what was trained.
 """
 
 from robustnas.train.loop import TrainTask, run

@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
+import attrs
 import torch
 import torch.nn.functional as F
 from attrs import frozen
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from robustnas import interrupt, seeding
 from robustnas.artifacts import StageFolder, damaged
-from robustnas.batches import Batch, Batches, check_fit, gradient_of
+from robustnas.batches import Batch, Batches, Part, check_fit, gradient_of
 from robustnas.contracts import Dataset, Genotype, SearchSpace
 from robustnas.device import can_fuse
 from robustnas.errors import RunDirectoryError, RunError
@@ -29,11 +31,14 @@ from robustnas.images import halves, in_order, shuffled
 from robustnas.memory import Peak, highest
 from robustnas.normalize import PixelNetwork
 from robustnas.precision import mixed, policy
-from robustnas.recipe.schema import Standard, Train
+from robustnas.recipe.schema import Certified, Standard, Train
 from robustnas.recompute import recompute
 from robustnas.report import Report
+from robustnas.statistics import Noted, noted_statistics
 from robustnas.synchronised import synchronise
 from robustnas.threat import ThreatModel
+from robustnas.train import certified
+from robustnas.train.certified import Moment
 from robustnas.train.network import build, parameters
 from robustnas.train.regimes import loss as regime_loss
 from robustnas.train.regimes import perturb
@@ -85,10 +90,12 @@ def run(
     Raises:
         RunError: the loss is not finite.
         RunDirectoryError: the checkpoint is damaged or of another network.
-        InputError: batches that these processes cannot share.
+        InputError: batches that these processes cannot share; a last epsilon beyond the pixel range.
         Interrupted: the process was asked to stop; the checkpoint holds the last step.
     """
     settings = task.settings
+    if isinstance(settings.regime, Certified):
+        certified.last_epsilon(settings.regime, task.threat)  # now, not in the first step
     peak = Peak(device)
     data = _data(task, device, world)
     with seeding.seeded(task.seed, "train", "weights"):
@@ -130,7 +137,7 @@ def run(
             with seeding.seeded(task.seed, "train", "layers", epoch):
                 figures = _Epoch(task, network, optimizer, data, epoch, device, world, stop).run(state["middle"])
             state["middle"] = None
-            if settings.checkpoint == "best":
+            if settings.checkpoint == "best" and _judged(settings, epoch):
                 held_out = _held_out_accuracy(task, network, data, world)
                 figures["held_out"] = held_out
                 if held_out > state["best"]:
@@ -248,7 +255,7 @@ class _Epoch:
     stop: Callable[[dict[str, Any]], NoReturn]
 
     def run(self, middle: dict[str, Any] | None) -> dict[str, float]:
-        """Its mean loss and its accuracy on the images the loss judged, augmented as they were.
+        """Its mean loss and its accuracy on the images the loss judged, augmented as they were; what its schedule said.
 
         Args:
             middle: where an earlier sitting stopped inside this epoch.
@@ -262,13 +269,14 @@ class _Epoch:
         if settings.drop_path > 0:
             network.network.drop_path = settings.drop_path * (epoch - 1) / settings.epochs  # type: ignore[assignment]
         network.train()
-        done, sums = 0, torch.zeros(2, device=self.device)
+        done, sums = 0, torch.zeros(2 if self._moment(epoch) is None else 3, device=self.device)
         if middle is not None:
             done, sums = int(middle["steps"]), middle["sums"].to(self.device)
             seeding.put_back(middle["generators"], generators, self.device)
         batches = self.data.batches.of(order[done:], generators["augment"])
         for number, batch in enumerate(batches, done + 1):
-            sums = sums + len(order[number - 1]) * self._step(batch, generators["perturb"])
+            moment = self._moment(epoch - 1 + number / len(order))
+            sums = sums + len(order[number - 1]) * self._step(batch, moment, generators["perturb"])
             if number < len(order) and self.world.any(interrupt.asked()):
                 self._check(sums)
                 self.stop(
@@ -279,38 +287,53 @@ class _Epoch:
                     }
                 )
         self._check(sums)
-        loss, accuracy = (sums / len(self.data.train)).tolist()
-        return {"loss": loss, "accuracy": accuracy, "lr": lr}
+        figures = dict(zip(("loss", "accuracy", "certified"), (sums / len(self.data.train)).tolist(), strict=False))
+        moment = self._moment(epoch)
+        return {**figures, **({} if moment is None else attrs.asdict(moment)), "lr": lr}
 
-    def _step(self, batch: Batch, perturbing: torch.Generator) -> Tensor:
-        """Move the weights.  Returns mean loss and accuracy of the batch, (2,)."""
-        task, settings = self.task, self.task.settings
+    def _moment(self, passed: float) -> Moment | None:
+        """The schedule of certified training after this many epochs; other regimes have none."""
+        task, regime = self.task, self.task.settings.regime
+        if not isinstance(regime, Certified):
+            return None
+        end = certified.last_epsilon(regime, task.threat)
+        return certified.moment(regime, end, task.settings.epochs, passed)
+
+    def _step(self, batch: Batch, moment: Moment | None, perturbing: torch.Generator) -> Tensor:
+        """Move the weights.  Returns mean loss and accuracy of the batch, with a schedule the share certified too."""
         self.optimizer.zero_grad(set_to_none=True)
-        seen = torch.zeros(2, device=self.device)
-        for part in batch:
-            with mixed(settings.precision, self.device):
-                loss, logits = regime_loss(
-                    settings.regime,
-                    self.network,
-                    part.images,
-                    part.labels,
-                    task.threat,
-                    self._criterion,
-                    settings.auxiliary,
-                    perturbing,
-                )
-            torch.autograd.backward(part.share * loss)
-            right = (logits.argmax(1) == part.labels).float().mean()
-            seen += part.share * torch.stack([loss.detach().float(), right])
+        seen = torch.zeros(2 if moment is None else 3, device=self.device)
+        with nullcontext() if moment is None else noted_statistics(self.network) as noted:
+            for part in batch:
+                with mixed(self.task.settings.precision, self.device):
+                    loss, right = self._loss(part, moment, noted, perturbing)
+                torch.autograd.backward(part.share * loss)
+                seen += part.share * torch.stack([loss.detach().float(), *(some.float().mean() for some in right)])
         parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
         if self.world.size > 1:
             *gradients, seen = self.world.sum([*(gradient_of(parameter) for parameter in parameters), seen])
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 # in place: fused optimisers take for granted that a gradient lies in memory as its parameter does
                 gradient_of(parameter).copy_(gradient)
-        torch.nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
+        torch.nn.utils.clip_grad_norm_(parameters, self.task.settings.clip, foreach=True)
         self.optimizer.step()
         return seen
+
+    def _loss(
+        self, part: Part, moment: Moment | None, noted: Noted | None, perturbing: torch.Generator
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The regime's loss, and which images are right and, where there is a schedule, certified: (), (n,) each."""
+        settings, threat = self.task.settings, self.task.threat
+        data = self.network, part.images, part.labels
+        if moment is not None:
+            assert noted is not None
+            loss, logits, proved = certified.loss(
+                moment, *data, threat.norm, self._criterion, settings.auxiliary, noted
+            )
+            return loss, [logits.argmax(1) == part.labels, proved]
+        assert not isinstance(settings.regime, Certified)
+        loss, logits = regime_loss(settings.regime, *data, threat, self._criterion, settings.auxiliary, perturbing)
+        return loss, [logits.argmax(1) == part.labels]
 
     def _criterion(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=self.task.settings.label_smoothing)
@@ -322,14 +345,21 @@ class _Epoch:
             RunError: the loss is not finite.
         """
         if not bool(sums.isfinite().all()):
+            gentler = "" if self._moment(self.epoch) is None else ", or a longer ramp_epochs of train.regime,"
             raise RunError(
                 f"training diverged: the loss is {float(sums[0])} in epoch {self.epoch}{not_finite(self.network)}; the "
-                f"checkpoint of epoch {self.epoch - 1} is intact. A smaller train.lr or train.clip would do"
+                f"checkpoint of epoch {self.epoch - 1} is intact. A smaller train.lr or train.clip{gentler} would do"
             )
 
 
+def _judged(settings: Train, epoch: int) -> bool:
+    """Whether an epoch may give the network that is kept: in certified training, once epsilon is at its end."""
+    regime = settings.regime
+    return not isinstance(regime, Certified) or epoch >= regime.end(settings.epochs)
+
+
 def _held_out_accuracy(task: TrainTask, network: PixelNetwork, data: _Data, world: World) -> float:
-    """Accuracy on the images held out: clean in the standard regime, under the regime's own PGD in the others."""
+    """Accuracy on the images held out: clean, under the regime's own PGD, or certified at its last epsilon."""
     regime = task.settings.regime
     generator = seeding.generator(task.seed, "train", "held-out perturbation")  # the same start every epoch
     unused = torch.Generator()
@@ -338,6 +368,10 @@ def _held_out_accuracy(task: TrainTask, network: PixelNetwork, data: _Data, worl
     order = [data.held_out[batch] for batch in in_order(len(data.held_out), task.settings.batch)]
     for (part,) in data.plain.of(order, unused):
         images = part.images
+        if isinstance(regime, Certified):
+            end = certified.last_epsilon(regime, task.threat)
+            correct += certified.certified(regime, network, images, part.labels, task.threat.norm, end).sum()
+            continue
         if not isinstance(regime, Standard):
             images = perturb(regime, network, images, part.labels, task.threat, generator)
         with torch.no_grad():

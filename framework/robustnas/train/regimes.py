@@ -1,8 +1,9 @@
-"""What training minimises: cross-entropy on clean images, on PGD images, or TRADES.
+"""What training minimises: cross-entropy on clean images, on PGD images, TRADES, or bounds.
 
     standard      CE(f(x), y)
     adversarial   CE(f(x'), y),   x' by PGD on CE                        Madry et al. 2018, arXiv:1706.06083
     trades        CE(f(x), y) + beta KL(f(x) || f(x')),  x' by PGD on KL     Zhang et al. 2019, arXiv:1901.08573
+    certified     CE(f(x), y) mixed with CE of bounds: `robustnas.train.certified`
 
 Perturbed images are made in eval mode (no batch norm statistics move) and without drop-path.  The auxiliary head
 sees the images that the first cross-entropy sees.
@@ -18,14 +19,14 @@ from torch import Tensor
 
 from robustnas.normalize import PixelNetwork
 from robustnas.perturb import pgd
-from robustnas.recipe.schema import Adversarial, Regime, Standard, Trades
+from robustnas.recipe.schema import Adversarial, Standard, Trades
 from robustnas.threat import ThreatModel
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def loss(
-    regime: Regime,
+    regime: Standard | Adversarial | Trades,
     network: PixelNetwork,
     images: Tensor,
     labels: Tensor,
@@ -42,12 +43,12 @@ def loss(
         generator: for the random start of PGD.
     """
     if isinstance(regime, Standard):
-        return _with_head(network, images, labels, criterion, auxiliary)
+        return with_head(network, images, labels, criterion, auxiliary)
     if isinstance(regime, Adversarial):
         perturbed = perturb(regime, network, images, labels, threat, generator)
-        return _with_head(network, perturbed, labels, criterion, auxiliary)
+        return with_head(network, perturbed, labels, criterion, auxiliary)
     perturbed = perturb(regime, network, images, labels, threat, generator)
-    natural, logits = _with_head(network, images, labels, criterion, auxiliary)
+    natural, logits = with_head(network, images, labels, criterion, auxiliary)
     divergence = _divergence(logits, network(perturbed)).mean()
     return natural + regime.beta * divergence, logits
 
@@ -84,9 +85,10 @@ def _divergence(clean: Tensor, perturbed: Tensor) -> Tensor:
     return (log_clean.exp() * (log_clean - log_perturbed)).sum(1)
 
 
-def _with_head(
+def with_head(
     network: PixelNetwork, images: Tensor, labels: Tensor, criterion: Criterion, auxiliary: float
 ) -> tuple[Tensor, Tensor]:
+    """Cross-entropy with the auxiliary head's, and the logits: (N, C, H, W), (N,) -> (scalar, (N, K))."""
     if auxiliary == 0:
         logits = network(images)
         return criterion(logits, labels), logits

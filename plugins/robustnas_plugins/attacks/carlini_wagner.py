@@ -50,7 +50,7 @@ class CarliniWagner:
     def build(self, threat: ThreatModel) -> FoolboxAttack:
         """The attack; l_2 only."""
         forms = {"l2": load_foolbox().attacks.L2CarliniWagnerAttack}
-        instead = "give it a threat of its own, threat: {norm: l2, epsilon: 0.5}, or use pgd for linf"
+        instead = "give it a threat of its own, threat: {norm: l2, epsilon: 0.5}, or use pgd for linf and l1"
         form: Any = for_norm("cw", forms, threat, instead)
         attack: FoolboxAttack = form(
             binary_search_steps=self.binary_search_steps,

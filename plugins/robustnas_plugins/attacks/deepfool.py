@@ -43,7 +43,8 @@ class DeepFool:
         """The attack for `threat.norm`."""
         attacks: Any = load_foolbox().attacks
         classes = {"linf": attacks.LinfDeepFoolAttack, "l2": attacks.L2DeepFoolAttack}
-        attack: FoolboxAttack = for_norm("deepfool", classes, threat)(
+        instead = "in l1 fgsm and pgd would do, or give it a threat of its own, threat: {norm: l2, epsilon: 0.5}"
+        attack: FoolboxAttack = for_norm("deepfool", classes, threat, instead)(
             steps=self.steps, overshoot=self.overshoot, candidates=self.candidates
         )
         return attack

@@ -1,8 +1,10 @@
 """FGSM: one step of the size of the ball along the gradient of the cross-entropy.
 
     l_inf   x + epsilon * sign(gradient)          l_2   x + epsilon * gradient / ||gradient||_2
+    l_1     pixels of largest |gradient| to the side of the box, one after another, until epsilon is used up
 
-Source: Goodfellow et al. 2015, arXiv:1412.6572; the l_2 form divides by the norm instead of taking the sign.
+Source: Goodfellow et al. 2015, arXiv:1412.6572; the other two are ours: like the first, they end where the loss, made
+linear at the image, is highest in the ball (in l_1 in ball and box).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 @frozen
 class FGSM:
-    """Fast gradient sign method (l_inf), fast gradient method (l_2)."""
+    """Fast gradient sign method (l_inf), fast gradient method (l_2), and what they are in l_1."""
 
     random_start: bool = field(
         default=False,
@@ -32,7 +34,10 @@ class FGSM:
 
     def build(self, threat: ThreatModel) -> FoolboxAttack:
         """The attack for `threat.norm`."""
+        # imported here because it derives from foolbox classes
+        from robustnas_plugins.attacks.sparse import FillPixels
+
         attacks: Any = load_foolbox().attacks
-        classes = {"linf": attacks.LinfFastGradientAttack, "l2": attacks.L2FastGradientAttack}
+        classes = {"linf": attacks.LinfFastGradientAttack, "l2": attacks.L2FastGradientAttack, "l1": FillPixels}
         attack: FoolboxAttack = for_norm("fgsm", classes, threat)(random_start=self.random_start)
         return attack

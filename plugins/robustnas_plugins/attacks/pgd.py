@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
 @frozen
 class PGD:
-    """Projected gradient descent, in l_inf (signs of the gradient) or l_2 (normalised gradient)."""
+    """Projected gradient descent, in l_inf (signs of the gradient), l_2 (normalised gradient) or l_1 (sparse signs)."""
 
     steps: int = field(validator=and_(instance_of(int), ge(1)), metadata={"help": "steps of one run"})
     step_size: float = field(
         converter=pixels,
         validator=gt(0.0),
-        metadata={"help": "size of a step in pixel units, in the threat's norm; 2/255 is a number"},
+        metadata={
+            "help": "size of a step in pixel units, in the threat's norm (l1: summed over pixels); 2/255 is a number"
+        },
     )
     restarts: int = field(
         default=1,
@@ -47,12 +49,16 @@ class PGD:
 
     def build(self, threat: ThreatModel) -> FoolboxAttack:
         """The attack for `threat.norm`."""
-        attacks: Any = load_foolbox().attacks
-        form = for_norm("pgd", {"linf": attacks.LinfPGD, "l2": attacks.L2PGD}, threat)
-        attack: FoolboxAttack = form(steps=self.steps, abs_stepsize=self.step_size, random_start=self.random_start)
+        # both are imported here because they derive from foolbox classes
+        from robustnas_plugins.attacks.restarted import Restarted
+        from robustnas_plugins.attacks.sparse import SparseDescent
+
+        if threat.norm == "l1":
+            attack: FoolboxAttack = SparseDescent(self.steps, self.step_size, self.random_start)
+        else:
+            attacks: Any = load_foolbox().attacks
+            form = for_norm("pgd", {"linf": attacks.LinfPGD, "l2": attacks.L2PGD}, threat)
+            attack = form(steps=self.steps, abs_stepsize=self.step_size, random_start=self.random_start)
         if self.restarts == 1:
             return attack
-        # imported here because it derives from a foolbox class
-        from robustnas_plugins.attacks.restarted import Restarted
-
         return Restarted(attack, self.restarts)

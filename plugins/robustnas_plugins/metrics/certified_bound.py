@@ -1,36 +1,39 @@
-"""Certified lower bound of the margin (DSRNA-CB): how far the decision stays right for every admissible
-image.
+"""Certified lower bound of the margin (DSRNA-CB): how far the decision stays right for every admissible image.
 
     margin   R = lower bound of f_y(x) - f_j(x) over the ball around x0 cut with the box of images
     log      R = -log( f_y(x0) - f_j(x0) - that lower bound )
 
 The first is Eqs. 1-11 of the paper (arXiv:2012.06122), computed by `robustnas.bounds`.  The second is ours, for deep
-supernets: bounds widen by orders of magnitude with every cell, so that at the paper's 8 cells the margin bound is
+supernets: bounds widen by orders of magnitude with every cell, so that at the paper's 8 cells the margin bound can be
 -1e25 where the loss is 2, and nothing else is heard in the outer level.  The logarithm of the width has a gradient of
 order one at any depth, and the same maximiser as the bound where the clean margin is fixed.
+
+Both change when all logits are multiplied by a number, which robustness does not.  With `normalise`, the logits are
+divided by their deviation over the classes at the clean image, as part of the network: their scale cannot be the gain.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import field, frozen
-from attrs.validators import in_
+from attrs.validators import and_, ge, in_, instance_of, le
 
-from robustnas.bounds import METHODS, margins, widths
+from robustnas.bounds import METHODS, log_widths, margins
 from robustnas.errors import RunError
+from robustnas.precision import doubled
 from robustnas.threat import ThreatModel, pixels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ADVICE = (
-    "use a smaller epsilon for the metric (metric: {name: certified-bound, epsilon: ...}), precision: float64 with "
-    "scale: log, or fewer cells"
+    "use scale: log, a smaller epsilon for the metric (metric: {name: certified-bound, epsilon: ...}), or fewer cells"
 )
+START = 0.01
+"""Share of epsilon at which a ramp begins."""
 
 
 def _radius(value: str | float | None) -> float | None:
@@ -48,12 +51,18 @@ class CertifiedBound:
     method: str = field(
         default="crown-ibp",
         validator=in_(METHODS),
-        metadata={"help": "bound: ibp, crown-ibp or crown (tighter, dearer)"},
+        metadata={"help": "bound: ibp, crown-ibp, crown or alpha-crown (each tighter and dearer)"},
     )
     epsilon: float | None = field(
         default=None,
         converter=_radius,
         metadata={"help": "radius of the metric in pixel units, 8/255 is a number; the threat's if not given"},
+    )
+    ramp: float = field(
+        default=0.0,
+        converter=float,
+        validator=and_(ge(0.0), le(1.0)),
+        metadata={"help": "share of the search over which the radius grows from a hundredth of epsilon to epsilon"},
     )
     targets: str = field(
         default="strongest",
@@ -68,17 +77,26 @@ class CertifiedBound:
             "help": "the margin's bound in logits (the paper's), or minus the log of its width (for deep supernets)"
         },
     )
+    normalise: bool = field(
+        default=False,
+        validator=instance_of(bool),
+        metadata={"help": "divide by the deviation of the clean logits, so that their scale cannot be the gain"},
+    )
 
     precision: str = field(
         default="float32",
         validator=in_(("float32", "float64")),
-        metadata={"help": "arithmetic of the bound: float64 is slower and overflows only in far deeper supernets"},
+        metadata={"help": "arithmetic of the bound: float64 is slower, and with scale: margin overflows later"},
     )
 
     @epsilon.validator
     def _not_negative(self, attribute: object, epsilon: float | None) -> None:
         if epsilon is not None and epsilon < 0:
             raise ValueError(f"epsilon must be at least 0, found {epsilon:g}")
+
+    def at(self, progress: float) -> Any:
+        """The metric at this share of the search: with the radius its ramp has reached."""
+        return self if progress >= self.ramp else _Ramped(self, START + (1 - START) * progress / self.ramp)
 
     def score(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
         """images (N, C, H, W) in [0, 1], labels (N,) -> (N,) certified margins in logits, or minus log widths.
@@ -87,28 +105,32 @@ class CertifiedBound:
             RunError: the bound overflowed.
             UnsupportedOpError: the network uses a function without a bound rule.
         """
-        within = threat if self.epsilon is None else ThreatModel(threat.norm, self.epsilon)
+        return self.within(network, images, labels, threat, 1.0)
+
+    def within(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, share: float) -> Tensor:
+        """`score` at this share of epsilon."""
+        epsilon = threat.epsilon if self.epsilon is None else self.epsilon
+        reduced = ThreatModel(threat.norm, share * epsilon)
         targets = "strongest" if self.targets == "strongest" else "all"
-        computed, pixels_in = (network, images) if self.precision == "float32" else _in_float64(network, images)
-        compute = margins if self.scale == "margin" else widths
-        found = compute(computed, pixels_in, labels, within, self.method, targets)
+        wide = self.precision == "float64"
+        computed, pixels_in = (doubled(network), images.double()) if wide else (network, images)
+        compute = margins if self.scale == "margin" else log_widths
+        found = compute(computed, pixels_in, labels, reduced, self.method, targets)
         if not math.isfinite(float(found.detach().abs().max())):
-            raise RunError(f"certified-bound ({self.method}) overflowed {found.dtype} at {within}; {ADVICE}")
-        if self.scale == "log":
-            # a width of 0 (epsilon 0, or a network that does not look at its input) has no logarithm
-            found = -found.clamp_min(torch.finfo(found.dtype).tiny).log()
-        return found.mean(dim=1).to(images.dtype)
+            raise RunError(f"certified-bound ({self.method}) overflowed {found.dtype} at {reduced}; {ADVICE}")
+        if self.normalise:
+            deviation = computed(pixels_in).std(dim=1, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
+            found = found / deviation if self.scale == "margin" else found - deviation.log()
+        return (found if self.scale == "margin" else -found).mean(dim=1).to(images.dtype)
 
 
-def _in_float64(network: nn.Module, images: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """The same network, computed in float64 from its own weights, so that gradients reach them; and the images."""
-    state = {
-        name: tensor.double() if tensor.is_floating_point() else tensor
-        for name, tensor in (*network.named_parameters(), *network.named_buffers())
-    }
+@frozen
+class _Ramped:
+    """The metric at a share of its epsilon."""
 
-    def call(pixel: Tensor) -> Tensor:
-        logits: Tensor = torch.func.functional_call(network, state, (pixel,))
-        return logits
+    metric: CertifiedBound
+    share: float
 
-    return call, images.double()
+    def score(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
+        """As the metric's."""
+        return self.metric.within(network, images, labels, threat, self.share)

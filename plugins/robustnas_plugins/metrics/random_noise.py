@@ -5,7 +5,8 @@ to
         [0, 1] and rows scaled to sum to 1.  Alpha itself moves at p.
 input   w is trained on images plus noise of scale eps, clamped to [0, 1]; alpha moves on clean images.
 
-eps runs linearly over the search from `start` to `end`.
+eps runs linearly over the search from `start` to `end`.  Where a recipe gives none for the images, it is the threat's
+epsilon; in l_1, where that is a sum over the d values of an image, epsilon / d.
 
 Source: Chen and Hsieh 2020 (SmoothDARTS), arXiv:2002.05283: eps from 0.03 to 0.3.
 """
@@ -46,13 +47,17 @@ class RandomNoise:
         default=None,
         converter=_scale,
         validator=optional(ge(0.0)),
-        metadata={"help": "eps at the first epoch; default 0.03 for alpha, the threat's epsilon for input"},
+        metadata={
+            "help": "eps at the first epoch; default 0.03 for alpha, the threat's epsilon for input (l1: epsilon / d)"
+        },
     )
     end: float | None = field(
         default=None,
         converter=_scale,
         validator=optional(ge(0.0)),
-        metadata={"help": "eps after the last epoch; default 0.3 for alpha, the threat's epsilon for input"},
+        metadata={
+            "help": "eps after the last epoch; default 0.3 for alpha, the threat's epsilon for input (l1: epsilon / d)"
+        },
     )
 
     @distribution.validator
@@ -65,7 +70,8 @@ class RandomNoise:
     ) -> Tensor:
         """(N, C, H, W), (N,) -> scalar."""
         if self.target == "input":
-            scale = schedule(self.start, self.end, threat.epsilon, threat.epsilon, context.progress)
+            usual = threat.epsilon / images[0].numel() if threat.norm == "l1" else threat.epsilon
+            scale = schedule(self.start, self.end, usual, usual, context.progress)
             return context.loss(supernet((images + scale * self._noise(images, context)).clamp(0.0, 1.0)), labels)
         scale = schedule(self.start, self.end, 0.03, 0.3, context.progress)
         mixing = supernet.mixing()

@@ -1,5 +1,25 @@
 """The rules that ship with robustnas, one family a file; importing this package registers them."""
 
-from robustnas.bounds.rules import affine, arithmetic, average_pool, max_pool, rectifier, shape
+from robustnas.bounds.rules import (
+    activations,
+    adaptive_pool,
+    affine,
+    arithmetic,
+    average_pool,
+    max_pool,
+    rectifier,
+    resample,
+    shape,
+)
 
-__all__ = ["affine", "arithmetic", "average_pool", "max_pool", "rectifier", "shape"]
+__all__ = [
+    "activations",
+    "adaptive_pool",
+    "affine",
+    "arithmetic",
+    "average_pool",
+    "max_pool",
+    "rectifier",
+    "resample",
+    "shape",
+]

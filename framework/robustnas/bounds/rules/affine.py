@@ -8,19 +8,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustnas.bounds.registration import only_first, propagate, rule, spellings
-from robustnas.bounds.value import Features, Function, Value, refuse
+from robustnas.bounds.registration import only_first, propagate, root, rule, spellings
+from robustnas.bounds.scale import portion
+from robustnas.bounds.value import Ball, Features, Function, Value, refuse
 from robustnas.convolution import conv2d
 
 DIMENSIONS = {"conv1d": 3, "conv2d": 4, "conv3d": 5}
 
 
-@rule(*spellings("conv1d"), *spellings("conv2d"), *spellings("conv3d"))
+@rule(*spellings("conv1d"), *spellings("conv2d"), *spellings("conv3d"), scaled=True)
 def convolution(
-    function: Function, value: Value, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+    function: Function,
+    value: Value,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
 ) -> Value:
-    """Centre by W, radius by |W|, a ball by the root of W^2."""
-    only_first(function, value, (weight, bias, *args), kwargs)
+    """Centre by W, radius by |W|, a ball by the dual norm of each row of W."""
+    geometry = (stride, padding, dilation, groups)
+    only_first(function, value, (weight, bias, *geometry), {})
     if value.centre.dim() != DIMENSIONS[function.__name__]:
         refuse(
             function,
@@ -29,34 +38,61 @@ def convolution(
         )
     if function.__name__ == "conv2d":
         function = conv2d
+    fused, constant = _fused(value, bias)
+
+    def length(ball: Ball) -> Tensor:
+        if value.walk.region.norm == "l2":
+            return root(function(ball.scale.square(), weight.square(), None, *geometry))
+        # at most the largest scale of a channel times the largest weight: exact where a channel has one scale
+        channel = ball.scale.transpose(0, 1).flatten(1).amax(dim=1).view(groups, 1, -1)
+        rows = weight.abs().flatten(2).amax(dim=2).view(groups, -1, weight.shape[1])
+        return (rows * channel).amax(dim=2).view(1, -1, *[1] * (weight.dim() - 2))
+
     return propagate(
         value,
-        lambda x: function(x, weight, bias, *args, **kwargs),
-        lambda radius: function(radius, weight.abs(), None, *args, **kwargs),
-        squared=lambda squares: function(squares, weight.square(), None, *args, **kwargs),
+        lambda x: function(x, weight, fused, *geometry),
+        lambda radius: function(radius, weight.abs(), None, *geometry),
+        length=length,
+        constant=constant,
     )
 
 
-@rule(*spellings("linear"))
+def _fused(value: Value, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """A layer's bias as the layer can add it, or, where it must first be put into the value's units, as a constant."""
+    if value.exponent is None or bias is None:
+        return bias, None
+    return None, bias.view(1, -1, *[1] * (value.centre.dim() - 2))
+
+
+@rule(*spellings("linear"), scaled=True)
 def linear(function: Function, value: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
     """As convolution; the output remembers its input, so that margins can be taken before the interval is."""
     only_first(function, value, (weight, bias), {})
     if value.centre.dim() < 2 or weight.dim() != 2:
         refuse(function, value, "a linear layer over the images would mix them")
+    fused = bias if value.exponent is None else None
+
+    def length(ball: Ball) -> Tensor:
+        if value.walk.region.norm == "l2":
+            return root(F.linear(ball.scale.square(), weight.square()))
+        largest = ball.scale.flatten(0, -2).amax(dim=0)
+        return (weight.abs() * largest).amax(dim=1).view(*[1] * (value.centre.dim() - 1), -1)
+
     out = propagate(
         value,
-        lambda x: F.linear(x, weight, bias),
+        lambda x: F.linear(x, weight, fused),
         lambda radius: F.linear(radius, weight.abs()),
-        squared=lambda squares: F.linear(squares, weight.square()),
+        length=length,
+        constant=None if fused is bias else bias,
     )
     if value.centre.dim() == 2:
         # a copy of the streams: the network may go on to write into the input in place
-        kept = Value(value.walk, value.plain, value.centre, value.radius, value.ball)
+        kept = value.like(value.plain, value.centre, value.radius, value.ball)
         out.features = Features(kept, weight, bias)
     return out
 
 
-@rule(*spellings("matmul", "__matmul__"), torch.mm)
+@rule(*spellings("matmul", "__matmul__"), torch.mm, scaled=True)
 def matrix_product(function: Function, value: Any, other: Any) -> Value:
     """value @ matrix."""
     if not isinstance(value, Value) or isinstance(other, Value) or other.dim() != 2:
@@ -69,7 +105,7 @@ def matrix_product(function: Function, value: Any, other: Any) -> Value:
     return linear(function, value, other.T)
 
 
-@rule(*spellings("batch_norm"))
+@rule(*spellings("batch_norm"), scaled=True)
 def batch_norm(
     function: Function,
     value: Value,
@@ -100,9 +136,10 @@ def batch_norm(
     shape = (1, -1, *[1] * (value.centre.dim() - 2))
     scale, shift = scale.view(shape), shift.view(shape)
     size = scale.abs()
+    shares = portion(shift, value)
     return propagate(
         value,
-        lambda x: torch.addcmul(shift, x, scale),
+        lambda x: torch.addcmul(shares, x, scale),
         lambda r: r * size,
         entrywise=lambda ball: ball * size,
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustnas.bounds.registration import only_first, propagate, rule, spellings
+from robustnas.bounds.scale import aligned, portion
 from robustnas.bounds.value import Function, Value, refuse
 
 
@@ -36,12 +37,12 @@ def _check_broadcast(function: Function, value: Value, other: Any) -> None:
         )
 
 
-@rule(*spellings("add", "add_", "__add__", "__iadd__", "__radd__"))
+@rule(*spellings("add", "add_", "__add__", "__iadd__", "__radd__"), scaled=True)
 def add(function: Function, left: Any, right: Any, *, alpha: float = 1) -> Value:
     return _sum(function, left, right, alpha)
 
 
-@rule(*spellings("sub", "sub_", "subtract", "__sub__", "__isub__"))
+@rule(*spellings("sub", "sub_", "subtract", "__sub__", "__isub__"), scaled=True)
 def subtract(function: Function, left: Any, right: Any, *, alpha: float = 1) -> Value:
     return _sum(function, left, right, -alpha)
 
@@ -58,18 +59,21 @@ def _sum(function: Function, left: Any, right: Any, alpha: float) -> Value:
     _check_broadcast(function, value, other)
     if not isinstance(other, Value):
         return _with_constant(value, other, alpha, value is left)
-    assert isinstance(left, Value)
-    assert isinstance(right, Value)
+    first, second = aligned([left, right])
     plain = None
-    if left.plain is not None and right.plain is not None:
-        plain = torch.add(left.plain, right.plain, alpha=alpha)
+    if first.plain is not None and second.plain is not None:
+        plain = torch.add(first.plain, second.plain, alpha=alpha)
     with value.walk.intervals():
-        centre = torch.add(left.centre, right.centre, alpha=alpha)
-        radius = torch.add(left.radius, right.radius, alpha=abs(alpha))
-    return Value(value.walk, plain, centre, radius)
+        centre = torch.add(first.centre, second.centre, alpha=alpha)
+        radius = torch.add(first.radius, second.radius, alpha=abs(alpha))
+    return first.like(plain, centre, radius)
 
 
 def _with_constant(value: Value, other: Any, alpha: float, value_first: bool) -> Value:
+    if value.exponent is not None:
+        if not isinstance(other, Tensor):
+            other = torch.as_tensor(other, dtype=value.centre.dtype, device=value.centre.device)
+        other = portion(other, value)
     scale: float = 1 if value_first else alpha
 
     def move(x: Tensor) -> Tensor:
@@ -88,7 +92,7 @@ def _with_constant(value: Value, other: Any, alpha: float, value_first: bool) ->
     return propagate(value, move, widen, entrywise=widen)
 
 
-@rule(*spellings("mul", "mul_", "multiply", "__mul__", "__imul__", "__rmul__"))
+@rule(*spellings("mul", "mul_", "multiply", "__mul__", "__imul__", "__rmul__"), scaled=True)
 def multiply(function: Function, left: Any, right: Any) -> Value:
     """A value times numbers that do not depend on the images, of either sign."""
     value, factor = (left, right) if isinstance(left, Value) else (right, left)
@@ -98,7 +102,7 @@ def multiply(function: Function, left: Any, right: Any) -> Value:
     return propagate(value, lambda x: x * factor, lambda r: r * size, entrywise=lambda ball: ball * size)
 
 
-@rule(*spellings("div", "div_", "divide", "true_divide", "__truediv__", "__itruediv__", "__div__"))
+@rule(*spellings("div", "div_", "divide", "true_divide", "__truediv__", "__itruediv__", "__div__"), scaled=True)
 def divide(function: Function, value: Any, divisor: Any, *, rounding_mode: str | None = None) -> Value:
     """A value divided by numbers that do not depend on the images, of either sign."""
     if isinstance(divisor, Value):
@@ -110,12 +114,12 @@ def divide(function: Function, value: Any, divisor: Any, *, rounding_mode: str |
     return propagate(value, lambda x: x / divisor, lambda r: r / size, entrywise=lambda ball: ball / size)
 
 
-@rule(*spellings("neg", "neg_", "negative", "__neg__"))
+@rule(*spellings("neg", "neg_", "negative", "__neg__"), scaled=True)
 def negate(function: Function, value: Value) -> Value:
     return propagate(value, torch.neg, lambda radius: radius, entrywise=lambda ball: ball)
 
 
-@rule(*spellings("sum"), *spellings("mean"))
+@rule(*spellings("sum"), *spellings("mean"), scaled=True)
 def reduce(
     function: Function,
     value: Value,

@@ -10,7 +10,7 @@ from robustnas.bounds.value import Function, Value, refuse
 DIMENSIONS = {"avg_pool1d": 3, "avg_pool2d": 4, "adaptive_avg_pool1d": 3, "adaptive_avg_pool2d": 4}
 
 
-@rule(*(function for name in DIMENSIONS for function in spellings(name)))
+@rule(*(function for name in DIMENSIONS for function in spellings(name)), scaled=True)
 def average_pool(function: Function, value: Value, *args: Any, **kwargs: Any) -> Value:
     only_first(function, value, args, kwargs)
     if value.centre.dim() != DIMENSIONS[function.__name__]:

@@ -1,6 +1,7 @@
 """Max pooling, overlapping and padded: both pools of the interval, one entry of each window as line.
 
-Below: the entry with the largest lower bound.  Above, for any g >= every lower bound of the window,
+Below: the entry with the largest lower bound, of several the one with the largest upper bound.  Above, for any
+g >= every lower bound of the window,
 
     max x  <=  g + sum over entries with u_i > g of (u_i - g) / (u_i - l_i) * (x_i - l_i)
 
@@ -22,8 +23,12 @@ from robustnas.bounds.value import Function, Value, refuse
 
 Pair = tuple[int, int]
 
+TIE = 2.0**-6
+"""Behind a ReLU most windows have several entries with the largest lower bound, 0.  The line below is then the one with
+the largest upper bound: so much of the radius decides, and not rounding."""
 
-@rule(*spellings("max_pool2d"), torch.nn.functional.max_pool2d_with_indices)
+
+@rule(*spellings("max_pool2d"), torch.nn.functional.max_pool2d_with_indices, scaled=True)
 def max_pool2d(
     function: Function,
     value: Value,
@@ -53,9 +58,13 @@ def max_pool2d(
     walk = value.walk
     lower, upper = walk.interval(value)
     with walk.intervals():
-        low, at_low = pool(lower)
+        low = pool(lower)[0]
+        at_low = pool((lower + TIE * value.radius).detach())[1]
         high, at_high = pool(upper)
-        centre, radius = (low + high) / 2, (high - low) / 2
+        # one entry is both the least and the largest: its own interval, which the ends may have rounded away
+        alone = (at_low == at_high) & (_take(lower, at_low) == low)
+        centre = torch.where(alone, _take(value.centre, at_high), (low + high) / 2)
+        radius = torch.where(alone, _take(value.radius, at_high), (high - low) / 2)
     plain = None
     if value.plain is not None:
         plain = pool(value.plain)[0]
@@ -68,10 +77,13 @@ def max_pool2d(
                 # 0 where the largest upper bound is not alone above the floor; then the line is level
                 excess = F.relu(high - floor)
                 slope = excess / (high - bottom + torch.finfo(high.dtype).tiny)
+                # an entry that dominates its window is the line, also where its interval is rounded to a point
+                dominant = alone & (second <= low)
                 level = high - excess
-            upper_line = level + slope * (_take(value.plain, at_high) - bottom)
+            highest = _take(value.plain, at_high)
+            upper_line = torch.where(dominant, highest, level + slope * (highest - bottom))
             plain = relax(walk, plain, _take(value.plain, at_low), upper_line)
-    return Value(walk, plain, centre, radius)
+    return value.like(plain, centre, radius)
 
 
 def _pair(size: Any) -> Pair:

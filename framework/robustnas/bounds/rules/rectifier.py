@@ -1,7 +1,7 @@
-"""ReLU and leaky ReLU: the chord above, one of the two rays below.
+"""ReLU and leaky ReLU: the chord above, a ray below: the better of the two outer ones, or one that is optimised.
 
 ReLU is what a network spends its bounds on, so its rule is written out: interval, lines and their gradients in a few
-passes over memory.  `relax_entrywise` with `rectifier_lines` gives the same bounds and serves every slope.
+passes over memory.  `rectifier_lines` gives the same lines, entry by entry, for every slope.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustnas.bounds.registration import Lines, enclose, only_first, rule, spellings
-from robustnas.bounds.relaxation import differentiated, per_image
+from robustnas.bounds.registration import Lines, only_first, rule, spellings
+from robustnas.bounds.relaxation import differentiated, per_image, relax_entrywise
+from robustnas.bounds.scale import rescaled
 from robustnas.bounds.value import Function, Value, refuse
-from robustnas.bounds.walk import Walk
+from robustnas.bounds.walk import Rays, Walk
 
 Tensors = tuple[Tensor, ...]
 Gradients = tuple[Tensor | None, ...]
@@ -29,22 +30,22 @@ def unstable(lower: Tensor, upper: Tensor) -> Tensor:
 def rectifier_lines(lower: Tensor, upper: Tensor, negative: float) -> Lines:
     """Lines around x -> max(x, negative * x) with 0 <= negative <= 1; source: CROWN, arXiv:1811.00866.
 
-    Below, of the two rays the one that leaves the smaller area: the identity where upper > -lower.  Above,
-        the
-    chord.  Both are the function itself where the interval does not contain the kink.
+    Below, of the two rays the one that leaves the smaller area: the identity where upper > -lower.  Above, the chord.
+    Both are the function itself where the interval does not contain the kink.
     """
     kinked = unstable(lower, upper)
     # the width is 1 where it is not used: no 0/0 in the value nor, through `where`, in the gradient
     width = torch.where(kinked, upper - lower, 1.0)
     # neither holds for a NaN interval (an overflow), which must not pass for a stable one
-    stable = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, negative, torch.nan))
+    left = torch.full_like(lower, negative)
+    stable = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, left, torch.nan))
     chord = torch.where(kinked, (upper - negative * lower) / width, stable)
     offset = torch.where(kinked, (negative - chord) * lower, 0.0)
-    ray = torch.where(upper > -lower, 1.0, negative).to(lower)
+    ray = torch.where(upper > -lower, 1.0, left)
     return Lines(ray, None, chord, offset)
 
 
-@rule(*spellings("leaky_relu", "leaky_relu_"))
+@rule(*spellings("leaky_relu", "leaky_relu_"), scaled=True)
 def leaky_relu(
     function: Function, value: Value, negative_slope: float = 0.01, inplace: bool = False, **kwargs: Any
 ) -> Value:
@@ -52,78 +53,149 @@ def leaky_relu(
     only_first(function, value, (negative_slope,), kwargs)
     if not 0 <= negative_slope <= 1:
         refuse(function, value, f"negative_slope {negative_slope:g}: the lines hold for slopes in [0, 1]")
-    return enclose(
-        value,
-        lambda x: torch.nn.functional.leaky_relu(x, negative_slope),
-        lambda lower, upper, _: rectifier_lines(lower, upper, negative_slope),
-        unstable,
-    )
+    return _rectified(value, negative_slope)
 
 
-@rule(*spellings("relu", "relu_"))
+@rule(*spellings("relu", "relu_"), scaled=True)
 def relu(function: Function, value: Value, inplace: bool = False) -> Value:
+    value = rescaled(value)
     walk = value.walk
-    lower, upper = walk.interval(value, unstable)
+    if walk.optimises:
+        return _rectified(value, 0.0)
+    walk.tightened(value, unstable)
     if value.plain is None or not walk.backward:
         with walk.intervals():
-            low, high = F.relu(lower), F.relu(upper)
-            centre, radius = (low + high) / 2, (high - low) / 2
-        return Value(walk, None if value.plain is None else F.relu(value.plain), centre, radius)
+            half = F.relu(value.centre + value.radius) / 2
+            centre, radius = torch.maximum(value.centre, half), torch.minimum(value.radius, half)
+        return value.like(None if value.plain is None else F.relu(value.plain), centre, radius)
     with walk.intervals():
-        centre, radius, chord, offset = _Enclosure.apply(lower, upper)  # type: ignore[no-untyped-call]
+        enclosed = _Enclosure.apply(value.centre, value.radius)  # type: ignore[no-untyped-call]
+        centre, radius, chord, offset = enclosed
     plain = _Relaxed.apply(walk, value.plain, chord, offset, walk.budget)  # type: ignore[no-untyped-call]
-    return Value(walk, plain, centre, radius)
+    return value.like(plain, centre, radius)
 
 
-def enclosure(lower: Tensor, upper: Tensor) -> Tensors:
-    """Centre and radius of ReLU's values on [lower, upper], slope and offset of the chord above it.
+def _rectified(value: Value, negative: float) -> Value:
+    """max(x, negative * x), for every walk."""
+    value = rescaled(value)
+    walk = value.walk
+    lower, upper = walk.interval(value, unstable)
+    with walk.intervals():
+        if negative:
+            low, high = F.leaky_relu(lower, negative), F.leaky_relu(upper, negative)
+            centre, radius = (low + high) / 2, (high - low) / 2
+            lines = rectifier_lines(lower, upper, negative)
+            ray, chord = lines.lower_slope, lines.upper_slope
+            offset = torch.zeros_like(chord) if lines.upper_offset is None else lines.upper_offset
+        else:
+            centre, radius, chord, offset = enclosure(value.centre, value.radius)
+            ray = chord.round()
+    plain = None if value.plain is None else F.leaky_relu(value.plain, negative)
+    if plain is not None and value.plain is not None and walk.backward:
+        if walk.optimises and bool(unstable(lower, upper).any()):
+            plain, control = _Steered.apply(walk, plain, value.plain, ray, chord, offset, walk.budget)  # type: ignore
+            walk.steer(Rays(control, ray.detach(), negative))
+        else:
+            plain = relax_entrywise(walk, plain, value.plain, ray, None, chord, offset)
+    return value.like(plain, centre, radius)
 
-    Where the interval is a point the chord is the tangent; where it is NaN, so is everything.
+
+class _Steered(torch.autograd.Function):
+    """A rectifier whose lower rays can be chosen anew in each backward pass.
+
+    Its second output says nothing; what comes back through it, (N, ...) in a backward pass that relaxes, are the
+    slopes of the rays.  So a batched backward pass has rays for each of its rows, and the bound can be differentiated
+    in them.
     """
-    low, high = F.relu(lower), F.relu(upper)
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        walk: Walk,
+        output: Tensor,
+        clean: Tensor,
+        ray: Tensor,
+        chord: Tensor,
+        offset: Tensor,
+        budget: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.walk = walk
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output, clean, ray, chord, offset)
+        return output.view_as(output), output.new_zeros(()).expand_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> Gradients:
+        slope, chosen = slopes
+        if slope is None:
+            return None, None, None, None, None, None, None
+        if not ctx.walk.relaxing:
+            return None, slope, None, None, None, None, None
+        output, clean, ray, chord, offset = ctx.saved_tensors
+        positive, negative = slope.clamp_min(0.0), slope.clamp_max(0.0)
+        # the order of operations is that of `pulled`: with the same rays, the same number
+        through = torch.addcmul(positive * (ray if chosen is None else chosen), negative, chord)
+        gap = torch.addcmul(torch.addcmul(through * clean, slope, output, value=-1), negative, offset)
+        return None, None, through, None, None, None, per_image(gap)
+
+
+def enclosure(centre: Tensor, radius: Tensor) -> Tensors:
+    """Centre and radius of ReLU's values on centre +- radius, slope and offset of the chord above it.
+
+    With h half of what is positive of the upper end: max(centre, h) and min(radius, h), whatever the signs of the
+    ends, and min(radius, h) / radius is the chord's slope.  No end is subtracted from another, so a radius far below
+    the rounding of the centre survives.  Where the interval is a point the chord is the tangent; where it is NaN, so
+    is everything.
+    """
+    half = F.relu(centre + radius) / 2
+    middle, reach = torch.maximum(centre, half), torch.minimum(radius, half)
     # tiny is lost beside every number but 0, and there it makes the quotient 1 or 0
-    tiny = torch.finfo(lower.dtype).tiny
-    chord = ((high - low) + low.clamp_max(tiny)) / ((upper - lower) + tiny)
-    return (low + high) / 2, (high - low) / 2, chord, low - chord * lower
+    tiny = torch.finfo(centre.dtype).tiny
+    chord = (reach + middle.clamp_max(tiny)) / (radius + tiny)
+    return middle, reach, chord, 2 * half * (1 - chord)
 
 
 class _Enclosure(torch.autograd.Function):
     """`enclosure`, with its gradients in fewer passes."""
 
     @staticmethod
-    def forward(ctx: Any, lower: Tensor, upper: Tensor) -> Tensors:
-        tiny = torch.finfo(lower.dtype).tiny
-        low, high = F.relu(lower), F.relu(upper)
-        radius = high - low
-        chord = low.clamp_max(tiny).add_(radius).div_((upper - lower).add_(tiny))
-        offset = torch.addcmul(low, chord, lower, value=-1)
-        ctx.save_for_backward(lower, upper, chord)
+    def forward(ctx: Any, centre: Tensor, radius: Tensor) -> Tensors:
+        tiny = torch.finfo(centre.dtype).tiny
+        half = F.relu(centre + radius).mul_(0.5)
+        middle, reach = torch.maximum(centre, half), torch.minimum(radius, half)
+        chord = middle.clamp_max(tiny).add_(reach).div_(radius + tiny)
+        offset = half.mul_(2.0).mul_(1 - chord)
+        ctx.save_for_backward(centre, radius, chord)
         ctx.set_materialize_grads(False)
-        return low.add_(high).mul_(0.5), radius.mul_(0.5), chord, offset
+        return middle, reach, chord, offset
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> Gradients:
-        """With w the interval's width and s the chord's slope, where the kink is inside:
+        """Where the kink is inside, with s the chord's slope and q = c / r = 2 s - 1:
 
-        centre = radius = u/2,   s = u/w,   offset = -s l,   ds/du = (1 - s)/w,   ds/dl = s/w
+        middle = reach = (c + r)/2,   offset = (r^2 - c^2) / 2r,   ds/dc = 1 / 2r,   ds/dr = -q / 2r
         """
-        lower, upper, chord = ctx.saved_tensors
+        centre, radius, chord = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return differentiated(enclosure, (lower, upper), slopes)
-        by_centre, by_radius, by_chord, by_offset = (
-            torch.zeros_like(lower) if slope is None else slope for slope in slopes
+            return differentiated(enclosure, (centre, radius), slopes)
+        by_middle, by_reach, by_chord, by_offset = (
+            torch.zeros_like(centre) if slope is None else slope for slope in slopes
         )
-        into_lower = where_positive(by_centre - by_radius, lower).mul_(0.5)
-        into_upper = where_positive(by_centre + by_radius, upper).mul_(0.5)
-        if slopes[2] is None and slopes[3] is None:
-            return into_lower, into_upper
+        into_centre, into_radius = where_positive(by_middle, chord), where_positive(by_reach, chord)
         # the slope is neither 0 nor 1 just where the kink is inside
-        rest = 1.0 - chord
-        inverse = (upper - lower).add_(torch.finfo(lower.dtype).tiny).reciprocal_()
-        at_lower, at_upper = where_positive(chord * inverse, rest), where_positive(rest * inverse, chord)
-        into_lower.addcmul_(torch.addcmul(by_chord, upper, by_offset, value=-1), at_lower)
-        into_upper.addcmul_(torch.addcmul(by_chord, lower, by_offset, value=-1), at_upper)
-        return into_lower, into_upper
+        inside = chord * (1.0 - chord)
+        half = (by_middle - by_reach).mul_(0.5)
+        at_centre, at_radius = half.neg(), half
+        if slopes[2] is not None or slopes[3] is not None:
+            ratio = torch.sub(2.0 * chord, 1.0)
+            turn = by_chord * (radius + torch.finfo(radius.dtype).tiny).reciprocal_().mul_(0.5)
+            at_centre = at_centre.add_(turn).addcmul_(by_offset, ratio, value=-1)
+            at_radius = at_radius.addcmul_(turn, ratio, value=-1).addcmul_(
+                by_offset, ratio.square().add_(1.0), value=0.5
+            )
+        into_centre.add_(where_positive(at_centre, inside))
+        into_radius.add_(where_positive(at_radius, inside))
+        return into_centre, into_radius
 
 
 class _Relaxed(torch.autograd.Function):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustnas.bounds.registration import only_first, propagate, rule, spellings
 from robustnas.bounds.rules.arithmetic import constant
+from robustnas.bounds.scale import aligned
 from robustnas.bounds.value import Ball, Function, Value, refuse, values_in
 
 COPIES = spellings("clone")
@@ -27,7 +28,7 @@ MOVES = tuple(
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 
 
-@rule(*MOVES, *COPIES)
+@rule(*MOVES, *COPIES, scaled=True)
 def move(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
     """All streams move alike, and every entry must stay with its image."""
     if function.__name__ in ("view_as", "reshape_as"):
@@ -45,11 +46,11 @@ def move(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
         clean, scale = (streams(value.ball.clean), streams(value.ball.scale)) if value.ball else (None, None)
     if isinstance(centre, Tensor):
         ball = None if clean is None or scale is None else Ball(clean, scale)
-        return _share(function, value, Value(value.walk, plain, centre, radius, ball))
+        return _share(function, value, value.like(plain, centre, radius, ball))
     nothing = [None] * len(centre)
     balls = nothing if clean is None or scale is None else map(Ball, clean, scale)
     parts = zip(plain or nothing, centre, radius, balls, strict=True)
-    return tuple(_share(function, value, Value(value.walk, *part)) for part in parts)
+    return tuple(_share(function, value, value.like(*part)) for part in parts)
 
 
 def _plain_shape(argument: Any) -> Any:
@@ -89,7 +90,7 @@ def _target(function: Function, value: Value, args: tuple[Any, ...], kwargs: dic
     return tuple(shape)
 
 
-@rule(torch.cat, torch.concat, torch.concatenate, torch.stack)
+@rule(torch.cat, torch.concat, torch.concatenate, torch.stack, scaled=True)
 def join(function: Function, tensors: Sequence[Any], dim: int = 0, **kwargs: Any) -> Value:
     """Concatenation or stacking along a dimension that is not the images'."""
     first = next(values_in(tensors))
@@ -97,7 +98,7 @@ def join(function: Function, tensors: Sequence[Any], dim: int = 0, **kwargs: Any
     width = first.centre.dim() + (function is torch.stack)
     if dim % width == 0:
         refuse(function, first, "joins along the dimension of the images", "join along another dimension")
-    parts = [part if isinstance(part, Value) else constant(first, part) for part in tensors]
+    parts = aligned([part if isinstance(part, Value) else constant(first, part) for part in tensors])
     plain = [part.plain for part in parts if part.plain is not None]
     balls = [part.ball for part in parts if part.ball is not None]
     with first.walk.intervals():
@@ -106,15 +107,17 @@ def join(function: Function, tensors: Sequence[Any], dim: int = 0, **kwargs: Any
         ball = None
         if len(balls) == len(parts):
             ball = Ball(function([ball.clean for ball in balls], dim), function([ball.scale for ball in balls], dim))
-    return Value(first.walk, function(plain, dim) if len(plain) == len(parts) else None, centre, radius, ball)
+    return parts[0].like(function(plain, dim) if len(plain) == len(parts) else None, centre, radius, ball)
 
 
-@rule(*spellings("pad"))
+@rule(*spellings("pad"), scaled=True)
 def pad(
     function: Function, x: Value, /, pad: Sequence[int], mode: str = "constant", value: float | None = None
 ) -> Value:
     """Constant padding moves the centre and not the radius; the other modes copy entries."""
     only_first(function, x, (value,), {})
+    if value:
+        x = x.unscaled()
     amounts = list(pad)
     if len(amounts) > 2 * (x.centre.dim() - 1):
         refuse(function, x, "pads the dimension of the images", "pad the other dimensions")
@@ -130,7 +133,7 @@ def pad(
     )
 
 
-@rule(*(function for name in DROPOUTS for function in spellings(name)))
+@rule(*(function for name in DROPOUTS for function in spellings(name)), scaled=True)
 def dropout(function: Function, value: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
     """The identity, in evaluation."""
     if training and p > 0:
@@ -138,7 +141,7 @@ def dropout(function: Function, value: Value, p: float = 0.5, training: bool = T
     return value
 
 
-@rule(*spellings("to"), *spellings("float"), *spellings("double"), *spellings("type_as"))
+@rule(*spellings("to"), *spellings("float"), *spellings("double"), *spellings("type_as"), scaled=True)
 def to_same(function: Function, value: Value | Tensor, *args: Any, **kwargs: Any) -> Value | Tensor:
     """The identity; a change of number format or device is refused.
 

@@ -1,0 +1,307 @@
+"""The folder that is handed to others: network, properties, certificates, and a manifest that says what is claimed.
+
+The folder is made beside its place and renamed: it is whole or absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from robustnas import __version__, plan, seeding, train
+from robustnas.artifacts import UMASK, write_atomically, write_json, write_text
+from robustnas.errors import InputError, RunDirectoryError
+from robustnas.export import box, certificates, onnx_file, vnnlib
+from robustnas.export.readme import readme
+from robustnas.export.request import IMAGES, VERSIONS, Request
+from robustnas.images import First
+from robustnas.normalize import PixelNetwork
+from robustnas.plan import Plan
+from robustnas.recipe.load import load
+from robustnas.recipe.schema import Certify
+from robustnas.report import Report, silent
+from robustnas.run.directory import RunDirectory
+from robustnas.run.stages import genotype_of
+from robustnas.suggest import did_you_mean
+from robustnas.threat import NORMS, ThreatModel
+
+NETWORK = "network.onnx"
+
+
+@frozen
+class Bundle:
+    """What was written.
+
+    Args:
+        path: the folder.
+        manifest: as `manifest.json` holds it.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+
+def export(request: Request, report: Report = silent) -> Bundle:
+    """Write a trained network of a run with its properties and certificates.
+
+    Raises:
+        InputError: the run directory, the method, the seed, the threat or the folder will not do, the package onnx is
+            missing, or the network has no form in ONNX.
+        RunError: the ONNX file computes something else than the network.
+    """
+    arranged = _plan(request.run)
+    seed = _known(request, arranged)
+    threat = _threat(request, arranged)
+    directory = RunDirectory(request.run)
+    output = _free(request.output or directory.path / "export" / _name(request.method, seed, threat))
+    network = _trained(directory, arranged, request.method, seed)
+    images, labels = _images(request, arranged)
+    onnx_file.needs()
+    with torch.no_grad():
+        predictions = torch.cat([network(image) for image in images.split(1)]).argmax(dim=1)
+    data = onnx_file.encode(network, images[0])
+    agreement = onnx_file.compare(data, network, images, threat.epsilon)
+    stage = arranged.stage("certify", request.method, seed)
+    found = certificates.of(
+        None if stage is None else directory.folder(stage),
+        network,
+        images,
+        labels,
+        threat,
+        (arranged.certify or Certify()).method,
+        report,
+    )
+    manifest = {
+        "schema": 1,
+        "claim": _claim(threat),
+        "command": _command(request, seed, threat, len(images)),
+        "run": {
+            "dataset": arranged.identity["dataset"]["name"],
+            "search_space": arranged.identity["search_space"]["name"],
+            "method": request.method,
+            "seed": seed,
+            "train": _stage_name(directory, arranged, "train", request.method, seed),
+        },
+        "network": {
+            "file": NETWORK,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "operator_set": onnx_file.OPERATOR_SET,
+            "input": [1, *images.shape[1:]],
+            "output": [1, arranged.dataset.classes],
+            "compared_with_torch": _agreement(agreement),
+        },
+        "properties": {
+            "threat": {"norm": threat.norm, "epsilon": threat.epsilon},
+            "exact": threat.norm == "linf",
+            "vnnlib": list(request.versions),
+            "images": len(images),
+            "decimals": f"rounded outwards: float32 ends and exact ones, to float64, to {box.DIGITS} digits",
+        },
+        "certificates": {
+            "method": found.method,
+            "source": found.source,
+            "radius_method": found.radius_method,
+            "certified": sum(found.certified),
+        },
+        "versions": {"robustnas": __version__, **_versions("torch", "onnx", "onnxruntime")},
+    }
+    with _whole(output) as folder:
+        write_atomically(folder / NETWORK, lambda file: _write(file, data))
+        _properties(folder, request, images, labels, arranged.dataset.classes, threat)
+        write_text(folder / "certificates.csv", certificates.table(found, labels.tolist(), predictions.tolist()))
+        write_text(folder / "README.txt", readme(manifest))
+        write_json(folder / "manifest.json", manifest)
+    return Bundle(output, manifest)
+
+
+def _write(file: Any, data: bytes) -> None:
+    file.write(data)
+
+
+def _plan(run: Path) -> Plan:
+    """The plan of the recipe that a run directory keeps."""
+    recipe = run / "recipe.yaml"
+    if not recipe.is_file():
+        raise RunDirectoryError(
+            f"{run} is not a run directory: it has no recipe.yaml; `robustnas run RECIPE` makes one in runs/"
+        )
+    return plan.make(load(recipe))
+
+
+def _known(request: Request, arranged: Plan) -> int:
+    """The seed; method and seed are the run's."""
+    methods = list(arranged.methods)
+    if request.method not in methods:
+        raise InputError(
+            f"{request.run} has no method {request.method!r}{did_you_mean(request.method, methods)}; "
+            f"it has {', '.join(methods)}"
+        )
+    seed = arranged.seeds[0] if request.seed is None else request.seed
+    if seed not in arranged.seeds:
+        raise InputError(f"{request.run} has no seed {seed}; it has {', '.join(map(str, arranged.seeds))}")
+    return seed
+
+
+def _threat(request: Request, arranged: Plan) -> ThreatModel:
+    """The threat model asked for, as far as a box can say it."""
+    norm = request.norm or arranged.threat.norm
+    if norm not in NORMS:
+        raise InputError(f"found norm {norm!r}; {', '.join(NORMS)} would do{did_you_mean(norm, NORMS)}")
+    epsilon = request.epsilon
+    if epsilon is None:
+        if norm != arranged.threat.norm:
+            raise InputError(f"--norm {norm} needs an --epsilon of its own: the recipe's threat is {arranged.threat}")
+        epsilon = arranged.threat.epsilon
+    try:
+        threat = ThreatModel(norm, epsilon)
+    except ValueError as fault:
+        raise InputError(str(fault)) from None
+    if norm != "linf" and not request.enclosing_box:
+        raise InputError(
+            f"VNN-LIB properties are boxes and the threat is {threat}; --norm linf --epsilon E would do, or "
+            "--enclosing-box for the box around the ball, whose `unsat` is a proof for the ball and whose `sat` is none"
+        )
+    return threat
+
+
+def _trained(directory: RunDirectory, arranged: Plan, method: str, seed: int) -> PixelNetwork:
+    """The network of a method and seed, in eval mode, on the CPU."""
+    stage = arranged.stage("train", method, seed)
+    assert stage is not None
+    if not directory.done(stage):
+        raise RunDirectoryError(
+            f"{directory.path} holds no trained network of {method} seed {seed}; "
+            f"`robustnas run {directory.path / 'recipe.yaml'} --out {directory.path}` trains it"
+        )
+    chosen = arranged.methods[method]
+    genotype = chosen.genotype or genotype_of(directory, arranged, method, seed)
+    with seeding.seeded(seed, "evaluate", "build"):  # the weights are overwritten at once
+        return train.load(directory.folder(stage), chosen.space, genotype, arranged.dataset, chosen.train)
+
+
+def _images(request: Request, arranged: Plan) -> tuple[Tensor, Tensor]:
+    """The exported test images (N, C, H, W), float32, and their labels (N,)."""
+    split = arranged.dataset.split("test")
+    count = min(IMAGES, len(split.labels)) if request.images is None else request.images
+    if count < 1:
+        raise InputError(f"found {count} images; 1 or more would do")
+    first = First(split, count)
+    return first.take(torch.arange(count)).cpu(), first.labels
+
+
+def _properties(
+    folder: Path, request: Request, images: Tensor, labels: Tensor, classes: int, threat: ThreatModel
+) -> None:
+    """The properties, and for each version the list of instances.
+
+    `instances.csv` lists the first version written; a second one has a list of its own, because a verifier that is
+    run on a list reads one of the two syntaxes.
+    """
+    boxes = [box.around(image, threat.epsilon) for image in images]
+    for number, syntax in enumerate(request.versions):
+        instances = []
+        for index, (ends, label) in enumerate(zip(boxes, labels.tolist(), strict=True)):
+            name = f"vnnlib-{syntax}/image-{index:05d}.vnnlib"
+            comments = (
+                f"{NETWORK}, test image {index} of class {label}, {_region(threat)}, pixels in [0, 1]",
+                "satisfiable exactly if an image in the box is not classified so",
+            )
+            write_text(folder / name, vnnlib.WRITERS[syntax](ends, label, classes, comments))
+            instances.append(f"{NETWORK},{name},{request.timeout}\n")
+        write_text(folder / ("instances.csv" if number == 0 else f"instances-{syntax}.csv"), "".join(instances))
+
+
+def _region(threat: ThreatModel) -> str:
+    box_of = "" if threat.norm == "linf" else "box around the ball "
+    return f"{box_of}{threat.norm} {threat.epsilon!r}"
+
+
+def _claim(threat: ThreatModel) -> str:
+    ball = f"every image with pixels in [0, 1] within {threat.norm} distance {threat.epsilon!r} of it"
+    claim = f"for an image with certified = yes in certificates.csv, {ball} is classified as its label"
+    if threat.norm == "linf":
+        return f"{claim}: its property is unsatisfiable"
+    return f"{claim}; the properties are about the box around that ball, which is larger"
+
+
+def _command(request: Request, seed: int, threat: ThreatModel, images: int) -> str:
+    """A command that writes the same again, where the run directory is."""
+    words = ["robustnas", "export", request.run.name or "RUN", request.method, "--seed", str(seed)]
+    words += ["--images", str(images), "--norm", threat.norm, "--epsilon", repr(threat.epsilon)]
+    words += ["--vnnlib", "both" if set(request.versions) == set(VERSIONS) else request.versions[0][0]]
+    words += ["--timeout", str(request.timeout), *(["--enclosing-box"] if request.enclosing_box else [])]
+    return shlex.join(words)
+
+
+def _name(method: str, seed: int, threat: ThreatModel) -> str:
+    return f"{method}-seed{seed}-{threat.norm}-{threat.epsilon:g}"
+
+
+def _stage_name(directory: RunDirectory, arranged: Plan, kind: plan.Kind, method: str, seed: int) -> str:
+    stage = arranged.stage(kind, method, seed)
+    assert stage is not None
+    return directory.folder(stage).path.name
+
+
+def _agreement(agreement: onnx_file.Agreement | None) -> dict[str, Any] | str:
+    if agreement is None:
+        return "not compared: onnxruntime was not installed"
+    return {
+        "by": agreement.runtime,
+        "images": agreement.images,
+        "largest_difference": agreement.absolute,
+        "relative_to_largest_logit": agreement.relative,
+    }
+
+
+def _versions(*packages: str) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _free(output: Path) -> Path:
+    """A folder that nothing is in yet.
+
+    Raises:
+        InputError: there is something; nothing is overwritten.
+    """
+    if output.is_dir() and not any(output.iterdir()):
+        return output
+    if output.exists():
+        raise InputError(f"{output} is there already; export overwrites nothing, another --output would do")
+    return output
+
+
+@contextmanager
+def _whole(output: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `output` when all is written, and is gone otherwise."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.", suffix=".part"))
+    except OSError as fault:
+        raise InputError(f"{output}: cannot be written: {fault.strerror}; another --output would do") from fault
+    try:
+        yield folder
+        folder.chmod(0o777 & ~UMASK)
+        if output.is_dir():
+            output.rmdir()  # it is empty
+        folder.rename(output)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

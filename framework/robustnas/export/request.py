@@ -1,0 +1,41 @@
+"""What is asked for: which network of a run, which images, which threat, which syntax."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import frozen
+
+VERSIONS = ("1.0", "2.0")
+"""Of VNN-LIB."""
+IMAGES = 20
+TIMEOUT = 300
+
+
+@frozen
+class Request:
+    """One export.
+
+    Args:
+        run: the run directory.
+        method: a method of its recipe.
+        seed: one of its seeds; None: the first.
+        images: test images, from the first; None: IMAGES, or all where there are fewer.
+        norm: None: the recipe's.
+        epsilon: pixel units; None: the recipe's.
+        versions: of VNN-LIB, some of VERSIONS.
+        enclosing_box: for another norm than l_inf, write the box around the ball.
+        timeout: seconds a verifier is given for an image, as `instances.csv` says it.
+        output: the folder to write; None: in the run directory.
+    """
+
+    run: Path
+    method: str
+    seed: int | None = None
+    images: int | None = None
+    norm: str | None = None
+    epsilon: float | None = None
+    versions: tuple[str, ...] = VERSIONS
+    enclosing_box: bool = False
+    timeout: int = TIMEOUT
+    output: Path | None = None

@@ -1,0 +1,113 @@
+"""The certified-radius metric: where the certified margin is 0, and its gradient by the implicit function theorem."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustnas import certify
+from robustnas.bounds import margins_within
+from robustnas.threat import NORMS, ThreatModel
+from robustnas_plugins.metrics.certified_radius import FLOOR, CertifiedRadius
+from robustnas_plugins.search_spaces.darts import Darts
+
+THREAT = {norm: ThreatModel(norm, 0.05) for norm in NORMS}
+
+
+def supernet(cells: int = 2, channels: int = 2, size: int = 5) -> tuple[nn.Module, Tensor, Tensor]:
+    """A small supernet in float64, images it classifies as labelled, all but the last."""
+    torch.manual_seed(0)
+    net = Darts(cells=cells, channels=channels).supernet((1, size, size), 3).double()
+    images = torch.rand(4, 1, size, size, dtype=torch.float64)
+    with torch.no_grad():
+        for table in net.alpha.values():
+            table.normal_()
+        net.train()(torch.rand(16, 1, size, size, dtype=torch.float64))
+        labels = net.eval()(images).argmax(dim=1)
+    labels[-1] = (labels[-1] + 1) % 3
+    return net, images, labels
+
+
+def exact(net: nn.Module, images: Tensor, labels: Tensor, norm: str, around: Tensor) -> Tensor:
+    """(N,) radii by bisection to 1e-9, within a hundredth of those given."""
+    below, above = 0.99 * around, 1.01 * around
+    with torch.no_grad():
+        for _ in range(24):
+            middle = (below + above) / 2
+            bound = margins_within(net, images, labels, norm, middle, "crown-ibp", "strongest")[:, 0]
+            below, above = torch.where(bound > 0, middle, below), torch.where(bound > 0, above, middle)
+    return below
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_it_is_the_radius_where_the_margin_is_0_and_its_gradient_that_of_finite_differences(norm: str):
+    net, images, labels = supernet()
+    metric = CertifiedRadius(scale="log", steps=10)
+    score = metric.score(net, images, labels, THREAT[norm])
+    assert score[-1].item() == pytest.approx(torch.tensor(FLOOR).log().item())
+    right, right_labels = images[:-1], labels[:-1]
+    radius = exact(net, right, right_labels, norm, score[:-1].detach().exp())
+    torch.testing.assert_close(score[:-1].detach().exp(), radius, rtol=1e-4, atol=0)
+    tables = list(net.alpha.values())
+    gradients = torch.autograd.grad(score.sum(), tables)
+    draw, checked = torch.Generator().manual_seed(1), 0
+    for table, gradient in zip(tables, gradients, strict=True):
+        assert gradient.abs().max() > 1e-3
+        direction = torch.randn(table.shape, dtype=table.dtype, generator=draw)
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                table.add_(sign * 1e-5 * direction)
+                values.append(exact(net, right, right_labels, norm, radius).log().sum())
+                table.sub_(sign * 1e-5 * direction)
+        difference = float(values[0] - values[1]) / 2e-5
+        assert difference == pytest.approx(float((gradient * direction).sum()), rel=2e-3, abs=1e-4)
+        checked += 1
+    assert checked == 2
+
+
+@pytest.mark.parametrize("scale", ["log", "pixels"])
+def test_it_cannot_be_improved_by_rescaling_logits(scale: str):
+    net, images, labels = supernet()
+    metric = CertifiedRadius(scale=scale)
+    was = metric.score(net, images, labels, THREAT["linf"])
+    head = net.classifier
+    slopes = torch.autograd.grad(was.sum(), [head.weight, head.bias])
+    along = sum((slope * of).sum() for slope, of in zip(slopes, (head.weight, head.bias), strict=True))
+    assert abs(along) < 1e-9 * sum(slope.norm() for slope in slopes)
+    with torch.no_grad():
+        head.weight.mul_(7.0)
+        head.bias.mul_(7.0)
+    torch.testing.assert_close(metric.score(net, images, labels, THREAT["linf"]), was)
+
+
+def test_it_agrees_with_what_certify_finds_and_is_never_above_the_pixel_range():
+    net, images, labels = supernet()
+    found = CertifiedRadius(scale="pixels", steps=8).score(net, images, labels, THREAT["linf"]).detach()
+    certified = certify.radius(net, images, labels, "linf", tolerance=1e-4)
+    assert found[-1] == certified[-1] == 0
+    # one is to the strongest wrong class at the clean image, the other to all
+    assert (certified <= found * 1.001).all()
+    torch.testing.assert_close(found, certified, rtol=0.05, atol=0)
+    with torch.no_grad():
+        assert CertifiedRadius().score(net, images, labels, THREAT["l1"]).requires_grad is False
+
+
+def test_it_is_usable_in_float32_at_8_cells():
+    net, images, labels = supernet(cells=8, channels=2, size=8)
+    score = CertifiedRadius(precision="float64", steps=12).score(net, images, labels, THREAT["linf"])
+    wide = torch.autograd.grad(score.sum(), list(net.alpha.values()))
+    net.float()
+    narrow = CertifiedRadius(steps=12).score(net, images.float(), labels, THREAT["linf"])
+    slopes = torch.autograd.grad(narrow.sum(), list(net.alpha.values()))
+    assert (narrow[:-1] < -1).all()
+    torch.testing.assert_close(narrow.double(), score.double(), rtol=1e-3, atol=1e-3)
+    for one, other in zip(slopes, wide, strict=True):
+        assert (one.double() - other).norm() < 0.02 * other.norm()
+
+
+@pytest.mark.parametrize("option", [{"method": "crow"}, {"scale": "margin"}, {"steps": -1}, {"precision": "half"}])
+def test_bad_options_are_refused(option: dict[str, object]):
+    with pytest.raises(ValueError):
+        CertifiedRadius(**option)
