@@ -39,7 +39,7 @@ from robustnas.threat import ThreatModel
 Kind = Literal["search", "train", "clean", "attack", "certify"]
 KINDS: tuple[Kind, ...] = ("search", "train", "clean", "attack", "certify")
 
-RESULTS = 2
+RESULTS = 3
 """Raised whenever a stage computes something else than before: older results are then not taken for new ones."""
 
 

@@ -22,16 +22,19 @@ from robustnas.bounds.margins import (
 )
 from robustnas.bounds.registration import Lines, activation_rule, boundable, linear_rule, rule
 from robustnas.bounds.relaxation import relax, relax_entrywise
+from robustnas.bounds.rules.curve import Curve, enclose_curve
 from robustnas.bounds.value import RULES, Value
 
 __all__ = [
     "METHODS",
     "RULES",
     "TARGETS",
+    "Curve",
     "Lines",
     "Value",
     "activation_rule",
     "boundable",
+    "enclose_curve",
     "linear_bounds",
     "linear_rule",
     "log_widths",

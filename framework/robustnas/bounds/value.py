@@ -165,7 +165,9 @@ class Value(torch.Tensor):
         kwargs = dict(kwargs or {})
         if "input" in kwargs:
             args = (kwargs.pop("input"), *args)
-        first = next(values_in((args, tuple(kwargs.values()))))
+        # nearly always the first argument; the network's forward is thousands of these calls
+        leads = bool(args) and isinstance(args[0], Value)
+        first: Value = args[0] if leads else next(values_in((args, tuple(kwargs.values()))))
         if func in METADATA:
             told = first.centre if first.plain is None else first.plain
             return func(told, *args[1:], **kwargs)
@@ -194,7 +196,7 @@ class Value(torch.Tensor):
                 )
             raise
         for value in values_in((result,)):
-            if value.dim() < 1 or value.centre.shape[0] != first.walk.images:
+            if value.centre.dim() < 1 or value.centre.shape[0] != first.walk.images:
                 shape = tuple(value.centre.shape)
                 refuse(
                     func,

@@ -58,11 +58,10 @@ def max_pool2d(
     walk = value.walk
     lower, upper = walk.interval(value)
     with walk.intervals():
-        low = pool(lower)[0]
-        at_low = pool((lower + TIE * value.radius).detach())[1]
-        high, at_high = pool(upper)
-        # one entry is both the least and the largest: its own interval, which the ends may have rounded away
-        alone = (at_low == at_high) & (_take(lower, at_low) == low)
+        low, (high, at_high) = pool(lower)[0], pool(upper)
+        bottom = _take(lower, at_high)
+        # one entry has both ends: its own interval, which the ends may have rounded away
+        alone = bottom == low
         centre = torch.where(alone, _take(value.centre, at_high), (low + high) / 2)
         radius = torch.where(alone, _take(value.radius, at_high), (high - low) / 2)
     plain = None
@@ -70,10 +69,10 @@ def max_pool2d(
         plain = pool(value.plain)[0]
         if walk.backward:
             with walk.intervals():
+                at_low = pool((lower + TIE * value.radius).detach())[1]
                 second = _Second.apply(upper, _Windows(upper, high, **window))  # type: ignore[no-untyped-call]
                 # a window of one entry has no second: its lowest number leaves the largest lower bound
                 floor = torch.maximum(low, second)
-                bottom = _take(lower, at_high)
                 # 0 where the largest upper bound is not alone above the floor; then the line is level
                 excess = F.relu(high - floor)
                 slope = excess / (high - bottom + torch.finfo(high.dtype).tiny)

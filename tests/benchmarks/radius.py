@@ -1,0 +1,211 @@
+"""Certified radii of test images of a trained discrete network: seconds and bound evaluations an image.
+
+    python tests/benchmarks/radius.py --folder FOLDER                   6 cells on 28x28 MNIST, 32 test images
+    python tests/benchmarks/radius.py --folder FOLDER --images 1000 --method ibp --norm linf l2
+
+FOLDER holds the files of MNIST; without --folder they are looked for as the dataset `mnist` does (the variable
+ROBUSTNAS_DATA, then ./data).  Where they are not, the 8x8 digits that ship with the package are enlarged to 28x28, and
+the title says so.
+
+The network is trained first, for a few hundred steps of Adam, so that most images are classified rightly: only these
+have a search.  `bounds` is the mean number of bounds that `certify.radius` computes for an image that is right, in
+float32 while it searches and in float64 to confirm; seconds are those of the clock, over all images.  Nothing is
+extrapolated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustnas import certify, seeding
+from robustnas.bounds import METHODS
+from robustnas.contracts import Images
+from robustnas.errors import DataError
+from robustnas.images import InMemory
+from robustnas.normalize import PixelNetwork
+from robustnas.threat import NORMS
+from robustnas_plugins.datasets.digits import Digits
+from robustnas_plugins.datasets.torchvision_sets import MNIST
+from robustnas_plugins.search_spaces.darts import Darts
+from robustnas_plugins.search_spaces.sizes import FORMS
+
+
+@frozen(eq=False)
+class Data:
+    """Digits of 28x28 pixels, to train with and to certify.
+
+    Args:
+        name: what they are, for titles.
+    """
+
+    name: str
+    train: Images
+    test: Images
+
+    @classmethod
+    def found(cls, folder: str | None) -> Data:
+        """MNIST, or the digits of the package where its files are missing."""
+        mnist = MNIST(folder)
+        try:
+            return cls("MNIST", mnist.split("train"), mnist.split("test"))
+        except DataError as fault:
+            Console(stderr=True).print(f"{fault}\n  enlarged 8x8 digits take their place", markup=False)
+        digits = Digits()
+        return cls("digits enlarged to 28x28", *(_enlarged(digits.split(name)) for name in ("train", "test")))
+
+    def tests(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first `count` test images and their labels."""
+        indices = torch.arange(min(count, len(self.test.labels)))
+        return self.test.take(indices), self.test.labels[indices]
+
+
+def _enlarged(images: Images) -> Images:
+    pixels = images.take(torch.arange(len(images.labels)))
+    return InMemory(F.interpolate(pixels, (28, 28), mode="bilinear").clamp(0.0, 1.0), images.labels)
+
+
+@frozen
+class Net:
+    """A discrete network, and how briefly it is trained.
+
+    Args:
+        genotype: a published cell.
+        form: of the stem: `cifar`, or `imagenet` with one that divides the size by eight.
+        steps: of Adam, at a rate that falls to 0.
+        batch: training images in a step.
+    """
+
+    cells: int
+    channels: int
+    genotype: str
+    form: str
+    steps: int
+    batch: int = 32
+
+    def trained(self, data: Data, device: torch.device) -> PixelNetwork:
+        """The network in eval mode, with channels last."""
+        with seeding.seeded(0, "benchmark"):
+            space = Darts(network_cells=self.cells, network_channels=self.channels, form=self.form)
+            built = space.network(space.published[self.genotype], MNIST.shape, MNIST.classes)
+            network = PixelNetwork(built, MNIST.mean, MNIST.std)
+            order = torch.randint(len(data.train.labels), (self.steps, self.batch))
+        network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, max(self.steps, 1))
+        for indices in order:
+            loss = F.cross_entropy(network(data.train.take(indices).to(device)), data.train.labels[indices].to(device))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        return network.eval()
+
+    def __str__(self) -> str:
+        form = "" if self.form == "cifar" else f", {self.form} form"
+        return f"{self.genotype}, {self.cells} cells, {self.channels} ch{form}, {self.steps} steps of {self.batch}"
+
+
+@frozen(eq=False)
+class Count:
+    """Images whose bounds were computed, by number format."""
+
+    images: dict[torch.dtype, int] = field(factory=lambda: {torch.float32: 0, torch.float64: 0})
+
+
+@contextmanager
+def counted() -> Iterator[Count]:
+    """Counts what `certify` asks of the bounds inside."""
+    count, bounded = Count(), certify.margins_within
+
+    def counting(network: Any, images: Tensor, *rest: Any) -> Tensor:
+        count.images[images.dtype] += len(images)
+        return bounded(network, images, *rest)
+
+    certify.margins_within = counting
+    try:
+        yield count
+    finally:
+        certify.margins_within = bounded
+
+
+def right(network: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Tensor:
+    """(N,) whether each image is classified as its label."""
+    with torch.no_grad():
+        return torch.cat([network(part).argmax(dim=1) for part in images.split(batch)]) == labels
+
+
+def main() -> None:
+    """Train, certify and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_network(parser, cells=6, channels=8, steps=300)
+    parser.add_argument("--images", type=int, default=32, help="test images, from the first")
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=["ibp", "crown-ibp"])
+    parser.add_argument("--norm", nargs="+", choices=NORMS, default=["linf"])
+    parser.add_argument("--tolerance", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=64, help="images certified at once")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    device, data, net = torch.device(given.device), Data.found(given.folder), asked(given)
+    network = net.trained(data, device)
+    images, labels = (some.to(device) for some in data.tests(given.images))
+    rights = right(network, images, labels, given.batch)
+
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{given.threads} thread(s)"
+    table = Table(
+        title=f"certified radius on {data.name}: {net}\n{int(rights.sum())} of {len(images)} test images right; "
+        f"tolerance {given.tolerance:g}, {given.batch} at once, {place}"
+    )
+    titles = ("norm", "method", "mean radius", "seconds an image", "all images", "bounds float32", "float64")
+    for title in titles:
+        table.add_column(title, justify="left" if title in titles[:2] else "right")
+    for norm in given.norm:
+        for method in given.method:
+            with counted() as count:
+                began = time.perf_counter()
+                radii = certify.radius(network, images, labels, norm, method, given.tolerance, given.batch)
+                taken = time.perf_counter() - began
+            searched = max(int(rights.sum()), 1)
+            # the first pass at radius 0 takes every image, right or wrong
+            single = count.images[torch.float32] - len(images)
+            table.add_row(
+                norm,
+                method,
+                f"{float(radii[rights].mean()):.3e}",
+                f"{taken / len(images):.3f}",
+                f"{taken:.1f} s",
+                f"{single / searched:.1f}",
+                f"{count.images[torch.float64] / searched:.1f}",
+            )
+    Console(width=120).print(table)
+
+
+def add_network(parser: argparse.ArgumentParser, cells: int, channels: int, steps: int) -> None:
+    """The arguments that `asked` reads, and those of the machine."""
+    parser.add_argument("--folder", help="that holds the files of MNIST")
+    parser.add_argument("--cells", type=int, default=cells)
+    parser.add_argument("--channels", type=int, default=channels)
+    parser.add_argument("--genotype", default="DARTS_V2", choices=sorted(Darts().published), metavar="NAME")
+    parser.add_argument("--form", choices=FORMS, default="cifar", help="of the stem")
+    parser.add_argument("--steps", type=int, default=steps, help="of training")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+
+
+def asked(given: argparse.Namespace) -> Net:
+    """The network the arguments describe."""
+    return Net(given.cells, given.channels, given.genotype, given.form, given.steps)
+
+
+if __name__ == "__main__":
+    main()
