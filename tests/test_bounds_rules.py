@@ -284,3 +284,61 @@ def test_third_party_rules_in_a_few_lines():
         point = ThreatModel("linf", 0.2).project(IMAGES + torch.empty_like(IMAGES).uniform_(-0.2, 0.2), IMAGES)
         logits = net(point)
         assert (bound <= (logits.gather(1, LABELS[:, None]) - logits)[keep].view(2, -1) + 1e-9).all()
+
+
+class Summed(nn.Module):
+    """Mixes channels by index notation, with weights of both signs."""
+
+    def __init__(self, equation: str, as_list: bool = False):
+        super().__init__()
+        self.equation, self.as_list = equation, as_list
+        self.weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 0.25], [-1.0, 3.0]], dtype=torch.float64))
+
+    def forward(self, images: Tensor) -> Tensor:
+        operands = (self.weight, F.relu(images - 0.5))
+        mixed = torch.einsum(self.equation, list(operands)) if self.as_list else torch.einsum(self.equation, *operands)
+        return mixed.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_einsum_is_linear_in_its_one_bounded_operand(as_list: bool):
+    net = Summed("ek,nkhw->nehw", as_list).eval()
+    images = torch.rand(3, 2, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels, threat = torch.tensor([0, 1, 2]), ThreatModel("linf", 0.2)
+    points = [threat.project(images + 0.2 * (2 * torch.rand_like(images) - 1).sign(), images) for _ in range(200)]
+    true = torch.stack([net(point) for point in points])
+    margin = true.gather(2, labels.view(1, 3, 1).expand(200, 3, 1)) - true
+    for method in ("ibp", "crown-ibp"):
+        bound = margins(net, images, labels, threat, method)
+        for row, label in enumerate(labels.tolist()):
+            others = [j for j in range(3) if j != label]
+            assert (bound[row] <= margin[:, row, others].amin(dim=0) + 1e-9).all()
+            assert (bound[row] > margin[:, row, others].amin(dim=0) - 2.0).all()
+    torch.testing.assert_close(
+        margins(net, images, labels, ThreatModel("linf", 0.0)),
+        margins(Plainly(net), images, labels, ThreatModel("linf", 0.0)),
+    )
+
+
+class Plainly(nn.Module):
+    """The same sums as a loop."""
+
+    def __init__(self, net: Summed):
+        super().__init__()
+        self.net = net
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(images - 0.5)
+        rows = [sum(w * x[:, k] for k, w in enumerate(row)) for row in self.net.weight.unbind()]
+        return torch.stack(rows, dim=1).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("equation", "told"),
+    [("ek,nkhw->enhw", "first index"), ("ek,nkhw", "name every index"), ("ek,...khw->...ehw", "name every index")],
+)
+def test_einsum_that_may_mix_images_is_refused(equation: str, told: str):
+    images = torch.rand(3, 2, 2, 2, dtype=torch.float64)
+    with pytest.raises(UnsupportedOpError, match=told):
+        margins(Summed(equation).eval(), images, torch.tensor([0, 1, 2]), ThreatModel("linf", 0.1))

@@ -314,3 +314,15 @@ def test_any_set_of_faults_is_told_completely_and_in_place(tmp_path_factory, cho
         found[place.rpartition(":")[0]] = key
     assert found == wanted
     assert len(caught.value.faults) == len(chosen)
+
+
+def test_a_last_epsilon_beyond_the_pixel_range_is_told_before_anything_runs(folder: Path) -> None:
+    text = BASE.replace("methods:\n", "methods:\n  wide: {train: {regime: {name: certified, epsilon: 8}}}\n", 1)
+    assert text != BASE
+    Path("r.yaml").write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load("r.yaml")
+    (fault,) = caught.value.faults
+    assert "methods.wide.train.regime.epsilon: found 8; a fraction of the pixel range" in fault
+    Path("r.yaml").write_text(text.replace("norm: linf", "norm: l2"))
+    assert load("r.yaml").recipe.methods["wide"].train.regime.epsilon == 8.0

@@ -180,23 +180,24 @@ class Walk:
         batched = coefficients.shape[0] > 1
         outputs = [value.plain, *(rays.control for rays, _ in zip(self.rays, slopes, strict=False))]
         given = [coefficients, *slopes]
-        self.relaxing, self.batched = True, batched
-        try:
-            slope, gaps = torch.autograd.grad(
+
+        def pull(*vectors: Tensor) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(
                 outputs,
                 (self.probe, self.budget),
-                given if batched else [each[0] for each in given],
+                vectors,
                 retain_graph=True,
                 create_graph=differentiable,
                 allow_unused=True,
-                is_grads_batched=batched,
+                materialize_grads=True,
             )
+
+        self.relaxing, self.batched = True, batched
+        try:
+            # not `is_grads_batched`: that is torch's old vmap, which takes convolutions row by row
+            pulled = torch.func.vmap(pull)(*given) if batched else pull(*(each[0] for each in given))
         finally:
             self.relaxing = self.batched = False
+        slope, gaps = pulled if batched else (each[None] for each in pulled)
         with torch.set_grad_enabled(differentiable):
-            bound = coefficients.new_zeros(coefficients.shape[:2])
-            if slope is not None:
-                bound = bound - self.region.minimum(slope if batched else slope[None])
-            if gaps is not None:
-                bound = bound - (gaps if batched else gaps[None])
-        return bound
+            return -self.region.minimum(slope) - gaps

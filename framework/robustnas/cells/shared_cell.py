@@ -20,6 +20,7 @@ from typing import Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import has_torch_function
 
 from robustnas.cells.graph import edge_index
 from robustnas.cells.layers import preprocessing
@@ -129,6 +130,8 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def mixtures(shares: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
     """sum_k shares[e, k] * outputs[k] for every e: shares (E, K), K tensors of one shape -> E of that shape."""
+    if has_torch_function(tuple(outputs)):  # bounded values: few functions of several entries, for what each costs
+        return list(torch.einsum("ek,nkchw->nechw", shares, torch.stack(list(outputs), dim=1)).unbind(dim=1))
     if not by_hand(shares, *outputs):
         return [total([share * one for share, one in zip(row.unbind(), outputs, strict=True)]) for row in shares]
     # one product over all entries; in the order they have in channels-last memory

@@ -67,9 +67,10 @@ def _padded(x: Tensor, amounts: tuple[int, int, int, int]) -> Tensor:
 def _weighted(seen: Iterator[Tensor], weight: Tensor) -> Tensor:
     """The sum of what each entry sees, times the entry."""
     y = None
+    add = torch.addcmul if torch._C._are_functorch_transforms_active() else Tensor.addcmul_
     for part, entry in zip(seen, weight.flatten(1).unbind(1), strict=True):
         factor = entry.view(1, -1, 1, 1)
-        y = part * factor if y is None else y.addcmul_(part, factor)
+        y = part * factor if y is None else add(y, part, factor)
     assert y is not None
     return y
 

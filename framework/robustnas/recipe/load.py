@@ -15,12 +15,12 @@ from attrs import evolve, field, frozen
 
 from robustnas.errors import RecipeError
 from robustnas.recipe import shelf
-from robustnas.recipe.document import Node, read
+from robustnas.recipe.document import Node, below, read
 from robustnas.recipe.faults import Faults, Mark
 from robustnas.recipe.methods import read_methods
 from robustnas.recipe.overlay import assign, overlay
 from robustnas.recipe.plugins import Plugins
-from robustnas.recipe.schema import Certify, Evaluate, Recipe, Search, Train
+from robustnas.recipe.schema import Certified, Certify, Evaluate, Method, Recipe, Search, Train
 from robustnas.recipe.values import BAD, found, read_object, read_value, refuse_unknown
 from robustnas.registry import DATASETS, SEARCH_SPACES
 from robustnas.threat import ThreatModel
@@ -184,7 +184,21 @@ def _recipe(root: Node, faults: Faults) -> Recipe | None:
         parts["attacks"] = plugins.attacks(given["attacks"], given.get("threat"), known)
     if "methods" in given:
         parts["methods"] = read_methods(given["methods"], given, parts["search"], parts["train"], plugins, faults)
+        if threat is not BAD:
+            _check_radii(parts["methods"], given["methods"], threat, faults)
     return None if len(faults) else Recipe(**parts)
+
+
+def _check_radii(methods: dict[str, Method], node: Node, threat: ThreatModel, faults: Faults) -> None:
+    """The last epsilon of certified training is one of its method's threat."""
+    for name, method in methods.items():
+        regime, norm = method.train.regime, (method.threat or threat).norm
+        if isinstance(regime, Certified) and regime.epsilon is not None and regime.epsilon > 1 and norm == "linf":
+            text = (
+                f"found {regime.epsilon:g}; a fraction of the pixel range, at most 1 for linf, would do, such as 8/255"
+            )
+            assert isinstance(node.value, dict)
+            faults.add(node.value[name].mark, f"{below(node.path, name)}.train.regime.epsilon", text)
 
 
 def _seeds(node: Node, faults: Faults) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustnas.bounds.registration import Lines, only_first, rule, spellings
-from robustnas.bounds.relaxation import differentiated, per_image, relax_entrywise
+from robustnas.bounds.relaxation import differentiated, per_image
 from robustnas.bounds.scale import rescaled
 from robustnas.bounds.value import Function, Value, refuse
 from robustnas.bounds.walk import Rays, Walk
@@ -92,11 +92,9 @@ def _rectified(value: Value, negative: float) -> Value:
             ray = chord.round()
     plain = None if value.plain is None else F.leaky_relu(value.plain, negative)
     if plain is not None and value.plain is not None and walk.backward:
+        plain, control = _Steered.apply(walk, plain, value.plain, ray, chord, offset, walk.budget)  # type: ignore
         if walk.optimises and bool(unstable(lower, upper).any()):
-            plain, control = _Steered.apply(walk, plain, value.plain, ray, chord, offset, walk.budget)  # type: ignore
             walk.steer(Rays(control, ray.detach(), negative))
-        else:
-            plain = relax_entrywise(walk, plain, value.plain, ray, None, chord, offset)
     return value.like(plain, centre, radius)
 
 
