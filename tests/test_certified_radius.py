@@ -12,14 +12,15 @@ from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.metrics.certified_radius import FLOOR, CertifiedRadius
 from robustnas_plugins.search_spaces.darts import Darts
 
+SIDES = (1 - 1e-5, 1 + 1e-5)
 THREAT = {norm: ThreatModel(norm, 0.05) for norm in NORMS}
 
 
-def supernet(cells: int = 2, channels: int = 2, size: int = 5) -> tuple[nn.Module, Tensor, Tensor]:
+def supernet(cells: int = 2, channels: int = 4, size: int = 5) -> tuple[nn.Module, Tensor, Tensor]:
     """A small supernet in float64, images it classifies as labelled, all but the last."""
     torch.manual_seed(0)
     net = Darts(cells=cells, channels=channels).supernet((1, size, size), 3).double()
-    images = torch.rand(4, 1, size, size, dtype=torch.float64)
+    images = torch.rand(5, 1, size, size, dtype=torch.float64)
     with torch.no_grad():
         for table in net.alpha.values():
             table.normal_()
@@ -29,11 +30,11 @@ def supernet(cells: int = 2, channels: int = 2, size: int = 5) -> tuple[nn.Modul
     return net, images, labels
 
 
-def exact(net: nn.Module, images: Tensor, labels: Tensor, norm: str, around: Tensor) -> Tensor:
-    """(N,) radii by bisection to 1e-9, within a hundredth of those given."""
-    below, above = 0.99 * around, 1.01 * around
+def exact(net: nn.Module, images: Tensor, labels: Tensor, norm: str, around: Tensor, within: float = 1e-2) -> Tensor:
+    """(N,) radii by bisection, within this share of those given."""
+    below, above = (1 - within) * around, (1 + within) * around
     with torch.no_grad():
-        for _ in range(24):
+        for _ in range(22):
             middle = (below + above) / 2
             bound = margins_within(net, images, labels, norm, middle, "crown-ibp", "strongest")[:, 0]
             below, above = torch.where(bound > 0, middle, below), torch.where(bound > 0, above, middle)
@@ -49,8 +50,14 @@ def test_it_is_the_radius_where_the_margin_is_0_and_its_gradient_that_of_finite_
     right, right_labels = images[:-1], labels[:-1]
     radius = exact(net, right, right_labels, norm, score[:-1].detach().exp())
     torch.testing.assert_close(score[:-1].detach().exp(), radius, rtol=1e-4, atol=0)
+    # where a line flips at the root itself the bound jumps over 0, and there is nothing to differentiate
+    with torch.no_grad():
+        across = [margins_within(net, right, right_labels, norm, radius * c, "crown-ibp", "strongest") for c in SIDES]
+    smooth = ((across[0] - across[1])[:, 0].abs() < 1e-3 * net(right).std(dim=1)).nonzero().squeeze(1)
+    assert len(smooth) >= 2
+    right, right_labels, radius = right[smooth], right_labels[smooth], radius[smooth]
     tables = list(net.alpha.values())
-    gradients = torch.autograd.grad(score.sum(), tables)
+    gradients = torch.autograd.grad(score[smooth].sum(), tables)
     draw, checked = torch.Generator().manual_seed(1), 0
     for table, gradient in zip(tables, gradients, strict=True):
         assert gradient.abs().max() > 1e-3
@@ -58,10 +65,10 @@ def test_it_is_the_radius_where_the_margin_is_0_and_its_gradient_that_of_finite_
         values = []
         for sign in (1, -1):
             with torch.no_grad():
-                table.add_(sign * 1e-5 * direction)
-                values.append(exact(net, right, right_labels, norm, radius).log().sum())
-                table.sub_(sign * 1e-5 * direction)
-        difference = float(values[0] - values[1]) / 2e-5
+                table.add_(sign * 1e-6 * direction)
+                values.append(exact(net, right, right_labels, norm, radius, 1e-4).log().sum())
+                table.sub_(sign * 1e-6 * direction)
+        difference = float(values[0] - values[1]) / 2e-6
         assert difference == pytest.approx(float((gradient * direction).sum()), rel=2e-3, abs=1e-4)
         checked += 1
     assert checked == 2
@@ -95,13 +102,13 @@ def test_it_agrees_with_what_certify_finds_and_is_never_above_the_pixel_range():
 
 
 def test_it_is_usable_in_float32_at_8_cells():
-    net, images, labels = supernet(cells=8, channels=2, size=8)
-    score = CertifiedRadius(precision="float64", steps=12).score(net, images, labels, THREAT["linf"])
+    net, images, labels = supernet(cells=8, channels=4, size=8)
+    score = CertifiedRadius(precision="float64", steps=8).score(net, images, labels, THREAT["linf"])
     wide = torch.autograd.grad(score.sum(), list(net.alpha.values()))
     net.float()
-    narrow = CertifiedRadius(steps=12).score(net, images.float(), labels, THREAT["linf"])
+    narrow = CertifiedRadius(steps=8).score(net, images.float(), labels, THREAT["linf"])
     slopes = torch.autograd.grad(narrow.sum(), list(net.alpha.values()))
-    assert (narrow[:-1] < -1).all()
+    assert (narrow[:-1] < -5).all()
     torch.testing.assert_close(narrow.double(), score.double(), rtol=1e-3, atol=1e-3)
     for one, other in zip(slopes, wide, strict=True):
         assert (one.double() - other).norm() < 0.02 * other.norm()
