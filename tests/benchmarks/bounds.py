@@ -134,7 +134,7 @@ SUITES = {
         Case("discrete", "32x32x3", 20, 36, 64),
     ),
 }
-"""`small` takes a minute of one CPU core, `cpu` a quarter of an hour, `paper` (the sizes of the paper) needs a GPU."""
+"""`small` takes a minute or two of one CPU core, `cpu` some more; `paper`, at the paper's sizes, is for a GPU."""
 
 
 def passes(
@@ -187,11 +187,13 @@ def held(run: Callable[[], object], device: torch.device) -> int:
     if device.type == "cuda":
         _wait(device)
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        before: int = torch.cuda.memory_allocated(device)
         run()
         _wait(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with Tally() as tally:
+        most: int = torch.cuda.max_memory_allocated(device)
+        return most - before
+    tally = Tally()
+    with tally:
         run()
     return tally.peak
 

@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from attrs import field, frozen
@@ -35,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustnas import certify, seeding
-from robustnas.bounds import METHODS
+from robustnas.bounds import METHODS, margins_within
 from robustnas.contracts import Images
 from robustnas.errors import DataError
 from robustnas.images import InMemory
@@ -43,7 +44,7 @@ from robustnas.normalize import PixelNetwork
 from robustnas.recipe.schema import Certified
 from robustnas.statistics import noted_statistics
 from robustnas.threat import NORMS
-from robustnas.train import certified
+from robustnas.train import certified as certified_training
 from robustnas_plugins.datasets.digits import Digits
 from robustnas_plugins.datasets.torchvision_sets import MNIST
 from robustnas_plugins.search_spaces.darts import Darts
@@ -120,12 +121,14 @@ class Net:
             images, labels = data.train.take(indices).to(device), data.train.labels[indices].to(device)
             optimizer.zero_grad()
             if self.epsilon == 0:
-                F.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+                F.cross_entropy(network(images), labels).backward()
             else:
-                now = certified.moment(regime, self.epsilon, 1, number / self.steps)
+                now = certified_training.moment(regime, self.epsilon, 1, number / self.steps)
                 with noted_statistics(network) as noted:
-                    loss, _, _ = certified.loss(now, network, images, labels, "linf", F.cross_entropy, 0.0, noted)
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss, _, _ = certified_training.loss(
+                        now, network, images, labels, "linf", F.cross_entropy, 0.0, noted
+                    )
+                    loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             schedule.step()
@@ -147,7 +150,8 @@ class Net:
                 raise SystemExit(f"{file} holds {state['net']}, not {self}; another file would do")
             network = self.built()
             network.load_state_dict(state["weights"])
-            return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+            network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            return network.eval()
         network = self.trained(data, device)
         torch.save({"net": str(self), "weights": network.state_dict()}, file)
         return network
@@ -170,17 +174,14 @@ class Count:
 @contextmanager
 def counted() -> Iterator[Count]:
     """Counts what `certify` asks of the bounds inside."""
-    count, bounded = Count(), certify.margins_within
+    count = Count()
 
     def counting(network: Any, images: Tensor, *rest: Any) -> Tensor:
         count.images[images.dtype] += len(images)
-        return bounded(network, images, *rest)
+        return margins_within(network, images, *rest)
 
-    certify.margins_within = counting
-    try:
+    with patch.object(certify, "margins_within", counting):
         yield count
-    finally:
-        certify.margins_within = bounded
 
 
 def right(network: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Tensor:

@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--run", nargs=2, metavar=("RUN", "METHOD"), help="a run directory and a method of its recipe")
     parser.add_argument("--seed", type=int, help="of the run; default its first")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    default = [threat("linf:0.05"), threat("l2:0.5"), threat("l1:1")]
+    default = [threat("linf:0.05"), threat("l2:0.15"), threat("l1:0.2")]
     parser.add_argument("--threat", nargs="+", type=threat, default=default, metavar="NORM:EPSILON")
     parser.add_argument("--images", type=int, default=100, help="for ibp and crown-ibp")
     parser.add_argument("--few", type=int, default=5, help="for all methods")

@@ -15,7 +15,7 @@ Threat: {norm} {epsilon!r}, pixels in [0, 1].
 Claim: {claim}.
   {certified} of {images} images are certified, by {method} ({source}).
   margin: least certified difference between the logit of the label and another one, over all admissible images.
-  The bounds are computed in float32 and lowered by a slack for rounding; they are not exact arithmetic.
+  What is certified was confirmed in float64 and lowered by a slack for rounding; it is not exact arithmetic.
 An image that is not certified is not claimed to be broken.
 
 To refute the claim: run a verifier on the instances.  The image of a `sat` is a counterexample if it is admissible and
