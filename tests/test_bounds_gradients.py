@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from robustnas.bounds import log_widths, margins
 from robustnas.bounds.rules.max_pool import _Second, _Windows
-from robustnas.bounds.rules.rectifier import _Enclosure, _Pulled, enclosure, pulled, rectifier_lines
+from robustnas.bounds.rules.rectifier import _Enclosure, _Interval, _Pulled, enclosure, pulled, rectifier_lines
 from robustnas.threat import ThreatModel
 
 
@@ -147,7 +147,21 @@ def test_the_rectifiers_enclosure_is_the_general_one():
     lower, upper = intervals(1)
     wide = [end.detach()[2].requires_grad_() for end in ((lower + upper) / 2, (upper - lower) / 2)]
     assert gradgradcheck(_Enclosure.apply, wide)
+    for seed in range(5):
+        ends = [end.detach() for end in intervals(seed)]
+        inputs = [((ends[0] + ends[1]) / 2).requires_grad_(), ((ends[1] - ends[0]) / 2).requires_grad_()]
+        found, expected = _Interval.apply(*inputs), enclosure(*inputs)[:2]
+        slopes = [torch.randn_like(one) for one in expected]
+        for one, other in zip(
+            (*found, *torch.autograd.grad(found, inputs, slopes)),
+            (*expected, *torch.autograd.grad(expected, inputs, slopes)),
+            strict=True,
+        ):
+            there = (inputs[1] > 0).detach()
+            torch.testing.assert_close(one[there], other[there], rtol=1e-12, atol=1e-12)
+    assert gradgradcheck(_Interval.apply, wide)
     nothing = torch.full((1,), torch.nan)
+    assert all(one.isnan().all() for one in _Interval.apply(nothing, nothing))
     assert all(one.isnan().all() for one in _Enclosure.apply(nothing, nothing))
 
 
