@@ -23,6 +23,7 @@ from robustnas.recipe import schema
 from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
 from robustnas_plugins.metrics.certified_bound import CertifiedBound
+from robustnas_plugins.metrics.certified_radius import CertifiedRadius
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.metrics.random_noise import RandomNoise
 
@@ -33,8 +34,7 @@ Metrics = tuple[tuple[float, Any], ...]
 
 def methods(size: Size) -> dict[str, tuple[schema.Order, Metrics]]:
     """Hypergradient and metrics of each method."""
-    epsilon, precision = size.bound
-    bound = CertifiedBound(epsilon=epsilon, scale="log", precision=precision)
+    bound = CertifiedBound(epsilon=size.epsilon, scale="log")
     first = schema.FirstOrder()
     return {
         PLAIN: (first, ()),
@@ -44,7 +44,9 @@ def methods(size: Size) -> dict[str, tuple[schema.Order, Metrics]]:
         "darts, cg (5 iterations)": (schema.ConjugateGradient(), ()),
         "dsrna-jacobian, one row": (first, ((1.0, Jacobian(rows=1)),)),
         "dsrna-jacobian, all rows": (first, ((1.0, Jacobian()),)),
-        f"dsrna-cb, crown-ibp, {precision}": (first, ((1.0, bound),)),
+        "dsrna-cb, ibp": (first, ((1.0, CertifiedBound(method="ibp", epsilon=size.epsilon, scale="log")),)),
+        "dsrna-cb, crown-ibp": (first, ((1.0, bound),)),
+        "certified-radius, crown-ibp": (first, ((1.0, CertifiedRadius()),)),
         "dsrna-combined, one row": (first, ((1.0, bound), (1.0, Jacobian(rows=1)))),
         "sdarts-rs": (first, ((1.0, RandomNoise()),)),
         "sdarts-adv": (first, ((1.0, AdversarialAlpha()),)),

@@ -38,19 +38,19 @@ class Size:
         space: of the supernet.
         shape: (C, H, W) of an image.
         batch: images of each half in a step, unless asked for otherwise.
-        bound: epsilon and precision at which the certified bound of this supernet is finite.
+        epsilon: of the certified bound.
     """
 
     space: Any
     shape: tuple[int, int, int]
     batch: int
-    bound: tuple[float, str] = (1e-3, "float32")
+    epsilon: float = 1e-3
 
 
 SIZES = {
     "quickstart": Size(Darts(cells=2, channels=4), (1, 8, 8), 64),
-    "digits": Size(Darts(cells=4, channels=16), (1, 8, 8), 64, (1e-5, "float32")),
-    "cifar10": Size(Darts(cells=8, channels=16), (3, 32, 32), 16, (1e-6, "float64")),
+    "digits": Size(Darts(cells=4, channels=16), (1, 8, 8), 64, 1e-5),
+    "cifar10": Size(Darts(cells=8, channels=16), (3, 32, 32), 16, 1e-6),
 }
 
 
