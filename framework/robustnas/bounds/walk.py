@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -195,9 +196,18 @@ class Walk:
         self.relaxing, self.batched = True, batched
         try:
             # not `is_grads_batched`: that is torch's old vmap, which takes convolutions row by row
-            pulled = torch.func.vmap(pull)(*given) if batched else pull(*(each[0] for each in given))
+            pulled = _of_rows(pull, given) if batched else pull(*(each[0] for each in given))
         finally:
             self.relaxing = self.batched = False
         slope, gaps = pulled if batched else (each[None] for each in pulled)
         with torch.set_grad_enabled(differentiable):
             return -self.region.minimum(slope) - gaps
+
+
+def _of_rows(pull: Callable[..., tuple[Tensor, ...]], given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """One backward pass for all rows."""
+    with warnings.catch_warnings():
+        # some rare functions are taken row by row inside it, which is slower and equal; torch warns of each
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        pulled: tuple[Tensor, ...] = torch.func.vmap(pull)(*given)
+        return pulled
