@@ -15,15 +15,20 @@ from robustnas.bounds.value import Value
 from robustnas.bounds.walk import Walk
 
 STEPS = 20
+"""Steps of ascent: one backward pass each, and one more for the lines of `crown`."""
+
 RATE = 0.3
 """First step, of slopes in [0, 1]; it decays to a tenth."""
 
 
-def least_fall(walk: Walk, value: Value, coefficients: Tensor, differentiable: bool = True) -> Tensor:
-    """`Walk.fall` with the best slopes found: (S, N, ...) coefficients -> (S, N)."""
-    rays = list(walk.rays)
+def least_fall(walk: Walk, value: Value, coefficients: Tensor) -> Tensor:
+    """`Walk.fall` with the best slopes found: (S, N, ...) coefficients -> (S, N), in the value's units.
+
+    The slopes are constants to a gradient of what is returned.
+    """
+    rays = walk.rays
     if not rays:
-        return walk.fall(value, coefficients, differentiable)
+        return walk.fall(value, coefficients)
     slopes = [each.slopes.expand(len(coefficients), *each.slopes.shape).clone() for each in rays]
     best = coefficients.new_full(coefficients.shape[:2], torch.inf)
     kept = [each.clone() for each in slopes]
@@ -44,12 +49,11 @@ def least_fall(walk: Walk, value: Value, coefficients: Tensor, differentiable: b
             _descended(leaf.detach(), gradient, m, v, rate, step + 1).clamp_(each.least, 1.0)
             for leaf, gradient, m, v, each in zip(leaves, gradients, first, second, rays, strict=True)
         ]
-    if differentiable and walk.differentiable:
-        return walk.fall(value, coefficients, True, kept)
-    return best
+    return walk.fall(value, coefficients, slopes=kept) if walk.differentiable else best
 
 
 def _beside(verdicts: Tensor, slopes: Tensor) -> Tensor:
+    """(S, N) verdicts, to stand beside slopes (S, N, ...)."""
     return verdicts.view(*verdicts.shape, *[1] * (slopes.dim() - 2))
 
 

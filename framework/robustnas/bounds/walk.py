@@ -55,6 +55,7 @@ class Walk:
              of its own.
         batched: the backward pass under way bounds several linear functions at once.
         probe: (N, ...) zeros added to the images; gradients with respect to it are the slopes A.
+        rays: of the rectifiers passed so far, where the walk optimises.
         budget: (N,) zeros; gradients with respect to it are the sums of <A_i, line_i(z_i) - f_i(z_i)>.
     """
 
