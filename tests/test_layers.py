@@ -14,10 +14,10 @@ FRAMEWORK = ROOT / "framework" / "robustnas"
 PLUGINS = ROOT / "plugins" / "robustnas_plugins"
 
 ROWS = [
-    {"bracket", "errors", "suggest", "foolbox_import", "convolution", "interrupt", "finite"},
+    {"bracket", "draws", "errors", "suggest", "foolbox_import", "convolution", "interrupt", "finite"},
     {"threat", "seeding", "report", "artifacts", "device", "frozen", "genotype", "pixels",
      "double_backward", "memory", "precision", "recompute", "synchronised", "world"},
-    {"contracts"},
+    {"contracts", "foolbox_attack"},
     {"bounds", "registry", "options", "images", "augment", "normalize", "statistics", "cells"},
     {"recipe", "perturb", "feed"},
     {"batches"},
@@ -32,7 +32,7 @@ ROWS = [
 
 PLUGINS_MAY_IMPORT = {
     "errors", "threat", "contracts", "seeding", "report", "images", "bounds", "certify", "cells", "genotype",
-    "statistics", "perturb", "foolbox_import", "frozen", "suggest", "double_backward", "precision", "bracket",
+    "statistics", "perturb", "draws", "foolbox_attack", "foolbox_import", "frozen", "suggest", "double_backward", "precision", "bracket",
 }  # fmt: skip
 """Promises, values and engines; nothing that runs an experiment."""
 

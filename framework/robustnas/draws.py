@@ -1,0 +1,102 @@
+"""Random numbers of each image: functions of the image's seed, whatever batch, order or process it is attacked in.
+
+A generator gives an image other numbers as soon as another image leaves the batch before it.  Here a number is a hash
+of (seed of the image, words that say what for, place in the shape): nothing is carried along, nothing can shift.
+
+The hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators",
+figure 16) on integers of 64 bits that wrap: the same bits on every device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+
+def _signed(value: int) -> int:
+    """An unsigned 64-bit integer as torch's signed one of the same bits."""
+    return value - 2**64 if value >= 2**63 else value
+
+
+GOLDEN = _signed(0x9E3779B97F4A7C15)
+FIRST, SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+
+
+def _right(value: Tensor, bits: int) -> Tensor:
+    """A logical shift: torch's own keeps the sign."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mixed(value: Tensor) -> Tensor:
+    """SplitMix64's finaliser, entry by entry."""
+    value = (value ^ _right(value, 30)) * FIRST
+    value = (value ^ _right(value, 27)) * SECOND
+    return value ^ _right(value, 31)
+
+
+def _number(*words: str | int) -> int:
+    """64 bits for some words, the same on every machine."""
+    text = "/".join(str(word) for word in words)
+    return _signed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
+
+
+@frozen(eq=False)
+class Draws:
+    """Random numbers of N images; asking twice for the same gives the same, `of` makes other ones.
+
+    Args:
+        seeds: (N,) int64, one an image, on the device on which numbers are wanted.
+    """
+
+    seeds: Tensor
+
+    @staticmethod
+    def of_images(seed: int, label: str, indices: Tensor, device: torch.device | str = "cpu") -> Draws:
+        """The draws of the images at `indices` (N,) int64 of a dataset, for one use called `label`."""
+        return Draws(_mixed(indices.to(device) * GOLDEN + _number(seed, label)))
+
+    @staticmethod
+    def fresh(count: int, device: torch.device | str = "cpu") -> Draws:
+        """Draws that depend on torch's global generator: for attacks that nobody hands draws."""
+        return Draws(torch.randint(-(2**62), 2**62, (count,)).to(device))
+
+    def of(self, *words: str | int) -> Draws:
+        """Draws of the same images for another use, such as `of("restart", 2)`."""
+        return Draws(_mixed(self.seeds ^ _number(*words)))
+
+    def at(self, chosen: Tensor) -> Draws:
+        """The draws of some of the images: (n,) int64 places, or (N,) bool."""
+        return Draws(self.seeds[chosen])
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def _bits(self, shape: tuple[int, ...]) -> Tensor:
+        """(N, *shape) int64."""
+        places = torch.arange(1, math.prod(shape) + 1, device=self.seeds.device)
+        return _mixed(self.seeds[:, None] + places * GOLDEN).view(len(self.seeds), *shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """(N, *shape) float32, uniform in [0, 1)."""
+        return _right(self._bits(shape), 40).float() * 2.0**-24
+
+    def signs(self, *shape: int) -> Tensor:
+        """(N, *shape) float32, -1 or 1."""
+        return _right(self._bits(shape), 63).float() * 2 - 1
+
+    def integers(self, below: int | Tensor, *shape: int) -> Tensor:
+        """(N, *shape) int64, uniform in [0, below); `below` is at most 2**31 (uniform to one part in 2**31)."""
+        return (_right(self._bits(shape), 32) * below) >> 32
+
+    def normal(self, *shape: int) -> Tensor:
+        """(N, *shape) float32, standard normal (Box and Muller 1958)."""
+        first, second = self.of("radius").uniform(*shape), self.of("angle").uniform(*shape)
+        return (-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * math.pi * second)
+
+    def exponential(self, *shape: int) -> Tensor:
+        """(N, *shape) float32, exponential with mean 1."""
+        return -torch.log1p(-self.uniform(*shape))
