@@ -7,7 +7,19 @@ from hypothesis import strategies as st
 
 from robustnas.contracts import Images
 from robustnas.errors import DataError
-from robustnas.images import First, InMemory, Streamed, halves, in_order, on_device, readers, shuffled, stored
+from robustnas.images import (
+    Chosen,
+    First,
+    InMemory,
+    Streamed,
+    balanced,
+    halves,
+    in_order,
+    on_device,
+    readers,
+    shuffled,
+    stored,
+)
 
 
 def draw(seed=0):
@@ -170,3 +182,84 @@ def test_the_first_images_of_a_split():
     assert torch.equal(first.take(torch.arange(4)), images.take(torch.arange(4)))
     with pytest.raises(DataError, match="10 images are asked for and there are 9"):
         First(images, 10)
+
+
+def test_chosen_images_of_a_split():
+    pixels, labels = some(9)
+    places = torch.tensor([7, 2, 2, 8])
+    streamed = Streamed(list(pixels), labels, 3)
+    for images in (InMemory(pixels, labels), streamed, First(streamed, 9), Chosen(streamed, torch.arange(9))):
+        chosen = Chosen(images, places)
+        assert torch.equal(chosen.labels, labels[places])
+        assert torch.equal(on_device(chosen, "cpu").take(torch.tensor([3, 0])), pixels[[8, 7]] / 255)
+        assert torch.equal(First(chosen, 2).take(torch.tensor([1])), pixels[[2]] / 255)
+        assert readers(chosen) == readers(images)
+        assert torch.equal(stored(chosen, torch.tensor([3, 1])), stored(images, torch.tensor([8, 2])))
+    assert stored(Chosen(streamed, places), torch.tensor([0])).dtype == torch.uint8
+    assert readers(Chosen(streamed, places)) == 3
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        (torch.tensor([0, 9]), "image 9 is asked for and there are 9"),
+        (torch.tensor([-1]), "image -1 is asked for"),
+        (torch.tensor([0.0]), "indices must be int64"),
+        (torch.zeros(9, dtype=torch.bool), "indices must be int64"),
+        (torch.tensor([[1]]), "indices must be int64"),
+    ],
+)
+def test_images_that_are_not_there_cannot_be_chosen(indices, message):
+    with pytest.raises(DataError, match=message):
+        Chosen(InMemory(*some(9)), indices)
+
+
+@settings(deadline=None)
+@given(sizes=st.lists(st.integers(0, 12), min_size=1, max_size=6), share=st.floats(0, 1), seed=st.integers(0, 5))
+def test_a_balanced_choice_has_as_many_of_each_class_as_there_can_be(sizes, share, seed):
+    labels = torch.cat([torch.full((size,), label) for label, size in enumerate(sizes)])
+    labels = labels[torch.randperm(len(labels), generator=draw(seed))]
+    count = round(share * len(labels))
+    chosen = balanced(labels, count, seed)
+    assert chosen.dtype == torch.int64
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert len(chosen) == count
+    found = [int((labels[chosen] == label).sum()) for label in range(len(sizes))]
+    most = max(found)
+    for have, size in zip(found, sizes, strict=True):
+        assert have <= size
+        assert have == size or have >= most - 1, "a class with images left has fewer than others"
+    fewer = balanced(labels, count // 2, seed)
+    assert set(fewer.tolist()) <= set(chosen.tolist())
+    assert torch.equal(chosen, balanced(labels, count, seed))
+
+
+def test_a_balanced_choice_of_classes_of_one_size_is_floor_or_ceil():
+    labels = torch.arange(1000) % 10
+    for count in (1, 9, 10, 95, 100, 1000):
+        found = labels[balanced(labels, count, 0)].bincount(minlength=10)
+        assert set(found.tolist()) <= {count // 10, -(-count // 10)}
+        assert int(found.sum()) == count
+
+
+def test_a_balanced_choice_is_drawn():
+    labels = torch.arange(1000) % 10
+    first, second = balanced(labels, 100, 0), balanced(labels, 100, 1)
+    assert not torch.equal(first, second)
+    # a choice of the first images would have a mean near 50
+    assert 400 < float(first.double().mean()) < 600
+    # which classes have one more is drawn too
+    assert len({tuple(labels[balanced(labels, 13, seed)].bincount(minlength=10).tolist()) for seed in range(5)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "count", "message"),
+    [
+        (torch.arange(4), 5, "5 images are asked for and there are 4"),
+        (torch.arange(4), -1, "-1 images are asked for"),
+        (torch.arange(4.0), 2, "labels must be int64"),
+    ],
+)
+def test_a_balanced_choice_that_cannot_be_is_refused(labels, count, message):
+    with pytest.raises(DataError, match=message):
+        balanced(labels, count, 0)

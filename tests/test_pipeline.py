@@ -95,7 +95,7 @@ def test_running_again_does_nothing_and_says_the_same(copy: Path, capsys: pytest
     assert table(copy) == rows
     printed = capsys.readouterr()
     assert "darts" in printed.out
-    assert "12 of 12 stages were done before" in printed.err
+    assert "14 of 14 stages were done before" in printed.err
 
 
 def test_an_added_attack_method_and_seed_do_only_what_is_new(copy: Path):
@@ -113,7 +113,7 @@ def test_an_added_attack_method_and_seed_do_only_what_is_new(copy: Path):
     assert {k: after[k] for k in before} == before
     assert len(after) - len(before) == 2, "one attack for each method"
     assert run(copy, "--quiet", "--set", "seeds=[0, 1]") == 0
-    assert len(results(copy)) == len(after) + 12
+    assert len(results(copy)) == len(after) + 14
     assert table(copy)["rows"][0]["clean"]["std"] is not None
 
 
@@ -314,10 +314,10 @@ def test_a_plan_runs_nothing(finished: Path, tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "run").exists()
     printed = capsys.readouterr().out
     assert "2 x 3 = 6 steps" in printed
-    assert "0 of 12 stages are done" in printed
+    assert "0 of 14 stages are done" in printed
     assert main(["plan", str(finished / "r.yaml"), "--out", str(finished / "run")]) == 0
     printed = capsys.readouterr().out
-    assert "12 of 12 stages are done" in printed
+    assert "12 of 14 stages are done" in printed
     assert f"{int(table(finished)['rows'][0]['parameters']['mean']):,}" in printed
 
 
@@ -339,7 +339,7 @@ def test_a_lost_search_takes_all_that_needs_it_along_and_nothing_else(tmp_path: 
     status, message = end(process)
     assert status == 1
     assert "failed: jac seed 0 search" in message
-    assert message.count("left out: jac seed 0") == 5
+    assert message.count("left out: jac seed 0") == 6
     assert "Traceback" not in message
     rows = {r["method"]: r for r in table(tmp_path)["rows"]}
     assert rows["darts"]["robust"] is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from robustnas.errors import InputError, RecipeError
-from robustnas.plan import Plan, digest, make
+from robustnas.plan import KINDS, Plan, digest, make
 from robustnas.recipe.load import load
 
 RECIPE = """
@@ -43,8 +43,8 @@ def keys(found: Plan, kind: str, method: str | None = None) -> set[str]:
 def test_every_method_and_seed_has_its_stages(recipe: Path):
     found = plan(recipe)
     kinds = [s.kind for s in found.stages_of("jac", 1)]
-    assert kinds == ["search", "train", "clean", "attack", "attack", "certify"]
-    assert len(found.until(None)) == 2 * 2 * 6
+    assert kinds == ["search", "train", "clean", "probe", "certify", "attack", "attack"]
+    assert len(found.until(None)) == 2 * 2 * 7
     assert {s.kind for s in found.until("search")} == {"search"}
     assert {s.kind for s in found.until("train")} == {"search", "train"}
 
@@ -53,7 +53,7 @@ def test_a_stage_needs_the_one_it_reads(recipe: Path):
     found = plan(recipe)
     by_key = {s.key: s for s in found.stages}
     for stage in found.stages:
-        wanted = {"search": set(), "train": {"search"}}.get(stage.kind, {"train"})
+        wanted = {"search": set(), "train": {"search"}, "clean": {"train"}}.get(stage.kind, {"train", "clean"})
         assert {by_key[key].kind for key in stage.needs} == wanted
         assert all((by_key[k].method, by_key[k].seed) == (stage.method, stage.seed) for k in stage.needs)
 
@@ -62,17 +62,17 @@ def test_methods_that_share_a_stage_share_its_result(recipe: Path):
     found = plan(recipe, "methods.same={}")
     assert keys(found, "search", "same") == keys(found, "search", "darts")
     assert keys(found, "train", "same") == keys(found, "train", "darts")
-    assert len(found.until(None)) == 2 * 2 * 6
+    assert len(found.until(None)) == 2 * 2 * 7
 
 
 @pytest.mark.parametrize(
     ("override", "changed"),
     [
-        ("search.epochs=3", {"search", "train", "clean", "attack", "certify"}),
-        ("search_space.channels=4", {"search", "train", "clean", "attack", "certify"}),
-        ("search_space.network_cells=2", {"train", "clean", "attack", "certify"}),
-        ("train.epochs=2", {"train", "clean", "attack", "certify"}),
-        ("evaluate.images=10", {"clean", "attack", "certify"}),
+        ("search.epochs=3", {"search", "train", "clean", "probe", "attack", "certify"}),
+        ("search_space.channels=4", {"search", "train", "clean", "probe", "attack", "certify"}),
+        ("search_space.network_cells=2", {"train", "clean", "probe", "attack", "certify"}),
+        ("train.epochs=2", {"train", "clean", "probe", "attack", "certify"}),
+        ("evaluate.images=10", {"clean", "probe", "attack", "certify"}),
         ("certify.method=ibp", {"certify"}),
         ("certify.batch=7", set()),
         ("seeds=[0, 1]", set()),
@@ -80,8 +80,7 @@ def test_methods_that_share_a_stage_share_its_result(recipe: Path):
 )
 def test_only_what_matters_changes_a_key(recipe: Path, override: str, changed: set[str]):
     before, after = plan(recipe), plan(recipe, override)
-    kinds = ("search", "train", "clean", "attack", "certify")
-    assert {kind for kind in kinds if keys(before, kind) != keys(after, kind)} == changed
+    assert {kind for kind in KINDS if keys(before, kind) != keys(after, kind)} == changed
 
 
 def test_a_search_without_a_metric_does_not_depend_on_the_threat(recipe: Path):
@@ -100,6 +99,54 @@ def test_another_attack_leaves_the_others_alone(recipe: Path):
     )
     assert keys(before, "attack") < keys(after, "attack")
     assert keys(before, "train") == keys(after, "train")
+
+
+SEVERAL = (
+    "attacks=[{name: square, queries: 10}, {name: pgd, steps: 9, step_size: 2/255}, fgsm, "
+    "{name: deepfool, threat: {norm: l2, epsilon: 0.5}}, {name: transfer, steps: 2, step_size: 2/255}, corruptions]"
+)
+
+
+def test_attacks_go_from_cheap_to_expensive_and_each_waits_for_those_before_it_in_its_norm(recipe: Path):
+    found = plan(recipe, SEVERAL)
+    stages = [s for s in found.stages_of("jac", 0) if s.kind == "attack"]
+    labels = [s.column.label for s in stages]
+    assert labels == ["fgsm", "pgd-9", "deepfool (l2 0.5)", "transfer-2", "square", "corruptions"]
+    by_key = {s.key: s.column.label for s in stages}
+    after = {s.column.label: [by_key[key] for key in s.after if key in by_key] for s in stages}
+    assert after["fgsm"] == after["deepfool (l2 0.5)"] == after["transfer-2"] == after["corruptions"] == []
+    assert after["pgd-9"] == ["fgsm"]
+    assert after["square"] == ["fgsm", "pgd-9", "transfer-2"]
+    certify = found.stage("certify", "jac", 0)
+    assert all(certify.key in s.after for s in stages), "what fools is held against the certificates"
+    assert [c.label for c in found.columns if c.worst_case] == ["fgsm", "pgd-9", "transfer-2", "square"]
+
+
+def test_attacks_on_all_images_wait_for_no_attack(recipe: Path):
+    found = plan(recipe, SEVERAL, "evaluate.attacked=all")
+    attacks = {s.key for s in found.stages if s.kind == "attack"}
+    assert len(attacks) == 4 * 6
+    assert not any(attacks.intersection(s.after) for s in found.stages)
+
+
+def test_images_of_transfer_need_the_other_networks(recipe: Path):
+    found = plan(recipe, SEVERAL)
+    stage = found.stage("attack", "jac", 0, "transfer-2")
+    assert found.networks["darts", 0] in stage.needs
+    with pytest.raises(RecipeError, match=r"transfer-2 .* there is one method"):
+        plan(recipe, SEVERAL, "methods.jac=null", "methods={darts: {}}")
+
+
+def test_a_smaller_radius_of_the_same_norm_is_inside_the_threat(recipe: Path):
+    found = plan(
+        recipe,
+        "attacks=[fgsm, {name: fgsm, label: a, threat: {epsilon: 1/255}}, {name: fgsm, label: b, threat: {epsilon: 0.5}}]",
+        "evaluate.epsilons=[4/255, 1.0]",
+    )
+    columns = {c.label: c for c in found.columns}
+    assert {label: c.worst_case for label, c in columns.items()} == {"fgsm": True, "a": True, "b": False}
+    assert columns["fgsm"].radii == (4 / 255, found.threat.epsilon, 1.0)
+    assert columns["a"].radii == (1 / 255,)
 
 
 def test_where_data_lies_does_not_matter(recipe: Path, tmp_path: Path):

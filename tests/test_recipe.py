@@ -84,7 +84,7 @@ attacks:
     assert off.train.epochs == 600
     assert methods["given"].genotype == "DARTS_V1"
     assert methods["given"].threat == ThreatModel("linf", 0.1)
-    assert [attack.label for attack in found.attacks] == ["fast", "steps-20", "steps-10 (linf 4/255)"]
+    assert [attack.label for attack in found.attacks] == ["fast", "steps-20", "steps (linf 4/255)"]
     assert found.attacks[1].use.plugin.step_size == pytest.approx(0.5 / 255)
     assert found.attacks[1].threat is None
     assert found.attacks[2].threat == ThreatModel("linf", 4 / 255)

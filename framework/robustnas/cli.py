@@ -136,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     table = add(commands, "table", "rebuild and print the table of a run directory", _table)
     table.add_argument("directory", type=Path, metavar="DIR", help="a run directory")
 
+    _add_evaluate(add(commands, "evaluate", "attack and certify a network made elsewhere", _evaluate))
+    records = add(commands, "records", "what each attack did to each image of a run, as CSV", _records)
+    records.add_argument("directory", type=Path, metavar="DIR", help="a run directory")
+    records.add_argument("--output", type=Path, metavar="FILE", help="a new file (default: print)")
+    _add_robustbench(add(commands, "robustbench", "write a result in the form of RobustBench's files", _robustbench))
+
     _add_export(add(commands, "export", "write a trained network with its certificates as ONNX and VNN-LIB", _export))
 
     plugins = group("plugins", "list the installed plugins, or show one with its options")
@@ -153,6 +159,49 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("name", metavar="NAME", help="a name that recipes list shows")
     copy.add_argument("dest", nargs="?", type=Path, metavar="DEST", help="file or folder (default: ./NAME.yaml)")
     return parser
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `evaluate`."""
+    parser.add_argument("--network", required=True, metavar="MODULE:FACTORY", help="what makes the network")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="its state dict (default: as the factory makes it)"
+    )
+    parser.add_argument("--dataset", required=True, metavar="YAML", help="a dataset: digits, or {name: cifar10, ...}")
+    parser.add_argument("--name", metavar="NAME", help="of its row in the table (default: the factory's)")
+    parser.add_argument("--normalize", action="store_true", help="put the dataset's mean and deviation in front of it")
+    parser.add_argument("--norm", default="linf", metavar="NORM", help="linf, l2 or l1 (default: linf)")
+    parser.add_argument("--epsilon", metavar="E", help="radius in pixel units (default: linf 8/255, l2 0.5, l1 12)")
+    parser.add_argument(
+        "--attack",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="an attack: fgsm, or '{name: pgd, steps: 20, step_size: 2/255}'; may be given again "
+        "(default: fgsm, pgd of 20 steps, autoattack)",
+    )
+    parser.add_argument("--images", type=_count, metavar="N", help="test images, of equal classes (default: all)")
+    parser.add_argument("--certify", metavar="METHOD", help="certify too, by ibp, crown-ibp, crown or alpha-crown")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random draws (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/evaluate-NAME)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other key of a recipe")
+    parser.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but faults; the table is in DIR")
+
+
+def _add_robustbench(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `robustbench`."""
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a run directory")
+    parser.add_argument("method", metavar="METHOD", help="a method of its table")
+    parser.add_argument("--title", metavar="TEXT", help="of the paper (default: the method)")
+    parser.add_argument("--architecture", required=True, metavar="TEXT", help="of the network, in words")
+    for name in ("link", "authors", "venue", "footnote"):
+        parser.add_argument(f"--{name}", default="", metavar="TEXT", help="as RobustBench has it")
+    parser.add_argument("--additional-data", action="store_true", help="it was trained on more than the dataset")
+    parser.add_argument(
+        "--passes", type=_count, default=1, metavar="N", help="forward passes an answer takes (default: 1)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="a new file (default: print)")
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
@@ -220,6 +269,77 @@ def _table(arguments: argparse.Namespace) -> int:
     from robustnas import pipeline
 
     pipeline.show_table(arguments.directory)
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from robustnas.recipe.load import load
+    from robustnas.recipe.of_network import Asked, name_of, text
+
+    asked = Asked(
+        network=arguments.network,
+        weights=arguments.weights,
+        dataset=arguments.dataset,
+        name=arguments.name,
+        normalize=arguments.normalize,
+        norm=arguments.norm,
+        epsilon=arguments.epsilon,
+        attacks=arguments.attack,
+        images=arguments.images,
+        certify=arguments.certify,
+        seed=arguments.seed,
+    )
+    recipe = text(asked)
+    out: Path = arguments.out or Path("runs") / f"evaluate-{name_of(asked)}"
+    path = out / "evaluate.yaml"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(recipe, encoding="utf-8")
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be written: {fault.strerror}; another --out would do") from None
+    loaded = load(path, arguments.set)
+    from robustnas import pipeline
+
+    return pipeline.run(loaded, out=out, device=arguments.device, quiet=arguments.quiet)
+
+
+def _records(arguments: argparse.Namespace) -> int:
+    from robustnas import pipeline
+
+    return _given(pipeline.records(arguments.directory), arguments.output)
+
+
+def _robustbench(arguments: argparse.Namespace) -> int:
+    from robustnas import pipeline
+
+    found = pipeline.leaderboard(
+        arguments.directory,
+        arguments.method,
+        name=arguments.title or arguments.method,
+        architecture=arguments.architecture,
+        link=arguments.link,
+        authors=arguments.authors,
+        venue=arguments.venue or "N/A",
+        footnote=arguments.footnote,
+        number_forward_passes=arguments.passes,
+        additional_data=arguments.additional_data,
+    )
+    return _given(found, arguments.output)
+
+
+def _given(text: str, path: Path | None) -> int:
+    """Print a text, or write it to a file that is not there yet."""
+    if path is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError:
+        raise InputError(f"{path} is there already, and nothing is overwritten; another --output would do") from None
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be written: {fault.strerror}; another --output would do") from None
+    print(path)
     return 0
 
 

@@ -46,6 +46,8 @@ class _InTorch:
 
     Args:
         norm: `linf`, `l2` or `l1`.
+
+    A class that does not look at gradients says so: `access = "black-box"`.
     """
 
     takes_draws = True

@@ -3,6 +3,7 @@
     InMemory     a tensor, uint8 (a pixel 255 is 1.0) or float in [0, 1]; may live on the device
     Streamed     a sequence that reads one image at a time, when it is asked for
     First        the first so many of others
+    Chosen       those at given places of others
     on_device    the same images, handed out on a device
 
 All keep `robustnas.contracts.Images`: `take` gives float32 in [0, 1].  Orders are lists of index tensors,
@@ -21,6 +22,7 @@ from torch import Tensor
 from robustnas.contracts import Images
 from robustnas.errors import DataError
 from robustnas.pixels import sent, unit
+from robustnas.seeding import generator as seeded_generator
 
 
 def _check_labels(labels: Tensor, count: int) -> None:
@@ -165,6 +167,44 @@ class First:
         return self.images.take(indices)
 
 
+@frozen(eq=False)
+class Chosen:
+    """The images of a split at some of its indices, in the order of these.
+
+    Args:
+        indices: (n,) int64 on the CPU, into `images`.
+
+    Raises:
+        DataError: the indices are of another type, or there are no such images.
+    """
+
+    images: Images
+    indices: Tensor
+
+    def __attrs_post_init__(self) -> None:
+        count = len(self.images.labels)
+        if self.indices.dtype != torch.int64 or self.indices.dim() != 1:
+            raise DataError(
+                f"indices must be int64 of shape (n,), found {self.indices.dtype} of {tuple(self.indices.shape)}"
+            )
+        outside = self.indices[(self.indices < 0) | (self.indices >= count)]
+        if len(outside) > 0:
+            raise DataError(f"image {int(outside[0])} is asked for and there are {count}, counted from 0")
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64, on the CPU."""
+        return self.images.labels[self.indices]
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The images at `indices` (m,) int64 of the chosen -> (m, C, H, W) float32 in [0, 1]."""
+        return self.images.take(self.places(indices))
+
+    def places(self, indices: Tensor) -> Tensor:
+        """Indices (m,) of the chosen as indices (m,) of the split."""
+        return self.indices[indices.to(self.indices.device)]
+
+
 def on_device(images: Images, device: torch.device | str) -> Images:
     """The same images, handed out on `device`.
 
@@ -183,14 +223,47 @@ def stored(images: Images, indices: Tensor) -> Tensor:
     """
     if isinstance(images, First):
         return stored(images.images, indices)
+    if isinstance(images, Chosen):
+        return stored(images.images, images.places(indices))
     return images.read(indices) if isinstance(images, Streamed) else images.take(indices)
 
 
 def readers(images: Images) -> int:
     """How many processes their dataset wants to read images ahead; 0 where there is nothing to read."""
-    if isinstance(images, First):
+    if isinstance(images, First | Chosen):
         return readers(images.images)
     return images.workers if isinstance(images, Streamed) else 0
+
+
+def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
+    """`count` of the images of a split, as many of each class as there can be: a function of the seed.
+
+    Every class has count / K of them, rounded down or up; one that has fewer images gives all, and the others share
+    what is missing.  Fewer images with the same seed are some of the same.
+
+    Args:
+        labels: (N,) int64, of the split.
+
+    Returns:
+        (count,) int64 on the CPU, ascending.
+
+    Raises:
+        DataError: there are fewer images, or the labels are of another type.
+    """
+    _check_labels(labels, len(labels))
+    if not 0 <= count <= len(labels):
+        raise DataError(f"{count} images are asked for and there are {len(labels)}; a count from 0 to that would do")
+    draws = seeded_generator(seed, "subset")
+    order = torch.randperm(len(labels), generator=draws)
+    _, own, sizes = labels.cpu()[order].unique(return_inverse=True, return_counts=True)
+    turn = torch.randperm(len(sizes), generator=draws)
+    # which image of its class each is, in random order
+    by_class = own.argsort(stable=True)
+    rank = torch.empty_like(order)
+    rank[by_class] = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[own[by_class]]
+    # the first of every class, then the second of every class that has one, and so on
+    rounds = (rank * len(sizes) + turn[own]).argsort()
+    return order[rounds[:count]].sort().values
 
 
 def halves(count: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

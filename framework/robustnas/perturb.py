@@ -95,7 +95,7 @@ def ascend(
             perturbed.requires_grad_()
             (gradient,) = torch.autograd.grad(loss(perturbed).sum(), perturbed)
             perturbed = perturbed.detach()
-            perturbed = threat.project(_step(perturbed, gradient, length, threat.norm), clean)
+            perturbed = threat.project(step(perturbed, gradient, length, threat.norm), clean)
     return perturbed
 
 
@@ -115,7 +115,7 @@ def _random_start(images: Tensor, threat: ThreatModel, generator: torch.Generato
     radius = torch.rand(len(images), generator=generator, device=generator.device)
     # A ball's volume grows as radius ** dimensions, hence the root.
     radius = radius ** (1.0 / images[0].numel())
-    return threat.epsilon * _along(direction) * _per_image(radius.to(images), images)
+    return threat.epsilon * along(direction) * _per_image(radius.to(images), images)
 
 
 def _uniform_in_l1(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -132,11 +132,11 @@ def _uniform_in_l1(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(signs, unit, -unit).view(images.shape).to(images)
 
 
-def _step(images: Tensor, gradient: Tensor, length: float, norm: str) -> Tensor:
+def step(images: Tensor, gradient: Tensor, length: float, norm: str) -> Tensor:
     """One step of `length` in `norm` from `images`, the steepest by this gradient: (N, C, H, W) both -> the same."""
     if norm == "linf":
         return images + length * gradient.sign()
-    return images + (pushes(images, gradient, length) if norm == "l1" else length * _along(gradient))
+    return images + (pushes(images, gradient, length) if norm == "l1" else length * along(gradient))
 
 
 def pushes(images: Tensor, gradient: Tensor, length: float) -> Tensor:
@@ -159,7 +159,7 @@ def pushes(images: Tensor, gradient: Tensor, length: float) -> Tensor:
     return (slope.sign() * torch.zeros_like(room).scatter(1, order, left)).view(images.shape)
 
 
-def _along(direction: Tensor) -> Tensor:
+def along(direction: Tensor) -> Tensor:
     """Length 1 in l_2, image by image: (N, C, H, W)."""
     length = direction.flatten(1).norm(dim=1).clamp_min(torch.finfo(direction.dtype).tiny)
     return direction / _per_image(length, direction)

@@ -3,13 +3,14 @@
     recipe -> plan -> search -> genotype -> train -> attack + certify -> table
 
 The loader (`recipe.load`) has checked every name and option; `plan.make` arranges stages; `run.scheduler` does
-those that are not done; `run.stages` says what each one is; `comparison` turns their results into the one table.
+those that are not done; `run.stages` says what each one is; `run.comparison` turns their results into the one table.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -22,7 +23,7 @@ from robustnas.errors import DataError, InputError, RunDirectoryError
 from robustnas.plan import Plan, Stage, make
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.resolved import resolved
-from robustnas.run import layout, overview
+from robustnas.run import comparison, layout, overview
 from robustnas.run.directory import RunDirectory
 from robustnas.run.progress import Progress
 from robustnas.run.scheduler import Outcome, run_all
@@ -104,11 +105,38 @@ def show_table(directory: Path) -> None:
     Raises:
         RunDirectoryError: it is not a run directory.
     """
+    _check_run_directory(directory)
+    _write_table(RunDirectory(directory), quiet=False)
+
+
+def records(directory: Path) -> str:
+    """What each attack did to each image of a run: CSV, a line for each image, attack and radius or variant.
+
+    Raises:
+        RunDirectoryError: it is not a run directory.
+    """
+    _check_run_directory(directory)
+    return comparison.records(RunDirectory(directory))
+
+
+def leaderboard(directory: Path, method: str, **about: Any) -> str:
+    """A method's result in the form of RobustBench's files.
+
+    Args:
+        about: what the run does not know, as `robustnas.robustbench.entry` takes it.
+
+    Raises:
+        InputError: no such method, or no result of AutoAttack.
+    """
+    _check_run_directory(directory)
+    return comparison.leaderboard(RunDirectory(directory), method, about)
+
+
+def _check_run_directory(directory: Path) -> None:
     if not (directory / "layout.json").is_file():
         raise RunDirectoryError(
             f"{directory} is not a run directory: it has no layout.json; `robustnas run RECIPE` makes one in runs/"
         )
-    _write_table(RunDirectory(directory), quiet=False)
 
 
 def default_directory(loaded: Loaded) -> Path:
@@ -145,12 +173,12 @@ def check_data(todo: Plan) -> None:
 
 
 def _write_table(directory: RunDirectory, quiet: bool) -> None:
-    comparison = layout.comparison(directory)
-    write_json(directory.path / "table.json", table.json_data(comparison))
-    write_text(directory.path / "table.md", table.markdown(comparison))
-    write_text(directory.path / "table.csv", table.csv_text(comparison))
+    compared = comparison.comparison(directory)
+    write_json(directory.path / "table.json", table.json_data(compared))
+    write_text(directory.path / "table.md", table.markdown(compared))
+    write_text(directory.path / "table.csv", table.csv_text(compared))
     if not quiet:
-        table.show(comparison, Console())
+        table.show(compared, Console())
 
 
 def _conclude(outcome: Outcome, directory: RunDirectory, quiet: bool, until: str | None) -> int:

@@ -1,7 +1,5 @@
 """The one table: a row a method, mean and standard deviation over seeds, best value marked.
 
-    certified <= robust <= clean        for every image under one threat, or an error that names the image
-
 `row` builds plain data from the results of the stages; `markdown`, `csv_text`, `json_data` and `show` present it.
 Nothing here depends on when or where the run happened, except keys that end in `_seconds`.
 """
@@ -15,17 +13,18 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from attrs import field, frozen
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from robustnas import attack
-from robustnas.errors import VerdictError
 from robustnas.threat import NORMS
+from robustnas.verdicts import Verdicts
 
 SCHEMA = 1
+FLAGGED = "(!)"
+"""Stands behind the name of a method whose figures a reviewer would question; why is said under the table."""
+
 Figure = dict[str, Any] | None
 """`{"mean", "std", "values"}`; std is the sample standard deviation, None for one seed.  None: not measured."""
 
@@ -36,21 +35,40 @@ class AttackColumn:
 
     label: str
     threat: str
-    worst_case: bool = field(metadata={"help": "the attack's threat is the recipe's, so it counts for `robust`"})
+    worst_case: bool = field(metadata={"help": "its images are of the recipe's threat, so it counts for `robust`"})
+    spared: bool = field(default=False, metadata={"help": "it was spared the images that attacks before it fooled"})
+
+    @property
+    def title(self) -> str:
+        """Of the printed column."""
+        return f"after {self.label} %" if self.spared else f"{self.label} %"
 
 
 @frozen
 class SeedResult:
     """What the stages of one method and seed measured; None where a stage did not run.
 
-    Per-image lists are in the order of the test split and start at its first image.
+    Lists have one entry an image, in the order in which images were evaluated, and start at the first.
+
+    Args:
+        seed: of the recipe.
+        clean: right when clean.
+        attacks: what its attacks amount to.
+        certified: provably right at the recipe's threat.
+        radius: certified radii by norm, pixel units.
+        smoothed: certified l2 radii of the smoothed classifier, 0 where it is wrong or abstains.
+        flags: what a reviewer would object to, plain.
+        parameters: trainable weights.
+        search_seconds: time of the search.
     """
 
     seed: int
     clean: Sequence[bool] | None = None
-    broken: dict[str, Sequence[bool]] = field(factory=dict)
+    attacks: Verdicts = field(factory=Verdicts)
     certified: Sequence[bool] | None = None
     radius: dict[str, Sequence[float]] = field(factory=dict)
+    smoothed: Sequence[float] | None = None
+    flags: Sequence[dict[str, Any]] = ()
     parameters: int | None = None
     search_seconds: float | None = None
 
@@ -64,58 +82,13 @@ def figure(values: Sequence[float | None]) -> Figure:
     return {"mean": statistics.fmean(known), "std": std, "values": known}
 
 
-def check_verdicts(method: str, result: SeedResult, columns: Sequence[AttackColumn]) -> None:
-    """Certified implies unbroken, robust implies clean: image by image, under the recipe's threat.
-
-    Raises:
-        VerdictError: names the first image that contradicts itself.
-    """
-    if result.clean is None:
-        return
-    for column in columns:
-        if not column.worst_case or column.label not in result.broken:
-            continue
-        for index, (was_broken, certified) in enumerate(
-            zip(result.broken[column.label], result.certified or [], strict=False)
-        ):
-            if was_broken and certified:
-                raise VerdictError(
-                    f"{method}, seed {result.seed}: test image {index} is certified and yet broken by "
-                    f"{column.label}; a bound or an attack is wrong"
-                )
-    for index, (clean, certified) in enumerate(zip(result.clean, result.certified or [], strict=False)):
-        if certified and not clean:
-            raise VerdictError(
-                f"{method}, seed {result.seed}: test image {index} is certified and yet wrong when clean; "
-                "a bound is wrong"
-            )
-    for label, broken in result.broken.items():
-        for index, (clean, was_broken) in enumerate(zip(result.clean, broken, strict=True)):
-            if was_broken and not clean:
-                raise VerdictError(
-                    f"{method}, seed {result.seed}: test image {index} is wrong when clean and yet counted as "
-                    f"broken by {label}; the network's clean predictions changed between two stages"
-                )
+def share(flags: Sequence[float]) -> float:
+    """Share of true entries; of shares, their mean."""
+    return math.fsum(flags) / len(flags)
 
 
-def robust_share(result: SeedResult, columns: Sequence[AttackColumn]) -> float | None:
-    """Share of images right when clean and under every attack of the recipe's threat; None without such attacks."""
-    worst = [column.label for column in columns if column.worst_case]
-    if result.clean is None or not worst or any(label not in result.broken for label in worst):
-        return None
-    standing = attack.robust(torch.tensor(result.clean), [torch.tensor(result.broken[label]) for label in worst])
-    return share(standing.tolist())
-
-
-def share(flags: Sequence[bool]) -> float:
-    """Share of true entries."""
-    return sum(map(bool, flags)) / len(flags)
-
-
-def _attack_share(result: SeedResult, label: str) -> float | None:
-    if result.clean is None or label not in result.broken:
-        return None
-    return share([clean and not broken for clean, broken in zip(result.clean, result.broken[label], strict=True)])
+def _share(flags: Sequence[float] | None) -> float | None:
+    return None if flags is None else share(flags)
 
 
 def _radius(result: SeedResult, norm: str, over_correct: bool) -> float | None:
@@ -127,23 +100,46 @@ def _radius(result: SeedResult, norm: str, over_correct: bool) -> float | None:
     return statistics.fmean(chosen) if chosen else None
 
 
-def row(method: str, results: Sequence[SeedResult], columns: Sequence[AttackColumn]) -> dict[str, Any]:
-    """One row as plain data; shares in [0, 1], radii in pixel units."""
-    for result in results:
-        check_verdicts(method, result, columns)
+def row(
+    method: str,
+    results: Sequence[SeedResult],
+    columns: Sequence[AttackColumn],
+    epsilons: Sequence[float] = (),
+    smoothing: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """One row as plain data; shares in [0, 1], radii in pixel units.
+
+    Args:
+        epsilons: radii of the curve of robust accuracy.
+        smoothing: l2 radii at which the smoothed classifier is shown; None where there is none.
+    """
 
     def over(measure: Callable[[SeedResult], float | None]) -> Figure:
         return figure([measure(result) for result in results])
 
+    def by_label(pick: Callable[[Verdicts], Any]) -> dict[str, Any]:
+        found = {c.label: [pick(r.attacks).get(c.label) for r in results] for c in columns}
+        return {label: values for label, values in found.items() if any(values)}
+
     return {
         "method": method,
         "seeds": [result.seed for result in results],
-        "clean": over(lambda r: None if r.clean is None else share(r.clean)),
-        "robust": over(lambda r: robust_share(r, columns)),
-        "attacks": {c.label: over(lambda r, label=c.label: _attack_share(r, label)) for c in columns},  # type: ignore[misc]
-        "certified": over(lambda r: None if r.certified is None else share(r.certified)),
+        "clean": over(lambda r: _share(r.clean)),
+        "robust": over(lambda r: _share(r.attacks.robust)),
+        "attacks": {c.label: over(lambda r, label=c.label: _share(r.attacks.standing.get(label))) for c in columns},  # type: ignore[misc]
+        "robust_at": {f"{e:g}": over(lambda r, e=e: _share(r.attacks.curve.get(e))) for e in epsilons},  # type: ignore[misc]
+        "certified": over(lambda r: _share(r.certified)),
         "certified_radius": {n: over(lambda r, n=n: _radius(r, n, True)) for n in NORMS},  # type: ignore[misc]
         "certified_radius_all": {n: over(lambda r, n=n: _radius(r, n, False)) for n in NORMS},  # type: ignore[misc]
+        "smoothed": {
+            f"{e:g}": over(lambda r, e=e: None if r.smoothed is None else share([x > e for x in r.smoothed]))  # type: ignore[misc]
+            for e in smoothing or ()
+        },
+        "smoothed_radius": over(lambda r: _share(r.smoothed)),
+        "variants": by_label(lambda attacks: attacks.variants),
+        "parts": by_label(lambda attacks: attacks.parts),
+        "evaluations": {c.label: over(lambda r, label=c.label: r.attacks.evaluations.get(label)) for c in columns},  # type: ignore[misc]
+        "flags": [{**flag, "seed": r.seed} for r in results for flag in r.flags],
         "parameters": over(lambda r: None if r.parameters is None else float(r.parameters)),
         "search_seconds": over(lambda r: r.search_seconds),
     }
@@ -158,6 +154,8 @@ class Comparison:
     attacks: list[AttackColumn]
     norms: list[str]
     notes: list[str]
+    epsilons: list[float] = field(factory=list)
+    smoothing: list[float] | None = None
 
 
 @frozen
@@ -190,17 +188,27 @@ def _seconds(value: float) -> str:
 def _columns(comparison: Comparison) -> list[_Column]:
     columns = [_Column("clean %", lambda r: r["clean"], _percent, True)]
     columns += [
-        _Column(f"{a.label} %", lambda r, label=a.label: r["attacks"][label], _percent, True)  # type: ignore[misc]
+        _Column(a.title, lambda r, label=a.label: r["attacks"][label], _percent, True)  # type: ignore[misc]
         for a in comparison.attacks
     ]
     if any(a.worst_case for a in comparison.attacks):
         columns.append(_Column("robust %", lambda r: r["robust"], _percent, True))
+    columns += [
+        _Column(f"robust at {e:g} %", lambda r, e=e: r["robust_at"][f"{e:g}"], _percent, True)  # type: ignore[misc]
+        for e in comparison.epsilons
+    ]
     if any(r["certified"] is not None for r in comparison.rows):
         columns.append(_Column("certified %", lambda r: r["certified"], _percent, True))
     columns += [
         _Column(f"radius {n}", lambda r, n=n: r["certified_radius"][n], _pixels, True)  # type: ignore[misc]
         for n in comparison.norms
     ]
+    if comparison.smoothing is not None:
+        columns += [
+            _Column(f"smoothed at {e:g} %", lambda r, e=e: r["smoothed"][f"{e:g}"], _percent, True)  # type: ignore[misc]
+            for e in comparison.smoothing
+        ]
+        columns.append(_Column("smoothed radius l2", lambda r: r["smoothed_radius"], _pixels, True))
     columns.append(_Column("parameters", lambda r: r["parameters"], _count, False))
     columns.append(_Column("search s", lambda r: r["search_seconds"], _seconds, False))
     return columns
@@ -216,7 +224,7 @@ def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]
         top = (max(means) if column.largest_is_best else min(means)) if len(comparison.rows) > 1 and means else None
         best.append(None if top is None else column.write(top))
     for r in comparison.rows:
-        line = [(str(r["method"]), False), (str(len(r["seeds"])), False)]
+        line = [(f"{r['method']} {FLAGGED}" if r["flags"] else str(r["method"]), False), (str(len(r["seeds"])), False)]
         for column, top_text in zip(columns, best, strict=True):
             found = column.pick(r)
             if found is None:
@@ -236,7 +244,10 @@ def json_data(comparison: Comparison) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "threat": comparison.threat,
-        "attacks": {a.label: {"threat": a.threat, "worst_case": a.worst_case} for a in comparison.attacks},
+        "attacks": {
+            a.label: {"threat": a.threat, "worst_case": a.worst_case, "spared": a.spared} for a in comparison.attacks
+        },
+        "epsilons": comparison.epsilons,
         "notes": comparison.notes,
         "rows": comparison.rows,
     }
@@ -248,7 +259,10 @@ def markdown(comparison: Comparison) -> str:
     lines = ["| " + " | ".join(titles) + " |", "|" + "|".join(["---"] + ["---:"] * (len(titles) - 1)) + "|"]
     for line in body:
         lines.append("| " + " | ".join(f"**{text}**" if best else text for text, best in line) + " |")
-    return "\n".join([*lines, "", *(f"- {note}" for note in comparison.notes), ""])
+    notes = [*comparison.notes, *questions(comparison)]
+    parts = ["\n".join([*lines, "", *(f"- {note}" for note in notes)])]
+    parts += [_markdown_matrix(*one) for one in matrices(comparison)]
+    return "\n\n".join(parts) + "\n"
 
 
 def csv_text(comparison: Comparison) -> str:
@@ -314,15 +328,61 @@ def _grid(titles: list[str], body: list[list[str]], chosen: list[int], compact: 
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Print the table and its notes; where stdout is no terminal, as wide as the table is."""
+    """Print the table, its notes and its matrices; where stdout is no terminal, as wide as the table is."""
     tables = render(comparison, console.width if console.is_terminal else None)
     if not console.is_terminal:
         console = Console(file=console.file, width=max(map(_full_width, tables)))
     console.print(f"threat: {comparison.threat}", markup=False, highlight=False)
     for table in tables:
         console.print(table)
-    for note in comparison.notes:
+    for note in [*comparison.notes, *questions(comparison)]:
         console.print(f"- {note}", markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    for title, names, body in matrices(comparison):
+        matrix = RichTable(box=SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left")
+        for name in ("", *names):
+            matrix.add_column(name, justify="right" if name else "left")
+        for method, line in body:
+            matrix.add_row(method, *line)
+        console.print(matrix)
+
+
+def questions(comparison: Comparison) -> list[str]:
+    """What a reviewer would object to, a line each: method, seeds, attack and finding."""
+    told: dict[tuple[str, str | None, str], list[int]] = {}
+    for r in comparison.rows:
+        for flag in r["flags"]:
+            told.setdefault((str(r["method"]), flag["attack"], flag["text"]), []).append(flag["seed"])
+    lines = []
+    for (method, attack, text), seeds in told.items():
+        which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+        lines.append(f"{FLAGGED} {method}, {which}{f', {attack}' if attack else ''}: {text}")
+    return lines
+
+
+Matrix = tuple[str, list[str], list[tuple[str, list[str]]]]
+"""A title, the columns' names, and rows of a name and its figures."""
+
+
+def matrices(comparison: Comparison) -> list[Matrix]:
+    """For each attack with variants, methods by variants, in percent: who was fooled by images made on whom, say."""
+    found: list[Matrix] = []
+    for column in comparison.attacks:
+        given = {
+            str(r["method"]): r["variants"][column.label] for r in comparison.rows if column.label in r["variants"]
+        }
+        names = list(dict.fromkeys(name for seeds in given.values() for one in seeds if one for name in one))
+        body = []
+        for method, seeds in given.items():
+            means = [figure([None if one is None else one.get(name) for one in seeds]) for name in names]
+            body.append((method, ["-" if mean is None else _percent(mean["mean"]) for mean in means]))
+        if names:
+            found.append((f"{column.label}: percent right under each", names, body))
+    return found
+
+
+def _markdown_matrix(title: str, names: list[str], body: list[tuple[str, list[str]]]) -> str:
+    lines = [f"{title}", "", "| | " + " | ".join(names) + " |", "|" + "|".join(["---"] + ["---:"] * len(names)) + "|"]
+    return "\n".join([*lines, *(f"| {name} | " + " | ".join(line) + " |" for name, line in body)])
 
 
 def _full_width(table: RichTable) -> int:

@@ -32,7 +32,7 @@ from robustnas.recipe.load import load
 from robustnas.recipe.schema import Certify
 from robustnas.report import Report, silent
 from robustnas.run.directory import RunDirectory
-from robustnas.run.stages import genotype_of
+from robustnas.run.task import genotype_of
 from robustnas.suggest import did_you_mean
 from robustnas.threat import NORMS, ThreatModel
 

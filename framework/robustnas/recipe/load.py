@@ -20,7 +20,7 @@ from robustnas.recipe.faults import Faults, Mark
 from robustnas.recipe.methods import read_methods
 from robustnas.recipe.overlay import assign, overlay
 from robustnas.recipe.plugins import Plugins
-from robustnas.recipe.schema import Certified, Certify, Evaluate, Method, Recipe, Search, Train
+from robustnas.recipe.schema import Certified, Certify, Evaluate, Method, Recipe, Search, Smoothing, Train
 from robustnas.recipe.values import BAD, found, read_object, read_value, refuse_unknown
 from robustnas.registry import DATASETS, SEARCH_SPACES
 from robustnas.threat import ThreatModel
@@ -31,7 +31,7 @@ REQUIRED = {
     "threat": "a threat model would do, such as {norm: linf, epsilon: 8/255}",
     "methods": "a mapping of names to methods would do, such as {darts: {}}",
 }
-SECTIONS = (*REQUIRED, "seeds", "search", "train", "attacks", "certify", "evaluate")
+SECTIONS = (*REQUIRED, "seeds", "search", "train", "attacks", "certify", "smoothing", "evaluate")
 
 
 @frozen
@@ -152,7 +152,8 @@ def _recipe(root: Node, faults: Faults) -> Recipe | None:
     refuse_unknown(root, SECTIONS, "section", faults)
     for key, would in REQUIRED.items():
         if key not in root.keys:
-            faults.add(root.mark, key, f"missing; {would}")
+            if key != "search_space" or not _all_foreign(nodes.get("methods")):
+                faults.add(root.mark, key, f"missing; {would}")
         elif key in nodes and nodes[key].value is None:
             faults.add(nodes[key].mark, key, f"found nothing; {would}")
     given = {key: node for key, node in nodes.items() if key not in REQUIRED or node.value is not None}
@@ -173,10 +174,15 @@ def _recipe(root: Node, faults: Faults) -> Recipe | None:
         parts["certify"] = Certify() if switch.value else None
     else:
         parts["certify"] = section("certify", Certify)
+    switch = given.get("smoothing")
+    if switch is not None and (switch.value is None or isinstance(switch.value, bool)):
+        parts["smoothing"] = Smoothing() if switch.value else None
+    elif switch is not None:
+        parts["smoothing"] = section("smoothing", Smoothing)
     threat: Any = read_object(ThreatModel, given["threat"], faults, "key of threat") if "threat" in given else BAD
     parts["threat"] = threat
     for key, registry in (("dataset", DATASETS), ("search_space", SEARCH_SPACES)):
-        parts[key] = plugins.use(given[key], registry) if key in given else BAD
+        parts[key] = plugins.use(given[key], registry) if key in given else None
     if "seeds" in given:
         parts["seeds"] = _seeds(given["seeds"], faults)
     if "attacks" in given:
@@ -186,7 +192,17 @@ def _recipe(root: Node, faults: Faults) -> Recipe | None:
         parts["methods"] = read_methods(given["methods"], given, parts["search"], parts["train"], plugins, faults)
         if threat is not BAD:
             _check_radii(parts["methods"], given["methods"], threat, faults)
+    if threat is not BAD and threat.norm == "linf" and any(epsilon > 1 for epsilon in parts["evaluate"].epsilons):
+        node = given["evaluate"]
+        text = f"found {parts['evaluate'].epsilons}; fractions of the pixel range, at most 1 in linf, would do"
+        faults.add(node.mark, below(node.path, "epsilons"), text)
     return None if len(faults) else Recipe(**parts)
+
+
+def _all_foreign(node: Node | None) -> bool:
+    """Whether every method is a network made elsewhere, so that no search space is needed."""
+    entries = list(node.value.values()) if node is not None and isinstance(node.value, dict) else []
+    return bool(entries) and all(isinstance(one.value, dict) and "network" in one.value for one in entries)
 
 
 def _check_radii(methods: dict[str, Method], node: Node, threat: ThreatModel, faults: Faults) -> None:

@@ -18,10 +18,13 @@ from robustnas.threat import ThreatModel
 OVERRIDES = ("search_space", "threat", "search", "train")
 """Sections of which a method may override keys."""
 
-SHARED = ("dataset", "seeds", "attacks", "certify", "evaluate")
+SHARED = ("dataset", "seeds", "attacks", "certify", "smoothing", "evaluate")
 """Sections it may not: a table compares like with like."""
 
-KEYS = ("metric", "genotype", *OVERRIDES)
+FOREIGN = ("network", "weights", "normalize")
+"""Keys of a method that is a network made elsewhere."""
+
+KEYS = ("metric", "genotype", *FOREIGN, *OVERRIDES)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -72,6 +75,8 @@ def _method(
         text = f"found in a method; {key} is shared by all methods, a table compares like with like"
         faults.add(node.keys[key], below(node.path, key), f"{text}: move it to the top of the recipe")
     refuse_unknown(node, [*KEYS, *(key for key in node.keys if key in SHARED)], "key of a method", faults)
+    if any(key in entries and entries[key].value is not None for key in FOREIGN):
+        return _foreign(node, entries, faults)
     given: dict[str, Any] = {"search": search, "train": train}
     if "metric" in entries and entries["metric"].value is not None:
         given["metric"] = plugins.metrics(entries["metric"])
@@ -101,3 +106,25 @@ def _genotype(node: Node, faults: Faults) -> Any:
         faults.add(node.mark, node.path, "found no text; a path or the name of a published genotype would do")
         return BAD
     return genotype
+
+
+def _foreign(node: Node, entries: Mapping[str, Node], faults: Faults) -> Any:
+    """A network made elsewhere: nothing of it is searched or trained."""
+    given = {key: entries[key] for key in FOREIGN if key in entries and entries[key].value is not None}
+    types = {"network": str, "weights": str, "normalize": bool}
+    values = {key: read_value(entry, types[key], faults) for key, entry in given.items()}
+    if "network" not in given:
+        key = next(iter(given))
+        faults.add(node.keys[key], below(node.path, key), "found without network; network: module:factory would do")
+        return BAD
+    for key in ("metric", "genotype", *OVERRIDES):
+        if key in entries and entries[key].value is not None:
+            text = "found beside network, which is neither searched nor trained; one of the two would do"
+            faults.add(node.keys[key], below(node.path, key), text)
+            return BAD
+    module, colon, factory = str(values["network"]).partition(":")
+    if values["network"] is not BAD and not (module and colon and factory):
+        text = f"found {values['network']!r}; module:factory would do, such as my_package.networks:resnet"
+        faults.add(given["network"].mark, given["network"].path, text)
+        return BAD
+    return BAD if any(value is BAD for value in values.values()) else Method(**values)

@@ -16,6 +16,9 @@ from robustnas.recipe.values import BAD, construct, found, name_of, read_object,
 from robustnas.registry import ATTACKS, METRICS, Registry, is_foolbox_attack, metric_parts
 from robustnas.threat import ThreatModel
 
+COUNTS = ("expectation", "runs")
+"""Keys of an attack's entry that are the harness's, whole numbers from 1."""
+
 LP = {math.inf: "linf", 2: "l2", 1: "l1"}
 """The order of a foolbox distance, and the norm it measures."""
 
@@ -111,7 +114,7 @@ class Plugins:
         return tuple(attacks)
 
     def _attack(self, node: Node, threat_node: Node | None, threat: ThreatModel | None) -> Any:
-        use = self.use(node, ATTACKS, ("threat", "label"))
+        use = self.use(node, ATTACKS, ("threat", "label", *COUNTS))
         entries = node.value if isinstance(node.value, dict) else {}
         own: Any = threat
         if "threat" in entries and entries["threat"].value is not None:
@@ -124,16 +127,25 @@ class Plugins:
             if label is not BAD and not label.strip():
                 self.faults.add(entries["label"].mark, entries["label"].path, "found no text; a name would do")
                 label = BAD
-        if use is BAD or own is BAD or own is None or label is BAD:
+        counts = {key: self._count(entries[key]) for key in COUNTS if key in entries}
+        if use is BAD or own is BAD or own is None or label is BAD or BAD in counts.values():
             return BAD
         if not self._suits(use, own, node):
             return BAD
         differs = threat is not None and own != threat
         if label is None:
-            steps = getattr(use.plugin, "steps", None)
+            steps = use.options.get("steps")
             label = f"{use.name}-{steps}" if type(steps) is int else use.name
             label += f" ({own})" if differs else ""
-        return Attack(use, own if differs else None, label)
+        return Attack(use, own if differs else None, label, **counts)
+
+    def _count(self, node: Node) -> Any:
+        """A whole number from 1; `BAD` with a fault."""
+        count = read_value(node, int, self.faults)
+        if count is not BAD and count < 1:
+            self.faults.add(node.mark, node.path, f"found {count}; a whole number from 1 would do")
+            return BAD
+        return count
 
     def _suits(self, use: Use, threat: ThreatModel, node: Node) -> bool:
         """Whether an attack knows the norm of its threat; a fault where it does not."""

@@ -14,7 +14,7 @@ def resolved(loaded: Loaded) -> dict[str, Any]:
     recipe = loaded.recipe
     return {
         "dataset": _plugin(recipe.dataset),
-        "search_space": _plugin(recipe.search_space),
+        **({} if recipe.search_space is None else {"search_space": _plugin(recipe.search_space)}),
         "threat": plain(recipe.threat),
         "seeds": list(recipe.seeds),
         "search": _search(recipe.search),
@@ -22,6 +22,7 @@ def resolved(loaded: Loaded) -> dict[str, Any]:
         "train": _train(recipe.train),
         "attacks": [_attack(attack) for attack in recipe.attacks],
         "certify": plain(recipe.certify),
+        "smoothing": plain(recipe.smoothing),
         "evaluate": plain(recipe.evaluate),
     }
 
@@ -33,6 +34,9 @@ def _plugin(use: Use) -> dict[str, Any]:
 def _method(method: Method) -> dict[str, Any]:
     """What a method holds; a genotype in place of a search has no `metric` and no `search`."""
     found: dict[str, Any] = {}
+    if method.network is not None:
+        weights = {} if method.weights is None else {"weights": method.weights}
+        return {"network": method.network, **weights, "normalize": method.normalize}
     if method.genotype is not None:
         found["genotype"] = method.genotype
     elif method.metric:
@@ -57,7 +61,8 @@ def _metric(weight: float, use: Use) -> dict[str, Any]:
 
 def _attack(attack: Attack) -> dict[str, Any]:
     threat = {"threat": plain(attack.threat)} if attack.threat is not None else {}
-    return {**_plugin(attack.use), **threat, "label": attack.label}
+    counts = {key: count for key in ("expectation", "runs") if (count := getattr(attack, key)) != 1}
+    return {**_plugin(attack.use), **threat, **counts, "label": attack.label}
 
 
 def _search(search: Search) -> dict[str, Any]:

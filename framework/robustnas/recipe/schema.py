@@ -284,28 +284,90 @@ class Certify:
 
 
 @frozen
-class Evaluate:
-    """Section `evaluate`: which test images, and how many at once."""
+class Smoothing:
+    """Section `smoothing`: randomised smoothing as a second certificate (Cohen et al. 2019, arXiv:1902.02918).
 
-    images: int | None = key(None, "test images used, from the first; default all", optional(ge(1)))
+    It certifies the smoothed classifier, which answers with the class the network gives most often under noise.
+    """
+
+    sigma: float = key(0.25, "standard deviation of the noise, in pixel units", gt(0.0))
+    selection: int = key(100, "noisy copies of an image that choose the class", ge(1))
+    samples: int = key(10_000, "further copies that bound how often the class is given", ge(1))
+    alpha: float = key(0.001, "probability that a certificate is wrong", gt(0.0), lt(1.0))
+    radii: list[float] = field(
+        factory=lambda: [0.25, 0.5],
+        metadata={"help": "l2 radii at which the certified accuracy of the smoothed classifier is shown"},
+    )
+    images: int | None = key(None, "test images to certify, the first of those evaluated; default all", optional(ge(1)))
+    batch: int = key(1000, "noisy copies at once", ge(1))
+
+    @radii.validator
+    def _not_negative(self, attribute: object, radii: list[float]) -> None:
+        _ascending(radii, "l2 radii")
+
+
+@frozen
+class Evaluate:
+    """Section `evaluate`: which test images, how many at once, and which of them each attack is given."""
+
+    images: int | None = key(None, "test images used; default all", optional(ge(1)))
+    subset: Literal["balanced", "first"] = key(
+        "balanced", "which, where not all: drawn with as many of each class as there can be, or the first of the split"
+    )
+    subset_seed: int = key(0, "seed of the draw; 100 images are among the 1000 of the same seed", ge(0))
     batch: int = key(256, "images attacked at once", ge(1))
+    attacked: Literal["survivors", "all"] = key(
+        "survivors",
+        "each attack is given the images that the attacks before it, from cheap to expensive, left standing; or all",
+    )
+    epsilons: list[float] = field(
+        factory=list,
+        metadata={"help": "further radii of a curve, in the threat's norm: attacks of the recipe's threat run at each"},
+    )
+
+    @epsilons.validator
+    def _not_negative(self, attribute: object, epsilons: list[float]) -> None:
+        _ascending(epsilons, "radii in pixel units")
+
+
+def _ascending(radii: list[float], what: str) -> None:
+    """Refuse radii that are not ascending or not above 0."""
+    if any(not radius > 0 for radius in radii) or sorted(set(radii)) != list(radii):
+        raise ValueError(f"found {radii}; {what} above 0, from small to large, would do")
 
 
 @frozen
 class Attack:
-    """An entry of `attacks`: a plugin with its options, a threat of its own if it has one, and its column's name."""
+    """An entry of `attacks`: a plugin with its options, a threat of its own if it has one, and its column's name.
+
+    Args:
+        expectation: passes averaged in each evaluation that the attack sees (expectation over transformation), for
+            networks whose output is random.
+        runs: how often the attack is run, with new random draws, each time on the images that still stand.
+    """
 
     use: Use
     threat: ThreatModel | None = None
     label: str | None = None
+    expectation: int = 1
+    runs: int = 1
 
 
 @frozen
 class Method:
-    """An entry of `methods`: a way of searching.  The sections it holds override the recipe's keys for it alone."""
+    """An entry of `methods`: a way of searching.  The sections it holds override the recipe's keys for it alone.
+
+    Args:
+        network: `module:factory` of a network made elsewhere, which is neither searched nor trained here.
+        weights: file of its weights.
+        normalize: whether the data set's mean and deviation become its first layer.
+    """
 
     metric: tuple[tuple[float, Use], ...] = ()
     genotype: str | None = None
+    network: str | None = None
+    weights: str | None = None
+    normalize: bool = False
     search_space: Use | None = None
     threat: ThreatModel | None = None
     search: Search = field(factory=Search)
@@ -314,10 +376,14 @@ class Method:
 
 @frozen
 class Recipe:
-    """A whole recipe, checked: one comparison of methods on one dataset under one threat."""
+    """A whole recipe, checked: one comparison of methods on one dataset under one threat.
+
+    Args:
+        search_space: None where no method searches or trains.
+    """
 
     dataset: Use
-    search_space: Use
+    search_space: Use | None
     threat: ThreatModel
     methods: dict[str, Method]
     attacks: tuple[Attack, ...] = ()
@@ -325,4 +391,5 @@ class Recipe:
     search: Search = field(factory=Search)
     train: Train = field(factory=Train)
     certify: Certify | None = field(factory=Certify)
+    smoothing: Smoothing | None = None
     evaluate: Evaluate = field(factory=Evaluate)

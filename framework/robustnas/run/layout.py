@@ -1,4 +1,4 @@
-"""From a run directory back to the table: which folder holds which stage, and what the results say.
+"""Which folder holds which stage, and how its results are to be shown.
 
 `layout.json` makes a run directory complete in itself: the table is rebuilt from it without the recipe, its
 plugins or its data.
@@ -6,13 +6,89 @@ plugins or its data.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from robustnas.artifacts import StageFolder, damaged, of_no_stage, read_json
+from attrs import frozen
+
+from robustnas.artifacts import damaged, of_no_stage, read_json
+from robustnas.attack_order import before, cost
 from robustnas.errors import RunDirectoryError
-from robustnas.plan import Plan, Stage
+from robustnas.options import plain
+from robustnas.plan import KINDS, Plan, Stage
 from robustnas.run.directory import RunDirectory
-from robustnas.table import AttackColumn, Comparison, SeedResult, row
+from robustnas.threat import ThreatModel
+
+ONE_STEP = 2
+"""Evaluations an image, at most, of an attack of a single step."""
+
+
+@frozen
+class AttackEntry:
+    """How an attack's results are to be shown: as in `robustnas.attack_order.Column`, without its plugin."""
+
+    label: str
+    name: str
+    options: dict[str, Any]
+    threat: ThreatModel
+    worst_case: bool
+    access: str
+    spared: bool
+    one_step: bool
+
+
+@frozen
+class Layout:
+    """What `layout.json` holds.
+
+    Args:
+        dataset: its name.
+        threat: of the recipe.
+        values: pixel values of an image.
+        attacks: in the order in which they are run and shown.
+        norms: of certified radii.
+        epsilons: radii of the curve of robust accuracy.
+        smoothing: l2 radii at which the smoothed classifier is shown; None where there is none.
+        notes: what stands under the table.
+        methods: for each method and seed, the folders of its stages by kind, and of its attacks by label.
+    """
+
+    dataset: str
+    threat: ThreatModel
+    values: int
+    attacks: list[AttackEntry]
+    norms: list[str]
+    epsilons: list[float]
+    smoothing: list[float] | None
+    notes: list[str]
+    methods: dict[str, dict[int, dict[str, Any]]]
+
+
+def read(directory: RunDirectory) -> Layout:
+    """The layout of a run directory.
+
+    Raises:
+        RunDirectoryError: its file is damaged.
+    """
+    file = directory.path / "layout.json"
+    data = read_json(file, of_no_stage(file))
+    try:
+        return Layout(
+            dataset=str(data["dataset"]),
+            threat=ThreatModel(**data["threat"]),
+            values=int(data["values"]),
+            attacks=[AttackEntry(**{**a, "threat": ThreatModel(**a["threat"])}) for a in data["attacks"]],
+            norms=list(data["norms"]),
+            epsilons=[float(epsilon) for epsilon in data["epsilons"]],
+            smoothing=None if data["smoothing"] is None else [float(radius) for radius in data["smoothing"]],
+            notes=list(data["notes"]),
+            methods={
+                method: {int(seed): dict(stages) for seed, stages in seeds.items()}
+                for method, seeds in data["methods"].items()
+            },
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as fault:
+        raise RunDirectoryError(damaged(file, f"{type(fault).__name__}: {fault}", of_no_stage(file))) from fault
 
 
 def describe(plan: Plan, directory: RunDirectory) -> dict[str, Any]:
@@ -21,27 +97,34 @@ def describe(plan: Plan, directory: RunDirectory) -> dict[str, Any]:
     def where(stage: Stage | None) -> str | None:
         return None if stage is None else directory.folder(stage).path.relative_to(directory.path).as_posix()
 
+    sparing = plan.evaluate.attacked == "survivors"
     return {
-        "schema": 1,
-        "threat": str(plan.threat),
+        "schema": 2,
+        "dataset": plan.identity["dataset"]["name"],
+        "threat": {"norm": plan.threat.norm, "epsilon": plan.threat.epsilon},
+        "values": math.prod(plan.dataset.shape),
         "attacks": [
             {
-                "label": str(a.label),
-                "threat": str(a.threat or plan.threat),
-                "worst_case": (a.threat or plan.threat) == plan.threat,
+                "label": column.label,
+                "name": column.attack.use.name,
+                "options": plain(column.attack.use.options),
+                "threat": {"norm": column.threat.norm, "epsilon": column.threat.epsilon},
+                "worst_case": column.worst_case,
+                "access": column.access,
+                "spared": sparing and bool(before(column, plan.columns)),
+                "one_step": cost(column.attack, plan.dataset.classes) <= ONE_STEP,
             }
-            for a in plan.attacks
+            for column in plan.columns
         ],
         "norms": [] if plan.certify is None else list(plan.certify.norms),
+        "epsilons": list(plan.evaluate.epsilons) if plan.columns else [],
+        "smoothing": None if plan.smoothing is None else list(plan.smoothing.radii),
         "notes": _notes(plan),
         "methods": {
             method: {
                 str(seed): {
-                    "search": where(plan.stage("search", method, seed)),
-                    "train": where(plan.stage("train", method, seed)),
-                    "clean": where(plan.stage("clean", method, seed)),
-                    "attacks": {str(a.label): where(plan.stage("attack", method, seed, a.label)) for a in plan.attacks},
-                    "certify": where(plan.stage("certify", method, seed)),
+                    **{kind: where(plan.stage(kind, method, seed)) for kind in KINDS if kind != "attack"},
+                    "attacks": {c.label: where(plan.stage("attack", method, seed, c.label)) for c in plan.columns},
                 }
                 for seed in plan.seeds
             }
@@ -52,80 +135,44 @@ def describe(plan: Plan, directory: RunDirectory) -> dict[str, Any]:
 
 def _notes(plan: Plan) -> list[str]:
     """What a reader must know to read the table rightly."""
-    images = "all" if plan.evaluate.images is None else f"the first {plan.evaluate.images}"
+    evaluate = plan.evaluate
+    images = "all"
+    if evaluate.images is not None:
+        drawn = f"drawn of equal classes with seed {evaluate.subset_seed}"
+        images = f"the first {evaluate.images}" if evaluate.subset == "first" else f"{evaluate.images} ({drawn})"
     seeds = "1 seed" if len(plan.seeds) == 1 else f"{len(plan.seeds)} seeds"
     notes = [f"accuracies in percent of {images} test images, mean ± standard deviation over {seeds}; best mean marked"]
-    worst = [str(a.label) for a in plan.attacks if (a.threat or plan.threat) == plan.threat]
+    worst = [column.label for column in plan.columns if column.worst_case]
     if worst:
         notes.append(f"robust: right when clean and under each of {', '.join(worst)} at {plan.threat}, image by image")
-    others = [str(a.label) for a in plan.attacks if (a.threat or plan.threat) != plan.threat]
+    if evaluate.attacked == "survivors" and any(before(column, plan.columns) for column in plan.columns):
+        notes.append(
+            "after X: left standing by X and the attacks before it in its norm, as X was spared the images that those "
+            "had fooled; evaluate.attacked: all gives every attack every image"
+        )
+    others = [c.label for c in plan.columns if not c.worst_case and c.access != "corruption"]
     if others:
         notes.append(f"of another threat, not part of robust: {', '.join(others)}")
+    corruptions = [column.label for column in plan.columns if column.access == "corruption"]
+    if corruptions:
+        notes.append(f"{', '.join(corruptions)}: mean over corruptions and severities, not part of robust")
     if plan.certify is not None:
-        some = "" if plan.certify.images is None else f", of the first {plan.certify.images} test images"
+        some = "" if plan.certify.images is None else f", of the first {plan.certify.images} of these images"
         by = plan.certify.radius_method or plan.certify.method
         notes.append(
             f"certified: provably right at {plan.threat} by {plan.certify.method}{some}; radius: mean certified "
             f"radius (by {by}, at least epsilon where certified) over the correctly classified of them, in pixel units"
         )
-    regimes = sorted({type(m.train.regime).__name__.lower() for m in plan.methods.values()})
-    notes.append(f"training regime: {', '.join(regimes)}")
+    if plan.smoothing is not None:
+        smoothing = plan.smoothing
+        some = "" if smoothing.images is None else f", of the first {smoothing.images} of these images"
+        notes.append(
+            f"smoothed: the classifier smoothed with noise of {smoothing.sigma:g}, not the network itself, certainly "
+            f"right within that l2 radius{some}, each with confidence {1 - smoothing.alpha:g} ({smoothing.samples} "
+            "samples); its radius counts 0 where it is wrong or abstains"
+        )
+    regimes = sorted({type(m.train.regime).__name__.lower() for m in plan.methods.values() if m.network is None})
+    notes += [f"training regime: {', '.join(regimes)}"] if regimes else []
+    made = [m.name for m in plan.methods.values() if m.network is not None]
+    notes += [f"made elsewhere: {', '.join(made)}"] if made else []
     return notes
-
-
-def comparison(directory: RunDirectory) -> Comparison:
-    """The table of a run directory.
-
-    Raises:
-        RunDirectoryError: a result is damaged.
-        VerdictError: two results contradict each other.
-    """
-    file = directory.path / "layout.json"
-    data = read_json(file, of_no_stage(file))
-    try:
-        columns = [AttackColumn(a["label"], a["threat"], a["worst_case"]) for a in data["attacks"]]
-        shown = str(data["threat"]), columns, list(data["norms"]), list(data["notes"])
-        methods = {method: [(int(seed), stages) for seed, stages in s.items()] for method, s in data["methods"].items()}
-    except (KeyError, TypeError, AttributeError, ValueError) as fault:
-        raise RunDirectoryError(damaged(file, f"{type(fault).__name__}: {fault}", of_no_stage(file))) from fault
-    rows = [
-        row(method, [_seed_result(directory, seed, stages) for seed, stages in seeds], columns)
-        for method, seeds in methods.items()
-    ]
-    threat, attacks, norms, notes = shown
-    return Comparison(threat, rows, attacks, norms, notes)
-
-
-def _seed_result(directory: RunDirectory, seed: int, stages: dict[str, Any]) -> SeedResult:
-    search = _result(directory, stages["search"], "search_seconds")
-    train = _result(directory, stages["train"], "parameters")
-    clean = _result(directory, stages["clean"], "predictions", "labels")
-    certify = _result(directory, stages["certify"], "certified", "radius")
-    attacks = {label: _result(directory, where, "success") for label, where in stages["attacks"].items()}
-    return SeedResult(
-        seed=seed,
-        clean=None if clean is None else [p == y for p, y in zip(clean["predictions"], clean["labels"], strict=True)],
-        broken={label: found["success"] for label, found in attacks.items() if found is not None},
-        certified=None if certify is None else certify["certified"],
-        radius={} if certify is None else certify["radius"],
-        parameters=None if train is None else train["parameters"],
-        search_seconds=None if search is None else search["search_seconds"],
-    )
-
-
-def _result(directory: RunDirectory, where: str | None, *keys: str) -> dict[str, Any] | None:
-    """What a stage wrote; None where it does not exist or has not run.
-
-    Raises:
-        RunDirectoryError: it lacks one of the keys; names the file and how to redo the stage.
-    """
-    if where is None:
-        return None
-    folder = StageFolder(directory.path / where)
-    if not folder.done:
-        return None
-    result = folder.result()
-    missing = [key for key in keys if key not in result]
-    if missing:
-        raise RunDirectoryError(damaged(folder.result_file, f"it has no {', '.join(missing)}"))
-    return result

@@ -16,7 +16,7 @@ from robustnas.errors import DataError, InputError, RobustnasError
 from robustnas.plan import MethodPlan, Plan
 from robustnas.recompute import cells_of
 from robustnas.run.directory import RunDirectory
-from robustnas.run.stages import TrainingOnly, genotype_of
+from robustnas.run.task import TrainingOnly, genotype_of, load_foreign, trainable
 from robustnas.search import SearchTask
 from robustnas.search.footprint import step_bytes
 from robustnas.train.network import build, parameters
@@ -30,6 +30,12 @@ def check_networks(plan: Plan) -> None:
             cells are to be computed again and there are none.
     """
     for method in plan.methods.values():
+        if method.network is not None:
+            try:
+                load_foreign(method.network, plan.dataset)
+            except InputError as fault:
+                raise InputError(f"methods.{method.name}: {fault}") from fault
+            continue
         genotype = method.genotype
         with seeding.seeded(0, "check"):
             if genotype is None:
@@ -93,7 +99,11 @@ def show(plan: Plan, directory: RunDirectory, console: Console, estimate: bool =
     for title in (*left, *right, *(["memory"] if estimate else [])):
         table.add_column(title, justify="left" if title in left else "right", no_wrap=True)
     for name, method in plan.methods.items():
-        supernet = "" if method.genotype is not None else f"{supernet_parameters(method, plan):,}"
+        supernet = (
+            ""
+            if method.genotype is not None or method.network is not None
+            else f"{supernet_parameters(method, plan):,}"
+        )
         needed = [_memory(method, plan, notes)] if estimate else []
         for seed in plan.seeds:
             words = _stages(plan, method, seed, directory, count)
@@ -119,7 +129,7 @@ def show(plan: Plan, directory: RunDirectory, console: Console, estimate: bool =
 
 def _memory(method: MethodPlan, plan: Plan, notes: list[str]) -> str:
     """The estimate for the table; why there is none goes to the notes."""
-    if method.genotype is not None:
+    if method.genotype is not None or method.network is not None:
         return ""
     try:
         with Console(stderr=True).status(f"memory of a step of {method.name}"):
@@ -139,8 +149,14 @@ def _stages(
 
     search = plan.stage("search", method.name, seed)
     train = plan.stage("train", method.name, seed)
-    evaluation = [s for s in plan.stages_of(method.name, seed) if s.kind in ("clean", "attack", "certify")]
+    evaluation = [s for s in plan.stages_of(method.name, seed) if s.kind not in ("search", "train")]
     done = sum(directory.done(stage) for stage in evaluation)
+    if method.network is not None:
+        return (
+            "made elsewhere",
+            method.network.factory,
+            f"{done} of {len(evaluation)} done" if done else f"{len(evaluation)} stages",
+        )
     if search is None:
         first = f"genotype {method.genotype_source}"
     else:
@@ -171,6 +187,8 @@ def _steps(epochs: int, batches: int | None) -> str:
 
 def _network(plan: Plan, method: MethodPlan, seed: int, directory: RunDirectory) -> str:
     """Parameters of the discrete network; a dash while its genotype is not known."""
+    if method.network is not None:
+        return f"{trainable(load_foreign(method.network, plan.dataset)):,}"
     genotype = method.genotype
     if genotype is None:
         search = plan.stage("search", method.name, seed)

@@ -123,7 +123,7 @@ class Progress:
             table.add_column(title, no_wrap=title != "figures")  # in a narrow terminal only the figures wrap
         for working in self._working.values():
             stage = working.stage
-            what = f"attack {stage.attack.label}" if stage.attack else stage.kind
+            what = f"attack {stage.column.label}" if stage.column else stage.kind
             left = working.time_left(now)
             table.add_row(
                 stage.method,

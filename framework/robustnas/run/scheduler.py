@@ -18,7 +18,8 @@ from robustnas.plan import Plan, Stage
 from robustnas.run import workers
 from robustnas.run.directory import RunDirectory
 from robustnas.run.progress import Progress
-from robustnas.run.stages import Task, execute
+from robustnas.run.stages import execute
+from robustnas.run.task import Task
 from robustnas.world import ALONE, World
 
 POLL_SECONDS = 0.2
@@ -126,7 +127,7 @@ def _side_by_side(
                         asked.add(id(worker))
                 waiting.clear()
             for worker in pool:
-                ready = next((s for s in waiting if not unfinished.intersection(s.needs)), None)
+                ready = next((s for s in waiting if not unfinished.intersection((*s.needs, *s.after))), None)
                 if worker.stage is None and ready is not None:
                     waiting.remove(ready)
                     worker.give(ready)

@@ -86,7 +86,8 @@ def _serve(
 ) -> None:
     """The worker's life: one stage after the other until the pipe closes."""
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
-    from robustnas.run.stages import Task, execute
+    from robustnas.run.stages import execute
+    from robustnas.run.task import Task
 
     torch.set_num_threads(threads)
     stages = {stage.key: stage for stage in plan.stages}

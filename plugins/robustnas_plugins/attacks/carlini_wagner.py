@@ -47,6 +47,10 @@ class CarliniWagner:
     )
     initial_const: float = field(default=1e-3, converter=float, validator=gt(0.0), metadata={"help": "first weight c"})
 
+    def evaluations(self, classes: int) -> float:
+        """One a step of Adam, for every weight c; a batch that no longer gains ends earlier."""
+        return float(self.binary_search_steps * self.steps)
+
     def build(self, threat: ThreatModel) -> FoolboxAttack:
         """The attack; l_2 only."""
         forms = {"l2": load_foolbox().attacks.L2CarliniWagnerAttack}

@@ -1,5 +1,6 @@
 """DeepFool: to the nearest boundary of the network made linear at the image, again until the image is fooled.
 
+Foolbox's form steps with the whole batch until its last image is fooled: fooled images stay as they are, at full cost.
 Source: Moosavi-Dezfooli et al. 2016, arXiv:1511.04599.
 """
 
@@ -38,6 +39,10 @@ class DeepFool:
         validator=and_(instance_of(int), ge(2)),
         metadata={"help": "most likely classes whose boundaries are considered, the true one included"},
     )
+
+    def evaluations(self, classes: int) -> float:
+        """One to rank the classes, then one a step for every wrong class that is considered."""
+        return float(1 + self.steps * (min(self.candidates, classes) - 1))
 
     def build(self, threat: ThreatModel) -> FoolboxAttack:
         """The attack for `threat.norm`."""

@@ -9,14 +9,12 @@ linear at the image, is highest in the ball (in l_1 in ball and box).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 from attrs.validators import instance_of
 
-from robustnas.foolbox_import import load_foolbox
 from robustnas.threat import ThreatModel
-from robustnas_plugins.attacks.norms import for_norm
 
 if TYPE_CHECKING:
     from foolbox.attacks.base import Attack as FoolboxAttack
@@ -32,12 +30,14 @@ class FGSM:
         metadata={"help": "start at a random image of the ball instead of the clean one"},
     )
 
+    def evaluations(self, classes: int) -> float:
+        """Model evaluations an image costs at most."""
+        return 1.0
+
     def build(self, threat: ThreatModel) -> FoolboxAttack:
         """The attack for `threat.norm`."""
         # imported here because it derives from foolbox classes
-        from robustnas_plugins.attacks.sparse import FillPixels
+        from robustnas_plugins.attacks.gradient_steps import GradientSteps
 
-        attacks: Any = load_foolbox().attacks
-        classes = {"linf": attacks.LinfFastGradientAttack, "l2": attacks.L2FastGradientAttack, "l1": FillPixels}
-        attack: FoolboxAttack = for_norm("fgsm", classes, threat)(random_start=self.random_start)
+        attack: FoolboxAttack = GradientSteps(threat.norm, steps=1, random_start=self.random_start)
         return attack

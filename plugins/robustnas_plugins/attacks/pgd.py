@@ -7,14 +7,12 @@ one number of steps makes the attack almost harmless at another.  With a step si
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 from attrs.validators import and_, ge, gt, instance_of
 
-from robustnas.foolbox_import import load_foolbox
 from robustnas.threat import ThreatModel, pixels
-from robustnas_plugins.attacks.norms import for_norm
 
 if TYPE_CHECKING:
     from foolbox.attacks.base import Attack as FoolboxAttack
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
 @frozen
 class PGD:
-    """Projected gradient descent, in l_inf (signs of the gradient), l_2 (normalised gradient) or l_1 (sparse signs)."""
+    """Projected gradient descent, in l_inf (signs of the gradient), l_2 (normalised gradient) or l_1 (few pixels)."""
 
     steps: int = field(validator=and_(instance_of(int), ge(1)), metadata={"help": "steps of one run"})
     step_size: float = field(
@@ -47,18 +45,20 @@ class PGD:
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts above 1 need random_start: true; without it every run is the same")
 
+    def evaluations(self, classes: int) -> float:
+        """Model evaluations an image costs at most: a run's last iterate is looked at where another run follows."""
+        return float(self.restarts * (self.steps + 1) - 1)
+
     def build(self, threat: ThreatModel) -> FoolboxAttack:
         """The attack for `threat.norm`."""
-        # both are imported here because they derive from foolbox classes
-        from robustnas_plugins.attacks.restarted import Restarted
-        from robustnas_plugins.attacks.sparse import SparseDescent
+        # imported here because it derives from foolbox classes
+        from robustnas_plugins.attacks.gradient_steps import GradientSteps
 
-        if threat.norm == "l1":
-            attack: FoolboxAttack = SparseDescent(self.steps, self.step_size, self.random_start)
-        else:
-            attacks: Any = load_foolbox().attacks
-            form = for_norm("pgd", {"linf": attacks.LinfPGD, "l2": attacks.L2PGD}, threat)
-            attack = form(steps=self.steps, abs_stepsize=self.step_size, random_start=self.random_start)
-        if self.restarts == 1:
-            return attack
-        return Restarted(attack, self.restarts)
+        attack: FoolboxAttack = GradientSteps(
+            threat.norm,
+            steps=self.steps,
+            step_size=self.step_size,
+            restarts=self.restarts,
+            random_start=self.random_start,
+        )
+        return attack

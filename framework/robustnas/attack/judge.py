@@ -1,0 +1,139 @@
+"""What a proposed image proves: it is an image, it is admissible, and the network's own answer decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from robustnas.errors import RunError
+from robustnas.threat import NORMS, ThreatModel
+
+TOLERANCE = 1e-5
+"""Pixel units by which rounding may carry an image out of the ball or the box; it is then projected back."""
+
+
+def tolerance(threat: ThreatModel, values: int) -> float:
+    """By how much a perturbation of an image of `values` pixel values may exceed epsilon by rounding.
+
+    In l_1 the roundings of all pixels add up: half a unit of float32's last place for each, at most.
+    """
+    return max(TOLERANCE, values * 2.0**-25) if threat.norm == "l1" else TOLERANCE
+
+
+def refuse(wrong: Tensor, label: str, at: Tensor, what: Callable[[int], str]) -> None:
+    """Raise a RunError for the first image that is `wrong` (n,) bool; `what` says what was found there."""
+    if bool(wrong.any()):
+        first = int(wrong.nonzero()[0])
+        raise RunError(f"attack {label} returned for image {int(at[first])} {what(first)}; its results are not used")
+
+
+def check_images(proposed: Any, clean: Tensor, label: str, at: Tensor) -> None:
+    """What an attack returned is images: same shape, type and device, finite, in [0, 1] to rounding.
+
+    Raises:
+        RunError: it is not; names the attack and the first such image.
+    """
+    if not isinstance(proposed, Tensor):
+        raise RunError(f"attack {label} returned {type(proposed).__name__} instead of a tensor of images")
+    if (proposed.shape, proposed.dtype, proposed.device) != (clean.shape, clean.dtype, clean.device):
+        raise RunError(
+            f"attack {label} returned {proposed.dtype} of shape {tuple(proposed.shape)} on {proposed.device} "
+            f"for images {clean.dtype} of shape {tuple(clean.shape)} on {clean.device}, "
+            f"of which the first is image {int(at[0])}"
+        )
+    flat = proposed.detach().flatten(1)
+    refuse(~flat.isfinite().all(dim=1), label, at, lambda _: "pixels that are not finite")
+    low, high = flat.amin(dim=1), flat.amax(dim=1)
+    refuse(
+        (low < -TOLERANCE) | (high > 1 + TOLERANCE),
+        label,
+        at,
+        lambda i: f"pixels from {float(low[i]):.6g} to {float(high[i]):.6g}, outside [0, 1]",
+    )
+
+
+@attrs.frozen(eq=False)
+class Verdict:
+    """What n proposed images prove.
+
+    On the CPU but for the images.
+
+    Args:
+        images: (n, C, H, W), those that were judged.
+        inside: (n,) bool, the image is admissible.
+        answer: (n,) int64, the network's answer.
+        fooled: (n,) bool, that answer is wrong, wherever the image is.
+        distance: (n,) float32, size of the perturbation in the threat's norm, pixel units.
+        sizes: for each norm (n,) float64, size of the perturbation where it fooled; infinite elsewhere.
+    """
+
+    images: Tensor
+    inside: Tensor
+    answer: Tensor
+    fooled: Tensor
+    distance: Tensor
+    sizes: dict[str, Tensor]
+
+
+def judge(
+    answers: Callable[[Tensor], Tensor],
+    proposed: Tensor,
+    clean: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    label: str,
+    at: Tensor,
+    stays_inside: bool,
+    bounded: bool = True,
+) -> Verdict:
+    """What proposed images prove.
+
+    Args:
+        answers: the network's answers, (n, C, H, W) -> (n,); called once.
+        proposed: (n, C, H, W), as the attack returned them.
+        clean: what they were made of.
+        labels: (n,) int64.
+        threat: ball and box.
+        label: the attack's name in messages.
+        at: (n,) the images' places in the data set, for messages.
+        stays_inside: whether the attack promises to stay in the ball.
+        bounded: whether the ball matters at all; a corruption is judged where it is.
+
+    Raises:
+        RunError: a perturbation outside the ball, although the attack promises to stay inside.
+    """
+    boxed = proposed.clamp(0.0, 1.0)
+    inside = torch.ones(len(proposed), dtype=torch.bool, device=proposed.device)
+    judged = boxed
+    if bounded:
+        size = threat.distance(proposed, clean)
+        inside = size <= threat.epsilon + tolerance(threat, clean[0].numel())
+        if stays_inside:
+            refuse(
+                ~inside,
+                label,
+                at,
+                lambda i: f"a perturbation of {float(size[i]):.6g}, outside the ball of {threat}",
+            )
+        # one forward pass judges all: the admissible image where there is one, else the image beyond the ball
+        judged = torch.where(inside.view(-1, *[1] * (clean.dim() - 1)), threat.project(proposed, clean), boxed)
+    answer = answers(judged).cpu()
+    fooled, inside = answer != labels.cpu(), inside.cpu()
+    nowhere = torch.tensor(float("inf"), dtype=torch.float64)
+    sizes = {norm: torch.where(fooled, _size(norm, judged, clean), nowhere) for norm in NORMS}
+    if bounded:
+        admissible = fooled & inside
+        sizes[threat.norm] = torch.where(admissible, sizes[threat.norm].clamp_max(threat.epsilon), sizes[threat.norm])
+    return Verdict(judged, inside, answer, fooled, threat.distance(judged, clean).cpu(), sizes)
+
+
+def _size(norm: str, images: Tensor, clean: Tensor) -> Tensor:
+    """(n,) float64 on the CPU: certificates are compared with these, so rounding must not decide."""
+    delta = (images.detach().cpu().double() - clean.detach().cpu().double()).flatten(1)
+    order = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}[norm]
+    length: Tensor = torch.linalg.vector_norm(delta, ord=order, dim=1)
+    return length

@@ -1,0 +1,182 @@
+"""The network as the harness looks at it: frozen, in eval mode, in float32, on its device, its images counted.
+
+predict     the network's answers on clean images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from robustnas import interrupt
+from robustnas.attack.judge import TOLERANCE
+from robustnas.contracts import Images
+from robustnas.device import full_precision
+from robustnas.errors import DataError, DeviceError, RunError
+from robustnas.frozen import frozen
+from robustnas.images import InMemory, in_order, on_device
+from robustnas.report import Report, silent
+from robustnas.world import ALONE, World
+
+
+class Counted(nn.Module):
+    """The network, counting the images that go through it."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.images = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.images += len(images)
+        logits: Tensor = self.network(images)
+        return logits
+
+
+class Expected(nn.Module):
+    """The mean logits of several passes: what an attack on a randomised network should climb.
+
+    Expectation over transformation (Athalye et al. 2018, arXiv:1707.07397, section 4.2).
+
+    Args:
+        network: (N, C, H, W) -> (N, K), other logits each time.
+        passes: how many are averaged.
+    """
+
+    def __init__(self, network: nn.Module, passes: int):
+        super().__init__()
+        self.network = network
+        self.passes = passes
+
+    def forward(self, images: Tensor) -> Tensor:
+        total: Tensor = self.network(images)
+        for _ in range(1, self.passes):
+            total = total + self.network(images)
+        return total / self.passes
+
+
+def device_of(network: nn.Module, device: torch.device | str | None) -> torch.device:
+    """The device to work on; foolbox would move the network silently, so a contradiction is refused.
+
+    Raises:
+        DeviceError: the network lives elsewhere.
+    """
+    home = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), None)
+    if device is None:
+        return home or torch.device("cpu")
+    asked = torch.device(device)
+    if home is not None and (home.type != asked.type or asked.index not in (None, home.index)):
+        raise DeviceError(f"the network is on {home} and the images are wanted on {asked}; move the network first")
+    return home or asked
+
+
+def as_images(images: Images | Tensor, labels: Tensor | None) -> Images:
+    """Tensors as images in memory; checks shapes, types and pixel range."""
+    if isinstance(images, Tensor):
+        none = torch.zeros(len(images), dtype=torch.int64)
+        return InMemory(images.detach(), none if labels is None else labels.cpu())
+    if labels is None:
+        return images
+    if labels.dtype != torch.int64 or labels.dim() != 1 or len(labels) > len(images.labels):
+        raise DataError(
+            f"labels must be int64, one for each of the first images of {len(images.labels)}; "
+            f"found {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    return images
+
+
+def take(images: Images, indices: Tensor) -> Tensor:
+    """A batch, certain to hold pixels in [0, 1].
+
+    Raises:
+        DataError: a pixel lies outside, or is not a number; the message names the image.
+    """
+    batch = images.take(indices).float()
+    outside = ~((batch >= -TOLERANCE) & (batch <= 1 + TOLERANCE)).flatten(1).all(dim=1)
+    if bool(outside.any()):
+        raise DataError(
+            f"image {int(indices[int(outside.nonzero()[0])])} has pixels outside [0, 1]: "
+            "divide by the largest value of a pixel; normalisation belongs into the network"
+        )
+    return batch.clamp(0.0, 1.0)
+
+
+def answers(network: nn.Module, images: Tensor, indices: Tensor) -> Tensor:
+    """Predicted classes of a batch, (n, C, H, W) -> (n,) int64.
+
+    Raises:
+        RunError: logits are not finite; the message names the image.
+    """
+    with torch.no_grad():
+        logits: Tensor = network(images)
+    broken = ~logits.isfinite().all(dim=1)
+    if bool(broken.any()):
+        raise RunError(
+            f"the network's logits for image {int(indices[int(broken.nonzero()[0])])} are not finite: "
+            "its training may have diverged; a smaller learning rate would do"
+        )
+    return logits.argmax(dim=1)
+
+
+@contextmanager
+def float32_with_gradients(device: torch.device) -> Iterator[None]:
+    """Gradients on, mixed precision and TF32 off, whatever the caller has set."""
+    with (
+        full_precision(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield
+
+
+def own_batches(count: int, batch: int, world: World) -> list[Tensor]:
+    """The batches of this process: the same cuts however many share them, so that random draws are the same."""
+    return in_order(count, batch)[world.rank :: world.size]
+
+
+def predict(
+    network: nn.Module,
+    images: Images | Tensor,
+    batch: int = 256,
+    device: torch.device | str | None = None,
+    world: World = ALONE,
+    report: Report = silent,
+) -> Tensor:
+    """The network's answers, (N,) int64 on the CPU.
+
+    Args:
+        network: (N, C, H, W) pixels -> (N, K) logits; looked at in eval mode and left as it was.
+        images: all of these; a tensor is (N, C, H, W), uint8 or float in [0, 1].
+        batch: images at once.
+        device: where the network lives; None finds out.
+        world: the processes that share the batches; each returns all answers.
+        report: told after every batch.
+
+    Raises:
+        DataError: pixels outside [0, 1].
+        RunError: logits that are not finite.
+    """
+    device = device_of(network, device)
+    source = on_device(as_images(images, None), device)
+    count = len(source.labels)
+    found = torch.zeros(count, dtype=torch.int64)
+
+    def own() -> list[tuple[Tensor, Tensor]]:
+        """The answers of this process's batches."""
+        some, done = [], 0
+        with frozen(network), float32_with_gradients(device):
+            for indices in own_batches(count, batch, world):
+                interrupt.check()
+                some.append((indices, answers(network, take(source, indices), indices).cpu()))
+                done += len(indices)
+                report(min(done * world.size, count), count, "image")
+        return some
+
+    for share in world.agree(own):
+        for indices, classes in share:
+            found[indices] = classes
+    return found

@@ -1,0 +1,180 @@
+"""Somebody's own network, from the module that makes it and the file with its weights.
+
+    load      the network, on the CPU in eval mode, known to answer images of a dataset with logits of its classes
+    digest    plain data that changes with the factory, its source and the weights
+
+Both run code of its author: whatever that raises becomes an `InputError` with the line it came from.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustnas.contracts import Shape
+from robustnas.errors import InputError
+from robustnas.foreign.factory import made_by, resolved, working_directory
+from robustnas.foreign.messages import few, kind, theirs
+from robustnas.foreign.weights import fill, sha256
+from robustnas.normalize import PixelNetwork
+
+PROBED = (28, 32, 64, 96, 128, 160, 224, 299, 384)
+"""Rows and columns tried, for the message, where a network does not take the dataset's images."""
+
+
+def load(
+    factory: str,
+    weights: Path | None,
+    classes: int,
+    shape: Shape,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> nn.Module:
+    """The network, on the CPU in eval mode: (N, C, H, W) pixels in [0, 1] -> (N, K) logits.
+
+    It is put through black images, and refused unless it answers each with finite logits.
+
+    Args:
+        factory: `module:name`; the working directory is searched for the module first.  The name is of a function or
+            class that is called without arguments (torch's generators seeded), or of an `nn.Module` already made.
+        weights: file of a state dict, by itself or in a checkpoint under `state_dict`, `model`,
+            `model_state_dict`, `network` or `net`; None keeps the weights that the factory gave.
+        classes: K.
+        shape: of the dataset's images.
+        mean: of each channel, in pixel units: subtracted before the network, where it does not do so itself.
+        std: of each channel: divided by.
+
+    Raises:
+        InputError: a part of this is missing, raises or does not fit; says what was found and what would do.
+    """
+    normalized = _check_normalisation(shape, mean, std)
+    with working_directory():
+        network = made_by(factory)
+        if weights is not None:
+            fill(network, weights, factory)
+        if normalized is not None:
+            network = PixelNetwork(network, *normalized)
+        network.eval()
+        _check_answers(network, factory, classes, shape)
+    return network
+
+
+def digest(factory: str, weights: Path | None) -> dict[str, Any]:
+    """What identifies the network, as plain data.
+
+    Returns:
+        `factory` as given, `weights` the sha256 of that file or None, `source` the sha256 of the file that defines the
+        factory, or None where it has none.  What that file imports is not looked at.
+
+    Raises:
+        InputError: the factory or the file is not there.
+    """
+    with working_directory():
+        module, made = resolved(factory)
+        while isinstance(made, partial):
+            made = made.func
+        definition = made if inspect.isroutine(made) or inspect.isclass(made) else type(made)
+        # what is made already is defined where it is written down, its class may be torch's
+        home = module if isinstance(made, nn.Module) else sys.modules.get(definition.__module__, module)
+        source = getattr(home, "__file__", None)
+        return {
+            "factory": factory,
+            "weights": None if weights is None else sha256(weights, "--weights"),
+            "source": None if source is None else sha256(Path(source), f"the source of {factory}"),
+        }
+
+
+def _check_normalisation(
+    shape: Shape, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Mean and standard deviation, or None where the network has neither or its own.
+
+    Raises:
+        InputError: one without the other, one of another number of channels, or a std that is not above 0.
+    """
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise InputError(f"--{'std' if mean is None else 'mean'} alone is no normalisation; give --mean and --std")
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != shape[0]:
+            raise InputError(f"--{name} has {len(values)} value(s); images of {shape[0]} channel(s) need as many")
+        if not all(math.isfinite(value) and (name == "mean" or value > 0) for value in values):
+            raise InputError(
+                f"--{name} {', '.join(map(str, values))}: finite numbers{' above 0' if name == 'std' else ''} would "
+                "do, in pixel units (pixels are in [0, 1])"
+            )
+    return mean, std
+
+
+def _answers(network: nn.Module, count: int, shape: Shape) -> Any:
+    """What the network makes of so many black images."""
+    with torch.no_grad():
+        return network(torch.zeros(count, *shape))
+
+
+def _check_answers(network: nn.Module, factory: str, classes: int, shape: Shape) -> None:
+    """The network answers images of the dataset with logits of its classes, one image as well as two.
+
+    Raises:
+        InputError: it does not.
+    """
+    size = "x".join(map(str, shape))
+    for count in (1, 2):
+        try:
+            logits = theirs(
+                partial(_answers, network, count, shape),
+                f"--network {factory}: for {count} black image(s) of {size} it",
+            )
+        except InputError as fault:
+            raise InputError(f"{fault}{_taken(network, shape) if count == 1 else ''}") from fault.__cause__
+        if not isinstance(logits, Tensor):
+            raise InputError(
+                f"--network {factory} answers with {kind(logits)}; a module whose forward returns the logits alone, "
+                f"a tensor of shape (images, {classes}), would do"
+            )
+        if logits.dtype != torch.float32:
+            raise InputError(f"--network {factory} answers with {kind(logits)}; logits of float32 would do")
+        if logits.dim() == 2 and len(logits) == count and logits.shape[1] != classes:
+            raise InputError(
+                f"--network {factory} gives {logits.shape[1]} logits for an image, and the dataset has {classes} "
+                f"classes; a network trained on this dataset, with {classes} outputs, would do"
+            )
+        if logits.shape != (count, classes):
+            raise InputError(
+                f"--network {factory} answers {count} image(s) with shape {tuple(logits.shape)}; logits of shape "
+                f"({count}, {classes}) would do"
+            )
+        if not bool(logits.isfinite().all()):
+            raise InputError(
+                f"--network {factory} answers black images with logits that are not finite: {few(_shown(logits))}; "
+                "its weights may not be those of a trained network, or it divides by 0"
+            )
+
+
+def _shown(logits: Tensor) -> list[str]:
+    return [f"{value:g}" for value in logits.flatten().tolist()]
+
+
+def _taken(network: nn.Module, shape: Shape) -> str:
+    """Which images the network takes instead, as part of a message."""
+    for channels in dict.fromkeys((shape[0], 3, 1)):
+        for side in PROBED:
+            try:
+                _answers(network, 1, (channels, side, side))
+            except Exception:  # one more size that it does not take
+                continue
+            return (
+                f"\n  it takes images of {channels}x{side}x{side}; a factory whose network first resizes the "
+                "dataset's images, or a network trained on them, would do"
+            )
+    return "\n  a network that takes images of the dataset would do"

@@ -1,0 +1,103 @@
+"""The recipe that evaluates one network made elsewhere: what `robustnas evaluate` types for its user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from attrs import frozen
+
+from robustnas.errors import InputError
+from robustnas.recipe.methods import NAME
+from robustnas.threat import NORMS, pixels
+
+EPSILONS = {"linf": "8/255", "l2": "0.5", "l1": "12"}
+"""The radius taken in each norm where none is given: those of RobustBench, and of Croce and Hein 2021 in l_1."""
+
+STEPS = 20
+STEP = 8
+"""PGD's number of steps, and how many of them make an epsilon."""
+
+
+@frozen
+class Asked:
+    """One evaluation.
+
+    Args:
+        network: `module:factory`.
+        weights: file of its weights; None where the factory fills them in.
+        dataset: YAML: the name of a dataset, or a mapping with its options.
+        name: of the row; None: the factory's.
+        normalize: whether the dataset's mean and deviation become the network's first layer.
+        norm: of the threat.
+        epsilon: in pixel units; None: what is usual in the norm.
+        attacks: YAML each, as entries of `attacks`; none: FGSM, PGD and AutoAttack.
+        images: how many test images, of equal classes; None: all.
+        certify: bound method; None certifies nothing.
+        seed: of attacks.
+    """
+
+    network: str
+    weights: Path | None
+    dataset: str
+    name: str | None = None
+    normalize: bool = False
+    norm: str = "linf"
+    epsilon: str | None = None
+    attacks: Sequence[str] = ()
+    images: int | None = None
+    certify: str | None = None
+    seed: int = 0
+
+
+def name_of(asked: Asked) -> str:
+    """The row's name, which names folders too."""
+    given = asked.name or asked.network.rpartition(":")[2] or "network"
+    return given if NAME.fullmatch(given) else "network"
+
+
+def text(asked: Asked) -> str:
+    """The recipe, YAML.
+
+    Raises:
+        InputError: the norm is unknown, the radius no number, or a text no YAML.
+    """
+    if asked.norm not in NORMS:
+        raise InputError(f"--norm {asked.norm}: {', '.join(NORMS)} would do")
+    epsilon = asked.epsilon or EPSILONS[asked.norm]
+    try:
+        radius = pixels(epsilon)
+    except ValueError as fault:
+        raise InputError(f"--epsilon: {fault}") from None
+    usual: list[Any] = [
+        "fgsm",
+        {"name": "pgd", "steps": STEPS, "step_size": radius / STEP},
+        "autoattack",
+    ]
+    method: dict[str, Any] = {"network": asked.network, "normalize": asked.normalize}
+    if asked.weights is not None:
+        method["weights"] = str(asked.weights.resolve())
+    recipe = {
+        "dataset": _yaml("--dataset", asked.dataset),
+        "threat": {"norm": asked.norm, "epsilon": epsilon},
+        "seeds": [asked.seed],
+        "methods": {name_of(asked): method},
+        "attacks": [_yaml("--attack", one) for one in asked.attacks] or usual,
+        "certify": False if asked.certify is None else {"method": asked.certify},
+        "evaluate": {"images": asked.images},
+    }
+    return "# Written by robustnas evaluate; it runs as it stands: robustnas run FILE\n" + yaml.safe_dump(
+        recipe, sort_keys=False, allow_unicode=True
+    )
+
+
+def _yaml(option: str, given: str) -> Any:
+    try:
+        return yaml.safe_load(given)
+    except yaml.YAMLError:
+        raise InputError(
+            f"{option} {given!r} is not YAML; a name would do, or a mapping such as "
+            "'{name: pgd, steps: 20, step_size: 2/255}'"
+        ) from None

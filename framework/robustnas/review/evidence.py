@@ -1,0 +1,29 @@
+"""How much is more than chance, and more than the imperfection of any attack."""
+
+from __future__ import annotations
+
+import math
+
+CHANCE = 0.01
+"""The probability below which a difference is no chance."""
+
+FEWEST = math.ceil(-math.log2(CHANCE))
+"""The images that have to differ before any difference can be none: 2 ** -7 is the first power below `CHANCE`."""
+
+
+def by_chance(first: int, second: int) -> float:
+    """How likely the first of two equals is ahead in at least `first` of the `first + second` images where they differ.
+
+    The one-sided sign test: images on which both fare alike say nothing, each other one is a fair coin.
+    """
+    differing = first + second
+    ways = sum(math.comb(differing, ahead) for ahead in range(first, differing + 1))
+    return ways / (1 << differing)
+
+
+def counts(images: int, among: int, share: float) -> bool:
+    """Whether so many images are worth a warning: two at least, and at least this share of those looked at.
+
+    One image of a thousand is within what a longer run or another random start of a good attack changes.
+    """
+    return images >= 2 and images >= share * among

@@ -1,0 +1,175 @@
+"""From the results of a run directory to the table, to a list of what happened to each image, and to other forms."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from robustnas import robustbench, table, verdicts
+from robustnas.artifacts import StageFolder, damaged
+from robustnas.attack import columns as tables
+from robustnas.errors import InputError, RunDirectoryError
+from robustnas.review.flag import Flag
+from robustnas.run import layout
+from robustnas.run.directory import RunDirectory
+from robustnas.run.layout import Layout
+from robustnas.suggest import did_you_mean
+from robustnas.table import AttackColumn, Comparison, SeedResult
+from robustnas.verdicts import Measured
+
+AUTOATTACK = "autoattack"
+"""The attack whose figure RobustBench lists, by its name in a recipe."""
+
+
+def comparison(directory: RunDirectory) -> Comparison:
+    """The table of a run directory.
+
+    Raises:
+        RunDirectoryError: a result is damaged.
+        VerdictError: two results contradict each other.
+    """
+    shown = layout.read(directory)
+    columns = [AttackColumn(a.label, str(a.threat), a.worst_case, a.spared) for a in shown.attacks]
+    rows = []
+    for method, seeds in shown.methods.items():
+        results = [_seed_result(directory, shown, method, seed, stages) for seed, stages in seeds.items()]
+        rows.append(table.row(method, results, columns, shown.epsilons, shown.smoothing))
+    return Comparison(str(shown.threat), rows, columns, shown.norms, shown.notes, shown.epsilons, shown.smoothing)
+
+
+def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int, stages: dict[str, Any]) -> SeedResult:
+    search = _result(directory, stages["search"], "search_seconds")
+    train = _result(directory, stages["train"], "parameters")
+    clean = _result(directory, stages["clean"], "predictions", "labels", "parameters")
+    probe = _result(directory, stages["probe"], "flags")
+    certify = _result(directory, stages["certify"], "certified", "radius")
+    smooth = _result(directory, stages["smooth"], "radius")
+    measured = _measured(directory, shown, stages)
+    told = [probe, *(_result(directory, stages["attacks"][one.label], "flags") for one in measured)]
+    flags = [Flag.of(flag) for found in told if found is not None for flag in found["flags"]]
+    flags += verdicts.flags(measured, shown.values)
+    right = None if clean is None else torch.tensor(clean["predictions"]) == torch.tensor(clean["labels"])
+    certified = None if certify is None else certify["certified"]
+    radius = {} if certify is None else certify["radius"]
+    verdicts.check(f"{method}, seed {seed}", measured, right, certified, radius, shown.threat)
+    made = train if train is not None else clean
+    return SeedResult(
+        seed=seed,
+        clean=None if right is None else right.tolist(),
+        attacks=verdicts.of(measured, shown.threat, shown.epsilons),
+        certified=certified,
+        radius=radius,
+        smoothed=None if smooth is None else smooth["radius"],
+        flags=[flag.plain() for flag in flags],
+        parameters=None if made is None else made["parameters"],
+        search_seconds=None if search is None else search["search_seconds"],
+    )
+
+
+def _measured(directory: RunDirectory, shown: Layout, stages: dict[str, Any]) -> list[Measured]:
+    """What the attacks of one method and seed did, those that are done, in the order in which they were run."""
+    found = []
+    for a in shown.attacks:
+        where = stages["attacks"].get(a.label)
+        if where is not None and StageFolder(directory.path / where).done:
+            columns = tables.read(directory.path / where)
+            found.append(Measured(a.label, a.threat, a.access, a.spared, a.one_step, columns))
+    return found
+
+
+def _result(directory: RunDirectory, where: str | None, *keys: str) -> dict[str, Any] | None:
+    """What a stage wrote; None where it does not exist or has not run.
+
+    Raises:
+        RunDirectoryError: it lacks one of the keys; names the file and how to redo the stage.
+    """
+    if where is None:
+        return None
+    folder = StageFolder(directory.path / where)
+    if not folder.done:
+        return None
+    result = folder.result()
+    missing = [key for key in keys if key not in result]
+    if missing:
+        raise RunDirectoryError(damaged(folder.result_file, f"it has no {', '.join(missing)}"))
+    return result
+
+
+RECORD = (
+    "method", "seed", "attack", "norm", "epsilon", "variant", "index", "label", "clean", "tried", "success",
+    "prediction", "by", "distance", "size_linf", "size_l2", "size_l1",
+)  # fmt: skip
+"""The columns of `records`."""
+
+
+def records(directory: RunDirectory) -> str:
+    """What each attack did to each image: CSV, a line for each image, attack and radius or variant.
+
+    Raises:
+        RunDirectoryError: a result is damaged.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(RECORD)
+    shown = layout.read(directory)
+    for method, seeds in shown.methods.items():
+        for seed, stages in seeds.items():
+            for one in _measured(directory, shown, stages):
+                writer.writerows((method, seed, one.label, *line) for line in _lines(one.columns))
+    return out.getvalue()
+
+
+def _lines(columns: tables.Columns) -> Iterator[tuple[Any, ...]]:
+    """The lines of one attack, from the norm on; what is infinite or did not happen is empty."""
+    arrays = columns.arrays
+    parts = [str(part) for part in arrays["parts"]]
+    for row, (epsilon, variant) in enumerate(zip(arrays["epsilon"].tolist(), columns.variants, strict=True)):
+        several = [arrays[name][row].tolist() for name in ("tried", "success", "prediction", "by", "distance")]
+        sizes = [arrays[f"size_{norm}"][row].tolist() for norm in ("linf", "l2", "l1")]
+        whole = [arrays[name].tolist() for name in ("index", "label", "clean")]
+        for index, label, clean, tried, success, prediction, by, distance, *size in zip(
+            *whole, *several, *sizes, strict=True
+        ):
+            measured = ["" if one == float("inf") else one for one in size]
+            who = parts[by] if by >= 0 else ""
+            yield (
+                *(columns.norm, epsilon, variant, index, label, clean, tried, int(success), prediction, who),
+                *(distance, *measured),
+            )
+
+
+def leaderboard(directory: RunDirectory, method: str, about: dict[str, Any]) -> str:
+    """A method's result in the form of RobustBench's files, for its first seed.
+
+    Raises:
+        InputError: no such method, or no result of AutoAttack.
+    """
+    shown = layout.read(directory)
+    if method not in shown.methods:
+        names = list(shown.methods)
+        raise InputError(f"{directory.path} has no method {method!r}{did_you_mean(method, names)}; {', '.join(names)}")
+    seed, stages = next(iter(shown.methods[method].items()))
+    result = _seed_result(directory, shown, method, seed, stages)
+    entry = next((a for a in shown.attacks if a.name == AUTOATTACK), None)
+    standing = None if entry is None else result.attacks.standing.get(entry.label)
+    notes = [about.pop("footnote", "")]
+    if entry is not None and entry.options.get("square_variant", "per-sample") != "reference":
+        notes.append("Square with positions of its own for each image, not the reference's.")
+    if entry is not None and entry.spared:
+        before = [a.label for a in shown.attacks[: shown.attacks.index(entry)] if a.threat.norm == entry.threat.norm]
+        notes.append(f"Worst case over {', '.join(before)} and AutoAttack.")
+    return robustbench.text(
+        robustbench.entry(
+            dataset=shown.dataset,
+            threat=shown.threat if entry is None else entry.threat,
+            clean=0.0 if result.clean is None else table.share(result.clean),
+            autoattack=None if standing is None else table.share(standing),
+            unreliable=bool(result.flags),
+            footnote=" ".join(filter(None, notes)),
+            **about,
+        )
+    )

@@ -1,0 +1,391 @@
+"""What is measured on a network: its clean answers, probes, certificates, attacks, and the smoothed classifier's radii.
+
+These stages alone see test images.  An attack reads the clean answers, spares the images that attacks before it fooled,
+and holds what fools against the certificates there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from robustnas import attack, certify, interrupt, seeding, smoothing, train
+from robustnas.artifacts import damaged
+from robustnas.attack import columns as tables
+from robustnas.attack.evaluate import evaluate
+from robustnas.attack.progress import Progress
+from robustnas.attack.radii import at_radii
+from robustnas.attack.record import AttackRecord
+from robustnas.attack_order import Column
+from robustnas.contracts import Images
+from robustnas.errors import RunDirectoryError, VerdictError
+from robustnas.images import Chosen, First, balanced
+from robustnas.plan import Plan
+from robustnas.review.flag import Flag
+from robustnas.review.probe import probe as probed
+from robustnas.review.records import of_options
+from robustnas.run.task import Task, finish, load_foreign, trainable
+from robustnas.threat import NORMS, ThreatModel
+from robustnas.verdicts import contradicted
+
+
+def clean(task: Task) -> None:
+    """The network's answers on clean images."""
+    network, (images, indices) = network_of(task), evaluated_images(task.plan)
+    predictions = attack.predict(network, images, task.plan.evaluate.batch, task.device, task.world, report=task.report)
+    finish(
+        task,
+        {
+            "index": indices.tolist(),
+            "labels": images.labels.tolist(),
+            "predictions": predictions.tolist(),
+            "parameters": trainable(network),
+        },
+    )
+
+
+def probe(task: Task) -> None:
+    """What a reviewer would ask of the network before believing an attack."""
+    network, (images, _) = network_of(task), evaluated_images(task.plan)
+    found: list[dict[str, Any]] = []
+    if task.world.first:
+        flags = probed(
+            network,
+            images,
+            images.labels,
+            task.plan.threat.norm,
+            device=task.device,
+            seed=task.stage.seed,
+            report=task.report,
+        )
+        found = [flag.plain() for flag in flags]
+    finish(task, {"flags": found})
+
+
+def certificates(task: Task) -> None:
+    """Certified margins at the recipe's threat, and certified radii."""
+    plan, settings = task.plan, task.plan.certify
+    assert settings is not None
+    network, (images, indices) = network_of(task), evaluated_images(plan, settings.images)
+    labels = images.labels
+
+    def own() -> list[tuple[list[float], list[bool], dict[str, list[float]]]]:
+        """Smallest margin, verdict and radii of the images of this process's batches."""
+        found, done, certified = [], 0, 0
+        for some in attack.own_batches(len(labels), settings.batch, task.world):
+            interrupt.check()
+            batch, truth = images.take(some).to(task.device), labels[some].to(task.device)
+            smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
+            radii = _radii(network, batch, truth, plan, smallest > 0)
+            radius = {norm: values.tolist() for norm, values in radii.items()}
+            found.append((smallest.tolist(), (smallest > 0).tolist(), radius))
+            done, certified = done + len(some), certified + int((smallest > 0).sum())
+            task.report(min(done * task.world.size, len(labels)), len(labels), "image", certified=certified / done)
+        return found
+
+    margins: list[float | None] = []
+    verdicts: list[bool] = []
+    radius: dict[str, list[float]] = {norm: [] for norm in settings.norms}
+    # batches were dealt round the processes: taking one from each in turn puts the images in order again
+    for turn in zip_longest(*task.world.agree(own)):
+        for smallest, certified, radii in (one for one in turn if one is not None):
+            margins += [value if math.isfinite(value) else None for value in smallest]
+            verdicts += certified
+            for norm, some in radii.items():
+                radius[norm] += some
+    finish(
+        task,
+        {
+            "threat": {"norm": plan.threat.norm, "epsilon": plan.threat.epsilon},
+            "method": settings.method,
+            "radius_method": settings.radius_method or settings.method,
+            "index": indices.tolist(),
+            "margin": margins,
+            "certified": verdicts,
+            "radius": radius,
+        },
+    )
+
+
+def _radii(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan, certified: Tensor) -> dict[str, Tensor]:
+    """Certified radii (N,) by norm.
+
+    An image certified at the threat has at least the threat's epsilon as its radius, whichever method found that;
+    and of balls of one radius the l_inf ball holds the l_2 ball and that the l_1 ball, so a radius in one norm is at
+    least what is known of the norms before it.
+    """
+    settings = plan.certify
+    assert settings is not None
+    method = settings.radius_method or settings.method
+    found = {norm: certify.radius(network, images, labels, norm, method=method) for norm in settings.norms}
+    known = torch.zeros(len(labels), device=images.device, dtype=images.dtype)
+    for norm in NORMS:
+        if norm == plan.threat.norm:
+            known = torch.maximum(known, torch.where(certified, plan.threat.epsilon, 0.0).to(known))
+        if norm in found:
+            found[norm] = known = torch.maximum(found[norm], known)
+    return found
+
+
+def attacked(task: Task) -> None:
+    """One attack of the recipe, at all its radii, or in all its variants."""
+    plan, column = task.plan, task.stage.column
+    assert column is not None
+    network, (images, indices) = network_of(task), evaluated_images(plan)
+    answers = _clean_answers(task, images)
+    earlier = _earlier(task)
+    progress = Progress(task.folder, task.world.rank)
+    settings: dict[str, Any] = {
+        "batch": plan.evaluate.batch,
+        "seed": task.stage.seed,
+        "device": task.device,
+        "report": task.report,
+        "world": task.world,
+        "clean": answers,
+        "expectation": column.attack.expectation,
+        "runs": column.attack.runs,
+        "access": column.access,
+        "progress": progress,
+        "watch": _watch(task, indices),
+    }
+    name = column.attack.use.name
+
+    def variant(built: Any, called: str, source: nn.Module | None = None) -> AttackRecord:
+        """One of several columns of one attack: every image, one radius."""
+        return evaluate(
+            network,
+            images,
+            images.labels,
+            built,
+            column.threat,
+            label=name,
+            variant=called,
+            source=source,
+            **settings,
+        )
+
+    def left(epsilon: float) -> Tensor:
+        """(N,) bool, not fooled by the attacks before this one."""
+        fooled = [one.tensor("success")[torch.from_numpy(one.arrays["epsilon"] <= epsilon)] for one in earlier]
+        return ~torch.cat([torch.zeros(1, len(answers), dtype=torch.bool), *fooled]).any(dim=0)
+
+    built = build(column, column.threat)
+    if column.transfers:
+        records = [variant(built, f"from {method}", source) for method, source in _sources(task).items()]
+    elif getattr(built, "every", False):
+        records = [variant(part, called) for called, part in built.parts.items()]
+    else:
+        records = at_radii(
+            network,
+            images,
+            images.labels,
+            lambda threat: build(column, threat),
+            column.threats,
+            label=name,
+            left=left,
+            carry=plan.evaluate.attacked == "survivors",
+            **settings,
+        )
+    found = tables.of_records(records, indices)
+    tables.write(found, task.folder)
+    finish(
+        task,
+        {
+            "attack": name,
+            "threat": {"norm": column.threat.norm, "epsilon": column.threat.epsilon},
+            "radii": list(column.radii),
+            "access": column.access,
+            "parts": list(records[0].parts),
+            "variants": [record.variant for record in records],
+            "attacked": [int((record.tried > 0).sum()) for record in records],
+            "fooled": [int(record.success.sum()) for record in records],
+            "evaluations": sum(record.evaluations for record in records),
+            "batch": plan.evaluate.batch,
+            "draws": "an image" if getattr(built, "takes_draws", False) else "a batch",
+            "foolbox": _foolbox_version(),
+            "flags": [flag.plain() for flag in _weak_steps(column, built)],
+        },
+    )
+    if task.world.first:
+        progress.forget()
+
+
+def build(column: Column, threat: ThreatModel) -> Any:
+    """The foolbox attack of a column at a radius."""
+    plugin = column.attack.use.plugin
+    return plugin.build(threat) if hasattr(plugin, "build") else plugin
+
+
+def _foolbox_version() -> str:
+    """Its results have changed between versions."""
+    from robustnas.foolbox_import import load_foolbox
+
+    return str(load_foolbox().__version__)
+
+
+def _weak_steps(column: Column, built: Any) -> list[Flag]:
+    """A warning for each radius that the steps of an attack inside the ball cannot cross."""
+    from robustnas.foolbox_import import load_foolbox
+
+    if isinstance(built, load_foolbox().attacks.base.MinimizationAttack) or column.access == "corruption":
+        return []
+    plugin = column.attack.use.plugin
+    found = []
+    for threat in column.threats:
+        steps, size = getattr(plugin, "steps", None), getattr(plugin, "step_size", None)
+        if size is None and getattr(plugin, "rel_stepsize", None) is not None:
+            size = plugin.rel_stepsize * threat.epsilon
+        if getattr(plugin, "abs_stepsize", None) is not None:
+            size = plugin.abs_stepsize
+        found += of_options(column.label, threat, steps if isinstance(steps, int) else None, size)
+    return found
+
+
+def _clean_answers(task: Task, images: Images) -> Tensor:
+    """The network's answers on clean images, as the clean stage found them."""
+    stage = task.plan.stage("clean", task.stage.method, task.stage.seed)
+    assert stage is not None
+    folder = task.directory.folder(stage)
+    answers = folder.result().get("predictions")
+    if not isinstance(answers, list) or len(answers) != len(images.labels):
+        raise RunDirectoryError(damaged(folder.result_file, "it has no prediction for each image"))
+    return torch.tensor(answers, dtype=torch.int64)
+
+
+def _earlier(task: Task) -> list[tables.Columns]:
+    """What the attacks before this one did, as far as they are done."""
+    stages = [stage for stage in task.plan.stages_of(task.stage.method, task.stage.seed) if stage.kind == "attack"]
+    folders = [task.directory.folder(stage) for stage in stages if stage.key in task.stage.after]
+    return [tables.read(folder.path) for folder in folders if folder.done]
+
+
+def _sources(task: Task) -> dict[str, nn.Module]:
+    """The networks of the other methods, by method, each once."""
+    networks, seed = task.plan.networks, task.stage.seed
+    found: dict[str, str] = {}
+    for method in sorted(task.plan.methods):
+        key = networks[method, seed]
+        if key != networks[task.stage.method, seed] and key not in found.values():
+            found[method] = key
+    return {method: network_of(task, method) for method in found}
+
+
+def _watch(task: Task, indices: Tensor) -> Callable[[Tensor, Tensor, Tensor, dict[str, Tensor]], None] | None:
+    """Holds every image that fools against its certified radii, in the certificate's own norm.
+
+    Raises:
+        VerdictError: by what it returns, when an image was fooled within a certified radius; the image is saved.
+    """
+    stage = task.plan.stage("certify", task.stage.method, task.stage.seed)
+    if stage is None or not task.directory.done(stage):
+        return None
+    result = task.directory.folder(stage).result()
+    radii = {norm: torch.tensor(values, dtype=torch.float64) for norm, values in result["radius"].items()}
+
+    def watch(places: Tensor, given: Tensor, perturbed: Tensor, sizes: dict[str, Tensor]) -> None:
+        for norm, radius in radii.items():
+            known = places < len(radius)
+            if not bool(known.any()):
+                continue
+            wrong = contradicted(radius[places[known]], sizes[norm][known])
+            if bool(wrong.any()):
+                at = int(known.nonzero().squeeze(1)[int(wrong.nonzero()[0])])
+                place = int(places[at])
+                kept = attrs.evolve(task.folder, writes=True)
+                kept.save_tensors(
+                    "violation.pt",
+                    {
+                        "index": int(indices[place]),
+                        "clean": given[at].clone(),
+                        "perturbed": perturbed[at].clone(),
+                        "norm": norm,
+                        "radius": float(radius[place]),
+                        "size": float(sizes[norm][at]),
+                    },
+                )
+                raise VerdictError(
+                    f"{task.stage.title}: test image {int(indices[place])} has a certified {norm} radius of "
+                    f"{float(radius[place]):.6g} and was fooled by a perturbation of {float(sizes[norm][at]):.6g}; a "
+                    f"bound or the attack is wrong.  Both images are in {kept.path / 'violation.pt'}"
+                )
+
+    return watch
+
+
+def smoothed(task: Task) -> None:
+    """Randomised smoothing: the class of the smoothed classifier and its certified radius."""
+    settings = task.plan.smoothing
+    assert settings is not None
+    network, (images, indices) = network_of(task), evaluated_images(task.plan, settings.images)
+    found = smoothing.certify(
+        network,
+        images,
+        images.labels,
+        sigma=settings.sigma,
+        samples=settings.samples,
+        selection=settings.selection,
+        alpha=settings.alpha,
+        batch=settings.batch,
+        device=task.device,
+        seed=task.stage.seed,
+        indices=indices,
+        report=task.report,
+        world=task.world,
+    )
+    finish(
+        task,
+        {
+            "sigma": settings.sigma,
+            "confidence": 1 - settings.alpha,
+            "samples": settings.samples,
+            "index": indices.tolist(),
+            "labels": images.labels.tolist(),
+            "predictions": found.prediction.tolist(),
+            "radius": found.certified.tolist(),
+            "evaluations": found.evaluations,
+        },
+    )
+
+
+def network_of(task: Task, name: str | None = None) -> nn.Module:
+    """The network of a method (default: the stage's own) and the stage's seed, on the device, in eval mode."""
+    plan, seed = task.plan, task.stage.seed
+    method = plan.methods[name or task.stage.method]
+    if method.network is not None:
+        with seeding.seeded(seed, "evaluate", "build"):
+            return load_foreign(method.network, plan.dataset).to(task.device)
+    stage = plan.stage("train", method.name, seed)
+    assert stage is not None
+    with seeding.seeded(seed, "evaluate", "build"):  # the weights are overwritten at once
+        trained = train.load(
+            task.directory.folder(stage), method.space, task.genotype(method.name), plan.dataset, method.train
+        )
+    return trained.to(task.device)
+
+
+def evaluated_images(plan: Plan, among: int | None = None) -> tuple[Images, Tensor]:
+    """The test images that are evaluated, and their places in the test split (N,).
+
+    Args:
+        among: only so many, the first of them; None: all.
+
+    Raises:
+        DataError: the test split has fewer.
+    """
+    images = plan.dataset.split("test")
+    wanted = plan.evaluate.images
+    indices = torch.arange(len(images.labels))
+    if wanted is not None and plan.evaluate.subset == "first":
+        images, indices = First(images, wanted), indices[:wanted]
+    elif wanted is not None:
+        indices = balanced(images.labels, wanted, plan.evaluate.subset_seed)
+        images = Chosen(images, indices)
+    if among is not None and among < len(indices):
+        images, indices = First(images, among), indices[:among]
+    return images, indices

@@ -1,0 +1,133 @@
+"""One stage with everything it needs at hand: what it reads, where it writes, and who made it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import attrs
+import torch
+from attrs import frozen
+from torch import nn
+
+from robustnas import foreign
+from robustnas.artifacts import StageFolder, damaged
+from robustnas.contracts import Dataset, Genotype, Images, Shape
+from robustnas.errors import RunDirectoryError, RunError
+from robustnas.plan import Foreign, MethodPlan, Plan, Stage
+from robustnas.report import Report
+from robustnas.run.directory import RunDirectory
+from robustnas.world import ALONE, World
+
+
+@frozen
+class TrainingOnly:
+    """A dataset whose test split cannot be reached: what search and training are given."""
+
+    dataset: Dataset
+
+    @property
+    def shape(self) -> Shape:
+        return self.dataset.shape
+
+    @property
+    def classes(self) -> int:
+        return self.dataset.classes
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self.dataset.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.dataset.std
+
+    def split(self, name: str) -> Images:
+        """The training split; any other is a fault of the caller.
+
+        Raises:
+            RunError: search or training asked for something else.
+        """
+        if name != "train":
+            raise RunError(f"search and training asked for the {name!r} split; only evaluation may see it")
+        return self.dataset.split(name)
+
+
+@frozen
+class Task:
+    """One stage with everything it needs at hand."""
+
+    plan: Plan
+    stage: Stage
+    directory: RunDirectory
+    device: torch.device
+    report: Report
+    world: World = ALONE
+
+    @property
+    def method(self) -> MethodPlan:
+        return self.plan.methods[self.stage.method]
+
+    @property
+    def folder(self) -> StageFolder:
+        """The stage's folder; only the first process writes to it."""
+        return attrs.evolve(self.directory.folder(self.stage), writes=self.world.first)
+
+    def genotype(self, name: str | None = None) -> Genotype:
+        """The genotype of a method (default: the stage's own): fixed by the recipe, or found by its search."""
+        method = self.plan.methods[name or self.stage.method]
+        if method.genotype is not None:
+            return method.genotype
+        return genotype_of(self.directory, self.plan, method.name, self.stage.seed)
+
+
+def genotype_of(directory: RunDirectory, plan: Plan, method: str, seed: int) -> Genotype:
+    """What a finished search found.
+
+    Raises:
+        RunDirectoryError: its result holds no genotype.
+    """
+    stage = plan.stage("search", method, seed)
+    assert stage is not None
+    folder = directory.folder(stage)
+    genotype = folder.result().get("genotype")
+    if not isinstance(genotype, dict):
+        raise RunDirectoryError(damaged(folder.result_file, "it holds no genotype"))
+    return genotype
+
+
+def load_foreign(network: Foreign, dataset: Dataset) -> nn.Module:
+    """A network made elsewhere, held to the dataset's shape and classes.
+
+    Raises:
+        InputError: it cannot be made, or does not fit.
+    """
+    mean, std = (dataset.mean, dataset.std) if network.normalize else (None, None)
+    return foreign.load(
+        network.factory, network.weights, classes=dataset.classes, shape=dataset.shape, mean=mean, std=std
+    )
+
+
+def trainable(network: nn.Module) -> int:
+    """Trainable weights."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def finish(task: Task, result: dict[str, Any]) -> None:
+    """Write the result; the other processes go on when it is there to be read."""
+    task.folder.finish({**result, "provenance": provenance(task.device, task.world)})
+    task.world.told(None)
+
+
+def provenance(device: torch.device, world: World) -> dict[str, Any]:
+    """What made a result, so that a figure can be traced: versions, device, threads, time."""
+    import robustnas
+
+    return {
+        "robustnas": robustnas.__version__,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "processes": world.size,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

@@ -1,0 +1,350 @@
+"""AutoPGD: projected gradient ascent that chooses its own steps, image by image.
+
+In l_inf and l_2, with eta the step, x the iterate and P the projection into ball and box:
+
+    z      = P(x_k + eta * unit(gradient))
+    x_k+1  = P(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_k-1))
+
+eta begins at 2 epsilon.  At checkpoints, of which the first is after 22 % of the steps and the windows between them
+shrink by 3 % of the steps down to 6 %, eta is halved, and the search goes on from the best iterate so far, where
+
+    at most 75 % of the window's steps raised the loss, or
+    eta was not halved at the checkpoint before, and the best loss is what it was there.
+
+In l_1 a step of length eta goes along the signs of the gradient at the pixels where it is largest, two thirds as many
+as the best iterate has changed.  At a checkpoint where that number has shrunk to under 95 % of what it was at the one
+before, eta is set back to epsilon and the search goes on from the best iterate; elsewhere eta is divided by 1.5, down
+to epsilon / 10.  There is no momentum, checkpoints are 4 % of the steps apart, and the search runs in balls of 3, 2
+and 1 epsilon for 30, 30 and 40 % of the steps, each from the best iterate of the one before.
+
+Sources: Croce and Hein 2020, arXiv:2003.01690, section 3 and algorithm 1; in l_1 Croce and Hein 2021,
+arXiv:2103.01208, section 3 and algorithm 1.  Starts, ties ("at most", "under") and the distance of checkpoints in l_1
+are those of the reference implementation.  Ours: an image leaves with the first iterate that fools, and the first step
+is counted as rising if it rises above the start (there, if it rises above 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Literal
+
+import torch
+from attrs import define, field, fields, frozen
+from torch import Tensor
+
+from robustnas.draws import Draws
+from robustnas.foolbox_attack import BallAttack, Network, fooled
+from robustnas.perturb import along
+from robustnas.threat import ThreatModel
+from robustnas_plugins.attacks.gradient_steps import shares
+from robustnas_plugins.attacks.losses import Loss, cross_entropy, dlr, targeted_dlr
+from robustnas_plugins.attacks.random_images import far
+
+MOMENTUM = 0.75
+"""Weight of the new direction against that of the step before."""
+
+RISING = 0.75
+"""Share of a window's steps: more of them must raise the loss, or the step is halved."""
+
+
+def windows(steps: int) -> Iterator[int]:
+    """Steps from one checkpoint to the next, without end: 22, 19, 16, 13, 10, 7, 6, 6, ... for 100."""
+    window, least, less = (max(percent * steps // 100, 1) for percent in (22, 6, 3))
+    while True:
+        yield window
+        window = max(window - less, least)
+
+
+def radii(norm: str, steps: int) -> list[tuple[float, int]]:
+    """Radii in which the search runs, in units of epsilon, each with its steps; the sum of these is `steps`."""
+    if norm != "l1":
+        return [(1.0, steps)]
+    wide = min(-(-3 * steps // 10), (steps - 1) // 2)
+    return [(3.0, wide), (2.0, wide), (1.0, steps - 2 * wide)] if wide else [(1.0, steps)]
+
+
+def _ball(threat: ThreatModel, share: float) -> ThreatModel:
+    """The threat with epsilon times `share`."""
+    return ThreatModel(threat.norm, share * threat.epsilon)
+
+
+def _per_image(values: Tensor, images: Tensor) -> Tensor:
+    """(n,) -> (n, 1, 1, 1), to multiply images with or to choose among them."""
+    return values.view(-1, *[1] * (images.dim() - 1))
+
+
+@define(eq=False)
+class _Search:
+    """The images of one search that still stand, n of them, each with its own step and history.
+
+    Args:
+        rows: (n,) int64, their places in the batch.
+        clean: (n, C, H, W).
+        labels: (n,) int64.
+        targets: (n,) int64, target classes; the labels where the loss has none.
+        at: (n, C, H, W), the iterate.
+        before: the iterate before it.
+        gradient: (n, C, H, W), of the loss at the iterate.
+        loss: (n,), there.
+        best: (n, C, H, W), the iterate of highest loss.
+        best_gradient: the gradient there.
+        best_loss: (n,).
+        length: (n,), the step eta in pixel units.
+        rises: (n,), steps since the last checkpoint that raised the loss.
+        checked: (n,), the best loss at the last checkpoint.
+        shortened: (n,) bool, whether the step was halved there.
+        changed: (n,), in l_1 the pixels that the best iterate changed there.
+    """
+
+    rows: Tensor
+    clean: Tensor
+    labels: Tensor
+    targets: Tensor
+    at: Tensor
+    before: Tensor = field(init=False)
+    gradient: Tensor = field(init=False)
+    loss: Tensor = field(init=False)
+    best: Tensor = field(init=False)
+    best_gradient: Tensor = field(init=False)
+    best_loss: Tensor = field(init=False)
+    length: Tensor = field(init=False)
+    rises: Tensor = field(init=False)
+    checked: Tensor = field(init=False)
+    shortened: Tensor = field(init=False)
+    changed: Tensor = field(init=False)
+
+    def begin(self, length: float) -> None:
+        """All history starts at the iterate `at`, with steps of `length`; gradient and loss are looked at next."""
+        self.before = self.best = self.at
+        self.gradient = self.best_gradient = torch.zeros_like(self.at)
+        self.loss = self.best_loss = self.checked = self.at.new_full((len(self.at),), float("-inf"))
+        self.length = torch.full_like(self.loss, length)
+        self.rises = torch.zeros_like(self.loss)
+        self.shortened = torch.ones_like(self.loss, dtype=torch.bool)
+        self.changed = self.pixels_changed(self.at)
+
+    def keep(self, chosen: Tensor) -> None:
+        """Leave the others: (n,) bool."""
+        for one in fields(_Search):
+            setattr(self, one.name, getattr(self, one.name)[chosen])
+
+    def pixels_changed(self, images: Tensor) -> Tensor:
+        """(n,), pixel values in which `images` differ from the clean ones."""
+        return (images != self.clean).flatten(1).sum(dim=1).to(images.dtype)
+
+    def remember(self) -> None:
+        """The iterate becomes the best where its loss is higher."""
+        better = self.loss > self.best_loss
+        self._choose("best", better, self.at)
+        self._choose("best_gradient", better, self.gradient)
+        self.best_loss = torch.maximum(self.best_loss, self.loss)
+
+    def back_to_best(self, chosen: Tensor) -> None:
+        """The search goes on from the best iterate: (n,) bool."""
+        self._choose("at", chosen, self.best)
+        self._choose("gradient", chosen, self.best_gradient)
+
+    def _choose(self, name: str, chosen: Tensor, images: Tensor) -> None:
+        """Take over `images` where chosen."""
+        setattr(self, name, torch.where(_per_image(chosen, images), images, getattr(self, name)))
+
+
+@frozen(eq=False)
+class _Landscape:
+    """What is climbed: a loss of a network's answers.
+
+    Args:
+        network: as in `AutoPGD.perturbed`.
+        loss: larger is nearer to being fooled.
+        samples: passes of which loss, gradient and logits are means.
+    """
+
+    network: Network
+    loss: Loss
+    samples: int
+
+    def look(self, search: _Search, slopes: bool) -> Tensor:
+        """Writes the loss, and with `slopes` its gradient, at the iterate; (n,) bool, whether the mean logits fool."""
+        at = search.at.detach().requires_grad_(slopes)
+        answers, heights, gradient = [], [], torch.zeros_like(search.at)
+        with torch.set_grad_enabled(slopes):
+            for _ in range(self.samples):
+                logits = self.network(at)
+                height = self.loss(logits, search.labels, search.targets)
+                if slopes:
+                    gradient = gradient + torch.autograd.grad(height.sum(), at)[0]
+                answers.append(logits.detach())
+                heights.append(height.detach())
+        search.loss, search.gradient = torch.stack(heights).mean(dim=0), gradient / self.samples
+        return fooled(torch.stack(answers).mean(dim=0), search.labels)
+
+
+class AutoPGD(BallAttack):
+    """AutoPGD on one of its losses.
+
+    Where a network has too few classes for a loss, the nearest one it has enough for takes its place: the targeted
+    ratio becomes the plain one with three classes, and both become the cross-entropy with two.
+
+    Args:
+        norm: `linf`, `l2` or `l1`.
+        loss: cross-entropy, difference of logits ratio, or the same towards a target class.
+        steps: steps of one run.
+        restarts: runs from new random starts, for each target class.
+        target_classes: in `dlr-targeted`, the wrong classes that are most likely for the clean image, each a run; those
+            there are if there are fewer.
+        eot_samples: passes of which loss, gradient and logits are means, for networks whose answers are random.
+    """
+
+    def __init__(
+        self,
+        norm: str,
+        loss: Literal["ce", "dlr", "dlr-targeted"],
+        steps: int = 100,
+        restarts: int = 1,
+        target_classes: int = 9,
+        eot_samples: int = 1,
+    ):
+        super().__init__(norm)
+        self.loss = loss
+        self.steps = steps
+        self.restarts = restarts
+        self.target_classes = target_classes
+        self.eot_samples = eot_samples
+
+    def perturbed(self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+        """The first iterate that fools, or the best of the last run."""
+        found = images.clone()
+        if threat.epsilon == 0 or not len(images):
+            return found
+        loss, targets = self._towards(network, images, labels)
+        landscape = _Landscape(network, loss, self.eot_samples)
+        rows = torch.arange(len(images), device=images.device)
+        for rank in range(targets.shape[1]):
+            for restart in range(self.restarts):
+                if not len(rows):
+                    return found
+                first = _ball(threat, radii(threat.norm, self.steps)[0][0])
+                start = far(images[rows], first, draws.of("start", rank, restart).at(rows))
+                search = _Search(rows, images[rows], labels[rows], targets[rows, rank], start)
+                self._run(landscape, search, threat, found)
+                rows = search.rows
+        return found
+
+    def _towards(self, network: Network, images: Tensor, labels: Tensor) -> tuple[Loss, Tensor]:
+        """The loss, and the target classes of each image in the order they are tried: (N, T) int64."""
+        none = labels[:, None]
+        if self.loss != "dlr-targeted":
+            return {"ce": cross_entropy, "dlr": dlr}[self.loss], none
+        with torch.no_grad():
+            logits = torch.stack([network(images) for _ in range(self.eot_samples)]).mean(dim=0)
+        classes = logits.shape[1]
+        if classes < 4:
+            return dlr, none
+        likely = logits.scatter(1, none, float("-inf")).argsort(dim=1, descending=True, stable=True)
+        return targeted_dlr, likely[:, : min(self.target_classes, classes - 1)]
+
+    def _run(self, landscape: _Landscape, search: _Search, threat: ThreatModel, found: Tensor) -> None:
+        """All steps from one start, in one ball after another.
+
+        Args:
+            landscape: what is climbed.
+            search: at its start; afterwards it holds the images that still stand.
+            threat: the ball in which an image counts as fooled.
+            found: (N, C, H, W), of the whole batch; what the run ends with is written into it.
+        """
+        for share, steps in radii(threat.norm, self.steps):
+            ball = _ball(threat, share)
+            search.at = ball.project(search.at, search.clean)
+            search.begin(ball.epsilon if threat.norm == "l1" else 2 * ball.epsilon)
+            self._climb(landscape, search, ball, steps, threat, found)
+            if not len(search.rows):
+                return
+            search.at = search.best
+        found[search.rows] = search.best
+
+    def _climb(
+        self,
+        landscape: _Landscape,
+        search: _Search,
+        ball: ThreatModel,
+        steps: int,
+        threat: ThreatModel,
+        found: Tensor,
+    ) -> None:
+        """Steps in one ball; images that are fooled inside the threat's leave with the iterate."""
+        sparse = ball.norm == "l1"
+        lengths = repeat(max(4 * steps // 100, 1)) if sparse else windows(steps)
+        window, since = next(lengths), 0
+        for number in range(steps + 1):
+            if number:
+                ahead = self._few_pixels(search, ball) if sparse else self._ahead(search, ball, first=number == 1)
+                search.before, search.at = search.at, ahead
+            previous = search.loss
+            fell = landscape.look(search, slopes=number < steps)
+            if ball.epsilon > threat.epsilon:
+                fell &= threat.distance(search.at, search.clean) <= threat.epsilon
+            search.remember()
+            if number:
+                search.rises = search.rises + (search.loss > previous)
+                since += 1
+            else:
+                search.checked = search.best_loss
+            if bool(fell.any()):
+                found[search.rows[fell]] = search.at[fell]
+                search.keep(~fell)
+                if not len(search.rows):
+                    return
+            if since == window:
+                if sparse:
+                    self._check_sparsity(search, ball)
+                else:
+                    self._check_progress(search, window)
+                window, since = next(lengths), 0
+
+    @staticmethod
+    def _ahead(search: _Search, ball: ThreatModel, first: bool) -> Tensor:
+        """The next iterate in l_inf and l_2."""
+        length = _per_image(search.length, search.at)
+        if ball.norm == "linf":
+            ahead = search.at + length * search.gradient.sign()
+        else:
+            ahead = search.at + length * along(shares(search.gradient))
+        ahead = ball.project(ahead, search.clean)
+        if first:
+            return ahead
+        mixed = search.at + MOMENTUM * (ahead - search.at) + (1 - MOMENTUM) * (search.at - search.before)
+        return ball.project(mixed, search.clean)
+
+    @staticmethod
+    def _few_pixels(search: _Search, ball: ThreatModel) -> Tensor:
+        """The next iterate in l_1."""
+        size = search.gradient.flatten(1).abs()
+        values = size.shape[1]
+        # the least of those that move is found by its place from below, cut to an integer as the reference does
+        share = search.changed / values / 1.5
+        place = ((1 - share) * values).long().clamp(0, values - 1)
+        least = size.sort(dim=1).values.gather(1, place[:, None])
+        signs = torch.where(size >= least, search.gradient.flatten(1).sign(), 0.0)
+        push = signs * (search.length[:, None] / signs.abs().sum(dim=1, keepdim=True).clamp_min(1.0))
+        return ball.project(search.at + push.view(search.at.shape), search.clean)
+
+    @staticmethod
+    def _check_progress(search: _Search, window: int) -> None:
+        """A checkpoint in l_inf and l_2."""
+        stuck = ~search.shortened & (search.checked >= search.best_loss)
+        search.shortened = (search.rises <= RISING * window) | stuck
+        search.length = torch.where(search.shortened, search.length / 2, search.length)
+        search.checked = search.best_loss
+        search.rises = torch.zeros_like(search.rises)
+        search.back_to_best(search.shortened)
+
+    @staticmethod
+    def _check_sparsity(search: _Search, ball: ThreatModel) -> None:
+        """A checkpoint in l_1."""
+        changed = search.pixels_changed(search.best)
+        sparser = changed < 0.95 * search.changed
+        shorter = (search.length / 1.5).clamp_min(ball.epsilon / 10)
+        search.length = torch.where(sparser, ball.epsilon, shorter)
+        search.changed = changed
+        search.back_to_best(sparser)

@@ -1,0 +1,55 @@
+"""The families by name, each at one severity a foolbox attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from robustnas.draws import Draws
+from robustnas.foolbox_attack import Corruption
+from robustnas_plugins.attacks.corruption import blur, digital, noise, weather
+
+Family = Callable[[Tensor, int, Draws], Tensor]
+"""Images (N, C, H, W) in [0, 1], severity 1 to 5, draws -> images of the same shape, near [0, 1]."""
+
+FAMILIES: Mapping[str, Family] = {
+    "gaussian-noise": noise.gaussian_noise,
+    "shot-noise": noise.shot_noise,
+    "impulse-noise": noise.impulse_noise,
+    "speckle-noise": noise.speckle_noise,
+    "defocus-blur": blur.defocus_blur,
+    "glass-blur": blur.glass_blur,
+    "motion-blur": blur.motion_blur,
+    "zoom-blur": blur.zoom_blur,
+    "gaussian-blur": blur.gaussian_blur,
+    "snow": weather.snow,
+    "frost": weather.frost,
+    "fog": weather.fog,
+    "spatter": weather.spatter,
+    "brightness": digital.brightness,
+    "contrast": digital.contrast,
+    "saturate": digital.saturate,
+    "elastic": digital.elastic,
+    "pixelate": digital.pixelate,
+    "jpeg": digital.jpeg,
+}
+
+
+class Natural(Corruption):
+    """One family at one severity.
+
+    Args:
+        norm: in which the harness reports the size of the change.
+        family: its name.
+        severity: 1 to 5.
+    """
+
+    def __init__(self, norm: str, family: str, severity: int):
+        super().__init__(norm)
+        self.family = family
+        self.severity = severity
+
+    def corrupted(self, images: Tensor, draws: Draws) -> Tensor:
+        """See `Corruption.corrupted`."""
+        return FAMILIES[self.family](images, self.severity, draws).clamp(0.0, 1.0)

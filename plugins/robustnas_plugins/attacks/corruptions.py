@@ -1,0 +1,98 @@
+"""Natural corruptions: families of Hendrycks and Dietterich 2019, arXiv:1903.12261, at severities 1 to 5.
+
+No adversary chooses them and no ball bounds them: the column is the mean accuracy over families and severities, and
+they are no part of the worst case.  What each family does is in the package `corruption`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from attrs import field, frozen
+
+from robustnas.suggest import did_you_mean
+from robustnas.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from foolbox.attacks.base import Attack as FoolboxAttack
+
+ANY_IMAGE = (
+    "gaussian-noise",
+    "shot-noise",
+    "impulse-noise",
+    "speckle-noise",
+    "defocus-blur",
+    "glass-blur",
+    "motion-blur",
+    "zoom-blur",
+    "gaussian-blur",
+    "snow",
+    "frost",
+    "fog",
+    "spatter",
+    "brightness",
+    "contrast",
+    "elastic",
+    "pixelate",
+    "jpeg",
+)
+"""Families for images of any number of channels."""
+COLOUR = ("saturate",)
+"""Families for three channels only."""
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+@frozen
+class Corruptions:
+    """Natural corruptions; every family at every severity is one part of the column, which is their mean."""
+
+    access: ClassVar[str] = "corruption"
+
+    families: list[str] = field(
+        factory=lambda: list(ANY_IMAGE),
+        metadata={"help": "names of families; by default all but saturate, which needs three channels"},
+    )
+    severities: list[int] = field(factory=lambda: list(SEVERITIES), metadata={"help": "of 1 to 5"})
+
+    @families.validator
+    def _known(self, attribute: object, families: list[str]) -> None:
+        known = (*ANY_IMAGE, *COLOUR)
+        for family in families:
+            if family not in known:
+                hint = did_you_mean(str(family), known) or f"; known are {', '.join(known)}"
+                raise ValueError(f"no corruption is called {family!r}{hint}")
+        _once("families", families)
+
+    @severities.validator
+    def _from_1_to_5(self, attribute: object, severities: list[int]) -> None:
+        for severity in severities:
+            if isinstance(severity, bool) or severity not in SEVERITIES:
+                raise ValueError(f"severities are whole numbers from 1 to 5, found {severity!r}")
+        _once("severities", severities)
+
+    def evaluations(self, classes: int) -> float:
+        """One for every part: the judging."""
+        return float(len(self.families) * len(self.severities))
+
+    def build(self, threat: ThreatModel) -> FoolboxAttack:
+        """All parts, named `snow/3` and so on; sizes are reported in `threat.norm`."""
+        # imported here because they derive from foolbox classes
+        from robustnas.foolbox_attack import Each
+        from robustnas_plugins.attacks.corruption.apply import Natural
+
+        parts = {
+            f"{family}/{severity}": Natural(threat.norm, family, severity)
+            for family in self.families
+            for severity in self.severities
+        }
+        attack: FoolboxAttack = Each(threat.norm, parts)
+        return attack
+
+
+def _once(name: str, values: Sequence[object]) -> None:
+    """Raises ValueError where there are none, or one is given twice."""
+    if not values:
+        raise ValueError(f"{name} is empty: leave it out for all of them")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{name} names one twice: {', '.join(map(str, values))}")

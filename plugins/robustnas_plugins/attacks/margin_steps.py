@@ -1,0 +1,113 @@
+"""The steps of FMN, image by image.
+
+Not foolbox's form (3.3.4): its `L2FMNAttack.project` scales by min(1, norm / norm), which is 1, so that an image never
+comes back from the first that fools; and in every norm its radius leads to the boundary and not across, so that an
+image whose margin is linear stops before it and is returned clean.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from robustnas.draws import Draws
+from robustnas.foolbox_attack import NearestAttack, Network
+from robustnas.threat import DUAL_ORDER
+
+ACROSS = 1.001
+"""By what the radius that should reach the boundary is multiplied, so that it is crossed whatever rounding does."""
+LAST_GAMMA = 0.001
+SHORTEST = 0.01
+"""Last step as a share of the first."""
+
+
+class MarginSteps(NearestAttack):
+    """FMN.
+
+    Args:
+        norm: in which the perturbation is to be small.
+        steps: gradient steps.
+        step_size: length of the first in l_2, pixel units.
+        gamma: share by which the radius changes at first.
+    """
+
+    def __init__(self, norm: str, steps: int, step_size: float, gamma: float):
+        super().__init__(norm)
+        self.steps = steps
+        self.step_size = step_size
+        self.gamma = gamma
+
+    def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """See `NearestAttack.nearest`; an image that was never fooled stays clean."""
+        order = {"linf": math.inf, "l2": 2.0, "l1": 1.0}[self.norm]
+        delta, best_delta = torch.zeros_like(images), torch.zeros_like(images)
+        best = torch.full((len(images),), math.inf).to(images)
+        radius = best.clone()
+        farthest = _size(torch.maximum(images, 1 - images), order)
+        for step in range(self.steps):
+            slow = (1 + math.cos(math.pi * step / self.steps)) / 2
+            gamma = LAST_GAMMA + (self.gamma - LAST_GAMMA) * slow
+            length = self.step_size * (SHORTEST + (1 - SHORTEST) * slow)
+
+            margin, broken, descent = _margins(network, images + delta, labels)
+            size = _size(delta, order)
+            better = broken & (size < best)
+            best = torch.where(better, size, best)
+            best_delta = torch.where(better[:, None, None, None], delta, best_delta)
+
+            steepness = _size(descent, DUAL_ORDER[self.norm])
+            reach = ACROSS * (size + margin.abs() / steepness.clamp_min(1e-12))
+            apart = torch.where(best.isfinite(), radius * (1 + gamma), reach)
+            radius = torch.where(broken, torch.minimum(radius * (1 - gamma), best), apart)
+            radius = torch.minimum(radius, farthest)
+
+            # where the margin is flat any direction is as good
+            flat = (steepness == 0)[:, None, None, None]
+            if bool(flat.any()):
+                descent = torch.where(flat, draws.of("flat", step).normal(*images.shape[1:]).to(images), descent)
+            way = descent / _size(descent, 2.0).clamp_min(1e-12)[:, None, None, None]
+            delta = _within(delta + length * way, radius, self.norm)
+            delta = (images + delta).clamp(0.0, 1.0) - images
+        return (images + best_delta).clamp(0.0, 1.0)
+
+
+def _size(values: Tensor, order: float) -> Tensor:
+    """(N, C, H, W) -> (N,), the norm of each."""
+    size: Tensor = values.flatten(1).norm(p=order, dim=1)
+    return size
+
+
+def _margins(network: Network, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """f_y - max_{j != y} f_j (N,), whether images fool (N,) bool, and minus the gradient of the margin (N, C, H, W)."""
+    pixels = images.detach().requires_grad_(True)
+    logits = network(pixels)
+    right = logits.gather(1, labels[:, None])[:, 0]
+    wrong = logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
+    margin = right - wrong
+    (slope,) = torch.autograd.grad(margin.sum(), pixels)
+    return margin.detach(), logits.detach().argmax(dim=1) != labels, -slope
+
+
+def _within(delta: Tensor, radius: Tensor, norm: str) -> Tensor:
+    """The nearest perturbations of at most `radius` (N,): (N, C, H, W) -> the same shape."""
+    flat, limit = delta.flatten(1), radius[:, None]
+    if norm == "linf":
+        near = torch.maximum(torch.minimum(flat, limit), -limit)
+    elif norm == "l2":
+        near = flat * (limit / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1.0)
+    else:
+        near = _within_l1(flat, limit)
+    return near.view_as(delta)
+
+
+def _within_l1(flat: Tensor, limit: Tensor) -> Tensor:
+    """Soft thresholding: Duchi et al. 2008, "Efficient projections onto the l1-ball" (ICML), figure 1."""
+    size = flat.abs()
+    falling = size.sort(dim=1, descending=True).values
+    places = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype)
+    thresholds = (falling.cumsum(dim=1) - limit) / places
+    # thresholds rise to the wanted one and fall behind it
+    theta = thresholds.amax(dim=1, keepdim=True).clamp_min(0.0)
+    return flat.sign() * (size - theta).clamp_min(0.0)

@@ -1,0 +1,127 @@
+"""The walk of the boundary attack, image by image.
+
+Not foolbox's form: there the images of a batch share each step's random direction, and one image without a start ends
+the attack for all.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustnas.draws import Draws
+from robustnas.foolbox_attack import NearestAttack, Network, fooled
+from robustnas_plugins.attacks.boundary import BLENDS, LOOK
+from robustnas_plugins.attacks.starts import starts, straight, towards
+
+LOOKS, STEPS = 10, 30
+"""So many looks, and steps, decide whether the lengths change."""
+FACTOR = 1.5
+CONVERGED = 1e-7
+"""An image whose step inwards is a smaller share of the distance leaves."""
+
+
+class Walk(NearestAttack):
+    """The boundary attack.
+
+    Lengths adapt as the paper says: sideways to about half of the looks fooling (changed outside 0.2 to 0.5, and the
+    step inwards with it), inwards to about a quarter of the steps (outside 0.1 to 0.25).
+
+    Args:
+        norm: `l2`.
+        steps: of the walk.
+        sideways: first length on the sphere, a share of the distance.
+        inwards: first length towards the clean image, a share of the distance.
+        tries: evaluations that look for a start.
+    """
+
+    def __init__(self, norm: str, steps: int, sideways: float, inwards: float, tries: int):
+        super().__init__(norm)
+        self.steps = steps
+        self.sideways = sideways
+        self.inwards = inwards
+        self.tries = tries
+
+    def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """See `NearestAttack.nearest`; an image without a start stays clean."""
+        begun, has = starts(network, images, labels, draws, self.tries)
+        standing = has.nonzero().squeeze(1)
+        if not len(standing):
+            return begun
+        clean, labels, draws = images[standing], labels[standing], draws.at(standing)
+        start, shares = begun[standing], torch.ones(len(clean)).to(clean)
+        found = towards(network, straight(clean, start), start, shares, labels, BLENDS)
+        begun[standing] = self._walked(network, clean, found, labels, draws)
+        return begun
+
+    def _walked(self, network: Network, clean: Tensor, found: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """From images that fool to nearer ones, (n, C, H, W)."""
+        best = found.clone()
+        places = torch.arange(len(clean), device=clean.device)
+        sideways = torch.full((len(clean),), self.sideways).to(clean)
+        inwards = torch.full((len(clean),), self.inwards).to(clean)
+        looks, steps = _Rate(LOOKS, sideways), _Rate(STEPS, sideways)
+        for step in range(1, self.steps + 1):
+            going = inwards[places] >= CONVERGED
+            places = places[going]
+            if not len(places):
+                break
+            here, truth = clean[places], labels[places]
+            normal = draws.at(places).of("step", step).normal(*clean.shape[1:])
+            moved = _sideways(here, best[places], normal, sideways[places])
+            distance = (best[places] - here).flatten(1).norm(dim=1)
+            proposed = _inwards(here, moved, distance, inwards[places])
+            with torch.no_grad():
+                broken = fooled(network(proposed), truth)
+                if step % LOOK == 0:
+                    looks.add(places, fooled(network(moved), truth))
+            nearer = (proposed - here).flatten(1).norm(dim=1) < distance
+            best[places[broken & nearer]] = proposed[broken & nearer]
+            steps.add(places, broken)
+            factor = looks.factor(0.2, 0.5)
+            sideways, inwards = sideways * factor, inwards * factor * steps.factor(0.1, 0.25)
+        return best
+
+
+class _Rate:
+    """How often something fools, image by image, over windows of `window` times."""
+
+    def __init__(self, window: int, like: Tensor):
+        self.window = window
+        self.times, self.fooling = torch.zeros_like(like), torch.zeros_like(like)
+
+    def add(self, places: Tensor, broken: Tensor) -> None:
+        """One more time for the images at `places`."""
+        self.times[places] += 1
+        self.fooling[places] += broken.to(self.fooling)
+
+    def factor(self, low: float, high: float) -> Tensor:
+        """(N,): by what to multiply a length; where a window is full, it is emptied."""
+        full, share = self.times >= self.window, self.fooling / self.window
+        factor = torch.ones_like(share)
+        factor[full & (share > high)] = FACTOR
+        factor[full & (share < low)] = 1 / FACTOR
+        self.times[full], self.fooling[full] = 0.0, 0.0
+        return factor
+
+
+def _sideways(clean: Tensor, current: Tensor, normal: Tensor, share: Tensor) -> Tensor:
+    """From `current`, `share` of its distance at a right angle to the way back, then onto the sphere, in the box."""
+    way = (clean - current).flatten(1)
+    distance = way.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    back = way / distance
+    across = normal.flatten(1)
+    across = across - (across * back).sum(dim=1, keepdim=True) * back
+    across = across / across.norm(dim=1, keepdim=True).clamp_min(1e-12) * share[:, None] * distance
+    onto = (across - way) / (1 + share[:, None].square()).sqrt()
+    moved: Tensor = (clean.flatten(1) + onto).clamp(0.0, 1.0)
+    return moved.view_as(clean)
+
+
+def _inwards(clean: Tensor, moved: Tensor, distance: Tensor, share: Tensor) -> Tensor:
+    """From `moved` towards the clean image, to `1 - share` of `distance` (n,) from it if it is not nearer already."""
+    delta = moved - clean
+    length = delta.flatten(1).norm(dim=1).clamp_min(1e-12)
+    scale = ((1 - share).clamp_min(0.0) * distance / length).clamp_max(1.0)
+    nearer: Tensor = (clean + scale[:, None, None, None] * delta).clamp(0.0, 1.0)
+    return nearer

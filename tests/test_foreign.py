@@ -1,0 +1,348 @@
+"""Somebody's own network: loaded as it was saved, or refused with a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustnas.errors import InputError
+from robustnas.foreign import digest, load
+
+SHAPE = (1, 6, 6)
+
+SOURCE = """\
+import functools
+import torch
+from torch import nn
+
+
+class Plain(nn.Module):
+    def __init__(self, classes=3, width=4):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.head = nn.Linear(width * 36, classes)
+
+    def forward(self, images):
+        return self.head(self.features(images).flatten(1))
+
+
+class Wrong(nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, images):
+        return self.answer(images.flatten(1)[:, :3])
+
+
+def make():
+    return Plain()
+
+def parallel():
+    return nn.DataParallel(Plain())
+
+class Wrapper(nn.Module):  # what torch.compile makes, which takes seconds to import
+    def __init__(self):
+        super().__init__()
+        self._orig_mod = Plain()
+
+def compiled():
+    return Wrapper()
+
+def named_module():
+    outer = nn.Sequential()
+    outer.add_module("module", Plain())
+    return outer
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+
+made = Plain()
+partial = functools.partial(Plain, 3)
+wide = functools.partial(Plain, 1000)
+number = 3
+nothing = lambda: None
+double = lambda: Plain().double()
+
+def needs(classes, width, *rest, depth=3, **more):
+    return Plain()
+
+def raises():
+    raise ValueError("no file here")
+
+def exits():
+    raise SystemExit(2)
+
+def big():
+    return nn.Sequential(nn.Upsample(scale_factor=1), nn.Flatten(), nn.Linear(3 * 64 * 64, 3))
+
+def picky():
+    class Picky(nn.Module):
+        def forward(self, images):
+            raise RuntimeError("never")
+    return Picky()
+
+pair = lambda: Wrong(lambda x: (x, x))
+table = lambda: Wrong(lambda x: {"logits": x, "hidden": x})
+nan = lambda: Wrong(lambda x: x / x)
+complex_ = lambda: Wrong(lambda x: x * 1j)
+classes = lambda: Wrong(lambda x: x.argmax(1))
+squeezed = lambda: Wrong(lambda x: x.squeeze(0))
+alone = lambda: Wrong(lambda x: x.reshape(1, -1)[:, :3])
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A working directory with `their_nets.py`, whose modules are forgotten afterwards."""
+    (tmp_path / "their_nets.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def get(name: str = "make", weights: Path | None = None, **changed: Any) -> nn.Module:
+    return load(f"their_nets:{name}", weights, **({"classes": 3, "shape": SHAPE} | changed))
+
+
+def images() -> Tensor:
+    return torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def trained(here: Path) -> nn.Module:
+    """Their network with weights that no factory gives."""
+    with torch.random.fork_rng():
+        torch.manual_seed(77)
+        network = get()
+        for parameter in network.parameters():
+            parameter.data.normal_()
+        network.train()(images())
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", ["make", "Plain", "made", "partial", "parallel", "compiled"])
+def test_functions_classes_and_networks_are_made(here, name):
+    before, state = list(sys.path), torch.get_rng_state()
+    network = get(name)
+    assert network(images()).shape == (5, 3)
+    assert not network.training
+    assert type(network).__name__ == "Plain"
+    assert sys.path == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_network_without_a_file_is_the_same_every_time(here):
+    assert torch.equal(get()(images()), get()(images()))
+
+
+@pytest.mark.parametrize("inside", [None, "state_dict", "model", "model_state_dict", "network", "net"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_weights_are_loaded_from_every_usual_file(here, inside, prefix):
+    network = trained(here)
+    state = {f"{prefix}{name}": value for name, value in network.state_dict().items()}
+    torch.save(state if inside is None else {"epoch": 3, "best": 0.5, inside: state, "optimizer": {}}, "w.pt")
+    loaded = get(weights=here / "w.pt")
+    assert torch.equal(loaded(images()), network(images()))
+    assert not torch.equal(get()(images()), network(images()))
+
+
+def test_a_network_whose_own_names_begin_like_a_wrapper_is_loaded(here):
+    outer = nn.Sequential()
+    outer.add_module("module", trained(here))
+    for prefix in ("", "module."):
+        torch.save({f"{prefix}{name}": value for name, value in outer.state_dict().items()}, "w.pt")
+        assert torch.equal(get("named_module", here / "w.pt")(images()), outer(images()))
+
+
+def test_two_loads_of_a_network_already_made_are_two_networks(here):
+    torch.save(trained(here).state_dict(), "w.pt")
+    first = get("made")
+    before = first(images())
+    second = get("made", here / "w.pt")
+    assert not torch.equal(second(images()), before)
+    assert torch.equal(first(images()), before)
+
+
+def test_half_precision_files_and_lazy_layers_are_loaded(here):
+    torch.save({name: value.half() for name, value in trained(here).state_dict().items()}, "half.pt")
+    assert next(get(weights=here / "half.pt").parameters()).dtype == torch.float32
+    whole = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    torch.save(whole.state_dict(), "lazy.pt")
+    assert torch.equal(get("lazy", here / "lazy.pt")(images()), whole(images()))
+
+
+def test_normalisation_is_put_before_the_network(here):
+    bare, wrapped = get(), get(mean=[0.4], std=[0.2])
+    assert torch.allclose(wrapped(images()), bare((images() - 0.4) / 0.2), atol=1e-6)
+    torch.save(trained(here).state_dict(), "w.pt")
+    wrapped = get(weights=here / "w.pt", mean=[0.4], std=[0.2])
+    assert torch.allclose(wrapped(images()), trained(here)((images() - 0.4) / 0.2), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mean": [0.5]}, "--mean alone"),
+        ({"std": [0.5]}, "--std alone"),
+        ({"mean": [0.5] * 3, "std": [0.5] * 3}, r"--mean has 3 value\(s\); images of 1 channel"),
+        ({"mean": [0.5], "std": [0.0]}, "--std 0.0: finite numbers above 0"),
+        ({"mean": [float("nan")], "std": [1.0]}, "--mean nan: finite numbers would do"),
+    ],
+)
+def test_normalisation_that_makes_no_sense_is_refused(here, changed, message):
+    with pytest.raises(InputError, match=message):
+        get(**changed)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("their_nets", "is not module:name"),
+        ("nets/their_nets.py:make", "is not module:name"),
+        ("their_nets:make()", "is not module:name"),
+        ("their_nets:", "is not module:name"),
+        ("their_net:make", r"no module is called their_net, neither in .* nor installed; did you mean 'their_nets'\?"),
+        ("their_nets.resnet:make", r"no module is called their_nets\.resnet"),
+        ("their_nets:mak", r"has no mak; did you mean 'make'\?"),
+        ("their_nets:Plain.nothing", r"has no Plain\.nothing"),
+        ("broken:make", r"the import of broken raised ZeroDivisionError: .* \(.*broken\.py:2\)"),
+        ("syntax:make", r"the import of syntax raised SyntaxError: .* \(.*syntax\.py:1\)"),
+        ("lacking:make", r"the import of lacking raised ModuleNotFoundError: No module named 'not_there'.*py:1\)"),
+        ("script:make", r"the import of script raised SystemExit: 2"),
+        ("their_nets:number", "is a int; a function or class"),
+        ("their_nets:nothing", "makes None; an nn.Module would do"),
+        ("their_nets:needs", r"needs classes, width, and .* returns needs\(classes=\.\.\., width=\.\.\.\) would do"),
+        ("their_nets:raises", r"the factory raised ValueError: no file here \(.*their_nets\.py:\d+\)"),
+        ("their_nets:exits", "the factory raised SystemExit: 2"),
+        ("their_nets:double", r"parameter features\.0\.weight is torch\.float64; .*network\.float\(\) would do"),
+        ("their_nets:wide", "gives 1000 logits for an image, and the dataset has 3 classes"),
+        ("their_nets:pair", r"answers with a tuple of 2; a module whose forward returns the logits alone"),
+        ("their_nets:table", "answers with a dict with logits, hidden; a module"),
+        ("their_nets:nan", "logits that are not finite: nan, nan, nan"),
+        ("their_nets:complex_", r"answers with a tensor torch\.complex64 .*; logits of float32 would do"),
+        ("their_nets:classes", r"answers with a tensor torch\.int64"),
+        ("their_nets:squeezed", r"answers 1 image\(s\) with shape \(3,\); logits of shape \(1, 3\) would do"),
+        ("their_nets:alone", r"answers 2 image\(s\) with shape \(1, 3\)"),
+        ("their_nets:big", r"(?s)for 1 black image\(s\) of 1x6x6 it raised .* it takes images of 3x64x64; a factory"),
+        ("their_nets:picky", r"(?s)it raised RuntimeError: never \(.*py:\d+\).* takes images of the dataset would do"),
+    ],
+)
+def test_a_factory_that_does_not_do_is_named_with_a_reason(here, factory, message):
+    (here / "broken.py").write_text("x = 1\ny = 1 / 0\n")
+    (here / "syntax.py").write_text("def make(:\n")
+    (here / "lacking.py").write_text("import not_there\n")
+    (here / "script.py").write_text("import sys\nsys.exit(2)\n")
+    before = list(sys.path)
+    with pytest.raises(InputError, match=message) as raised:
+        load(factory, None, 3, SHAPE)
+    assert factory in str(raised.value)
+    assert sys.path == before
+
+
+def test_weights_of_another_network_list_what_differs(here):
+    state = trained(here).state_dict()
+    state["head.weight"] = torch.zeros(1000, 144)
+    state["extra.weight"] = torch.zeros(1)
+    del state["features.0.bias"]
+    torch.save(state, "w.pt")
+    with pytest.raises(InputError) as raised:
+        get(weights=here / "w.pt")
+    said = str(raised.value)
+    assert "w.pt does not fit the network of their_nets:make (9 tensors in the file, 9 in the network)" in said
+    assert "of another shape: head.weight: (1000, 144) in the file, (3, 144) in the network" in said
+    assert "missing in the file: features.0.bias" in said
+    assert "unknown to the network: extra.weight" in said
+
+
+def test_names_beyond_the_first_few_are_counted(here):
+    torch.save({f"layer{i}.weight": torch.zeros(1) for i in range(8)}, "w.pt")
+    with pytest.raises(InputError, match=r"unknown to the network: layer0\.weight, .*layer4\.weight and 3 more"):
+        get(weights=here / "w.pt")
+
+
+class Thing:
+    """Not plain data."""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"", "is not a file of torch.save"),
+        (b"hello", "w.pt is"),
+        (bytes(range(256)), "w.pt is"),
+        (Thing(), "holds objects beside them"),
+        (torch.zeros(3), r"holds a tensor torch\.float32 of shape \(3,\), no state dict"),
+        ([1, 2], "holds a list of 2, no state dict"),
+        ({"epoch": 1, "weights": {"a": torch.zeros(1)}}, "holds a dict with epoch, weights, and no state dict by it"),
+        ({"model": {"a": 1}}, "no state dict"),
+        ({1: torch.zeros(1)}, "no state dict"),
+    ],
+)
+def test_a_file_that_is_no_state_dict_is_refused(here, content, message):
+    if isinstance(content, bytes):
+        (here / "w.pt").write_bytes(content)
+    elif content is not None:
+        torch.save(content, here / "w.pt")
+    with pytest.raises(InputError, match=message) as raised:
+        get(weights=here / "w.pt")
+    assert "torch.save(network.state_dict(), path) would do" in str(raised.value)
+
+
+def test_damaged_files_are_refused_whatever_reading_them_hits(here):
+    torch.save(trained(here).state_dict(), "w.pt", _use_new_zipfile_serialization=False)
+    whole = (here / "w.pt").read_bytes()
+    refused = 0
+    for place in range(0, len(whole), max(1, len(whole) // 60)):
+        (here / "w.pt").write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        try:
+            get(weights=here / "w.pt")
+        except InputError:
+            refused += 1
+    assert refused > 5
+
+
+def test_a_file_never_runs_code(here):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(here / "ran"), "w"))
+
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "args": Evil()}, here / "w.pt")
+    with pytest.raises(InputError, match="not loaded because loading them can run any code"):
+        get(weights=here / "w.pt")
+    assert not (here / "ran").exists()
+
+
+def test_a_digest_identifies_factory_source_and_weights(here):
+    torch.save(trained(here).state_dict(), "w.pt")
+    found = digest("their_nets:make", here / "w.pt")
+    assert found == {
+        "factory": "their_nets:make",
+        "weights": hashlib.sha256((here / "w.pt").read_bytes()).hexdigest(),
+        "source": hashlib.sha256(SOURCE.encode()).hexdigest(),
+    }
+    for name in ("Plain", "made", "partial"):
+        alone = digest(f"their_nets:{name}", None)
+        assert alone["weights"] is None
+        assert alone["source"] == found["source"], name
+
+
+def test_a_digest_follows_a_factory_to_the_file_that_defines_it(here):
+    (here / "front.py").write_text("from their_nets import make\n")
+    assert digest("front:make", None)["source"] == hashlib.sha256(SOURCE.encode()).hexdigest()
+
+
+def test_a_digest_of_what_is_not_there_is_refused(here):
+    with pytest.raises(InputError, match=r"--weights: .*w\.pt cannot be read: No such file"):
+        digest("their_nets:make", here / "w.pt")
+    with pytest.raises(InputError, match="has no nobody"):
+        digest("their_nets:nobody", None)
