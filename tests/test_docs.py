@@ -143,7 +143,7 @@ def test_the_map_lists_what_is_in_the_framework():
     assert listed == there
 
 
-@pytest.mark.parametrize("section", ["Search", "Train", "Certify"])
+@pytest.mark.parametrize("section", ["Search", "Train", "Certify", "Smoothing", "Evaluate"])
 def test_every_key_of_a_section_is_documented_with_its_default(section: str) -> None:
     cls = getattr(schema, section)
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").split(f"\n## {section.lower()}\n")[1]

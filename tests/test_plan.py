@@ -140,7 +140,8 @@ def test_images_of_transfer_need_the_other_networks(recipe: Path):
 def test_a_smaller_radius_of_the_same_norm_is_inside_the_threat(recipe: Path):
     found = plan(
         recipe,
-        "attacks=[fgsm, {name: fgsm, label: a, threat: {epsilon: 1/255}}, {name: fgsm, label: b, threat: {epsilon: 0.5}}]",
+        "attacks=[fgsm, {name: fgsm, label: a, threat: {epsilon: 1/255}}, "
+        "{name: fgsm, label: b, threat: {epsilon: 0.5}}]",
         "evaluate.epsilons=[4/255, 1.0]",
     )
     columns = {c.label: c for c in found.columns}

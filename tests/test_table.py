@@ -103,9 +103,9 @@ def test_variants_are_a_matrix_of_their_own():
     rows = [row("a", [of(b=0.5), of(b=0.7)], COLUMNS), row("b", [of(a=0.25)], COLUMNS)]
     found = Comparison(THREAT, rows, COLUMNS, [], [])
     assert matrices(found) == [
-        ("fgsm: percent right under each", ["b", "a"], [("a", ["60.00", "-"]), ("b", ["-", "25.00"])])
+        ("fgsm: percent right under each", ["a", "b"], [("b", ["60.00", "-"]), ("a", ["-", "25.00"])])
     ]
-    assert "| a | 60.00 | - |" in markdown(found)
+    assert "| b | 60.00 | - |" in markdown(found)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))

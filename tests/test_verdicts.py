@@ -133,7 +133,7 @@ def test_an_attack_of_another_threat_may_break_what_is_certified():
 
 def test_a_corruption_counts_against_a_radius():
     found = [measured("fog", record(LINF, [2], variant="fog/1"), access="corruption")]
-    with pytest.raises(VerdictError, match="test image 30 .* radius"):
+    with pytest.raises(VerdictError, match=r"test image 30 .* radius"):
         verdicts.check("m", found, clean(), None, {"l2": [0.0, 0.0, 0.2]}, LINF)
 
 

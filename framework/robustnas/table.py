@@ -338,7 +338,8 @@ def show(comparison: Comparison, console: Console) -> None:
     for note in [*comparison.notes, *questions(comparison)]:
         console.print(f"- {note}", markup=False, highlight=False, soft_wrap=not console.is_terminal)
     for title, names, body in matrices(comparison):
-        matrix = RichTable(box=SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left")
+        console.print(f"\n{title}", markup=False, highlight=False)
+        matrix = RichTable(box=SIMPLE_HEAD, padding=(0, 1))
         for name in ("", *names):
             matrix.add_column(name, justify="right" if name else "left")
         for method, line in body:
@@ -364,19 +365,17 @@ Matrix = tuple[str, list[str], list[tuple[str, list[str]]]]
 
 
 def matrices(comparison: Comparison) -> list[Matrix]:
-    """For each attack with variants, methods by variants, in percent: who was fooled by images made on whom, say."""
+    """For each attack with variants, variants by methods, in percent: who was fooled by images made on whom, say."""
     found: list[Matrix] = []
     for column in comparison.attacks:
-        given = {
-            str(r["method"]): r["variants"][column.label] for r in comparison.rows if column.label in r["variants"]
-        }
-        names = list(dict.fromkeys(name for seeds in given.values() for one in seeds if one for name in one))
+        given = {str(r["method"]): r["variants"].get(column.label, []) for r in comparison.rows}
+        names = dict.fromkeys(name for seeds in given.values() for one in seeds for name in one or ())
         body = []
-        for method, seeds in given.items():
-            means = [figure([None if one is None else one.get(name) for one in seeds]) for name in names]
-            body.append((method, ["-" if mean is None else _percent(mean["mean"]) for mean in means]))
-        if names:
-            found.append((f"{column.label}: percent right under each", names, body))
+        for name in names:
+            means = [figure([(one or {}).get(name) for one in seeds]) for seeds in given.values()]
+            body.append((name, ["-" if mean is None else _percent(mean["mean"]) for mean in means]))
+        if body:
+            found.append((f"{column.label}: percent right under each", list(given), body))
     return found
 
 

@@ -111,7 +111,7 @@ def write(columns: Columns, folder: StageFolder) -> None:
     if folder.writes:
         write_atomically(
             folder.path / FILE,
-            lambda file: np.savez_compressed(file, allow_pickle=False, **columns.arrays),  # type: ignore[arg-type]
+            lambda file: np.savez_compressed(file, **columns.arrays),  # type: ignore[arg-type]
         )
 
 

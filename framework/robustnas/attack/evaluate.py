@@ -142,6 +142,7 @@ class _State:
     before: AttackRecord | None
     perturbed: Tensor
     by: Tensor
+    finder: Tensor
     distance: Tensor
     sizes: dict[str, Tensor]
     answer: Tensor
@@ -163,6 +164,7 @@ class _State:
             before=before,
             perturbed=clean.clone(),
             by=torch.full((count,), -1),
+            finder=torch.full((count,), -1),
             distance=torch.zeros(count),
             sizes={norm: torch.full((count,), float("inf"), dtype=torch.float64) for norm in NORMS},
             answer=labels.clone(),
@@ -170,7 +172,7 @@ class _State:
         if before is not None:
             carried = before.at(threat)
             state.sizes = {norm: size.clone() for norm, size in before.sizes.items()}
-            state.answer = before.answer.clone()
+            state.answer, state.finder = before.answer.clone(), before.finder.clone()
             state.perturbed, state.distance, state.by = carried.perturbed, carried.distance, carried.by
             state.standing = state.standing & ~carried.success
         return state
@@ -190,6 +192,7 @@ class _State:
         norm = self.threat.norm
         nearer = done.sizes[norm] < self.sizes[norm][at]
         self.answer[at] = torch.where(nearer, done.answer, self.answer[at])
+        self.finder[at[nearer]] = place
         for name, size in done.sizes.items():
             self.sizes[name][at] = torch.minimum(self.sizes[name][at], size)
         fooled = done.inside & (done.answer != self.labels[at])
@@ -219,6 +222,7 @@ class _State:
             parts=tuple(one.name for one in parts),
             access=tuple(one.access for one in parts),
             variant=work.variant,
+            finder=self.finder,
         )
 
 
@@ -257,11 +261,12 @@ def _part(
 ) -> Done:
     """One part of an attack on the images at `todo` (n,): what this and all other processes found."""
     key = f"{work.variant}/{work.threat.epsilon!r}/{runner.name}"
+    # the first process's view: what another has written meanwhile, or a slow disk hides, must not part the batches
+    known = world.told(progress.of(key).indices)
     if runner.takes_draws:
-        left = todo[~torch.isin(todo, progress.of(key).indices)]
-        batches = list(left.split(work.batch))
+        batches = list(todo[~torch.isin(todo, known)].split(work.batch))
     else:  # places are cut, not what stands of them: who shares a batch is known beforehand
-        batches = [some[~torch.isin(some, progress.of(key).indices)] for some in _cut(todo, work.batch)]
+        batches = [some[~torch.isin(some, known)] for some in _cut(todo, work.batch)]
     batches = [some for some in batches if len(some)]
     finished = int((~state.standing).sum())
 
@@ -284,8 +289,7 @@ def _part(
 
     merged = Done()
     for found in world.agree(own):
-        new = ~torch.isin(found.indices, merged.indices)
-        merged.add(found.chosen(new))
+        merged.add(found)
     return merged.chosen(torch.isin(merged.indices, todo))
 
 
@@ -345,16 +349,15 @@ def _untouched(work: _Work, runner: Runner) -> Iterator[None]:
     Raises:
         RunError: names the attack and the first tensor.
     """
-    tensors = {name: tensor for one in (work.seen, work.network) for name, tensor in _tensors(one)}
-    kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    held = [slot for one in (work.network, work.seen) for slot in _slots(one)]
     changed: list[str] = []
     try:
         yield
     finally:
-        changed += [name for name, tensor in kept.items() if not _same(tensor, tensors[name].detach())]
-        with torch.no_grad():
-            for name in changed:
-                tensors[name].copy_(kept[name])
+        for slot in held:
+            if not slot.as_it_was():
+                changed.append(slot.name)
+                slot.put_back()
     if changed:
         who = " ".join(filter(None, (work.label, runner.name)))
         raise RunError(
@@ -362,10 +365,38 @@ def _untouched(work: _Work, runner: Runner) -> Iterator[None]:
         )
 
 
-def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from network.named_parameters()
-    yield from network.named_buffers()
+@attrs.frozen(eq=False)
+class _Slot:
+    """A parameter or buffer: where a module holds it, where its numbers are stored, and which they were."""
+
+    name: str
+    owner: dict[str, Tensor | None]
+    key: str
+    tensor: Tensor
+    storage: Tensor
+    value: Tensor
+
+    def as_it_was(self) -> bool:
+        """The same tensor in the same place, of the same numbers."""
+        now = self.tensor.detach()
+        same_form = (now.shape, now.dtype) == (self.value.shape, self.value.dtype)
+        if self.owner.get(self.key) is not self.tensor or not same_form:
+            return False
+        return bool(((now == self.value) | (now != now) & (self.value != self.value)).all())
+
+    def put_back(self) -> None:
+        """The tensor where it was, with the numbers it had."""
+        self.owner[self.key] = self.tensor
+        self.tensor.data = self.storage
+        with torch.no_grad():
+            self.storage.copy_(self.value)
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return bool(((one == other) | (one != one) & (other != other)).all())
+def _slots(network: nn.Module) -> Iterator[_Slot]:
+    for prefix, module in network.named_modules():
+        for owner in (module._parameters, module._buffers):
+            for key, tensor in owner.items():
+                if tensor is not None:
+                    name = ".".join(filter(None, (prefix, key)))
+                    stored = tensor.detach()
+                    yield _Slot(name, owner, key, tensor, stored, stored.clone())

@@ -40,7 +40,8 @@ class Done:
     cost: Tensor = attrs.field(factory=lambda: torch.zeros(0, dtype=torch.float64))
 
     def add(self, other: Done) -> None:
-        """Rows of another batch, or another process."""
+        """Rows of another batch, or another process; an image that is here already stays as it is."""
+        other = other.chosen(~torch.isin(other.indices, self.indices))
         self.indices = torch.cat([self.indices, other.indices])
         self.inside = torch.cat([self.inside, other.inside])
         self.answer = torch.cat([self.answer, other.answer])
@@ -83,11 +84,9 @@ class Progress:
             state = StageFolder(path.parent).load_tensors(path.name) or {}
             for part, plain in state.items():
                 done = Done(**plain)
-                new = ~torch.isin(done.indices, self.of(part).indices)
-                kept = done.chosen(new)
-                self.of(part).add(kept)
+                self.of(part).add(done)
                 if path == self._file():
-                    self._own.setdefault(part, Done()).add(kept)
+                    self._own.setdefault(part, Done()).add(done)
 
     def of(self, part: str) -> Done:
         """What was done of a part before this process began, by any process, and by this one since."""

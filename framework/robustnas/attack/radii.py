@@ -43,10 +43,11 @@ def at_radii(
     Raises:
         RunError, OptionError, DataError: as `evaluate`.
     """
-    most = threats[-1]
-    if all(part.minimises for part in runners(build(most), most, label)):
+    # at the smallest ball: what is fooled in a larger one alone goes on, as it would if the smallest were the only one
+    least = next((threat for threat in threats if threat.epsilon > 0), threats[-1])
+    if all(part.minimises for part in runners(build(least), least, label)):
         record = evaluate(
-            network, images, labels, build(most), most, label=label, among=left(threats[0].epsilon), **settings
+            network, images, labels, build(least), least, label=label, among=left(threats[0].epsilon), **settings
         )
         found = [record.at(threat) for threat in threats]
         return [found[0], *(_free(one) for one in found[1:])]

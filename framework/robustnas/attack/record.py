@@ -42,6 +42,8 @@ class AttackRecord:
         access: what each part knows of the network: `white-box`, `black-box`, `noise` or `corruption`.
         variant: which of several columns of one attack this is (a corruption and its severity, the network that
             transferred images were made on); empty for the only one.
+        finder: (N,) int64, the place in `parts` of the part that found what `found` measures, inside the ball or not;
+            -1 for none.
     """
 
     label: str
@@ -61,6 +63,7 @@ class AttackRecord:
     parts: tuple[str, ...] = ("",)
     access: tuple[str, ...] = ("white-box",)
     variant: str = ""
+    finder: Tensor = attrs.field(default=attrs.Factory(lambda self: self.by, takes_self=True))
 
     @property
     def correct(self) -> Tensor:
@@ -89,7 +92,7 @@ class AttackRecord:
             threat=threat,
             perturbed=torch.where(success, self.answer, self.clean),
             success=success,
-            by=torch.where(success, self.by, -1),
+            by=torch.where(success, self.finder, -1),
             distance=torch.where(success, self.found, 0.0).float(),
         )
 

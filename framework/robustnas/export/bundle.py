@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from attrs import frozen
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustnas import __version__, plan, seeding, train
 from robustnas.artifacts import UMASK, write_atomically, write_json, write_text
@@ -26,13 +26,13 @@ from robustnas.export import box, certificates, onnx_file, vnnlib
 from robustnas.export.readme import readme
 from robustnas.export.request import IMAGES, VERSIONS, Request
 from robustnas.images import First
-from robustnas.normalize import PixelNetwork
 from robustnas.plan import Plan
 from robustnas.recipe.load import load
 from robustnas.recipe.schema import Certify
 from robustnas.report import Report, silent
 from robustnas.run.directory import RunDirectory
-from robustnas.run.task import genotype_of
+from robustnas.run.evaluation import evaluated_images
+from robustnas.run.task import genotype_of, load_foreign
 from robustnas.suggest import did_you_mean
 from robustnas.threat import NORMS, ThreatModel
 
@@ -66,7 +66,7 @@ def export(request: Request, report: Report = silent) -> Bundle:
     directory = RunDirectory(request.run)
     output = _free(request.output or directory.path / "export" / _name(request.method, seed, threat))
     network = _trained(directory, arranged, request.method, seed)
-    images, labels = _images(request, arranged)
+    images, labels, places = _images(request, arranged)
     onnx_file.needs()
     with torch.no_grad():
         predictions = torch.cat([network(image) for image in images.split(1)]).argmax(dim=1)
@@ -88,7 +88,7 @@ def export(request: Request, report: Report = silent) -> Bundle:
         "command": _command(request, seed, threat, len(images)),
         "run": {
             "dataset": arranged.identity["dataset"]["name"],
-            "search_space": arranged.identity["search_space"]["name"],
+            "search_space": (arranged.identity["search_space"] or {}).get("name"),
             "method": request.method,
             "seed": seed,
             "train": _stage_name(directory, arranged, "train", request.method, seed),
@@ -106,6 +106,7 @@ def export(request: Request, report: Report = silent) -> Bundle:
             "exact": threat.norm == "linf",
             "vnnlib": list(request.versions),
             "images": len(images),
+            "index": places.tolist(),
             "decimals": f"rounded outwards: float32 ends and exact ones, to float64, to {box.DIGITS} digits",
         },
         "certificates": {
@@ -175,8 +176,11 @@ def _threat(request: Request, arranged: Plan) -> ThreatModel:
     return threat
 
 
-def _trained(directory: RunDirectory, arranged: Plan, method: str, seed: int) -> PixelNetwork:
+def _trained(directory: RunDirectory, arranged: Plan, method: str, seed: int) -> nn.Module:
     """The network of a method and seed, in eval mode, on the CPU."""
+    elsewhere = arranged.methods[method].network
+    if elsewhere is not None:
+        return load_foreign(elsewhere, arranged.dataset)
     stage = arranged.stage("train", method, seed)
     assert stage is not None
     if not directory.done(stage):
@@ -190,14 +194,17 @@ def _trained(directory: RunDirectory, arranged: Plan, method: str, seed: int) ->
         return train.load(directory.folder(stage), chosen.space, genotype, arranged.dataset, chosen.train)
 
 
-def _images(request: Request, arranged: Plan) -> tuple[Tensor, Tensor]:
-    """The exported test images (N, C, H, W), float32, and their labels (N,)."""
-    split = arranged.dataset.split("test")
-    count = min(IMAGES, len(split.labels)) if request.images is None else request.images
+def _images(request: Request, arranged: Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """The exported images (N, C, H, W), float32, their labels (N,) and their places in the test split (N,).
+
+    The first of those that the run evaluates, in its order, so that its certificates are theirs.
+    """
+    evaluated, places = evaluated_images(arranged)
+    count = min(IMAGES, len(places)) if request.images is None else request.images
     if count < 1:
         raise InputError(f"found {count} images; 1 or more would do")
-    first = First(split, count)
-    return first.take(torch.arange(count)).cpu(), first.labels
+    first = First(evaluated, count)
+    return first.take(torch.arange(count)).cpu(), first.labels, places[:count]
 
 
 def _properties(
@@ -248,10 +255,10 @@ def _name(method: str, seed: int, threat: ThreatModel) -> str:
     return f"{method}-seed{seed}-{threat.norm}-{threat.epsilon:g}"
 
 
-def _stage_name(directory: RunDirectory, arranged: Plan, kind: plan.Kind, method: str, seed: int) -> str:
+def _stage_name(directory: RunDirectory, arranged: Plan, kind: plan.Kind, method: str, seed: int) -> str | None:
+    """The folder of a stage; None where there is none, as for a network made elsewhere."""
     stage = arranged.stage(kind, method, seed)
-    assert stage is not None
-    return directory.folder(stage).path.name
+    return None if stage is None else directory.folder(stage).path.name
 
 
 def _agreement(agreement: onnx_file.Agreement | None) -> dict[str, Any] | str:

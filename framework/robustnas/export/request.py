@@ -20,7 +20,7 @@ class Request:
         run: the run directory.
         method: a method of its recipe.
         seed: one of its seeds; None: the first.
-        images: test images, from the first; None: IMAGES, or all where there are fewer.
+        images: the first of those evaluated; None: IMAGES, or all where there are fewer.
         norm: None: the recipe's.
         epsilon: pixel units; None: the recipe's.
         versions: of VNN-LIB, some of VERSIONS.

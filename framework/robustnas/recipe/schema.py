@@ -274,7 +274,7 @@ class Certify:
         if radius_method is not None and not self.norms:
             raise ValueError(f"found {radius_method}, but norms: [] asks for no radius; norms: [linf] would do")
 
-    images: int | None = key(None, "test images to certify, from the first; default all evaluated", optional(ge(1)))
+    images: int | None = key(None, "test images to certify, the first of those evaluated; default all", optional(ge(1)))
     batch: int = key(64, "images bounded at once", ge(1))
 
     @norms.validator

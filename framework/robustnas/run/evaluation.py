@@ -24,7 +24,7 @@ from robustnas.attack.radii import at_radii
 from robustnas.attack.record import AttackRecord
 from robustnas.attack_order import Column
 from robustnas.contracts import Images
-from robustnas.errors import RunDirectoryError, VerdictError
+from robustnas.errors import OptionError, RunDirectoryError, RunError, VerdictError
 from robustnas.images import Chosen, First, balanced
 from robustnas.plan import Plan
 from robustnas.review.flag import Flag
@@ -175,13 +175,13 @@ def attacked(task: Task) -> None:
         fooled = [one.tensor("success")[torch.from_numpy(one.arrays["epsilon"] <= epsilon)] for one in earlier]
         return ~torch.cat([torch.zeros(1, len(answers), dtype=torch.bool), *fooled]).any(dim=0)
 
-    built = build(column, column.threat)
-    if column.transfers:
-        records = [variant(built, f"from {method}", source) for method, source in _sources(task).items()]
-    elif getattr(built, "every", False):
-        records = [variant(part, called) for called, part in built.parts.items()]
-    else:
-        records = at_radii(
+    def recorded(built: Any) -> list[AttackRecord]:
+        """One a radius or a variant."""
+        if column.transfers:
+            return [variant(built, f"from {method}", source) for method, source in _sources(task).items()]
+        if getattr(built, "every", False):
+            return [variant(part, called) for called, part in built.parts.items()]
+        return at_radii(
             network,
             images,
             images.labels,
@@ -192,6 +192,12 @@ def attacked(task: Task) -> None:
             carry=plan.evaluate.attacked == "survivors",
             **settings,
         )
+
+    try:
+        built = build(column, column.threat)
+        records = recorded(built)
+    except OptionError as fault:  # what is made of the options shows only here, and concerns this attack alone
+        raise RunError(str(fault)) from fault
     found = tables.of_records(records, indices)
     tables.write(found, task.folder)
     finish(
@@ -287,13 +293,21 @@ def _watch(task: Task, indices: Tensor) -> Callable[[Tensor, Tensor, Tensor, dic
         return None
     result = task.directory.folder(stage).result()
     radii = {norm: torch.tensor(values, dtype=torch.float64) for norm, values in result["radius"].items()}
+    threat = task.plan.threat
+    certified = torch.tensor(result["certified"], dtype=torch.bool)
+    radii.setdefault(threat.norm, torch.where(certified, threat.epsilon, 0.0).double())
+
+    def contradicts(norm: str, places: Tensor, size: Tensor) -> Tensor:
+        """(n,) bool: fooled within the certified radius, or at a threat at which the image is certified."""
+        wrong = contradicted(radii[norm][places], size)
+        return wrong | certified[places] & (size <= threat.epsilon) if norm == threat.norm else wrong
 
     def watch(places: Tensor, given: Tensor, perturbed: Tensor, sizes: dict[str, Tensor]) -> None:
         for norm, radius in radii.items():
             known = places < len(radius)
             if not bool(known.any()):
                 continue
-            wrong = contradicted(radius[places[known]], sizes[norm][known])
+            wrong = contradicts(norm, places[known], sizes[norm][known])
             if bool(wrong.any()):
                 at = int(known.nonzero().squeeze(1)[int(wrong.nonzero()[0])])
                 place = int(places[at])
