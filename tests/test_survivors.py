@@ -26,7 +26,7 @@ from robustnas_plugins.attacks.noise import GaussianNoise
 from robustnas_plugins.attacks.pgd import PGD
 from robustnas_plugins.attacks.square import Square
 
-LABELS = ("mi-fgsm", "fgsm", "pgd", "apgd", "deepfool", "fab")
+LABELS = ("fgsm", "mi-fgsm", "pgd", "apgd", "deepfool", "fab")
 """In the order in which they are run: from cheap to expensive."""
 
 ATTACKS = """\
@@ -34,7 +34,7 @@ attacks:
   - {name: fgsm, label: fgsm, random_start: true}
   - {name: pgd, label: pgd, steps: 8, step_size: 0.03}
   - {name: apgd-ce, label: apgd, steps: 8}
-  - {name: mi-fgsm, label: mi-fgsm, steps: 1, step_size: 0.03}
+  - {name: mi-fgsm, label: mi-fgsm, steps: 2, step_size: 0.03}
   - {name: fab-t, label: fab, steps: 3, target_classes: 9}
   - {name: deepfool, label: deepfool, steps: 4, candidates: 4}
 evaluate: {images: 120, batch: 50, epsilons: [0.04, 0.12, 0.2]}
@@ -91,7 +91,6 @@ def test_no_attack_of_the_recipe_does_the_work_of_all(folder: Path):
 
 
 def test_attacks_are_run_from_cheap_to_expensive_whatever_the_recipe_says(folder: Path):
-    assert sorted(table(folder / "survivors")["attacks"], key=LABELS.index) == list(LABELS)
     assert list(table(folder / "survivors")["attacks"]) == list(LABELS)
 
 

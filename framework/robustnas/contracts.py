@@ -142,7 +142,17 @@ class OuterLoss(Protocol):
 
 @runtime_checkable
 class AttackFactory(Protocol):
-    """Makes a foolbox attack for one threat model.  A foolbox `Attack` class may be registered as it is."""
+    """Makes a foolbox attack for one threat model.  A foolbox `Attack` class may be registered as it is.
+
+    It may have, beside `build`:
+
+    - `access`: what the attack knows of the network, `white-box` (where it says nothing), `black-box`, `noise` or
+      `corruption`.  The last two do not look for an image that fools; a corruption is never part of the worst case.
+    - `evaluations(classes) -> float`: model evaluations an image costs at most; attacks are run from cheap to expensive.
+    - `transfers = True`: its images are made on the networks of the other methods and judged on this one.
+
+    `robustnas.foolbox_attack` has base classes for attacks in plain torch.
+    """
 
     def build(self, threat: ThreatModel) -> FoolboxAttack:
         """A foolbox attack whose distance is `threat.norm`.

@@ -1,0 +1,33 @@
+"""What a recipe makes us do: its methods and seeds as stages, each keyed by everything that determines its result.
+
+    search -> train -> clean, probe, certify, attack (one a column), smooth
+
+A network made elsewhere begins at `clean`.  A stage's key is a digest of its inputs, so a stage that is done is never
+done again, and two methods that share a stage share its result.  Nothing here runs anything: `make` only arranges what
+the recipe's loader has checked.
+
+    stages       values: a stage, a method with its names resolved, the whole plan
+    keys         digests of what determines a result
+    genotypes    the genotype that a recipe names
+    make         from a checked recipe to a plan
+"""
+
+from robustnas.plan.genotypes import find_genotype
+from robustnas.plan.keys import RESULTS, digest, identity, settings
+from robustnas.plan.make import make
+from robustnas.plan.stages import KINDS, Foreign, Kind, MethodPlan, Plan, Stage
+
+__all__ = [
+    "KINDS",
+    "RESULTS",
+    "Foreign",
+    "Kind",
+    "MethodPlan",
+    "Plan",
+    "Stage",
+    "digest",
+    "find_genotype",
+    "identity",
+    "make",
+    "settings",
+]

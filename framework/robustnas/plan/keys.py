@@ -1,0 +1,98 @@
+"""Keys of stages: digests of everything that determines a result, and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from robustnas.errors import InputError
+from robustnas.recipe.schema import Use
+from robustnas.registry import REGISTRIES
+
+RESULTS = 4
+"""Raised whenever a stage computes something else than before: older results are then not taken for new ones."""
+
+
+def settings(section: Any, **choices: Mapping[str, type]) -> dict[str, Any]:
+    """A section of the recipe as plain data: what of it determines results.
+
+    Args:
+        section: `search` or `train`; a field with `metadata={"identity": False}` changes speed or memory alone and
+            is left out.
+        choices: for each field that holds one of several classes, these by name.
+    """
+    plain = {
+        field.name: _plain(getattr(section, field.name))
+        for field in attrs.fields(type(section))
+        if field.metadata.get("identity", True)
+    }
+    for name, classes in choices.items():
+        chosen = next(word for word, cls in classes.items() if cls is type(getattr(section, name)))
+        plain[name] = {"name": chosen, **plain[name]}
+    return plain
+
+
+def identity(kind: str, use: Use, without_stage: str | None = None) -> dict[str, Any]:
+    """A plugin as plain data: its name, the options that matter to results, and the package that provides it.
+
+    Args:
+        kind: of plugin, as `robustnas.registry.REGISTRIES` calls it.
+        use: the plugin; a field with `metadata={"identity": False}` (where data lies, how many threads read it)
+            changes no result and is left out.
+        without_stage: leave out fields with this `metadata["stage"]`, which concern that stage alone.
+    """
+    options: Mapping[str, Any] = use.options
+    cls = type(use.plugin)
+    if attrs.has(cls):
+        fields = [
+            f
+            for f in attrs.fields(cls)
+            if f.init
+            and not f.name.startswith("_")
+            and f.metadata.get("identity", True)
+            and (without_stage is None or f.metadata.get("stage") != without_stage)
+        ]
+        options = {f.name: _plain(getattr(use.plugin, f.name)) for f in fields}
+    return {"name": use.name, "options": dict(options), "provider": _provider(kind, use.name)}
+
+
+def _provider(kind: str, name: str) -> str | None:
+    """The package that a third-party plugin comes from, with its version: another may compute something else.
+
+    First-party plugins change with `RESULTS`, not with every release.
+    """
+    for entry in REGISTRIES[kind].entries():
+        if entry.name == name:
+            return None if entry.distribution == "robustnas" else f"{entry.distribution} {entry.version}"
+    return None
+
+
+def _plain(value: Any) -> Any:
+    if attrs.has(type(value)):
+        return attrs.asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def digest(kind: str, inputs: Any) -> str:
+    """The key of a stage: 12 hexadecimal digits."""
+    text = json.dumps([RESULTS, kind, inputs], sort_keys=True, default=_by_value)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _by_value(value: Any) -> Any:
+    """An option that JSON has no form for, as something that is the same in every process."""
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, tuple):
+        return list(value)
+    raise InputError(
+        f"an option of a plugin is a {type(value).__name__} ({value!r}), which has no value that can be written down; "
+        "numbers, texts, lists and attrs values would do"
+    )

@@ -1,0 +1,250 @@
+"""From a checked recipe to a plan: which stages there are, what each needs, and their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from robustnas import attack_order, foreign
+from robustnas.attack_order import Column
+from robustnas.contracts import Dataset, SearchSpace
+from robustnas.errors import InputError, RecipeError
+from robustnas.plan.genotypes import find_genotype
+from robustnas.plan.keys import digest, identity, settings
+from robustnas.plan.stages import Foreign, MethodPlan, Plan, Stage
+from robustnas.recipe.load import Loaded
+from robustnas.recipe.schema import ORDERS, REGIMES, Method, Recipe, Standard
+from robustnas.registry import metric_parts
+
+
+def make(loaded: Loaded) -> Plan:
+    """Arrange a checked recipe.
+
+    Raises:
+        RecipeError: a genotype or a network made elsewhere cannot be found, or does not fit; all there are.
+    """
+    recipe = loaded.recipe
+    dataset: Dataset = recipe.dataset.plugin
+    faults: list[str] = []
+    methods: dict[str, MethodPlan] = {}
+    made: dict[tuple[str, int], list[Stage]] = {}
+    networks: dict[tuple[str, int], str] = {}
+    for name, method in recipe.methods.items():
+        try:
+            methods[name] = _method(loaded, name, method)
+            for seed in recipe.seeds:
+                made[name, seed], networks[name, seed] = _network_stages(loaded, methods[name], method, seed)
+        except InputError as fault:
+            faults.append(str(fault))
+    columns = attack_order.columns(recipe.attacks, recipe.threat, recipe.evaluate.epsilons, dataset.classes)
+    for column in columns:
+        if column.transfers and len(recipe.methods) < 2:
+            faults.append(
+                f"{loaded.path}: attacks: {column.label} shows each network images that were made on the others', and "
+                "there is one method; a second one, or another attack, would do"
+            )
+    if faults:
+        raise RecipeError(faults)
+    stages: list[Stage] = []
+    for (name, seed), before in made.items():
+        others = {key: other for (other, at), key in networks.items() if at == seed and key != networks[name, seed]}
+        needs = tuple(stage.key for stage in before if stage.kind == "train")
+        stages += before
+        stages += _evaluation_stages(recipe, columns, name, seed, networks[name, seed], needs, others)
+    return Plan(
+        name=loaded.name,
+        dataset=dataset,
+        threat=recipe.threat,
+        methods=methods,
+        seeds=recipe.seeds,
+        columns=tuple(columns),
+        certify=recipe.certify,
+        smoothing=recipe.smoothing,
+        evaluate=recipe.evaluate,
+        identity={
+            "dataset": identity("dataset", recipe.dataset),
+            "search_space": None if recipe.search_space is None else identity("search-space", recipe.search_space),
+            "threat": attrs.asdict(recipe.threat),
+        },
+        stages=tuple(stages),
+        networks=networks,
+    )
+
+
+def _method(loaded: Loaded, name: str, method: Method) -> MethodPlan:
+    """One method with its names resolved.
+
+    Raises:
+        InputError: its genotype or its network cannot be found, or does not fit; names the place in the recipe.
+    """
+    recipe = loaded.recipe
+    dataset: Dataset = recipe.dataset.plugin
+    if method.network is not None:
+        weights = None if method.weights is None else _beside(loaded.path.parent, method.weights)
+        return MethodPlan(
+            name=name,
+            search_space=None,
+            metrics=(),
+            threat=recipe.threat,
+            search=method.search,
+            train=method.train,
+            genotype=None,
+            genotype_source=None,
+            network=Foreign(method.network, weights, method.normalize),
+        )
+    use = method.search_space or recipe.search_space
+    assert use is not None
+    space: SearchSpace = use.plugin
+    genotype = None
+    if method.genotype is not None:
+        try:
+            genotype = find_genotype(method.genotype, space, loaded.path.parent)
+            space.network(genotype, dataset.shape, dataset.classes)
+        except InputError as fault:
+            raise InputError(f"{loaded.genotypes[name]}: methods.{name}.genotype: {fault}") from fault
+    return MethodPlan(
+        name=name,
+        search_space=space,
+        metrics=tuple((weight, metric.plugin) for weight, metric in method.metric),
+        threat=method.threat or recipe.threat,
+        search=method.search,
+        train=method.train,
+        genotype=genotype,
+        genotype_source=method.genotype,
+    )
+
+
+def _beside(folder: Path, path: str) -> Path:
+    """A file that a recipe names: beside the recipe, or else in the working directory."""
+    return folder / path if (folder / path).is_file() else Path(path)
+
+
+def _network_stages(loaded: Loaded, plan: MethodPlan, method: Method, seed: int) -> tuple[list[Stage], str]:
+    """The stages that make the network of one method and seed, and the key of that network."""
+    recipe = loaded.recipe
+    name, genotype = plan.name, plan.genotype
+    dataset = identity("dataset", recipe.dataset)
+    if plan.network is not None:
+        try:
+            made = foreign.digest(plan.network.factory, plan.network.weights)
+        except InputError as fault:
+            raise InputError(f"{loaded.path}: methods.{name}: {fault}") from fault
+        return [], digest("network", {**made, "normalize": dataset if plan.network.normalize else None})
+    threat = attrs.asdict(method.threat or recipe.threat)
+    space = method.search_space or recipe.search_space
+    assert space is not None
+    stages: list[Stage] = []
+    if genotype is None:
+        search = settings(method.search, order=ORDERS)
+        scored = any("score" in metric_parts(metric.plugin) for _, metric in method.metric)
+        if not scored:
+            search["gamma"] = 0.0  # it weighs scores and there are none
+        metrics = [
+            {"weight": weight, **identity("metric", metric)}
+            for weight, metric in method.metric
+            if search["gamma"] or metric_parts(metric.plugin) != {"score"}
+        ]
+        search_key = digest(
+            "search",
+            {
+                "dataset": dataset,
+                "space": identity("search-space", space, without_stage="train"),
+                "metrics": metrics,
+                "threat": threat if metrics else None,
+                "search": search,
+                "seed": seed,
+            },
+        )
+        stages.append(Stage("search", search_key, name, seed))
+        origin: Any = search_key
+    else:
+        origin = genotype
+    perturbed = not isinstance(method.train.regime, Standard)
+    train_key = digest(
+        "train",
+        {
+            "dataset": dataset,
+            "space": identity("search-space", space, without_stage="search"),
+            "genotype": origin,
+            "threat": threat if perturbed else None,
+            "train": settings(method.train, regime=REGIMES),
+            "seed": seed,
+        },
+    )
+    stages.append(Stage("train", train_key, name, seed, tuple(s.key for s in stages)))
+    return stages, train_key
+
+
+def _evaluation_stages(
+    recipe: Recipe,
+    columns: Sequence[Column],
+    name: str,
+    seed: int,
+    network: str,
+    needs: tuple[str, ...],
+    others: Mapping[str, str],
+) -> list[Stage]:
+    """What is measured on the network of one method and seed.
+
+    Args:
+        network: its key.
+        needs: the stages that make it; none for one made elsewhere.
+        others: the networks of other methods by their keys, for images that are made there.
+    """
+    evaluate, threat = recipe.evaluate, attrs.asdict(recipe.threat)
+    drawn = {} if evaluate.images is None else {"subset": evaluate.subset, "subset_seed": evaluate.subset_seed}
+    # the dataset is told by the key of a network that was trained on it; one made elsewhere may see several
+    read: dict[str, Any] = {"network": network, "images": evaluate.images, **drawn}
+    read["dataset"] = None if needs else identity("dataset", recipe.dataset)
+    clean = Stage("clean", digest("clean", read), name, seed, needs)
+    stages = [clean]
+    certificate: tuple[str, ...] = ()
+    if columns:
+        key = digest("probe", {**read, "norm": recipe.threat.norm, "seed": seed})
+        stages.append(Stage("probe", key, name, seed, (*needs, clean.key)))
+    if recipe.certify is not None:
+        key = digest(
+            "certify",
+            {
+                **read,
+                "method": recipe.certify.method,
+                "radius_method": recipe.certify.radius_method or recipe.certify.method,
+                "norms": sorted(recipe.certify.norms),
+                "certified_images": recipe.certify.images,
+                "threat": threat,
+            },
+        )
+        stages.append(Stage("certify", key, name, seed, (*needs, clean.key)))
+        certificate = (key,)
+    keys: dict[str, str] = {}
+    for column in columns:
+        sources = sorted((other, key) for key, other in others.items()) if column.transfers else []
+        if column.transfers and not sources:
+            continue
+        earlier = [keys[one.label] for one in attack_order.before(column, columns) if one.label in keys]
+        earlier = earlier if evaluate.attacked == "survivors" else []
+        keys[column.label] = digest(
+            "attack",
+            {
+                **read,
+                "attack": identity("attack", column.attack.use),
+                "threat": attrs.asdict(column.threat),
+                "radii": column.radii,
+                "expectation": column.attack.expectation,
+                "runs": column.attack.runs,
+                "batch": evaluate.batch,  # some random attacks draw a batch at a time
+                "seed": seed,
+                "after": earlier,
+                "carry": evaluate.attacked == "survivors",
+                "sources": sources,
+            },
+        )
+        wanted = (*needs, clean.key, *(key for _, key in sources))
+        stages.append(Stage("attack", keys[column.label], name, seed, wanted, (*certificate, *earlier), column))
+    if recipe.smoothing is not None:
+        key = digest("smooth", {**read, **settings(recipe.smoothing), "seed": seed})
+        stages.append(Stage("smooth", key, name, seed, (*needs, clean.key)))
+    return stages

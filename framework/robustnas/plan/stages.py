@@ -1,0 +1,133 @@
+"""The values of a plan: its stages, its methods with every name resolved, and what is shared by all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import frozen
+
+from robustnas.attack_order import Column
+from robustnas.contracts import Dataset, Genotype, SearchSpace
+from robustnas.recipe.schema import Certify, Evaluate, Search, Smoothing, Train
+from robustnas.threat import ThreatModel
+
+Kind = Literal["search", "train", "clean", "probe", "certify", "attack", "smooth"]
+KINDS: tuple[Kind, ...] = ("search", "train", "clean", "probe", "certify", "attack", "smooth")
+
+
+@frozen
+class Foreign:
+    """A network made elsewhere.
+
+    Args:
+        factory: `module:factory`.
+        weights: file of its weights; None where the factory fills them in.
+        normalize: whether the data set's mean and deviation become its first layer.
+    """
+
+    factory: str
+    weights: Path | None
+    normalize: bool
+
+
+@frozen
+class MethodPlan:
+    """One method, its names resolved: plugins are objects, sections are complete.
+
+    Args:
+        network: the network, where it was made elsewhere; then nothing of it is searched or trained here.
+    """
+
+    name: str
+    search_space: SearchSpace | None
+    metrics: tuple[tuple[float, Any], ...]
+    threat: ThreatModel
+    search: Search
+    train: Train
+    genotype: Genotype | None
+    genotype_source: str | None
+    network: Foreign | None = None
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space; a network made elsewhere has none."""
+        assert self.search_space is not None
+        return self.search_space
+
+
+@frozen
+class Stage:
+    """One piece of work.
+
+    Args:
+        key: names its result.
+        needs: keys of the stages it cannot do without.
+        after: keys of stages whose results it uses where they are there, and waits for.
+        column: of an attack.
+    """
+
+    kind: Kind
+    key: str
+    method: str
+    seed: int
+    needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    column: Column | None = None
+
+    @property
+    def title(self) -> str:
+        """What a person reads: method, seed and what is done."""
+        what = f"attack {self.column.label}" if self.column else self.kind
+        return f"{self.method} seed {self.seed} {what}"
+
+    @property
+    def folder(self) -> str:
+        """Folder below the run directory; the key at its end is what finds it again."""
+        label = f"-{_safe(self.column.label)}" if self.column else ""
+        return f"{self.kind}/{self.method}-seed{self.seed}{label}-{self.key}"
+
+
+@frozen
+class Plan:
+    """Everything a run will do."""
+
+    name: str
+    dataset: Dataset
+    threat: ThreatModel
+    methods: Mapping[str, MethodPlan]
+    seeds: tuple[int, ...]
+    columns: tuple[Column, ...]
+    certify: Certify | None
+    smoothing: Smoothing | None
+    evaluate: Evaluate
+    identity: Mapping[str, Any]
+    stages: tuple[Stage, ...]
+    networks: Mapping[tuple[str, int], str]
+    """The key of each method's and seed's network: equal keys are one network."""
+
+    def stage(self, kind: Kind, method: str, seed: int, label: str | None = None) -> Stage | None:
+        """The stage of a method and seed; for `attack`, the one of the column `label`."""
+        for stage in self.stages_of(method, seed):
+            if stage.kind == kind and (label is None or (stage.column and stage.column.label == label)):
+                return stage
+        return None
+
+    def stages_of(self, method: str, seed: int) -> list[Stage]:
+        """The stages of one method and seed, in the order of the flow."""
+        return [s for s in self.stages if s.method == method and s.seed == seed]
+
+    def until(self, last: str | None) -> list[Stage]:
+        """The distinct stages up to and with `last` (None: all), in the order of the flow."""
+        kinds = KINDS[: KINDS.index(last) + 1] if last in KINDS else KINDS
+        distinct: dict[str, Stage] = {}
+        for stage in sorted(self.stages, key=lambda s: KINDS.index(s.kind)):
+            if stage.kind in kinds:
+                distinct.setdefault(stage.key, stage)
+        return list(distinct.values())
+
+
+def _safe(label: str) -> str:
+    """A column's name as part of a folder's."""
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in label).strip("_")
