@@ -24,6 +24,7 @@ from torch import nn
 def make():
     return nn.Sequential(
         nn.Conv2d(1, 6, 3, stride=2, padding=1),
+        nn.BatchNorm2d(6),
         nn.ReLU(),
         nn.Flatten(),
         nn.Linear(96, 24),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -43,9 +44,7 @@ def grid(
 ) -> list[AttackRecord]:
     images, labels = some(COUNT)
     network = trained()
-    return at_radii(
-        network, InMemory(images, labels), labels, build, wanted, left=left, **{**SETTINGS, **settings}
-    )
+    return at_radii(network, InMemory(images, labels), labels, build, wanted, left=left, **{**SETTINGS, **settings})
 
 
 def alone(build: Callable[[ThreatModel], Any], threat: ThreatModel, **settings: Any) -> AttackRecord:
@@ -81,7 +80,7 @@ def test_what_fell_in_a_small_ball_is_not_attacked_in_a_larger_one():
         assert seen[radius] == standing == int((record.tried > 0).sum())
         standing = int((record.correct & ~record.success).sum())
     assert standing < seen[RADII[0]]
-    for small, large in zip(records, records[1:], strict=False):
+    for small, large in pairwise(records):
         assert torch.all(large.success >= small.success)
         torch.testing.assert_close(large.distance[small.success], small.distance[small.success])  # the nearer one
         assert not (large.tried[small.success] > 0).any()
@@ -132,9 +131,7 @@ def test_who_minimises_runs_once_and_says_at_each_radius_what_it_would_say_alone
         assert record.threat == single.threat
         assert torch.equal(record.success, single.success)
         assert torch.equal(record.perturbed[record.success], single.perturbed[record.success])
-        torch.testing.assert_close(
-            record.distance[record.success], single.distance[single.success], atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(record.distance[record.success], single.distance[single.success], atol=1e-5, rtol=0)
         assert torch.equal(record.by >= 0, record.success)
     assert 0 < int(records[0].success.sum()) < int(records[-1].success.sum())
 
@@ -216,7 +213,7 @@ def test_a_radius_of_zero_is_nobodys_ball():
 def test_sizes_are_of_the_same_perturbation_in_every_norm():
     """l_inf <= l_2 <= l_1, and what is known grows with no radius."""
     records = grid(PGD(steps=6, step_size=0.06).build, threats(*RADII))
-    for small, large in zip(records, records[1:], strict=False):
+    for small, large in pairwise(records):
         for norm in NORMS:
             assert torch.all(large.sizes[norm] <= small.sizes[norm])
     last = records[-1].sizes

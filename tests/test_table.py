@@ -75,6 +75,8 @@ def test_curve_smoothing_and_cost_of_a_row():
     assert found["smoothed"]["0.5"]["mean"] == 0.25
     assert found["smoothed_radius"]["mean"] == pytest.approx(0.3)
     assert found["evaluations"]["pgd-20"]["mean"] == 11.0
+    line = "model evaluations a test image: fgsm 1.5, pgd-20 11.0, cw (l2 0.5) 400.0"
+    assert line in markdown(Comparison(THREAT, [found], COLUMNS, [], []))
     shown = Comparison(THREAT, [found], COLUMNS, [], [], [0.1], [0.25, 0.5])
     wanted = {"after pgd-20 %", "robust at 0.1 %", "smoothed at 0.25 %", "smoothed radius l2"}
     assert wanted <= set(cells(shown)[0])

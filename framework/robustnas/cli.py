@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(fault if isinstance(fault, RecipeError) else f"robustnas: {fault}", file=sys.stderr)
         return fault.exit_status
     except KeyboardInterrupt:
-        hint = f"; to go on where it stopped: {_launcher()} {shlex.join(typed)}" if command is _run else ""
+        hint = f"; to go on where it stopped: {_launcher()} {shlex.join(typed)}" if command in (_run, _evaluate) else ""
         print(f"robustnas: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
@@ -273,8 +273,8 @@ def _table(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from robustnas.recipe.load import load
-    from robustnas.recipe.of_network import Asked, name_of, text
+    from robustnas.recipe.load import written
+    from robustnas.recipe.of_network import Asked, name_of, recipe
 
     asked = Asked(
         network=arguments.network,
@@ -289,18 +289,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         certify=arguments.certify,
         seed=arguments.seed,
     )
-    recipe = text(asked)
     out: Path = arguments.out or Path("runs") / f"evaluate-{name_of(asked)}"
-    path = out / "evaluate.yaml"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(recipe, encoding="utf-8")
-    except OSError as fault:
-        raise InputError(f"{path}: cannot be written: {fault.strerror}; another --out would do") from None
-    loaded = load(path, arguments.set)
+    loaded = written(recipe(asked), out / "evaluate.yaml", "robustnas evaluate", arguments.set)
     from robustnas import pipeline
 
-    return pipeline.run(loaded, out=out, device=arguments.device, quiet=arguments.quiet)
+    return pipeline.run(loaded, out=out, device=arguments.device, quiet=arguments.quiet, keep=True)
 
 
 def _records(arguments: argparse.Namespace) -> int:

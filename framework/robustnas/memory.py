@@ -191,8 +191,10 @@ CHANGES = {
     "train": "a smaller train.batch, a larger train.accumulate, train.recompute_cells: true, or fewer network_cells or "
     "network_channels of search_space",
     "clean": "a smaller evaluate.batch",
+    "probe": "an evaluate.images below 64, the images the probe looks at, or a smaller network",
     "attack": "a smaller evaluate.batch",
     "certify": "a smaller certify.batch, or another certify.method (crown holds most, crown-ibp less, ibp least)",
+    "smooth": "a smaller smoothing.batch",
 }
 """What to change where a stage of this kind runs out of memory."""
 

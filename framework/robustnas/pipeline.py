@@ -38,6 +38,7 @@ def run(
     until: str | None = None,
     jobs: int = 1,
     quiet: bool = False,
+    keep: bool = False,
 ) -> int:
     """Do everything the recipe asks for that is not done yet, and print the table.
 
@@ -45,6 +46,7 @@ def run(
         out: run directory; default `runs/<recipe name>` below the working directory.
         until: `search` or `train` stops after that stage.
         jobs: independent stages done side by side, in processes of their own.
+        keep: write the recipe's text to its path, once it is known that all of it can be done.
 
     Returns:
         The exit status: 0 done, 1 a stage failed (the others are done and in the table).
@@ -61,6 +63,8 @@ def run(
         with directory.locked() if world.first else nullcontext():
             stages = todo.until(until)
             _prepare(loaded, todo, stages, directory, world)
+            if keep and world.first:
+                write_text(loaded.path, loaded.source)
             progress = Progress(quiet=quiet)
             with progress.shown():
                 outcome = run_all(todo, stages, directory, chosen, jobs, progress, world)
@@ -145,13 +149,16 @@ def default_directory(loaded: Loaded) -> Path:
 
 
 def check_data(todo: Plan) -> None:
-    """Read both splits once, before anything long starts, and check them against what the dataset declares.
+    """Read the splits once, before anything long starts, and check them against what the dataset declares.
+
+    Where nothing is trained, the test split is all there has to be.
 
     Raises:
         DataError: data is missing or broken, or does not fit its declaration.
     """
     dataset = todo.dataset
-    for name in ("train", "test"):
+    trains = any(method.network is None for method in todo.methods.values())
+    for name in ("train", "test") if trains else ("test",):
         images = dataset.split(name)
         labels = images.labels
         if len(labels) == 0:
@@ -164,12 +171,17 @@ def check_data(todo: Plan) -> None:
         shape = tuple(images.take(torch.zeros(1, dtype=torch.int64)).shape[1:])
         if shape != tuple(dataset.shape):
             raise DataError(f"images of the {name} split have shape {shape}; {tuple(dataset.shape)} is declared")
-        asked = max(todo.evaluate.images or 0, (todo.certify.images or 0) if todo.certify else 0)
+        counts = {key: part.images or 0 for key, part in _sections(todo).items() if part is not None}
+        key, asked = max(counts.items(), key=lambda one: one[1])
         if name == "test" and asked > len(labels):
             raise DataError(
-                f"{asked} test images are asked for and there are {len(labels)}; "
-                "leave evaluate.images and certify.images out for all"
+                f"{asked} test images are asked for and there are {len(labels)}; leave {key}.images out for all"
             )
+
+
+def _sections(todo: Plan) -> dict[str, Any]:
+    """The sections of the recipe that say how many test images; None where one is left out."""
+    return {"evaluate": todo.evaluate, "certify": todo.certify, "smoothing": todo.smoothing}
 
 
 def _write_table(directory: RunDirectory, quiet: bool) -> None:

@@ -259,7 +259,7 @@ def markdown(comparison: Comparison) -> str:
     lines = ["| " + " | ".join(titles) + " |", "|" + "|".join(["---"] + ["---:"] * (len(titles) - 1)) + "|"]
     for line in body:
         lines.append("| " + " | ".join(f"**{text}**" if best else text for text, best in line) + " |")
-    notes = [*comparison.notes, *questions(comparison)]
+    notes = [*comparison.notes, *costs(comparison), *questions(comparison)]
     parts = ["\n".join([*lines, "", *(f"- {note}" for note in notes)])]
     parts += [_markdown_matrix(*one) for one in matrices(comparison)]
     return "\n\n".join(parts) + "\n"
@@ -335,7 +335,7 @@ def show(comparison: Comparison, console: Console) -> None:
     console.print(f"threat: {comparison.threat}", markup=False, highlight=False)
     for table in tables:
         console.print(table)
-    for note in [*comparison.notes, *questions(comparison)]:
+    for note in [*comparison.notes, *costs(comparison), *questions(comparison)]:
         console.print(f"- {note}", markup=False, highlight=False, soft_wrap=not console.is_terminal)
     for title, names, body in matrices(comparison):
         console.print(f"\n{title}", markup=False, highlight=False)
@@ -345,6 +345,16 @@ def show(comparison: Comparison, console: Console) -> None:
         for method, line in body:
             matrix.add_row(method, *line)
         console.print(matrix)
+
+
+def costs(comparison: Comparison) -> list[str]:
+    """What the attacks cost, a line: model evaluations a test image, mean over the rows."""
+    told = []
+    for column in comparison.attacks:
+        means = [found["mean"] for r in comparison.rows if (found := r["evaluations"][column.label]) is not None]
+        if means:
+            told.append(f"{column.label} {statistics.fmean(means):,.1f}")
+    return [f"model evaluations a test image: {', '.join(told)}"] if told else []
 
 
 def questions(comparison: Comparison) -> list[str]:

@@ -70,10 +70,10 @@ class ThreatModel:
             )
 
     def __str__(self) -> str:
-        scaled = self.epsilon * 255
-        if 0 < scaled < 255 and abs(scaled - round(scaled)) < 1e-9:
+        scaled, short = self.epsilon * 255, f"{self.epsilon:g}"
+        if float(short) != self.epsilon and 0 < scaled < 255 and abs(scaled - round(scaled)) < 1e-9:
             return f"{self.norm} {round(scaled)}/255"
-        return f"{self.norm} {self.epsilon:g}"
+        return f"{self.norm} {short}"
 
     def distance(self, images: Tensor, clean: Tensor) -> Tensor:
         """Size of the perturbation in this norm: both (N, C, H, W) -> (N,) in pixel units."""

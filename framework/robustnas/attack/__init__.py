@@ -1,6 +1,7 @@
 """Attacks on a network, judged here: an attack proposes images, this package decides what they prove.
 
     network.py     the network as it is looked at: frozen, float32, on its device, images counted
+    untouched.py   that it stays the same network while it is attacked
     judge.py       what a proposed image proves, or why it is refused
     runner.py      how each kind of foolbox attack is run on a batch
     record.py      what an attack did, image by image

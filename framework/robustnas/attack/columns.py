@@ -126,7 +126,8 @@ def read(path: Path) -> Columns:
     """
     file = path / FILE
     try:
-        with np.load(file, allow_pickle=False) as found:
+        # NumPy leaves a file open that it opened itself and cannot read
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as found:
             arrays = {name: found[name] for name in NAMES}
     except Exception as fault:  # NumPy and zipfile raise many kinds for a damaged file; all mean the same to the user
         raise RunDirectoryError(damaged(file, f"{type(fault).__name__}: {fault}".splitlines()[0])) from fault

@@ -29,6 +29,7 @@ from robustnas.attack.network import (
 from robustnas.attack.progress import Done, Progress
 from robustnas.attack.record import AttackRecord
 from robustnas.attack.runner import Runner, proposals, random_state, runners
+from robustnas.attack.untouched import Untouched
 from robustnas.contracts import Images
 from robustnas.errors import RunError
 from robustnas.foolbox_import import load_foolbox
@@ -273,13 +274,13 @@ def _part(
     def own() -> Done:
         done = 0
         seen = [work.seen] if work.seen is work.network else [work.seen, work.network]
-        with _untouched(work, runner), _frozen(seen), float32_with_gradients(work.device):
+        with Untouched.held([work.network, work.seen]) as untouched, _frozen(seen), float32_with_gradients(work.device):
             model = load_foolbox().PyTorchModel(work.seen, bounds=(0, 1), device=work.device)
             for indices in batches[world.rank :: world.size]:
                 if interrupt.asked():
                     progress.write()
                 interrupt.check()
-                progress.note(key, _batch(work, runner, model, indices))
+                progress.note(key, _batch(work, runner, model, indices, untouched))
                 done += len(indices)
                 so_far = progress.of(key)
                 broken = int((so_far.inside & (so_far.answer != work.labels[so_far.indices])).sum())
@@ -299,7 +300,7 @@ def _cut(todo: Tensor, batch: int) -> Iterator[Tensor]:
         yield todo[todo // batch == group]
 
 
-def _batch(work: _Work, runner: Runner, model: Any, indices: Tensor) -> Done:
+def _batch(work: _Work, runner: Runner, model: Any, indices: Tensor, untouched: Untouched) -> Done:
     """One part of an attack on one batch."""
     start = take(work.images, indices)
     truth = work.labels[indices].to(work.device)
@@ -311,6 +312,7 @@ def _batch(work: _Work, runner: Runner, model: Any, indices: Tensor) -> Done:
     cost = torch.full((len(indices),), (work.counted.images - before) / len(indices), dtype=torch.float64)
     if any(module.training for module in (*work.network.modules(), *work.seen.modules())):
         raise RunError(f"attack {work.label} put the network into training mode; its results are not used")
+    untouched.check(" ".join(filter(None, (work.label, runner.name))))
     check_images(proposed, start, work.label, indices)
     verdict = judge(
         lambda judged: answers(work.network, judged, indices),
@@ -340,63 +342,3 @@ def _frozen(networks: list[nn.Module]) -> Iterator[None]:
         return
     with frozen(networks[0]), _frozen(networks[1:]):
         yield
-
-
-@contextmanager
-def _untouched(work: _Work, runner: Runner) -> Iterator[None]:
-    """The networks keep their weights and buffers; an attack that changed them is told, and they are put back.
-
-    Raises:
-        RunError: names the attack and the first tensor.
-    """
-    held = [slot for one in (work.network, work.seen) for slot in _slots(one)]
-    changed: list[str] = []
-    try:
-        yield
-    finally:
-        for slot in held:
-            if not slot.as_it_was():
-                changed.append(slot.name)
-                slot.put_back()
-    if changed:
-        who = " ".join(filter(None, (work.label, runner.name)))
-        raise RunError(
-            f"attack {who} changed the network ({changed[0]}); its results are not used and the network is as it was"
-        )
-
-
-@attrs.frozen(eq=False)
-class _Slot:
-    """A parameter or buffer: where a module holds it, where its numbers are stored, and which they were."""
-
-    name: str
-    owner: dict[str, Tensor | None]
-    key: str
-    tensor: Tensor
-    storage: Tensor
-    value: Tensor
-
-    def as_it_was(self) -> bool:
-        """The same tensor in the same place, of the same numbers."""
-        now = self.tensor.detach()
-        same_form = (now.shape, now.dtype) == (self.value.shape, self.value.dtype)
-        if self.owner.get(self.key) is not self.tensor or not same_form:
-            return False
-        return bool(((now == self.value) | (now != now) & (self.value != self.value)).all())
-
-    def put_back(self) -> None:
-        """The tensor where it was, with the numbers it had."""
-        self.owner[self.key] = self.tensor
-        self.tensor.data = self.storage
-        with torch.no_grad():
-            self.storage.copy_(self.value)
-
-
-def _slots(network: nn.Module) -> Iterator[_Slot]:
-    for prefix, module in network.named_modules():
-        for owner in (module._parameters, module._buffers):
-            for key, tensor in owner.items():
-                if tensor is not None:
-                    name = ".".join(filter(None, (prefix, key)))
-                    stored = tensor.detach()
-                    yield _Slot(name, owner, key, tensor, stored, stored.clone())

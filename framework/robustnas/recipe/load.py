@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from attrs import evolve, field, frozen
 
 from robustnas.errors import RecipeError
 from robustnas.recipe import shelf
-from robustnas.recipe.document import Node, below, read
+from robustnas.recipe.document import Node, below, parse, read
 from robustnas.recipe.faults import Faults, Mark
 from robustnas.recipe.methods import read_methods
 from robustnas.recipe.overlay import assign, overlay
@@ -72,7 +73,38 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
         root = _extended(root, path, faults)
         for override in overrides:
             root = assign(root, override, faults)
-        recipe = _recipe(root, faults)
+    return _checked(root, faults, path, text, overrides)
+
+
+def written(recipe: Mapping[str, Any], path: Path, by: str, overrides: Sequence[str] = ()) -> Loaded:
+    """The recipe that a command writes, before it is a file.
+
+    Args:
+        recipe: plain data.
+        path: of the file it is going to be.
+        by: the command, which stands for the place in its faults.
+        overrides: as for `load`; they become part of the recipe.
+
+    Raises:
+        RecipeError: it has faults: all of them.
+    """
+    faults = Faults()
+    root = parse(yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True), by, faults, at=Mark(by))
+    assert root is not None
+    for override in overrides:
+        root = assign(root, override, faults)
+    text = yaml.safe_dump(root.plain(), sort_keys=False, allow_unicode=True)
+    head = f"# Written by {by}; it runs as it stands: robustnas run FILE --out DIR\n"
+    return _checked(root, faults, path, head + text, ())
+
+
+def _checked(root: Node | None, faults: Faults, path: Path, text: str, overrides: Sequence[str]) -> Loaded:
+    """The recipe of a tree.
+
+    Raises:
+        RecipeError: there are faults.
+    """
+    recipe = _recipe(root, faults) if root is not None else None
     faults.raise_all()
     assert root is not None
     assert recipe is not None

@@ -58,12 +58,17 @@ def name_of(asked: Asked) -> str:
     return given if NAME.fullmatch(given) else "network"
 
 
-def text(asked: Asked) -> str:
-    """The recipe, YAML.
+def recipe(asked: Asked) -> dict[str, Any]:
+    """The recipe as plain data.
 
     Raises:
-        InputError: the norm is unknown, the radius no number, or a text no YAML.
+        InputError: the norm or the name is none, the radius no number, or a text no YAML.
     """
+    if asked.name is not None and not NAME.fullmatch(asked.name):
+        raise InputError(
+            f"--name {asked.name!r}: letters, digits, '.', '_' and '-' would do, a letter or digit first (it names a "
+            "folder)"
+        )
     if asked.norm not in NORMS:
         raise InputError(f"--norm {asked.norm}: {', '.join(NORMS)} would do")
     epsilon = asked.epsilon or EPSILONS[asked.norm]
@@ -79,7 +84,7 @@ def text(asked: Asked) -> str:
     method: dict[str, Any] = {"network": asked.network, "normalize": asked.normalize}
     if asked.weights is not None:
         method["weights"] = str(asked.weights.resolve())
-    recipe = {
+    return {
         "dataset": _yaml("--dataset", asked.dataset),
         "threat": {"norm": asked.norm, "epsilon": epsilon},
         "seeds": [asked.seed],
@@ -88,9 +93,6 @@ def text(asked: Asked) -> str:
         "certify": False if asked.certify is None else {"method": asked.certify},
         "evaluate": {"images": asked.images},
     }
-    return "# Written by robustnas evaluate; it runs as it stands: robustnas run FILE\n" + yaml.safe_dump(
-        recipe, sort_keys=False, allow_unicode=True
-    )
 
 
 def _yaml(option: str, given: str) -> Any:

@@ -24,6 +24,9 @@ from robustnas.verdicts import Measured
 AUTOATTACK = "autoattack"
 """The attack whose figure RobustBench lists, by its name in a recipe."""
 
+BUDGET = ("version", "steps", "queries")
+"""Its options without which it is the standard one."""
+
 
 def comparison(directory: RunDirectory) -> Comparison:
     """The table of a run directory.
@@ -159,6 +162,10 @@ def leaderboard(directory: RunDirectory, method: str, about: dict[str, Any]) -> 
     notes = [about.pop("footnote", "")]
     if entry is not None and entry.options.get("square_variant", "per-sample") != "reference":
         notes.append("Square with positions of its own for each image, not the reference's.")
+    if entry is not None:
+        # another version, or a smaller budget, is not what the leaderboard's readers take it for
+        other = [f"{name} {entry.options[name]}" for name in BUDGET if name in entry.options]
+        notes += [f"AutoAttack with {', '.join(other)}."] if other else []
     if entry is not None and entry.spared:
         before = [a.label for a in shown.attacks[: shown.attacks.index(entry)] if a.threat.norm == entry.threat.norm]
         notes.append(f"Worst case over {', '.join(before)} and AutoAttack.")

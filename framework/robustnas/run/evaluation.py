@@ -24,7 +24,7 @@ from robustnas.attack.radii import at_radii
 from robustnas.attack.record import AttackRecord
 from robustnas.attack_order import Column
 from robustnas.contracts import Images
-from robustnas.errors import OptionError, RunDirectoryError, RunError, VerdictError
+from robustnas.errors import OptionError, RunDirectoryError, RunError, UnsupportedOpError, VerdictError
 from robustnas.images import Chosen, First, balanced
 from robustnas.plan import Plan
 from robustnas.review.flag import Flag
@@ -69,7 +69,11 @@ def probe(task: Task) -> None:
 
 
 def certificates(task: Task) -> None:
-    """Certified margins at the recipe's threat, and certified radii."""
+    """Certified margins at the recipe's threat, and certified radii.
+
+    Raises:
+        RunError: the network uses a function without a bound rule.
+    """
     plan, settings = task.plan, task.plan.certify
     assert settings is not None
     network, (images, indices) = network_of(task), evaluated_images(plan, settings.images)
@@ -81,8 +85,11 @@ def certificates(task: Task) -> None:
         for some in attack.own_batches(len(labels), settings.batch, task.world):
             interrupt.check()
             batch, truth = images.take(some).to(task.device), labels[some].to(task.device)
-            smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
-            radii = _radii(network, batch, truth, plan, smallest > 0)
+            try:
+                smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
+                radii = _radii(network, batch, truth, plan, smallest > 0)
+            except UnsupportedOpError as fault:  # concerns this network's certificates alone
+                raise RunError(str(fault)) from fault
             radius = {norm: values.tolist() for norm, values in radii.items()}
             found.append((smallest.tolist(), (smallest > 0).tolist(), radius))
             done, certified = done + len(some), certified + int((smallest > 0).sum())
@@ -295,7 +302,7 @@ def _watch(task: Task, indices: Tensor) -> Callable[[Tensor, Tensor, Tensor, dic
     radii = {norm: torch.tensor(values, dtype=torch.float64) for norm, values in result["radius"].items()}
     threat = task.plan.threat
     certified = torch.tensor(result["certified"], dtype=torch.bool)
-    radii.setdefault(threat.norm, torch.where(certified, threat.epsilon, 0.0).double())
+    radii.setdefault(threat.norm, certified.double() * threat.epsilon)
 
     def contradicts(norm: str, places: Tensor, size: Tensor) -> Tensor:
         """(n,) bool: fooled within the certified radius, or at a threat at which the image is certified."""

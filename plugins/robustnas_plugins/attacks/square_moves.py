@@ -25,7 +25,8 @@ class Moves(ABC):
     """The perturbations that a search in one norm tries.
 
     Numbers are uniform in [0, 1).  The first `shared` of a proposal are those that the reference implementation draws
-    once for all images; with `short` places end one row and column before the border, as its own do.
+    once for all images; with `short` places end one row and column before the border, and starts are placed, as its
+    own are.
     """
 
     shared: int
@@ -127,7 +128,10 @@ class Bumps(Moves):
         mosaic = tiles.permute(0, 1, 2, 4, 3, 5).reshape(count, channels, down * side, across * side)
         delta = torch.zeros_like(self.clean)
         top, left = (height - down * side) // 2, (width - across * side) // 2
-        delta[:, :, top : top + down * side, left : left + across * side] = mosaic
+        if self.short:  # it centres five tiles, and cuts what a larger mosaic has beyond the border
+            top = left = max((height - 5 * side) // 2, 0)
+        shown = mosaic[:, :, : height - top, : width - left]
+        delta[:, :, top : top + shown.shape[2], left : left + shown.shape[3]] = shown
         return self._admissible(delta.flatten(2))
 
     def candidate(self, best: Tensor, side: int, numbers: Tensor) -> Tensor:

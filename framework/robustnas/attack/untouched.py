@@ -1,0 +1,82 @@
+"""The network's numbers before an attack, looked at again after every batch: what judges is what was asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from robustnas.errors import RunError
+
+
+@attrs.frozen(eq=False)
+class _Slot:
+    """A parameter or buffer: where a module holds it, where its numbers are stored, and which they were."""
+
+    name: str
+    owner: dict[str, Tensor | None]
+    key: str
+    tensor: Tensor
+    storage: Tensor
+    value: Tensor
+
+    def as_it_was(self) -> bool:
+        """The same tensor in the same place, of the same numbers."""
+        now = self.tensor.detach()
+        same_form = (now.shape, now.dtype) == (self.value.shape, self.value.dtype)
+        if self.owner.get(self.key) is not self.tensor or not same_form:
+            return False
+        return torch.equal(now, self.value) or bool(
+            ((now == self.value) | (now != now) & (self.value != self.value)).all()
+        )
+
+    def put_back(self) -> None:
+        """The tensor where it was, with the numbers it had."""
+        self.owner[self.key] = self.tensor
+        self.tensor.data = self.storage
+        with torch.no_grad():
+            self.storage.copy_(self.value)
+
+
+def _slots(network: nn.Module) -> Iterator[_Slot]:
+    for prefix, module in network.named_modules():
+        for owner in (module._parameters, module._buffers):
+            for key, tensor in owner.items():
+                if tensor is not None:
+                    stored = tensor.detach()
+                    yield _Slot(".".join(filter(None, (prefix, key))), owner, key, tensor, stored, stored.clone())
+
+
+@attrs.frozen(eq=False)
+class Untouched:
+    """Parameters and buffers of networks as they were."""
+
+    slots: tuple[_Slot, ...]
+
+    @classmethod
+    @contextmanager
+    def held(cls, networks: Sequence[nn.Module]) -> Iterator[Self]:
+        """Inside, `check` tells of a change; at the end everything is put back."""
+        found = cls(tuple(slot for network in networks for slot in _slots(network)))
+        try:
+            yield found
+        finally:
+            for slot in found.slots:
+                if not slot.as_it_was():
+                    slot.put_back()
+
+    def check(self, who: str) -> None:
+        """Refuse what `who` has done.
+
+        Raises:
+            RunError: a parameter or buffer is another; names the first.
+        """
+        changed = next((slot.name for slot in self.slots if not slot.as_it_was()), None)
+        if changed is not None:
+            raise RunError(
+                f"attack {who} changed the network ({changed}); its results are not used and the network is as it was"
+            )

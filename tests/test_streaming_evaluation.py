@@ -1,0 +1,165 @@
+"""Evaluation of images that are read when asked for: memory does not grow with their number, and no other is read."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fake_package import install
+from robustnas.cli import main
+from robustnas.memory import Tally
+from robustnas.run import scheduler
+from robustnas.run.stages import execute
+from robustnas.run.task import Task
+
+IMAGE = 3 * 64 * 64 * 4
+"""Bytes of an image as the network sees it."""
+
+MANY = 4000
+"""Test images that there are."""
+
+MODULE = f"""
+    import torch
+    from attrs import frozen
+    from torch import nn
+
+    from robustnas.images import InMemory, Streamed
+
+    read = []
+    kept = []
+
+    class Drawn:
+        def __len__(self):
+            return {MANY}
+
+        def __getitem__(self, index):
+            read.append(index)
+            generator = torch.Generator().manual_seed(index)
+            image = torch.randint(0, 96, (3, 64, 64), dtype=torch.uint8, generator=generator)
+            image[index % 3] += 128  # the class is the brightest colour
+            return image
+
+    @frozen
+    class Drawing:
+        shape = (3, 64, 64)
+        classes = 3
+        mean = (0.0, 0.0, 0.0)
+        std = (1.0, 1.0, 1.0)
+
+        def split(self, name):
+            assert name == "test", "nothing is trained here"
+            return Streamed(Drawn(), torch.arange({MANY}) % 3)
+
+    class Colours(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool = nn.Conv2d(3, 3, 32, 32, bias=False)
+            self.pool.weight.data.zero_()
+            for colour in range(3):
+                self.pool.weight.data[colour, colour] = 1 / 256
+
+        def forward(self, images):
+            return torch.relu(self.pool(images)).flatten(2).sum(2)
+
+    class Keeping(Colours):
+        def forward(self, images):
+            if torch.is_grad_enabled():
+                kept.append(images.detach().clone())
+            return super().forward(images)
+"""
+
+RECIPE = """\
+dataset: drawing
+threat: {norm: linf, epsilon: 0.27}
+methods:
+  colours: {network: "streamed_colours:Colours"}
+attacks:
+  - fgsm
+  - {name: pgd, steps: 2, step_size: 0.25}
+  - {name: fmn, steps: 2, label: fmn}
+  - gaussian-noise
+  - {name: square, queries: 3}
+  - {name: boundary, steps: 1, threat: {norm: l2, epsilon: 3}, label: boundary}
+  - {name: corruptions, families: [brightness, contrast], severities: [1], label: corruptions}
+evaluate: {epsilons: [0.1], batch: 25}
+certify: {method: ibp, norms: [linf], batch: 25}
+smoothing: {sigma: 0.1, selection: 1, samples: 8, alpha: 0.1, batch: 25}
+"""
+
+BRIEF = ("attacks=[fgsm]", "certify=false", "smoothing=false")
+
+STAGES = 1 + 1 + 1 + 7 + 1
+"""Clean answers, probe, certificates, attacks, smoothing."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, with an installed data set and network, and a recipe."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    points = {"robustnas.datasets": {"drawing": "streamed_colours:Drawing"}}
+    install(tmp_path, "streamed-colours", points, streamed_colours=MODULE)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    yield tmp_path
+    sys.modules.pop("streamed_colours", None)
+
+
+def peaks(monkeypatch: pytest.MonkeyPatch, images: int, *overrides: str) -> dict[str, int]:
+    """By stage of a run, bytes of the tensors made in it that are alive at its highest moment."""
+    found: dict[str, int] = {}
+
+    def measured(task: Task) -> None:
+        gc.collect()
+        with Tally() as tally:
+            execute(task)
+        found[task.stage.title] = tally.peak
+
+    monkeypatch.setattr(scheduler, "execute", measured)
+    sets = [word for one in (f"evaluate.images={images}", *overrides) for word in ("--set", one)]
+    assert main(["run", "r.yaml", "--out", f"run-{images}", "--device", "cpu", "--quiet", *sets]) == 0
+    return found
+
+
+def test_memory_does_not_grow_with_the_number_of_images(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    few, many = 66, 166  # the probe looks at 64
+    less, more = peaks(monkeypatch, few), peaks(monkeypatch, many)
+    assert len(less) == STAGES
+    (row,) = json.loads((folder / f"run-{many}/table.json").read_text())["rows"]
+    assert row["clean"]["mean"] == 1.0
+    assert row["robust"]["mean"] < 1
+    for stage, peak in less.items():
+        # batches are there, and of an image only numbers are kept: hundreds of bytes, where its pixels take 49,152
+        assert peak > 10 * IMAGE
+        assert (more[stage] - peak) / (many - few) < IMAGE / 50, stage
+
+
+def test_images_that_are_kept_would_be_seen(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    few, many = 70, 140
+    overrides = ("methods.colours.network=streamed_colours:Keeping", *BRIEF)
+    less, more = peaks(monkeypatch, few, *overrides), peaks(monkeypatch, many, *overrides)
+    stage = "colours seed 0 attack fgsm"
+    assert (more[stage] - less[stage]) / (many - few) > IMAGE * 0.9
+
+
+def test_only_the_chosen_images_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    peaks(monkeypatch, 30, *BRIEF)
+    (file,) = folder.glob("run-30/clean/*/result.json")
+    chosen = json.loads(file.read_text())["index"]
+    assert len(set(chosen)) == 30
+    assert max(chosen) > MANY / 2
+    read = set(sys.modules["streamed_colours"].read)
+    assert set(chosen) <= read
+    # the first is looked at before anything runs, for its shape
+    assert read <= {0, *chosen}
+
+
+def test_memory_is_made_of_batches(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    small = peaks(monkeypatch, 80, *BRIEF, "evaluate.batch=10")
+    large = peaks(monkeypatch, 81, *BRIEF, "evaluate.batch=80")
+    for stage in ("colours seed 0 clean", "colours seed 0 attack fgsm"):
+        assert 6 * small[stage] < large[stage] < 10 * small[stage]
