@@ -167,7 +167,7 @@ def test_an_images_result_depends_on_that_image_alone(norm, target_classes, monk
     for chosen in (torch.arange(3, 8), torch.randperm(20, generator=torch.Generator().manual_seed(1))):
         some = attack.nearest(network, images[chosen], labels[chosen], draws_of(images).at(chosen))
         torch.testing.assert_close(some, together[chosen], atol=1e-4, rtol=0)
-    monkeypatch.setattr(fab_steps, "ROWS", 1)  # one class at a time
+    monkeypatch.setattr(fab_steps, "VALUES", 1)  # one class at a time
     torch.testing.assert_close(attack.nearest(network, images, labels, draws_of(images)), together, atol=1e-4, rtol=0)
 
 

@@ -25,8 +25,9 @@ from robustnas_plugins.attacks.hyperplane import nearest_step
 ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 """Order p of each norm."""
 
-ROWS = 1024
-"""Images searched at once: classes are taken together up to this many.  What is found does not depend on it."""
+VALUES = 1024 * 3 * 32 * 32
+"""Pixel values at which several classes go through the network together: about a thousand CIFAR images, fewer larger
+ones, so that memory stays that of the batch where images are large.  What is found does not depend on it."""
 
 CLEAR = 1e-5
 """Lead of a wrong class, as a part of the largest |logit|, that the rounding of another batch does not turn."""
@@ -75,7 +76,7 @@ class FastAdaptiveBoundary(NearestAttack):
             logits = network(images)
             targets = self._targets(logits, labels)
             best, sizes = images.clone(), torch.full((count,), float("inf"), device=images.device)
-            together = max(ROWS // max(count, 1), 1)
+            together = max(VALUES // max(images.numel(), 1), 1)
             for restart in range(self.restarts):
                 known = sizes
                 for first in range(0, len(targets), together):
