@@ -162,7 +162,7 @@ def test_cells_that_are_not_there_are_refused_before_anything_runs():
             genotype=TinySpace().genotype,
             network=lambda genotype, shape, classes, auxiliary: nn.Linear(2, 2),
         )
-        method = SimpleNamespace(name="m", genotype=None, space=space, search=search, train=train)
+        method = SimpleNamespace(name="m", network=None, genotype=None, space=space, search=search, train=train)
         with pytest.raises(InputError, match=rf"methods.m: {key}.recompute_cells: \w+ has no cells"):
             check_networks(SimpleNamespace(methods={"m": method}, dataset=TinyDataset()))
 
@@ -294,7 +294,14 @@ def test_too_little_memory_says_which_key(fault, kind):
     assert not device_lost(fault)
     told = explain(fault, kind)
     assert type(told) is RunError
-    key = {"search": "search.batch", "train": "train.batch", "certify": "certify.batch"}.get(kind, "evaluate.batch")
+    keys = {
+        "search": "search.batch",
+        "train": "train.batch",
+        "probe": "evaluate.images",
+        "certify": "certify.batch",
+        "smooth": "smoothing.batch",
+    }
+    key = keys.get(kind, "evaluate.batch")
     assert str(told).startswith("out of memory")
     assert key in str(told)
     assert "intact" in str(told)

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fake_package import install
 from robustnas.cli import main
@@ -163,3 +165,26 @@ def test_memory_is_made_of_batches(folder: Path, monkeypatch: pytest.MonkeyPatch
     large = peaks(monkeypatch, 81, *BRIEF, "evaluate.batch=80")
     for stage in ("colours seed 0 clean", "colours seed 0 attack fgsm"):
         assert 6 * small[stage] < large[stage] < 10 * small[stage]
+
+
+def test_the_shipped_recipe_of_streamed_images_runs(tmp_path: Path):
+    """In small, on a folder of images made here."""
+    draws = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4)):
+        for kind in ("fish", "frog"):
+            folder = tmp_path / "images" / split / kind
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = draws.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    sets = [
+        f"dataset.folder={tmp_path / 'images'}", "dataset.workers=0", "train.epochs=1", "train.batch=8",
+        "attacks.2={name: autoattack, steps: 1, queries: 1}", "evaluate.images=6", "certify.images=2",
+    ]  # fmt: skip
+    words = [word for one in sets for word in ("--set", one)]
+    assert main(["run", "imagenet-mini", "--out", str(tmp_path / "run"), "--device", "cpu", "--quiet", *words]) == 0
+    rows = json.loads((tmp_path / "run" / "table.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["standard", "adversarial", "certified"]
+    for row in rows:
+        assert row["certified"]["mean"] <= row["clean"]["mean"]
+        assert row["robust"]["mean"] <= row["clean"]["mean"]

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
+from robustnas.contracts import ACCESS
 from robustnas.recipe.schema import Attack
 from robustnas.threat import ThreatModel
-
-ACCESS = ("white-box", "noise", "black-box", "corruption")
-"""What an attack knows of the network, in the order in which attacks are run."""
 
 UNKNOWN_COST = 1000.0
 """Evaluations an image, for an attack that tells neither them nor its steps."""
@@ -29,7 +27,7 @@ class Column:
         attack: the recipe's entry.
         threat: at which it is shown.
         radii: at which it is run, ascending; the threat's is among them.
-        access: of `ACCESS`.
+        access: of `robustnas.contracts.ACCESS`.
         transfers: whether its images are made on the networks of other methods.
         worst_case: whether it counts for `robust`: every image it may show is one of the recipe's threat.
     """

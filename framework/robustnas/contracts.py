@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 Shape = tuple[int, int, int]
 """Channels, rows, columns of one image."""
 
+ACCESS = ("white-box", "noise", "black-box", "corruption")
+"""What an attack may know of the network, in the order in which attacks are run: gradients, nothing, answers alone; a
+corruption knows nothing and is no attack in a ball."""
+
 Genotype = dict[str, Any]
 """A discrete architecture as plain data (dicts, lists, strings, integers): what `genotype.json` holds."""
 
@@ -148,7 +152,7 @@ class AttackFactory(Protocol):
 
     - `access`: what the attack knows of the network, `white-box` (where it says nothing), `black-box`, `noise` or
       `corruption`.  The last two do not look for an image that fools; a corruption is never part of the worst case.
-    - `evaluations(classes) -> float`: model evaluations an image costs at most; attacks are run from cheap to expensive.
+    - `evaluations(classes) -> float`: model evaluations an image costs at most; attacks run from cheap to expensive.
     - `transfers = True`: its images are made on the networks of the other methods and judged on this one.
 
     `robustnas.foolbox_attack` has base classes for attacks in plain torch.

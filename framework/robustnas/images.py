@@ -239,13 +239,13 @@ def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
     """`count` of the images of a split, as many of each class as there can be: a function of the seed.
 
     Every class has count / K of them, rounded down or up; one that has fewer images gives all, and the others share
-    what is missing.  Fewer images with the same seed are some of the same.
+    what is missing.  Fewer images with the same seed are the first of them.
 
     Args:
         labels: (N,) int64, of the split.
 
     Returns:
-        (count,) int64 on the CPU, ascending.
+        (count,) int64 on the CPU, in turn of each class: the first so many of them are what a smaller count gives.
 
     Raises:
         DataError: there are fewer images, or the labels are of another type.
@@ -263,7 +263,7 @@ def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
     rank[by_class] = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[own[by_class]]
     # the first of every class, then the second of every class that has one, and so on
     rounds = (rank * len(sizes) + turn[own]).argsort()
-    return order[rounds[:count]].sort().values
+    return order[rounds[:count]]
 
 
 def halves(count: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,10 @@ from attrs import field, frozen
 from attrs.validators import in_
 from torch import Tensor
 
+from robustnas.contracts import ACCESS
 from robustnas.review.evidence import CHANCE, by_chance, counts
 from robustnas.review.flag import Flag
 from robustnas.threat import ThreatModel, largest_radius
-
-ACCESS = ("white-box", "black-box", "noise", "corruption")
-"""What an attack knows: the gradients, the answers, nothing, or nothing of a ball either."""
 
 BEATEN = 0.005
 """The share of images, of those that white-box attacks were tried on, from which on a black box is too good.
@@ -36,7 +34,7 @@ class Attempt:
 
     Args:
         label: its name in the table.
-        access: one of `ACCESS`.
+        access: of `robustnas.contracts.ACCESS`.
         threat: what was allowed.
         correct: (N,) bool, right when clean.
         tried: (N,) bool, the images the attack was given.

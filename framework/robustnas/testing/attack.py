@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from robustnas.attack import ORDER, TOLERANCE, evaluate
 from robustnas.attack.network import Counted
 from robustnas.attack.runner import Runner, runners
+from robustnas.contracts import ACCESS
 from robustnas.draws import Draws
 from robustnas.errors import OptionError
 from robustnas.foolbox_import import load_foolbox
@@ -26,7 +27,6 @@ IMAGES = 12
 
 SEARCHES = ("white-box", "black-box")
 """Access of attacks that look for an image that fools; the others show what comes."""
-ACCESS = (*SEARCHES, "noise", "corruption")
 
 SAME = 1e-3
 """Pixel units by which an image may differ that was attacked among other images."""

@@ -34,6 +34,8 @@ class Drawn(BallAttack):
         kind: of noise.
     """
 
+    access = "noise"
+
     def __init__(self, norm: str, times: int, kind: Kind):
         super().__init__(norm)
         self.times = times

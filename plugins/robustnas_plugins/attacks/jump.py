@@ -34,6 +34,8 @@ class Jump(NearestAttack):
         tries: evaluations that look for a start.
     """
 
+    access = "black-box"
+
     def __init__(self, norm: str, steps: int, samples: int, most_samples: int, gamma: float, tries: int):
         super().__init__(norm)
         self.steps = steps

@@ -38,6 +38,8 @@ class SquareSearch(BallAttack):
         rescaled: stretch the schedule of shares over `queries`.
     """
 
+    access = "black-box"
+
     def __init__(self, norm: str, *, queries: int, p_init: float, restarts: int, shared: bool, rescaled: bool):
         super().__init__(norm)
         self.queries = queries

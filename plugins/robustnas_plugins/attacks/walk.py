@@ -35,6 +35,8 @@ class Walk(NearestAttack):
         tries: evaluations that look for a start.
     """
 
+    access = "black-box"
+
     def __init__(self, norm: str, steps: int, sideways: float, inwards: float, tries: int):
         super().__init__(norm)
         self.steps = steps
