@@ -95,7 +95,7 @@ def test_another_process_writes_for_this_one(made: tuple[list[AttackRecord], Col
 
 
 def test_it_is_compact(made: tuple[list[AttackRecord], Columns], tmp_path: Path):
-    """At most 60 bytes an image and radius on the disk, where every other image was fooled."""
+    """At most 40 bytes an image and radius on the disk, where every other image was fooled."""
     many, rows = 4000, 2
     generator = np.random.default_rng(0)
     small = made[1].arrays
@@ -107,7 +107,7 @@ def test_it_is_compact(made: tuple[list[AttackRecord], Columns], tmp_path: Path)
     share = float(arrays["success"].mean())
     write(Columns(arrays), StageFolder(tmp_path))
     assert 0.2 < share < 0.8
-    assert (tmp_path / FILE).stat().st_size < 60 * many * rows
+    assert (tmp_path / FILE).stat().st_size < 40 * many * rows
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ ball, whose border is at a known distance from each point in it.
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from test_attacks import Linear, around_grey, exact_distances
@@ -24,6 +26,8 @@ from robustnas.attack.runner import runners
 from robustnas.draws import Draws
 from robustnas.errors import OptionError
 from robustnas.foolbox_import import load_foolbox
+from robustnas.seeding import seeded
+from robustnas.testing.attack import SAME
 from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.attacks.boundary import Boundary
 from robustnas_plugins.attacks.ddn import DDN
@@ -69,13 +73,14 @@ def assert_images(found: Tensor, images: Tensor) -> None:
 @pytest.mark.parametrize(
     ("plugin", "norm", "median", "worst"),
     [
-        pytest.param(DDN(steps=100), "l2", 1.3, 2.0, id="ddn l2"),
+        # the worst is where an image ended at another class's boundary
+        pytest.param(DDN(steps=100), "l2", 1.3, 3.0, id="ddn l2"),
         pytest.param(FMN(steps=100), "linf", 1.01, 1.4, id="fmn linf"),
         pytest.param(FMN(steps=100), "l2", 1.01, 1.4, id="fmn l2"),
         pytest.param(FMN(steps=100), "l1", 1.01, 1.4, id="fmn l1"),
         pytest.param(Boundary(steps=300, sideways=0.1, inwards=0.1), "l2", 1.06, 1.5, id="boundary l2"),
         pytest.param(HopSkipJump(steps=6, samples=30), "linf", 1.15, 1.5, id="hopskipjump linf"),
-        pytest.param(HopSkipJump(steps=6, samples=30), "l2", 1.1, 1.5, id="hopskipjump l2"),
+        pytest.param(HopSkipJump(steps=6, samples=30), "l2", 1.1, 3.0, id="hopskipjump l2"),
     ],
 )
 def test_on_a_linear_network_the_nearest_boundary_is_nearly_found(plugin, norm, median, worst, classes):
@@ -91,21 +96,21 @@ def test_on_a_linear_network_the_nearest_boundary_is_nearly_found(plugin, norm, 
     assert bool((record.success == (record.found <= threat.epsilon)).all())
     assert 0 < int(record.success.sum()) < 12
     assert 0 < record.evaluations <= plugin.evaluations(classes) * len(images)
-    print(norm, float(share.median()), float(share.max()))
 
 
 @pytest.mark.parametrize(("name", "norm"), EVERY)
 def test_images_in_the_corners_of_the_box_are_attacked_inside_it(name, norm):
-    network, images = AnyLinear(3), images_of(12).round()
+    network, images = AnyLinear(3), images_of(20).round()
     assert set(images.unique().tolist()) == {0.0, 1.0}
     labels = predict(network, images)
     exact = exact_in_the_box(network, images, labels, norm)
     found = run(SHORT[name], norm, network, images, labels)
     assert_images(found, images)
-    fooled = predict(network, found) != labels
-    assert int(fooled.sum()) >= 9
-    assert bool((size(norm, found, images) >= exact * (1 - 1e-4))[fooled].all())
-    assert not bool(fooled[exact.isinf()].any())
+    assert bool(exact.isfinite().all())
+    assert bool((predict(network, found) != labels).all())
+    share = size(norm, found, images) / exact
+    assert bool((share >= 1 - 1e-4).all())
+    assert float(share.median()) <= (1.01 if name == "fmn" else 1.4)
 
 
 class Flat(nn.Module):
@@ -219,19 +224,46 @@ def test_an_image_without_a_start_stays_clean_and_leaves_the_others_as_they_are(
 
 
 @pytest.mark.parametrize(
-    "plugin",
-    [FMN(steps=100), Boundary(steps=200, sideways=0.1, inwards=0.1), HopSkipJump(steps=6, samples=30)],
+    ("plugin", "median"),
+    [
+        (FMN(steps=60), 1.001),
+        (Boundary(steps=300, sideways=0.1, inwards=0.1), 1.2),
+        (HopSkipJump(steps=10, samples=30), 1.25),
+    ],
     ids=["fmn", "boundary", "hopskipjump"],
 )
-def test_from_inside_a_ball_its_border_is_found(plugin):
+def test_from_inside_a_ball_its_border_is_found(plugin, median):
     images, inside = around_the_island()
     images = images[inside]
     exact = RADIUS - size("l2", images, CENTRE)
     assert float(exact.min()) > 0.01
     share = size("l2", run(plugin, "l2", Island(), images, torch.ones(6).long()), images) / exact
-    print(share)
     assert bool((share >= 1 - 1e-4).all())
-    assert float(share.median()) <= 1.15
+    assert float(share.median()) <= median
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_fmn_fools_black_and_white_images(norm):
+    """Half of the gradient leads out of the box: followed nonetheless it takes half of the radius as well."""
+    with seeded(0, "black and white"):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(100, 60), nn.ReLU(), nn.Linear(60, 5)).requires_grad_(False)
+        images = (torch.rand(50, 1, 10, 10) > 0.7).float()
+    labels = predict(network, images)
+    found = run(FMN(steps=40), norm, network, images, labels)
+    assert int((predict(network, found) != labels).sum()) == 50
+    assert int((predict(network, (images + (found - images) / 2)) != labels).sum()) == 0
+
+
+@pytest.mark.parametrize(("name", "norm"), BLIND)
+def test_more_steps_never_find_less(name, norm):
+    network, images, labels = wavy()
+    sizes = []
+    for steps in (1, 3, 9, 27):
+        plugin = attrs.evolve(SHORT[name], steps=steps)
+        sizes.append(size(norm, run(plugin, norm, network, images, labels), images))
+    for fewer, more in itertools.pairwise(sizes):
+        assert bool((more <= fewer).all())
+        assert float(more.mean()) < float(fewer.mean())
 
 
 @pytest.mark.parametrize(("name", "norm"), EVERY)
@@ -249,7 +281,7 @@ def test_an_images_result_is_its_own(name, norm):
     assert not torch.equal(together, images)
     for chosen in (torch.arange(3, 8), torch.randperm(20, generator=torch.Generator().manual_seed(1))):
         some = run(SHORT[name], norm, InFloat64(), images, labels, chosen)
-        torch.testing.assert_close(some, together[chosen], atol=1e-4, rtol=0)
+        torch.testing.assert_close(some, together[chosen], atol=SAME, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["fmn", "boundary", "hopskipjump"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -88,9 +87,9 @@ attacks:
   - {name: square, queries: 3}
   - {name: boundary, steps: 1, threat: {norm: l2, epsilon: 3}, label: boundary}
   - {name: corruptions, families: [brightness, contrast], severities: [1], label: corruptions}
-evaluate: {epsilons: [0.1], batch: 25}
-certify: {method: ibp, norms: [linf], batch: 25}
-smoothing: {sigma: 0.1, selection: 1, samples: 8, alpha: 0.1, batch: 25}
+evaluate: {epsilons: [0.1], batch: 10}
+certify: {method: ibp, norms: [linf], batch: 10}
+smoothing: {sigma: 0.1, selection: 1, samples: 8, alpha: 0.1, batch: 10}
 """
 
 BRIEF = ("attacks=[fgsm]", "certify=false", "smoothing=false")
@@ -116,7 +115,6 @@ def peaks(monkeypatch: pytest.MonkeyPatch, images: int, *overrides: str) -> dict
     found: dict[str, int] = {}
 
     def measured(task: Task) -> None:
-        gc.collect()
         with Tally() as tally:
             execute(task)
         found[task.stage.title] = tally.peak
@@ -128,16 +126,17 @@ def peaks(monkeypatch: pytest.MonkeyPatch, images: int, *overrides: str) -> dict
 
 
 def test_memory_does_not_grow_with_the_number_of_images(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    few, many = 66, 126  # the probe looks at 64
+    few, many = 66, 166  # the probe looks at 64
     less, more = peaks(monkeypatch, few), peaks(monkeypatch, many)
     assert len(less) == STAGES
     (row,) = json.loads((folder / f"run-{many}/table.json").read_text())["rows"]
     assert row["clean"]["mean"] == 1.0
     assert row["robust"]["mean"] < 1
     for stage, peak in less.items():
-        # batches are there, and of an image only numbers are kept: hundreds of bytes, where its pixels take 49,152
-        assert peak > 10 * IMAGE
-        assert (more[stage] - peak) / (many - few) < IMAGE / 50, stage
+        # less than a byte a pixel value, which images kept as they are stored would take, even where a batch waits for
+        # the garbage collector
+        assert peak >= 10 * IMAGE
+        assert (more[stage] - peak) / (many - few) < IMAGE / 5, stage
 
 
 def test_images_that_are_kept_would_be_seen(folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -163,6 +163,8 @@ def check_data(todo: Plan) -> None:
         labels = images.labels
         if len(labels) == 0:
             raise DataError(f"the {name} split is empty")
+        if labels.dtype != torch.int64:
+            raise DataError(f"the {name} split has labels of {labels.dtype}; int64 would do")
         if int(labels.min()) < 0 or int(labels.max()) >= dataset.classes:
             raise DataError(
                 f"the {name} split has labels {int(labels.min())} to {int(labels.max())}; "

@@ -126,7 +126,6 @@ def evaluate(
     if threat.epsilon > 0 or not parts[0].bounded:
         for place, runner in enumerate(parts):
             state.merge(place, _part(work, runner, state.todo(place, runner), kept, report, world, state, count))
-            state.depth = place + 1
     return state.record(work, parts)
 
 
@@ -137,7 +136,6 @@ class _State:
     labels: Tensor
     clean: Tensor
     threat: ThreatModel
-    asked: Tensor
     standing: Tensor
     tried: Tensor
     before: AttackRecord | None
@@ -148,7 +146,6 @@ class _State:
     sizes: dict[str, Tensor]
     answer: Tensor
     evaluations: int = 0
-    depth: int = 0
 
     @staticmethod
     def at_start(
@@ -159,7 +156,6 @@ class _State:
             labels=labels,
             clean=clean,
             threat=threat,
-            asked=right if among is None else right & among,
             standing=right if among is None else right & among,
             tried=torch.zeros(count, dtype=torch.int64),
             before=before,
