@@ -14,10 +14,6 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from test_attacks import Linear, around_grey, exact_distances
-from test_fab import Linear as AnyLinear
-from test_fab import exact_distances as exact_in_the_box
-from test_fab import images_of, wavy
 from torch import Tensor, nn
 
 from robustnas.attack import evaluate, predict
@@ -33,6 +29,10 @@ from robustnas_plugins.attacks.boundary import Boundary
 from robustnas_plugins.attacks.ddn import DDN
 from robustnas_plugins.attacks.fmn import FMN
 from robustnas_plugins.attacks.hopskipjump import SHORTER, HopSkipJump, samples_of
+from test_attacks import Linear, around_grey, exact_distances
+from test_fab import Linear as AnyLinear
+from test_fab import exact_distances as exact_in_the_box
+from test_fab import images_of, wavy
 
 SHORT = {
     "ddn": DDN(steps=15),
@@ -110,7 +110,7 @@ def test_images_in_the_corners_of_the_box_are_attacked_inside_it(name, norm):
     assert bool((predict(network, found) != labels).all())
     share = size(norm, found, images) / exact
     assert bool((share >= 1 - 1e-4).all())
-    assert float(share.median()) <= (1.01 if name == "fmn" else 1.4)
+    assert float(share.median()) <= {"fmn": 1.01, "boundary": 3.0}.get(name, 1.4)
 
 
 class Flat(nn.Module):
@@ -296,8 +296,10 @@ def test_random_numbers_are_those_of_the_image(name):
     torch.manual_seed(1)
     assert torch.equal(run(SHORT[name], "l2", network, images, labels), first)
     torch.random.set_rng_state(state)
-    others = SHORT[name].build(ThreatModel("l2", 0.1)).nearest(
-        network, images, labels, Draws.of_images(1, "nearest", torch.arange(4))
+    others = (
+        SHORT[name]
+        .build(ThreatModel("l2", 0.1))
+        .nearest(network, images, labels, Draws.of_images(1, "nearest", torch.arange(4)))
     )
     if name != "fmn":  # which need not have found anything
         assert not torch.equal(others, first)

@@ -7,7 +7,7 @@ import torch
 
 from robustnas import certify
 from robustnas.recipe.schema import Certify
-from robustnas.run.evaluation import _radii
+from robustnas.run.certification import _radii
 from robustnas.threat import ThreatModel
 
 FOUND = {"linf": [0.02, 0.0, 0.3, 0.0], "l2": [0.01, 0.0, 0.5, 0.0], "l1": [0.04, 0.0, 0.2, 0.0]}

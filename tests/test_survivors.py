@@ -214,6 +214,18 @@ def test_a_record_does_not_depend_on_what_else_is_attacked(whole: tuple[str, Att
     assert part.evaluations < record.evaluations
 
 
+def test_a_record_depends_on_the_place_in_the_data_set_and_not_on_the_order(whole: tuple[str, AttackRecord]):
+    name, record = whole
+    images, labels = some(60)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(3))[:40]
+    threat, attack = LINF, OURS[name]().build(LINF)
+    settings = {"label": name, "seed": 4, "batch": 16, "places": order}
+    mixed = evaluate(trained(), images[order], labels[order], attack, threat, **settings)  # type: ignore[arg-type]
+    assert torch.equal(mixed.success, record.success[order])
+    assert torch.equal(mixed.by, record.by[order])
+    torch.testing.assert_close(mixed.distance, record.distance[order], atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_record_does_not_depend_on_how_many_processes_there_are(whole: tuple[str, AttackRecord], size: int):
     name, record = whole

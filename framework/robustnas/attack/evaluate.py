@@ -40,7 +40,7 @@ from robustnas.threat import NORMS, ThreatModel
 from robustnas.world import ALONE, World
 
 Watch = Callable[[Tensor, Tensor, Tensor, dict[str, Tensor]], None]
-"""Told of images that were fooled: places in the data set (n,), clean and perturbed images, sizes by norm."""
+"""Told of images that were fooled: which of the N (n,), clean and perturbed images, sizes by norm."""
 
 
 def evaluate(
@@ -66,6 +66,7 @@ def evaluate(
     access: str = "white-box",
     progress: Progress | None = None,
     watch: Watch | None = None,
+    places: Tensor | None = None,
 ) -> AttackRecord:
     """One attack on one network.
 
@@ -101,6 +102,8 @@ def evaluate(
         access: what the attack knows of the network: `white-box`, `black-box`, `noise` or `corruption`.
         progress: what is done already, and where to note what is.
         watch: told of every image that was fooled.
+        places: (N,) int64, the images' places in the data set that these are a part of: by them an image is named in
+            messages and draws its random numbers.  Default: counted from 0.
 
     Raises:
         RunError: the attack raised, changed the network, or returned what is not an admissible image; names attack
@@ -121,7 +124,8 @@ def evaluate(
     counted = Counted(network if source is None else source)
     seen: nn.Module = Expected(counted, expectation) if expectation > 1 else counted
     state = _State.at_start(labels, clean, threat, among, before)
-    work = _Work(network, seen, counted, sources, labels, threat, device, label, variant, batch, seed, watch)
+    names = torch.arange(count) if places is None else places
+    work = _Work(network, seen, counted, sources, labels, names, threat, device, label, variant, batch, seed, watch)
     kept = Progress() if progress is None else progress
     if threat.epsilon > 0 or not parts[0].bounded:
         for place, runner in enumerate(parts):
@@ -232,6 +236,7 @@ class _Work:
     counted: Counted
     images: Images
     labels: Tensor
+    places: Tensor
     threat: ThreatModel
     device: torch.device
     label: str
@@ -298,26 +303,26 @@ def _cut(todo: Tensor, batch: int) -> Iterator[Tensor]:
 
 def _batch(work: _Work, runner: Runner, model: Any, indices: Tensor, untouched: Untouched) -> Done:
     """One part of an attack on one batch."""
-    start = take(work.images, indices)
+    start, at = take(work.images, indices), work.places[indices]
     truth = work.labels[indices].to(work.device)
     before = work.counted.images
-    draws = runner.draws(work.seed, work.name, indices, start.device)
+    draws = runner.draws(work.seed, work.name, at, start.device)
     first = int(indices[0]) // work.batch * work.batch
     with random_state(work.seed, "/".join(filter(None, (work.name, runner.name))), first):
-        proposed = proposals(runner, model, start, truth, draws, work.label, indices)
+        proposed = proposals(runner, model, start, truth, draws, work.label, at)
     cost = torch.full((len(indices),), (work.counted.images - before) / len(indices), dtype=torch.float64)
     if any(module.training for module in (*work.network.modules(), *work.seen.modules())):
         raise RunError(f"attack {work.label} put the network into training mode; its results are not used")
     untouched.check(" ".join(filter(None, (work.label, runner.name))))
-    check_images(proposed, start, work.label, indices)
+    check_images(proposed, start, work.label, at)
     verdict = judge(
-        lambda judged: answers(work.network, judged, indices),
+        lambda judged: answers(work.network, judged, at),
         proposed.detach(),
         start,
         truth,
         work.threat,
         work.label,
-        indices,
+        at,
         runner.stays_inside,
         runner.bounded,
     )

@@ -31,7 +31,7 @@ from robustnas.recipe.load import load
 from robustnas.recipe.schema import Certify
 from robustnas.report import Report, silent
 from robustnas.run.directory import RunDirectory
-from robustnas.run.evaluation import evaluated_images
+from robustnas.run.evaluated import evaluated_images
 from robustnas.run.task import genotype_of, load_foreign
 from robustnas.suggest import did_you_mean
 from robustnas.threat import NORMS, ThreatModel

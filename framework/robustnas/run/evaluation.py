@@ -1,21 +1,19 @@
-"""What is measured on a network: its clean answers, probes, certificates, attacks, and the smoothed classifier's radii.
+"""What a network does: its clean answers, what a probe finds, and what attacks do to it.
 
-These stages alone see test images.  An attack reads the clean answers, spares the images that attacks before it fooled,
+An attack reads the clean answers, spares the images that attacks before it fooled,
 and holds what fools against the certificates there are.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from itertools import zip_longest
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from robustnas import attack, certify, interrupt, seeding, smoothing, train
+from robustnas import attack
 from robustnas.artifacts import damaged
 from robustnas.attack import columns as tables
 from robustnas.attack.evaluate import evaluate
@@ -24,14 +22,13 @@ from robustnas.attack.radii import at_radii
 from robustnas.attack.record import AttackRecord
 from robustnas.attack_order import Column
 from robustnas.contracts import Images
-from robustnas.errors import OptionError, RunDirectoryError, RunError, UnsupportedOpError, VerdictError
-from robustnas.images import Chosen, First, balanced
-from robustnas.plan import Plan
+from robustnas.errors import OptionError, RunDirectoryError, RunError, VerdictError
 from robustnas.review.flag import Flag
 from robustnas.review.probe import probe as probed
 from robustnas.review.records import of_options
-from robustnas.run.task import Task, finish, load_foreign, trainable
-from robustnas.threat import NORMS, ThreatModel
+from robustnas.run.evaluated import evaluated_images, network_of
+from robustnas.run.task import Task, finish, trainable
+from robustnas.threat import ThreatModel
 from robustnas.verdicts import contradicted
 
 
@@ -68,78 +65,6 @@ def probe(task: Task) -> None:
     finish(task, {"flags": found})
 
 
-def certificates(task: Task) -> None:
-    """Certified margins at the recipe's threat, and certified radii.
-
-    Raises:
-        RunError: the network uses a function without a bound rule.
-    """
-    plan, settings = task.plan, task.plan.certify
-    assert settings is not None
-    network, (images, indices) = network_of(task), evaluated_images(plan, settings.images)
-    labels = images.labels
-
-    def own() -> list[tuple[list[float], list[bool], dict[str, list[float]]]]:
-        """Smallest margin, verdict and radii of the images of this process's batches."""
-        found, done, certified = [], 0, 0
-        for some in attack.own_batches(len(labels), settings.batch, task.world):
-            interrupt.check()
-            batch, truth = images.take(some).to(task.device), labels[some].to(task.device)
-            try:
-                smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
-                radii = _radii(network, batch, truth, plan, smallest > 0)
-            except UnsupportedOpError as fault:  # concerns this network's certificates alone
-                raise RunError(str(fault)) from fault
-            radius = {norm: values.tolist() for norm, values in radii.items()}
-            found.append((smallest.tolist(), (smallest > 0).tolist(), radius))
-            done, certified = done + len(some), certified + int((smallest > 0).sum())
-            task.report(min(done * task.world.size, len(labels)), len(labels), "image", certified=certified / done)
-        return found
-
-    margins: list[float | None] = []
-    verdicts: list[bool] = []
-    radius: dict[str, list[float]] = {norm: [] for norm in settings.norms}
-    # batches were dealt round the processes: taking one from each in turn puts the images in order again
-    for turn in zip_longest(*task.world.agree(own)):
-        for smallest, certified, radii in (one for one in turn if one is not None):
-            margins += [value if math.isfinite(value) else None for value in smallest]
-            verdicts += certified
-            for norm, some in radii.items():
-                radius[norm] += some
-    finish(
-        task,
-        {
-            "threat": {"norm": plan.threat.norm, "epsilon": plan.threat.epsilon},
-            "method": settings.method,
-            "radius_method": settings.radius_method or settings.method,
-            "index": indices.tolist(),
-            "margin": margins,
-            "certified": verdicts,
-            "radius": radius,
-        },
-    )
-
-
-def _radii(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan, certified: Tensor) -> dict[str, Tensor]:
-    """Certified radii (N,) by norm.
-
-    An image certified at the threat has at least the threat's epsilon as its radius, whichever method found that;
-    and of balls of one radius the l_inf ball holds the l_2 ball and that the l_1 ball, so a radius in one norm is at
-    least what is known of the norms before it.
-    """
-    settings = plan.certify
-    assert settings is not None
-    method = settings.radius_method or settings.method
-    found = {norm: certify.radius(network, images, labels, norm, method=method) for norm in settings.norms}
-    known = torch.zeros(len(labels), device=images.device, dtype=images.dtype)
-    for norm in NORMS:
-        if norm == plan.threat.norm:
-            known = torch.maximum(known, torch.where(certified, plan.threat.epsilon, 0.0).to(known))
-        if norm in found:
-            found[norm] = known = torch.maximum(found[norm], known)
-    return found
-
-
 def attacked(task: Task) -> None:
     """One attack of the recipe, at all its radii, or in all its variants."""
     plan, column = task.plan, task.stage.column
@@ -160,6 +85,7 @@ def attacked(task: Task) -> None:
         "access": column.access,
         "progress": progress,
         "watch": _watch(task, indices),
+        "places": indices,
     }
     name = column.attack.use.name
 
@@ -337,76 +263,3 @@ def _watch(task: Task, indices: Tensor) -> Callable[[Tensor, Tensor, Tensor, dic
                 )
 
     return watch
-
-
-def smoothed(task: Task) -> None:
-    """Randomised smoothing: the class of the smoothed classifier and its certified radius."""
-    settings = task.plan.smoothing
-    assert settings is not None
-    network, (images, indices) = network_of(task), evaluated_images(task.plan, settings.images)
-    found = smoothing.certify(
-        network,
-        images,
-        images.labels,
-        sigma=settings.sigma,
-        samples=settings.samples,
-        selection=settings.selection,
-        alpha=settings.alpha,
-        batch=settings.batch,
-        device=task.device,
-        seed=task.stage.seed,
-        indices=indices,
-        report=task.report,
-        world=task.world,
-    )
-    finish(
-        task,
-        {
-            "sigma": settings.sigma,
-            "confidence": 1 - settings.alpha,
-            "samples": settings.samples,
-            "index": indices.tolist(),
-            "labels": images.labels.tolist(),
-            "predictions": found.prediction.tolist(),
-            "radius": found.certified.tolist(),
-            "evaluations": found.evaluations,
-        },
-    )
-
-
-def network_of(task: Task, name: str | None = None) -> nn.Module:
-    """The network of a method (default: the stage's own) and the stage's seed, on the device, in eval mode."""
-    plan, seed = task.plan, task.stage.seed
-    method = plan.methods[name or task.stage.method]
-    if method.network is not None:
-        with seeding.seeded(seed, "evaluate", "build"):
-            return load_foreign(method.network, plan.dataset).to(task.device)
-    stage = plan.stage("train", method.name, seed)
-    assert stage is not None
-    with seeding.seeded(seed, "evaluate", "build"):  # the weights are overwritten at once
-        trained = train.load(
-            task.directory.folder(stage), method.space, task.genotype(method.name), plan.dataset, method.train
-        )
-    return trained.to(task.device)
-
-
-def evaluated_images(plan: Plan, among: int | None = None) -> tuple[Images, Tensor]:
-    """The test images that are evaluated, and their places in the test split (N,).
-
-    Args:
-        among: only so many, the first of them; None: all.
-
-    Raises:
-        DataError: the test split has fewer.
-    """
-    images = plan.dataset.split("test")
-    wanted = plan.evaluate.images
-    indices = torch.arange(len(images.labels))
-    if wanted is not None and plan.evaluate.subset == "first":
-        images, indices = First(images, wanted), indices[:wanted]
-    elif wanted is not None:
-        indices = balanced(images.labels, wanted, plan.evaluate.subset_seed)
-        images = Chosen(images, indices)
-    if among is not None and among < len(indices):
-        images, indices = First(images, among), indices[:among]
-    return images, indices

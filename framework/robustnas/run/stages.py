@@ -8,7 +8,8 @@
     attack    -> result.json, columns.npz (what happened to each image)
     smooth    -> result.json (class and certified radius of the smoothed classifier, an image)
 
-Search and training are handed a dataset that refuses the test split; `robustnas.run.evaluation` has the others.
+Search and training are handed a dataset that refuses the test split; `robustnas.run.evaluation` and
+`robustnas.run.certification` have the others.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from robustnas import memory, search, train
 from robustnas.artifacts import write_text
 from robustnas.errors import RobustnasError, RunError
-from robustnas.run import evaluation
+from robustnas.run import certification, evaluation
 from robustnas.run.task import Task, TrainingOnly, finish
 
 
@@ -92,7 +93,7 @@ DO: dict[str, Callable[[Task], None]] = {
     "train": _train,
     "clean": evaluation.clean,
     "probe": evaluation.probe,
-    "certify": evaluation.certificates,
+    "certify": certification.certificates,
     "attack": evaluation.attacked,
-    "smooth": evaluation.smoothed,
+    "smooth": certification.smoothed,
 }

@@ -105,7 +105,7 @@ def jpeg(images: Tensor, severity: int, draws: Draws) -> Tensor:
     the Independent JPEG Group.  Entropy coding loses nothing and is left out.
     """
     quality = JPEG[severity - 1]
-    scale = 5000 / quality if quality < 50 else 200 - 2 * quality
+    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     colour = images.shape[1] == 3
     bytes_ = (images * 255).round()
     planes = _planes(bytes_) if colour else bytes_ - 128

@@ -1,0 +1,50 @@
+"""What is evaluated: the network of a method and seed, and the test images that all methods share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustnas import seeding, train
+from robustnas.contracts import Images
+from robustnas.images import Chosen, First, balanced
+from robustnas.plan import Plan
+from robustnas.run.task import Task, load_foreign
+
+
+def network_of(task: Task, name: str | None = None) -> nn.Module:
+    """The network of a method (default: the stage's own) and the stage's seed, on the device, in eval mode."""
+    plan, seed = task.plan, task.stage.seed
+    method = plan.methods[name or task.stage.method]
+    if method.network is not None:
+        with seeding.seeded(seed, "evaluate", "build"):
+            return load_foreign(method.network, plan.dataset).to(task.device)
+    stage = plan.stage("train", method.name, seed)
+    assert stage is not None
+    with seeding.seeded(seed, "evaluate", "build"):  # the weights are overwritten at once
+        trained = train.load(
+            task.directory.folder(stage), method.space, task.genotype(method.name), plan.dataset, method.train
+        )
+    return trained.to(task.device)
+
+
+def evaluated_images(plan: Plan, among: int | None = None) -> tuple[Images, Tensor]:
+    """The test images that are evaluated, and their places in the test split (N,).
+
+    Args:
+        among: only so many, the first of them; None: all.
+
+    Raises:
+        DataError: the test split has fewer.
+    """
+    images = plan.dataset.split("test")
+    wanted = plan.evaluate.images
+    indices = torch.arange(len(images.labels))
+    if wanted is not None and plan.evaluate.subset == "first":
+        images, indices = First(images, wanted), indices[:wanted]
+    elif wanted is not None:
+        indices = balanced(images.labels, wanted, plan.evaluate.subset_seed)
+        images = Chosen(images, indices)
+    if among is not None and among < len(indices):
+        images, indices = First(images, among), indices[:among]
+    return images, indices
