@@ -6,7 +6,7 @@ choose; `robustnas_plugins.attacks.apgd_steps` says how it is found.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import field, frozen
 from attrs.validators import and_, ge, instance_of
@@ -24,6 +24,8 @@ LOOKS = 3
 class AutoPGDCrossEntropy:
     """AutoPGD on the cross-entropy, in l_inf, l_2 or l_1."""
 
+    loss: ClassVar[Literal["ce", "dlr"]] = "ce"
+
     steps: int = field(
         default=100, validator=and_(instance_of(int), ge(1)), metadata={"help": "steps of one run; 100 in the source"}
     )
@@ -48,42 +50,16 @@ class AutoPGDCrossEntropy:
         from robustnas_plugins.attacks.apgd_steps import AutoPGD
 
         attack: FoolboxAttack = AutoPGD(
-            threat.norm, "ce", steps=self.steps, restarts=self.restarts, eot_samples=self.eot_samples
+            threat.norm, self.loss, steps=self.steps, restarts=self.restarts, eot_samples=self.eot_samples
         )
         return attack
 
 
 @frozen
-class AutoPGDLogitsRatio:
+class AutoPGDLogitsRatio(AutoPGDCrossEntropy):
     """AutoPGD on the difference of logits ratio, in l_inf, l_2 or l_1; with two classes on the cross-entropy."""
 
-    steps: int = field(
-        default=100, validator=and_(instance_of(int), ge(1)), metadata={"help": "steps of one run; 100 in the source"}
-    )
-    restarts: int = field(
-        default=1,
-        validator=and_(instance_of(int), ge(1)),
-        metadata={"help": "runs from new random starts; images already fooled are left out of the next"},
-    )
-    eot_samples: int = field(
-        default=1,
-        validator=and_(instance_of(int), ge(1)),
-        metadata={"help": "passes whose gradients are averaged, for networks whose answers are random"},
-    )
-
-    def evaluations(self, classes: int) -> float:
-        """Model evaluations an image costs at most."""
-        return float(self.restarts * (self.steps + LOOKS) * self.eot_samples)
-
-    def build(self, threat: ThreatModel) -> FoolboxAttack:
-        """The attack for `threat.norm`."""
-        # imported here because it derives from foolbox classes
-        from robustnas_plugins.attacks.apgd_steps import AutoPGD
-
-        attack: FoolboxAttack = AutoPGD(
-            threat.norm, "dlr", steps=self.steps, restarts=self.restarts, eot_samples=self.eot_samples
-        )
-        return attack
+    loss: ClassVar[Literal["ce", "dlr"]] = "dlr"
 
 
 @frozen

@@ -50,24 +50,11 @@ class GaussianNoise:
 
 
 @frozen
-class UniformNoise:
+class UniformNoise(GaussianNoise):
     """Uniform noise of the ball's size, in every norm; the worst of some draws."""
-
-    access: ClassVar[str] = "noise"
-
-    draws: int = field(
-        default=10,
-        validator=and_(instance_of(int), ge(1)),
-        metadata={"help": "draws an image; ends with the first that fools it"},
-    )
-
-    def evaluations(self, classes: int) -> float:
-        """One a draw."""
-        return float(self.draws)
 
     def build(self, threat: ThreatModel) -> FoolboxAttack:
         """The attack for `threat.norm`."""
-        # imported here because it derives from a foolbox class
         from robustnas_plugins.attacks.drawn import Drawn, uniform
 
         attack: FoolboxAttack = Drawn(threat.norm, self.draws, uniform)

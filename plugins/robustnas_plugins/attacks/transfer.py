@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from attrs import field, frozen
-from attrs.validators import and_, ge, gt, instance_of
+from attrs import frozen
 
-from robustnas.threat import ThreatModel, pixels
+from robustnas.threat import ThreatModel
+from robustnas_plugins.attacks.mi_fgsm import MomentumFGSM
 from robustnas_plugins.attacks.norms import for_norm
 
 if TYPE_CHECKING:
@@ -22,28 +22,11 @@ if TYPE_CHECKING:
 
 
 @frozen
-class Transfer:
+class Transfer(MomentumFGSM):
     """Images that fool another network, tried on this one; in l_inf or l_2."""
 
     access: ClassVar[str] = "black-box"
     transfers: ClassVar[bool] = True
-
-    steps: int = field(validator=and_(instance_of(int), ge(1)), metadata={"help": "steps on the source network"})
-    step_size: float = field(
-        converter=pixels,
-        validator=gt(0.0),
-        metadata={"help": "size of a step in pixel units, in the threat's norm; 2/255 is a number"},
-    )
-    momentum: float = field(
-        default=1.0,
-        converter=float,
-        validator=ge(0.0),
-        metadata={"help": "decay of the gradients of earlier steps; 0 is the plain iterative method"},
-    )
-
-    def evaluations(self, classes: int) -> float:
-        """Evaluations of the source network an image costs."""
-        return float(self.steps)
 
     def build(self, threat: ThreatModel) -> FoolboxAttack:
         """The attack that is run on the source network, for `threat.norm`."""
