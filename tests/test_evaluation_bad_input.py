@@ -173,6 +173,7 @@ def test_a_bad_attack_is_told_and_the_rest_of_the_table_is_made(
     row = table(folder / "run")
     assert {kind: row["attacks"].get(kind) for kind in TOLD} == dict.fromkeys(TOLD)
     assert row["clean"]["mean"] > 0.5
+    assert row["robust"] is None, "a worst case over some of the attacks would be too high"
     for label in ("fgsm", "pgd-2"):
         assert 0 < row["attacks"][label]["mean"] <= row["clean"]["mean"]
     # what came after the strangers is what it would have been without them
@@ -183,7 +184,7 @@ def test_a_bad_attack_is_told_and_the_rest_of_the_table_is_made(
     )
     assert run(folder, out="without") == 0
     without = table(folder / "without")
-    assert without["robust"] == row["robust"]
+    assert without["robust"] is not None
     assert {label: row["attacks"][label] for label in without["attacks"]} == without["attacks"]
 
 

@@ -386,7 +386,7 @@ def test_progress_is_reported():
     )
     assert [one[:3] for one in told] == [(5, 12, "image"), (10, 12, "image"), (12, 12, "image")]
     share = float(robust(record.correct, [record.success]).float().mean())
-    assert told[-1][3]["robust"] == pytest.approx(share)
+    assert told[-1][3]["standing"] == pytest.approx(share)
 
 
 def test_foolbox_wrappers_that_can_only_be_called_are_called():
@@ -456,3 +456,21 @@ def test_the_order_of_batches_does_not_matter_to_a_deterministic_attack():
 def test_no_images_give_an_empty_record():
     record = evaluate(Small(), torch.zeros(0, 1, 4, 4), torch.zeros(0, dtype=torch.int64), Fixed(lambda x: x), LINF)
     assert record.success.shape == (0,)
+
+
+def test_what_minimises_is_kept_as_it_is_even_when_it_is_beyond_the_ball_by_rounding():
+    """Projected, it would fool no more, and be lost for every larger radius."""
+    threat = ThreatModel("linf", 0.05)
+    attack = Minimal(lambda x: x + 0.05 + 5e-6)
+    record = evaluate(Brightness(), levels(0.449998), torch.tensor([0]), attack, threat)
+    assert not record.success.any()
+    assert float(record.found) == pytest.approx(0.050005, abs=1e-7)
+    assert record.at(ThreatModel("linf", 0.06)).success.all()
+
+
+def test_running_out_of_memory_is_not_the_attacks_fault():
+    def fail(x):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate(Brightness(), levels(0.4), torch.tensor([0]), Fixed(fail), LINF)

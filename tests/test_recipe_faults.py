@@ -173,10 +173,14 @@ FAULTS = [
     ("attacks: [3]\n", "attacks.0", "found 3; an attack by name would do"),
     ("attacks: [fast, fast]\n", "attacks.1.label", "second attack with the label 'fast'"),
     (
-        "attacks: [{name: steps, threat: {norm: l2}}]\n",
+        "attacks: [{name: steps, threat: {norm: l2, epsilon: 0.5}}]\n",
         "attacks.0.threat",
         "steps knows linf, found l2; linf would do",
     ),
+    ("attacks: [{name: steps, threat: {norm: l2}}]\n", "attacks.0.threat.epsilon", "epsilon: 0.5 would do"),
+    ("smoothing: {samples: 5}\n", "smoothing.samples", "at least 10 would do"),
+    ("evaluate: {images: 5, subset: first, subset_seed: 1}\n", "evaluate.subset_seed", "nothing is drawn"),
+    ("evaluate: {epsilons: [0.2, 0.1]}\n", "evaluate.epsilons", "from small to large, would do"),
     ("attacks: [{name: steps, step_size: 1/0}]\n", "attacks.0.step_size", "divides by zero"),
     (
         "attacks: [{name: steps, threat: {epsilom: 1}}]\n",

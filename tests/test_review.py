@@ -540,6 +540,13 @@ def test_steps_that_just_cross_the_ball_cross_it_in_floating_point_too():
     assert of_options("pgd", ThreatModel("linf", 0.012), 2, 0.009) == []
 
 
+def test_steps_longer_than_the_ball_is_wide():
+    (flag,) = of_options("pgd", ThreatModel("linf", "8/255"), 20, 2.0)
+    assert flag.name == "weak-steps"
+    assert "64 epsilon" in flag.text
+    assert of_options("pgd", ThreatModel("linf", 0.1), 20, 0.2) == []
+
+
 def test_no_ball_needs_no_steps():
     assert of_options("pgd", ThreatModel("linf", 0), 10, 0.0) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from evaluated_digits import columns, prepare, run, some, table, trained
 from robustnas.artifacts import StageFolder
 from robustnas.attack import AttackRecord, evaluate, predict
+from robustnas.cli import main
 from robustnas.threat import ThreatModel
 from robustnas.world import World
 from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy, AutoPGDTargeted
@@ -241,3 +243,20 @@ def test_another_seed_draws_other_numbers(whole: tuple[str, AttackRecord]):
     same_draws = torch.equal(other.sizes["l2"], record.sizes["l2"])
     if name != "fab-t":  # its restarts draw, and seldom find what is nearer
         assert same_draws == (name == "mi-fgsm")
+
+
+def test_results_that_contradict_each_other_are_left_out_and_told(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    prepare(tmp_path, "attacks: [fgsm]\nevaluate: {images: 40}\ncertify: {method: ibp, norms: [linf]}\n")
+    assert run(tmp_path) == 0
+    (file,) = (tmp_path / "run" / "certify").glob("*/result.json")
+    result = json.loads(file.read_text())
+    file.write_text(json.dumps({**result, "radius": {"linf": [0.9] * 40}}))
+    capsys.readouterr()
+    assert main(["table", str(tmp_path / "run")]) == 1
+    printed = capsys.readouterr()
+    assert "has a certified linf radius of 0.9 and was fooled by a perturbation of 0.06" in printed.err
+    assert "left out, because results contradict each other" in printed.out
+    row = table(tmp_path / "run")
+    assert row["clean"] is not None
+    assert row["attacks"]["fgsm"] is row["robust"] is row["certified"] is None

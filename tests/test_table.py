@@ -90,11 +90,11 @@ def test_a_row_with_a_flag_is_marked_and_the_flag_is_said_under_the_table():
     ]
     found = Comparison(THREAT, rows, COLUMNS, [], ["a note"])
     assert [line[0][0] for line in cells(found)[1]] == ["masked (!)", "sound"]
-    assert questions(found) == ["(!) masked, seeds 0, 1: 60 of 64 images have no gradient"]
+    assert questions(found) == ["(!) zero-gradients: 60 of 64 images have no gradient; in (seeds) masked (0, 1)"]
     out = io.StringIO()
     show(found, Console(file=out))
     for text in (markdown(found), out.getvalue()):
-        assert "(!) masked, seeds 0, 1: 60 of 64 images have no gradient" in text
+        assert "(!) zero-gradients: 60 of 64 images have no gradient; in (seeds) masked (0, 1)" in text
     assert json_data(found)["rows"][0]["flags"] == [{**flag, "seed": 0}, {**flag, "seed": 1}]
 
 

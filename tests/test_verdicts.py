@@ -157,3 +157,18 @@ def test_a_black_box_part_that_beats_the_white_box_parts_is_flagged():
     assert "black-box-beats-white-box" in {flag.name for flag in verdicts.flags([masked], 16)}
     sound = measured("aa", record(LINF, [1, 2, 3], by=torch.where(by == 1, 0, by), **parts))
     assert not verdicts.flags([sound], 16)
+
+
+def test_a_worst_case_over_some_of_the_attacks_is_none():
+    told = verdicts.of(GOOD, LINF, [0.1], whole=False)
+    assert told.robust is None
+    assert told.curve == {}
+    assert told.standing["a"] == [0, 0, 1, 1, 1]
+
+
+def test_many_parts_are_counted():
+    """More than a byte holds: `runs: 200`, say."""
+    tried = torch.tensor([0, 200, 200, 200, 200])
+    found = measured("a", record(LINF, [1], tried=tried, by=torch.tensor([-1, 150, -1, -1, -1])))
+    assert found.columns.tensor("tried").tolist() == [tried.tolist()]
+    assert int(found.columns.tensor("by")[0, 1]) == 150

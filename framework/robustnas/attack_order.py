@@ -76,13 +76,14 @@ def columns(attacks: Sequence[Attack], threat: ThreatModel, epsilons: Sequence[f
     def column(attack: Attack) -> Column:
         own = attack.threat or threat
         access = str(getattr(attack.use.plugin, "access", "white-box"))
-        grid = {own.epsilon, *epsilons} if own == threat and access != "corruption" else {own.epsilon}
+        transfers = bool(getattr(attack.use.plugin, "transfers", False))
+        on_curve = own == threat and access != "corruption" and not transfers
         return Column(
             attack=attack,
             threat=own,
-            radii=tuple(sorted(grid)),
+            radii=tuple(sorted({own.epsilon, *epsilons})) if on_curve else (own.epsilon,),
             access=access,
-            transfers=bool(getattr(attack.use.plugin, "transfers", False)),
+            transfers=transfers,
             worst_case=access != "corruption" and own.norm == threat.norm and own.epsilon <= threat.epsilon,
         )
 

@@ -151,7 +151,7 @@ class AttackFactory(Protocol):
     It may have, beside `build`:
 
     - `access`: what the attack knows of the network, `white-box` (where it says nothing), `black-box`, `noise` or
-      `corruption`.  The last two do not look for an image that fools; a corruption is never part of the worst case.
+      `corruption`.  Noise shows what comes and looks at the class alone; a corruption is never part of the worst case.
     - `evaluations(classes) -> float`: model evaluations an image costs at most; attacks run from cheap to expensive.
     - `transfers = True`: its images are made on the networks of the other methods and judged on this one.
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from robustnas import device as devices
 from robustnas import interrupt, table
 from robustnas.artifacts import write_json, write_text
-from robustnas.errors import DataError, InputError, RunDirectoryError
+from robustnas.errors import DataError, InputError, RunDirectoryError, VerdictError
 from robustnas.plan import Plan, Stage, make
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.resolved import resolved
@@ -187,12 +187,19 @@ def _sections(todo: Plan) -> dict[str, Any]:
 
 
 def _write_table(directory: RunDirectory, quiet: bool) -> None:
+    """Write the table, and print it.
+
+    Raises:
+        VerdictError: results contradict each other; the table is written without them.
+    """
     compared = comparison.comparison(directory)
     write_json(directory.path / "table.json", table.json_data(compared))
     write_text(directory.path / "table.md", table.markdown(compared))
     write_text(directory.path / "table.csv", table.csv_text(compared))
     if not quiet:
         table.show(compared, Console())
+    if compared.contradictions:
+        raise VerdictError("\n".join(compared.contradictions))
 
 
 def _conclude(outcome: Outcome, directory: RunDirectory, quiet: bool, until: str | None) -> int:

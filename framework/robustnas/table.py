@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from robustnas.threat import NORMS
+from robustnas.threat import NORMS, radius_text
 from robustnas.verdicts import Verdicts
 
 SCHEMA = 1
@@ -156,6 +156,7 @@ class Comparison:
     notes: list[str]
     epsilons: list[float] = field(factory=list)
     smoothing: list[float] | None = None
+    contradictions: list[str] = field(factory=list)
 
 
 @frozen
@@ -194,7 +195,7 @@ def _columns(comparison: Comparison) -> list[_Column]:
     if any(a.worst_case for a in comparison.attacks):
         columns.append(_Column("robust %", lambda r: r["robust"], _percent, True))
     columns += [
-        _Column(f"robust at {e:g} %", lambda r, e=e: r["robust_at"][f"{e:g}"], _percent, True)  # type: ignore[misc]
+        _Column(f"robust at {radius_text(e)} %", lambda r, e=e: r["robust_at"][f"{e:g}"], _percent, True)  # type: ignore[misc]
         for e in comparison.epsilons
     ]
     if any(r["certified"] is not None for r in comparison.rows):
@@ -249,6 +250,7 @@ def json_data(comparison: Comparison) -> dict[str, Any]:
         },
         "epsilons": comparison.epsilons,
         "notes": comparison.notes,
+        "contradictions": comparison.contradictions,
         "rows": comparison.rows,
     }
 
@@ -259,8 +261,7 @@ def markdown(comparison: Comparison) -> str:
     lines = ["| " + " | ".join(titles) + " |", "|" + "|".join(["---"] + ["---:"] * (len(titles) - 1)) + "|"]
     for line in body:
         lines.append("| " + " | ".join(f"**{text}**" if best else text for text, best in line) + " |")
-    notes = [*comparison.notes, *costs(comparison), *questions(comparison)]
-    parts = ["\n".join([*lines, "", *(f"- {note}" for note in notes)])]
+    parts = ["\n".join([*lines, "", *(f"- {note}" for note in _under(comparison))])]
     parts += [_markdown_matrix(*one) for one in matrices(comparison)]
     return "\n\n".join(parts) + "\n"
 
@@ -335,7 +336,7 @@ def show(comparison: Comparison, console: Console) -> None:
     console.print(f"threat: {comparison.threat}", markup=False, highlight=False)
     for table in tables:
         console.print(table)
-    for note in [*comparison.notes, *costs(comparison), *questions(comparison)]:
+    for note in _under(comparison):
         console.print(f"- {note}", markup=False, highlight=False, soft_wrap=not console.is_terminal)
     for title, names, body in matrices(comparison):
         console.print(f"\n{title}", markup=False, highlight=False)
@@ -347,26 +348,37 @@ def show(comparison: Comparison, console: Console) -> None:
         console.print(matrix)
 
 
+def _under(comparison: Comparison) -> list[str]:
+    """What stands under the table, a line each."""
+    return [
+        *comparison.notes,
+        *costs(comparison),
+        *questions(comparison),
+        *(f"left out, because results contradict each other: {text}" for text in comparison.contradictions),
+    ]
+
+
 def costs(comparison: Comparison) -> list[str]:
     """What the attacks cost, a line: model evaluations a test image, mean over the rows."""
     told = []
     for column in comparison.attacks:
         means = [found["mean"] for r in comparison.rows if (found := r["evaluations"][column.label]) is not None]
-        if means:
+        if any(means):
             told.append(f"{column.label} {statistics.fmean(means):,.1f}")
     return [f"model evaluations a test image: {', '.join(told)}"] if told else []
 
 
 def questions(comparison: Comparison) -> list[str]:
-    """What a reviewer would object to, a line each: method, seeds, attack and finding."""
-    told: dict[tuple[str, str | None, str], list[int]] = {}
+    """What a reviewer would object to, a line each: name, attack, finding, and whose."""
+    told: dict[tuple[str, str | None, str], dict[str, list[int]]] = {}
     for r in comparison.rows:
         for flag in r["flags"]:
-            told.setdefault((str(r["method"]), flag["attack"], flag["text"]), []).append(flag["seed"])
+            who = told.setdefault((flag["name"], flag["attack"], flag["text"]), {})
+            who.setdefault(str(r["method"]), []).append(flag["seed"])
     lines = []
-    for (method, attack, text), seeds in told.items():
-        which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
-        lines.append(f"{FLAGGED} {method}, {which}{f', {attack}' if attack else ''}: {text}")
+    for (name, attack, text), methods in told.items():
+        whom = ", ".join(f"{method} ({', '.join(map(str, seeds))})" for method, seeds in methods.items())
+        lines.append(f"{FLAGGED} {name}{f', {attack}' if attack else ''}: {text}; in (seeds) {whom}")
     return lines
 
 

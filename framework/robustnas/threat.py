@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 NORMS = ("linf", "l2", "l1")
 """The norms of a threat, ||d||_inf <= ||d||_2 <= ||d||_1: of balls of one radius, each holds the next."""
 
+ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
+"""Order p of each norm, as foolbox and torch name it."""
+
 DUAL_ORDER = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 """Order q of the dual norm of each threat norm p, 1/p + 1/q = 1: gradients are measured in it."""
 
@@ -47,6 +50,14 @@ def pixels(value: str | float) -> float:
     return number
 
 
+def radius_text(epsilon: float) -> str:
+    """A radius as people write it: `8/255`, `0.5/255`, or `0.1`."""
+    scaled, short = epsilon * 255, f"{epsilon:g}"
+    if float(short) != epsilon and 0 < scaled < 255 and abs(2 * scaled - round(2 * scaled)) < 1e-9:
+        return f"{scaled:g}/255"
+    return short
+
+
 @frozen
 class ThreatModel:
     """All images within `epsilon` of the clean one, in `norm`, that are still images (pixels in [0, 1]).
@@ -70,10 +81,7 @@ class ThreatModel:
             )
 
     def __str__(self) -> str:
-        scaled, short = self.epsilon * 255, f"{self.epsilon:g}"
-        if float(short) != self.epsilon and 0 < scaled < 255 and abs(scaled - round(scaled)) < 1e-9:
-            return f"{self.norm} {round(scaled)}/255"
-        return f"{self.norm} {short}"
+        return f"{self.norm} {radius_text(self.epsilon)}"
 
     def distance(self, images: Tensor, clean: Tensor) -> Tensor:
         """Size of the perturbation in this norm: both (N, C, H, W) -> (N,) in pixel units."""

@@ -3,8 +3,9 @@
     certified <= robust <= clean                                 under one threat
     certified radius <= size of any perturbation that fooled     in the certificate's own norm
 
-An attack is judged by what is known: an image is robust at a radius when it is right when clean and no attack of that
-norm has fooled it at this radius or a smaller one.
+An image is robust at a radius when it is right when clean and no attack that was run in that norm, at this radius or a
+smaller one, fooled it there.  What an attack of a larger radius happened to find inside is held against certificates
+and does not count here: which images it was given depends on what came before it.
 """
 
 from __future__ import annotations
@@ -218,18 +219,19 @@ class Verdicts:
     parts: dict[str, dict[str, int]] = field(factory=dict)
 
 
-def of(measured: Sequence[Measured], threat: ThreatModel, epsilons: Sequence[float]) -> Verdicts:
+def of(measured: Sequence[Measured], threat: ThreatModel, epsilons: Sequence[float], whole: bool = True) -> Verdicts:
     """The figures of all columns of one network.
 
     Args:
         threat: the recipe's.
         epsilons: further radii of the curve.
+        whole: whether these are all attacks that count; a worst case over some of them would be too high, and is None.
     """
-    whole = worst_case(measured, threat.norm, threat.epsilon)
-    curve = {epsilon: worst_case(measured, threat.norm, epsilon) for epsilon in epsilons}
+    worst = worst_case(measured, threat.norm, threat.epsilon) if whole else None
+    curve = {epsilon: worst_case(measured, threat.norm, epsilon) if whole else None for epsilon in epsilons}
     return Verdicts(
         standing={one.label: shown(measured, place).tolist() for place, one in enumerate(measured)},
-        robust=None if whole is None else whole.tolist(),
+        robust=None if worst is None else worst.tolist(),
         curve={epsilon: found.tolist() for epsilon, found in curve.items() if found is not None},
         variants={one.label: _variants(one) for one in measured if any(one.columns.variants)},
         evaluations={
@@ -247,5 +249,7 @@ def _variants(one: Measured) -> dict[str, float]:
 
 def _parts(one: Measured) -> dict[str, int]:
     """Images that each part broke at the attack's threat."""
-    by = one.columns.tensor("by")[one.columns.row(one.threat.epsilon)]
-    return {str(name): int((by == place).sum()) for place, name in enumerate(one.columns.arrays["parts"])}
+    rows = torch.from_numpy(one.columns.arrays["epsilon"] == one.threat.epsilon)
+    by = one.columns.tensor("by")[rows]
+    names = [str(name) or "run 1" for name in one.columns.arrays["parts"]]
+    return {name: int((by == place).sum()) for place, name in enumerate(names)}

@@ -89,7 +89,7 @@ def evaluate(
         seed: the recipe's seed.
         device: where the network lives; None finds out.
         label: the attack's name in messages and seeds; None is its class.
-        report: told after every batch, with the share of images still right so far as `robust`.
+        report: told after every batch, with the share of images still right so far as `standing`.
         world: the processes that share the batches; each returns the whole record.
         clean: (N,) int64, the network's answers on the clean images, if they are known.
         among: (N,) bool, the images to attack; default all that are right when clean.
@@ -119,7 +119,7 @@ def evaluate(
     labels = labels.detach().cpu()
     count = len(labels)
     if clean is None:
-        clean = predict(network, whole, batch, device, world)[:count]
+        clean = predict(network, whole, batch, device, world, places=places)[:count]
     sources = on_device(whole, device)
     counted = Counted(network if source is None else source)
     seen: nn.Module = Expected(counted, expectation) if expectation > 1 else counted
@@ -274,8 +274,8 @@ def _part(
 
     def own() -> Done:
         done = 0
-        seen = [work.seen] if work.seen is work.network else [work.seen, work.network]
-        with Untouched.held([work.network, work.seen]) as untouched, _frozen(seen), float32_with_gradients(work.device):
+        both = [work.seen, work.network]
+        with Untouched.held(both) as untouched, _frozen(both), float32_with_gradients(work.device):
             model = load_foolbox().PyTorchModel(work.seen, bounds=(0, 1), device=work.device)
             for indices in batches[world.rank :: world.size]:
                 if interrupt.asked():
@@ -286,7 +286,7 @@ def _part(
                 so_far = progress.of(key)
                 broken = int((so_far.inside & (so_far.answer != work.labels[so_far.indices])).sum())
                 standing = (int(state.standing.sum()) - broken) / max(count, 1)
-                report(min(finished + done * world.size, count), count, "image", robust=standing)
+                report(min(finished + done * world.size, count), count, "image", standing=standing)
         return progress.of(key)
 
     merged = Done()
@@ -303,7 +303,7 @@ def _cut(todo: Tensor, batch: int) -> Iterator[Tensor]:
 
 def _batch(work: _Work, runner: Runner, model: Any, indices: Tensor, untouched: Untouched) -> Done:
     """One part of an attack on one batch."""
-    start, at = take(work.images, indices), work.places[indices]
+    start, at = take(work.images, indices, work.places), work.places[indices]
     truth = work.labels[indices].to(work.device)
     before = work.counted.images
     draws = runner.draws(work.seed, work.name, at, start.device)

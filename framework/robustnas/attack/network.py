@@ -88,8 +88,13 @@ def as_images(images: Images | Tensor, labels: Tensor | None) -> Images:
     return images
 
 
-def take(images: Images, indices: Tensor) -> Tensor:
+def take(images: Images, indices: Tensor, names: Tensor) -> Tensor:
     """A batch, certain to hold pixels in [0, 1].
+
+    Args:
+        images: N of them.
+        indices: (n,) int64, which.
+        names: (N,) int64, by which messages name them.
 
     Raises:
         DataError: a pixel lies outside, or is not a number; the message names the image.
@@ -98,7 +103,7 @@ def take(images: Images, indices: Tensor) -> Tensor:
     outside = ~((batch >= -TOLERANCE) & (batch <= 1 + TOLERANCE)).flatten(1).all(dim=1)
     if bool(outside.any()):
         raise DataError(
-            f"image {int(indices[int(outside.nonzero()[0])])} has pixels outside [0, 1]: "
+            f"image {int(names[indices[int(outside.nonzero()[0])]])} has pixels outside [0, 1]: "
             "divide by the largest value of a pixel; normalisation belongs into the network"
         )
     return batch.clamp(0.0, 1.0)
@@ -145,6 +150,7 @@ def predict(
     device: torch.device | str | None = None,
     world: World = ALONE,
     report: Report = silent,
+    places: Tensor | None = None,
 ) -> Tensor:
     """The network's answers, (N,) int64 on the CPU.
 
@@ -155,6 +161,7 @@ def predict(
         device: where the network lives; None finds out.
         world: the processes that share the batches; each returns all answers.
         report: told after every batch.
+        places: (N,) int64, by which images are named in messages; default counted from 0.
 
     Raises:
         DataError: pixels outside [0, 1].
@@ -164,6 +171,7 @@ def predict(
     source = on_device(as_images(images, None), device)
     count = len(source.labels)
     found = torch.zeros(count, dtype=torch.int64)
+    names = torch.arange(count) if places is None else places
 
     def own() -> list[tuple[Tensor, Tensor]]:
         """The answers of this process's batches."""
@@ -171,7 +179,7 @@ def predict(
         with frozen(network), float32_with_gradients(device):
             for indices in own_batches(count, batch, world):
                 interrupt.check()
-                some.append((indices, answers(network, take(source, indices), indices).cpu()))
+                some.append((indices, answers(network, take(source, indices, names), names[indices]).cpu()))
                 done += len(indices)
                 report(min(done * world.size, count), count, "image")
         return some

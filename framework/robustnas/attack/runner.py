@@ -11,14 +11,12 @@ import attrs
 import numpy as np
 from torch import Tensor
 
+from robustnas import memory
 from robustnas.draws import Draws
 from robustnas.errors import OptionError, RobustnasError, RunError
 from robustnas.foolbox_import import load_foolbox
 from robustnas.seeding import derive, seeded
-from robustnas.threat import ThreatModel
-
-ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
-"""Order p of each norm, as foolbox names its distances."""
+from robustnas.threat import ORDER, ThreatModel
 
 
 @attrs.frozen(eq=False)
@@ -135,6 +133,9 @@ def proposals(runner: Runner, model: Any, images: Tensor, labels: Tensor, draws:
         return runner.call(model, images.clone(), load_foolbox().criteria.Misclassification(labels.clone()), draws)
     except RobustnasError:
         raise
-    except Exception as fault:  # a stranger's code: whatever it raises is its fault, and the table goes on
+    except Exception as fault:
+        if memory.out_of_memory(fault) or memory.device_lost(fault):
+            raise  # that is told with what would do
+        # a stranger's code: whatever it raises is its fault, and the table goes on
         where = f"attack {label} raised {type(fault).__name__} on images {int(at[0])} to {int(at[-1])}"
         raise RunError(f"{where}: {fault}" if str(fault) else where) from fault

@@ -61,7 +61,8 @@ class Untouched:
     @contextmanager
     def held(cls, networks: Sequence[nn.Module]) -> Iterator[Self]:
         """Inside, `check` tells of a change; at the end everything is put back."""
-        found = cls(tuple(slot for network in networks for slot in _slots(network)))
+        slots = {(id(slot.owner), slot.key): slot for network in networks for slot in _slots(network)}
+        found = cls(tuple(slots.values()))
         try:
             yield found
         finally:

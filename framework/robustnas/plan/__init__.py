@@ -15,7 +15,7 @@ the recipe's loader has checked.
 from robustnas.plan.genotypes import find_genotype
 from robustnas.plan.keys import RESULTS, digest, identity, settings
 from robustnas.plan.make import make
-from robustnas.plan.stages import KINDS, Foreign, Kind, MethodPlan, Plan, Stage
+from robustnas.plan.stages import KINDS, Foreign, Kind, MethodPlan, Plan, Stage, sources
 
 __all__ = [
     "KINDS",
@@ -30,4 +30,5 @@ __all__ = [
     "identity",
     "make",
     "settings",
+    "sources",
 ]

@@ -14,7 +14,7 @@ from robustnas.contracts import Dataset, SearchSpace
 from robustnas.errors import InputError, RecipeError
 from robustnas.plan.genotypes import find_genotype
 from robustnas.plan.keys import digest, identity, settings
-from robustnas.plan.stages import Foreign, MethodPlan, Plan, Stage
+from robustnas.plan.stages import Foreign, MethodPlan, Plan, Stage, sources
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import ORDERS, REGIMES, Method, Recipe, Standard
 from robustnas.registry import metric_parts
@@ -50,7 +50,7 @@ def make(loaded: Loaded) -> Plan:
         raise RecipeError(faults)
     stages: list[Stage] = []
     for (name, seed), before in made.items():
-        others = {key: other for (other, at), key in networks.items() if at == seed and key != networks[name, seed]}
+        others = sources(networks, name, seed)
         needs = tuple(stage.key for stage in before if stage.kind == "train")
         stages += before
         stages += _evaluation_stages(recipe, columns, name, seed, networks[name, seed], needs, others)
@@ -192,7 +192,7 @@ def _evaluation_stages(
     Args:
         network: its key.
         needs: the stages that make it; none for one made elsewhere.
-        others: the networks of other methods by their keys, for images that are made there.
+        others: keys of the other methods' networks, by method, for images that are made there.
     """
     evaluate, threat = recipe.evaluate, attrs.asdict(recipe.threat)
     drawn = {} if evaluate.images is None else {"subset": evaluate.subset, "subset_seed": evaluate.subset_seed}
@@ -221,8 +221,8 @@ def _evaluation_stages(
         certificate = (key,)
     keys: dict[str, str] = {}
     for column in columns:
-        sources = sorted((other, key) for key, other in others.items()) if column.transfers else []
-        if column.transfers and not sources:
+        given = sorted(others.items()) if column.transfers else []
+        if column.transfers and not given:
             continue
         earlier = [keys[one.label] for one in attack_order.before(column, columns) if one.label in keys]
         earlier = earlier if evaluate.attacked == "survivors" else []
@@ -239,10 +239,10 @@ def _evaluation_stages(
                 "seed": seed,
                 "after": earlier,
                 "carry": evaluate.attacked == "survivors",
-                "sources": sources,
+                "sources": given,
             },
         )
-        wanted = (*needs, clean.key, *(key for _, key in sources))
+        wanted = (*needs, clean.key, *(key for _, key in given))
         stages.append(Stage("attack", keys[column.label], name, seed, wanted, (*certificate, *earlier), column))
     if recipe.smoothing is not None:
         key = digest("smooth", {**read, **settings(recipe.smoothing), "seed": seed})

@@ -128,6 +128,20 @@ class Plan:
         return list(distinct.values())
 
 
+def sources(networks: Mapping[tuple[str, int], str], method: str, seed: int) -> dict[str, str]:
+    """The networks on which images are made for another: the other methods', each once, by method; their keys.
+
+    Args:
+        networks: the key of each method's and seed's network.
+        method: whose network the images are tried on.
+    """
+    found: dict[str, str] = {}
+    for (other, at), key in sorted(networks.items()):
+        if at == seed and key != networks[method, seed] and key not in found.values():
+            found[other] = key
+    return found
+
+
 def _safe(label: str) -> str:
     """A column's name as part of a folder's."""
     return "".join(c if c.isalnum() or c in "-." else "_" for c in label).strip("_")

@@ -121,6 +121,14 @@ class Plugins:
             merged = overlay(threat_node, entries["threat"])
             assert merged is not None
             own = read_object(ThreatModel, merged, self.faults, "key of threat")
+            if own is not BAD and threat is not None and own.norm != threat.norm:
+                given = entries["threat"].value
+                if not isinstance(given, dict) or "epsilon" not in given:
+                    text = f"missing beside norm: {own.norm}, in which {threat.norm}'s radius means something else"
+                    would = {"linf": "8/255", "l2": "0.5", "l1": "12"}[own.norm]
+                    place = entries["threat"]
+                    self.faults.add(place.mark, below(place.path, "epsilon"), f"{text}; epsilon: {would} would do")
+                    return BAD
         label: Any = None
         if "label" in entries:
             label = read_value(entries["label"], str, self.faults)
@@ -131,6 +139,10 @@ class Plugins:
         if use is BAD or own is BAD or own is None or label is BAD or BAD in counts.values():
             return BAD
         if not self._suits(use, own, node):
+            return BAD
+        for key in counts if getattr(use.plugin, "access", "") == "corruption" else ():
+            text = "found for a corruption, which looks for nothing and is a mean; leave it out"
+            self.faults.add(entries[key].mark, entries[key].path, text)
             return BAD
         differs = threat is not None and own != threat
         if label is None:

@@ -6,6 +6,7 @@ silent.  Sources of the others: Hosseini et al. 2021 (DSRNA) and the settings of
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from attrs import Factory, field, frozen
@@ -293,6 +294,16 @@ class Smoothing:
     sigma: float = key(0.25, "standard deviation of the noise, in pixel units", gt(0.0))
     selection: int = key(100, "noisy copies of an image that choose the class", ge(1))
     samples: int = key(10_000, "further copies that bound how often the class is given", ge(1))
+
+    @samples.validator
+    def _enough(self, attribute: object, samples: int) -> None:
+        if 0 < self.alpha < 1 and self.alpha ** (1 / max(samples, 1)) <= 0.5:
+            least = math.floor(math.log2(1 / self.alpha)) + 1
+            raise ValueError(
+                f"found {samples}, which can certify no image at alpha {self.alpha:g}, not even if all are of one "
+                f"class; at least {least} would do, and hundreds or more for radii of use"
+            )
+
     alpha: float = key(0.001, "probability that a certificate is wrong", gt(0.0), lt(1.0))
     radii: list[float] = field(
         factory=lambda: [0.25, 0.5],
@@ -315,6 +326,14 @@ class Evaluate:
         "balanced", "which, where not all: drawn with as many of each class as there can be, or the first of the split"
     )
     subset_seed: int = key(0, "seed of the draw; 100 images are among the 1000 of the same seed", ge(0))
+
+    @subset_seed.validator
+    def _drawn(self, attribute: object, subset_seed: int) -> None:
+        if subset_seed and (self.images is None or self.subset == "first"):
+            raise ValueError(
+                f"found {subset_seed}, but nothing is drawn; images: 1000 beside it, with subset: balanced, would do"
+            )
+
     batch: int = key(256, "images attacked at once", ge(1))
     attacked: Literal["survivors", "all"] = key(
         "survivors",

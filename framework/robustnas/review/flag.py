@@ -12,7 +12,7 @@ from robustnas.errors import InputError
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
-        "weak-steps": "the steps of an iterative attack add up to less than 1.5 epsilon",
+        "weak-steps": "the steps of an iterative attack cannot cross the ball, or are longer than it is wide",
         "black-box-beats-white-box": "images survived the attacks with gradients and fell to one without, or to noise",
         "zero-gradients": "the loss has no usable gradient at some images",
         "randomised-output": "the same images get other logits each time",

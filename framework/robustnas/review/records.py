@@ -28,6 +28,10 @@ CROSSING = 1.5
 """Epsilons that the steps of an iterative attack add up to: from a random start the far side is up to 2 away."""
 
 
+WIDE = 2.0
+"""Epsilons from one side of the ball to the other."""
+
+
 @frozen(eq=False)
 class Attempt:
     """One attack at one threat, on N images in the order that all attempts share.
@@ -201,6 +205,12 @@ def of_options(label: str, threat: ThreatModel, steps: int | None, step_size: fl
     """
     if steps is None or step_size is None or steps <= 1:
         return []
+    if threat.epsilon > 0 and step_size > WIDE * threat.epsilon * (1 + 1e-9):
+        text = (
+            f"a step of {step_size:.4g} is {step_size / threat.epsilon:.2g} epsilon at {threat}, longer than the ball "
+            f"is wide: the attack jumps from border to border; steps of {threat.epsilon / 4:.4g}, say, would do"
+        )
+        return [Flag("weak-steps", text, label)]
     reach = steps * step_size
     # 2 steps of 0.009 are 1.5 times 0.012, whatever the last bit says
     if reach >= CROSSING * threat.epsilon * (1 - 1e-9):

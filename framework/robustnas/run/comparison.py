@@ -12,7 +12,7 @@ import torch
 from robustnas import robustbench, table, verdicts
 from robustnas.artifacts import StageFolder, damaged
 from robustnas.attack import columns as tables
-from robustnas.errors import InputError, RunDirectoryError
+from robustnas.errors import InputError, RunDirectoryError, VerdictError
 from robustnas.review.flag import Flag
 from robustnas.run import layout
 from robustnas.run.directory import RunDirectory
@@ -31,17 +31,35 @@ BUDGET = ("version", "steps", "queries")
 def comparison(directory: RunDirectory) -> Comparison:
     """The table of a run directory.
 
+    Where two results of a network contradict each other, its attacks and certificates are left out, and the
+    contradiction is one of the comparison's `contradictions`.
+
     Raises:
         RunDirectoryError: a result is damaged.
-        VerdictError: two results contradict each other.
     """
     shown = layout.read(directory)
     columns = [AttackColumn(a.label, str(a.threat), a.worst_case, a.spared) for a in shown.attacks]
-    rows = []
+    rows, contradictions = [], []
     for method, seeds in shown.methods.items():
-        results = [_seed_result(directory, shown, method, seed, stages) for seed, stages in seeds.items()]
+        results = []
+        for seed, stages in seeds.items():
+            try:
+                results.append(_seed_result(directory, shown, method, seed, stages))
+            except VerdictError as fault:
+                contradictions.append(str(fault))
+                kept = {**stages, "probe": None, "certify": None, "attacks": {}}
+                results.append(_seed_result(directory, shown, method, seed, kept))
         rows.append(table.row(method, results, columns, shown.epsilons, shown.smoothing))
-    return Comparison(str(shown.threat), rows, columns, shown.norms, shown.notes, shown.epsilons, shown.smoothing)
+    return Comparison(
+        threat=str(shown.threat),
+        rows=rows,
+        attacks=columns,
+        norms=shown.norms,
+        notes=shown.notes,
+        epsilons=shown.epsilons,
+        smoothing=shown.smoothing,
+        contradictions=contradictions,
+    )
 
 
 def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int, stages: dict[str, Any]) -> SeedResult:
@@ -63,7 +81,7 @@ def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int,
     return SeedResult(
         seed=seed,
         clean=None if right is None else right.tolist(),
-        attacks=verdicts.of(measured, shown.threat, shown.epsilons),
+        attacks=verdicts.of(measured, shown.threat, shown.epsilons, whole=_whole(shown, stages, measured)),
         certified=certified,
         radius=radius,
         smoothed=None if smooth is None else smooth["radius"],
@@ -71,6 +89,12 @@ def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int,
         parameters=None if made is None else made["parameters"],
         search_seconds=None if search is None else search["search_seconds"],
     )
+
+
+def _whole(shown: Layout, stages: dict[str, Any], measured: list[Measured]) -> bool:
+    """Whether every attack that counts for the worst case has been run: else there is no such figure."""
+    done = {one.label for one in measured}
+    return all(a.label in done for a in shown.attacks if a.worst_case and stages["attacks"].get(a.label) is not None)
 
 
 def _measured(directory: RunDirectory, shown: Layout, stages: dict[str, Any]) -> list[Measured]:
@@ -154,17 +178,23 @@ def leaderboard(directory: RunDirectory, method: str, about: dict[str, Any]) -> 
     shown = layout.read(directory)
     if method not in shown.methods:
         names = list(shown.methods)
-        raise InputError(f"{directory.path} has no method {method!r}{did_you_mean(method, names)}; {', '.join(names)}")
+        raise InputError(
+            f"{directory.path} has no method {method!r}{did_you_mean(method, names)}; it has {', '.join(names)}"
+        )
     seed, stages = next(iter(shown.methods[method].items()))
     result = _seed_result(directory, shown, method, seed, stages)
     entry = next((a for a in shown.attacks if a.name == AUTOATTACK), None)
     standing = None if entry is None else result.attacks.standing.get(entry.label)
-    notes = [about.pop("footnote", "")]
+    if result.clean is None:
+        raise InputError(f"{directory.path} has no clean result of {method}; run its recipe to the end first")
+    shortened = entry is not None and any(name in entry.options for name in ("steps", "queries"))
+    notes = [about.pop("footnote", ""), f"On {len(result.clean)} test images."]
     if entry is not None and entry.options.get("square_variant", "per-sample") != "reference":
         notes.append("Square with positions of its own for each image, not the reference's.")
     if entry is not None:
         # another version, or a smaller budget, is not what the leaderboard's readers take it for
         other = [f"{name} {entry.options[name]}" for name in BUDGET if name in entry.options]
+        other += [f"{name} {count}" for name in ("runs", "expectation") if (count := getattr(entry, name)) > 1]
         notes += [f"AutoAttack with {', '.join(other)}."] if other else []
     if entry is not None and entry.spared:
         before = [a.label for a in shown.attacks[: shown.attacks.index(entry)] if a.threat.norm == entry.threat.norm]
@@ -173,9 +203,9 @@ def leaderboard(directory: RunDirectory, method: str, about: dict[str, Any]) -> 
         robustbench.entry(
             dataset=shown.dataset,
             threat=shown.threat if entry is None else entry.threat,
-            clean=0.0 if result.clean is None else table.share(result.clean),
+            clean=table.share(result.clean),
             autoattack=None if standing is None else table.share(standing),
-            unreliable=bool(result.flags),
+            unreliable=bool(result.flags) or shortened,
             footnote=" ".join(filter(None, notes)),
             **about,
         )

@@ -3,7 +3,7 @@
 run.json          which experiment this is: dataset, search space, threat
 recipe.yaml       the recipe of the last run, every default filled in
 layout.json       which folder holds which stage, and the columns of the table
-search/ train/ clean/ attack/ certify/      stages, `<method>-seed<seed>-<key>`
+search/ train/ clean/ probe/ certify/ attack/ smooth/      stages, `<method>-seed<seed>-<key>`
 table.md table.csv table.json
 """
 

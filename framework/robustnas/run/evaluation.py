@@ -23,6 +23,7 @@ from robustnas.attack.record import AttackRecord
 from robustnas.attack_order import Column
 from robustnas.contracts import Images
 from robustnas.errors import OptionError, RunDirectoryError, RunError, VerdictError
+from robustnas.plan import sources
 from robustnas.review.flag import Flag
 from robustnas.review.probe import probe as probed
 from robustnas.review.records import of_options
@@ -35,7 +36,9 @@ from robustnas.verdicts import contradicted
 def clean(task: Task) -> None:
     """The network's answers on clean images."""
     network, (images, indices) = network_of(task), evaluated_images(task.plan)
-    predictions = attack.predict(network, images, task.plan.evaluate.batch, task.device, task.world, report=task.report)
+    predictions = attack.predict(
+        network, images, task.plan.evaluate.batch, task.device, task.world, report=task.report, places=indices
+    )
     finish(
         task,
         {
@@ -206,13 +209,9 @@ def _earlier(task: Task) -> list[tables.Columns]:
 
 def _sources(task: Task) -> dict[str, nn.Module]:
     """The networks of the other methods, by method, each once."""
-    networks, seed = task.plan.networks, task.stage.seed
-    found: dict[str, str] = {}
-    for method in sorted(task.plan.methods):
-        key = networks[method, seed]
-        if key != networks[task.stage.method, seed] and key not in found.values():
-            found[method] = key
-    return {method: network_of(task, method) for method in found}
+    return {
+        method: network_of(task, method) for method in sources(task.plan.networks, task.stage.method, task.stage.seed)
+    }
 
 
 def _watch(task: Task, indices: Tensor) -> Callable[[Tensor, Tensor, Tensor, dict[str, Tensor]], None] | None:

@@ -15,7 +15,7 @@ from robustnas.artifacts import damaged, of_no_stage, read_json
 from robustnas.attack_order import before, cost
 from robustnas.errors import RunDirectoryError
 from robustnas.options import plain
-from robustnas.plan import KINDS, Plan, Stage
+from robustnas.plan import KINDS, Foreign, Plan, Stage
 from robustnas.run.directory import RunDirectory
 from robustnas.threat import ThreatModel
 
@@ -34,6 +34,8 @@ class AttackEntry:
     worst_case: bool
     access: str
     spared: bool
+    runs: int
+    expectation: int
     one_step: bool
 
 
@@ -112,6 +114,8 @@ def describe(plan: Plan, directory: RunDirectory) -> dict[str, Any]:
                 "worst_case": column.worst_case,
                 "access": column.access,
                 "spared": sparing and bool(before(column, plan.columns)),
+                "runs": column.attack.runs,
+                "expectation": column.attack.expectation,
                 "one_step": cost(column.attack, plan.dataset.classes) <= ONE_STEP,
             }
             for column in plan.columns
@@ -144,20 +148,27 @@ def _notes(plan: Plan) -> list[str]:
     notes = [f"accuracies in percent of {images} test images, mean ± standard deviation over {seeds}; best mean marked"]
     worst = [column.label for column in plan.columns if column.worst_case]
     if worst:
-        notes.append(f"robust: right when clean and under each of {', '.join(worst)} at {plan.threat}, image by image")
+        notes.append(
+            f"robust: right when clean and under each of {', '.join(worst)} at {plan.threat}, image by image; a dash "
+            "where one of them is missing"
+        )
     if evaluate.attacked == "survivors" and any(before(column, plan.columns) for column in plan.columns):
         notes.append(
             "after X: left standing by X and the attacks before it in its norm, as X was spared the images that those "
             "had fooled; evaluate.attacked: all gives every attack every image"
         )
-    others = [c.label for c in plan.columns if not c.worst_case and c.access != "corruption"]
+    others = [
+        c.label if str(c.threat) in c.label else f"{c.label} ({c.threat})"
+        for c in plan.columns
+        if not c.worst_case and c.access != "corruption"
+    ]
     if others:
         notes.append(f"of another threat, not part of robust: {', '.join(others)}")
     corruptions = [column.label for column in plan.columns if column.access == "corruption"]
     if corruptions:
         notes.append(f"{', '.join(corruptions)}: mean over corruptions and severities, not part of robust")
     if plan.certify is not None:
-        some = "" if plan.certify.images is None else f", of the first {plan.certify.images} of these images"
+        some = _first(plan.certify.images, plan)
         by = plan.certify.radius_method or plan.certify.method
         notes.append(
             f"certified: provably right at {plan.threat} by {plan.certify.method}{some}; radius: mean certified "
@@ -165,7 +176,7 @@ def _notes(plan: Plan) -> list[str]:
         )
     if plan.smoothing is not None:
         smoothing = plan.smoothing
-        some = "" if smoothing.images is None else f", of the first {smoothing.images} of these images"
+        some = _first(smoothing.images, plan)
         notes.append(
             f"smoothed: the classifier smoothed with noise of {smoothing.sigma:g}, not the network itself, certainly "
             f"right within that l2 radius{some}, each with confidence {1 - smoothing.alpha:g} ({smoothing.samples} "
@@ -173,6 +184,17 @@ def _notes(plan: Plan) -> list[str]:
         )
     regimes = sorted({type(m.train.regime).__name__.lower() for m in plan.methods.values() if m.network is None})
     notes += [f"training regime: {', '.join(regimes)}"] if regimes else []
-    made = [m.name for m in plan.methods.values() if m.network is not None]
+    made = [_made(name, m.network) for name, m in plan.methods.items() if m.network is not None]
     notes += [f"made elsewhere: {', '.join(made)}"] if made else []
     return notes
+
+
+def _first(count: int | None, plan: Plan) -> str:
+    """Which of the evaluated images, where not all."""
+    evaluated = plan.evaluate.images
+    return "" if count is None or (evaluated is not None and count >= evaluated) else f", of the first {count} of them"
+
+
+def _made(name: str, network: Foreign) -> str:
+    """A network made elsewhere, and where from."""
+    return f"{name} ({network.factory}, {'no weights given' if network.weights is None else network.weights.name})"
