@@ -48,7 +48,7 @@ methods:
   published: {genotype: DARTS_V2}
 train: {epochs: 12, batch: 16, cutout: 0, auxiliary: 0.4, drop_path: 0, lr: 0.1}
 attacks: []
-evaluate: {images: 8}
+evaluate: {images: 8, subset: first}
 certify: {images: 6, norms: [linf]}
 """
 

@@ -634,7 +634,7 @@ def idle(norm):
 @pytest.mark.parametrize(
     ("plugin", "promise"),
     [
-        (Guesses(access="grey-box"), "access is one of white-box, black-box, noise, corruption"),
+        (Guesses(access="grey-box"), "access is one of white-box, noise, black-box, corruption"),
         (Guesses(cost=0), "evaluations is a positive number"),
         (Guesses(cost=float("inf")), "evaluations is a positive number"),
         (Guesses(cost="many"), "evaluations is a positive number"),

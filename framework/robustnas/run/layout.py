@@ -140,12 +140,13 @@ def describe(plan: Plan, directory: RunDirectory) -> dict[str, Any]:
 def _notes(plan: Plan) -> list[str]:
     """What a reader must know to read the table rightly."""
     evaluate = plan.evaluate
-    images = "all"
-    if evaluate.images is not None:
-        drawn = f"drawn of equal classes with seed {evaluate.subset_seed}"
-        images = f"the first {evaluate.images}" if evaluate.subset == "first" else f"{evaluate.images} ({drawn})"
+    images = "all test images"
+    if evaluate.images is not None and evaluate.subset == "first":
+        images = f"the first {evaluate.images} test images"
+    elif evaluate.images is not None:
+        images = f"{evaluate.images} test images (drawn with equal classes, seed {evaluate.subset_seed})"
     seeds = "1 seed" if len(plan.seeds) == 1 else f"{len(plan.seeds)} seeds"
-    notes = [f"accuracies in percent of {images} test images, mean ± standard deviation over {seeds}; best mean marked"]
+    notes = [f"accuracies in percent of {images}, mean ± standard deviation over {seeds}; best mean marked"]
     worst = [column.label for column in plan.columns if column.worst_case]
     if worst:
         notes.append(
