@@ -317,7 +317,7 @@ def test_the_same_balanced_images_are_evaluated_for_every_method(compared: str):
     assert set(counts.values()) == {3, 4}
     # so are those that are smoothed, which are the first of them
     assert set(Counter(labels[:20].tolist()).values()) == {2}
-    assert "33 (drawn of equal classes with seed 0)" in compared
+    assert "33 test images (drawn with equal classes, seed 0)" in compared
 
 
 def test_the_first_images_where_they_are_asked_for(here: Path):
