@@ -73,8 +73,6 @@ def test_without_autoattack_there_is_nothing_to_list():
 def test_l1_has_no_leaderboard():
     with pytest.raises(InputError, match="linf or l2 would do"):
         entry(threat=L1)
-    with pytest.raises(InputError, match="linf or l2 would do"):
-        robustbench.path("Ours2026", "cifar10", L1)
 
 
 @pytest.mark.parametrize("more", [{"name": ""}, {"number_forward_passes": 0}])
@@ -87,17 +85,6 @@ def test_what_the_leaderboard_needs_is_asked_for(more):
 def test_shares_that_cannot_be_are_refused(more):
     with pytest.raises(ValueError, match="autoattack <= clean"):
         entry(**more)
-
-
-def test_where_the_file_belongs():
-    assert robustbench.path("Ours2026_R-18", "cifar10", LINF) == "model_info/cifar10/Linf/Ours2026_R-18.json"
-    assert robustbench.path("Ours2026", "imagenet", L2) == "model_info/imagenet/L2/Ours2026.json"
-
-
-@pytest.mark.parametrize("name", ["", "../up", "a b", ".hidden", "a/b"])
-def test_a_name_that_is_no_file_name_is_refused(name):
-    with pytest.raises(InputError, match="cannot name a file"):
-        robustbench.path(name, "cifar10", LINF)
 
 
 def test_it_needs_no_torch():

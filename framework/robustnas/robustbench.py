@@ -8,7 +8,6 @@ l_inf or l_2 and no other attack's.
 from __future__ import annotations
 
 import json
-import re
 
 from robustnas.errors import InputError
 from robustnas.threat import ThreatModel
@@ -88,24 +87,6 @@ def entry(
         "footnote": footnote,
         "unreliable": unreliable,
     }
-
-
-def path(identifier: str, dataset: str, threat: ThreatModel) -> str:
-    """Where RobustBench keeps the file of a network, `model_info/cifar10/Linf/Wong2020Fast.json`.
-
-    Args:
-        identifier: the network's short name there.
-        dataset: see `entry`.
-        threat: see `entry`.
-
-    Raises:
-        InputError: a name that is no file name, or a norm without a leaderboard.
-    """
-    folder = _listed(threat)
-    for word in (identifier, dataset):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", word):
-            raise InputError(f"{word!r} cannot name a file of RobustBench; letters, digits, '_', '-' and '.' would do")
-    return f"model_info/{dataset}/{folder}/{identifier}.json"
 
 
 def text(listed: Entry) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
-import torch
 from torch import Tensor, nn
 
 from robustnas.attack.evaluate import evaluate
@@ -72,8 +71,3 @@ def at_radii(
 def _free(record: AttackRecord) -> AttackRecord:
     """A record that cost nothing: its evaluations are counted at the smallest radius."""
     return attrs.evolve(record, evaluations=0)
-
-
-def nearest(records: Sequence[AttackRecord], norm: str) -> Tensor:
-    """(N,) float64, size in `norm` of the smallest perturbation any of the records knows; infinite for none."""
-    return torch.stack([record.sizes[norm] for record in records]).amin(dim=0)

@@ -110,14 +110,3 @@ def robust(correct: Tensor, successes: Sequence[Tensor]) -> Tensor:
             raise ValueError(f"an attack on {len(success)} images beside {len(correct)}: not the same images")
         left &= ~success
     return left
-
-
-def standing(correct: Tensor, sizes: Sequence[Tensor], epsilon: float) -> Tensor:
-    """(N,) bool, right when clean and not fooled by any known perturbation of at most `epsilon`.
-
-    Args:
-        correct: (N,) bool, right when clean.
-        sizes: (N,) each, the smallest perturbation an attack found, all in one norm; infinite for none.
-        epsilon: radius in that norm.
-    """
-    return robust(correct, [size <= epsilon for size in sizes])
