@@ -59,3 +59,15 @@ def full_precision() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
+
+
+@contextmanager
+def float32_with_gradients(device: torch.device) -> Iterator[None]:
+    """Gradients on, mixed precision and TF32 off, whatever the caller has set."""
+    with (
+        full_precision(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield

@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
 
+from robustnas.attack.network import Counted
 from robustnas.draws import Draws
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.apgd_steps import AutoPGD
@@ -20,18 +20,6 @@ base = pytest.importorskip(
 RADII = {"linf": 0.15, "l2": 0.6, "l1": 1.5}
 THEIRS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 TARGETS = 3
-
-
-class Counted(nn.Module):
-    """Counts evaluations."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network, self.images = network, 0
-
-    def forward(self, images):
-        self.images += len(images)
-        return self.network(images)
 
 
 def reference(network, images, labels, threat, loss, restarts):

@@ -6,8 +6,8 @@ import time
 
 import pytest
 import torch
-from torch import nn
 
+from robustnas.attack.network import Counted
 from robustnas.draws import Draws
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.fab import FAB, FABT
@@ -21,18 +21,6 @@ projections = pytest.importorskip(
 RADII = {"linf": 0.15, "l2": 0.6, "l1": 1.3}
 THEIRS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 STEPS = 60
-
-
-class Counted(nn.Module):
-    """Counts evaluations."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network, self.images = network, 0
-
-    def forward(self, images):
-        self.images += len(images)
-        return self.network(images)
 
 
 def reference(network, images, labels, threat, targets, epsilon):

@@ -6,8 +6,8 @@ import time
 
 import pytest
 import torch
-from torch import nn
 
+from robustnas.attack.network import Counted
 from robustnas.draws import Draws
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.square import Square
@@ -20,18 +20,6 @@ RADII = {"linf": 0.15, "l2": 0.7, "l1": 2.5}
 THEIRS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 QUERIES = 600
 SEEDS = 3
-
-
-class Counted(nn.Module):
-    """Counts evaluations."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network, self.images = network, 0
-
-    def forward(self, images):
-        self.images += len(images)
-        return self.network(images)
 
 
 def ours(network, images, labels, threat, seed, variant="reference"):

@@ -60,17 +60,6 @@ class Columns:
         """(N,) float64, the smallest perturbation that fooled in any row, in `norm`; infinite for none."""
         return self.tensor(f"size_{norm}").amin(dim=0)
 
-    def row(self, epsilon: float) -> int:
-        """The row of a radius.
-
-        Raises:
-            KeyError: there is none.
-        """
-        for row, found in enumerate(self.arrays["epsilon"]):
-            if float(found) == epsilon:  # type: ignore[arg-type]
-                return row
-        raise KeyError(epsilon)
-
 
 def of_records(records: Sequence[AttackRecord], indices: Tensor) -> Columns:
     """The columns of one attack's records, which are of the same images.

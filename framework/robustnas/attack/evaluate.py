@@ -22,7 +22,6 @@ from robustnas.attack.network import (
     answers,
     as_images,
     device_of,
-    float32_with_gradients,
     predict,
     take,
 )
@@ -31,6 +30,7 @@ from robustnas.attack.record import AttackRecord
 from robustnas.attack.runner import Runner, proposals, random_state, runners
 from robustnas.attack.untouched import Untouched
 from robustnas.contracts import Images
+from robustnas.device import float32_with_gradients
 from robustnas.errors import RunError
 from robustnas.foolbox_import import load_foolbox
 from robustnas.frozen import frozen

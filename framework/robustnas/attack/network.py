@@ -5,16 +5,13 @@ predict     the network's answers on clean images
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
 from robustnas import interrupt
 from robustnas.attack.judge import TOLERANCE
 from robustnas.contracts import Images
-from robustnas.device import full_precision
+from robustnas.device import float32_with_gradients
 from robustnas.errors import DataError, DeviceError, RunError
 from robustnas.frozen import frozen
 from robustnas.images import InMemory, in_order, on_device
@@ -124,18 +121,6 @@ def answers(network: nn.Module, images: Tensor, indices: Tensor) -> Tensor:
             "its training may have diverged; a smaller learning rate would do"
         )
     return logits.argmax(dim=1)
-
-
-@contextmanager
-def float32_with_gradients(device: torch.device) -> Iterator[None]:
-    """Gradients on, mixed precision and TF32 off, whatever the caller has set."""
-    with (
-        full_precision(),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
-    ):
-        yield
 
 
 def own_batches(count: int, batch: int, world: World) -> list[Tensor]:

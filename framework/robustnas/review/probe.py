@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from robustnas import interrupt
 from robustnas.contracts import Images
-from robustnas.device import full_precision
+from robustnas.device import float32_with_gradients
 from robustnas.draws import Draws
 from robustnas.errors import DataError, RobustnasError, RunError
 from robustnas.frozen import frozen
 from robustnas.images import in_order, on_device
-from robustnas.precision import single
 from robustnas.report import Report, silent
 from robustnas.review import answers, gradients
 from robustnas.review.flag import Flag
@@ -69,7 +67,7 @@ def probe(
     source = on_device(images, device)
     checked = _checked(network)
     found: list[Flag] = []
-    with frozen(network), _float32(device), seeded(seed, "review"):
+    with frozen(network), float32_with_gradients(device), seeded(seed, "review"):
         with torch.no_grad():
             right = _right(checked, source, labels, count, device)
             report(1, CHECKS, "check")
@@ -89,13 +87,6 @@ def probe(
             found += gradients.reaches_zero(checked, first, truth, norm, draws)
     report(CHECKS, CHECKS, "check")
     return found
-
-
-@contextmanager
-def _float32(device: torch.device) -> Iterator[None]:
-    """Gradients on, mixed precision and TF32 off, whatever the caller has set."""
-    with full_precision(), torch.inference_mode(False), torch.enable_grad(), single(device):
-        yield
 
 
 def _right(
