@@ -76,27 +76,27 @@ class Draws:
         return len(self.seeds)
 
     def _bits(self, shape: tuple[int, ...]) -> Tensor:
-        """(N, *shape) int64."""
+        """`(N, *shape)` int64."""
         places = torch.arange(1, math.prod(shape) + 1, device=self.seeds.device)
         return _mixed(self.seeds[:, None] + places * GOLDEN).view(len(self.seeds), *shape)
 
     def uniform(self, *shape: int) -> Tensor:
-        """(N, *shape) float32, uniform in [0, 1)."""
+        """`(N, *shape)` float32, uniform in [0, 1)."""
         return _right(self._bits(shape), 40).float() * 2.0**-24
 
     def signs(self, *shape: int) -> Tensor:
-        """(N, *shape) float32, -1 or 1."""
+        """`(N, *shape)` float32, -1 or 1."""
         return _right(self._bits(shape), 63).float() * 2 - 1
 
     def integers(self, below: int | Tensor, *shape: int) -> Tensor:
-        """(N, *shape) int64, uniform in [0, below); `below` is at most 2**31 (uniform to one part in 2**31)."""
+        """`(N, *shape)` int64, uniform in [0, below); `below` is at most 2**31 (uniform to one part in 2**31)."""
         return (_right(self._bits(shape), 32) * below) >> 32
 
     def normal(self, *shape: int) -> Tensor:
-        """(N, *shape) float32, standard normal (Box and Muller 1958)."""
+        """`(N, *shape)` float32, standard normal (Box and Muller 1958)."""
         first, second = self.of("radius").uniform(*shape), self.of("angle").uniform(*shape)
         return (-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * math.pi * second)
 
     def exponential(self, *shape: int) -> Tensor:
-        """(N, *shape) float32, exponential with mean 1."""
+        """`(N, *shape)` float32, exponential with mean 1."""
         return -torch.log1p(-self.uniform(*shape))

@@ -81,10 +81,8 @@ def rule(*functions: Function, scaled: bool = False) -> Callable[[H], H]:
 def linear_rule(*functions: Function) -> Callable[[H], H]:
     """Register functions that are affine in their first argument and leave the first dimension alone.
 
-    The decorated function says how a radius passes: `magnitude(radius, *rest, **kwargs)` applies the
-        absolute values
-    of the coefficients, without the constant.  A backward rule is not needed: autograd transposes the
-    function.
+    The decorated function says how a radius passes: `magnitude(radius, *rest, **kwargs)` applies the absolute values
+    of the coefficients, without the constant.  A backward rule is not needed: autograd transposes the function.
     """
 
     def register(magnitude: H) -> H:
@@ -130,6 +128,8 @@ def activation_rule(
 
 def boundable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make an operation one that rules can be registered for: a Python function or a torch.autograd.Function.
+
+    ::
 
         @boundable
         def soft_sign(x):
