@@ -1,4 +1,4 @@
-"""A device that is not the CPU and needs no hardware: `elsewhere`, whose tensors lie on the CPU and say that they do not.
+"""A device that is not the CPU and needs no hardware: `elsewhere`, whose tensors lie on the CPU and say otherwise.
 
     python tests/elsewhere.py RECIPE DIR [RECIPE DIR ...]      whole runs of the recipes there
 
