@@ -69,9 +69,19 @@ PLUGINS = """
                 raise ValueError("a is larger than b")
         def score(self, network, images, labels, threat): ...
 
+    def lost(*arguments):
+        {}["missing"]
+
+    @frozen
+    class Lost:
+        a: list = field(factory=lost)
+        def score(self, network, images, labels, threat): ...
+
     @frozen
     class Bug:
         a: int = 0
+        b: int = field(default=0, validator=lost)
+        c: int = field(default=0, validator=lambda self, attribute, value: self.nothing)
         def __attrs_post_init__(self):
             {}["missing"]
         def score(self, network, images, labels, threat): ...
@@ -110,6 +120,7 @@ def install_plugins(site: Path) -> None:
             "inner": "recipe_fakes:Inner",
             "picky": "recipe_fakes:Picky",
             "bug": "recipe_fakes:Bug",
+            "lost": "recipe_fakes:Lost",
             "gone": "recipe_fakes_gone:Gone",
         },
         "robustnas.attacks": {

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -87,6 +88,28 @@ def test_a_full_disk_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         write_json(tmp_path / "x.json", 2)
     monkeypatch.undo()
     assert read_json(tmp_path / "x.json") == 1
+
+
+def test_no_room_for_another_file_is_a_full_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*given: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    with pytest.raises(DiskFullError, match="no space left"):
+        write_json(tmp_path / "x.json", 1)
+
+
+def test_a_folder_in_a_files_place_is_named_and_so_is_a_file_in_a_folders(tmp_path: Path):
+    folder = StageFolder(tmp_path / "clean" / "m")
+    folder.result_file.mkdir(parents=True)
+    with pytest.raises(RunDirectoryError, match=r"result\.json is damaged: it cannot be read.*\n.*delete the folder"):
+        folder.result()
+    with pytest.raises(RunDirectoryError, match=r"result\.json cannot be written.*\n.*delete the folder"):
+        folder.finish({})
+    (tmp_path / "train").write_text("")
+    with pytest.raises(RunDirectoryError, match=r"cannot be written.*\n.*make .*train.m a folder"):
+        StageFolder(tmp_path / "train" / "m").finish({})
+    assert sorted(p.name for p in folder.path.iterdir()) == ["result.json"], "no litter"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits of POSIX")

@@ -228,10 +228,14 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_damaged_file_is_told(tmp_path: Path):
+    told = r"(?s)progress-0.pt is damaged.*delete the folder"
     (tmp_path / "progress-0.pt").write_bytes(b"half of")
-    with pytest.raises(RunDirectoryError, match=r"(?s)progress-0.pt is damaged.*delete the folder") as caught:
+    with pytest.raises(RunDirectoryError, match=told) as caught:
         Progress(StageFolder(tmp_path))
     assert str(tmp_path) in str(caught.value)
+    StageFolder(tmp_path).save_tensors("progress-0.pt", {"part": "of another form"})
+    with pytest.raises(RunDirectoryError, match=told):
+        Progress(StageFolder(tmp_path))
 
 
 RECIPE = """\

@@ -5,12 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustnas.augment import apply, augment
+from robustnas.augment import apply
 from robustnas.augment import draw as drawn
 
 
 def draw(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def augment(images, generator, crop=0, flip=False, cutout=0, fill=None):
+    """Draws for a whole batch, applied at once."""
+    return apply(images, drawn(*images.shape[::2], images.shape[3], generator, crop, flip, cutout), fill)
 
 
 IMAGES = torch.rand(40, 3, 8, 10, generator=draw(7)) * 0.9 + 0.1  # no pixel is 0: blanked ones can be told

@@ -106,13 +106,17 @@ class TestPublishedCells:
         }
 
     def test_every_known_cell_runs(self, facts):
-        cells = {**facts["genotypes"], **facts["smoothdarts_subspaces"]}
+        drawn_from = facts["croze"]["architectures"]
+        drnas = {name: cell for name, cell in drawn_from.items() if name.startswith("DRNAS")}
+        cells = {**facts["genotypes"], **facts["smoothdarts_subspaces"], **drnas}
         foreign = cells.pop("c10_s4_pcdarts")
         space = Darts(network_cells=2, network_channels=2)
         for cell in cells.values():
             network = space.network(cell, (1, 4, 4), 3)
             assert network(torch.rand(2, 1, 4, 4)).shape == (2, 3)
-        assert len(cells) == 49 + 35
+        assert len(cells) == 49 + 35 + 2
+        with pytest.raises(InputError, match="normal has all 14 edges of a cell of 4 nodes"):
+            space.network(drawn_from["CROZE_CIFAR10"], (1, 4, 4), 3)
         with pytest.raises(InputError, match=r"normal\[7\] is 'noise', which is no operation of this space"):
             space.network(foreign, (1, 4, 4), 3)
 

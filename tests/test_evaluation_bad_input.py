@@ -326,6 +326,25 @@ def test_a_changed_network_is_told_and_put_back(do: Callable[[Any], None]):
     assert torch.equal(before.sizes["l1"], after.sizes["l1"])
 
 
+class Counting(nn.Sequential):
+    """Counts what it is asked in a buffer, whatever its mode."""
+
+    def __init__(self) -> None:
+        super().__init__(*trained())
+        self.register_buffer("asked", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.asked += 1
+        return super().forward(images)  # type: ignore[no-any-return]
+
+
+def test_a_network_that_changes_itself_is_told_before_an_attack_is_blamed():
+    network, (images, labels) = Counting(), some(20)
+    with pytest.raises(RunError, match="the network's own forward pass changes asked in eval mode"):
+        evaluate(network, images, labels, FGSM().build(LINF), LINF)
+    assert network.asked == 0
+
+
 def test_an_attack_that_trains_is_told_and_the_mode_is_put_back():
     network, (images, labels) = trained(), some(20)
     for do in (lambda net: net.train(), lambda net: net[1].train()):

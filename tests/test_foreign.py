@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,29 @@ def test_weights_are_loaded_from_every_usual_file(here, inside, prefix):
     loaded = get(weights=here / "w.pt")
     assert torch.equal(loaded(images()), network(images()))
     assert not torch.equal(get()(images()), network(images()))
+
+
+@pytest.mark.parametrize("place", [("ema",), ("model",), ("ema", "module"), ("averaged",)])
+def test_a_checkpoint_of_several_networks_is_refused_unless_they_are_one(here, place):
+    state = trained(here).state_dict()
+    key = next(iter(state))
+
+    def checkpoint(other: dict[str, torch.Tensor]) -> None:
+        held: dict[str, object] = {f"module.{name}": value for name, value in other.items()}
+        for name in reversed(place):
+            held = {name: held}
+        adam = {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}
+        torch.save({"state_dict": state, **held, "discriminator": {"a": torch.zeros(1)}, "optimizer": adam}, "w.pt")
+
+    checkpoint(state)
+    assert torch.equal(get(weights=here / "w.pt").state_dict()[key], state[key])
+    checkpoint({name: value + 1 for name, value in state.items()})
+    with pytest.raises(InputError, match=f"holds several networks: state_dict, {'/'.join(place)}; ") as raised:
+        get(weights=here / "w.pt")
+    (command,) = re.findall(r"would do: (torch\.save\(.*\)), say", str(raised.value))
+    exec(command, {"torch": torch})
+    chosen = get(weights=here / "weights.pt").state_dict()[key]
+    assert torch.equal(chosen, state[key] + 1)
 
 
 def test_a_network_whose_own_names_begin_like_a_wrapper_is_loaded(here):

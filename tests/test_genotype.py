@@ -27,6 +27,24 @@ def test_facts_about_a_cell_are_not_part_of_it():
     assert Genotype.from_data(changed(source={"repo": "somewhere"})).to_data() == DATA
 
 
+def test_the_reduction_cell_may_be_called_reduction():
+    other = {key.replace("reduce", "reduction"): value for key, value in DATA.items()}
+    assert "reduction_concat" in other
+    assert Genotype.from_data(other).to_data() == DATA
+
+
+def test_a_cell_that_keeps_every_edge_is_not_taken_for_a_larger_one():
+    """CRoZe's form: 14 edges of 4 nodes, whose states would do for 7 nodes of two edges."""
+    every = [["sep_conv_3x3", state] for node in range(2, 6) for state in range(node)]
+    assert len(every) == 14
+    with pytest.raises(InputError, match="normal has all 14 edges of a cell of 4 nodes; two a node, 8, would do"):
+        Genotype.from_data(changed(normal=every, normal_concat=[4, 5, 3, 4]))
+    seven = Genotype.from_data(changed(normal=every, normal_concat=[6, 7, 8]))
+    assert len(seven.normal) == 14
+    one = Genotype.from_data(changed(normal=CELL[:2], normal_concat=[2]))
+    assert len(one.normal) == 2
+
+
 def test_cell_gives_edges_and_output():
     genotype = Genotype.from_data(DATA)
     assert genotype.cell(reduction=False) == (tuple(map(tuple, CELL)), (2, 3))
@@ -46,6 +64,8 @@ def test_a_genotype_does_not_change():
         ({}, "normal, normal_concat, reduce, reduce_concat missing; found nothing"),
         ({k: v for k, v in DATA.items() if k != "reduce"}, "reduce missing; found normal"),
         (changed(normal="DARTS_V2"), "normal is 'DARTS_V2'; a list of"),
+        (changed(normal="z" * 10**6), "normal is 'z{12}...z{13}'; a list of"),
+        ({"k" * 10**6: 1}, "missing; found k{30}$"),
         (changed(normal=[]), "normal has 0 edges; two a node"),
         (changed(normal=CELL[:3]), "normal has 3 edges; two a node"),
         (changed(normal=[["a", 0], ["b"]]), r"normal\[1\] is \['b'\]; a pair"),

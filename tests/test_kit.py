@@ -333,6 +333,17 @@ class BlindToAlpha(Doubled):
         return context.loss(supernet(images, mixing), labels)
 
 
+class Answers(Slope):
+    def check(self, shape, classes, threat):
+        return classes > 1
+
+
+class Refuses(Slope):
+    def check(self, shape, classes, threat):
+        if shape[0] != 3:
+            raise OptionError("colour images only")
+
+
 @pytest.mark.parametrize(
     ("plugin", "promise"),
     [
@@ -363,6 +374,8 @@ class BlindToAlpha(Doubled):
         (ReplacesAlpha, "leaves the identity of the weights of the supernet"),
         (OuterGradients, "leaves the gradients of the supernet"),
         (BlindToAlpha, "outer_loss is differentiable in alpha"),
+        (Answers, "check returns nothing"),
+        (Refuses, r"check lets pass images .*\n.* give it options and norms that suit"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -455,6 +468,21 @@ class MissingClass(Stripes):
     classes = 4
 
 
+class NumberedContents(Stripes):
+    contents = 7
+
+
+class OneSize(Stripes):
+    def training_images(self, side):
+        return self.split("train")
+
+
+class OtherOrder(Stripes):
+    def training_images(self, side):
+        held = self.split("train")
+        return Held(torch.nn.functional.interpolate(held.images, (side, side)), held.labels.roll(1))
+
+
 class Empty(Stripes):
     def split(self, name):
         held = super().split(name)
@@ -477,6 +505,9 @@ class Empty(Stripes):
         (Unordered, "order of the indices"),
         (MissingClass, "every class has a training image"),
         (Empty, "has images"),
+        (NumberedContents, "contents is a str"),
+        (OneSize, r"training_images\(7\) have shape \(n, 1, 7, 7\)"),
+        (OtherOrder, r"training_images are those of split\('train'\) in the same order"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )

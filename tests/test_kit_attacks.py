@@ -128,6 +128,13 @@ class KnowsNothing:
 
 
 @frozen
+class Fussy(Guesses):
+    def check(self, shape, classes, threat):
+        if classes < 10:
+            raise OptionError(f"found {classes} classes; 10 would do")
+
+
+@frozen
 class RefusesWrongly:
     def build(self, threat):
         return {"linf": LinfFastGradientAttack}[threat.norm]()
@@ -186,12 +193,13 @@ def _network_of(model):
         (changed(unrepeatable), "a run can be repeated"),
         (KnowsNothing, "knows at least one norm"),
         (RefusesWrongly, "raises OptionError"),
+        (Fussy, "check lets pass images .*, 3 classes"),
         (OtherDistance, "distance is the threat's norm"),
         (NotFoolbox, "is a foolbox attack"),
     ],
     ids=[
         "leaves-ball", "leaves-box", "does-nothing", "moves-at-zero", "wrong-shape", "wrong-dtype", "nan",
-        "leaves-requires-grad", "leaves-training", "unrepeatable", "no-norm", "refuses-wrongly",
+        "leaves-requires-grad", "leaves-training", "unrepeatable", "no-norm", "refuses-wrongly", "fussy",
         "other-distance", "not-foolbox",
     ],
 )  # fmt: skip

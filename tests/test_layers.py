@@ -14,10 +14,10 @@ FRAMEWORK = ROOT / "framework" / "robustnas"
 PLUGINS = ROOT / "plugins" / "robustnas_plugins"
 
 ROWS = [
-    {"bracket", "draws", "errors", "suggest", "foolbox_import", "convolution", "interrupt", "finite"},
+    {"bracket", "draws", "errors", "suggest", "fixed_norm", "foolbox_import", "convolution", "interrupt", "finite"},
     {"threat", "seeding", "report", "artifacts", "device", "frozen", "genotype", "pixels",
      "double_backward", "memory", "precision", "recompute", "synchronised", "world"},
-    {"contracts", "foolbox_attack"},
+    {"contracts", "foolbox_attack", "resized_crop", "colour_jitter"},
     {"bounds", "registry", "options", "images", "augment", "normalize", "statistics", "cells"},
     {"recipe", "perturb", "feed"},
     {"batches", "attack_order"},

@@ -12,7 +12,7 @@ from torch import nn
 
 from robustnas import memory
 from robustnas.cli import main
-from robustnas.errors import InputError, RunError
+from robustnas.errors import InputError, OptionError, RunError
 from robustnas.memory import Peak, Tally, device_lost, explain, extrapolated, highest, out_of_memory, text
 from robustnas.plan import KINDS
 from robustnas.recipe.schema import ConjugateGradient, Exact, Neumann, Search, Train, Unrolled
@@ -174,14 +174,20 @@ threat: {norm: linf, epsilon: 0.01}
 search: {epochs: 1, batch: 16}
 methods:
   darts: {}
-  jac: {metric: {name: jacobian, rows: 99}}
+  jac: {metric: jacobian}
   published: {genotype: DARTS_V2}
 train: {epochs: 1, auxiliary: 0, drop_path: 0}
 attacks: []
 """
 
 
-def test_a_plan_shows_the_estimate_where_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_plan_shows_the_estimate_where_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def refused(self: object, network: object, images: object, labels: object, threat: object) -> None:
+        raise OptionError("no score of these images")
+
+    monkeypatch.setattr("robustnas_plugins.metrics.jacobian.Jacobian.score", refused)
     recipe = tmp_path / "r.yaml"
     recipe.write_text(RECIPE)
     assert main(["plan", str(recipe)]) == 0
@@ -195,7 +201,7 @@ def test_a_plan_shows_the_estimate_where_it_is_asked_for(tmp_path: Path, capsys:
     assert "  ~" in rows["darts"]
     assert "~" not in rows["jac"]
     assert "~" not in rows["published"]
-    assert any(line.startswith("the memory of jac is not known: metric jacobian: rows: 99") for line in lines)
+    assert any(line.startswith("the memory of jac is not known: no score of these images") for line in lines)
 
 
 @pytest.mark.parametrize(

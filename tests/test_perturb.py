@@ -144,7 +144,7 @@ def test_without_a_random_start_it_begins_at_the_clean_image():
     walked = 0
     for norm in NORMS:
         options = {"threat": ThreatModel(norm, 0.2), "steps": 0, "generator": generator()}
-        assert torch.equal(ascend(torch.sum, images, **options, random_start=False), images)
+        assert torch.equal(ascend(torch.sum, images, **options, noise=0.0), images)
         assert not torch.equal(ascend(torch.sum, images, **options), images)
         walked += 1
     assert walked == 3

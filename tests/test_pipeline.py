@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -16,6 +19,8 @@ import pytest
 import torch
 
 from robustnas.cli import main
+from robustnas.recipe import load
+from robustnas.run import directory
 
 RECIPE = """
 dataset: digits
@@ -292,12 +297,30 @@ def test_two_runs_do_not_share_a_directory_and_ctrl_c_says_how_to_go_on(tmp_path
     wait_for(lambda: any((tmp_path / "run" / "search").glob("*/history.jsonl")), first)
     status, message = end(start(tmp_path))
     assert status == 2
-    assert f"another run (process {first.pid}) works in this directory" in message
+    assert f"another run (process {first.pid} on {platform.node()}) works in this directory" in message
     first.send_signal(signal.SIGINT)
     status, message = end(first)
     assert status == 130
     assert "Traceback" not in message
     assert f"robustnas run {tmp_path / 'r.yaml'}" in message
+
+
+def test_a_ctrl_c_that_an_import_swallows_is_honoured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    original, before = load.load, signal.getsignal(signal.SIGINT)
+
+    def swallows(*given: Any) -> Any:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return original(*given)
+
+    monkeypatch.setattr(load, "load", swallows)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert run(tmp_path) == 130
+    assert f"to go on where it stopped: robustnas run {tmp_path / 'r.yaml'}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_no_cuda_here_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -384,6 +407,52 @@ def test_a_damaged_layout_is_written_again(copy: Path, capsys: pytest.CaptureFix
     assert f"delete the file {copy / 'run' / 'layout.json'} alone" in capsys.readouterr().err
     assert run(copy, "--quiet") == 0
     assert results(copy) == before
+
+
+def test_a_layout_of_a_newer_version_says_so(copy: Path, capsys: pytest.CaptureFixture[str]):
+    file = copy / "run" / "layout.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "schema": 99}))
+    assert main(["table", str(copy / "run")]) == 2
+    message = capsys.readouterr().err
+    assert f"{file} is of schema 99 and this version of robustnas reads" in message
+    assert run(copy, "--quiet") == 0
+    assert main(["table", str(copy / "run")]) == 0
+
+
+def test_a_result_of_another_form_is_damaged(copy: Path, capsys: pytest.CaptureFixture[str]):
+    for kind, key in [
+        ("clean", "predictions"),
+        ("certify", "radius"),
+        ("probe", "flags"),
+        ("search", "search_seconds"),
+    ]:
+        file = next((copy / "run" / kind).glob("darts*")) / "result.json"
+        text = file.read_text()
+        file.write_text(json.dumps({**json.loads(text), key: "x"}))
+        assert main(["table", str(copy / "run")]) == 2
+        assert f"{file} is damaged: its {key} is 'x'" in capsys.readouterr().err
+        file.write_text(text)
+
+
+def test_what_a_kill_left_half_written_is_cleared(copy: Path):
+    left = next((copy / "run" / "train").glob("darts*")) / ".checkpoint.pt.abc.part"
+    left.write_bytes(b"half")
+    assert run(copy, "--quiet") == 0
+    assert not left.exists()
+
+
+def test_a_file_system_without_locks_is_not_called_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def refused(file: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(directory, "_try_lock", refused)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert run(tmp_path, "--quiet") == 2
+    message = capsys.readouterr().err
+    assert "has no locks" in message
+    assert "another run" not in message
 
 
 def test_a_run_that_is_refused_claims_nothing(tmp_path: Path):

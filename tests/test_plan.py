@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from robustnas.errors import InputError, RecipeError
-from robustnas.plan import KINDS, Plan, digest, make
+from robustnas.images import batches, shuffled
+from robustnas.plan import KINDS, Plan, digest, make, settings
 from robustnas.recipe.load import load
+from robustnas.recipe.schema import REGIMES, Train
 
 RECIPE = """
 dataset: digits
@@ -72,6 +76,7 @@ def test_methods_that_share_a_stage_share_its_result(recipe: Path):
         ("search_space.channels=4", {"search", "train", "clean", "probe", "attack", "certify"}),
         ("search_space.network_cells=2", {"train", "clean", "probe", "attack", "certify"}),
         ("train.epochs=2", {"train", "clean", "probe", "attack", "certify"}),
+        ("train.random_resized_crop=[0.1, 1]", {"train", "clean", "probe", "attack", "certify"}),
         ("evaluate.images=10", {"clean", "probe", "attack", "certify"}),
         ("certify.method=ibp", {"certify"}),
         ("certify.batch=7", set()),
@@ -81,6 +86,28 @@ def test_methods_that_share_a_stage_share_its_result(recipe: Path):
 def test_only_what_matters_changes_a_key(recipe: Path, override: str, changed: set[str]):
     before, after = plan(recipe), plan(recipe, override)
     assert {kind for kind in KINDS if keys(before, kind) != keys(after, kind)} == changed
+
+
+def test_keys_that_came_later_change_no_digest_until_they_are_given():
+    later = {"random_resized_crop": [0.1, 1.0], "read_size": 8, "colour_jitter": [0.4, 0.4, 0.4, 0.2]}
+    before = settings(Train(), regime=REGIMES)
+    assert settings(Train(**later), regime=REGIMES) == {**before, **later} != before
+
+
+def test_images_of_one_s_own_are_known_by_their_files_and_not_by_their_folder(recipe: Path, tmp_path: Path):
+    for number, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        (tmp_path / "here" / place).mkdir(parents=True)
+        (tmp_path / "here" / place / "0.png").write_bytes(b"x" * number)
+
+    def found(folder: str) -> list[str]:
+        of = plan(recipe, f"dataset={{name: image-folder, folder: {tmp_path / folder}, size: 8}}")
+        return [str(of.identity["dataset"]), *(stage.key for stage in of.stages)]
+
+    before = found("here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert found("there") == before
+    (tmp_path / "there" / "train" / "a" / "1.png").write_bytes(b"more")
+    assert not set(found("there")) & set(before)
 
 
 def test_a_search_without_a_metric_does_not_depend_on_the_threat(recipe: Path):
@@ -166,16 +193,22 @@ def test_a_published_genotype_needs_no_search(recipe: Path):
 def test_a_genotype_file_is_found_beside_the_recipe(recipe: Path):
     data = plan(recipe, "methods.p={genotype: DARTS_V1}").methods["p"].genotype
     (recipe.parent / "cell.json").write_text(json.dumps(data))
-    (recipe.parent / "many.json").write_text(json.dumps({"genotypes": {"one": data}}))
+    sections = {"_meta": {"made": "by hand"}, "genotypes": {"one": data}, "others": {"deep": {"two": data}}}
+    (recipe.parent / "many.json").write_text(json.dumps(sections))
     assert plan(recipe, "methods.p={genotype: cell.json}").methods["p"].genotype == data
-    assert plan(recipe, "methods.p={genotype: 'many.json#one'}").methods["p"].genotype == data
+    for name in ("one", "two"):
+        assert plan(recipe, f"methods.p={{genotype: 'many.json#{name}'}}").methods["p"].genotype == data
 
 
 @pytest.mark.parametrize(
     ("source", "text"),
     [
         ("DARTS_V9", "neither a file .* nor a published genotype.*DARTS_V2"),
+        ("x" * 300, "neither a file"),
         ("broken.json", "is not JSON"),
+        ("deep.json", "is not JSON"),
+        ("'two.json#a'", "has 2 entries 'a' that differ"),
+        ("'two.json#b'", "has no entry 'b'.*it has a$"),
         ("list.json", "does not hold a genotype"),
         ("'list.json#x'", "no entry|has no entry"),
         ("other.json", "methods.p.genotype"),
@@ -183,10 +216,53 @@ def test_a_genotype_file_is_found_beside_the_recipe(recipe: Path):
 )
 def test_a_genotype_that_cannot_be_used_is_a_fault_of_the_recipe(recipe: Path, source: str, text: str):
     (recipe.parent / "broken.json").write_text("{")
+    (recipe.parent / "deep.json").write_text("[" * 100_000)
+    (recipe.parent / "two.json").write_text('{"s": {"a": {"x": 1}}, "t": {"a": {"x": 2}}}')
     (recipe.parent / "list.json").write_text("[1]")
     (recipe.parent / "other.json").write_text('{"width": 4}')
     with pytest.raises(RecipeError, match=text):
         plan(recipe, f"methods.p={{genotype: {source}}}")
+
+
+def test_steps_are_counted_as_the_stages_take_them():
+    sizes = [(count, batch) for count in range(1, 12) for batch in range(1, 6)]
+    taken = {size: len(shuffled(torch.arange(size[0]), size[1], torch.Generator())) for size in sizes}
+    assert {size: batches(*size) for size in sizes} == taken
+    assert taken[9, 4] == 2, "an image left alone joins the batch before it"
+
+
+def test_files_of_a_base_lie_beside_it(recipe: Path):
+    base = recipe.parent / "sub" / "base.yaml"
+    base.parent.mkdir()
+    base.write_text(RECIPE.replace("darts: {}", "p: {genotype: g.json}"))
+    (base.parent / "g.json").write_text(
+        json.dumps(plan(recipe, "methods.p={genotype: DARTS_V2}").methods["p"].genotype)
+    )
+    recipe.write_text("extends: sub/base.yaml\n")
+    assert plan(recipe).methods["p"].genotype is not None
+    with pytest.raises(RecipeError, match=r"^--set methods.p.genotype=g.json: methods.p.genotype: found 'g.json'"):
+        plan(recipe, "methods.p.genotype=g.json")
+
+
+def test_what_plugins_refuse_of_the_dataset_is_told_at_once_and_in_place(recipe: Path):
+    recipe.write_text(
+        RECIPE.replace("metric: jacobian", "metric: {name: jacobian, rows: 11}").replace(
+            "[fgsm,", "[{name: corruptions, families: [saturate]},"
+        )
+        + "# end\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        plan(recipe, "methods.two={metric: [certified-bound, {name: jacobian, rows: 12}]}", "methods.p={genotype: NO}")
+    lines = RECIPE.splitlines()
+    rows, attacks = (next(i for i, line in enumerate(lines, 1) if word in line) for word in ("jacobian", "attacks"))
+    places = [re.split(": found|, found| of a network", fault)[0] for fault in caught.value.faults]
+    assert places == [
+        f"{recipe}:{rows}:17: methods.jac.metric: rows: 11",
+        f"{recipe}:{attacks}:11: attacks.0: saturate needs images of three channels",
+        "--set methods.two={metric: [certified-bound, {name: jacobian, rows: 12}]}: methods.two.metric.1: rows: 12",
+        "--set methods.p={genotype: NO}: methods.p.genotype",
+    ]
+    assert plan(recipe, "methods.jac.metric.rows=10", "attacks.0=fgsm").methods["jac"].metrics
 
 
 def test_gamma_matters_only_where_there_is_a_score(recipe: Path):

@@ -247,6 +247,28 @@ def test_extends_faults(folder: Path) -> None:
     assert "found 3; text would do" in faults(f"extends: 3\n{BASE}")[0]
 
 
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [
+        (None, "r.yaml:1:10: extends: base.yaml: no such file"),
+        ("", "r.yaml:1:10: extends: base.yaml:1:1: found nothing in the file"),
+        ("dataset: [\n", "base.yaml:2:1: not YAML"),
+        (f"extends: third.yaml\n{BASE}", "r.yaml:1:10: extends: found 'base.yaml', which extends a recipe itself"),
+    ],
+)
+def test_what_a_base_that_cannot_be_had_may_hold_is_not_missing(folder: Path, base: str | None, told: str) -> None:
+    if base is not None:
+        Path("base.yaml").write_text(base)
+    found = faults(
+        "extends: base.yaml\nserch: {}\nthreat: {epsilon: 1/255}\nsearch_space: {cells: 3}\n"
+        "attacks: [{name: steps, step: 3}]\nmethods: {m: {metric: {radius: 1}}}\n"
+    )
+    assert sum(told in fault for fault in found) == 1
+    assert sum("serch: unknown section" in fault for fault in found) == 1
+    assert sum("attacks.0.step: unknown option" in fault for fault in found) == 1
+    assert len(found) == 3
+
+
 # --set
 
 

@@ -132,6 +132,12 @@ FAULTS = [
     ("search_space: {name: space, ops: skip}\n", "search_space.ops", "found 'skip'; list of text would do"),
     ("search_space: {name: space, ops: [skip, 3]}\n", "search_space.ops.1", "found 3; text would do"),
     ("search_space: {name: space, ops: []}\n", "search_space.ops", "found 0 of them; at least 1 would do"),
+    (
+        "search: {batch: 7, accumulate: 4}\n",
+        "search.accumulate",
+        "found 4 parts of batch: 7, and batch norm needs two images a part; at most 3 would do",
+    ),
+    ("train: {accumulate: 49}\n", "train.accumulate", "found 49 parts of batch: 96"),
     ("threat: {norm: linf, epsilon: -8/255}\n", "threat.epsilon", "at least 0, found -0.03"),
     ("threat: {norm: linf, epsilon: 8/0}\n", "threat.epsilon", "found '8/0', which divides by zero"),
     ("threat: {norm: linf, epsilon: .nan}\n", "threat.epsilon", "found .nan; a finite number would do"),
@@ -219,6 +225,13 @@ FAULTS = [
         "no score to weigh",
     ),
     ("methods: {a: {metric: {name: picky, a: 2, b: 1}}}\n", "methods.a.metric", "a is larger than b"),
+    ("methods: {a: {metric: {name: bug, b: 1}}}\n", "methods.a.metric.b", "failed with KeyError: 'missing'"),
+    ("methods: {a: {metric: {name: bug, c: 1}}}\n", "methods.a.metric.c", "failed with AttributeError: 'Bug' object"),
+    (
+        "methods: {a: {metric: lost}}\n",
+        "methods.a.metric",
+        "Lost: the default of option 'a' cannot be made: KeyError: 'missing'",
+    ),
     ("methods: {a: {metric: bug}}\n", "methods.a.metric", "failed with KeyError: 'missing'"),
     (
         "methods: {a: {metric: [{name: inner, radius: 1}, {name: inner, radius: 2}]}}\n",

@@ -163,6 +163,10 @@ def test_an_unknown_name_says_what_would_do() -> None:
         ("def inner_loss(self, supernet, images, labels, threat): ...", "found:    inner_loss("),
         ("def evaluate(self): ...", "the methods evaluate"),
         ("pass", "no method"),
+        (
+            "def score(self, network, images, labels, threat): ...\n    def check(self, shape, threat): ...",
+            "promised: check(self, shape, classes, threat)",
+        ),
     ],
 )
 def test_a_metric_with_another_signature_says_promised_and_found(site: Path, methods: str, complaint: str) -> None:
@@ -207,7 +211,8 @@ def test_attacks_search_spaces_and_datasets_are_compared_too(site: Path) -> None
     source = """
         from attrs import frozen
 
-        class NoBuild: pass
+        class NoBuild:
+            def check(self, images): ...
 
         class Space:
             def supernet(self, shape, classes): ...
@@ -237,6 +242,7 @@ def test_attacks_search_spaces_and_datasets_are_compared_too(site: Path) -> None
     attack = refused("fake", ATTACKS)
     assert "promised: build(self, threat)" in attack
     assert "foolbox" in attack
+    assert "found:    check(self, images)" in attack
     space = refused("fake", SEARCH_SPACES)
     assert "found:    genotype(self, alpha)" in space
     assert "promised: network(self, genotype, shape, classes, auxiliary=False)" in space

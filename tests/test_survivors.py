@@ -245,6 +245,29 @@ def test_another_seed_draws_other_numbers(whole: tuple[str, AttackRecord]):
         assert same_draws == (name == "mi-fgsm")
 
 
+def test_what_is_shared_is_shown_twice_and_what_is_not_asked_for_is_told(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    again = '  again: {network: "evaluated_nets:make", weights: weights.pt}\n'
+    weak = "attacks: [fgsm, {name: pgd, steps: 2, step_size: 0.01, label: one}]\nevaluate: {images: 20}\n"
+    prepare(tmp_path, again + weak + "certify: null\n")
+    assert run(tmp_path) == 0
+    first, second = json.loads((tmp_path / "run" / "table.json").read_text())["rows"]
+    assert first["robust"] is not None
+    assert {**second, "method": "net"} == first
+    assert [flag["attack"] for flag in first["flags"]] == ["one"]
+    capsys.readouterr()
+    fewer = "attacks: [{name: pgd, steps: 3, step_size: 0.01, label: another}]\nevaluate: {images: 20}\n"
+    for out, kept in (("run", True), ("fresh", False)):
+        prepare(tmp_path, fewer + "certify: null\n")
+        assert main(["run", "r.yaml", "--out", out]) == 0
+        told = "does not ask for them: finished stages of net (attack 2); they are kept"
+        assert (told in capsys.readouterr().out) == kept
+    assert (tmp_path / "run" / "table.json").read_bytes() == (tmp_path / "fresh" / "table.json").read_bytes()
+    prepare(tmp_path, weak.replace("label: one", "label: renamed") + "certify: null\n")
+    assert run(tmp_path) == 0
+    assert [flag["attack"] for flag in table(tmp_path / "run")["flags"]] == ["renamed"]
+
+
 def test_results_that_contradict_each_other_are_left_out_and_told(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     prepare(tmp_path, "attacks: [fgsm]\nevaluate: {images: 40}\ncertify: {method: ibp, norms: [linf]}\n")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
+from pathlib import Path
 
 import pytest
 from attrs import evolve
@@ -121,6 +123,8 @@ def test_a_figure_is_finite_or_null(values: list[float]):
 
 def test_what_was_not_measured_is_null():
     assert figure([None, None]) is None
+    assert figure([0.5, None]) == {"mean": 0.5, "std": None, "values": [0.5, None]}
+    assert figure([None, 0.5, 0.7])["std"] == pytest.approx(0.02**0.5)  # type: ignore[index]
     empty = row("m", [SeedResult(seed=0)], COLUMNS)
     assert empty["clean"] is empty["robust"] is empty["certified"] is None
     assert empty["certified_radius"] == {"linf": None, "l2": None, "l1": None}
@@ -155,6 +159,38 @@ def test_best_is_marked_once_for_its_direction():
     assert best["method"] == [False, False]
 
 
+def test_a_figure_over_some_of_the_seeds_says_so_and_one_figure_is_not_the_best():
+    rows = [
+        row("a", [result(0, search_seconds=None), result(1, certified=None, search_seconds=None)], COLUMNS),
+        row("b", [result(0), result(1)], COLUMNS),
+    ]
+    titles, body = cells(Comparison(THREAT, rows, COLUMNS, [], []))
+    shown = {title: [line[i] for line in body] for i, title in enumerate(titles)}
+    assert shown["certified %"] == [("25.00 (1 of 2 seeds)", True), ("25.00 ± 0.00", True)]
+    assert shown["search s"] == [("-", False), ("2.5 ± 0.0", False)]
+    assert rows[0]["certified"]["values"] == [0.25, None]
+
+
+def test_names_are_shown_as_they_are_written():
+    attack = AttackColumn("a|b [red]", THREAT, True)
+    variants = Verdicts(standing={attack.label: [1, 1, 1, 1]}, variants={attack.label: {"fog|1 [red]": 0.5}})
+    found = Comparison(THREAT, [row("m", [result(attacks=variants)], [attack])], [attack], [], [])
+    out = io.StringIO()
+    show(found, Console(file=out))
+    assert out.getvalue().count("a|b [red]") == 2
+    assert "fog|1 [red]" in out.getvalue()
+    table_lines = [line.replace("\\|", "") for line in markdown(found).splitlines() if line.startswith("|")]
+    assert [line.count("|") for line in table_lines] == [9] * 3 + [3] * 3
+
+
+def test_every_key_of_the_json_is_documented():
+    data = json_data(comparison())
+    text = (Path(__file__).parent.parent / "docs" / "results.md").read_text()
+    keys = {*data, *data["rows"][0], *data["rows"][0]["clean"], *data["attacks"]["fgsm"]}
+    assert len(keys) > 25
+    assert [key for key in keys if f"`{key}`" not in text] == []
+
+
 def test_the_four_forms_hold_the_same_rows():
     found = comparison()
     data = json.loads(json.dumps(json_data(found), allow_nan=False))
@@ -167,10 +203,12 @@ def test_the_four_forms_hold_the_same_rows():
     text = markdown(found)
     assert text.count("\n| d") == 2
     assert "**" in text
-    lines = csv_text(found).splitlines()
-    assert len(lines) == 3
-    assert lines[0].startswith("method,seeds,clean_mean,clean_std,fgsm_mean")
-    assert all(len(line.split(",")) == len(lines[0].split(",")) for line in lines)
+    assert "- mean certified linf radius with 0 for the wrongly classified: darts 0.0225, dsrna-cb 0.0225" in text
+    lines = list(csv.DictReader(io.StringIO(csv_text(found))))
+    assert list(lines[0])[:5] == ["method", "seeds", "clean_mean", "clean_std", "fgsm_mean"]
+    assert [line["method"] for line in lines] == ["darts", "dsrna-cb"]
+    assert float(lines[0]["radius_l2_all_mean"]) == pytest.approx(0.225)
+    assert all(None not in line and None not in line.values() for line in lines)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140, 400])

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from attrs import evolve, frozen
+from attrs import Factory, evolve, frozen
 
 from robustnas import interrupt, seeding, train
 from robustnas.artifacts import StageFolder
 from robustnas.errors import InputError, RunDirectoryError, RunError
+from robustnas.images import InMemory
 from robustnas.normalize import PixelNetwork
 from robustnas.recipe.schema import Adversarial, Standard, Trades, Train
 from robustnas.report import silent
+from robustnas.run.task import TrainingOnly
 from robustnas.threat import ThreatModel
 from robustnas.train.loop import learning_rate
 from robustnas.train.regimes import loss as regime_loss
@@ -50,7 +52,7 @@ def test_it_learns_and_reports_every_epoch(tmp_path: Path):
         CPU,
         lambda done, total, unit, **f: seen.append((done, total, unit)),
     )
-    assert seen == [(e, 8, "epoch") for e in range(1, 9)]
+    assert seen == [(e, 8, "epoch") for e in range(9)]
     network = train.load(StageFolder(tmp_path), ToySpace(), {"width": 4}, Bars(), task(epochs=8).settings)
     images = Bars().split("test")
     accuracy = (network(images.pixels).argmax(1) == images.labels).float().mean()
@@ -148,6 +150,98 @@ def test_all_training_images_are_used_and_no_test_image(tmp_path: Path):
     assert watched.taken == set(range(48))
 
 
+@frozen
+class Photographs(Bars):
+    """Bars that can be read larger; remembers in which sizes its images were read, and how many of them."""
+
+    read: dict[int, set[int]] = Factory(dict)
+
+    def split(self, name: str) -> Any:
+        return self._counted(super().split(name), 6)
+
+    def training_images(self, side: int) -> Any:
+        images = super().split("train")
+        larger = F.interpolate(images.pixels, (side, side), mode="bilinear")
+        return self._counted(InMemory(larger, images.labels), side)
+
+    def _counted(self, images: InMemory, side: int) -> Any:
+        read = self.read.setdefault(side, set())
+
+        class Counting:
+            labels = images.labels
+
+            def take(self, indices: torch.Tensor) -> torch.Tensor:
+                read.update(indices.tolist())
+                return images.take(indices)
+
+        return Counting()
+
+
+CROPS = {"crop": 0, "random_resized_crop": [0.5, 1.0], "flip": True}
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_images_are_read_larger_to_be_cropped_and_as_they_are_to_be_judged(tmp_path: Path, checkpoint: str):
+    photographs = Photographs()
+    wanted = task(**CROPS, read_size=9, colour_jitter=[0.4, 0.4, 0.4, 0.2], epochs=3, checkpoint=checkpoint)
+    train.run(evolve(wanted, dataset=TrainingOnly(photographs)), StageFolder(tmp_path), CPU, silent)
+    if checkpoint == "last":
+        assert photographs.read == {9: set(range(48))}
+    else:
+        assert photographs.read.keys() == {6, 9}
+        assert photographs.read[6] | photographs.read[9] == set(range(48))
+        assert not photographs.read[6] & photographs.read[9], "what chooses the checkpoint does not train"
+
+
+def test_random_resized_crops_resume_and_differ_from_none(tmp_path: Path):
+    wanted = task(**CROPS, colour_jitter=[0.2, 0.2, 0.2, 0.1], epochs=2)
+    whole = train.run(wanted, StageFolder(tmp_path / "whole"), CPU, silent)
+    stopped = StageFolder(tmp_path / "stopped")
+
+    def kill(done: int, *rest: Any, **figures: float) -> None:
+        if done == 1:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train.run(wanted, stopped, CPU, kill)
+    assert without_seconds(train.run(wanted, stopped, CPU, silent)) == without_seconds(whole)
+    plain = train.run(task(crop=0, flip=True, epochs=2), StageFolder(tmp_path / "plain"), CPU, silent)
+    assert plain["loss"] != whole["loss"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"random_resized_crop": [0.5]}, "two shares of the area"),
+        ({"random_resized_crop": [0.0, 1.0]}, "two shares of the area"),
+        ({"random_resized_crop": [0.9, 0.5]}, "two shares of the area"),
+        ({"random_resized_crop": [0.5, 1.0], "crop": 4}, "one of the two ways to crop"),
+        ({"read_size": 9}, r"random_resized_crop: \[0\.08, 1\] beside it"),
+        ({"colour_jitter": [0.4, 0.4, 0.4]}, "four numbers"),
+        ({"colour_jitter": [0.4, 0.4, -0.4, 0.1]}, "four numbers"),
+        ({"colour_jitter": [0.4, 0.4, 0.4, 0.6]}, "four numbers"),
+    ],
+)
+def test_crops_and_colours_that_make_no_sense_are_refused(keys: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        Train(**keys)
+
+
+def test_sizes_and_colours_that_a_dataset_does_not_have_are_refused(tmp_path: Path):
+    folder = StageFolder(tmp_path)
+    with pytest.raises(InputError, match=r"read_size: 9, and the dataset reads its images in one size"):
+        train.run(task(**CROPS, read_size=9), folder, CPU, silent)
+    with pytest.raises(InputError, match=r"read_size: 5, and the network sees 6x6 pixels; 6 or more"):
+        train.run(evolve(task(**CROPS, read_size=5), dataset=Photographs()), folder, CPU, silent)
+
+    @frozen
+    class TwoChannels(Bars):
+        shape = (2, 6, 6)
+
+    with pytest.raises(InputError, match="images of 2 channels"):
+        train.run(evolve(task(colour_jitter=[0.1] * 4), dataset=TwoChannels()), folder, CPU, silent)
+
+
 def test_best_is_chosen_on_images_that_did_not_train(tmp_path: Path):
     result = train.run(task(checkpoint="best", holdout=0.25), StageFolder(tmp_path), CPU, silent)
     history = StageFolder(tmp_path).history()
@@ -176,6 +270,44 @@ def test_perturbed_images_are_admissible_and_worse(regime: Any):
     net.eval()
     before = F.cross_entropy(net(images.pixels), images.labels)
     assert F.cross_entropy(net(found), images.labels) > before or isinstance(regime, Trades)
+
+
+@pytest.mark.parametrize("regime", [Adversarial(steps=3, step_size=0.04), Trades(steps=3, step_size=0.04, noise=0.01)])
+def test_perturbed_images_are_those_of_the_papers(regime: Any):
+    """Written again as in the papers: signs of the gradient in eval mode, cut to ball and box after every step."""
+    images = Bars().split("train")
+    net, x = network(), images.pixels
+    found = perturb(regime, net, x, images.labels, THREAT, torch.Generator().manual_seed(5))
+    draws, shape = torch.Generator().manual_seed(5), x.shape
+    net.eval()
+    clean = net(x).softmax(1).detach()
+    if isinstance(regime, Trades):
+        other = x + regime.noise * torch.randn(shape, generator=draws)
+    else:
+        other = x + THREAT.epsilon * (2 * torch.rand(shape, generator=draws) - 1)
+    other = other.clamp(0, 1)
+    for _ in range(3):
+        other.requires_grad_()
+        logits = net(other)
+        if isinstance(regime, Trades):
+            raised = F.kl_div(logits.log_softmax(1), clean, reduction="sum")
+        else:
+            raised = F.cross_entropy(logits, images.labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(raised, other)
+        other = other.detach() + 0.04 * gradient.sign()
+        other = torch.min(torch.max(other, x - THREAT.epsilon), x + THREAT.epsilon).clamp(0, 1)
+    torch.testing.assert_close(found, other)
+    net.train()
+    torch.manual_seed(0)
+    loss, _ = regime_loss(regime, net, x, images.labels, THREAT, F.cross_entropy, 0.0, torch.Generator().manual_seed(5))
+    torch.manual_seed(0)
+    if isinstance(regime, Trades):
+        natural = net(x)
+        divergence = F.kl_div(net(found).log_softmax(1), natural.softmax(1), reduction="batchmean")
+        expected = F.cross_entropy(natural, images.labels) + regime.beta * divergence
+    else:
+        expected = F.cross_entropy(net(found), images.labels)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_trades_is_cross_entropy_plus_beta_times_the_divergence():

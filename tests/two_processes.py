@@ -114,7 +114,7 @@ def messages(world: World) -> dict[str, torch.Tensor]:
     try:
         world.agree(fails)
     except RunError as fault:
-        told.append(str(fault) == "the second process says no")
+        told.append(str(fault) == "the second process says no" and fault.shared)
     summed = world.sum([torch.tensor([1.0 + world.rank]), torch.ones(2, 2, dtype=torch.float64)])
     average = world.average(torch.tensor(float(world.rank)), 1 + 2 * world.rank)
     return {"told": torch.tensor(told), "sum": summed[0], "sum64": summed[1], "average": average}

@@ -29,16 +29,21 @@ def _umask() -> int:
 
 UMASK = _umask()
 
+PART = ".part"
+"""How the name of a file ends that is being written; one that a killed process leaves behind is never read."""
+
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Write a file whole: into a neighbour, flushed to the disk, then renamed over `path`.
 
     Raises:
         DiskFullError: the disk is full; nothing that was there before is lost.
+        RunDirectoryError: the system does not let it be written: a read-only folder, say, or one in the file's place.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, neighbour = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    neighbour = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, neighbour = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
@@ -46,13 +51,24 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         os.chmod(neighbour, 0o666 & ~UMASK)  # a temporary file is its owner's alone; a result is not
         os.replace(neighbour, path)
     except BaseException as fault:
-        Path(neighbour).unlink(missing_ok=True)
+        if neighbour is not None:
+            Path(neighbour).unlink(missing_ok=True)
         if disk_full(fault):
             raise DiskFullError(
                 f"{path}: no space left on the device; what was done before is intact. "
                 "Free some space and run the same command again"
             ) from fault
+        if isinstance(fault, OSError):
+            raise RunDirectoryError(
+                f"{path} cannot be written: {fault.strerror or fault}; what was done before is intact\n"
+                f"  {_way_out(path)} and run the same command again"
+            ) from fault
         raise
+
+
+def _way_out(path: Path) -> str:
+    """What would let a file be written."""
+    return f"delete the folder {path}" if path.is_dir() else f"make {path.parent} a folder that you may write to"
 
 
 def disk_full(fault: BaseException) -> bool:
@@ -90,11 +106,13 @@ def read_json(path: Path, remedy: str | None = None) -> Any:
         remedy: what to do if it is damaged; default what helps for a stage's file, to delete the stage's folder.
 
     Raises:
-        RunDirectoryError: the file is damaged; the message says how to redo only that.
+        RunDirectoryError: the file is damaged or cannot be read; the message says how to redo only that.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as fault:
+    except OSError as fault:
+        raise RunDirectoryError(damaged(path, f"it cannot be read: {fault.strerror or fault}", remedy)) from fault
+    except ValueError as fault:
         raise RunDirectoryError(damaged(path, str(fault), remedy)) from fault
 
 

@@ -1,21 +1,28 @@
 """Augmentation of a batch on the device it lives on, drawn for each image on its own.
 
-    crop      padded with zeros on every side, then cut back to size at a random place
-    flip      mirrored left to right, for half of the images
-    cutout    a square is blanked out (DeVries and Taylor 2017, arXiv:1708.04552)
+    random_resized_crop    a random rectangle, resized: `robustnas.resized_crop`
+    crop                   padded with zeros on every side, then cut back to size at a random place
+    flip                   mirrored left to right, for half of the images
+    colour_jitter          brightness, contrast, saturation and hue: `robustnas.colour_jitter`
+    cutout                 a square is blanked out (DeVries and Taylor 2017, arXiv:1708.04552)
 
-`draw` decides what happens to each image of a batch, a few integers an image on the CPU; `apply` does it, on any
-device.  So processes that share a batch draw for all of it alike and apply their own part, and the same seed gives
-the same images however a batch is shared, and on every device.
+`draw` decides what happens to each image of a batch, a few numbers an image on the CPU; `apply` does it in the order
+above, on any device.  So processes that share a batch draw for all of it alike and apply their own part, and the same
+seed gives the same images however a batch is shared, and on every device: to the bit where pixels only move, up to the
+rounding of float32 where they are resized or change colour.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
+from robustnas import colour_jitter as colours
+from robustnas import resized_crop
 from robustnas.pixels import sent, unit
 
 
@@ -31,6 +38,8 @@ class Draws:
         crop: pixels of padding; 0 crops nothing.
         flip: whether images are mirrored at all.
         cutout: side of the blanked square in pixels; 0 blanks nothing.
+        boxes: (N, 4) int64, on the CPU: the rectangles that are resized to height and width; None resizes nothing.
+        jitter: what happens to colours; None is nothing.
     """
 
     table: Tensor
@@ -39,12 +48,16 @@ class Draws:
     crop: int = 0
     flip: bool = False
     cutout: int = 0
+    boxes: Tensor | None = None
+    jitter: colours.Jitter | None = None
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, some: slice | Tensor, /) -> Draws:
-        return Draws(self.table[some], self.height, self.width, self.crop, self.flip, self.cutout)
+        boxes = None if self.boxes is None else self.boxes[some]
+        jitter = None if self.jitter is None else self.jitter[some]
+        return evolve(self, table=self.table[some], boxes=boxes, jitter=jitter)
 
 
 def draw(
@@ -55,18 +68,24 @@ def draw(
     crop: int = 0,
     flip: bool = False,
     cutout: int = 0,
+    random_resized_crop: Sequence[float] | None = None,
+    colour_jitter: Sequence[float] | None = None,
+    read: tuple[int, int] | None = None,
 ) -> Draws:
     """Draws for a batch of `count` images.
 
     Args:
         count: images in the batch.
-        height: rows of an image.
-        width: columns of an image.
+        height: rows of an image, augmented.
+        width: columns of an image, augmented.
         generator: source of every draw.  Two calls with generators in the same state draw the same.
         crop: pixels of padding before the random crop.
         flip: mirror each image with probability 1/2.
         cutout: side of the blanked square, in pixels.  Its centre is any pixel, so it may reach over the
             border and blank less; at most the whole image.
+        random_resized_crop: smallest and largest share of an image's area.
+        colour_jitter: strengths of brightness, contrast, saturation and hue.
+        read: rows and columns of the images that random resized crops are cut from; default those of the result.
     """
 
     def uniform(below: int) -> Tensor:
@@ -80,31 +99,40 @@ def draw(
         table[:, 2] = uniform(2)
     if cutout:
         table[:, 3], table[:, 4] = uniform(height), uniform(width)
-    return Draws(table, height, width, crop, flip, cutout)
+    boxes = jitter = None
+    if random_resized_crop is not None:
+        boxes = resized_crop.boxes(count, *(read or (height, width)), random_resized_crop, generator)
+    if colour_jitter is not None:
+        jitter = colours.draw(count, colour_jitter, generator)
+    return Draws(table, height, width, crop, flip, cutout, boxes, jitter)
 
 
 def apply(images: Tensor, draws: Draws, fill: Tensor | None = None) -> Tensor:
     """Augmented images: (N, C, H, W), uint8 or in [0, 1] -> the same, in new memory where anything changed.
 
-    Bytes stay bytes unless there is a cutout, whose value is none: they become float32 in [0, 1] then.  Applied to
-    bytes or to the same images as floats, the result is the same to the bit.
+    Bytes stay bytes where pixels only move; otherwise they become float32 in [0, 1].  Applied to bytes or to the same
+    images as floats, the result is the same to the bit.
 
     Args:
-        images: a batch on any device.
+        images: a batch on any device; of any size where it is cropped and resized.
         draws: as many as there are images.
         fill: (C,) value of blanked pixels; None is 0.  DARTS blanks after normalisation, which here is the
             mean of the training images: pass the dataset's mean for the same.  Padding is 0 (black), as in DARTS.
     """
-    if images.shape[0] != len(draws) or images.shape[2:] != (draws.height, draws.width):
+    fits = draws.boxes is not None or images.shape[2:] == (draws.height, draws.width)
+    if images.shape[0] != len(draws) or not fits:
         raise ValueError(
             f"draws for {len(draws)} images of {draws.height}x{draws.width} do not fit images of "
             f"shape {tuple(images.shape)}"
         )
-    if not (draws.crop or draws.flip or draws.cutout):
-        return images
-    numbers = sent(draws.table, images.device)
+    if draws.boxes is not None:
+        images = resized_crop.resized(unit(images), draws.boxes, draws.height, draws.width)
+    if draws.crop or draws.flip or draws.cutout:
+        numbers = sent(draws.table, images.device)
     if draws.crop or draws.flip:
         images = _placed(images, draws, numbers)
+    if draws.jitter is not None:
+        images = colours.apply(unit(images), draws.jitter)
     return _blanked(unit(images), draws, numbers, fill) if draws.cutout else images
 
 
@@ -135,16 +163,3 @@ def _blanked(images: Tensor, draws: Draws, numbers: Tensor, fill: Tensor | None)
     blanked = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
     value = images.new_zeros(()) if fill is None else sent(fill.to(images.dtype), images.device).view(1, -1, 1, 1)
     return torch.where(blanked, value, images)
-
-
-def augment(
-    images: Tensor,
-    generator: torch.Generator,
-    crop: int = 0,
-    flip: bool = False,
-    cutout: int = 0,
-    fill: Tensor | None = None,
-) -> Tensor:
-    """`draw` and `apply` for a whole batch at once."""
-    draws = draw(images.shape[0], images.shape[2], images.shape[3], generator, crop=crop, flip=flip, cutout=cutout)
-    return apply(images, draws, fill)

@@ -48,13 +48,15 @@ class Batches:
 
     Args:
         feed: of the split's images.
-        shape: rows and columns of an image.
+        shape: rows and columns of an image, augmented.
         crop: see `robustnas.augment`.
         flip: likewise.
         cutout: likewise.
         fill: what cutout leaves, a value a channel.
         accumulate: parts that each process computes its share of a batch in.
         world: the processes that share a batch.
+        random_resized_crop: see `robustnas.augment`; images may be of another size than `shape` then.
+        colour_jitter: likewise.
     """
 
     feed: Feed
@@ -65,6 +67,8 @@ class Batches:
     fill: Sequence[float] = ()
     accumulate: int = 1
     world: World = ALONE
+    random_resized_crop: Sequence[float] | None = None
+    colour_jitter: Sequence[float] | None = None
 
     def of(self, order: Sequence[Tensor], generator: torch.Generator) -> Iterator[Batch]:
         """The batches whose images are at each of `order`'s indices (n,); draws once a batch, as it is asked for."""
@@ -84,8 +88,17 @@ class Batches:
     def _batch(
         self, images: Tensor, labels: Tensor, count: int, shares: list[slice], generator: torch.Generator
     ) -> Batch:
-        height, width = self.shape
-        draws = draw(count, height, width, generator, crop=self.crop, flip=self.flip, cutout=self.cutout)
+        draws = draw(
+            count,
+            *self.shape,
+            generator,
+            crop=self.crop,
+            flip=self.flip,
+            cutout=self.cutout,
+            random_resized_crop=self.random_resized_crop,
+            colour_jitter=self.colour_jitter,
+            read=(images.shape[2], images.shape[3]),
+        )
         own = torch.cat([torch.arange(share.start, share.stop) for share in shares])
         fill = torch.tensor(self.fill) if self.fill else None
         images = apply(images, draws[own], fill=fill)

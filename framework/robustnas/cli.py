@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from robustnas import __version__
+from robustnas import __version__, interrupt
 from robustnas.errors import InputError, RecipeError, RobustnasError
 from robustnas.suggest import did_you_mean
 
@@ -240,19 +240,22 @@ def _epsilon(text: str) -> float:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from robustnas.recipe.load import load
+    with interrupt.listening(arguments.quiet):  # a Ctrl-C that raises inside an import may be swallowed there
+        from robustnas.recipe.load import load
 
-    loaded = load(arguments.recipe, arguments.set)
-    from robustnas import pipeline  # imports torch, which a recipe with faults need not wait for
+        loaded = load(arguments.recipe, arguments.set)
+        interrupt.check()
+        from robustnas import pipeline  # imports torch, which a recipe with faults need not wait for
 
-    return pipeline.run(
-        loaded,
-        out=arguments.out,
-        device=arguments.device,
-        until=arguments.until,
-        jobs=arguments.jobs,
-        quiet=arguments.quiet,
-    )
+        interrupt.check()
+        return pipeline.run(
+            loaded,
+            out=arguments.out,
+            device=arguments.device,
+            until=arguments.until,
+            jobs=arguments.jobs,
+            quiet=arguments.quiet,
+        )
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -290,10 +293,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     out: Path = arguments.out or Path("runs") / f"evaluate-{name_of(asked)}"
-    loaded = written(recipe(asked), out / "evaluate.yaml", "robustnas evaluate", arguments.set)
-    from robustnas import pipeline
+    with interrupt.listening(arguments.quiet):
+        loaded = written(recipe(asked), out / "evaluate.yaml", "robustnas evaluate", arguments.set)
+        interrupt.check()
+        from robustnas import pipeline
 
-    return pipeline.run(loaded, out=out, device=arguments.device, quiet=arguments.quiet, keep=True)
+        interrupt.check()
+        return pipeline.run(loaded, out=out, device=arguments.device, quiet=arguments.quiet, keep=True)
 
 
 def _records(arguments: argparse.Namespace) -> int:
@@ -360,8 +366,9 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _list_plugins(arguments: argparse.Namespace) -> int:
-    """Every registered name with its package; with `--load` also whether it loads."""
+    """Every registered name with its package; with `--load` also whether it loads and its options can be read."""
     from robustnas.errors import PluginError
+    from robustnas.options import options_of
     from robustnas.registry import REGISTRIES
 
     rows: list[tuple[str, ...]] = []
@@ -373,7 +380,7 @@ def _list_plugins(arguments: argparse.Namespace) -> int:
         faults: dict[str, str] = {}
         for name in dict.fromkeys(entry.name for entry in registered) if arguments.load else ():
             try:
-                registry.load(name)
+                options_of(registry.load(name))
             except PluginError as fault:
                 faults[name] = str(fault)
         notes += [fault for name, fault in faults.items() if name not in conflicts]

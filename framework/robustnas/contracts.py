@@ -111,7 +111,8 @@ class SearchSpace(Protocol):
 class RobustnessMetric(Protocol):
     """How robust a network is (`score`), or how a method disturbs the two levels of the search (the losses).
 
-    A metric keeps at least one of the three.  One with `score` alone is a complete plugin.
+    A metric keeps at least one of the three.  One with `score` alone is a complete plugin.  It may have a `check`, see
+    `Particular`.
 
     A score that changes over the search (a radius that grows, say) has a second method, `at(progress)`, which returns
     an object with the `score` of that time, progress in [0, 1]; at 1 it scores as the metric itself does.
@@ -144,6 +145,17 @@ class OuterLoss(Protocol):
         """(N, C, H, W), (N,) -> scalar.  The supernet is in training mode and must be left in it."""
 
 
+class Particular(Protocol):
+    """A metric or an attack that not all images, numbers of classes or threats suit: it may have `check` as well."""
+
+    def check(self, shape: Shape, classes: int, threat: ThreatModel) -> None:
+        """Called for every method or column of a recipe before anything runs, so that no work is lost.
+
+        Raises:
+            OptionError: these options cannot be honoured there; says what would do.
+        """
+
+
 @runtime_checkable
 class AttackFactory(Protocol):
     """Makes a foolbox attack for one threat model.  A foolbox `Attack` class may be registered as it is.
@@ -154,6 +166,7 @@ class AttackFactory(Protocol):
       `corruption`.  Noise shows what comes and looks at the class alone; a corruption is never part of the worst case.
     - `evaluations(classes) -> float`: model evaluations an image costs at most; attacks run from cheap to expensive.
     - `transfers = True`: its images are made on the networks of the other methods and judged on this one.
+    - `check`, see `Particular`.
 
     `robustnas.foolbox_attack` has base classes for attacks in plain torch.
     """
@@ -175,6 +188,10 @@ class Dataset(Protocol):
 
     A field with `metadata={"identity": False}` (where the files lie, how many threads read them) changes no image:
     a run goes on when it changes.
+
+    Two members are optional.  `contents`, a str, tells data from other data where the options do not (people's own
+    images, say): results of other contents do not count.  `training_images(side) -> Images` is the training split,
+    in the same order, read as squares of that many pixels: what `train.read_size` asks for.
     """
 
     @property

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from robustnas.convolution import conv2d
+from robustnas.fixed_norm import scale_and_shift
 
 Function = Callable[..., Any]
 
@@ -160,10 +161,7 @@ def _batch_norm(
     if training or running_mean is None or running_var is None or half:
         return function(input, running_mean, running_var, weight, bias, training, momentum, eps)
     shape = (1, -1, *[1] * (input.dim() - 2))
-    scale = (running_var + eps).rsqrt()
-    scale = scale if weight is None else scale * weight
-    shift = -running_mean * scale
-    shift = shift if bias is None else shift + bias
+    scale, shift = scale_and_shift(running_mean, running_var, weight, bias, eps)
     return torch.addcmul(shift.view(shape), input, scale.view(shape))
 
 

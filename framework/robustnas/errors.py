@@ -19,9 +19,15 @@ from __future__ import annotations
 
 
 class RobustnasError(Exception):
-    """Base of all; `exit_status` is what the command line returns."""
+    """Base of all.
+
+    Attributes:
+        exit_status: what the command line returns.
+        shared: all processes of the run raise it, at the same place (`robustnas.world.World.agree`).
+    """
 
     exit_status = 1
+    shared = False
 
 
 class RunError(RobustnasError):

@@ -7,12 +7,15 @@ node i, `(operation, state)`; `*_concat` lists the nodes whose outputs are joine
     {"normal": [["sep_conv_3x3", 0], ["skip_connect", 1], ...], "normal_concat": [2, 3, 4, 5],
      "reduce": [...], "reduce_concat": [...]}
 
-Which operations exist is the space's matter; everything else is checked here.
+Some repositories write `reduction` and `reduction_concat`; these are read too.  Which operations exist is the
+space's matter; everything else is checked here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
+from reprlib import repr as shortened
 from typing import Any
 
 from attrs import Attribute, field, frozen
@@ -22,38 +25,57 @@ from robustnas.errors import InputError
 Gene = tuple[str, int]
 """One kept edge: an operation and the state it reads."""
 
+OTHER_NAMES = ("reduction", "reduction_concat")
+"""Keys of the reduction cell in some repositories, for `reduce` and `reduce_concat`."""
+
 
 def _genes(name: str, value: Any) -> tuple[Gene, ...]:
     """The edges of a cell from plain data, two a node, each reading a state before its node."""
     if not isinstance(value, (list, tuple)):
-        raise InputError(f"genotype: {name} is {value!r}; a list of [operation, input] pairs would do")
+        raise InputError(f"genotype: {name} is {shortened(value)}; a list of [operation, input] pairs would do")
     if not value or len(value) % 2:
         raise InputError(f"genotype: {name} has {len(value)} edges; two a node would do, and at least one node")
     genes = []
     for index, gene in enumerate(value):
         where = f"genotype: {name}[{index}]"
         if not isinstance(gene, (list, tuple)) or len(gene) != 2:
-            raise InputError(f"{where} is {gene!r}; a pair [operation, input] would do")
+            raise InputError(f"{where} is {shortened(gene)}; a pair [operation, input] would do")
         op, state = gene
         if not isinstance(op, str):
-            raise InputError(f"{where}: the operation is {op!r}; the name of an operation would do")
+            raise InputError(f"{where}: the operation is {shortened(op)}; the name of an operation would do")
         node = index // 2 + 2
         if isinstance(state, bool) or not isinstance(state, int) or not 0 <= state < node:
             raise InputError(
-                f"{where}: node {node} reads state {state!r}; a whole number from 0 to {node - 1} would do"
+                f"{where}: node {node} reads state {shortened(state)}; a whole number from 0 to {node - 1} would do"
             )
         genes.append((op, state))
     return tuple(genes)
 
 
-def _concat(name: str, value: Any, nodes: int) -> tuple[int, ...]:
+def _concat(name: str, value: Any, genes: tuple[Gene, ...]) -> tuple[int, ...]:
     """The nodes of a cell's output from plain data."""
+    nodes = len(genes) // 2
     if not isinstance(value, (list, tuple)) or not value:
-        raise InputError(f"genotype: {name} is {value!r}; a list of nodes, 2 to {nodes + 1}, would do")
+        raise InputError(f"genotype: {name} is {shortened(value)}; a list of nodes, 2 to {nodes + 1}, would do")
     for node in value:
         if isinstance(node, bool) or not isinstance(node, int) or not 2 <= node < nodes + 2:
-            raise InputError(f"genotype: {name} holds {node!r}; the nodes of this cell are 2 to {nodes + 1}")
+            raise InputError(f"genotype: {name} holds {shortened(node)}; the nodes of this cell are 2 to {nodes + 1}")
+    _refuse_all_edges(name.removesuffix("_concat"), genes, last=max(value))
     return tuple(value)
+
+
+def _refuse_all_edges(name: str, genes: tuple[Gene, ...], last: int) -> None:
+    """Raise where a node reads every state before it: two by two, such a list would pass for a larger cell.
+
+    Source of the form: Ha et al. 2023 (CRoZe), arXiv:2306.05031.
+    """
+    states = [state for _, state in genes]
+    for nodes in range(2, len(genes)):
+        if last < nodes + 2 and states == [state for node in range(2, nodes + 2) for state in range(node)]:
+            raise InputError(
+                f"genotype: {name} has all {len(genes)} edges of a cell of {nodes} nodes; two a node, {2 * nodes}, "
+                "would do"
+            )
 
 
 @frozen
@@ -83,15 +105,15 @@ class Genotype:
 
     @normal_concat.validator
     def _normal_output_holds(self, attribute: Attribute[Any], value: Any) -> None:
-        _concat(attribute.name, value, len(self.normal) // 2)
+        _concat(attribute.name, value, self.normal)
 
     @reduce_concat.validator
     def _reduce_output_holds(self, attribute: Attribute[Any], value: Any) -> None:
-        _concat(attribute.name, value, len(self.reduce) // 2)
+        _concat(attribute.name, value, self.reduce)
 
     @classmethod
     def from_data(cls, data: Any) -> Genotype:
-        """From plain data: a mapping with the four keys.
+        """From plain data: a mapping with the four keys, or with `reduction` for `reduce`.
 
         Keys beside the four are facts about the cell (`source`, `paper`), not part of it, and are left out.
 
@@ -104,15 +126,16 @@ class Genotype:
                 "reduce_concat would do"
             )
         keys = ("normal", "normal_concat", "reduce", "reduce_concat")
+        data = {**{key.replace("reduction", "reduce"): data[key] for key in OTHER_NAMES if key in data}, **data}
         if missing := [key for key in keys if key not in data]:
-            found = ", ".join(map(str, data)) or "nothing"
+            found = ", ".join(str(key)[:30] for key in islice(data, 12)) or "nothing"
             raise InputError(f"genotype: {', '.join(missing)} missing; found {found}")
         normal, reduce = _genes("normal", data["normal"]), _genes("reduce", data["reduce"])
         return cls(
             normal=normal,
-            normal_concat=_concat("normal_concat", data["normal_concat"], len(normal) // 2),
+            normal_concat=_concat("normal_concat", data["normal_concat"], normal),
             reduce=reduce,
-            reduce_concat=_concat("reduce_concat", data["reduce_concat"], len(reduce) // 2),
+            reduce_concat=_concat("reduce_concat", data["reduce_concat"], reduce),
         )
 
     def to_data(self) -> dict[str, Any]:

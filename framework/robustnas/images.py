@@ -294,6 +294,12 @@ def shuffled(indices: Tensor, batch: int, generator: torch.Generator) -> list[Te
     return batches
 
 
+def batches(count: int, batch: int) -> int:
+    """How many batches `shuffled` makes of `count` indices."""
+    left_alone = count > batch > 1 and count % batch == 1
+    return -(-count // batch) - left_alone
+
+
 def in_order(count: int, batch: int) -> list[Tensor]:
     """The indices 0 to count - 1 in ascending order, in batches of `batch`; the last may be smaller."""
     return [torch.arange(first, min(first + batch, count)) for first in range(0, count, batch)]

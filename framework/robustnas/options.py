@@ -17,6 +17,8 @@ from typing import Any, Literal, Union
 import attrs
 from attrs import frozen
 
+from robustnas.errors import PluginError
+
 MISSING: Any = attrs.NOTHING
 """The default of an option that has none."""
 
@@ -59,6 +61,9 @@ def options_of(cls: type) -> dict[str, Option]:
     """The options of a plugin class by name, in order.
 
     A field that begins with an underscore or is no argument of the constructor is none.
+
+    Raises:
+        PluginError: a default cannot be made.
     """
     documented = _documented(cls)
     if attrs.has(cls):
@@ -68,7 +73,7 @@ def options_of(cls: type) -> dict[str, Option]:
                 continue
             name = attribute.alias or attribute.name
             help_ = str(attribute.metadata.get("help") or documented.get(name, ""))
-            default = _default(attribute)
+            default = _default(attribute, cls)
             found[name] = Option(name, _resolved(attribute.type, cls), default, help_, attribute)
         return found
     if _constructor(cls) is object.__init__:
@@ -168,12 +173,24 @@ def value_text(value: Any) -> str:
     return str(value) if value != "" else '""'
 
 
-def _default(attribute: attrs.Attribute[Any]) -> Any:
-    """What a field holds when it is left out; a factory is called, unless it needs the object itself."""
-    default = attribute.default
-    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-        return "computed" if default.takes_self else default.factory()  # type: ignore[union-attr]
-    return default
+def _default(attribute: attrs.Attribute[Any], cls: type) -> Any:
+    """What a field holds when it is left out; a factory is called, unless it needs the object itself.
+
+    Raises:
+        PluginError: the factory fails.
+    """
+    default: Any = attribute.default
+    if not isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        return default
+    if default.takes_self:
+        return "computed"
+    try:
+        return default.factory()
+    except Exception as fault:  # a plugin's own failure, told as such
+        raise PluginError(
+            f"{cls.__module__}.{cls.__qualname__}: the default of option {attribute.name!r} cannot be made: "
+            f"{type(fault).__name__}: {fault}"
+        ) from fault
 
 
 def _constructor(cls: type) -> Any:

@@ -36,6 +36,7 @@ def pgd(
     steps: int,
     generator: torch.Generator,
     step_size: float | None = None,
+    noise: float | None = None,
 ) -> Tensor:
     """Images within the threat model at which `loss` is high.
 
@@ -48,7 +49,8 @@ def pgd(
         loss: (N, K) logits -> (N,), or a scalar that is a sum or mean over images; what is raised.
         threat: ball and box; every iterate is projected into both.
         steps: gradient steps after the random start.
-        generator: for the random start, uniform in the ball.
+        generator: for the random start.
+        noise: standard deviation of the Gaussian noise to start from; default uniform in the ball.
         step_size: length of a step in the threat's norm, in pixel units (in l1 summed over pixels); default
             epsilon / 4.
 
@@ -63,6 +65,7 @@ def pgd(
             steps=steps,
             generator=generator,
             step_size=step_size,
+            noise=noise,
         )
 
 
@@ -74,7 +77,7 @@ def ascend(
     steps: int,
     generator: torch.Generator,
     step_size: float | None = None,
-    random_start: bool = True,
+    noise: float | None = None,
 ) -> Tensor:
     """`pgd` on a loss of the images themselves: (N, C, H, W) -> the same shape, detached.
 
@@ -85,11 +88,11 @@ def ascend(
         steps: see there.
         generator: see there.
         step_size: see there.
-        random_start: whether the first step starts at a random image of the ball, or at the clean one.
+        noise: see there; 0 starts at the clean image.
     """
     clean = images.detach()
     length = threat.epsilon / 4 if step_size is None else step_size
-    perturbed = random_image(clean, threat, generator) if random_start else clean.clone()
+    perturbed = random_image(clean, threat, generator) if noise is None else _noisy(clean, noise, threat, generator)
     with torch.enable_grad():
         for _ in range(steps):
             perturbed.requires_grad_()
@@ -102,6 +105,12 @@ def ascend(
 def random_image(clean: Tensor, threat: ThreatModel, generator: torch.Generator) -> Tensor:
     """An image uniform in the ball, put into the box where it is outside: (N, C, H, W) -> the same shape."""
     return threat.project(clean + _random_start(clean, threat, generator), clean)
+
+
+def _noisy(clean: Tensor, noise: float, threat: ThreatModel, generator: torch.Generator) -> Tensor:
+    """The image with Gaussian noise of this deviation, put into ball and box: (N, C, H, W) -> the same shape."""
+    draws = torch.randn(clean.shape, generator=generator, device=generator.device).to(clean)
+    return threat.project(clean + noise * draws, clean)
 
 
 def _random_start(images: Tensor, threat: ThreatModel, generator: torch.Generator) -> Tensor:

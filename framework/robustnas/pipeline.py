@@ -65,12 +65,14 @@ def run(
             _prepare(loaded, todo, stages, directory, world)
             if keep and world.first:
                 write_text(loaded.path, loaded.source)
-            progress = Progress(quiet=quiet)
+            # of several processes one talks
+            progress = Progress(quiet=quiet, console=Console(stderr=True, quiet=not world.first))
             with progress.shown():
                 outcome = run_all(todo, stages, directory, chosen, jobs, progress, world)
             if until is None and world.first:
                 _write_table(directory, quiet)
-    return _conclude(outcome, directory, quiet, until)
+            world.told(None)  # torchrun ends all processes when one of them has failed: the table comes first
+            return _conclude(outcome, progress, directory, until)
 
 
 def _prepare(loaded: Loaded, todo: Plan, stages: list[Stage], directory: RunDirectory, world: World) -> None:
@@ -202,16 +204,17 @@ def _write_table(directory: RunDirectory, quiet: bool) -> None:
         raise VerdictError("\n".join(compared.contradictions))
 
 
-def _conclude(outcome: Outcome, directory: RunDirectory, quiet: bool, until: str | None) -> int:
-    console = Console(stderr=True)
+def _conclude(outcome: Outcome, progress: Progress, directory: RunDirectory, until: str | None) -> int:
+    console = progress.console
     if outcome.failures:
         console.print(
-            f"{len(outcome.failures)} stage(s) failed; the others are done. Run the same command again to retry them",
+            f"{len(outcome.failures)} stage(s) failed, each for the reason above; the others are done. The same "
+            "command tries what failed again, and is of use once that reason is gone",
             style="red",
             soft_wrap=True,
         )
         return 1
-    if not quiet:
+    if not progress.quiet:
         what = f"until {until}" if until else "table.md, table.csv, table.json"
         console.print(f"{what} in {directory.path}", markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -265,14 +265,20 @@ def _wrong_metric(cls: type) -> list[str]:
     if not parts:
         wanted = [f"{part}{_readable(inspect.signature(getattr(c, part)))}" for part, c in METRIC_PARTS.items()]
         return ["promised: at least one of", *(f"  {line}" for line in wanted), f"found:    {_public(cls)}"]
-    return [line for part in METRIC_PARTS if part in parts for line in _method(cls, part, METRIC_PARTS[part])]
+    wrong = [line for part in METRIC_PARTS if part in parts for line in _method(cls, part, METRIC_PARTS[part])]
+    return [*wrong, *_wrong_check(cls)]
 
 
 def _wrong_attack(cls: type) -> list[str]:
     if is_foolbox_attack(cls):
         return []
     wrong = _method(cls, "build", contracts.AttackFactory)
-    return [*wrong, "(or a foolbox Attack class)"] if wrong else []
+    return [*([*wrong, "(or a foolbox Attack class)"] if wrong else []), *_wrong_check(cls)]
+
+
+def _wrong_check(cls: type) -> list[str]:
+    """What is wrong with the `check` of a metric or an attack, which need not have one."""
+    return [] if _own(cls, "check") is None else _method(cls, "check", contracts.Particular)
 
 
 def _wrong_dataset(cls: type) -> list[str]:

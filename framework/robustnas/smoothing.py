@@ -126,10 +126,10 @@ def certify(
     source, numbers = _images(images, labels, indices, device)
     labels, vote = labels.cpu(), _vote(network, sigma, batch, device, seed)
 
-    def chosen(clean: Tensor, at: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    def chosen(clean: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """Classes and how many of the samples were of them, (n,) int64 both."""
-        classes = vote.counts(clean, own, at, "select", selection).argmax(dim=1)
-        counts = vote.counts(clean, own, at, "certify", samples)
+        classes = vote.counts(clean, own, "select", selection).argmax(dim=1)
+        counts = vote.counts(clean, own, "certify", samples)
         return classes, counts.gather(1, classes[:, None]).squeeze(1)
 
     def right(at: Tensor, found: tuple[Tensor, Tensor]) -> Tensor:
@@ -173,8 +173,8 @@ def predict(
     source, numbers = _images(images, None, indices, device)
     vote = _vote(network, sigma, batch, device, seed)
 
-    def answered(clean: Tensor, at: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        counts = vote.counts(clean, own, at, "predict", samples)
+    def answered(clean: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        counts = vote.counts(clean, own, "predict", samples)
         first = counts.argmax(dim=1)
         most = counts.gather(1, first[:, None]).squeeze(1)
         second = counts.scatter(1, first[:, None], -1).amax(dim=1).clamp_min(0)
@@ -233,13 +233,12 @@ class _Vote:
     device: torch.device
     seed: int
 
-    def counts(self, clean: Tensor, numbers: Tensor, at: Tensor, purpose: str, samples: int) -> Tensor:
+    def counts(self, clean: Tensor, numbers: Tensor, purpose: str, samples: int) -> Tensor:
         """How many noisy copies of each image are of each class.
 
         Args:
             clean: (n, C, H, W), on the device.
-            numbers: (n,) by which they draw.
-            at: (n,) their places, for messages.
+            numbers: (n,) by which they draw, and by which messages name them.
             purpose: samples of different purposes are independent.
 
         Returns:
@@ -259,8 +258,9 @@ class _Vote:
             logits: Tensor = self.network(clean[image.to(self.device)].add_(noise, alpha=self.sigma))
             broken = ~logits.isfinite().all(dim=1).cpu()
             if bool(broken.any()):
+                first_broken = int(numbers[image[broken][0]])
                 raise RunError(
-                    f"the network's logits for image {int(at[image[broken][0]])} under noise of sigma {self.sigma:g} "
+                    f"the network's logits for image {first_broken} under noise of sigma {self.sigma:g} "
                     "are not finite: it may overflow outside [0, 1], or its training has diverged"
                 )
             if counts is None:
@@ -287,7 +287,7 @@ def _over_images(
     numbers: Tensor,
     together: int,
     vote: _Vote,
-    one: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    one: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     right: Callable[[Tensor, tuple[Tensor, Tensor]], Tensor] | None,
     report: Report,
     world: World,
@@ -297,7 +297,7 @@ def _over_images(
     Args:
         numbers: (N,) by which they draw.
         together: images at once.
-        one: clean images (n, C, H, W), their places (n,) and numbers (n,) -> their two figures, (n,) each.
+        one: clean images (n, C, H, W) and their numbers (n,) -> their two figures, (n,) each.
         right: places and figures -> (n,) bool, certified right, for the report.
     """
     count = len(numbers)
@@ -314,7 +314,7 @@ def _over_images(
         ):
             # nothing splits into one part of nothing
             for at in share.split(together) if len(share) else ():
-                found.append((at, one(_take(images, at), at, numbers[at])))
+                found.append((at, one(_take(images, at, numbers[at]), numbers[at])))
                 done += len(at)
                 figures = {}
                 if right is not None:
@@ -330,17 +330,17 @@ def _over_images(
     return first, second
 
 
-def _take(images: Images, at: Tensor) -> Tensor:
+def _take(images: Images, at: Tensor, numbers: Tensor) -> Tensor:
     """Clean images, (n, C, H, W) float32.
 
     Raises:
-        DataError: a pixel lies outside [0, 1], or is not a number; the message names the image.
+        DataError: a pixel lies outside [0, 1], or is not a number; the message names the image by its number.
     """
     clean = images.take(at).float()
     outside = ~((clean >= -ROUNDING) & (clean <= 1 + ROUNDING)).flatten(1).all(dim=1)
     if bool(outside.any()):
         raise DataError(
-            f"image {int(at[int(outside.nonzero()[0])])} has pixels outside [0, 1]: divide by the largest value of a "
+            f"image {int(numbers[outside.cpu()][0])} has pixels outside [0, 1]: divide by the largest value of a "
             "pixel; normalisation belongs into the network"
         )
     return clean.clamp(0.0, 1.0)

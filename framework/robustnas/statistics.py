@@ -40,8 +40,7 @@ def scratch_statistics(network: nn.Module, *, biased: bool = True) -> Iterator[N
 
     Args:
         network: any module; its batch norm layers are found.
-        biased: batch norm normalises with the biased variance (divided by n) and notes the unbiased one
-        (divided by
+        biased: batch norm normalises with the biased variance (divided by n) and notes the unbiased one (divided by
             n - 1).  True notes the biased one, so that an eval pass over the same images computes what the
             training pass computed, to rounding; False spares that correction where no eval pass follows.
     """

@@ -109,6 +109,7 @@ class World:
         answers = self.gather((result, fault))
         for _, found in answers:
             if found is not None:
+                found.shared = True
                 raise found
         return [value for value, _ in answers]
 

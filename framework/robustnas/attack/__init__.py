@@ -18,8 +18,8 @@ that were wrong anyway as successes.
 
 from robustnas.attack.evaluate import evaluate
 from robustnas.attack.judge import TOLERANCE
-from robustnas.attack.network import own_batches, predict
+from robustnas.attack.network import predict
 from robustnas.attack.record import AttackRecord, robust
 from robustnas.threat import ORDER
 
-__all__ = ["ORDER", "TOLERANCE", "AttackRecord", "evaluate", "own_batches", "predict", "robust"]
+__all__ = ["ORDER", "TOLERANCE", "AttackRecord", "evaluate", "predict", "robust"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustnas import interrupt
 from robustnas.attack.judge import TOLERANCE
+from robustnas.attack.untouched import Untouched
 from robustnas.contracts import Images
 from robustnas.device import float32_with_gradients
 from robustnas.errors import DataError, DeviceError, RunError
@@ -150,7 +151,7 @@ def predict(
 
     Raises:
         DataError: pixels outside [0, 1].
-        RunError: logits that are not finite.
+        RunError: logits that are not finite, or a network that changes itself.
     """
     device = device_of(network, device)
     source = on_device(as_images(images, None), device)
@@ -161,10 +162,11 @@ def predict(
     def own() -> list[tuple[Tensor, Tensor]]:
         """The answers of this process's batches."""
         some, done = [], 0
-        with frozen(network), float32_with_gradients(device):
+        with Untouched.held([network]) as untouched, frozen(network), float32_with_gradients(device):
             for indices in own_batches(count, batch, world):
                 interrupt.check()
                 some.append((indices, answers(network, take(source, indices, names), names[indices]).cpu()))
+                untouched.check_itself()
                 done += len(indices)
                 report(min(done * world.size, count), count, "image")
         return some

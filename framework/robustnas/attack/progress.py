@@ -10,7 +10,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from robustnas.artifacts import StageFolder
+from robustnas.artifacts import StageFolder, damaged
+from robustnas.errors import RunDirectoryError
 from robustnas.threat import NORMS
 
 SECONDS = 20.0
@@ -83,7 +84,10 @@ class Progress:
         for path in self._files():
             state = StageFolder(path.parent).load_tensors(path.name) or {}
             for part, plain in state.items():
-                done = Done(**plain)
+                try:
+                    done = Done(**plain)
+                except TypeError as fault:
+                    raise RunDirectoryError(damaged(path, "it does not hold what was done of an attack")) from fault
                 self.of(part).add(done)
                 if path == self._file():
                     self._own.setdefault(part, Done()).add(done)

@@ -1,4 +1,4 @@
-"""The network's numbers before an attack, looked at again after every batch: what judges is what was asked about."""
+"""The network's numbers before it is looked at, and again afterwards: what judges is what was asked about."""
 
 from __future__ import annotations
 
@@ -71,13 +71,28 @@ class Untouched:
                     slot.put_back()
 
     def check(self, who: str) -> None:
-        """Refuse what `who` has done.
+        """Refuse what the attack `who` has done.
 
         Raises:
             RunError: a parameter or buffer is another; names the first.
         """
-        changed = next((slot.name for slot in self.slots if not slot.as_it_was()), None)
-        if changed is not None:
+        if (changed := self._changed()) is not None:
             raise RunError(
                 f"attack {who} changed the network ({changed}); its results are not used and the network is as it was"
             )
+
+    def check_itself(self) -> None:
+        """Refuse what the network's own forward pass has done: an attack would be blamed for it.
+
+        Raises:
+            RunError: a parameter or buffer is another; names the first.
+        """
+        if (changed := self._changed()) is not None:
+            raise RunError(
+                f"the network's own forward pass changes {changed} in eval mode, so an image's answer may depend on "
+                "what was asked before; a network whose parameters and buffers stay as they are would do"
+            )
+
+    def _changed(self) -> str | None:
+        """The first parameter or buffer that is another."""
+        return next((slot.name for slot in self.slots if not slot.as_it_was()), None)

@@ -1,4 +1,4 @@
-"""Batch norm in eval mode as what it is: a factor and a summand a channel, which a convolution in front can take over.
+"""Batch norm in eval mode, a factor and a summand a channel, taken over by the convolution in front.
 
     norm(conv(x))  =  conv'(x)       weight' = weight * scale,  bias' = bias * scale + shift
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import has_torch_function
 
+from robustnas import fixed_norm
 from robustnas.convolution import conv2d
 
 
@@ -21,18 +22,17 @@ def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """(C,) both: the layer in eval mode is x * scale + shift.  Gradients pass to the statistics if they have any."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = (norm.running_var + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    shift = -norm.running_mean * scale
-    return scale, shift if norm.bias is None else shift + norm.bias
+    return fixed_norm.scale_and_shift(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+
+
+def is_constant(norm: _BatchNorm) -> bool:
+    """Whether the layer is a factor and a summand a channel now."""
+    return not norm.training and norm.running_mean is not None and norm.running_var is not None
 
 
 def is_frozen(norm: _BatchNorm, x: Tensor) -> bool:
     """Whether the layer is a factor and a summand now, and a pass gains from it."""
-    if norm.training or norm.running_mean is None or norm.running_var is None:
-        return False
-    return torch.is_grad_enabled() or has_torch_function((x,))
+    return is_constant(norm) and (torch.is_grad_enabled() or has_torch_function((x,)))
 
 
 def convolve_and_norm(conv: nn.Conv2d, norm: _BatchNorm, x: Tensor) -> Tensor:

@@ -54,11 +54,6 @@ def _pieces(tensor: Tensor | None, count: int) -> Sequence[Tensor | None]:
     return [None] * count if tensor is None else tensor.chunk(count)
 
 
-def is_constant(norm: _BatchNorm) -> bool:
-    """Whether the layer is a factor and a summand a channel now."""
-    return not norm.training and norm.running_mean is not None and norm.running_var is not None
-
-
 def scaled(norm: _BatchNorm, factors: Tensor, *parts: Tensor) -> Any:
     """norm(*parts) times a factor a channel (C,), at no cost: the factors stand in for its scale while it runs.
 

@@ -19,8 +19,8 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from robustnas.cells.frozen_norm import scale_and_shift
-from robustnas.cells.joined_norm import JoinedNorm, is_constant, scaled
+from robustnas.cells.frozen_norm import is_constant, scale_and_shift
+from robustnas.cells.joined_norm import JoinedNorm, scaled
 from robustnas.cells.layers import DepthwiseSeparable
 from robustnas.cells.mixed_op import total
 from robustnas.cells.separable_stage import Plan, convolved, stage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,9 @@ def fill(network: nn.Module, path: Path, factory: str) -> None:
     Raises:
         InputError: no such file, not one of tensors, or its tensors are not the network's.
     """
-    state = _state_dict(path)
     expected = network.state_dict()
-
-    def matches(prefix: str) -> int:
-        return sum(name.removeprefix(prefix) in expected for name in state if name.startswith(prefix))
-
-    consume_prefix_in_state_dict_if_present(state, max(PREFIXES, key=matches))
+    state = _state_dict(path, expected)
+    consume_prefix_in_state_dict_if_present(state, max(PREFIXES, key=lambda one: _matches(state, expected, one)))
     shapes = [
         f"{name}: {_size(state[name])} in the file, {_size(tensor)} in the network"
         for name, tensor in expected.items()
@@ -61,15 +57,23 @@ def fill(network: nn.Module, path: Path, factory: str) -> None:
         raise InputError("\n  ".join([first, *faults, last]))
 
 
+def _matches(state: Mapping[str, Any], expected: Mapping[str, Any], prefix: str) -> int:
+    """How many of the names are the network's, once the prefix is gone."""
+    return sum(name.removeprefix(prefix) in expected for name in state if name.startswith(prefix))
+
+
 def _size(value: Any) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else kind(value)
 
 
-def _state_dict(path: Path) -> dict[str, Any]:
+def _state_dict(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors of a file by name.
 
+    Args:
+        expected: what the network names.
+
     Raises:
-        InputError: there is no such file, it holds more than plain data, or no state dict.
+        InputError: there is no such file, it holds more than plain data, no state dict, or several that differ.
     """
     advice = "a file written by torch.save(network.state_dict(), path) would do"
     try:
@@ -90,7 +94,48 @@ def _state_dict(path: Path) -> dict[str, Any]:
         raise InputError(
             f"--weights {path} holds {kind(found)}, and no state dict by itself or under {', '.join(INSIDE)}; {advice}"
         )
+    _only(path, found, inner, expected)
     return inner if isinstance(inner, dict) else dict(inner)
+
+
+def _only(path: Path, found: Mapping[Any, Any], chosen: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint with other tensors that fit as well as the chosen ones: an average of the weights, say.
+
+    Raises:
+        InputError: it has; names the places, and how to choose.
+    """
+
+    def fit(state: Mapping[str, Any]) -> int:
+        return max(_matches(state, expected, prefix) for prefix in PREFIXES)
+
+    fitting = [place for place, state in _dicts(found) if fit(state) >= max(fit(chosen), 1)]
+    states = [state for place, state in _dicts(found) if place in fitting]
+    if all(_same(one, chosen) for one in states):
+        return
+    first = "".join(f"[{name!r}]" for name in fitting[-1])
+    raise InputError(
+        f"--weights {path} holds several networks: {few(['/'.join(place) or 'the file itself' for place in fitting])}; "
+        f"a file of the one that is meant would do: torch.save(torch.load({path.name!r}){first}, 'weights.pt'), say"
+    )
+
+
+def _dicts(
+    found: Mapping[Any, Any], place: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Every mapping of a checkpoint that holds tensors by name, and where it is."""
+    if any(isinstance(one, Tensor) for one in found.values()) and all(isinstance(name, str) for name in found):
+        yield place, found
+    for name, value in found.items():
+        if isinstance(value, Mapping) and isinstance(name, str):
+            yield from _dicts(value, (*place, name))
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two state dicts hold equal tensors, in the same order."""
+    both = [[value for value in state.values() if isinstance(value, Tensor)] for state in (one, other)]
+    return len(both[0]) == len(both[1]) and all(
+        a.shape == b.shape and torch.equal(a, b) for a, b in zip(*both, strict=True)
+    )
 
 
 def sha256(path: Path, what: str) -> str:

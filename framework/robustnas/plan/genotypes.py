@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from os.path import isfile
 from pathlib import Path
+from typing import Any
 
 from robustnas.contracts import Genotype, SearchSpace
 from robustnas.errors import InputError
@@ -14,7 +16,8 @@ from robustnas.suggest import did_you_mean
 def find_genotype(source: str, space: SearchSpace, beside: Path) -> Genotype:
     """The genotype a recipe names: published by the space, or in a file `path` or `path#KEY`.
 
-    A path is looked for beside the recipe, then in the working directory.
+    A path is looked for beside the recipe, then in the working directory; a key at the top of the file, then in its
+    sections.
 
     Raises:
         InputError: it is nowhere, or not a genotype; says where it was looked for.
@@ -24,7 +27,7 @@ def find_genotype(source: str, space: SearchSpace, beside: Path) -> Genotype:
         return published[source]
     path_text, _, key = source.partition("#")
     tried = [beside / path_text, Path(path_text)]
-    path = next((p for p in tried if p.is_file()), None)
+    path = next((p for p in tried if isfile(p)), None)
     if path is None:
         names = ", ".join(sorted(published)) or "none"
         raise InputError(
@@ -33,13 +36,36 @@ def find_genotype(source: str, space: SearchSpace, beside: Path) -> Genotype:
         )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         raise InputError(f"{path} is not JSON: {fault}") from fault
     if key:
-        data = data.get("genotypes", data) if isinstance(data, dict) else {}
-        if key not in data:
-            raise InputError(f"{path} has no entry {key!r}; it has {', '.join(sorted(data)[:12])}")
-        data = data[key]
+        data = _entry(path, data, key)
     if not isinstance(data, dict):
         raise InputError(f"{path} does not hold a genotype: found {type(data).__name__}, a mapping would do")
     return data
+
+
+def _entry(path: Path, data: Any, key: str) -> Any:
+    """What a file of several genotypes holds under `key`: at its top, or in a section, which holds mappings alone.
+
+    Raises:
+        InputError: nothing, or different things in several sections.
+    """
+    sections, names = [data] if isinstance(data, dict) else [], list[str]()
+    while sections:
+        found = [section[key] for section in sections if key in section]
+        if found:
+            if any(other != found[0] for other in found):
+                raise InputError(
+                    f"{path} has {len(found)} entries {key!r} that differ; a file with one of them would do"
+                )
+            return found[0]
+        inside = [(name, held) for section in sections for name, held in section.items()]
+        names += [name for name, held in inside if not _is_section(held)]
+        sections = [held for _, held in inside if _is_section(held)]
+    known = ", ".join(sorted(set(names))[:12]) or "none"
+    raise InputError(f"{path} has no entry {key!r}{did_you_mean(key, names)}; it has {known}")
+
+
+def _is_section(data: Any) -> bool:
+    return isinstance(data, dict) and bool(data) and all(isinstance(held, dict) for held in data.values())

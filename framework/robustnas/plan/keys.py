@@ -23,18 +23,24 @@ def settings(section: Any, **choices: Mapping[str, type]) -> dict[str, Any]:
 
     Args:
         section: `search` or `train`; a field with `metadata={"identity": False}` changes speed or memory alone and
-            is left out.
+            is left out; one with `"if given"` came later and is left out at its default, so older results still count.
         choices: for each field that holds one of several classes, these by name.
     """
     plain = {
         field.name: _plain(getattr(section, field.name))
         for field in attrs.fields(type(section))
-        if field.metadata.get("identity", True)
+        if _determines(field, getattr(section, field.name))
     }
     for name, classes in choices.items():
         chosen = next(word for word, cls in classes.items() if cls is type(getattr(section, name)))
         plain[name] = {"name": chosen, **plain[name]}
     return plain
+
+
+def _determines(field: attrs.Attribute[Any], value: Any) -> bool:
+    """Whether the value of a field of a section enters a key."""
+    rule = field.metadata.get("identity", True)
+    return value != field.default if rule == "if given" else bool(rule)
 
 
 def identity(kind: str, use: Use, without_stage: str | None = None) -> dict[str, Any]:
@@ -43,7 +49,7 @@ def identity(kind: str, use: Use, without_stage: str | None = None) -> dict[str,
     Args:
         kind: of plugin, as `robustnas.registry.REGISTRIES` calls it.
         use: the plugin; a field with `metadata={"identity": False}` (where data lies, how many threads read it)
-            changes no result and is left out.
+            changes no result and is left out.  A dataset's `contents` joins the options where it has some.
         without_stage: leave out fields with this `metadata["stage"]`, which concern that stage alone.
     """
     options: Mapping[str, Any] = use.options
@@ -58,7 +64,12 @@ def identity(kind: str, use: Use, without_stage: str | None = None) -> dict[str,
             and (without_stage is None or f.metadata.get("stage") != without_stage)
         ]
         options = {f.name: _plain(getattr(use.plugin, f.name)) for f in fields}
-    return {"name": use.name, "options": dict(options), "provider": _provider(kind, use.name)}
+    contents = getattr(use.plugin, "contents", None)
+    return {
+        "name": use.name,
+        "options": dict(options) | ({} if contents is None else {"contents": contents}),
+        "provider": _provider(kind, use.name),
+    }
 
 
 def _provider(kind: str, name: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import attrs
 from robustnas import attack_order, foreign
 from robustnas.attack_order import Column
 from robustnas.contracts import Dataset, SearchSpace
-from robustnas.errors import InputError, RecipeError
+from robustnas.errors import InputError
 from robustnas.plan.genotypes import find_genotype
 from robustnas.plan.keys import digest, identity, settings
 from robustnas.plan.stages import Foreign, MethodPlan, Plan, Stage, sources
+from robustnas.recipe.document import Node
+from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import ORDERS, REGIMES, Method, Recipe, Standard
+from robustnas.recipe.values import construct
 from robustnas.registry import metric_parts
 
 
@@ -24,30 +28,37 @@ def make(loaded: Loaded) -> Plan:
     """Arrange a checked recipe.
 
     Raises:
-        RecipeError: a genotype or a network made elsewhere cannot be found, or does not fit; all there are.
+        RecipeError: a genotype or a network made elsewhere cannot be found, or does not fit, or a plugin refuses the
+            dataset or the threat; all there are.
+        DataError: the dataset is not there, where it tells itself by its files.
     """
     recipe = loaded.recipe
     dataset: Dataset = recipe.dataset.plugin
-    faults: list[str] = []
+    about = {
+        "dataset": identity("dataset", recipe.dataset),
+        "search_space": None if recipe.search_space is None else identity("search-space", recipe.search_space),
+        "threat": attrs.asdict(recipe.threat),
+    }
+    faults = Faults()
     methods: dict[str, MethodPlan] = {}
     made: dict[tuple[str, int], list[Stage]] = {}
     networks: dict[tuple[str, int], str] = {}
+    _check_suited(loaded, faults)
     for name, method in recipe.methods.items():
         try:
             methods[name] = _method(loaded, name, method)
             for seed in recipe.seeds:
                 made[name, seed], networks[name, seed] = _network_stages(loaded, methods[name], method, seed)
         except InputError as fault:
-            faults.append(str(fault))
+            part = ".network" if method.network is not None else ".genotype" if method.genotype is not None else ""
+            path = f"methods.{name}{part}"
+            faults.add(loaded.place(path), path, str(fault))
     columns = attack_order.columns(recipe.attacks, recipe.threat, recipe.evaluate.epsilons, dataset.classes)
     for column in columns:
         if column.transfers and len(recipe.methods) < 2:
-            faults.append(
-                f"{loaded.path}: attacks: {column.label} shows each network images that were made on the others', and "
-                "there is one method; a second one, or another attack, would do"
-            )
-    if faults:
-        raise RecipeError(faults)
+            text = f"{column.label} shows each network images that were made on the others', and there is one method"
+            faults.add(loaded.place("attacks"), "attacks", f"{text}; a second one, or another attack, would do")
+    faults.raise_all()
     stages: list[Stage] = []
     for (name, seed), before in made.items():
         others = sources(networks, name, seed)
@@ -64,26 +75,40 @@ def make(loaded: Loaded) -> Plan:
         certify=recipe.certify,
         smoothing=recipe.smoothing,
         evaluate=recipe.evaluate,
-        identity={
-            "dataset": identity("dataset", recipe.dataset),
-            "search_space": None if recipe.search_space is None else identity("search-space", recipe.search_space),
-            "threat": attrs.asdict(recipe.threat),
-        },
+        identity=about,
         stages=tuple(stages),
         networks=networks,
     )
+
+
+def _check_suited(loaded: Loaded, faults: Faults) -> None:
+    """Note what metrics and attacks refuse of the recipe's images, classes and threats (`contracts.Particular`)."""
+    recipe = loaded.recipe
+    dataset: Dataset = recipe.dataset.plugin
+    used = [
+        (f"methods.{name}.metric.{index}", use, method.threat)
+        for name, method in recipe.methods.items()
+        for index, (_, use) in enumerate(method.metric)
+    ]
+    used += [(f"attacks.{index}", attack.use, attack.threat) for index, attack in enumerate(recipe.attacks)]
+    for path, use, threat in used:
+        check = getattr(use.plugin, "check", None)
+        if callable(check):
+            known = path if path in loaded.places else path.rpartition(".")[0]
+            asked = partial(check, dataset.shape, dataset.classes, threat or recipe.threat)
+            construct(asked, Node(loaded.place(known), known, {}), faults)
 
 
 def _method(loaded: Loaded, name: str, method: Method) -> MethodPlan:
     """One method with its names resolved.
 
     Raises:
-        InputError: its genotype or its network cannot be found, or does not fit; names the place in the recipe.
+        InputError: its genotype cannot be found, or does not fit.
     """
     recipe = loaded.recipe
     dataset: Dataset = recipe.dataset.plugin
     if method.network is not None:
-        weights = None if method.weights is None else _beside(loaded.path.parent, method.weights)
+        weights = None if method.weights is None else _beside(loaded.beside(f"methods.{name}.weights"), method.weights)
         return MethodPlan(
             name=name,
             search_space=None,
@@ -100,11 +125,8 @@ def _method(loaded: Loaded, name: str, method: Method) -> MethodPlan:
     space: SearchSpace = use.plugin
     genotype = None
     if method.genotype is not None:
-        try:
-            genotype = find_genotype(method.genotype, space, loaded.path.parent)
-            space.network(genotype, dataset.shape, dataset.classes)
-        except InputError as fault:
-            raise InputError(f"{loaded.genotypes[name]}: methods.{name}.genotype: {fault}") from fault
+        genotype = find_genotype(method.genotype, space, loaded.beside(f"methods.{name}.genotype"))
+        space.network(genotype, dataset.shape, dataset.classes)
     return MethodPlan(
         name=name,
         search_space=space,
@@ -128,10 +150,7 @@ def _network_stages(loaded: Loaded, plan: MethodPlan, method: Method, seed: int)
     name, genotype = plan.name, plan.genotype
     dataset = identity("dataset", recipe.dataset)
     if plan.network is not None:
-        try:
-            made = foreign.digest(plan.network.factory, plan.network.weights)
-        except InputError as fault:
-            raise InputError(f"{loaded.path}: methods.{name}: {fault}") from fault
+        made = foreign.digest(plan.network.factory, plan.network.weights)
         return [], digest("network", {**made, "normalize": dataset if plan.network.normalize else None})
     threat = attrs.asdict(method.threat or recipe.threat)
     space = method.search_space or recipe.search_space

@@ -33,13 +33,24 @@ class Fault:
 
 @define
 class Faults:
-    """A collection of faults.  The same key read twice (a section that methods share) counts once."""
+    """A collection of faults.  The same key read twice (a section that methods share) counts once.
+
+    Args:
+        found: the faults, in the order in which they were noted.
+        partial: the recipe that this one extends cannot be had, so that what is not here may well be there.
+    """
 
     found: dict[Fault, None] = Factory(dict)
+    partial: bool = False
 
     def add(self, mark: Mark, path: str, text: str) -> None:
         """Note a fault."""
         self.found.setdefault(Fault(mark, path, text))
+
+    def missing(self, mark: Mark, path: str, would: str) -> None:
+        """Note a key that is not there, unless the recipe is partial."""
+        if not self.partial:
+            self.add(mark, path, f"missing; {would}")
 
     def __len__(self) -> int:
         return len(self.found)

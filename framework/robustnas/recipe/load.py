@@ -7,7 +7,7 @@ Nothing is raised before everything has been looked at, so that all faults of a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Loaded:
         path: the file.
         source: its text.
         overrides: the `KEY=VALUE` of each `--set`, in order.
-        genotypes: where each method's `genotype` is written, by method: the plan resolves them and names the place.
+        places: where every key of it is written, by its path (`methods.mine.genotype`).
     """
 
     recipe: Recipe
@@ -53,7 +53,18 @@ class Loaded:
     path: Path
     source: str
     overrides: tuple[str, ...] = ()
-    genotypes: Mapping[str, Mark] = field(factory=dict)
+    places: Mapping[str, Mark] = field(factory=dict, repr=False)
+
+    def place(self, path: str) -> Mark:
+        """Where a key is written; of one that is not, where the nearest above it is."""
+        while path and path not in self.places:
+            path = path.rpartition(".")[0]
+        return self.places.get(path) or Mark(str(self.path), 1, 1)
+
+    def beside(self, path: str) -> Path:
+        """The folder that a file named by a key is relative to: of the recipe that says so, which may be the base."""
+        mark = self.place(path)
+        return Path(mark.file).parent if mark.line else self.path.parent
 
 
 def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
@@ -108,18 +119,16 @@ def _checked(root: Node | None, faults: Faults, path: Path, text: str, overrides
     faults.raise_all()
     assert root is not None
     assert recipe is not None
-    return Loaded(recipe, path.stem, path, text, tuple(overrides), _genotype_marks(root))
+    return Loaded(recipe, path.stem, path, text, tuple(overrides), _places(root))
 
 
-def _genotype_marks(root: Node) -> dict[str, Mark]:
-    """The place of each method's `genotype`."""
-    top = root.value if isinstance(root.value, dict) else {}
-    methods = top["methods"].value if "methods" in top else None
-    return {
-        name: method.value["genotype"].mark
-        for name, method in (methods.items() if isinstance(methods, dict) else ())
-        if isinstance(method.value, dict) and "genotype" in method.value
-    }
+def _places(node: Node) -> dict[str, Mark]:
+    """The place of a node and of all below it, by their paths."""
+    below_it = node.value.values() if isinstance(node.value, dict) else node.value
+    places = {node.path: node.mark}
+    for entry in below_it if isinstance(below_it, Iterable) and not isinstance(below_it, str) else ():
+        places.update(_places(entry))
+    return places
 
 
 def _read(path: Path, faults: Faults) -> tuple[str, Node | None]:
@@ -139,7 +148,7 @@ def _read(path: Path, faults: Faults) -> tuple[str, Node | None]:
 
 
 def _extended(root: Node, path: Path, faults: Faults) -> Node:
-    """A recipe laid over the one it extends, without the key `extends`."""
+    """A recipe laid over the one it extends, without the key `extends`; partial, with a fault, where that is none."""
     if "extends" not in root.keys:
         return root
     assert isinstance(root.value, dict)
@@ -149,20 +158,35 @@ def _extended(root: Node, path: Path, faults: Faults) -> Node:
         keys={key: mark for key, mark in root.keys.items() if key != "extends"},
     )
     node = root.value.get("extends")
-    name = read_value(node, str, faults) if node is not None else BAD
-    if node is None or name is BAD:
+    base = _base(node, path, faults) if node is not None else None
+    if base is None:
+        faults.partial = True
         return own
+    laid = overlay(base, own)
+    assert laid is not None
+    return laid
+
+
+def _base(node: Node, path: Path, faults: Faults) -> Node | None:
+    """The recipe that another at `path` extends by the key `node`; None with faults where it cannot be had."""
+    name = read_value(node, str, faults)
+    if name is BAD:
+        return None
     try:
         base_path = shelf.find(name, beside=path)
     except RecipeError as fault:
         faults.add(node.mark, node.path, str(fault))
-        return own
+        return None
     if base_path.resolve() == path.resolve():
         faults.add(node.mark, node.path, f"found a cycle: {path} -> {base_path}; a recipe cannot extend itself")
-        return own
-    _, base = _read(base_path, faults)
+        return None
+    try:
+        _, base = _read(base_path, faults)
+    except RecipeError as fault:
+        faults.add(node.mark, node.path, str(fault))
+        return None
     if base is None:
-        return own
+        return None
     if "extends" in base.keys and isinstance(base.value, dict):
         further = base.value.get("extends")
         text = f"found {str(base_path)!r}, which extends a recipe itself; one level would do"
@@ -171,10 +195,8 @@ def _extended(root: Node, path: Path, faults: Faults) -> Node:
             if next_path.resolve() == path.resolve():
                 text = f"found a cycle: {path} -> {base_path} -> {path}; one of the two stands alone"
         faults.add(node.mark, node.path, text)
-        return own
-    laid = overlay(base, own)
-    assert laid is not None
-    return laid
+        return None
+    return base
 
 
 def _recipe(root: Node, faults: Faults) -> Recipe | None:
@@ -185,7 +207,7 @@ def _recipe(root: Node, faults: Faults) -> Recipe | None:
     for key, would in REQUIRED.items():
         if key not in root.keys:
             if key != "search_space" or not _all_foreign(nodes.get("methods")):
-                faults.add(root.mark, key, f"missing; {would}")
+                faults.missing(root.mark, key, would)
         elif key in nodes and nodes[key].value is None:
             faults.add(nodes[key].mark, key, f"found nothing; {would}")
     given = {key: node for key, node in nodes.items() if key not in REQUIRED or node.value is not None}

@@ -8,6 +8,7 @@ from typing import Any
 from attrs import Factory, define
 
 from robustnas.errors import OptionError, PluginError
+from robustnas.options import options_of
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.overlay import overlay
@@ -38,7 +39,9 @@ class Plugins:
         name = str(name_node.value)
         if (registry.kind, name) not in self.classes:
             try:
-                self.classes[registry.kind, name] = registry.load(name)
+                loaded = registry.load(name)
+                options_of(loaded)  # whose defaults may fail
+                self.classes[registry.kind, name] = loaded
             except PluginError as fault:
                 self.classes[registry.kind, name] = fault
         cls = self.classes[registry.kind, name]

@@ -90,6 +90,11 @@ class Search:
     warmup_epochs: int = key(0, "epochs at the start in which alpha does not move", ge(0))
     batch: int = key(64, "images in a batch, of each half", ge(2))
     accumulate: int = key(1, "parts a batch is computed in where it does not fit; batch norm sees a part", ge(1))
+
+    @accumulate.validator
+    def _leaves_two(self, attribute: object, accumulate: int) -> None:
+        _two_images_a_part(self.batch, accumulate)
+
     order: Order = field(
         factory=FirstOrder,
         metadata={
@@ -148,6 +153,7 @@ class Trades:
     steps: int = key(10, "steps of the inner maximisation", ge(1))
     step_size: float | None = key(None, "size of a step in pixel units; default epsilon / 4", optional(gt(0.0)))
     beta: float = key(6.0, "weight of the KL term", gt(0.0))
+    noise: float = key(0.001, "standard deviation of the Gaussian noise it starts from, in pixel units", gt(0.0))
 
 
 @frozen
@@ -202,6 +208,11 @@ class Train:
     epochs: int = key(600, "epochs of training", ge(1))
     batch: int = key(96, "images in a batch", ge(2))
     accumulate: int = key(1, "parts a batch is computed in where it does not fit; batch norm sees a part", ge(1))
+
+    @accumulate.validator
+    def _leaves_two(self, attribute: object, accumulate: int) -> None:
+        _two_images_a_part(self.batch, accumulate)
+
     precision: Literal["float32", "tf32", "bfloat16"] = key("float32", "of forward passes; weights stay float32")
     recompute_cells: bool = key(
         False, "compute each cell again in the backward pass: less memory, more time", identity=False
@@ -231,6 +242,54 @@ class Train:
     crop: int = key(0, "augmentation: random crop after padding by this many pixels", ge(0))
     flip: bool = key(False, "augmentation: random horizontal flip")
     cutout: int = key(16, "augmentation: side of the square blanked out, in pixels", ge(0))
+    random_resized_crop: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "augmentation: crop of a random share of the area, from the first to the second number, resized",
+            "identity": "if given",
+        },
+    )
+    read_size: int | None = key(
+        None,
+        "side of the square that images are read as for random_resized_crop; default the dataset's size",
+        optional(ge(1)),
+        identity="if given",
+    )
+    colour_jitter: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "augmentation: largest change of brightness, contrast, saturation and hue",
+            "identity": "if given",
+        },
+    )
+
+    @random_resized_crop.validator
+    def _shares(self, attribute: object, shares: list[float] | None) -> None:
+        if shares is None:
+            return
+        if len(shares) != 2 or not 0 < shares[0] <= shares[1] <= 1:
+            raise ValueError(
+                f"found {shares}; two shares of the area, ascending and within (0, 1], would do: [0.08, 1]"
+            )
+        if self.crop:
+            raise ValueError(f"found {shares} beside crop: {self.crop}; one of the two ways to crop would do")
+
+    @read_size.validator
+    def _is_cropped(self, attribute: object, read_size: int | None) -> None:
+        if read_size is not None and self.random_resized_crop is None:
+            raise ValueError(
+                f"found {read_size}, but nothing is cropped to the dataset's size; random_resized_crop: [0.08, 1] "
+                "beside it would do"
+            )
+
+    @colour_jitter.validator
+    def _strengths(self, attribute: object, strengths: list[float] | None) -> None:
+        if strengths is not None and (len(strengths) != 4 or min(strengths) < 0 or strengths[3] > 0.5):
+            raise ValueError(
+                f"found {strengths}; four numbers from 0 on, the last (hue, in turns) at most 0.5, would do: "
+                "[0.4, 0.4, 0.4, 0.2]"
+            )
+
     checkpoint: Literal["last", "best"] = key(
         "last", "network kept: of the last epoch, or the best on training images held out (never test images)"
     )
@@ -347,6 +406,15 @@ class Evaluate:
     @epsilons.validator
     def _not_negative(self, attribute: object, epsilons: list[float]) -> None:
         _ascending(epsilons, "radii in pixel units")
+
+
+def _two_images_a_part(batch: int, accumulate: int) -> None:
+    """Refuse parts of a batch in which batch norm has nothing to average."""
+    if accumulate > 1 and batch < 2 * accumulate:
+        raise ValueError(
+            f"found {accumulate} parts of batch: {batch}, and batch norm needs two images a part; "
+            f"at most {max(batch // 2, 1)} would do, or a larger batch"
+        )
 
 
 def _ascending(radii: list[float], what: str) -> None:

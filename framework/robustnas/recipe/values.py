@@ -101,14 +101,13 @@ def read_object(
         for name, option in options.items()
         if name in entries and name not in reserved
     }
-    for name, option in options.items():
-        if option.required and name not in node.keys:
-            help_ = f" ({option.help})" if option.help else ""
-            text = f"missing; {type_text(option.type)} would do{help_}"
-            faults.add((at or node).mark, below(node.path, name), text)
+    absent = [option for name, option in options.items() if option.required and name not in node.keys]
+    for option in absent:
+        help_ = f" ({option.help})" if option.help else ""
+        faults.missing((at or node).mark, below(node.path, option.name), f"{type_text(option.type)} would do{help_}")
     if attrs.has(cls):
         _validate(cls, options, given, entries, faults)
-    if len(faults) > before or any(value is BAD for value in given.values()):
+    if len(faults) > before or absent or any(value is BAD for value in given.values()):
         return BAD
     return construct(lambda: cls(**given), at or node, faults)
 
@@ -125,12 +124,16 @@ def construct(make: Callable[[], Any], node: Node, faults: Faults) -> Any:
     """What `make` returns, or `BAD` with a fault at `node` that says what it raised."""
     try:
         return make()
-    except (ValueError, TypeError, RobustnasError) as fault:
-        return _refuse(node, _words(fault, node.value), faults)
     except Exception as fault:  # a plugin's own failure is told like any other fault of the recipe, not hidden
-        frame = traceback.extract_tb(fault.__traceback__)[-1]
-        where = f"{frame.filename}:{frame.lineno}"
-        return _refuse(node, f"failed with {type(fault).__name__}: {fault} ({where})", faults)
+        return _refuse(node, _told(fault, node.value), faults)
+
+
+def _told(fault: Exception, value: Any) -> str:
+    """What an exception says of a value; of one that is no refusal, its kind and where it was raised too."""
+    if isinstance(fault, (ValueError, TypeError, RobustnasError)):
+        return _words(fault, value)
+    frame = traceback.extract_tb(fault.__traceback__)[-1]
+    return f"failed with {type(fault).__name__}: {fault} ({frame.filename}:{frame.lineno})"
 
 
 def read_named(node: Node, choices: Mapping[str, type], kind: str, faults: Faults) -> Any:
@@ -153,7 +156,7 @@ def name_of(node: Node, kind: str, faults: Faults) -> Node | None:
         faults.add(node.mark, node.path, f"found {found(node.value)}; {_a(kind)} by name would do")
         return None
     if "name" not in node.keys:
-        faults.add(node.mark, below(node.path, "name"), f"missing; {_a(kind)} by name would do")
+        faults.missing(node.mark, below(node.path, "name"), f"{_a(kind)} by name would do")
         return None
     name = node.value.get("name")
     if name is not None and not isinstance(name.value, str):
@@ -182,7 +185,7 @@ def found(value: Any) -> str:
 def _option(node: Node, option: Option, faults: Faults) -> Any:
     """The value of one option, not yet converted: of its type, or of the type its converter takes."""
     converter = option.attribute.converter if option.attribute is not None else None
-    trial = Faults()
+    trial = Faults(partial=faults.partial)
     value = read_value(node, option.type, trial)
     fraction = isinstance(node.value, str) and FRACTION.fullmatch(node.value)
     if value is BAD and converter is not None and not fraction:
@@ -244,13 +247,14 @@ def _validate(
         for leaf in leaves:
             try:
                 leaf(blank, attribute, values[name])
-            except AttributeError:
+            except AttributeError as fault:
                 # A rule that compares fields cannot be judged while one of them is missing or wrong itself.
                 if not incomplete:
-                    raise
-            except (ValueError, TypeError, RobustnasError) as fault:
-                text = _rule(leaf, numbers, entries[name].value) or _words(fault, entries[name].value)
-                faults.add(entries[name].mark, entries[name].path, text)
+                    _refuse(entries[name], _told(fault, entries[name].value), faults)
+                    break
+            except Exception as fault:  # as in `construct`
+                rule = _rule(leaf, numbers, entries[name].value) if isinstance(fault, (ValueError, TypeError)) else None
+                _refuse(entries[name], rule or _told(fault, entries[name].value), faults)
                 break
 
 

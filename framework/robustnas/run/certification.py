@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
 
-from robustnas import attack, certify, interrupt, smoothing
+from robustnas import certify, smoothing
 from robustnas.errors import RunError, UnsupportedOpError
+from robustnas.images import Chosen, in_order
 from robustnas.plan import Plan
+from robustnas.run.batchwise import Rows, forget, rows_of
 from robustnas.run.evaluated import evaluated_images, network_of
 from robustnas.run.task import Task, finish
 from robustnas.threat import NORMS
@@ -25,35 +26,22 @@ def certificates(task: Task) -> None:
     plan, settings = task.plan, task.plan.certify
     assert settings is not None
     network, (images, indices) = network_of(task), evaluated_images(plan, settings.images)
-    labels = images.labels
 
-    def own() -> list[tuple[list[float], list[bool], dict[str, list[float]]]]:
-        """Smallest margin, verdict and radii of the images of this process's batches."""
-        found, done, certified = [], 0, 0
-        for some in attack.own_batches(len(labels), settings.batch, task.world):
-            interrupt.check()
-            batch, truth = images.take(some).to(task.device), labels[some].to(task.device)
-            try:
-                smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
-                radii = _radii(network, batch, truth, plan, smallest > 0)
-            except UnsupportedOpError as fault:  # concerns this network's certificates alone
-                raise RunError(str(fault)) from fault
-            radius = {norm: values.tolist() for norm, values in radii.items()}
-            found.append((smallest.tolist(), (smallest > 0).tolist(), radius))
-            done, certified = done + len(some), certified + int((smallest > 0).sum())
-            task.report(min(done * task.world.size, len(labels)), len(labels), "image", certified=certified / done)
-        return found
+    def bounded(places: Tensor) -> Rows:
+        """Smallest margin, verdict and radii of a batch."""
+        batch, truth = images.take(places).to(task.device), images.labels[places].to(task.device)
+        try:
+            smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
+            radii = _radii(network, batch, truth, plan, smallest > 0)
+        except UnsupportedOpError as fault:  # concerns this network's certificates alone
+            raise RunError(str(fault)) from fault
+        return {
+            "margin": [value if math.isfinite(value) else None for value in smallest.tolist()],
+            "certified": (smallest > 0).tolist(),
+            **{norm: values.tolist() for norm, values in radii.items()},
+        }
 
-    margins: list[float | None] = []
-    verdicts: list[bool] = []
-    radius: dict[str, list[float]] = {norm: [] for norm in settings.norms}
-    # batches were dealt round the processes: taking one from each in turn puts the images in order again
-    for turn in zip_longest(*task.world.agree(own)):
-        for smallest, certified, radii in (one for one in turn if one is not None):
-            margins += [value if math.isfinite(value) else None for value in smallest]
-            verdicts += certified
-            for norm, some in radii.items():
-                radius[norm] += some
+    rows = rows_of(task, in_order(len(images.labels), settings.batch), bounded)
     finish(
         task,
         {
@@ -61,11 +49,12 @@ def certificates(task: Task) -> None:
             "method": settings.method,
             "radius_method": settings.radius_method or settings.method,
             "index": indices.tolist(),
-            "margin": margins,
-            "certified": verdicts,
-            "radius": radius,
+            "margin": rows["margin"],
+            "certified": rows["certified"],
+            "radius": {norm: rows[norm] for norm in settings.norms},
         },
     )
+    forget(task)
 
 
 def _radii(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan, certified: Tensor) -> dict[str, Tensor]:
@@ -93,21 +82,32 @@ def smoothed(task: Task) -> None:
     settings = task.plan.smoothing
     assert settings is not None
     network, (images, indices) = network_of(task), evaluated_images(task.plan, settings.images)
-    found = smoothing.certify(
-        network,
-        images,
-        images.labels,
-        sigma=settings.sigma,
-        samples=settings.samples,
-        selection=settings.selection,
-        alpha=settings.alpha,
-        batch=settings.batch,
-        device=task.device,
-        seed=task.stage.seed,
-        indices=indices,
-        report=task.report,
-        world=task.world,
-    )
+
+    def sampled(places: Tensor) -> Rows:
+        """Class and certified radius of a batch."""
+        some = Chosen(images, places)
+        found = smoothing.certify(
+            network,
+            some,
+            some.labels,
+            sigma=settings.sigma,
+            samples=settings.samples,
+            selection=settings.selection,
+            alpha=settings.alpha,
+            batch=settings.batch,
+            device=task.device,
+            seed=task.stage.seed,
+            indices=indices[places],
+        )
+        return {
+            "prediction": found.prediction.tolist(),
+            "certified": (found.certified > 0).tolist(),
+            "radius": found.certified.tolist(),
+            "evaluations": [found.evaluations // len(places)] * len(places),
+        }
+
+    together = max(1, settings.batch // settings.selection)
+    rows = rows_of(task, in_order(len(images.labels), together), sampled)
     finish(
         task,
         {
@@ -116,8 +116,9 @@ def smoothed(task: Task) -> None:
             "samples": settings.samples,
             "index": indices.tolist(),
             "labels": images.labels.tolist(),
-            "predictions": found.prediction.tolist(),
-            "radius": found.certified.tolist(),
-            "evaluations": found.evaluations,
+            "predictions": rows["prediction"],
+            "radius": rows["radius"],
+            "evaluations": sum(rows["evaluations"]),
         },
     )
+    forget(task)

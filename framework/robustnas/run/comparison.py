@@ -7,12 +7,14 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import torch
 
 from robustnas import robustbench, table, verdicts
 from robustnas.artifacts import StageFolder, damaged
 from robustnas.attack import columns as tables
 from robustnas.errors import InputError, RunDirectoryError, VerdictError
+from robustnas.plan import KINDS
 from robustnas.review.flag import Flag
 from robustnas.run import layout
 from robustnas.run.directory import RunDirectory
@@ -59,19 +61,41 @@ def comparison(directory: RunDirectory) -> Comparison:
         epsilons=shown.epsilons,
         smoothing=shown.smoothing,
         contradictions=contradictions,
+        kept=_kept(directory, shown),
+    )
+
+
+def _kept(directory: RunDirectory, shown: Layout) -> str:
+    """What a run directory holds that its last recipe did not ask for, in a line; empty for nothing."""
+    asked: set[str] = set()
+    for stages in (stages for seeds in shown.methods.values() for stages in seeds.values()):
+        asked.update(stages["attacks"].values(), (where for kind, where in stages.items() if kind != "attacks"))
+    finished = {kind: [one.parent for one in (directory.path / kind).glob("*/result.json")] for kind in KINDS}
+    others = {
+        kind: [folder.name for folder in folders if f"{kind}/{folder.name}" not in asked]
+        for kind, folders in finished.items()
+    }
+    counts = ", ".join(f"{kind} {len(names)}" for kind, names in others.items() if names)
+    whose = sorted({name.rpartition("-seed")[0] for names in others.values() for name in names})
+    return counts and (
+        f"not in this table, because the last recipe run in {directory.path} does not ask for them: finished stages "
+        f"of {', '.join(whose)} ({counts}); they are kept, and shown by the next run of a recipe that asks for them"
     )
 
 
 def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int, stages: dict[str, Any]) -> SeedResult:
-    search = _result(directory, stages["search"], "search_seconds")
-    train = _result(directory, stages["train"], "parameters")
-    clean = _result(directory, stages["clean"], "predictions", "labels", "parameters")
-    probe = _result(directory, stages["probe"], "flags")
-    certify = _result(directory, stages["certify"], "certified", "radius")
-    smooth = _result(directory, stages["smooth"], "radius")
+    search = _result(directory, stages["search"], search_seconds=float)
+    train = _result(directory, stages["train"], parameters=int)
+    clean = _result(directory, stages["clean"], predictions=list, labels=list, parameters=int)
+    probe = _result(directory, stages["probe"], flags=list)
+    certify = _result(directory, stages["certify"], certified=list, radius=dict)
+    smooth = _result(directory, stages["smooth"], radius=list)
     measured = _measured(directory, shown, stages)
-    told = [probe, *(_result(directory, stages["attacks"][one.label], "flags") for one in measured)]
-    flags = [Flag.of(flag) for found in told if found is not None for flag in found["flags"]]
+    flags = [] if probe is None else [Flag.of(flag) for flag in probe["flags"]]
+    for one in measured:
+        told = _result(directory, stages["attacks"][one.label], flags=list) or {"flags": []}
+        # a result is found by its key, whatever its column was called when it was made
+        flags += [attrs.evolve(Flag.of(flag), attack=one.label) for flag in told["flags"]]
     flags += verdicts.flags(measured, shown.values)
     right = None if clean is None else torch.tensor(clean["predictions"]) == torch.tensor(clean["labels"])
     certified = None if certify is None else certify["certified"]
@@ -108,11 +132,12 @@ def _measured(directory: RunDirectory, shown: Layout, stages: dict[str, Any]) ->
     return found
 
 
-def _result(directory: RunDirectory, where: str | None, *keys: str) -> dict[str, Any] | None:
+def _result(directory: RunDirectory, where: str | None, **keys: type) -> dict[str, Any] | None:
     """What a stage wrote; None where it does not exist or has not run.
 
     Raises:
-        RunDirectoryError: it lacks one of the keys; names the file and how to redo the stage.
+        RunDirectoryError: it lacks one of the keys, or what is there is of another type; names the file and how to
+            redo the stage.
     """
     if where is None:
         return None
@@ -123,6 +148,9 @@ def _result(directory: RunDirectory, where: str | None, *keys: str) -> dict[str,
     missing = [key for key in keys if key not in result]
     if missing:
         raise RunDirectoryError(damaged(folder.result_file, f"it has no {', '.join(missing)}"))
+    for key, kind in keys.items():
+        if not isinstance(result[key], kind):
+            raise RunDirectoryError(damaged(folder.result_file, f"its {key} is {result[key]!r:.60}"))
     return result
 
 

@@ -9,8 +9,10 @@ table.md table.csv table.json
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import platform
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,9 +21,9 @@ from typing import IO, Any
 
 from attrs import frozen
 
-from robustnas.artifacts import StageFolder, damaged, of_no_stage, read_json, write_json
-from robustnas.errors import RunDirectoryError
-from robustnas.plan import Plan, Stage
+from robustnas.artifacts import PART, StageFolder, damaged, disk_full, of_no_stage, read_json, write_json
+from robustnas.errors import DiskFullError, RunDirectoryError
+from robustnas.plan import KINDS, Plan, Stage
 
 if sys.platform == "win32":
     import msvcrt
@@ -35,6 +37,10 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+"""What the system answers where another process holds a lock."""
+
+
 @frozen
 class RunDirectory:
     """A folder that holds one experiment."""
@@ -46,12 +52,15 @@ class RunDirectory:
         """Hold the directory; the operating system lets go of it when the process ends, however it ends.
 
         Raises:
-            RunDirectoryError: another process holds it.
+            RunDirectoryError: another process holds it, it cannot be written to, or its file system has no locks.
+            DiskFullError: there is no room for it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held for the whole run
         except OSError as fault:
+            if disk_full(fault):
+                raise DiskFullError(f"{self.path}: no space left on the device to begin a run") from fault
             raise RunDirectoryError(
                 f"{self.path}: cannot be used: {fault.strerror}; choose another with --out"
             ) from fault
@@ -59,18 +68,26 @@ class RunDirectory:
             try:
                 _try_lock(file)
             except OSError as fault:
+                if fault.errno not in HELD:
+                    raise RunDirectoryError(
+                        f"{self.path}: its file system has no locks ({fault.strerror}), so two runs could meet there; "
+                        "choose a directory on another one with --out"
+                    ) from fault
                 file.seek(0)
                 raise RunDirectoryError(
                     f"{self.path}: another run (process {file.read().strip() or 'unknown'}) works in this directory; "
                     "wait for it, stop it, or choose another with --out"
                 ) from fault
             file.truncate(0)
-            file.write(str(os.getpid()))
+            file.write(f"{os.getpid()} on {platform.node()}")  # a shared file system locks between machines
             file.flush()
             yield
 
     def claim(self, plan: Plan) -> None:
-        """Make the directory this experiment's; `check` has said that it may be."""
+        """Make the directory this experiment's, which `check` has said that it may be; clear what kills left half."""
+        for kind in KINDS:
+            for left in (self.path / kind).glob(f"*/.*{PART}"):
+                left.unlink(missing_ok=True)
         if not (self.path / "run.json").exists():
             write_json(self.path / "run.json", _identity(plan))
 
@@ -84,8 +101,8 @@ class RunDirectory:
         if not file.exists():
             return
         wanted, found = _identity(plan), read_json(file, of_no_stage(file))
-        if not isinstance(found, dict):
-            raise RunDirectoryError(damaged(file, "it does not hold a mapping", of_no_stage(file)))
+        if not isinstance(found, dict) or not wanted.keys() <= found.keys():
+            raise RunDirectoryError(damaged(file, f"it does not hold {', '.join(wanted)}", of_no_stage(file)))
         differ = [key for key in wanted if found.get(key) != wanted[key]]
         if differ:
             lines = "\n".join(

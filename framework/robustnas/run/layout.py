@@ -12,12 +12,15 @@ from typing import Any
 from attrs import frozen
 
 from robustnas.artifacts import damaged, of_no_stage, read_json
-from robustnas.attack_order import before, cost
+from robustnas.attack_order import Column, before, cost
 from robustnas.errors import RunDirectoryError
 from robustnas.options import plain
 from robustnas.plan import KINDS, Foreign, Plan, Stage
 from robustnas.run.directory import RunDirectory
 from robustnas.threat import ThreatModel
+
+SCHEMA = 2
+"""Of the file; raised when its meaning changes."""
 
 ONE_STEP = 2
 """Evaluations an image, at most, of an attack of a single step."""
@@ -70,10 +73,15 @@ def read(directory: RunDirectory) -> Layout:
     """The layout of a run directory.
 
     Raises:
-        RunDirectoryError: its file is damaged.
+        RunDirectoryError: its file is damaged, or of another version.
     """
     file = directory.path / "layout.json"
     data = read_json(file, of_no_stage(file))
+    if isinstance(data, dict) and data.get("schema", SCHEMA) != SCHEMA:
+        raise RunDirectoryError(
+            f"{file} is of schema {data['schema']} and this version of robustnas reads {SCHEMA}\n"
+            "  use the version that made it, or run the recipe again in this directory: that writes the file anew"
+        )
     try:
         return Layout(
             dataset=str(data["dataset"]),
@@ -95,13 +103,16 @@ def read(directory: RunDirectory) -> Layout:
 
 def describe(plan: Plan, directory: RunDirectory) -> dict[str, Any]:
     """The layout as plain data."""
+    done_as = {stage.key: stage for stage in plan.until(None)}  # of stages with one key the first is done, for all
 
     def where(stage: Stage | None) -> str | None:
-        return None if stage is None else directory.folder(stage).path.relative_to(directory.path).as_posix()
+        return (
+            None if stage is None else directory.folder(done_as[stage.key]).path.relative_to(directory.path).as_posix()
+        )
 
     sparing = plan.evaluate.attacked == "survivors"
     return {
-        "schema": 2,
+        "schema": SCHEMA,
         "dataset": plan.identity["dataset"]["name"],
         "threat": {"norm": plan.threat.norm, "epsilon": plan.threat.epsilon},
         "values": math.prod(plan.dataset.shape),
@@ -145,9 +156,14 @@ def _notes(plan: Plan) -> list[str]:
         images = f"the first {evaluate.images} test images"
     elif evaluate.images is not None:
         images = f"{evaluate.images} test images (drawn with equal classes, seed {evaluate.subset_seed})"
-    seeds = "1 seed" if len(plan.seeds) == 1 else f"{len(plan.seeds)} seeds"
-    notes = [f"accuracies in percent of {images}, mean ± standard deviation over {seeds}; best mean marked"]
-    worst = [column.label for column in plan.columns if column.worst_case]
+    several = f"mean ± sample standard deviation over {len(plan.seeds)} seeds; best mean marked"
+    notes = [f"accuracies in percent of {images}, {several if len(plan.seeds) > 1 else '1 seed; best marked'}"]
+
+    def named(c: Column) -> str:
+        """A column with its threat, where that is another than the recipe's and its name does not tell."""
+        return c.label if c.threat == plan.threat or str(c.threat) in c.label else f"{c.label} ({c.threat})"
+
+    worst = [named(column) for column in plan.columns if column.worst_case]
     if worst:
         notes.append(
             f"robust: right when clean and under each of {', '.join(worst)} at {plan.threat}, image by image; a dash "
@@ -155,14 +171,11 @@ def _notes(plan: Plan) -> list[str]:
         )
     if evaluate.attacked == "survivors" and any(before(column, plan.columns) for column in plan.columns):
         notes.append(
-            "after X: left standing by X and the attacks before it in its norm, as X was spared the images that those "
-            "had fooled; evaluate.attacked: all gives every attack every image"
+            "after X: right when clean, under X and under the attacks before it in its norm, at its radius or a "
+            "smaller one; not X's own figure, as X was given only what those left standing (evaluate.attacked: all "
+            "gives every attack every image)"
         )
-    others = [
-        c.label if str(c.threat) in c.label else f"{c.label} ({c.threat})"
-        for c in plan.columns
-        if not c.worst_case and c.access != "corruption"
-    ]
+    others = [named(c) for c in plan.columns if not c.worst_case and c.access != "corruption"]
     if others:
         notes.append(f"of another threat, not part of robust: {', '.join(others)}")
     corruptions = [column.label for column in plan.columns if column.access == "corruption"]
@@ -183,7 +196,11 @@ def _notes(plan: Plan) -> list[str]:
             f"right within that l2 radius{some}, each with confidence {1 - smoothing.alpha:g} ({smoothing.samples} "
             "samples); its radius counts 0 where it is wrong or abstains"
         )
-    regimes = sorted({type(m.train.regime).__name__.lower() for m in plan.methods.values() if m.network is None})
+    trained: dict[str, list[str]] = {}
+    for name, method in plan.methods.items():
+        if method.network is None:
+            trained.setdefault(type(method.train.regime).__name__.lower(), []).append(name)
+    regimes = [f"{regime} ({', '.join(names)})" if len(trained) > 1 else regime for regime, names in trained.items()]
     notes += [f"training regime: {', '.join(regimes)}"] if regimes else []
     made = [_made(name, m.network) for name, m in plan.methods.items() if m.network is not None]
     notes += [f"made elsewhere: {', '.join(made)}"] if made else []

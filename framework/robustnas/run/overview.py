@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import attrs
@@ -13,6 +12,7 @@ from rich.table import Table
 from robustnas import memory, seeding
 from robustnas.contracts import Genotype
 from robustnas.errors import DataError, InputError, RobustnasError
+from robustnas.images import batches
 from robustnas.plan import MethodPlan, Plan
 from robustnas.recompute import cells_of
 from robustnas.run.directory import RunDirectory
@@ -164,19 +164,16 @@ def _stages(
     train_count = count
     if count is not None and method.train.checkpoint == "best":
         train_count = min(max(round(count * (1 - method.train.held_out)), 1), count - 1)
-    second = state(train, _steps(method.train.epochs, _batches(train_count, method.train.batch)))
+    each = None if train_count is None else batches(train_count, method.train.batch)
+    second = state(train, _steps(method.train.epochs, each))
     return first, second, f"{done} of {len(evaluation)} done" if done else f"{len(evaluation)} stages"
-
-
-def _batches(count: int | None, batch: int) -> int | None:
-    return None if count is None else math.ceil(count / batch)
 
 
 def _search_batches(method: MethodPlan, count: int | None) -> int | None:
     """Steps an epoch: the images that move w set them."""
     if count is None:
         return None
-    return _batches(min(max(round(count * method.search.train_share), 1), count - 1), method.search.batch)
+    return batches(min(max(round(count * method.search.train_share), 1), count - 1), method.search.batch)
 
 
 def _steps(epochs: int, batches: int | None) -> str:

@@ -33,12 +33,14 @@ class _Working:
     unit: str = ""
     figures: dict[str, float] = attrs.Factory(dict)
     first: tuple[int, float] | None = None  # units done at the first report, and when: a resume starts above 0
+    reported: float = 0.0  # when the last report came
 
     def time_left(self, now: float) -> float | None:
-        """Seconds left at the pace since the first report."""
+        """Seconds left at the pace between the first report and the last; it runs down until the next unit is due."""
         if self.first is None or self.done <= self.first[0]:
             return None
-        return (self.total - self.done) * (now - self.first[1]) / (self.done - self.first[0])
+        pace = (self.reported - self.first[1]) / (self.done - self.first[0])
+        return (self.total - self.done) * pace - min(now - self.reported, pace if self.done < self.total else 0.0)
 
 
 @attrs.define
@@ -87,6 +89,7 @@ class Progress:
             if working.first is None:
                 working.first = (done, now)
             working.done, working.total, working.unit, working.figures = done, total, unit, figures
+            working.reported = now
             if self._live is None and now - working.last_line >= PLAIN_SECONDS:
                 working.last_line = now
                 self._say(f"{stage.title}: {_describe(working, now)}")

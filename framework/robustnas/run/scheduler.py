@@ -48,6 +48,7 @@ def run_all(
 
     Raises:
         InputError: a stage found bad input.
+        RunError: a stage failed in one of several processes alone, or a worker ended without a word.
         DiskFullError: there is no room to write results.
         DeviceLostError: the device no longer answers.
         Interrupted: the process was asked to stop; what can be resumed has been saved.
@@ -85,7 +86,7 @@ def _one_by_one(
         try:
             execute(Task(plan, stage, directory, device, progress.reporter(stage), world))
         except RobustnasError as fault:
-            if world.size > 1:
+            if world.size > 1 and not fault.shared:
                 raise  # whether the others failed too cannot be asked: they may wait for this one
             _stop_if_hopeless(fault)
             failures.append((stage, fault))

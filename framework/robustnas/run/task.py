@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -41,6 +42,12 @@ class TrainingOnly:
     @property
     def std(self) -> tuple[float, ...]:
         return self.dataset.std
+
+    @property
+    def training_images(self) -> Callable[[int], Images] | None:
+        """The dataset's own, where it has one."""
+        reads: Callable[[int], Images] | None = getattr(self.dataset, "training_images", None)
+        return reads
 
     def split(self, name: str) -> Images:
         """The training split; any other is a fault of the caller.

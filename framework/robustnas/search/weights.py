@@ -29,8 +29,7 @@ def weights(supernet: PixelSupernet) -> Weights:
 
     Raises:
         PluginError: the supernet has no alpha, or one that is not a parameter of the module, so that a
-        checkpoint
-            would lose it.
+            checkpoint would lose it.
     """
     alpha = {id(parameter): name for name, parameter in supernet.alpha.items()}
     if not alpha:

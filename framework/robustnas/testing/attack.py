@@ -20,7 +20,7 @@ from robustnas.draws import Draws
 from robustnas.errors import OptionError
 from robustnas.foolbox_import import load_foolbox
 from robustnas.testing.networks import CLASSES, fit, tiny_images, tiny_network
-from robustnas.testing.promise import Judge, judge, made, own_randomness
+from robustnas.testing.promise import Judge, check_suited, judge, made, own_randomness
 from robustnas.threat import NORMS, ThreatModel, largest_radius
 
 IMAGES = 12
@@ -104,6 +104,7 @@ def check_attack(plugin: Any, *, norms: Sequence[str] | None = None, epsilon: fl
         known = _known_norms(attack, verdict)
         for norm in norms or known:
             verdict.require(norm in known, f"knows the norm {norm}", f"it refuses it; it knows {known}")
+            check_suited(attack, images.shape[1:], CLASSES, ThreatModel(norm, epsilon), verdict)
             # what a corruption does depends on no radius
             for radius in (epsilon,) if access == "corruption" else (0.0, epsilon, 1.0):
                 with verdict.unchanged(network, "the network"):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from robustnas.contracts import Dataset, Images
-from robustnas.errors import InputError
+from robustnas.errors import DataError, InputError
 from robustnas.testing.promise import Judge, judge, made, own_randomness
 
 CHUNK = 256
@@ -55,6 +55,7 @@ def check_dataset(
                     f"{where} is also {seen.get(print_)}",
                 )
                 seen[print_] = where
+        _check_optional(dataset, splits, verdict)
 
 
 def _check_declared(dataset: Dataset, verdict: Judge) -> None:
@@ -78,6 +79,31 @@ def _check_declared(dataset: Dataset, verdict: Judge) -> None:
             f"{name} is in pixel units, a fraction of the pixel range: at most {largest:g}",
             repr(values),
         )
+
+
+def _check_optional(dataset: Dataset, splits: Sequence[str], verdict: Judge) -> None:
+    """The optional members, where it has them: what its images are known by, and the training images as squares."""
+    contents = getattr(dataset, "contents", None)
+    verdict.require(contents is None or isinstance(contents, str), "contents is a str", type(contents).__name__)
+    reads: Callable[[int], Images] | None = getattr(dataset, "training_images", None)
+    if reads is None or "train" not in splits:
+        return
+    side = max(dataset.shape[1:]) + 1
+    try:
+        larger = reads(side)
+    except DataError:
+        return  # not with these options
+    verdict.require(
+        torch.equal(larger.labels, dataset.split("train").labels),
+        "training_images are those of split('train') in the same order",
+        "they have other labels",
+    )
+    shape = tuple(larger.take(torch.tensor([0])).shape)
+    verdict.require(
+        shape == (1, dataset.shape[0], side, side),
+        f"training_images({side}) have shape (n, {dataset.shape[0]}, {side}, {side})",
+        str(shape),
+    )
 
 
 def _check_split(dataset: Dataset, name: str, verdict: Judge, limit: int) -> dict[bytes, str]:

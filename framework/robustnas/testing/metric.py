@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustnas.contracts import Context
-from robustnas.testing.networks import TinySupernet, fit, settle, tiny_images, tiny_network
-from robustnas.testing.promise import Judge, close, figures, judge, made, own_randomness
+from robustnas.testing.networks import CLASSES, SHAPE, TinySupernet, fit, settle, tiny_images, tiny_network
+from robustnas.testing.promise import Judge, check_suited, close, figures, judge, made, own_randomness
 from robustnas.threat import NORMS, ThreatModel
 
 IMAGES = 5
@@ -47,6 +47,7 @@ def check_metric(
     with own_randomness(seed), torch.enable_grad():
         for norm in norms:
             threats = [ThreatModel(norm, epsilon) for epsilon in sorted(epsilons)]
+            check_suited(metric, SHAPE, CLASSES, threats[1], verdict)
             if "score" in kept:
                 for name, network in (("a supernet", TinySupernet()), ("a discrete network", tiny_network())):
                     _check_score(_Score(metric.score, verdict, name, seed), network, threats)

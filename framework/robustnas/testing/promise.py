@@ -12,6 +12,8 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from robustnas.threat import ThreatModel
+
 HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -105,6 +107,16 @@ def made(plugin: Any) -> Any:
         return plugin
     with judge(plugin).promised("is made with default options", "pass an object if some options have no default"):
         return plugin()
+
+
+def check_suited(plugin: Any, shape: tuple[int, ...], classes: int, threat: ThreatModel, verdict: Judge) -> None:
+    """`robustnas.contracts.Particular`: a `check`, where there is one, lets pass what the kit tries the plugin on."""
+    if not hasattr(plugin, "check"):
+        return
+    where = f"images {tuple(shape)}, {classes} classes and {threat}"
+    with verdict.promised(f"check lets pass {where}", "the kit tries it there: give it options and norms that suit"):
+        found = plugin.check(tuple(shape), classes, threat)
+    verdict.require(found is None, "check returns nothing, and refuses by raising OptionError", repr(found))
 
 
 def _state(module: nn.Module, buffers: bool) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Training a discrete network from scratch: standard, adversarial, TRADES or certified.
 
-`regimes` and `certified` are what is minimised, `loop` is the epochs, `network` builds and reloads what was trained.
+`regimes` and `certified` are what is minimised, `data` is the images, `loop` the epochs, and `network` builds and
+reloads what was trained.
 """
 
 from robustnas.train.loop import TrainTask, run

@@ -21,13 +21,12 @@ from torch import Tensor
 
 from robustnas import interrupt, seeding
 from robustnas.artifacts import StageFolder, damaged
-from robustnas.batches import Batch, Batches, Part, check_fit, gradient_of
+from robustnas.batches import Batch, Part, gradient_of
 from robustnas.contracts import Dataset, Genotype, SearchSpace
 from robustnas.device import can_fuse
 from robustnas.errors import RunDirectoryError, RunError
-from robustnas.feed import Feed
 from robustnas.finite import not_finite
-from robustnas.images import halves, in_order, shuffled
+from robustnas.images import in_order, shuffled
 from robustnas.memory import Peak, highest
 from robustnas.normalize import PixelNetwork
 from robustnas.precision import mixed, policy
@@ -39,6 +38,7 @@ from robustnas.synchronised import synchronise
 from robustnas.threat import ThreatModel
 from robustnas.train import certified
 from robustnas.train.certified import Moment
+from robustnas.train.data import TrainingData, training_data
 from robustnas.train.network import build, parameters
 from robustnas.train.regimes import loss as regime_loss
 from robustnas.train.regimes import perturb
@@ -55,21 +55,6 @@ class TrainTask:
     threat: ThreatModel
     settings: Train
     seed: int
-
-
-@frozen(eq=False)
-class _Data:
-    """The training images, and which of them train and which choose the checkpoint."""
-
-    train: Tensor
-    held_out: Tensor
-    batches: Batches
-    plain: Batches
-
-    @property
-    def feed(self) -> Feed:
-        """Of the images that train."""
-        return self.batches.feed
 
 
 def run(
@@ -90,14 +75,15 @@ def run(
     Raises:
         RunError: the loss is not finite.
         RunDirectoryError: the checkpoint is damaged or of another network.
-        InputError: batches that these processes cannot share; a last epsilon beyond the pixel range.
+        InputError: batches that these processes cannot share; a last epsilon beyond the pixel range; images that cannot
+            be read in the size, or changed in the colours, that the settings ask for.
         Interrupted: the process was asked to stop; the checkpoint holds the last step.
     """
     settings = task.settings
     if isinstance(settings.regime, Certified):
         certified.last_epsilon(settings.regime, task.threat)  # now, not in the first step
     peak = Peak(device)
-    data = _data(task, device, world)
+    data = training_data(task.dataset, settings, task.seed, device, world)
     with seeding.seeded(task.seed, "train", "weights"):
         network = build(task.space, task.genotype, task.dataset, settings)
     if world.size > 1:
@@ -123,10 +109,11 @@ def run(
 
     # the history is part of the checkpoint: the file beside it may be behind after a kill
     records = state["records"]
-    with policy(settings.precision), data.feed:
+    report(int(state["epoch"]), settings.epochs, "epoch")
+    with policy(settings.precision), data:
         for epoch in range(state["epoch"] + 1, settings.epochs + 1):
             began = time.perf_counter() - float(state["middle"]["seconds"] if state["middle"] else 0.0)
-            data.feed.reset()
+            data.batches.feed.reset()
             peak.reset()
 
             def stop(middle: dict[str, Any], began: float = began) -> NoReturn:
@@ -146,7 +133,7 @@ def run(
             state["epoch"] = epoch
             seconds = time.perf_counter() - began
             state["seconds"] += seconds
-            machine = {"waiting": data.feed.waited / seconds, **peak.read(), "total_seconds": state["seconds"]}
+            machine = {"waiting": data.batches.feed.waited / seconds, **peak.read(), "total_seconds": state["seconds"]}
             records.append({"epoch": epoch, **figures, **machine})
             checkpoint()
             folder.rewrite_history(records)
@@ -172,31 +159,6 @@ def run(
         **highest(records),
         "train_seconds": state["seconds"],
     }
-
-
-def _data(task: TrainTask, device: torch.device, world: World) -> _Data:
-    """All training images train, unless some are held out to choose the checkpoint."""
-    images, settings = task.dataset.split("train"), task.settings
-    count = len(images.labels)
-    if settings.checkpoint == "best":
-        generator = seeding.generator(task.seed, "train", "held out")
-        train, held_out = halves(count, 1 - settings.held_out, generator)
-    else:
-        train, held_out = torch.arange(count), torch.arange(0)
-    order = shuffled(train, settings.batch, torch.Generator())
-    check_fit(order, settings.batch, settings.accumulate, world, "train")
-    feed, shape = Feed(images, device), task.dataset.shape[1:]
-    batches = Batches(
-        feed,
-        shape,
-        settings.crop,
-        settings.flip,
-        settings.cutout,
-        task.dataset.mean,
-        settings.accumulate,
-        world,
-    )
-    return _Data(train, held_out, batches, Batches(feed, shape, world=world))
 
 
 def _resume(
@@ -248,7 +210,7 @@ class _Epoch:
     task: TrainTask
     network: PixelNetwork
     optimizer: torch.optim.Optimizer
-    data: _Data
+    data: TrainingData
     epoch: int
     device: torch.device
     world: World
@@ -358,7 +320,7 @@ def _judged(settings: Train, epoch: int) -> bool:
     return not isinstance(regime, Certified) or epoch >= regime.end(settings.epochs)
 
 
-def _held_out_accuracy(task: TrainTask, network: PixelNetwork, data: _Data, world: World) -> float:
+def _held_out_accuracy(task: TrainTask, network: PixelNetwork, data: TrainingData, world: World) -> float:
     """Accuracy on the images held out: clean, under the regime's own PGD, or certified at its last epsilon."""
     regime = task.settings.regime
     generator = seeding.generator(task.seed, "train", "held-out perturbation")  # the same start every epoch

@@ -5,8 +5,9 @@
     trades        CE(f(x), y) + beta KL(f(x) || f(x')),  x' by PGD on KL     Zhang et al. 2019, arXiv:1901.08573
     certified     CE(f(x), y) mixed with CE of bounds: `robustnas.train.certified`
 
-Perturbed images are made in eval mode (no batch norm statistics move) and without drop-path.  The auxiliary head
-sees the images that the first cross-entropy sees.
+PGD starts uniform in the ball, for TRADES a little Gaussian noise away from the image: so the two papers have it (at
+the image itself the divergence has no gradient).  Perturbed images are made in eval mode (no batch norm statistics
+move) and without drop-path.  The auxiliary head sees the images that the first cross-entropy sees.
 """
 
 from __future__ import annotations
@@ -76,7 +77,17 @@ def perturb(
         def raised(logits: Tensor) -> Tensor:
             return F.cross_entropy(logits, labels, reduction="none")
 
-    return pgd(network, images, raised, threat, steps=regime.steps, step_size=regime.step_size, generator=generator)
+    noise = regime.noise if isinstance(regime, Trades) else None
+    return pgd(
+        network,
+        images,
+        raised,
+        threat,
+        steps=regime.steps,
+        step_size=regime.step_size,
+        noise=noise,
+        generator=generator,
+    )
 
 
 def _divergence(clean: Tensor, perturbed: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import field, frozen
 
+from robustnas.contracts import Shape
+from robustnas.errors import OptionError
 from robustnas.suggest import did_you_mean
 from robustnas.threat import ThreatModel
 
@@ -70,6 +72,18 @@ class Corruptions:
             if isinstance(severity, bool) or severity not in SEVERITIES:
                 raise ValueError(f"severities are whole numbers from 1 to 5, found {severity!r}")
         _once("severities", severities)
+
+    def check(self, shape: Shape, classes: int, threat: ThreatModel) -> None:
+        """Families for colour images only are asked for on colour images only.
+
+        Raises:
+            OptionError: they are not.
+        """
+        coloured = [family for family in self.families if family in COLOUR]
+        if coloured and shape[0] != 3:
+            raise OptionError(
+                f"{', '.join(coloured)} needs images of three channels, found {shape[0]}; families without it would do"
+            )
 
     def evaluations(self, classes: int) -> float:
         """One for every part: the judging."""

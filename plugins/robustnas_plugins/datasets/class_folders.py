@@ -7,8 +7,9 @@ Files with endings that no image has, and hidden ones, are left out.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
@@ -55,8 +56,18 @@ def scan(folder: Path, name: str) -> ClassFolders:
         name: of the dataset, for messages.
 
     Raises:
-        DataError: the folder is missing, has no class folders, or a class has no image.
+        DataError: the folder is missing, may not be read or has no class folders, or a class has no image.
     """
+    try:
+        return _scanned(folder, name)
+    except OSError as fault:
+        raise DataError(
+            f"{name}: {fault.filename} cannot be read ({fault}); a folder that may be read would do"
+        ) from fault
+
+
+def _scanned(folder: Path, name: str) -> ClassFolders:
+    """`scan`, where nothing stands in the way."""
     if not folder.is_dir():
         raise DataError(f"{name}: {folder.absolute()} is not a folder; it should hold one folder for each class")
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
@@ -77,10 +88,18 @@ def scan(folder: Path, name: str) -> ClassFolders:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    """Image files at any depth, sorted."""
+    """Image files at any depth, sorted.
+
+    Raises:
+        OSError: a folder may not be read.
+    """
+
+    def refuse(fault: OSError) -> None:
+        raise fault
+
     return sorted(
         Path(directory) / file
-        for directory, _, files in os.walk(folder)
+        for directory, _, files in os.walk(folder, onerror=refuse)
         for file in files
         if file.lower().endswith(ENDINGS) and not file.startswith(".")
     )
@@ -99,6 +118,46 @@ def same_classes(train: ClassFolders, test: ClassFolders, folders: tuple[Path, P
             raise DataError(
                 f"{name}: {at.absolute()} has no class folder {shown}; train and test need the same classes"
             )
+
+
+def real_paths(files: Sequence[Path]) -> list[str]:
+    """Where each file is once all links are followed; folders are followed once each, which is most of the time."""
+    folders: dict[str, str] = {}
+    found = []
+    for file in map(os.fspath, files):
+        if os.path.islink(file):
+            found.append(os.path.realpath(file))
+            continue
+        folder, name = os.path.split(file)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        found.append(os.path.join(folders[folder], name))
+    return found
+
+
+def inventory(splits: Mapping[Path, ClassFolders], name: str) -> str:
+    """A digest of the names and sizes of all files, by which images are the same ones wherever their folder lies.
+
+    Nothing is opened, so a change that keeps a file's size to the byte goes unseen.
+
+    Args:
+        splits: what each folder holds; in the order in which they matter.
+        name: of the dataset, for messages.
+
+    Raises:
+        DataError: a file is a link to nothing, or its size cannot be asked for.
+    """
+    digest = hashlib.sha256()
+    for folder, found in splits.items():
+        digest.update(b"%d images\0" % len(found.files))
+        for file in found.files:
+            path = os.fspath(file)
+            try:
+                size = os.stat(path).st_size
+            except OSError as fault:
+                raise DataError(f"{name}: {path} cannot be read ({fault}); replace or remove it") from fault
+            digest.update(b"%s\0%d\0" % (os.fsencode(path[len(os.fspath(folder)) :].replace(os.sep, "/")), size))
+    return digest.hexdigest()[:12]
 
 
 def opened(path: Path, name: str, use: Callable[[Image.Image], Result]) -> Result:

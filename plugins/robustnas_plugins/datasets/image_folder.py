@@ -3,11 +3,14 @@
 Classes are the folder names in sorted order, and must be the same in both splits.  A file that is in both
 splits, be it through a link, is refused.  Copies under different names are not looked for: keep them out of
 the test folder, or the test figures mean nothing.
+
+Results are of these images wherever the folder lies: the names and sizes of all files tell them from others, so
+a folder that moves or is copied redoes nothing, and one with other files is another dataset.  Nothing is opened
+for that: rename a file whose pixels change and whose size does not.
 """
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +23,16 @@ from attrs.validators import and_, deep_iterable, ge, gt, in_, instance_of, opti
 from robustnas.contracts import Images, Shape
 from robustnas.errors import DataError
 from robustnas.images import InMemory, Streamed
-from robustnas_plugins.datasets.class_folders import WORKERS, ClassFolders, Files, header, same_classes, scan
+from robustnas_plugins.datasets.class_folders import (
+    WORKERS,
+    ClassFolders,
+    Files,
+    header,
+    inventory,
+    real_paths,
+    same_classes,
+    scan,
+)
 from robustnas_plugins.datasets.splits import is_train
 
 NAME = "image-folder"
@@ -45,7 +57,10 @@ class ImageFolder:
 
     folder: str = field(
         validator=instance_of(str),
-        metadata={"help": "folder with train/ and test/ (or val/), in each a folder for each class"},
+        metadata={
+            "help": "folder with train/ and test/ (or val/), in each a folder for each class",
+            "identity": False,
+        },
     )
     size: int | None = field(
         default=None,
@@ -96,14 +111,21 @@ class ImageFolder:
         """
         train, test = (scan(folder, NAME) for folder in self._folders)
         same_classes(train, test, self._folders, NAME)
-        real = {os.path.realpath(file) for file in train.files}
-        shared = next((file for file in test.files if os.path.realpath(file) in real), None)
+        real = set(real_paths(train.files))
+        shared = next(
+            (file for file, path in zip(test.files, real_paths(test.files), strict=True) if path in real), None
+        )
         if shared is not None:
             raise DataError(
                 f"{NAME}: {shared.absolute()} is a training image too; "
                 "no test image may be seen in training: remove it from one of the two"
             )
         return train, test
+
+    @cached_property
+    def contents(self) -> str:
+        """What tells these images from others: names and sizes of all files."""
+        return inventory(dict(zip(self._folders, self._splits, strict=True)), NAME)
 
     @cached_property
     def shape(self) -> Shape:
@@ -142,8 +164,24 @@ class ImageFolder:
             DataError: a folder is missing or empty, a file is broken or of another size, splits do not fit.
         """
         which = 0 if is_train(name) else 1
-        part = self._checked[which]
-        source = Files(part.files, NAME, self.channels, self.size, self.size)
+        return self._images(self._checked[which], self.size)
+
+    def training_images(self, side: int) -> Images:
+        """The images of `train/` as squares of `side` pixels.
+
+        Raises:
+            DataError: as for `split`, or there is no `size`, so that images need not be squares.
+        """
+        if self.size is None:
+            raise DataError(
+                f"{NAME}: found train.read_size: {side} without the option size, which would cut squares; "
+                f"size: {min(self.shape[1:])} beside folder would do"
+            )
+        return self._images(self._checked[0], side)
+
+    def _images(self, part: ClassFolders, side: int | None) -> Images:
+        """The images of a split, streamed or in memory; as squares where there is a side."""
+        source = Files(part.files, NAME, self.channels, side, side)
         if self.stream:
             return Streamed(source, part.label_tensor(), self.workers)
         with ThreadPoolExecutor(max(self.workers, 1)) as pool:

@@ -1,7 +1,10 @@
 """ImageNet, or any set laid out like it: `train/` and `val/` with one folder for each class.
 
 The validation folder is the test split: the labels of the official test set are not public.  Images are read
-when asked for.  Every image is resized and cut from the centre, in training too.
+when asked for.  Every image is resized and cut from the centre; `train.random_resized_crop` cuts training images from
+the square that is left, or from a larger one (`train.read_size`).
+
+Results are of ImageNet wherever it lies: its million files are not looked through to tell one copy from another.
 """
 
 from __future__ import annotations
@@ -62,7 +65,18 @@ class ImageNet:
         Raises:
             DataError: folders are missing, empty or of different classes, or their number is not `classes`.
         """
-        train = is_train(name)
+        return self._images(is_train(name), self.resize, self.size)
+
+    def training_images(self, side: int) -> Images:
+        """`train/` as squares of `side` pixels.
+
+        Raises:
+            DataError: as for `split`.
+        """
+        return self._images(True, side, side)
+
+    def _images(self, train: bool, shorter: int, side: int) -> Images:
+        """One folder's images, their shorter side resized and a square cut from their centres."""
         root, named_by = data_root(self.folder)
         if self.folder is None:
             root = root / "imagenet"
@@ -78,5 +92,5 @@ class ImageNet:
                 f"classes: {len(both[0].names)} among the dataset's options would do"
             )
         found = both[0] if train else both[1]
-        source = Files(found.files, "imagenet", 3, self.resize, self.size)
+        source = Files(found.files, "imagenet", 3, shorter, side)
         return Streamed(source, found.label_tensor(), self.workers)

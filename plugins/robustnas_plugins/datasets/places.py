@@ -10,6 +10,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from robustnas.errors import DataError
+
 VARIABLE = "ROBUSTNAS_DATA"
 
 
@@ -43,6 +45,13 @@ def missing(name: str, what: str, root: Path, named_by: str, download: bool = Tr
 
 
 def md5(path: Path) -> str:
-    """Checksum of a file, in hexadecimal; the official lists of these datasets use it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    """Checksum of a file, in hexadecimal; the official lists of these datasets use it.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as fault:
+        raise DataError(f"{path.absolute()} cannot be read ({fault}); a file that may be read would do") from fault

@@ -3,16 +3,17 @@
 Files lie as torchvision lays them (`MNIST/raw`, `FashionMNIST/raw`, `cifar-10-batches-py`,
 `cifar-100-python`, `train_32x32.mat`); the official `.gz` files of the MNIST family may also lie in the
 folder itself.  Files are checked against the official checksums when read, and held in memory as uint8.
-Nothing is downloaded unless the option `download` says so.
+Both splits have to be there when one is read: what is missing is then found before a training, not after it.  Nothing
+is downloaded unless the option `download` says so.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.error import URLError
 
 import torch
 from attrs import field, frozen
@@ -22,6 +23,7 @@ from robustnas.contracts import Images, Shape
 from robustnas.errors import DataError
 from robustnas.images import InMemory
 from robustnas_plugins.datasets import idx
+from robustnas_plugins.datasets.downloads import fetch
 from robustnas_plugins.datasets.places import data_root, md5, missing
 from robustnas_plugins.datasets.splits import is_train
 
@@ -162,31 +164,18 @@ class SVHN:
             DataError: files are missing or damaged, or there is no such split.
         """
         from torchvision import datasets
+        from torchvision.datasets.utils import download_url
 
         part = "train" if is_train(name) else "test"
         root, named_by = data_root(self.folder)
-        _, file, checksum = datasets.SVHN.split_list[part]
-        if self.download and not (root / file).exists():
-            _fetch("svhn", root, lambda: datasets.SVHN(str(root), split=part, download=True))
-        _require("svhn", root, named_by, {file: checksum})
+        listed = [datasets.SVHN.split_list[one] for one in ("train", "test")]
+        if self.download:
+            for url, file, checksum in listed:
+                if not (root / file).is_file():
+                    fetch("svhn", root, partial(download_url, url, filename=file, md5=checksum))
+        _require("svhn", root, named_by, {file: checksum for _, file, checksum in listed})
         read = datasets.SVHN(str(root), split=part)
         return InMemory(torch.from_numpy(read.data.copy()), torch.from_numpy(read.labels.copy()).long())
-
-
-def _fetch(name: str, root: Path, download: Callable[[], object]) -> None:
-    """Let torchvision download; whatever stops it becomes one message.
-
-    Raises:
-        DataError: the download failed.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        download()
-    except (RuntimeError, URLError, OSError, EOFError) as fault:
-        raise DataError(
-            f"{name}: the download into {root.absolute()} failed ({type(fault).__name__}: {fault})\n"
-            "  what would do: try again, or put the files there by hand and remove download: true"
-        ) from fault
 
 
 def _require(name: str, root: Path, named_by: str, checksums: Mapping[str, str]) -> None:
@@ -212,23 +201,25 @@ def _mnist_family(
     source: Any = getattr(datasets, directory)
     packed = dict(source.resources)
     root, named_by = data_root(folder)
-    start = "train" if train else "t10k"
-    count = MNIST_SIZES[start]
-    names = [f"{start}-images-idx3-ubyte", f"{start}-labels-idx1-ubyte"]
-    found = [_mnist_file(root, directory, file) for file in names]
-    if None in found and download:
-        _fetch(name, root, lambda: source(str(root), download=True))
-        found = [_mnist_file(root, directory, file) for file in names]
-    tensors = []
-    for file, path, sizes in zip(names, found, ((count, 28, 28), (count,)), strict=True):
+    sizes: dict[str, tuple[int, ...]] = {}
+    for start, count in MNIST_SIZES.items():
+        sizes |= {f"{start}-images-idx3-ubyte": (count, 28, 28), f"{start}-labels-idx1-ubyte": (count,)}
+    found = {file: _mnist_file(root, directory, file) for file in sizes}
+    if None in found.values() and download:
+        fetch(name, root, lambda folder: source(folder, download=True))
+        found = {file: _mnist_file(root, directory, file) for file in sizes}
+    files: dict[str, Path] = {}
+    for file, path in found.items():
         if path is None:
             what = f"{file} or {file}.gz (in {directory}/raw, or {file}.gz in the folder itself)"
             raise DataError(missing(name, what, root, named_by))
         expected = packed[path.name] if path.suffix == ".gz" else unpacked.get(file)
         if expected is not None and md5(path) != expected:
             raise DataError(f"{name}: {path.absolute()} {DAMAGED}")
-        tensors.append(idx.read(path, sizes))
-    return InMemory(tensors[0].unsqueeze(1), tensors[1].long())
+        files[file] = path
+    start = "train" if train else "t10k"
+    pixels, labels = (idx.read(path, sizes[file]) for file, path in files.items() if file.startswith(start))
+    return InMemory(pixels.unsqueeze(1), labels.long())
 
 
 def _mnist_file(root: Path, directory: str, file: str) -> Path | None:
@@ -250,7 +241,7 @@ def _cifar(name: str, directory: str, folder: str | None, download: bool, train:
     listed = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
     checksums = {f"{source.base_folder}/{file}": checksum for file, checksum in listed}
     if download and not all((root / file).is_file() for file in checksums):
-        _fetch(name, root, lambda: source(str(root), download=True))
+        fetch(name, root, lambda folder: source(folder, download=True))
     _require(name, root, named_by, checksums)
     with warnings.catch_warnings():
         # the official pickles are older than the type numpy wants for this argument

@@ -24,7 +24,7 @@ from torch import Tensor
 from robustnas.contracts import Context, Supernet
 from robustnas.statistics import frozen_statistics, scratch_statistics
 from robustnas.threat import ThreatModel
-from robustnas_plugins.metrics.mixing import perturbed, schedule
+from robustnas_plugins.metrics.mixing import END, START, perturbed, schedule
 
 
 @frozen
@@ -37,13 +37,13 @@ class AdversarialAlpha:
         metadata={"help": "steps of the ascent, each of size 2 eps / steps"},
     )
     start: float = field(
-        default=0.03,
+        default=START,
         converter=float,
         validator=ge(0.0),
         metadata={"help": "eps at the first epoch, largest change of a mixing weight"},
     )
     end: float = field(
-        default=0.3,
+        default=END,
         converter=float,
         validator=ge(0.0),
         metadata={"help": "eps after the last epoch, largest change of a mixing weight"},
@@ -60,7 +60,7 @@ class AdversarialAlpha:
 
     def ascend(self, supernet: Any, images: Tensor, labels: Tensor, context: Context) -> dict[str, Tensor]:
         """Mixing weights with a loss at least as high as the clean ones': by name, (E, O), detached."""
-        eps = schedule(self.start, self.end, self.start, self.end, context.progress)
+        eps = schedule(self.start, self.end, context.progress)
         clean = {name: p.detach() for name, p in supernet.mixing().items()}
 
         def loss(mixing: dict[str, Tensor]) -> Tensor:

@@ -18,6 +18,7 @@ from attrs import field, frozen
 from attrs.validators import ge, instance_of, optional
 from torch import Tensor, nn
 
+from robustnas.contracts import Shape
 from robustnas.double_backward import double_backward
 from robustnas.errors import OptionError
 from robustnas.threat import DUAL_ORDER, ThreatModel
@@ -35,6 +36,14 @@ class Jacobian:
         validator=optional([instance_of(int), ge(1)]),
         metadata={"help": "rows of the Jacobian per image, drawn afresh without replacement; default all K, exactly"},
     )
+
+    def check(self, shape: Shape, classes: int, threat: ThreatModel) -> None:
+        """No more rows than there are classes.
+
+        Raises:
+            OptionError: there are more.
+        """
+        self._drawn_of(classes)
 
     def score(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
         """(N, C, H, W), (N,) -> (N,) in logits per pixel unit, at most 0; larger is more robust.
@@ -66,12 +75,16 @@ class Jacobian:
 
     def _sampled_rows(self, count: int, logits: Tensor) -> Tensor:
         """Random rows of each image's Jacobian, none twice: (N, rows) class indices."""
-        classes, rows = logits.shape[1], self.rows or 0
-        if rows > classes:
-            raise OptionError(
-                f"metric jacobian: rows: {rows} of a network with {classes} classes; at most {classes} would do"
-            )
+        classes = logits.shape[1]
+        rows = self._drawn_of(classes)
         return torch.rand(count, classes, device=logits.device).argsort(dim=1)[:, :rows]
+
+    def _drawn_of(self, classes: int) -> int:
+        """How many rows are drawn of so many classes; 0 where all are taken."""
+        rows = self.rows or 0
+        if rows > classes:
+            raise OptionError(f"rows: {rows} of a network with {classes} classes; at most {classes} would do")
+        return rows
 
 
 def _all_rows(network: nn.Module, images: Tensor) -> Tensor:

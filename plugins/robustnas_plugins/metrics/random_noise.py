@@ -1,7 +1,6 @@
 """Random noise in the inner level: on the mixing weights (SDARTS-RS), or on the images.
 
-alpha   w is trained at p + delta, delta uniform in [-eps, eps], p = softmax(alpha); entries are then clamped
-to
+alpha   w is trained at p + delta, delta uniform in [-eps, eps], p = softmax(alpha); entries are then clamped to
         [0, 1] and rows scaled to sum to 1.  Alpha itself moves at p.
 input   w is trained on images plus noise of scale eps, clamped to [0, 1]; alpha moves on clean images.
 
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from robustnas.contracts import Context, Supernet
 from robustnas.threat import ThreatModel, pixels
-from robustnas_plugins.metrics.mixing import perturbed, schedule
+from robustnas_plugins.metrics.mixing import END, START, perturbed, schedule
 
 
 def _scale(value: str | float | None) -> float | None:
@@ -71,12 +70,18 @@ class RandomNoise:
         """(N, C, H, W), (N,) -> scalar."""
         if self.target == "input":
             usual = threat.epsilon / images[0].numel() if threat.norm == "l1" else threat.epsilon
-            scale = schedule(self.start, self.end, usual, usual, context.progress)
+            scale = self._eps(usual, usual, context)
             return context.loss(supernet((images + scale * self._noise(images, context)).clamp(0.0, 1.0)), labels)
-        scale = schedule(self.start, self.end, 0.03, 0.3, context.progress)
+        scale = self._eps(START, END, context)
         mixing = supernet.mixing()
         noisy = {name: perturbed(p, scale * self._noise(p, context)) for name, p in mixing.items()}
         return context.loss(supernet(images, mixing=noisy), labels)
+
+    def _eps(self, start: float, end: float, context: Context) -> float:
+        """eps at this step; `start` and `end` stand in for options that were not given."""
+        start = start if self.start is None else self.start
+        end = end if self.end is None else self.end
+        return schedule(start, end, context.progress)
 
     def _noise(self, like: Tensor, context: Context) -> Tensor:
         """Noise of scale 1 in the shape of `like`."""

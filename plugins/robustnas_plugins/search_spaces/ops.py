@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from reprlib import repr as shortened
 from typing import Any
 
 import torch.nn.functional as F
@@ -140,7 +141,7 @@ def checked(data: dict[str, Any], table: OpTable) -> Genotype:
             if op not in table:
                 near = get_close_matches(op, table, 1, cutoff=0.75)
                 raise InputError(
-                    f"genotype: {name}[{index}] is {op!r}, which is no operation of this space"
+                    f"genotype: {name}[{index}] is {shortened(op)}, which is no operation of this space"
                     + (f"; did you mean {near[0]}?" if near else "")
                     + f"\n  operations: {', '.join(table)}"
                 )

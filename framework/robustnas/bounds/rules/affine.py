@@ -12,6 +12,7 @@ from robustnas.bounds.registration import only_first, propagate, root, rule, spe
 from robustnas.bounds.scale import portion
 from robustnas.bounds.value import Ball, Features, Function, Value, refuse
 from robustnas.convolution import conv2d
+from robustnas.fixed_norm import scale_and_shift
 
 DIMENSIONS = {"conv1d": 3, "conv2d": 4, "conv3d": 5}
 
@@ -127,12 +128,7 @@ def batch_norm(
     if training or running_mean is None or running_var is None:
         advice = "call network.eval() first, and build it with running statistics"
         refuse(function, value, "training-mode batch norm mixes the images of a batch", advice)
-    scale = (running_var + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight
-    shift = -running_mean * scale
-    if bias is not None:
-        shift = shift + bias
+    scale, shift = scale_and_shift(running_mean, running_var, weight, bias, eps)
     shape = (1, -1, *[1] * (value.centre.dim() - 2))
     scale, shift = scale.view(shape), shift.view(shape)
     size = scale.abs()

@@ -8,6 +8,11 @@
 All evaluations of L_train use the same images, the same random draws, and batch statistics; none moves the
 running statistics.  R is evaluated at the same w' as L_val; its batch norm statistics are constants.
 
+The error against `exact`, relative to the whole hypergradient, in float64: 2e-6 to 4e-6 on a smooth supernet, falling
+with the square of the radius.  Rectifiers and max pooling have kinks, which a difference over a finite radius crosses
+and `exact` does not see: 0.15 on DARTS's supernet (3 cells, 8 channels, 32 digits after 10 steps of w; first order is
+off by 0.23 there), and 8e-10 where the radius is so small (1e-7) that no kink is crossed.
+
 Source: Liu et al. 2019 (DARTS), arXiv:1806.09055, eqs. 7 and 8; R as in Hosseini et al. 2021,
 arXiv:2012.06122.
 """

@@ -1,8 +1,4 @@
-"""The one table: a row a method, mean and standard deviation over seeds, best value marked.
-
-`row` builds plain data from the results of the stages; `markdown`, `csv_text`, `json_data` and `show` present it.
-Nothing here depends on when or where the run happened, except keys that end in `_seconds`.
-"""
+"""The forms of the table: JSON, Markdown, CSV and the terminal; best value marked, notes underneath."""
 
 from __future__ import annotations
 
@@ -13,150 +9,18 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
-from robustnas.threat import NORMS, radius_text
-from robustnas.verdicts import Verdicts
+from robustnas.table.rows import Comparison, Figure, figure
+from robustnas.threat import radius_text
 
 SCHEMA = 1
 FLAGGED = "(!)"
 """Stands behind the name of a method whose figures a reviewer would question; why is said under the table."""
-
-Figure = dict[str, Any] | None
-"""`{"mean", "std", "values"}`; std is the sample standard deviation, None for one seed.  None: not measured."""
-
-
-@frozen
-class AttackColumn:
-    """One attack of the recipe, as a column."""
-
-    label: str
-    threat: str
-    worst_case: bool = field(metadata={"help": "its images are of the recipe's threat, so it counts for `robust`"})
-    spared: bool = field(default=False, metadata={"help": "it was spared the images that attacks before it fooled"})
-
-    @property
-    def title(self) -> str:
-        """Of the printed column."""
-        return f"after {self.label} %" if self.spared else f"{self.label} %"
-
-
-@frozen
-class SeedResult:
-    """What the stages of one method and seed measured; None where a stage did not run.
-
-    Lists have one entry an image, in the order in which images were evaluated, and start at the first.
-
-    Args:
-        seed: of the recipe.
-        clean: right when clean.
-        attacks: what its attacks amount to.
-        certified: provably right at the recipe's threat.
-        radius: certified radii by norm, pixel units.
-        smoothed: certified l2 radii of the smoothed classifier, 0 where it is wrong or abstains.
-        flags: what a reviewer would object to, plain.
-        parameters: trainable weights.
-        search_seconds: time of the search.
-    """
-
-    seed: int
-    clean: Sequence[bool] | None = None
-    attacks: Verdicts = field(factory=Verdicts)
-    certified: Sequence[bool] | None = None
-    radius: dict[str, Sequence[float]] = field(factory=dict)
-    smoothed: Sequence[float] | None = None
-    flags: Sequence[dict[str, Any]] = ()
-    parameters: int | None = None
-    search_seconds: float | None = None
-
-
-def figure(values: Sequence[float | None]) -> Figure:
-    """Mean and sample standard deviation over the seeds that were measured; None when none was."""
-    known = [float(value) for value in values if value is not None]
-    if not known:
-        return None
-    std = statistics.stdev(known) if len(known) > 1 else None
-    return {"mean": statistics.fmean(known), "std": std, "values": known}
-
-
-def share(flags: Sequence[float]) -> float:
-    """Share of true entries; of shares, their mean."""
-    return math.fsum(flags) / len(flags)
-
-
-def _share(flags: Sequence[float] | None) -> float | None:
-    return None if flags is None else share(flags)
-
-
-def _radius(result: SeedResult, norm: str, over_correct: bool) -> float | None:
-    """Mean certified radius in pixel units, over correctly classified images or with 0 for the others."""
-    if result.clean is None or norm not in result.radius:
-        return None
-    radii = result.radius[norm]
-    chosen = [r for r, clean in zip(radii, result.clean, strict=False) if clean or not over_correct]
-    return statistics.fmean(chosen) if chosen else None
-
-
-def row(
-    method: str,
-    results: Sequence[SeedResult],
-    columns: Sequence[AttackColumn],
-    epsilons: Sequence[float] = (),
-    smoothing: Sequence[float] | None = None,
-) -> dict[str, Any]:
-    """One row as plain data; shares in [0, 1], radii in pixel units.
-
-    Args:
-        epsilons: radii of the curve of robust accuracy.
-        smoothing: l2 radii at which the smoothed classifier is shown; None where there is none.
-    """
-
-    def over(measure: Callable[[SeedResult], float | None]) -> Figure:
-        return figure([measure(result) for result in results])
-
-    def by_label(pick: Callable[[Verdicts], Any]) -> dict[str, Any]:
-        found = {c.label: [pick(r.attacks).get(c.label) for r in results] for c in columns}
-        return {label: values for label, values in found.items() if any(values)}
-
-    return {
-        "method": method,
-        "seeds": [result.seed for result in results],
-        "clean": over(lambda r: _share(r.clean)),
-        "robust": over(lambda r: _share(r.attacks.robust)),
-        "attacks": {c.label: over(lambda r, label=c.label: _share(r.attacks.standing.get(label))) for c in columns},  # type: ignore[misc]
-        "robust_at": {f"{e:g}": over(lambda r, e=e: _share(r.attacks.curve.get(e))) for e in epsilons},  # type: ignore[misc]
-        "certified": over(lambda r: _share(r.certified)),
-        "certified_radius": {n: over(lambda r, n=n: _radius(r, n, True)) for n in NORMS},  # type: ignore[misc]
-        "certified_radius_all": {n: over(lambda r, n=n: _radius(r, n, False)) for n in NORMS},  # type: ignore[misc]
-        "smoothed": {
-            f"{e:g}": over(lambda r, e=e: None if r.smoothed is None else share([x > e for x in r.smoothed]))  # type: ignore[misc]
-            for e in smoothing or ()
-        },
-        "smoothed_radius": over(lambda r: _share(r.smoothed)),
-        "variants": by_label(lambda attacks: attacks.variants),
-        "parts": by_label(lambda attacks: attacks.parts),
-        "evaluations": {c.label: over(lambda r, label=c.label: r.attacks.evaluations.get(label)) for c in columns},  # type: ignore[misc]
-        "flags": [{**flag, "seed": r.seed} for r in results for flag in r.flags],
-        "parameters": over(lambda r: None if r.parameters is None else float(r.parameters)),
-        "search_seconds": over(lambda r: r.search_seconds),
-    }
-
-
-@frozen
-class Comparison:
-    """Everything the printed table needs: rows as plain data, the attacks, and what stands under the table."""
-
-    threat: str
-    rows: list[dict[str, Any]]
-    attacks: list[AttackColumn]
-    norms: list[str]
-    notes: list[str]
-    epsilons: list[float] = field(factory=list)
-    smoothing: list[float] | None = None
-    contradictions: list[str] = field(factory=list)
 
 
 @frozen
@@ -215,14 +79,22 @@ def _columns(comparison: Comparison) -> list[_Column]:
     return columns
 
 
+def _columns_of_all(comparison: Comparison) -> list[_Column]:
+    """What is no column of the printed table: see `radii_of_all`."""
+    return [
+        _Column(f"radius {n} all", lambda r, n=n: r["certified_radius_all"][n], _pixels, True)  # type: ignore[misc]
+        for n in comparison.norms
+    ]
+
+
 def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]]]]:
-    """Titles, and for each row its (text, is best) cells; ties share the mark, a single row has none."""
+    """Titles, and for each row its (text, is best) cells; ties share the mark, a single figure has none."""
     columns = _columns(comparison)
     body: list[list[tuple[str, bool]]] = []
     best: list[str | None] = []
     for column in columns:
         means = [f["mean"] for f in map(column.pick, comparison.rows) if f is not None]
-        top = (max(means) if column.largest_is_best else min(means)) if len(comparison.rows) > 1 and means else None
+        top = (max(means) if column.largest_is_best else min(means)) if len(means) > 1 else None
         best.append(None if top is None else column.write(top))
     for r in comparison.rows:
         line = [(f"{r['method']} {FLAGGED}" if r["flags"] else str(r["method"]), False), (str(len(r["seeds"])), False)]
@@ -235,6 +107,9 @@ def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]
             is_best = text == top_text
             if found["std"] is not None:
                 text += f" ± {column.write(found['std'])}"
+            count, measured = len(r["seeds"]), sum(value is not None for value in found["values"])
+            if measured < count:
+                text += f" ({measured} of {count} seeds)"
             line.append((text, is_best))
         body.append(line)
     return ["method", "seeds", *[column.title for column in columns]], body
@@ -258,9 +133,9 @@ def json_data(comparison: Comparison) -> dict[str, Any]:
 def markdown(comparison: Comparison) -> str:
     """The table in Markdown, best values bold, notes underneath."""
     titles, body = cells(comparison)
-    lines = ["| " + " | ".join(titles) + " |", "|" + "|".join(["---"] + ["---:"] * (len(titles) - 1)) + "|"]
+    lines = [_markdown_line(titles), "|" + "|".join(["---"] + ["---:"] * (len(titles) - 1)) + "|"]
     for line in body:
-        lines.append("| " + " | ".join(f"**{text}**" if best else text for text, best in line) + " |")
+        lines.append(_markdown_line([f"**{text}**" if best else text for text, best in line]))
     parts = ["\n".join([*lines, "", *(f"- {note}" for note in _under(comparison))])]
     parts += [_markdown_matrix(*one) for one in matrices(comparison)]
     return "\n\n".join(parts) + "\n"
@@ -268,7 +143,7 @@ def markdown(comparison: Comparison) -> str:
 
 def csv_text(comparison: Comparison) -> str:
     """The table as CSV: a mean and a std column a figure, unrounded; empty where not measured."""
-    columns = _columns(comparison)
+    columns = [*_columns(comparison), *_columns_of_all(comparison)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     header = ["method", "seeds"]
@@ -321,10 +196,11 @@ def _grid(titles: list[str], body: list[list[str]], chosen: list[int], compact: 
     """The methods and the chosen columns."""
     table = RichTable(box=SIMPLE_HEAD, padding=(0, 1))
     for index in (0, *chosen):
-        title = titles[index].replace(" ", "\n") if compact else titles[index]
+        title = escape(titles[index].replace(" ", "\n") if compact else titles[index])
         table.add_column(title, justify="left" if index == 0 else "right", no_wrap=True)
     for line in body:
-        table.add_row(*[line[i].replace(" ±", "\n±") if compact else line[i] for i in (0, *chosen)])
+        figures = [line[i].replace(" ±", "\n±").replace(" (", "\n(") if compact else line[i] for i in chosen]
+        table.add_row(line[0], *figures)
     return table
 
 
@@ -336,15 +212,15 @@ def show(comparison: Comparison, console: Console) -> None:
     console.print(f"threat: {comparison.threat}", markup=False, highlight=False)
     for table in tables:
         console.print(table)
-    for note in _under(comparison):
+    for note in (*_under(comparison), *filter(None, [comparison.kept])):
         console.print(f"- {note}", markup=False, highlight=False, soft_wrap=not console.is_terminal)
     for title, names, body in matrices(comparison):
         console.print(f"\n{title}", markup=False, highlight=False)
         matrix = RichTable(box=SIMPLE_HEAD, padding=(0, 1))
         for name in ("", *names):
-            matrix.add_column(name, justify="right" if name else "left")
+            matrix.add_column(escape(name), justify="right" if name else "left")
         for method, line in body:
-            matrix.add_row(method, *line)
+            matrix.add_row(escape(method), *line)
         console.print(matrix)
 
 
@@ -352,10 +228,24 @@ def _under(comparison: Comparison) -> list[str]:
     """What stands under the table, a line each."""
     return [
         *comparison.notes,
+        *radii_of_all(comparison),
         *costs(comparison),
         *questions(comparison),
         *(f"left out, because results contradict each other: {text}" for text in comparison.contradictions),
     ]
+
+
+def radii_of_all(comparison: Comparison) -> list[str]:
+    """The mean certified radius with 0 for wrongly classified images, a line a norm.
+
+    Over the correctly classified ones alone, a network that is right on easy images only has a large radius.
+    """
+    lines = []
+    for norm in comparison.norms:
+        given = [(str(r["method"]), r["certified_radius_all"][norm]) for r in comparison.rows]
+        told = ", ".join(f"{method} {_pixels(found['mean'])}" for method, found in given if found is not None)
+        lines += [f"mean certified {norm} radius with 0 for the wrongly classified: {told}"] if told else []
+    return lines
 
 
 def costs(comparison: Comparison) -> list[str]:
@@ -402,8 +292,13 @@ def matrices(comparison: Comparison) -> list[Matrix]:
 
 
 def _markdown_matrix(title: str, names: list[str], body: list[tuple[str, list[str]]]) -> str:
-    lines = [f"{title}", "", "| | " + " | ".join(names) + " |", "|" + "|".join(["---"] + ["---:"] * len(names)) + "|"]
-    return "\n".join([*lines, *(f"| {name} | " + " | ".join(line) + " |" for name, line in body)])
+    lines = [title, "", _markdown_line(["", *names]), "|" + "|".join(["---"] + ["---:"] * len(names)) + "|"]
+    return "\n".join([*lines, *(_markdown_line([name, *line]) for name, line in body)])
+
+
+def _markdown_line(texts: Sequence[str]) -> str:
+    """A line of a table in Markdown; a bar in a name would be a column."""
+    return "|" + "|".join(f" {text} ".replace("|", "\\|") if text else " " for text in texts) + "|"
 
 
 def _full_width(table: RichTable) -> int:

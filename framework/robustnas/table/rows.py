@@ -1,0 +1,157 @@
+"""The figures: mean and standard deviation over the seeds of what was measured, a row a method.
+
+Nothing here depends on when or where the run happened, except keys that end in `_seconds`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import field, frozen
+
+from robustnas.threat import NORMS
+from robustnas.verdicts import Verdicts
+
+Figure = dict[str, Any] | None
+"""`{"mean", "std", "values"}`, values a seed in the order of the row's seeds, None where that seed's was not measured;
+mean and sample standard deviation (n - 1) are over the others, and std is None where there is one.  None: no seed's."""
+
+
+@frozen
+class AttackColumn:
+    """One attack of the recipe, as a column."""
+
+    label: str
+    threat: str
+    worst_case: bool = field(metadata={"help": "its images are of the recipe's threat, so it counts for `robust`"})
+    spared: bool = field(default=False, metadata={"help": "it was spared the images that attacks before it fooled"})
+
+    @property
+    def title(self) -> str:
+        """Of the printed column."""
+        return f"after {self.label} %" if self.spared else f"{self.label} %"
+
+
+@frozen
+class SeedResult:
+    """What the stages of one method and seed measured; None where a stage did not run.
+
+    Lists have one entry an image, in the order in which images were evaluated, and start at the first.
+
+    Args:
+        seed: of the recipe.
+        clean: right when clean.
+        attacks: what its attacks amount to.
+        certified: provably right at the recipe's threat.
+        radius: certified radii by norm, pixel units.
+        smoothed: certified l2 radii of the smoothed classifier, 0 where it is wrong or abstains.
+        flags: what a reviewer would object to, plain.
+        parameters: trainable weights.
+        search_seconds: time of the search.
+    """
+
+    seed: int
+    clean: Sequence[bool] | None = None
+    attacks: Verdicts = field(factory=Verdicts)
+    certified: Sequence[bool] | None = None
+    radius: dict[str, Sequence[float]] = field(factory=dict)
+    smoothed: Sequence[float] | None = None
+    flags: Sequence[dict[str, Any]] = ()
+    parameters: int | None = None
+    search_seconds: float | None = None
+
+
+def figure(values: Sequence[float | None]) -> Figure:
+    """Mean and sample standard deviation over the seeds that were measured; None when none was."""
+    known = [float(value) for value in values if value is not None]
+    if not known:
+        return None
+    std = statistics.stdev(known) if len(known) > 1 else None
+    every = [None if value is None else float(value) for value in values]
+    return {"mean": statistics.fmean(known), "std": std, "values": every}
+
+
+def share(flags: Sequence[float]) -> float:
+    """Share of true entries; of shares, their mean."""
+    return math.fsum(flags) / len(flags)
+
+
+def _share(flags: Sequence[float] | None) -> float | None:
+    return None if flags is None else share(flags)
+
+
+def _radius(result: SeedResult, norm: str, over_correct: bool) -> float | None:
+    """Mean certified radius in pixel units, over correctly classified images or with 0 for the others."""
+    if result.clean is None or norm not in result.radius:
+        return None
+    radii = result.radius[norm]
+    chosen = [r for r, clean in zip(radii, result.clean, strict=False) if clean or not over_correct]
+    return statistics.fmean(chosen) if chosen else None
+
+
+def row(
+    method: str,
+    results: Sequence[SeedResult],
+    columns: Sequence[AttackColumn],
+    epsilons: Sequence[float] = (),
+    smoothing: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """One row as plain data; shares in [0, 1], radii in pixel units.
+
+    Args:
+        epsilons: radii of the curve of robust accuracy.
+        smoothing: l2 radii at which the smoothed classifier is shown; None where there is none.
+    """
+
+    def over(measure: Callable[[SeedResult], float | None]) -> Figure:
+        return figure([measure(result) for result in results])
+
+    def by_label(pick: Callable[[Verdicts], Any]) -> dict[str, Any]:
+        found = {c.label: [pick(r.attacks).get(c.label) for r in results] for c in columns}
+        return {label: values for label, values in found.items() if any(values)}
+
+    return {
+        "method": method,
+        "seeds": [result.seed for result in results],
+        "clean": over(lambda r: _share(r.clean)),
+        "robust": over(lambda r: _share(r.attacks.robust)),
+        "attacks": {c.label: over(lambda r, label=c.label: _share(r.attacks.standing.get(label))) for c in columns},  # type: ignore[misc]
+        "robust_at": {f"{e:g}": over(lambda r, e=e: _share(r.attacks.curve.get(e))) for e in epsilons},  # type: ignore[misc]
+        "certified": over(lambda r: _share(r.certified)),
+        "certified_radius": {n: over(lambda r, n=n: _radius(r, n, True)) for n in NORMS},  # type: ignore[misc]
+        "certified_radius_all": {n: over(lambda r, n=n: _radius(r, n, False)) for n in NORMS},  # type: ignore[misc]
+        "smoothed": {
+            f"{e:g}": over(lambda r, e=e: None if r.smoothed is None else share([x > e for x in r.smoothed]))  # type: ignore[misc]
+            for e in smoothing or ()
+        },
+        "smoothed_radius": over(lambda r: _share(r.smoothed)),
+        "variants": by_label(lambda attacks: attacks.variants),
+        "parts": by_label(lambda attacks: attacks.parts),
+        "evaluations": {c.label: over(lambda r, label=c.label: r.attacks.evaluations.get(label)) for c in columns},  # type: ignore[misc]
+        "flags": [{**flag, "seed": r.seed} for r in results for flag in r.flags],
+        "parameters": over(lambda r: None if r.parameters is None else float(r.parameters)),
+        "search_seconds": over(lambda r: r.search_seconds),
+    }
+
+
+@frozen
+class Comparison:
+    """Everything the printed table needs: rows as plain data, the attacks, and what stands under the table.
+
+    Args:
+        kept: what the run directory holds beside the table, a line or nothing; printed, and in no file: it depends
+            on what was run there before.
+    """
+
+    threat: str
+    rows: list[dict[str, Any]]
+    attacks: list[AttackColumn]
+    norms: list[str]
+    notes: list[str]
+    epsilons: list[float] = field(factory=list)
+    smoothing: list[float] | None = None
+    contradictions: list[str] = field(factory=list)
+    kept: str = ""

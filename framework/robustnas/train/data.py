@@ -1,0 +1,103 @@
+"""The training images: which of them train, which choose the checkpoint, and how they come in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from robustnas import seeding
+from robustnas.batches import Batches, check_fit
+from robustnas.contracts import Dataset, Images
+from robustnas.errors import InputError
+from robustnas.feed import Feed
+from robustnas.images import halves, shuffled
+from robustnas.recipe.schema import Train
+from robustnas.world import World
+
+
+@frozen(eq=False)
+class TrainingData:
+    """The end of a `with` block ends what reads ahead.
+
+    Args:
+        train: (n,) int64, the images that train.
+        held_out: (m,) int64, those that choose the checkpoint, none of which trains.
+        batches: of images, augmented.
+        plain: of images as the network is evaluated on them.
+    """
+
+    train: Tensor
+    held_out: Tensor
+    batches: Batches
+    plain: Batches
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self.batches.feed.close()
+        self.plain.feed.close()
+
+
+def training_data(dataset: Dataset, settings: Train, seed: int, device: torch.device, world: World) -> TrainingData:
+    """All training images train, unless some are held out to choose the checkpoint.
+
+    Raises:
+        InputError: the processes cannot share the batches, or the images cannot be read in the size, or changed in the
+            colours, that the settings ask for.
+    """
+    channels, *shape = dataset.shape
+    if settings.colour_jitter is not None and channels not in (1, 3):
+        raise InputError(
+            f"found train.colour_jitter and images of {channels} channels; it changes grey images and RGB ones, and "
+            "leaving it out would do"
+        )
+    images = dataset.split("train") if settings.read_size is None else _read_larger(dataset, settings.read_size)
+    count = len(images.labels)
+    if settings.checkpoint == "best":
+        train, held_out = halves(count, 1 - settings.held_out, seeding.generator(seed, "train", "held out"))
+    else:
+        train, held_out = torch.arange(count), torch.arange(0)
+    order = shuffled(train, settings.batch, torch.Generator())
+    check_fit(order, settings.batch, settings.accumulate, world, "train")
+    feed = Feed(images, device)
+    as_evaluated = feed
+    if settings.read_size is not None and len(held_out) > 0:
+        as_evaluated = Feed(dataset.split("train"), device)
+    batches = Batches(
+        feed,
+        (shape[0], shape[1]),
+        settings.crop,
+        settings.flip,
+        settings.cutout,
+        dataset.mean,
+        settings.accumulate,
+        world,
+        settings.random_resized_crop,
+        settings.colour_jitter,
+    )
+    return TrainingData(train, held_out, batches, Batches(as_evaluated, batches.shape, world=world))
+
+
+def _read_larger(dataset: Dataset, side: int) -> Images:
+    """The training images as squares of `side` pixels.
+
+    Raises:
+        InputError: that is smaller than what the network sees, or the dataset reads its images in one size.
+    """
+    rows, columns = dataset.shape[1:]
+    if side < max(rows, columns):
+        raise InputError(
+            f"found train.read_size: {side}, and the network sees {rows}x{columns} pixels; "
+            f"{max(rows, columns)} or more would do"
+        )
+    reads: Callable[[int], Images] | None = getattr(dataset, "training_images", None)
+    if reads is None:
+        raise InputError(
+            f"found train.read_size: {side}, and the dataset reads its images in one size; leaving it out would do"
+        )
+    return reads(side)
