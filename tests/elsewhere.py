@@ -166,7 +166,7 @@ def run(recipe: Path, out: Path) -> None:
     stages = plan.until(None)
     pipeline._prepare(loaded, plan, stages, directory, ALONE)
     with Strict():
-        outcome = run_all(plan, stages, directory, torch.device(NAME, 0), 1, Progress(quiet=True))
+        outcome = run_all(plan, stages, directory, [torch.device(NAME, 0)], Progress(quiet=True))
     pipeline._write_table(directory, quiet=True)
     assert not outcome.failures, "\n".join(f"{stage.title}: {fault}" for stage, fault in outcome.failures)
 

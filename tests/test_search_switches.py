@@ -152,11 +152,6 @@ def test_a_supernet_without_cells_cannot_compute_them_again(tmp_path):
         search.run(task(recompute_cells=True), StageFolder(tmp_path), CPU, silent)
 
 
-def test_parts_that_batch_norm_cannot_use_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"search.batch 6 in 4 parts .* fewer than 2 images a part"):
-        search.run(task(batch=6, accumulate=4), StageFolder(tmp_path), CPU, silent)
-
-
 def test_a_batch_in_parts_is_another_search_than_whole_for_batch_norm_alone(tmp_path):
     """The parts see other statistics; the figures stay close."""
     one = task(epochs=2, warmup_epochs=0, batch=12, dataset=TinyDataset(96))

@@ -126,7 +126,13 @@ def _parser() -> argparse.ArgumentParser:
         )
     run.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     run.add_argument("--until", choices=("search", "train"), help="stop after this stage")
-    run.add_argument("--jobs", type=_count, default=1, metavar="N", help="stages to run side by side (default: 1)")
+    run.add_argument(
+        "--jobs",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="stages to run side by side, with --device auto or cuda on all CUDA devices in turn (default: 1)",
+    )
     run.add_argument("--quiet", action="store_true", help="print nothing but faults; the table is in DIR")
     plan.add_argument(
         "--memory",

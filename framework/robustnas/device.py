@@ -31,6 +31,19 @@ def resolve(name: str) -> torch.device:
     return torch.device(wanted)
 
 
+def spread(name: str, jobs: int) -> list[torch.device]:
+    """Devices of so many jobs side by side: where `auto` or `cuda` names all of CUDA's, they take them in turn.
+
+    Raises:
+        DeviceError: as `resolve`.
+    """
+    first = resolve(name)
+    if first.type != "cuda" or name not in ("auto", "cuda"):
+        return [first] * jobs
+    count = torch.cuda.device_count()
+    return [torch.device("cuda", job % count) for job in range(jobs)]
+
+
 def can_fuse(device: torch.device) -> bool:
     """Whether torch's optimisers have one kernel for all parameters there.
 

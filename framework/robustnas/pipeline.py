@@ -12,18 +12,17 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from rich.console import Console
 
 from robustnas import device as devices
 from robustnas import interrupt, table
 from robustnas.artifacts import write_json, write_text
-from robustnas.errors import DataError, InputError, RunDirectoryError, VerdictError
+from robustnas.errors import InputError, RunDirectoryError, VerdictError
 from robustnas.plan import Plan, Stage, make
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.resolved import resolved
-from robustnas.run import comparison, layout, overview
+from robustnas.run import checks, comparison, layout, overview
 from robustnas.run.directory import RunDirectory
 from robustnas.run.progress import Progress
 from robustnas.run.scheduler import Outcome, run_all
@@ -45,7 +44,8 @@ def run(
     Args:
         out: run directory; default `runs/<recipe name>` below the working directory.
         until: `search` or `train` stops after that stage.
-        jobs: independent stages done side by side, in processes of their own.
+        jobs: independent stages done side by side, in processes of their own; on all CUDA devices where `device` is
+            `auto` or `cuda`.
         keep: write the recipe's text to its path, once it is known that all of it can be done.
 
     Returns:
@@ -55,10 +55,10 @@ def run(
         raise InputError(
             "--jobs does stages side by side on one machine; under torchrun all processes share each stage"
         )
-    chosen = devices.resolve(own_device(device))
+    chosen = devices.spread(own_device(device), jobs)
     todo = make(loaded)
     directory = RunDirectory(out or default_directory(loaded))
-    with interrupt.listening(quiet), joined(chosen) as world:
+    with interrupt.listening(quiet), joined(chosen[0]) as world:
         quiet = quiet or not world.first
         with directory.locked() if world.first else nullcontext():
             stages = todo.until(until)
@@ -68,7 +68,7 @@ def run(
             # of several processes one talks
             progress = Progress(quiet=quiet, console=Console(stderr=True, quiet=not world.first))
             with progress.shown():
-                outcome = run_all(todo, stages, directory, chosen, jobs, progress, world)
+                outcome = run_all(todo, stages, directory, chosen, progress, world)
             if until is None and world.first:
                 _write_table(directory, quiet)
             world.told(None)  # torchrun ends all processes when one of them has failed: the table comes first
@@ -84,8 +84,7 @@ def _prepare(loaded: Loaded, todo: Plan, stages: list[Stage], directory: RunDire
     if world.first:
         directory.check(todo)
         if not all(directory.done(stage) for stage in stages):
-            check_data(todo)
-            overview.check_networks(todo)
+            checks.check(todo, world)
         directory.claim(todo)
         write_text(
             directory.path / "recipe.yaml",
@@ -148,44 +147,6 @@ def _check_run_directory(directory: Path) -> None:
 def default_directory(loaded: Loaded) -> Path:
     """`runs/<recipe name>` below the working directory."""
     return Path("runs") / loaded.name
-
-
-def check_data(todo: Plan) -> None:
-    """Read the splits once, before anything long starts, and check them against what the dataset declares.
-
-    Where nothing is trained, the test split is all there has to be.
-
-    Raises:
-        DataError: data is missing or broken, or does not fit its declaration.
-    """
-    dataset = todo.dataset
-    trains = any(method.network is None for method in todo.methods.values())
-    for name in ("train", "test") if trains else ("test",):
-        images = dataset.split(name)
-        labels = images.labels
-        if len(labels) == 0:
-            raise DataError(f"the {name} split is empty")
-        if labels.dtype != torch.int64:
-            raise DataError(f"the {name} split has labels of {labels.dtype}; int64 would do")
-        if int(labels.min()) < 0 or int(labels.max()) >= dataset.classes:
-            raise DataError(
-                f"the {name} split has labels {int(labels.min())} to {int(labels.max())}; "
-                f"{dataset.classes} classes are declared"
-            )
-        shape = tuple(images.take(torch.zeros(1, dtype=torch.int64)).shape[1:])
-        if shape != tuple(dataset.shape):
-            raise DataError(f"images of the {name} split have shape {shape}; {tuple(dataset.shape)} is declared")
-        counts = {key: part.images or 0 for key, part in _sections(todo).items() if part is not None}
-        key, asked = max(counts.items(), key=lambda one: one[1])
-        if name == "test" and asked > len(labels):
-            raise DataError(
-                f"{asked} test images are asked for and there are {len(labels)}; leave {key}.images out for all"
-            )
-
-
-def _sections(todo: Plan) -> dict[str, Any]:
-    """The sections of the recipe that say how many test images; None where one is left out."""
-    return {"evaluate": todo.evaluate, "certify": todo.certify, "smoothing": todo.smoothing}
 
 
 def _write_table(directory: RunDirectory, quiet: bool) -> None:

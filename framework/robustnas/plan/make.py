@@ -44,6 +44,7 @@ def make(loaded: Loaded) -> Plan:
     made: dict[tuple[str, int], list[Stage]] = {}
     networks: dict[tuple[str, int], str] = {}
     _check_suited(loaded, faults)
+    _check_warm_ups(loaded, faults)
     for name, method in recipe.methods.items():
         try:
             methods[name] = _method(loaded, name, method)
@@ -97,6 +98,18 @@ def _check_suited(loaded: Loaded, faults: Faults) -> None:
             known = path if path in loaded.places else path.rpartition(".")[0]
             asked = partial(check, dataset.shape, dataset.classes, threat or recipe.threat)
             construct(asked, Node(loaded.place(known), known, {}), faults)
+
+
+def _check_warm_ups(loaded: Loaded, faults: Faults) -> None:
+    """Note searches that end before alpha moves, as after `--set search.epochs=5` of a recipe with a longer warm-up."""
+    for name, method in loaded.recipe.methods.items():
+        epochs, warmup = method.search.epochs, method.search.warmup_epochs
+        if method.network is not None or method.genotype is not None or warmup < epochs:
+            continue
+        own = f"methods.{name}.search.warmup_epochs"
+        path = own if own in loaded.places else "search.warmup_epochs"
+        text = f"found {warmup} with epochs: {epochs}, so alpha never moves; at most {epochs - 1} would do"
+        faults.add(loaded.place(path), path, text)
 
 
 def _method(loaded: Loaded, name: str, method: Method) -> MethodPlan:

@@ -9,51 +9,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from robustnas import memory, seeding
-from robustnas.contracts import Genotype
-from robustnas.errors import DataError, InputError, RobustnasError
+from robustnas import memory
+from robustnas.errors import DataError, RobustnasError
 from robustnas.images import batches
 from robustnas.plan import MethodPlan, Plan
-from robustnas.recompute import cells_of
 from robustnas.run.directory import RunDirectory
 from robustnas.run.task import TrainingOnly, genotype_of, load_foreign, trainable
 from robustnas.search import SearchTask
 from robustnas.search.footprint import step_bytes
-from robustnas.train.network import build, parameters
-
-
-def check_networks(plan: Plan) -> None:
-    """Build each method's supernet and network once, so that what cannot be built fails before anything runs.
-
-    Raises:
-        InputError: a space refuses its options, or training asks for a head or drop-path its networks lack, or
-            cells are to be computed again and there are none.
-    """
-    for method in plan.methods.values():
-        if method.network is not None:
-            try:
-                load_foreign(method.network, plan.dataset)
-            except InputError as fault:
-                raise InputError(f"methods.{method.name}: {fault}") from fault
-            continue
-        genotype = method.genotype
-        with seeding.seeded(0, "check"):
-            if genotype is None:
-                supernet: Any = method.space.supernet(plan.dataset.shape, plan.dataset.classes)
-                if method.search.recompute_cells:
-                    cells_of(supernet, f"methods.{method.name}: search.recompute_cells")
-                genotype = method.space.genotype(supernet)
-            with torch.device("meta"):
-                _build_named(method, genotype, plan)
-
-
-def _build_named(method: MethodPlan, genotype: Genotype, plan: Plan) -> None:
-    try:
-        network = build(method.space, genotype, plan.dataset, method.train)
-        if method.train.recompute_cells:
-            cells_of(network.network, "train.recompute_cells")
-    except InputError as fault:
-        raise InputError(f"methods.{method.name}: {fault}") from fault
+from robustnas.train.network import parameters
 
 
 def supernet_parameters(method: MethodPlan, plan: Plan) -> int:

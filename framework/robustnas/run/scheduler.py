@@ -39,12 +39,11 @@ def run_all(
     plan: Plan,
     stages: Sequence[Stage],
     directory: RunDirectory,
-    device: torch.device,
-    jobs: int,
+    devices: Sequence[torch.device],
     progress: Progress,
     world: World = ALONE,
 ) -> Outcome:
-    """Do `stages`, at most `jobs` at once.
+    """Do `stages`, one at a time on each of `devices`, of which several may be the same.
 
     Raises:
         InputError: a stage found bad input.
@@ -57,10 +56,10 @@ def run_all(
     todo = [stage for stage in stages if stage.key not in done]
     before = len(stages) - len(todo)
     progress.plan(len(stages), before)
-    if jobs > 1 and len(todo) > 1:
-        failures = _side_by_side(plan, todo, directory, device, min(jobs, len(todo)), progress)
+    if len(devices) > 1 and len(todo) > 1:
+        failures = _side_by_side(plan, todo, directory, devices[: len(todo)], progress)
     else:
-        failures = _one_by_one(plan, todo, directory, device, progress, world)
+        failures = _one_by_one(plan, todo, directory, devices[0], progress, world)
     done_now = sum(1 for stage in todo if directory.done(stage))
     return Outcome(done_now, before, failures)
 
@@ -101,8 +100,7 @@ def _side_by_side(
     plan: Plan,
     todo: list[Stage],
     directory: RunDirectory,
-    device: torch.device,
-    jobs: int,
+    devices: Sequence[torch.device],
     progress: Progress,
 ) -> list[tuple[Stage, RobustnasError]]:
     failures: list[tuple[Stage, RobustnasError]] = []
@@ -110,8 +108,8 @@ def _side_by_side(
     unfinished = {stage.key for stage in todo}
     lost: set[str] = set()
     asked: set[int] = set()
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    pool = [workers.start(plan, directory, str(device), threads) for _ in range(jobs)]
+    threads = max(1, (os.cpu_count() or 1) // len(devices))
+    pool = [workers.start(plan, directory, str(device), threads) for device in devices]
     try:
         while waiting or any(worker.stage for worker in pool):
             for stage in list(waiting):  # in the order of the flow, so that what needs a lost stage is lost in turn

@@ -90,6 +90,8 @@ def _serve(
     from robustnas.run.task import Task
 
     torch.set_num_threads(threads)
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(device)  # for what names no device, such as work space
     stages = {stage.key: stage for stage in plan.stages}
 
     def report(done: int, total: int, unit: str, **figures: float) -> None:

@@ -3,11 +3,12 @@
     outer   alpha <- Adam( grad_alpha [ L_val(w', alpha) - gamma * R(w', alpha) ] )      hypergradient/
     inner   w     <- SGD ( grad_w       L_train(w, alpha) )                              bilevel
 
-`loop` repeats the two for every batch, keeps the history, and resumes; `objective` is what each level
-minimises.
+`data` divides the images, `loop` repeats the two levels for every batch, keeps the history, and resumes; `objective` is
+what each level minimises.
 """
 
+from robustnas.search.data import divided
 from robustnas.search.loop import run
 from robustnas.search.task import SearchTask
 
-__all__ = ["SearchTask", "run"]
+__all__ = ["SearchTask", "divided", "run"]

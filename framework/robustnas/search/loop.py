@@ -24,12 +24,11 @@ from torch import Tensor
 
 from robustnas import interrupt, seeding
 from robustnas.artifacts import StageFolder
-from robustnas.batches import Batches, check_fit
+from robustnas.batches import Batches
 from robustnas.contracts import Context
 from robustnas.device import can_fuse
-from robustnas.errors import DataError
 from robustnas.feed import Feed
-from robustnas.images import halves, shuffled
+from robustnas.images import shuffled
 from robustnas.memory import Peak, highest
 from robustnas.normalize import PixelSupernet
 from robustnas.precision import policy
@@ -38,6 +37,7 @@ from robustnas.report import Report
 from robustnas.search.bilevel import inner_step, outer_step
 from robustnas.search.checkpoint import Progress, restore, save
 from robustnas.search.compiled import Compiled
+from robustnas.search.data import divided
 from robustnas.search.figures import Figures
 from robustnas.search.hypergradient import Hypergradient, Step, hypergradient
 from robustnas.search.objective import Objective
@@ -116,11 +116,7 @@ class _Search:
         settings, seed, dataset = task.settings, task.seed, task.dataset
         peak = Peak(device)
         images = dataset.split("train")
-        parts = halves(len(images.labels), settings.train_share, seeding.generator(seed, "search", "halves"))
-        _check_halves(parts, settings.train_share)
-        for part in parts:
-            order = shuffled(part, settings.batch, torch.Generator())
-            check_fit(order, settings.batch, settings.accumulate, world, "search")
+        parts = divided(len(images.labels), settings, seed, world)
         with seeding.seeded(seed, "search", "weights"):
             supernet = PixelSupernet(
                 task.space.supernet(dataset.shape, dataset.classes),  # type: ignore[arg-type]
@@ -256,14 +252,6 @@ class _Search:
         if self.world.any(interrupt.asked()):
             raise interrupt.Interrupted
         return record
-
-
-def _check_halves(parts: tuple[Tensor, Tensor], share: float) -> None:
-    if min(len(part) for part in parts) < 2:
-        raise DataError(
-            f"search.train_share {share:g} splits {len(parts[0]) + len(parts[1])} training images into "
-            f"{len(parts[0])} and {len(parts[1])}: each half needs at least 2"
-        )
 
 
 def _cosine(start: float, end: float, progress: float) -> float:

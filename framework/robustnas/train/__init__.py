@@ -4,7 +4,8 @@
 reloads what was trained.
 """
 
+from robustnas.train.data import divided
 from robustnas.train.loop import TrainTask, run
 from robustnas.train.network import build, load
 
-__all__ = ["TrainTask", "build", "load", "run"]
+__all__ = ["TrainTask", "build", "divided", "load", "run"]

@@ -43,34 +43,58 @@ class TrainingData:
         self.plain.feed.close()
 
 
-def training_data(dataset: Dataset, settings: Train, seed: int, device: torch.device, world: World) -> TrainingData:
-    """All training images train, unless some are held out to choose the checkpoint.
+def divided(dataset: Dataset, count: int, settings: Train, seed: int, world: World) -> tuple[Tensor, Tensor]:
+    """Which of `count` training images train, and which choose the checkpoint: (n,), (m,) int64, disjoint.
+
+    All train, unless some are held out to choose the checkpoint.
 
     Raises:
         InputError: the processes cannot share the batches, or the images cannot be read in the size, or changed in the
             colours, that the settings ask for.
     """
-    channels, *shape = dataset.shape
+    channels, rows, columns = dataset.shape
     if settings.colour_jitter is not None and channels not in (1, 3):
         raise InputError(
             f"found train.colour_jitter and images of {channels} channels; it changes grey images and RGB ones, and "
             "leaving it out would do"
         )
-    images = dataset.split("train") if settings.read_size is None else _read_larger(dataset, settings.read_size)
-    count = len(images.labels)
+    if settings.read_size is not None and settings.read_size < max(rows, columns):
+        raise InputError(
+            f"found train.read_size: {settings.read_size}, and the network sees {rows}x{columns} pixels; "
+            f"{max(rows, columns)} or more would do"
+        )
+    if settings.read_size is not None and not hasattr(dataset, "training_images"):
+        raise InputError(
+            f"found train.read_size: {settings.read_size}, and the dataset reads its images in one size; leaving it "
+            "out would do"
+        )
     if settings.checkpoint == "best":
         train, held_out = halves(count, 1 - settings.held_out, seeding.generator(seed, "train", "held out"))
     else:
         train, held_out = torch.arange(count), torch.arange(0)
     order = shuffled(train, settings.batch, torch.Generator())
     check_fit(order, settings.batch, settings.accumulate, world, "train")
+    return train, held_out
+
+
+def training_data(dataset: Dataset, settings: Train, seed: int, device: torch.device, world: World) -> TrainingData:
+    """The images as `divided`, and their batches.
+
+    Raises:
+        InputError: as `divided`.
+    """
+    images = dataset.split("train")
+    train, held_out = divided(dataset, len(images.labels), settings, seed, world)
+    if settings.read_size is not None:
+        reads: Callable[[int], Images] = dataset.training_images  # type: ignore[attr-defined]
+        images = reads(settings.read_size)
     feed = Feed(images, device)
     as_evaluated = feed
     if settings.read_size is not None and len(held_out) > 0:
         as_evaluated = Feed(dataset.split("train"), device)
     batches = Batches(
         feed,
-        (shape[0], shape[1]),
+        (dataset.shape[1], dataset.shape[2]),
         settings.crop,
         settings.flip,
         settings.cutout,
@@ -81,23 +105,3 @@ def training_data(dataset: Dataset, settings: Train, seed: int, device: torch.de
         settings.colour_jitter,
     )
     return TrainingData(train, held_out, batches, Batches(as_evaluated, batches.shape, world=world))
-
-
-def _read_larger(dataset: Dataset, side: int) -> Images:
-    """The training images as squares of `side` pixels.
-
-    Raises:
-        InputError: that is smaller than what the network sees, or the dataset reads its images in one size.
-    """
-    rows, columns = dataset.shape[1:]
-    if side < max(rows, columns):
-        raise InputError(
-            f"found train.read_size: {side}, and the network sees {rows}x{columns} pixels; "
-            f"{max(rows, columns)} or more would do"
-        )
-    reads: Callable[[int], Images] | None = getattr(dataset, "training_images", None)
-    if reads is None:
-        raise InputError(
-            f"found train.read_size: {side}, and the dataset reads its images in one size; leaving it out would do"
-        )
-    return reads(side)

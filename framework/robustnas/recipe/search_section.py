@@ -1,0 +1,107 @@
+"""Section `search` of a recipe, and the orders of the hypergradient."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import field, frozen
+from attrs.validators import ge, gt, lt, optional
+
+from robustnas.recipe.key import key, two_images_a_part
+
+
+@frozen
+class FirstOrder:
+    """Order `first`: the weights as they are (Liu et al. 2019, arXiv:1806.09055, with xi = 0)."""
+
+
+@frozen
+class Unrolled:
+    """Order `unrolled`: through one virtual step of w, by a finite difference (arXiv:1806.09055, eqs. 7 and 8)."""
+
+    radius: float = key(0.01, "length of the finite difference's step in w, over all weights together", gt(0.0))
+
+
+@frozen
+class Exact:
+    """Order `exact`: through the same virtual step, by differentiating twice."""
+
+
+@frozen
+class Neumann:
+    """Order `neumann`: implicit, by a truncated Neumann series (Lorraine et al. 2020, arXiv:1911.02590)."""
+
+    terms: int = key(3, "terms of the series after the first", ge(0))
+    rate: float | None = key(
+        None, "its step, below 2 over the largest curvature; default the present learning rate of w", optional(gt(0.0))
+    )
+
+
+@frozen
+class ConjugateGradient:
+    """Order `cg`: implicit, by conjugate gradient (Rajeswaran et al. 2019, arXiv:1909.04630)."""
+
+    iterations: int = key(5, "iterations at most; it stops at directions of negative curvature", ge(1))
+    damping: float = key(1.0, "added to the curvature in every direction, which need not be positive", ge(0.0))
+    tolerance: float = key(1e-6, "residual, relative to the right-hand side, at which it stops", ge(0.0))
+
+
+Order = FirstOrder | Unrolled | Exact | Neumann | ConjugateGradient
+ORDERS: dict[str, type[Order]] = {
+    "first": FirstOrder,
+    "unrolled": Unrolled,
+    "exact": Exact,
+    "neumann": Neumann,
+    "cg": ConjugateGradient,
+}
+
+
+@frozen
+class Search:
+    """Section `search`: the bilevel search of the genotype."""
+
+    epochs: int = key(50, "epochs of the search", ge(1))
+    warmup_epochs: int = key(0, "epochs at the start in which alpha does not move", ge(0))
+    batch: int = key(64, "images in a batch, of each half", ge(2))
+    accumulate: int = key(1, "parts a batch is computed in where it does not fit; batch norm sees a part", ge(1))
+
+    @accumulate.validator
+    def _leaves_two(self, attribute: object, accumulate: int) -> None:
+        two_images_a_part(self.batch, accumulate)
+
+    order: Order = field(
+        factory=FirstOrder,
+        metadata={
+            "help": "hypergradient: first, unrolled, exact, neumann or cg; with options as {name: cg, iterations: 5} "
+            "(ours: first)"
+        },
+    )
+    precision: Literal["float32", "tf32", "bfloat16"] = key(
+        "float32", "of plain passes; scores, Hessian-vector products and norms stay float32"
+    )
+    compile: bool = key(
+        False, "compile plain passes (torch.compile; CUDA graphs on CUDA); changes rounding alone", identity=False
+    )
+    recompute_cells: bool = key(
+        False, "compute each cell again in the backward pass: less memory, more time", identity=False
+    )
+
+    @recompute_cells.validator
+    def _one_of_the_two(self, attribute: object, recompute_cells: bool) -> None:
+        if recompute_cells and self.compile:
+            raise ValueError(
+                "found true beside compile: true; compiled passes keep what they need, so one of the two would do"
+            )
+
+    gamma: float = key(0.01, "weight of the robustness metric in the outer level", ge(0.0))
+    train_share: float = key(0.5, "share of the training images that move w; the others move alpha", gt(0.0), lt(1.0))
+    w_lr: float = key(0.025, "learning rate of w at the start (SGD, cosine)", gt(0.0))
+    w_lr_min: float = key(0.001, "learning rate of w at the end", ge(0.0))
+    w_momentum: float = key(0.9, "momentum of w", ge(0.0), lt(1.0))
+    w_decay: float = key(3e-4, "weight decay of w", ge(0.0))
+    w_clip: float = key(5.0, "largest norm of w's gradient", gt(0.0))
+    alpha_lr: float = key(3e-4, "learning rate of alpha (Adam, betas 0.5 and 0.999)", gt(0.0))
+    alpha_decay: float = key(1e-3, "weight decay of alpha", ge(0.0))
+    crop: int = key(0, "augmentation: random crop after padding by this many pixels", ge(0))
+    flip: bool = key(False, "augmentation: random horizontal flip")
+    cutout: int = key(0, "augmentation: side of the square blanked out, in pixels", ge(0))

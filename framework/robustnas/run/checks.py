@@ -1,0 +1,123 @@
+"""What would fail late, looked at before anything runs: data, networks, batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from robustnas import search, seeding, train
+from robustnas.contracts import Dataset, Genotype, Images
+from robustnas.errors import DataError, InputError
+from robustnas.plan import MethodPlan, Plan
+from robustnas.recompute import cells_of
+from robustnas.run.task import load_foreign
+from robustnas.train.network import build
+from robustnas.world import ALONE, World
+
+
+def check(plan: Plan, world: World = ALONE) -> None:
+    """All of it.
+
+    Raises:
+        InputError: some of it would fail.
+    """
+    count = check_data(plan)
+    check_networks(plan)
+    check_batches(plan, count, world)
+
+
+def check_data(plan: Plan) -> int:
+    """Read the splits once, before anything long starts, and check them against what the dataset declares.
+
+    Returns:
+        How many training images there are; 0 where nothing is trained, and the test split is all there has to be.
+
+    Raises:
+        DataError: data is missing or broken, or does not fit its declaration.
+    """
+    trains = any(method.network is None for method in plan.methods.values())
+    count = len(_split(plan.dataset, "train").labels) if trains else 0
+    tested = len(_split(plan.dataset, "test").labels)
+    sections = {"evaluate": plan.evaluate, "certify": plan.certify, "smoothing": plan.smoothing}
+    asked = {name: section.images or 0 for name, section in sections.items() if section is not None}
+    name = max(asked, key=lambda one: asked[one])
+    if asked[name] > tested:
+        raise DataError(
+            f"{asked[name]} test images are asked for and there are {tested}; leave {name}.images out for all"
+        )
+    return count
+
+
+def _split(dataset: Dataset, name: str) -> Images:
+    """A split, as it is declared.
+
+    Raises:
+        DataError: it is not.
+    """
+    images = dataset.split(name)
+    labels = images.labels
+    if len(labels) == 0:
+        raise DataError(f"the {name} split is empty")
+    if labels.dtype != torch.int64:
+        raise DataError(f"the {name} split has labels of {labels.dtype}; int64 would do")
+    if int(labels.min()) < 0 or int(labels.max()) >= dataset.classes:
+        raise DataError(
+            f"the {name} split has labels {int(labels.min())} to {int(labels.max())}; "
+            f"{dataset.classes} classes are declared"
+        )
+    shape = tuple(images.take(torch.zeros(1, dtype=torch.int64)).shape[1:])
+    if shape != tuple(dataset.shape):
+        raise DataError(f"images of the {name} split have shape {shape}; {tuple(dataset.shape)} is declared")
+    return images
+
+
+def check_networks(plan: Plan) -> None:
+    """Build each method's supernet and network once, so that what cannot be built fails before anything runs.
+
+    Raises:
+        InputError: a space refuses its options, or training asks for a head or drop-path its networks lack, or
+            cells are to be computed again and there are none.
+    """
+    for method in plan.methods.values():
+        if method.network is not None:
+            try:
+                load_foreign(method.network, plan.dataset)
+            except InputError as fault:
+                raise InputError(f"methods.{method.name}: {fault}") from fault
+            continue
+        genotype = method.genotype
+        with seeding.seeded(0, "check"):
+            if genotype is None:
+                supernet: Any = method.space.supernet(plan.dataset.shape, plan.dataset.classes)
+                if method.search.recompute_cells:
+                    cells_of(supernet, f"methods.{method.name}: search.recompute_cells")
+                genotype = method.space.genotype(supernet)
+            with torch.device("meta"):
+                _build_named(method, genotype, plan)
+
+
+def _build_named(method: MethodPlan, genotype: Genotype, plan: Plan) -> None:
+    try:
+        network = build(method.space, genotype, plan.dataset, method.train)
+        if method.train.recompute_cells:
+            cells_of(network.network, "train.recompute_cells")
+    except InputError as fault:
+        raise InputError(f"methods.{method.name}: {fault}") from fault
+
+
+def check_batches(plan: Plan, count: int, world: World = ALONE) -> None:
+    """Divide `count` training images as every search and training will.
+
+    Raises:
+        InputError: there are too few for a method's settings, or they cannot be read or shared as it asks.
+    """
+    for method in plan.methods.values():
+        if method.network is not None:
+            continue
+        try:
+            if method.genotype is None:
+                search.divided(count, method.search, plan.seeds[0], world)
+            train.divided(plan.dataset, count, method.train, plan.seeds[0], world)
+        except InputError as fault:
+            raise type(fault)(f"methods.{method.name}: {fault}") from fault

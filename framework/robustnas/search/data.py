@@ -1,0 +1,32 @@
+"""The training images in two parts: one moves w, the other alpha."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustnas import seeding
+from robustnas.batches import check_fit
+from robustnas.errors import DataError
+from robustnas.images import halves, shuffled
+from robustnas.recipe.schema import Search
+from robustnas.world import World
+
+
+def divided(count: int, settings: Search, seed: int, world: World) -> tuple[Tensor, Tensor]:
+    """Which of `count` training images move w, and which alpha: (n,) int64 both, disjoint, together all.
+
+    Raises:
+        DataError: a part has fewer than two images.
+        InputError: the processes cannot share the batches.
+    """
+    found = halves(count, settings.train_share, seeding.generator(seed, "search", "halves"))
+    if min(len(part) for part in found) < 2:
+        raise DataError(
+            f"search.train_share {settings.train_share:g} splits {count} training images into "
+            f"{len(found[0])} and {len(found[1])}: each half needs at least 2"
+        )
+    for part in found:
+        order = shuffled(part, settings.batch, torch.Generator())
+        check_fit(order, settings.batch, settings.accumulate, world, "search")
+    return found
