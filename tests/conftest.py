@@ -3,5 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the processes that tests start
+
+
+@pytest.fixture
+def no_data_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Datasets are looked for in an empty folder."""
+    monkeypatch.delenv("ROBUSTNAS_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)

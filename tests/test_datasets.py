@@ -13,11 +13,7 @@ from robustnas_plugins.datasets.image_folder import ImageFolder
 from robustnas_plugins.datasets.imagenet import ImageNet
 from robustnas_plugins.datasets.torchvision_sets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 
-
-@pytest.fixture(autouse=True)
-def _no_data_of_this_machine(monkeypatch, tmp_path):
-    monkeypatch.delenv("ROBUSTNAS_DATA", raising=False)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("no_data_of_this_machine")
 
 
 def test_digits_are_the_uci_test_set_in_its_order():

@@ -17,22 +17,9 @@ from robustnas.images import InMemory, Streamed
 from robustnas_plugins.datasets.class_folders import Files
 from robustnas_plugins.datasets.image_folder import ImageFolder
 from robustnas_plugins.datasets.imagenet import ImageNet
+from shared_data import shared
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-"""Real image data beside the checkout, where a developer has it."""
-
-
-def shared(name):
-    """A file of the shared data, or a skip that says which is missing."""
-    if not (SHARED / name).exists():
-        pytest.skip(f"needs {name} in a folder shared/data beside the checkout")
-    return SHARED / name
-
-
-@pytest.fixture(autouse=True)
-def _no_data_of_this_machine(monkeypatch, tmp_path):
-    monkeypatch.delenv("ROBUSTNAS_DATA", raising=False)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("no_data_of_this_machine")
 
 
 def picture(path, size=(8, 8), mode="RGB", seed=0):

@@ -1,7 +1,6 @@
 """MNIST and its family, CIFAR and SVHN: read as the official files have them, and refused where they differ."""
 
 import gzip
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,22 +10,9 @@ from robustnas.errors import DataError
 from robustnas.images import InMemory
 from robustnas_plugins.datasets import idx
 from robustnas_plugins.datasets.torchvision_sets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
+from shared_data import shared
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-"""Real image data beside the checkout, where a developer has it."""
-
-
-def shared(name):
-    """A file of the shared data, or a skip that says which is missing."""
-    if not (SHARED / name).exists():
-        pytest.skip(f"needs {name} in a folder shared/data beside the checkout")
-    return SHARED / name
-
-
-@pytest.fixture(autouse=True)
-def _no_data_of_this_machine(monkeypatch, tmp_path):
-    monkeypatch.delenv("ROBUSTNAS_DATA", raising=False)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("no_data_of_this_machine")
 
 
 def test_idx_files_are_read_packed_and_plain(tmp_path):
