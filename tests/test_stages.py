@@ -107,7 +107,11 @@ def test_batches_of_an_earlier_sitting_are_not_done_again(tmp_path, monkeypatch,
     assert not list((tmp_path / "cut").iterdir())
 
 
-def test_a_batch_of_another_size_or_a_damaged_file_is_no_earlier_work(tmp_path):
+def test_a_batch_of_other_images_or_a_damaged_file_is_no_earlier_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(batchwise, "SECONDS", -1.0)
+    whole = sitting(tmp_path / "fours", Batches(), batch=4)
+    # the third batch of four has two images, and so has every batch of two
+    assert sitting(tmp_path / "fours", Batches(), batch=2) == whole
     with pytest.raises(interrupt.Interrupted):
         sitting(tmp_path, Batches(7, interrupt.Interrupted()))
     again = Batches()

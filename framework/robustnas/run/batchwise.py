@@ -30,7 +30,7 @@ def rows_of(task: Task, batches: Sequence[Tensor], compute: Callable[[Tensor], R
     """What `compute` finds of all batches, in their order; batches that an earlier sitting did are not done again.
 
     Args:
-        batches: places of images (n,), those of one batch each; the same in every sitting.
+        batches: places of images (n,), ascending, those of one batch each.
         compute: says nothing to the other processes.
 
     Raises:
@@ -47,9 +47,10 @@ def rows_of(task: Task, batches: Sequence[Tensor], compute: Callable[[Tensor], R
         try:
             for number in range(world.rank, len(batches), world.size):
                 interrupt.check()
-                found[number] = rows = kept.found(number, len(batches[number])) or compute(batches[number])
-                kept.note(number, rows)
-                done, certified = done + len(batches[number]), certified + sum(rows["certified"])
+                places = batches[number]
+                found[number] = rows = kept.found(places) or compute(places)
+                kept.note(places, rows)
+                done, certified = done + len(places), certified + sum(rows["certified"])
                 task.report(min(done * world.size, count), count, "image", certified=certified / done)
         except interrupt.Interrupted:
             kept.write()
@@ -81,39 +82,42 @@ class _Kept:
 
     folder: Path
     rank: int
-    _before: dict[int, Rows] = attrs.field(factory=dict, init=False)
-    _own: dict[int, Rows] = attrs.field(factory=dict, init=False)
+    _before: dict[str, Rows] = attrs.field(factory=dict, init=False)
+    _own: dict[str, Rows] = attrs.field(factory=dict, init=False)
     _written: float = attrs.field(factory=time.monotonic, init=False)
 
     def __attrs_post_init__(self) -> None:
         for path in _files(self.folder):
-            for number, rows in (StageFolder(path.parent).load_tensors(path.name) or {}).items():
+            for name, rows in (StageFolder(path.parent).load_tensors(path.name) or {}).items():
                 if not isinstance(rows, dict) or "certified" not in rows:
                     raise RunDirectoryError(damaged(path, "it does not hold what was found of each batch"))
-                self._before[int(number)] = rows
+                self._before[name] = rows
                 if path == self._file():
-                    self._own[int(number)] = rows
+                    self._own[name] = rows
 
-    def found(self, number: int, images: int) -> Rows | None:
-        """What an earlier sitting found of a batch; None where none did, or of a batch of another size."""
-        rows = self._before.get(number)
-        return rows if rows is not None and all(len(some) == images for some in rows.values()) else None
+    def found(self, places: Tensor) -> Rows | None:
+        """What an earlier sitting found of a batch; None where none did, as where batches were of another size."""
+        return self._before.get(_name(places))
 
-    def note(self, number: int, rows: Rows) -> None:
+    def note(self, places: Tensor, rows: Rows) -> None:
         """A batch is done; written now and then."""
-        self._own[number] = rows
+        self._own[_name(places)] = rows
         if time.monotonic() - self._written > SECONDS:
             self.write()
 
     def write(self) -> None:
         """Write what this process has done."""
         if self._own:
-            state = {str(number): rows for number, rows in self._own.items()}
-            StageFolder(self.folder).save_tensors(self._file().name, state)
+            StageFolder(self.folder).save_tensors(self._file().name, dict(self._own))
             self._written = time.monotonic()
 
     def _file(self) -> Path:
         return self.folder / f"progress-{self.rank}.pt"
+
+
+def _name(places: Tensor) -> str:
+    """Of a batch: its first and its last image."""
+    return f"{int(places[0])}-{int(places[-1])}"
 
 
 def _files(folder: Path) -> Iterable[Path]:
