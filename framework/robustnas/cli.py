@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except RobustnasError as fault:
         # The faults of a recipe begin with their places in its file, as editors expect.
-        print(fault if isinstance(fault, RecipeError) else f"robustnas: {fault}", file=sys.stderr)
+        if not (fault.shared and os.environ.get("RANK", "0") != "0"):  # what all processes raise, one says
+            print(fault if isinstance(fault, RecipeError) else f"robustnas: {fault}", file=sys.stderr)
         return fault.exit_status
     except KeyboardInterrupt:
         hint = f"; to go on where it stopped: {_launcher()} {shlex.join(typed)}" if command in (_run, _evaluate) else ""

@@ -8,7 +8,7 @@ those that are not done; `run.stages` says what each one is; `run.comparison` tu
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,8 @@ def run(
     directory = RunDirectory(out or default_directory(loaded))
     with interrupt.listening(quiet), joined(chosen[0]) as world:
         quiet = quiet or not world.first
-        with directory.locked() if world.first else nullcontext():
+        with ExitStack() as held:
+            world.agree(lambda: held.enter_context(directory.locked()) if world.first else None)
             stages = todo.until(until)
             _prepare(loaded, todo, stages, directory, world)
             if keep and world.first:
@@ -69,9 +70,8 @@ def run(
             progress = Progress(quiet=quiet, console=Console(stderr=True, quiet=not world.first))
             with progress.shown():
                 outcome = run_all(todo, stages, directory, chosen, progress, world)
-            if until is None and world.first:
-                _write_table(directory, quiet)
-            world.told(None)  # torchrun ends all processes when one of them has failed: the table comes first
+            # torchrun ends all processes when one of them has failed: the table comes first
+            world.agree(lambda: _write_table(directory, quiet) if until is None and world.first else None)
             return _conclude(outcome, progress, directory, until)
 
 
@@ -81,7 +81,8 @@ def _prepare(loaded: Loaded, todo: Plan, stages: list[Stage], directory: RunDire
     Raises:
         InputError: the directory is another experiment's, or the data is not what it should be.
     """
-    if world.first:
+
+    def first() -> None:
         directory.check(todo)
         if not all(directory.done(stage) for stage in stages):
             checks.check(todo, world)
@@ -91,7 +92,9 @@ def _prepare(loaded: Loaded, todo: Plan, stages: list[Stage], directory: RunDire
             yaml.safe_dump(resolved(loaded), sort_keys=False, allow_unicode=True),
         )
         write_json(directory.path / "layout.json", layout.describe(todo, directory))
-    world.told(None)  # the others go on when the directory is this experiment's
+
+    # the others go on when the directory is this experiment's, and fail if it cannot be
+    world.agree(lambda: first() if world.first else None)
 
 
 def plan(loaded: Loaded, *, out: Path | None = None, memory: bool = False) -> None:

@@ -118,6 +118,7 @@ def check_batches(plan: Plan, count: int, world: World = ALONE) -> None:
         try:
             if method.genotype is None:
                 search.divided(count, method.search, plan.seeds[0], world)
-            train.divided(plan.dataset, count, method.train, plan.seeds[0], world)
+            train.check_augmentation(plan.dataset, method.train)
+            train.divided(count, method.train, plan.seeds[0], world)
         except InputError as fault:
             raise type(fault)(f"methods.{method.name}: {fault}") from fault

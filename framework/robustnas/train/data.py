@@ -43,14 +43,11 @@ class TrainingData:
         self.plain.feed.close()
 
 
-def divided(dataset: Dataset, count: int, settings: Train, seed: int, world: World) -> tuple[Tensor, Tensor]:
-    """Which of `count` training images train, and which choose the checkpoint: (n,), (m,) int64, disjoint.
-
-    All train, unless some are held out to choose the checkpoint.
+def check_augmentation(dataset: Dataset, settings: Train) -> None:
+    """Whether the dataset's images suit the augmentation asked for.
 
     Raises:
-        InputError: the processes cannot share the batches, or the images cannot be read in the size, or changed in the
-            colours, that the settings ask for.
+        InputError: they cannot be read in that size, or changed in their colours.
     """
     channels, rows, columns = dataset.shape
     if settings.colour_jitter is not None and channels not in (1, 3):
@@ -68,6 +65,16 @@ def divided(dataset: Dataset, count: int, settings: Train, seed: int, world: Wor
             f"found train.read_size: {settings.read_size}, and the dataset reads its images in one size; leaving it "
             "out would do"
         )
+
+
+def divided(count: int, settings: Train, seed: int, world: World) -> tuple[Tensor, Tensor]:
+    """Which of `count` training images train, and which choose the checkpoint: (n,), (m,) int64, disjoint.
+
+    All train, unless some are held out to choose the checkpoint.
+
+    Raises:
+        InputError: the processes cannot share the batches.
+    """
     if settings.checkpoint == "best":
         train, held_out = halves(count, 1 - settings.held_out, seeding.generator(seed, "train", "held out"))
     else:
@@ -81,13 +88,15 @@ def training_data(dataset: Dataset, settings: Train, seed: int, device: torch.de
     """The images as `divided`, and their batches.
 
     Raises:
-        InputError: as `divided`.
+        InputError: as `check_augmentation` and `divided`.
     """
-    images = dataset.split("train")
-    train, held_out = divided(dataset, len(images.labels), settings, seed, world)
-    if settings.read_size is not None:
+    check_augmentation(dataset, settings)
+    if settings.read_size is None:
+        images = dataset.split("train")
+    else:
         reads: Callable[[int], Images] = dataset.training_images  # type: ignore[attr-defined]
         images = reads(settings.read_size)
+    train, held_out = divided(len(images.labels), settings, seed, world)
     feed = Feed(images, device)
     as_evaluated = feed
     if settings.read_size is not None and len(held_out) > 0:
