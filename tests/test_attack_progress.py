@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from evaluated_digits import columns, prepare, run, some, stage, trained
-from robustnas import interrupt
+from robustnas import interrupt, progress_files
 from robustnas.artifacts import StageFolder
 from robustnas.attack import AttackRecord, evaluate
-from robustnas.attack import progress as progress_module
 from robustnas.attack.progress import Done, Progress
 from robustnas.attack.radii import at_radii
 from robustnas.errors import RunDirectoryError
@@ -59,7 +58,7 @@ class Counter(nn.Module):
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress is written after every batch."""
-    monkeypatch.setattr(progress_module, "SECONDS", -1.0)
+    monkeypatch.setattr(progress_files, "SECONDS", -1.0)
 
 
 @pytest.fixture

@@ -30,15 +30,22 @@ def supernet(cells: int = 2, channels: int = 4, size: int = 5) -> tuple[nn.Modul
     return net, images, labels
 
 
-def exact(net: nn.Module, images: Tensor, labels: Tensor, norm: str, around: Tensor, within: float = 1e-2) -> Tensor:
-    """(N,) radii by bisection, within this share of those given."""
+def exact(
+    net: nn.Module, images: Tensor, labels: Tensor, norm: str, around: Tensor, within: float, steps: int
+) -> Tensor:
+    """(N,) radii within this share of those given: by bisection, then where the chord crosses 0."""
+
+    def bound(radius: Tensor) -> Tensor:
+        return margins_within(net, images, labels, norm, radius, "crown-ibp", "strongest")[:, 0]
+
     below, above = (1 - within) * around, (1 + within) * around
     with torch.no_grad():
-        for _ in range(22):
+        for _ in range(steps):
             middle = (below + above) / 2
-            bound = margins_within(net, images, labels, norm, middle, "crown-ibp", "strongest")[:, 0]
-            below, above = torch.where(bound > 0, middle, below), torch.where(bound > 0, above, middle)
-    return below
+            right = bound(middle) > 0
+            below, above = torch.where(right, middle, below), torch.where(right, above, middle)
+        low, high = bound(below), bound(above)
+        return below + (above - below) * low / (low - high)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -48,7 +55,7 @@ def test_it_is_the_radius_where_the_margin_is_0_and_its_gradient_that_of_finite_
     score = metric.score(net, images, labels, THREAT[norm])
     assert score[-1].item() == pytest.approx(torch.tensor(FLOOR).log().item())
     right, right_labels = images[:-1], labels[:-1]
-    radius = exact(net, right, right_labels, norm, score[:-1].detach().exp())
+    radius = exact(net, right, right_labels, norm, score[:-1].detach().exp(), 1e-2, 14)
     torch.testing.assert_close(score[:-1].detach().exp(), radius, rtol=1e-4, atol=0)
     # where a line flips at the root itself the bound jumps over 0, and there is nothing to differentiate
     with torch.no_grad():
@@ -66,7 +73,7 @@ def test_it_is_the_radius_where_the_margin_is_0_and_its_gradient_that_of_finite_
         for sign in (1, -1):
             with torch.no_grad():
                 table.add_(sign * 1e-6 * direction)
-                values.append(exact(net, right, right_labels, norm, radius, 1e-4).log().sum())
+                values.append(exact(net, right, right_labels, norm, radius, 1e-4, 6).log().sum())
                 table.sub_(sign * 1e-6 * direction)
         difference = float(values[0] - values[1]) / 2e-6
         assert difference == pytest.approx(float((gradient * direction).sum()), rel=2e-3, abs=1e-4)

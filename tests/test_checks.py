@@ -28,7 +28,7 @@ train: {auxiliary: 0, drop_path: 0}
         ),
         (
             "train.random_resized_crop=[0.5, 1]\ntrain.read_size=12",
-            "methods.one: found train.read_size: 12, and the dataset reads its images in one size",
+            "methods.one: found train.read_size: 12, and the dataset, with these options, reads",
         ),
         (
             "train.random_resized_crop=[0.5, 1]\ntrain.read_size=4",

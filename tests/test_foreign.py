@@ -156,6 +156,22 @@ def test_weights_are_loaded_from_every_usual_file(here, inside, prefix):
     assert not torch.equal(get()(images()), network(images()))
 
 
+def test_weights_that_are_not_a_number_are_one_network(here):
+    state = trained(here).state_dict()
+    next(iter(state.values())).view(-1)[0] = torch.nan
+    torch.save({"state_dict": state, "model": dict(state)}, "w.pt")
+    with pytest.raises(InputError, match="logits that are not finite"):
+        get(weights=here / "w.pt")
+
+
+def test_a_network_that_does_not_fit_is_told_by_its_names_whatever_else_is_there(here):
+    state = trained(here).state_dict()
+    torch.save({"model": {"other": torch.zeros(1)}, "generator": state}, "w.pt")
+    with pytest.raises(InputError) as raised:
+        get(weights=here / "w.pt")
+    assert "several networks" not in str(raised.value)
+
+
 @pytest.mark.parametrize("place", [("ema",), ("model",), ("ema", "module"), ("averaged",)])
 def test_a_checkpoint_of_several_networks_is_refused_unless_they_are_one(here, place):
     state = trained(here).state_dict()

@@ -17,7 +17,7 @@ ROWS = [
     {"bracket", "draws", "errors", "suggest", "fixed_norm", "foolbox_import", "convolution", "interrupt", "finite"},
     {"threat", "seeding", "report", "artifacts", "device", "frozen", "genotype", "pixels",
      "double_backward", "memory", "precision", "recompute", "synchronised", "world"},
-    {"contracts", "foolbox_attack", "resized_crop", "colour_jitter"},
+    {"contracts", "foolbox_attack", "resized_crop", "colour_jitter", "progress_files"},
     {"bounds", "registry", "options", "images", "augment", "normalize", "statistics", "cells"},
     {"recipe", "perturb", "feed"},
     {"batches", "attack_order"},

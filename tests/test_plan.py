@@ -193,7 +193,11 @@ def test_a_published_genotype_needs_no_search(recipe: Path):
 def test_a_genotype_file_is_found_beside_the_recipe(recipe: Path):
     data = plan(recipe, "methods.p={genotype: DARTS_V1}").methods["p"].genotype
     (recipe.parent / "cell.json").write_text(json.dumps(data))
-    sections = {"_meta": {"made": "by hand"}, "genotypes": {"one": data}, "others": {"deep": {"two": data}}}
+    sections = {
+        "_meta": {"made": "by hand"},
+        "genotypes": {"one": data, "_": "by hand"},
+        "others": {"deep": {"two": data}},
+    }
     (recipe.parent / "many.json").write_text(json.dumps(sections))
     assert plan(recipe, "methods.p={genotype: cell.json}").methods["p"].genotype == data
     for name in ("one", "two"):

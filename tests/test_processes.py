@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from robustnas.cli import main
+
 HERE = Path(__file__).parent
 TWO = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
 ALONE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -78,7 +80,7 @@ def test_the_halves_matter(figures: tuple[Figures, Figures]):
 def test_processes_tell_each_other(figures: tuple[Figures, Figures]):
     messages = figures[1]["messages"]
     assert bool(messages["told"].all())
-    assert len(messages["told"]) == 5
+    assert len(messages["told"]) == 7
     assert messages["sum"].tolist() == [3.0]
     assert messages["sum64"].tolist() == [[2.0, 2.0], [2.0, 2.0]]
     assert float(messages["average"]) == pytest.approx(0.75)  # (1 * 0 + 3 * 1) / 4
@@ -132,19 +134,31 @@ def test_a_recipe_under_torchrun_gives_the_same_table(tmp_path: Path):
     assert "Traceback" not in said
 
 
+def test_what_processes_cannot_share_is_one_message(tmp_path: Path):
+    status, said = end(start(*TWO, *run(tmp_path, "run", "--set", "search.batch=251")))
+    assert status != 0
+    assert said.count("robustnas: methods.jac: search.batch 251 cannot be shared equally by 2 processes") == 1
+    assert "[rank1]: Traceback" not in said, said
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--set", "search.batch=251"), "methods.jac: search.batch 251 cannot be shared equally by 2 processes"),
         (("--jobs", "2"), "--jobs does stages side by side"),
         (("--device", "cuda:0"), "--device cuda:0: several processes need a device each"),
     ],
 )
-def test_what_processes_cannot_share_is_one_message(tmp_path: Path, options: tuple[str, ...], told: str):
-    status, said = end(start(*TWO, *run(tmp_path, "run", *options)))
-    assert status != 0
-    assert f"robustnas: {told}" in said
-    assert "[rank1]: Traceback" not in said, said
+def test_options_that_are_not_for_processes_that_share_are_refused(
+    tmp_path: Path,
+    options: tuple[str, ...],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    assert main([*run(tmp_path, "run")[2:], *options]) == 2
+    assert f"robustnas: {told}" in capsys.readouterr().err
 
 
 def test_preempted_together_they_save_and_go_on_as_if_nothing_had_happened(tmp_path: Path):

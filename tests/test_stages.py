@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from robustnas import certify, interrupt
+from robustnas import certify, interrupt, progress_files
 from robustnas.artifacts import StageFolder
 from robustnas.errors import RunDirectoryError
 from robustnas.images import in_order
@@ -89,7 +89,7 @@ def stops_at_the_second() -> Callable[[], None]:
     ids=["asked to stop", "killed after a write"],
 )
 def test_batches_of_an_earlier_sitting_are_not_done_again(tmp_path, monkeypatch, fault, seconds):
-    monkeypatch.setattr(batchwise, "SECONDS", seconds)
+    monkeypatch.setattr(progress_files, "SECONDS", seconds)
     whole = sitting(tmp_path / "whole", Batches())
     assert whole == {"certified": [bool(n % 2) for n in range(10)], "radius": [n / 7 for n in range(10)]}
     with pytest.raises(type(fault)):
@@ -108,7 +108,7 @@ def test_batches_of_an_earlier_sitting_are_not_done_again(tmp_path, monkeypatch,
 
 
 def test_a_batch_of_other_images_or_a_damaged_file_is_no_earlier_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(batchwise, "SECONDS", -1.0)
+    monkeypatch.setattr(progress_files, "SECONDS", -1.0)
     whole = sitting(tmp_path / "fours", Batches(), batch=4)
     # the third batch of four has two images, and so has every batch of two
     assert sitting(tmp_path / "fours", Batches(), batch=2) == whole

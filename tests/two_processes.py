@@ -15,6 +15,7 @@ from robustnas import search, train
 from robustnas.artifacts import StageFolder
 from robustnas.attack import evaluate, predict
 from robustnas.errors import RunError
+from robustnas.interrupt import Interrupted
 from robustnas.report import silent
 from robustnas.search.bilevel import inner_step
 from robustnas.search.hypergradient import hypergradient
@@ -115,6 +116,24 @@ def messages(world: World) -> dict[str, torch.Tensor]:
         world.agree(fails)
     except RunError as fault:
         told.append(str(fault) == "the second process says no" and fault.shared)
+
+    def breaks() -> None:
+        raise MemoryError("no more") if world.rank == 1 else Interrupted
+
+    try:
+        world.agree(breaks)
+    except Interrupted:
+        told.append(True)
+
+    def runs_out() -> None:
+        if world.rank == 1:
+            raise MemoryError("no more")
+
+    try:
+        world.agree(runs_out)
+    except RunError as fault:
+        told.append(str(fault) == "MemoryError: no more" and fault.shared)
+    assert len(told) == 7
     summed = world.sum([torch.tensor([1.0 + world.rank]), torch.ones(2, 2, dtype=torch.float64)])
     average = world.average(torch.tensor(float(world.rank)), 1 + 2 * world.rank)
     return {"told": torch.tensor(told), "sum": summed[0], "sum64": summed[1], "average": average}

@@ -29,6 +29,9 @@ def _umask() -> int:
 
 UMASK = _umask()
 
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
+"""What the system answers where a file may not be written, or a folder is in its place."""
+
 PART = ".part"
 """How the name of a file ends that is being written; one that a killed process leaves behind is never read."""
 
@@ -58,7 +61,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
                 f"{path}: no space left on the device; what was done before is intact. "
                 "Free some space and run the same command again"
             ) from fault
-        if isinstance(fault, OSError):
+        if isinstance(fault, OSError) and fault.errno in REFUSED:
             raise RunDirectoryError(
                 f"{path} cannot be written: {fault.strerror or fault}; what was done before is intact\n"
                 f"  {_way_out(path)} and run the same command again"

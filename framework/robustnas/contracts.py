@@ -112,7 +112,7 @@ class RobustnessMetric(Protocol):
     """How robust a network is (`score`), or how a method disturbs the two levels of the search (the losses).
 
     A metric keeps at least one of the three.  One with `score` alone is a complete plugin.  It may have a `check`, see
-    `Particular`.
+    `Suited`.
 
     A score that changes over the search (a radius that grows, say) has a second method, `at(progress)`, which returns
     an object with the `score` of that time, progress in [0, 1]; at 1 it scores as the metric itself does.
@@ -145,7 +145,7 @@ class OuterLoss(Protocol):
         """(N, C, H, W), (N,) -> scalar.  The supernet is in training mode and must be left in it."""
 
 
-class Particular(Protocol):
+class Suited(Protocol):
     """A metric or an attack that not all images, numbers of classes or threats suit: it may have `check` as well."""
 
     def check(self, shape: Shape, classes: int, threat: ThreatModel) -> None:
@@ -166,7 +166,7 @@ class AttackFactory(Protocol):
       `corruption`.  Noise shows what comes and looks at the class alone; a corruption is never part of the worst case.
     - `evaluations(classes) -> float`: model evaluations an image costs at most; attacks run from cheap to expensive.
     - `transfers = True`: its images are made on the networks of the other methods and judged on this one.
-    - `check`, see `Particular`.
+    - `check`, see `Suited`.
 
     `robustnas.foolbox_attack` has base classes for attacks in plain torch.
     """
@@ -191,7 +191,7 @@ class Dataset(Protocol):
 
     Two members are optional.  `contents`, a str, tells data from other data where the options do not (people's own
     images, say): results of other contents do not count.  `training_images(side) -> Images` is the training split,
-    in the same order, read as squares of that many pixels: what `train.read_size` asks for.
+    in the same order, read as squares of that many pixels: what `train.read_size` asks for (None where it cannot be).
     """
 
     @property

@@ -278,7 +278,7 @@ def _wrong_attack(cls: type) -> list[str]:
 
 def _wrong_check(cls: type) -> list[str]:
     """What is wrong with the `check` of a metric or an attack, which need not have one."""
-    return [] if _own(cls, "check") is None else _method(cls, "check", contracts.Particular)
+    return [] if _own(cls, "check") is None else _method(cls, "check", contracts.Suited)
 
 
 def _wrong_dataset(cls: type) -> list[str]:

@@ -21,7 +21,8 @@ import torch.distributed as dist
 from attrs import frozen
 from torch import Tensor
 
-from robustnas.errors import DeviceError, RobustnasError
+from robustnas.errors import DeviceError, RobustnasError, RunError
+from robustnas.interrupt import Interrupted
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells each of its processes."""
@@ -98,18 +99,24 @@ class World:
 
         Raises:
             RobustnasError: it failed in one of them; then it fails in all, so that none waits for another.
+            Interrupted: one of them was asked to stop; then all do.
         """
         if self.size == 1:
             return [compute()]
-        result, fault = None, None
+        result: Any = None
+        fault: RobustnasError | Interrupted | None = None
         try:
             result = compute()
-        except RobustnasError as raised:
+        except (RobustnasError, Interrupted) as raised:
             fault = raised
+        except Exception as raised:  # the others wait: whatever it is, they have to hear of it
+            fault = RunError(f"{type(raised).__name__}: {raised}")
+            fault.__cause__ = raised
         answers = self.gather((result, fault))
         for _, found in answers:
-            if found is not None:
+            if isinstance(found, RobustnasError):
                 found.shared = True
+            if found is not None:
                 raise found
         return [value for value, _ in answers]
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
-from pathlib import Path
-
 import attrs
 import torch
 from torch import Tensor
 
 from robustnas.artifacts import StageFolder, damaged
 from robustnas.errors import RunDirectoryError
+from robustnas.progress_files import ProgressFiles
 from robustnas.threat import NORMS
-
-SECONDS = 20.0
-"""How often, at most, what is done is written."""
 
 
 @attrs.define(eq=False)
@@ -66,9 +60,6 @@ class Done:
 class Progress:
     """What is done of all parts of a stage's attack, in memory and in its folder.
 
-    Every process writes a file of its own and reads all: an image's result does not depend on who found it, so a run
-    may go on with another number of processes.
-
     Args:
         folder: of the stage; None keeps nothing.
         rank: of this process.
@@ -76,20 +67,20 @@ class Progress:
 
     folder: StageFolder | None = None
     rank: int = 0
+    _files: ProgressFiles = attrs.field(init=False)
     _parts: dict[str, Done] = attrs.field(factory=dict, init=False)
     _own: dict[str, Done] = attrs.field(factory=dict, init=False)
-    _written: float = attrs.field(factory=time.monotonic, init=False)
 
     def __attrs_post_init__(self) -> None:
-        for path in self._files():
-            state = StageFolder(path.parent).load_tensors(path.name) or {}
+        self._files = ProgressFiles(self.folder, self.rank)
+        for path, own, state in self._files.read():
             for part, plain in state.items():
                 try:
                     done = Done(**plain)
                 except TypeError as fault:
                     raise RunDirectoryError(damaged(path, "it does not hold what was done of an attack")) from fault
                 self.of(part).add(done)
-                if path == self._file():
+                if own:
                     self._own.setdefault(part, Done()).add(done)
 
     def of(self, part: str) -> Done:
@@ -100,27 +91,13 @@ class Progress:
         """A batch is done; written now and then."""
         self.of(part).add(done)
         self._own.setdefault(part, Done()).add(done)
-        if time.monotonic() - self._written > SECONDS:
+        if self._files.due:
             self.write()
 
     def write(self) -> None:
         """Write what this process has done."""
-        if self.folder is None or not self._own:
-            return
-        state = {part: attrs.asdict(done) for part, done in self._own.items()}
-        attrs.evolve(self.folder, writes=True).save_tensors(self._file().name, state)
-        self._written = time.monotonic()
+        self._files.write({part: attrs.asdict(done) for part, done in self._own.items()})
 
     def forget(self) -> None:
         """Remove the files: the result is written."""
-        for path in self._files():
-            path.unlink(missing_ok=True)
-
-    def _file(self) -> Path:
-        assert self.folder is not None
-        return self.folder.path / f"progress-{self.rank}.pt"
-
-    def _files(self) -> Iterable[Path]:
-        if self.folder is None or not self.folder.path.is_dir():
-            return []
-        return sorted(self.folder.path.glob("progress-*.pt"))
+        self._files.forget()

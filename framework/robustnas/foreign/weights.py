@@ -104,19 +104,30 @@ def _only(path: Path, found: Mapping[Any, Any], chosen: Mapping[str, Any], expec
     Raises:
         InputError: it has; names the places, and how to choose.
     """
-
-    def fit(state: Mapping[str, Any]) -> int:
-        return max(_matches(state, expected, prefix) for prefix in PREFIXES)
-
-    fitting = [place for place, state in _dicts(found) if fit(state) >= max(fit(chosen), 1)]
-    states = [state for place, state in _dicts(found) if place in fitting]
-    if all(_same(one, chosen) for one in states):
+    wanted = _named(chosen, expected)
+    if not wanted:
+        return  # nothing fits, which is told with the names
+    others = [
+        place
+        for place, state in _dicts(found)
+        if state is not chosen and len(named := _named(state, expected)) >= len(wanted) and not _same(named, wanted)
+    ]
+    if not others:
         return
-    first = "".join(f"[{name!r}]" for name in fitting[-1])
+    places = ["/".join(place) or "the file itself" for place, state in _dicts(found) if state is chosen]
+    places += ["/".join(place) or "the file itself" for place in others]
+    first = "".join(f"[{name!r}]" for name in others[-1])
     raise InputError(
-        f"--weights {path} holds several networks: {few(['/'.join(place) or 'the file itself' for place in fitting])}; "
-        f"a file of the one that is meant would do: torch.save(torch.load({path.name!r}){first}, 'weights.pt'), say"
+        f"--weights {path} holds several networks: {few(places)}; a file of the one that is meant would do: "
+        f"torch.save(torch.load({str(path)!r}, map_location='cpu'){first}, 'weights.pt'), say"
     )
+
+
+def _named(state: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
+    """What a state dict holds of the network's, by the network's names."""
+    prefix = max(PREFIXES, key=lambda one: _matches(state, expected, one))
+    names = {name: name.removeprefix(prefix) for name in state if name.startswith(prefix)}
+    return {own: state[name] for name, own in names.items() if own in expected}
 
 
 def _dicts(
@@ -131,10 +142,13 @@ def _dicts(
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two state dicts hold equal tensors, in the same order."""
-    both = [[value for value in state.values() if isinstance(value, Tensor)] for state in (one, other)]
-    return len(both[0]) == len(both[1]) and all(
-        a.shape == b.shape and torch.equal(a, b) for a, b in zip(*both, strict=True)
+    """Whether two state dicts hold equal tensors, NaN equal to NaN."""
+    return one.keys() == other.keys() and all(
+        isinstance(value, Tensor)
+        and isinstance(other[name], Tensor)
+        and value.shape == other[name].shape
+        and torch.allclose(value.double(), other[name].double(), rtol=0, atol=0, equal_nan=True)
+        for name, value in one.items()
     )
 
 

@@ -46,7 +46,7 @@ def find_genotype(source: str, space: SearchSpace, beside: Path) -> Genotype:
 
 
 def _entry(path: Path, data: Any, key: str) -> Any:
-    """What a file of several genotypes holds under `key`: at its top, or in a section, which holds mappings alone.
+    """What a file of several genotypes holds under `key`: at its top, or in a section.
 
     Raises:
         InputError: nothing, or different things in several sections.
@@ -60,12 +60,14 @@ def _entry(path: Path, data: Any, key: str) -> Any:
                     f"{path} has {len(found)} entries {key!r} that differ; a file with one of them would do"
                 )
             return found[0]
-        inside = [(name, held) for section in sections for name, held in section.items()]
-        names += [name for name, held in inside if not _is_section(held)]
-        sections = [held for _, held in inside if _is_section(held)]
+        inside = [(name, held) for section in sections for name, held in section.items() if isinstance(held, dict)]
+        names += [name for name, held in inside if _is_cell(held)]
+        sections = [held for _, held in inside if not _is_cell(held)]
     known = ", ".join(sorted(set(names))[:12]) or "none"
     raise InputError(f"{path} has no entry {key!r}{did_you_mean(key, names)}; it has {known}")
 
 
-def _is_section(data: Any) -> bool:
-    return isinstance(data, dict) and bool(data) and all(isinstance(held, dict) for held in data.values())
+def _is_cell(data: dict[str, Any]) -> bool:
+    """Whether a mapping is a genotype, or something else that holds no mapping, rather than a section of some."""
+    known = not data.keys().isdisjoint(("normal", "reduce", "reduction"))
+    return known or not any(isinstance(held, dict) for held in data.values())

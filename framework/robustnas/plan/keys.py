@@ -64,7 +64,7 @@ def identity(kind: str, use: Use, without_stage: str | None = None) -> dict[str,
             and (without_stage is None or f.metadata.get("stage") != without_stage)
         ]
         options = {f.name: _plain(getattr(use.plugin, f.name)) for f in fields}
-    contents = getattr(use.plugin, "contents", None)
+    contents = getattr(use.plugin, "contents", None) if kind == "dataset" else None
     return {
         "name": use.name,
         "options": dict(options) | ({} if contents is None else {"contents": contents}),

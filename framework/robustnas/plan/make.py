@@ -83,7 +83,7 @@ def make(loaded: Loaded) -> Plan:
 
 
 def _check_suited(loaded: Loaded, faults: Faults) -> None:
-    """Note what metrics and attacks refuse of the recipe's images, classes and threats (`contracts.Particular`)."""
+    """Note what metrics and attacks refuse of the recipe's images, classes and threats (`contracts.Suited`)."""
     recipe = loaded.recipe
     dataset: Dataset = recipe.dataset.plugin
     used = [

@@ -64,7 +64,10 @@ class Smoothing:
     alpha: float = key(0.001, "probability that a certificate is wrong", gt(0.0), lt(1.0))
     radii: list[float] = field(
         factory=lambda: [0.25, 0.5],
-        metadata={"help": "l2 radii at which the certified accuracy of the smoothed classifier is shown"},
+        metadata={
+            "help": "l2 radii at which the certified accuracy of the smoothed classifier is shown",
+            "identity": False,
+        },
     )
     images: int | None = key(None, "test images to certify, the first of those evaluated; default all", optional(ge(1)))
     batch: int = key(1000, "noisy copies at once", ge(1))

@@ -1,26 +1,18 @@
-"""Work on images batch by batch, so that a stage that was killed goes on instead of beginning again.
-
-What is found of a batch is written now and then into a file of the stage's folder, one a process, and read by all of
-them: a batch's result does not depend on who found it, so a run may go on with another number of processes.
-"""
+"""Work on images batch by batch, so that a stage that was killed goes on instead of beginning again."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 from torch import Tensor
 
 from robustnas import interrupt
-from robustnas.artifacts import StageFolder, damaged
+from robustnas.artifacts import damaged
 from robustnas.errors import RunDirectoryError
+from robustnas.progress_files import ProgressFiles
 from robustnas.run.task import Task
-
-SECONDS = 20.0
-"""How often, at most, what is done is written."""
 
 Rows = dict[str, list[Any]]
 """Figures of a batch by name, each with one entry an image; `certified` is a bool."""
@@ -39,7 +31,7 @@ def rows_of(task: Task, batches: Sequence[Tensor], compute: Callable[[Tensor], R
         Interrupted: the process was asked to stop; what is done has been written.
     """
     world, count = task.world, sum(len(places) for places in batches)
-    kept = _Kept(task.folder.path, world.rank)
+    kept = _Kept(ProgressFiles(task.folder, world.rank))
 
     def own() -> dict[int, Rows]:
         done = certified = 0
@@ -55,6 +47,8 @@ def rows_of(task: Task, batches: Sequence[Tensor], compute: Callable[[Tensor], R
         except interrupt.Interrupted:
             kept.write()
             raise
+        if world.size > 1:
+            kept.write()  # another process may yet be asked to stop
         return found
 
     merged: dict[int, Rows] = {}
@@ -67,32 +61,24 @@ def rows_of(task: Task, batches: Sequence[Tensor], compute: Callable[[Tensor], R
 def forget(task: Task) -> None:
     """Remove what was written on the way: the result is there."""
     if task.world.first:
-        for path in _files(task.folder.path):
-            path.unlink(missing_ok=True)
+        ProgressFiles(task.folder, task.world.rank).forget()
 
 
 @attrs.define(eq=False)
 class _Kept:
-    """What is done of a stage, in memory and in its folder.
+    """What is done of a stage, in memory and in its files."""
 
-    Args:
-        folder: of the stage.
-        rank: of this process.
-    """
-
-    folder: Path
-    rank: int
+    files: ProgressFiles
     _before: dict[str, Rows] = attrs.field(factory=dict, init=False)
     _own: dict[str, Rows] = attrs.field(factory=dict, init=False)
-    _written: float = attrs.field(factory=time.monotonic, init=False)
 
     def __attrs_post_init__(self) -> None:
-        for path in _files(self.folder):
-            for name, rows in (StageFolder(path.parent).load_tensors(path.name) or {}).items():
+        for path, own, state in self.files.read():
+            for name, rows in state.items():
                 if not isinstance(rows, dict) or "certified" not in rows:
                     raise RunDirectoryError(damaged(path, "it does not hold what was found of each batch"))
                 self._before[name] = rows
-                if path == self._file():
+                if own:
                     self._own[name] = rows
 
     def found(self, places: Tensor) -> Rows | None:
@@ -102,23 +88,14 @@ class _Kept:
     def note(self, places: Tensor, rows: Rows) -> None:
         """A batch is done; written now and then."""
         self._own[_name(places)] = rows
-        if time.monotonic() - self._written > SECONDS:
+        if self.files.due:
             self.write()
 
     def write(self) -> None:
         """Write what this process has done."""
-        if self._own:
-            StageFolder(self.folder).save_tensors(self._file().name, dict(self._own))
-            self._written = time.monotonic()
-
-    def _file(self) -> Path:
-        return self.folder / f"progress-{self.rank}.pt"
+        self.files.write(dict(self._own))
 
 
 def _name(places: Tensor) -> str:
     """Of a batch: its first and its last image."""
     return f"{int(places[0])}-{int(places[-1])}"
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    return sorted(folder.glob("progress-*.pt"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from robustnas import search, seeding, train
+from robustnas import interrupt, search, seeding, train
 from robustnas.contracts import Dataset, Genotype, Images
 from robustnas.errors import DataError, InputError
 from robustnas.plan import MethodPlan, Plan
@@ -23,6 +23,7 @@ def check(plan: Plan, world: World = ALONE) -> None:
         InputError: some of it would fail.
     """
     count = check_data(plan)
+    interrupt.check()
     check_networks(plan)
     check_batches(plan, count, world)
 
@@ -86,6 +87,7 @@ def check_networks(plan: Plan) -> None:
             except InputError as fault:
                 raise InputError(f"methods.{method.name}: {fault}") from fault
             continue
+        interrupt.check()
         genotype = method.genotype
         with seeding.seeded(0, "check"):
             if genotype is None:

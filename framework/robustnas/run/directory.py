@@ -29,6 +29,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _try_lock(file: IO[str]) -> None:
+        file.seek(1 << 30)  # what is locked is a byte, which others cannot read: none of the text
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 else:
     import fcntl
@@ -85,8 +86,8 @@ class RunDirectory:
 
     def claim(self, plan: Plan) -> None:
         """Make the directory this experiment's, which `check` has said that it may be; clear what kills left half."""
-        for kind in KINDS:
-            for left in (self.path / kind).glob(f"*/.*{PART}"):
+        for folder, pattern in [(self.path, f".*{PART}"), *((self.path / kind, f"*/.*{PART}") for kind in KINDS)]:
+            for left in folder.glob(pattern):
                 left.unlink(missing_ok=True)
         if not (self.path / "run.json").exists():
             write_json(self.path / "run.json", _identity(plan))

@@ -108,6 +108,7 @@ def _side_by_side(
     unfinished = {stage.key for stage in todo}
     lost: set[str] = set()
     asked: set[int] = set()
+    interrupt.check()
     threads = max(1, (os.cpu_count() or 1) // len(devices))
     pool = [workers.start(plan, directory, str(device), threads) for device in devices]
     try:

@@ -110,7 +110,7 @@ def made(plugin: Any) -> Any:
 
 
 def check_suited(plugin: Any, shape: tuple[int, ...], classes: int, threat: ThreatModel, verdict: Judge) -> None:
-    """`robustnas.contracts.Particular`: a `check`, where there is one, lets pass what the kit tries the plugin on."""
+    """`robustnas.contracts.Suited`: a `check`, where there is one, lets pass what the kit tries the plugin on."""
     if not hasattr(plugin, "check"):
         return
     where = f"images {tuple(shape)}, {classes} classes and {threat}"

@@ -60,10 +60,10 @@ def check_augmentation(dataset: Dataset, settings: Train) -> None:
             f"found train.read_size: {settings.read_size}, and the network sees {rows}x{columns} pixels; "
             f"{max(rows, columns)} or more would do"
         )
-    if settings.read_size is not None and not hasattr(dataset, "training_images"):
+    if settings.read_size is not None and getattr(dataset, "training_images", None) is None:
         raise InputError(
-            f"found train.read_size: {settings.read_size}, and the dataset reads its images in one size; leaving it "
-            "out would do"
+            f"found train.read_size: {settings.read_size}, and the dataset, with these options, reads its images in "
+            "one size; leaving it out would do, or an option that cuts squares (size of image-folder)"
         )
 
 

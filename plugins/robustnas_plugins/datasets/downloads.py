@@ -1,7 +1,8 @@
 """Downloads that are there whole or not at all.
 
 torchvision fetches into a folder of its own inside the data folder, checks the official checksums and unpacks; only
-then are the files moved to their places, each in one step.  A download that breaks off leaves nothing there.
+then are the files moved to their places, each in one step.  A download that breaks off leaves nothing there; one that
+is killed leaves a hidden folder `.download-...`, which nothing reads.
 """
 
 from __future__ import annotations

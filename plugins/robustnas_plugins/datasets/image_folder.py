@@ -11,6 +11,7 @@ for that: rename a file whose pixels change and whose size does not.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -166,18 +167,10 @@ class ImageFolder:
         which = 0 if is_train(name) else 1
         return self._images(self._checked[which], self.size)
 
-    def training_images(self, side: int) -> Images:
-        """The images of `train/` as squares of `side` pixels.
-
-        Raises:
-            DataError: as for `split`, or there is no `size`, so that images need not be squares.
-        """
-        if self.size is None:
-            raise DataError(
-                f"{NAME}: found train.read_size: {side} without the option size, which would cut squares; "
-                f"size: {min(self.shape[1:])} beside folder would do"
-            )
-        return self._images(self._checked[0], side)
+    @property
+    def training_images(self) -> Callable[[int], Images] | None:
+        """Reads `train/` as squares of so many pixels; None without `size`, as images need not be squares then."""
+        return None if self.size is None else lambda side: self._images(self._checked[0], side)
 
     def _images(self, part: ClassFolders, side: int | None) -> Images:
         """The images of a split, streamed or in memory; as squares where there is a side."""

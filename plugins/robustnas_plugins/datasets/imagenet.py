@@ -9,6 +9,7 @@ Results are of ImageNet wherever it lies: its million files are not looked throu
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, ClassVar
 
 from attrs import field, frozen
@@ -17,7 +18,7 @@ from attrs.validators import and_, ge, instance_of, optional
 from robustnas.contracts import Images, Shape
 from robustnas.errors import DataError
 from robustnas.images import Streamed
-from robustnas_plugins.datasets.class_folders import WORKERS, Files, same_classes, scan
+from robustnas_plugins.datasets.class_folders import WORKERS, ClassFolders, Files, same_classes, scan
 from robustnas_plugins.datasets.places import data_root, missing
 from robustnas_plugins.datasets.splits import is_train
 
@@ -77,6 +78,17 @@ class ImageNet:
 
     def _images(self, train: bool, shorter: int, side: int) -> Images:
         """One folder's images, their shorter side resized and a square cut from their centres."""
+        found = self._splits[0 if train else 1]
+        source = Files(found.files, "imagenet", 3, shorter, side)
+        return Streamed(source, found.label_tensor(), self.workers)
+
+    @cached_property
+    def _splits(self) -> tuple[ClassFolders, ClassFolders]:
+        """The files of both folders, of the same classes; looked for once.
+
+        Raises:
+            DataError: as for `split`.
+        """
         root, named_by = data_root(self.folder)
         if self.folder is None:
             root = root / "imagenet"
@@ -84,13 +96,11 @@ class ImageNet:
         for folder in folders:
             if not folder.is_dir():
                 raise DataError(missing("imagenet", f"the folder {folder.name}/", root, named_by, download=False))
-        both = tuple(scan(folder, "imagenet") for folder in folders)
+        both = (scan(folders[0], "imagenet"), scan(folders[1], "imagenet"))
         same_classes(both[0], both[1], folders, "imagenet")
         if len(both[0].names) != self.classes:
             raise DataError(
                 f"imagenet: {root.absolute()} has {len(both[0].names)} classes, {self.classes} are expected; "
                 f"classes: {len(both[0].names)} among the dataset's options would do"
             )
-        found = both[0] if train else both[1]
-        source = Files(found.files, "imagenet", 3, shorter, side)
-        return Streamed(source, found.label_tensor(), self.workers)
+        return both

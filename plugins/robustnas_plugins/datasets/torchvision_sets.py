@@ -168,12 +168,10 @@ class SVHN:
 
         part = "train" if is_train(name) else "test"
         root, named_by = data_root(self.folder)
-        listed = [datasets.SVHN.split_list[one] for one in ("train", "test")]
-        if self.download:
-            for url, file, checksum in listed:
-                if not (root / file).is_file():
-                    fetch("svhn", root, partial(download_url, url, filename=file, md5=checksum))
-        _require("svhn", root, named_by, {file: checksum for _, file, checksum in listed})
+        url, file, checksum = datasets.SVHN.split_list[part]
+        if self.download and not (root / file).is_file():
+            fetch("svhn", root, partial(download_url, url, filename=file, md5=checksum))
+        _require("svhn", root, named_by, {file: checksum})
         read = datasets.SVHN(str(root), split=part)
         return InMemory(torch.from_numpy(read.data.copy()), torch.from_numpy(read.labels.copy()).long())
 
@@ -201,14 +199,14 @@ def _mnist_family(
     source: Any = getattr(datasets, directory)
     packed = dict(source.resources)
     root, named_by = data_root(folder)
-    sizes: dict[str, tuple[int, ...]] = {}
-    for start, count in MNIST_SIZES.items():
-        sizes |= {f"{start}-images-idx3-ubyte": (count, 28, 28), f"{start}-labels-idx1-ubyte": (count,)}
+    start = "train" if train else "t10k"
+    count = MNIST_SIZES[start]
+    sizes = {f"{start}-images-idx3-ubyte": (count, 28, 28), f"{start}-labels-idx1-ubyte": (count,)}
     found = {file: _mnist_file(root, directory, file) for file in sizes}
     if None in found.values() and download:
         fetch(name, root, lambda folder: source(folder, download=True))
         found = {file: _mnist_file(root, directory, file) for file in sizes}
-    files: dict[str, Path] = {}
+    tensors = []
     for file, path in found.items():
         if path is None:
             what = f"{file} or {file}.gz (in {directory}/raw, or {file}.gz in the folder itself)"
@@ -216,10 +214,8 @@ def _mnist_family(
         expected = packed[path.name] if path.suffix == ".gz" else unpacked.get(file)
         if expected is not None and md5(path) != expected:
             raise DataError(f"{name}: {path.absolute()} {DAMAGED}")
-        files[file] = path
-    start = "train" if train else "t10k"
-    pixels, labels = (idx.read(path, sizes[file]) for file, path in files.items() if file.startswith(start))
-    return InMemory(pixels.unsqueeze(1), labels.long())
+        tensors.append(idx.read(path, sizes[file]))
+    return InMemory(tensors[0].unsqueeze(1), tensors[1].long())
 
 
 def _mnist_file(root: Path, directory: str, file: str) -> Path | None:
