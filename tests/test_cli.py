@@ -266,6 +266,20 @@ def test_a_disk_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr().err == "robustnas: quickstart: Read-only file system\n"
 
 
+def test_what_nobody_foresaw_is_one_line_and_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(shelf, "names", lambda: {}["nothing"])
+    assert cli.main(["recipes", "list"]) == 1
+    (kept,) = tmp_path.glob("robustnas-*.txt")
+    said = capsys.readouterr().err
+    assert said.startswith("robustnas: KeyError: 'nothing' (at ")
+    assert str(kept) in said
+    assert "Traceback" not in said
+    assert "Traceback" in kept.read_text(encoding="utf-8")
+
+
 def test_every_shipped_recipe_says_what_it_is_and_how_to_run_it() -> None:
     names = shelf.names()
     assert {"quickstart", "mnist", "cifar10", "cifar10-small", "imagenet-transfer"} <= set(names)

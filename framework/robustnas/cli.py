@@ -52,6 +52,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as fault:  # a disk that became full or read-only where nothing more precise is known
         print(f"robustnas: {f'{fault.filename}: ' if fault.filename else ''}{fault.strerror or fault}", file=sys.stderr)
         return 1
+    except Exception as fault:  # a plugin's own, before any stage could be blamed for it, or ours
+        print(f"robustnas: {_unforeseen(fault)}", file=sys.stderr)
+        return 1
+
+
+def _unforeseen(fault: Exception) -> str:
+    """What is said of an exception that nobody meant to raise; its traceback goes to a file."""
+    import tempfile
+    import traceback
+
+    last = traceback.extract_tb(fault.__traceback__)[-1]
+    with tempfile.NamedTemporaryFile("w", prefix="robustnas-", suffix=".txt", delete=False, encoding="utf-8") as kept:
+        kept.write("".join(traceback.format_exception(fault)))
+    return (
+        f"{type(fault).__name__}: {fault} (at {last.filename}:{last.lineno}), a fault of the plugin or of robustnas in "
+        f"which that line is; the traceback is in {kept.name}"
+    )
 
 
 def _launcher() -> str:
