@@ -1,0 +1,77 @@
+"""The command `robustnas`: what may be typed, and the exit status it ends with.
+
+    0 done    1 the run failed    2 something given is wrong    130 interrupted
+
+`parser` is what may be typed, `commands` what it does.  Only what a command needs is imported when it runs, so that
+help and lists answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+
+from robustnas.cli import commands
+from robustnas.cli.parser import parse
+from robustnas.errors import RecipeError, RobustnasError
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; a fault of the input is a message on stderr."""
+    typed = sys.argv[1:] if argv is None else list(argv)
+    try:
+        arguments = parse(typed)
+    except SystemExit as done:  # argparse has printed help or what is wrong
+        return done.code if isinstance(done.code, int) else 2
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        status = command(arguments)
+        sys.stdout.flush()
+        return status
+    except RobustnasError as fault:
+        # The faults of a recipe begin with their places in its file, as editors expect.
+        if not (fault.shared and os.environ.get("RANK", "0") != "0"):  # what all processes raise, one says
+            print(fault if isinstance(fault, RecipeError) else f"robustnas: {fault}", file=sys.stderr)
+        return fault.exit_status
+    except KeyboardInterrupt:
+        goes_on = command in (commands.run, commands.evaluate)
+        hint = f"; to go on where it stopped: {_launcher()} {shlex.join(typed)}" if goes_on else ""
+        print(f"robustnas: interrupted{hint}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has left.  Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as fault:  # a disk that became full or read-only where nothing more precise is known
+        print(f"robustnas: {f'{fault.filename}: ' if fault.filename else ''}{fault.strerror or fault}", file=sys.stderr)
+        return 1
+    except Exception as fault:  # a plugin's own, before any stage could be blamed for it, or ours
+        print(f"robustnas: {_unforeseen(fault)}", file=sys.stderr)
+        return 1
+
+
+def _unforeseen(fault: Exception) -> str:
+    """What is said of an exception that nobody meant to raise; its traceback goes to a file."""
+    import tempfile
+    import traceback
+
+    last = traceback.extract_tb(fault.__traceback__)[-1]
+    with tempfile.NamedTemporaryFile("w", prefix="robustnas-", suffix=".txt", delete=False, encoding="utf-8") as kept:
+        kept.write("".join(traceback.format_exception(fault)))
+    return (
+        f"{type(fault).__name__}: {fault} (at {last.filename}:{last.lineno}), a fault of the plugin or of robustnas in "
+        f"which that line is; the traceback is in {kept.name}"
+    )
+
+
+def _launcher() -> str:
+    """How this program was started, as far as it can be told."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    return "robustnas" if size == "1" else f"torchrun --nproc-per-node {size} -m robustnas"

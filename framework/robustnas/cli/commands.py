@@ -1,0 +1,241 @@
+"""What each command does; all return an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from robustnas import interrupt
+from robustnas.errors import InputError
+
+
+def run(arguments: argparse.Namespace) -> int:
+    with interrupt.listening(arguments.quiet):  # a Ctrl-C that raises inside an import may be swallowed there
+        from robustnas.recipe.load import load
+
+        loaded = load(arguments.recipe, arguments.set)
+        interrupt.check()
+        from robustnas import pipeline  # imports torch, which a recipe with faults need not wait for
+
+        interrupt.check()
+        return pipeline.run(
+            loaded,
+            out=arguments.out,
+            device=arguments.device,
+            until=arguments.until,
+            jobs=arguments.jobs,
+            quiet=arguments.quiet,
+        )
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    from robustnas.recipe.load import load
+
+    loaded = load(arguments.recipe, arguments.set)
+    from robustnas import pipeline
+
+    pipeline.plan(loaded, out=arguments.out, memory=arguments.memory)
+    return 0
+
+
+def table(arguments: argparse.Namespace) -> int:
+    from robustnas import pipeline
+
+    pipeline.show_table(arguments.directory)
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from robustnas.recipe.load import written
+    from robustnas.recipe.of_network import Asked, name_of, recipe
+
+    asked = Asked(
+        network=arguments.network,
+        weights=arguments.weights,
+        dataset=arguments.dataset,
+        name=arguments.name,
+        normalize=arguments.normalize,
+        norm=arguments.norm,
+        epsilon=arguments.epsilon,
+        attacks=arguments.attack,
+        images=arguments.images,
+        certify=arguments.certify,
+        seed=arguments.seed,
+    )
+    out: Path = arguments.out or Path("runs") / f"evaluate-{name_of(asked)}"
+    with interrupt.listening(arguments.quiet):
+        loaded = written(recipe(asked), out / "evaluate.yaml", "robustnas evaluate", arguments.set)
+        interrupt.check()
+        from robustnas import pipeline
+
+        interrupt.check()
+        return pipeline.run(loaded, out=out, device=arguments.device, quiet=arguments.quiet, keep=True)
+
+
+def records(arguments: argparse.Namespace) -> int:
+    from robustnas import pipeline
+
+    return _given(pipeline.records(arguments.directory), arguments.output)
+
+
+def robustbench(arguments: argparse.Namespace) -> int:
+    from robustnas import pipeline
+
+    found = pipeline.leaderboard(
+        arguments.directory,
+        arguments.method,
+        name=arguments.title or arguments.method,
+        architecture=arguments.architecture,
+        link=arguments.link,
+        authors=arguments.authors,
+        venue=arguments.venue or "N/A",
+        footnote=arguments.footnote,
+        number_forward_passes=arguments.passes,
+        additional_data=arguments.additional_data,
+    )
+    return _given(found, arguments.output)
+
+
+def _given(text: str, path: Path | None) -> int:
+    """Print a text, or write it to a file that is not there yet."""
+    if path is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError:
+        raise InputError(f"{path} is there already, and nothing is overwritten; another --output would do") from None
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be written: {fault.strerror}; another --output would do") from None
+    print(path)
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    from robustnas.export import TIMEOUT, Request, export
+
+    versions = {"1": ("1.0",), "2": ("2.0",), "both": ("1.0", "2.0")}[arguments.vnnlib]
+    bundle = export(
+        Request(
+            run=arguments.run,
+            method=arguments.method,
+            seed=arguments.seed,
+            images=arguments.images,
+            norm=arguments.norm,
+            epsilon=arguments.epsilon,
+            versions=versions,
+            enclosing_box=arguments.enclosing_box,
+            timeout=arguments.timeout or TIMEOUT,
+            output=arguments.output,
+        )
+    )
+    images, certified = bundle.manifest["properties"]["images"], bundle.manifest["certificates"]["certified"]
+    print(f"{bundle.path}\n  {certified} of {images} images certified; README.txt says how to check them")
+    return 0
+
+
+def list_plugins(arguments: argparse.Namespace) -> int:
+    """Every registered name with its package; with `--load` also whether it loads and its options can be read."""
+    from robustnas.errors import PluginError
+    from robustnas.options import options_of
+    from robustnas.registry import REGISTRIES
+
+    rows: list[tuple[str, ...]] = []
+    notes: list[str] = []
+    for registry in REGISTRIES.values():
+        registered = registry.entries()
+        conflicts = registry.conflicts(registered)
+        notes += [registry.describe_conflict(name, entries) for name, entries in conflicts.items()]
+        faults: dict[str, str] = {}
+        for name in dict.fromkeys(entry.name for entry in registered) if arguments.load else ():
+            try:
+                options_of(registry.load(name))
+            except PluginError as fault:
+                faults[name] = str(fault)
+        notes += [fault for name, fault in faults.items() if name not in conflicts]
+        for entry in registered:
+            row = (registry.kind, entry.name, entry.provider, entry.target)
+            rows.append((*row, "broken" if entry.name in faults else "ok") if arguments.load else row)
+    heads = ("kind", "name", "package", "class")
+    _print_table((*heads, "loads") if arguments.load else heads, rows)
+    for note in notes:
+        print(f"\n{note}")
+    return 0
+
+
+def show_plugin(arguments: argparse.Namespace) -> int:
+    import inspect
+
+    from robustnas.options import options_of
+    from robustnas.registry import REGISTRIES
+
+    registry = REGISTRIES[arguments.kind]
+    cls = registry.load(arguments.name)
+    entry = next(entry for entry in registry.entries() if entry.name == arguments.name)
+    print(f"{registry.kind} {entry.name}: {entry.target}, from {entry.provider}\n")
+    if cls.__doc__:
+        print(f"{inspect.cleandoc(cls.__doc__)}\n")
+    options = options_of(cls).values()
+    if not options:
+        print("It has no options.")
+        return 0
+    rows = [(option.name, option.type_text, option.default_text, option.help) for option in options]
+    _print_table(("option", "type", "default", "help"), rows)
+    return 0
+
+
+def list_recipes(arguments: argparse.Namespace) -> int:
+    from robustnas.recipe import shelf
+
+    _print_table(("recipe", "what it is"), [(name, shelf.description(name)) for name in shelf.names()])
+    return 0
+
+
+def show_recipe(arguments: argparse.Namespace) -> int:
+    from robustnas.recipe import shelf
+
+    sys.stdout.write(shelf.read(arguments.name))
+    return 0
+
+
+def copy_recipe(arguments: argparse.Namespace) -> int:
+    from robustnas.recipe import shelf
+
+    text = shelf.read(arguments.name)
+    path: Path = arguments.dest or Path(f"{arguments.name}.yaml")
+    if path.is_dir():
+        path = path / f"{arguments.name}.yaml"
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError:
+        raise InputError(f"{path} is there already; recipes copy overwrites nothing, another DEST would do") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no folder {path.parent}; make it first") from None
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be written: {fault.strerror}; another DEST would do") from None
+    print(f"{path}\n  robustnas run {path}")
+    return 0
+
+
+def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table: framed by rich in a terminal, else aligned plain text in which nothing is cut."""
+    if sys.stdout.isatty():
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        framed = Table(*heads, box=SIMPLE_HEAD)
+        for column in framed.columns:
+            column.overflow = "fold"
+        for row in rows:
+            framed.add_row(*(Text(cell) for cell in row))
+        Console().print(framed)
+        return
+    widths = [max(len(row[index]) for row in (heads, *rows)) for index in range(len(heads))]
+    for row in (heads, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

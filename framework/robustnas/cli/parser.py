@@ -1,0 +1,207 @@
+"""What may be typed after `robustnas`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from robustnas import __version__
+from robustnas.cli import commands
+from robustnas.suggest import did_you_mean
+
+KINDS = ("search-space", "metric", "attack", "dataset")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that suggests the command that was meant."""
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            hint = did_you_mean(str(value), known)
+            raise argparse.ArgumentError(action, f"found {str(value)!r}; {', '.join(known)} would do{hint}")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n  {self.prog} --help tells what may be typed\n")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments, with the function of their command as `command`.
+
+    Raises:
+        SystemExit: help was asked for (0), or something typed is wrong (2); printed either way.
+    """
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    own: argparse.ArgumentParser = arguments.parser
+    if unknown:
+        known = [option for action in own._actions for option in action.option_strings]
+        word = unknown[0].partition("=")[0]
+        own.error(f"found {unknown[0]!r}, which it does not take{did_you_mean(word, known)}")
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="robustnas",
+        description="Search for robust neural architectures, attack and certify them, compare them.",
+        epilog="To begin: robustnas run quickstart",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"robustnas {__version__}")
+    every = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(
+        where: argparse._SubParsersAction[_Parser],
+        name: str,
+        help: str,
+        command: Callable[[argparse.Namespace], int],
+    ) -> argparse.ArgumentParser:
+        added = where.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
+        added.set_defaults(command=command, parser=added)
+        return added
+
+    def group(name: str, help: str) -> argparse._SubParsersAction[_Parser]:
+        added = every.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
+        return added.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    run = add(every, "run", "run a recipe, or go on where a run of it stopped", commands.run)
+    plan = add(every, "plan", "show what a recipe would do and what of it is done, without doing it", commands.plan)
+    for each in (run, plan):
+        each.add_argument("recipe", metavar="RECIPE", help="a file, or the name of a shipped recipe")
+        each.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/NAME of the recipe)")
+        each.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override a key of the recipe, such as search.epochs=5; VALUE is YAML; may be given again",
+        )
+    run.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    run.add_argument("--until", choices=("search", "train"), help="stop after this stage")
+    run.add_argument(
+        "--jobs",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="stages to run side by side, with --device auto or cuda on all CUDA devices in turn (default: 1)",
+    )
+    run.add_argument("--quiet", action="store_true", help="print nothing but faults; the table is in DIR")
+    plan.add_argument(
+        "--memory",
+        action="store_true",
+        help="estimate the memory of a search step: seconds a method, a minute or two for a large supernet",
+    )
+    table = add(every, "table", "rebuild and print the table of a run directory", commands.table)
+    table.add_argument("directory", type=Path, metavar="DIR", help="a run directory")
+
+    _add_evaluate(add(every, "evaluate", "attack and certify a network made elsewhere", commands.evaluate))
+    records = add(every, "records", "what each attack did to each image of a run, as CSV", commands.records)
+    records.add_argument("directory", type=Path, metavar="DIR", help="a run directory")
+    records.add_argument("--output", type=Path, metavar="FILE", help="a new file (default: print)")
+    _add_robustbench(
+        add(every, "robustbench", "write a result in the form of RobustBench's files", commands.robustbench)
+    )
+
+    _add_export(
+        add(every, "export", "write a trained network with its certificates as ONNX and VNN-LIB", commands.export)
+    )
+
+    plugins = group("plugins", "list the installed plugins, or show one with its options")
+    listing = add(plugins, "list", "list the installed plugins, without importing any", commands.list_plugins)
+    listing.add_argument("--load", action="store_true", help="import each and say which fail")
+    show = add(plugins, "show", "show a plugin: where it comes from and its options", commands.show_plugin)
+    show.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    show.add_argument("name", metavar="NAME", help="a name that plugins list shows")
+
+    recipes = group("recipes", "list, show or copy the recipes that ship with robustnas")
+    add(recipes, "list", "list the shipped recipes", commands.list_recipes)
+    show = add(recipes, "show", "print a shipped recipe", commands.show_recipe)
+    copy = add(
+        recipes, "copy", "copy a shipped recipe to a file of your own; nothing is overwritten", commands.copy_recipe
+    )
+    for each in (show, copy):
+        each.add_argument("name", metavar="NAME", help="a name that recipes list shows")
+    copy.add_argument("dest", nargs="?", type=Path, metavar="DEST", help="file or folder (default: ./NAME.yaml)")
+    return parser
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `evaluate`."""
+    parser.add_argument("--network", required=True, metavar="MODULE:FACTORY", help="what makes the network")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="its state dict (default: as the factory makes it)"
+    )
+    parser.add_argument("--dataset", required=True, metavar="YAML", help="a dataset: digits, or {name: cifar10, ...}")
+    parser.add_argument("--name", metavar="NAME", help="of its row in the table (default: the factory's)")
+    parser.add_argument("--normalize", action="store_true", help="put the dataset's mean and deviation in front of it")
+    parser.add_argument("--norm", default="linf", metavar="NORM", help="linf, l2 or l1 (default: linf)")
+    parser.add_argument("--epsilon", metavar="E", help="radius in pixel units (default: linf 8/255, l2 0.5, l1 12)")
+    parser.add_argument(
+        "--attack",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="an attack: fgsm, or '{name: pgd, steps: 20, step_size: 2/255}'; may be given again "
+        "(default: fgsm, pgd of 20 steps, autoattack)",
+    )
+    parser.add_argument("--images", type=_count, metavar="N", help="test images, of equal classes (default: all)")
+    parser.add_argument("--certify", metavar="METHOD", help="certify too, by ibp, crown-ibp, crown or alpha-crown")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random draws (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/evaluate-NAME)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other key of a recipe")
+    parser.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but faults; the table is in DIR")
+
+
+def _add_robustbench(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `robustbench`."""
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a run directory")
+    parser.add_argument("method", metavar="METHOD", help="a method of its table")
+    parser.add_argument("--title", metavar="TEXT", help="of the paper (default: the method)")
+    parser.add_argument("--architecture", required=True, metavar="TEXT", help="of the network, in words")
+    for name in ("link", "authors", "venue", "footnote"):
+        parser.add_argument(f"--{name}", default="", metavar="TEXT", help="as RobustBench has it")
+    parser.add_argument("--additional-data", action="store_true", help="it was trained on more than the dataset")
+    parser.add_argument(
+        "--passes", type=_count, default=1, metavar="N", help="forward passes an answer takes (default: 1)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="a new file (default: print)")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `export`."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("method", metavar="METHOD", help="a method of its recipe")
+    parser.add_argument("--seed", type=int, metavar="N", help="a seed of its recipe (default: the first)")
+    parser.add_argument("--images", type=_count, metavar="N", help="the first of the evaluated images (default: 20)")
+    parser.add_argument("--norm", metavar="NORM", help="norm of the threat (default: the recipe's threat)")
+    parser.add_argument("--epsilon", type=_epsilon, metavar="E", help="radius in pixel units, such as 8/255")
+    parser.add_argument("--vnnlib", choices=("1", "2", "both"), default="both", help="version (default: both)")
+    parser.add_argument("--enclosing-box", action="store_true", help="for another norm than linf: the box round it")
+    parser.add_argument("--timeout", type=_count, metavar="S", help="seconds an image in instances.csv (default: 300)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="a new folder (default: in RUN/export)")
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}; auto, cpu, cuda, cuda:N or mps would do")
+    return text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}; a whole number from 1 would do")
+    return int(text)
+
+
+def _epsilon(text: str) -> float:
+    from robustnas.threat import pixels
+
+    try:
+        return pixels(text)
+    except ValueError as fault:
+        raise argparse.ArgumentTypeError(str(fault)) from None
