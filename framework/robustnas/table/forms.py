@@ -88,14 +88,14 @@ def _columns_of_all(comparison: Comparison) -> list[_Column]:
 
 
 def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]]]]:
-    """Titles, and for each row its (text, is best) cells; ties share the mark, a single figure has none."""
+    """Titles, and for each row its (text, is best) cells; ties share the mark, and where all figures are alike none has it."""
     columns = _columns(comparison)
     body: list[list[tuple[str, bool]]] = []
     best: list[str | None] = []
     for column in columns:
         means = [f["mean"] for f in map(column.pick, comparison.rows) if f is not None]
-        top = (max(means) if column.largest_is_best else min(means)) if len(means) > 1 else None
-        best.append(None if top is None else column.write(top))
+        differ = len({column.write(mean) for mean in means}) > 1
+        best.append(column.write(max(means) if column.largest_is_best else min(means)) if differ else None)
     for r in comparison.rows:
         line = [(f"{r['method']} {FLAGGED}" if r["flags"] else str(r["method"]), False), (str(len(r["seeds"])), False)]
         for column, top_text in zip(columns, best, strict=True):
