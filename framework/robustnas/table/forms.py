@@ -88,7 +88,7 @@ def _columns_of_all(comparison: Comparison) -> list[_Column]:
 
 
 def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]]]]:
-    """Titles, and for each row its (text, is best) cells; ties share the mark, and where all figures are alike none has it."""
+    """Titles, and for each row its (text, is best) cells; ties share the mark, and where all are alike none has it."""
     columns = _columns(comparison)
     body: list[list[tuple[str, bool]]] = []
     best: list[str | None] = []
