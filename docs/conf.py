@@ -11,6 +11,7 @@ import robustnas
 sys.path.insert(0, str(Path(__file__).parent))
 
 project = "robustnas"
+copyright = "the robustnas authors, MIT licence"
 release = version = robustnas.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "plugin_pages"]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from robustnas.cli import main
+from robustnas.recipe.schema import Train
 
 RECIPE = """
 dataset: digits
@@ -22,6 +23,13 @@ train: {auxiliary: 0, drop_path: 0}
     [
         ("search={epochs: 5, warmup_epochs: 5}", "search.warmup_epochs: found 5 with epochs: 5, so alpha never moves"),
         ("methods.one={search: {epochs: 3, warmup_epochs: 4}}", "methods.one.search.warmup_epochs: found 4"),
+        ("train.cutout=8", "train.cutout: found 8, and images have 8x8 pixels; at most 7 would do"),
+        ("methods.one={search: {crop: 9}}", "methods.one.search.crop: found 9, and images have 8x8 pixels"),
+        (
+            "threat={norm: l2, epsilon: 128}",
+            "threat.epsilon: found 128, and no two images are more than 8 apart in l2; 128/255 would do",
+        ),
+        ("methods.ones.search.gamma=0", "methods.ones: there is no such method; did you mean 'one'?"),
         (
             "search.train_share=0.001",
             "methods.one: search.train_share 0.001 splits 1200 training images into 1 and 1199",
@@ -47,6 +55,11 @@ def test_what_would_fail_late_is_refused_at_once(
     assert main(["run", str(recipe), "--out", str(out), "--device", "cpu", *given]) == 2
     assert told in capsys.readouterr().err
     assert not list(out.glob("*/*"))
+
+
+def test_a_cutout_that_is_not_given_leaves_half_of_a_small_image() -> None:
+    assert [Train().blanked((3, side, side)) for side in (8, 28, 32, 224)] == [4, 14, 16, 16]
+    assert Train(cutout=5).blanked((1, 8, 8)) == 5
 
 
 def test_a_warm_up_matters_where_something_is_searched(tmp_path: Path) -> None:

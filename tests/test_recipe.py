@@ -195,6 +195,14 @@ certify: false
 # extends
 
 
+def test_a_method_of_the_base_that_is_null_is_left_out(folder: Path) -> None:
+    (folder / "base.yaml").write_text(BASE, encoding="utf-8")
+    kept = recipe("extends: base.yaml\nmethods: {more: {metric: bound}}\n").recipe.methods
+    gone = next(name for name in kept if name != "more")
+    left = recipe(f"extends: base.yaml\nmethods: {{more: {{metric: bound}}, {gone}: null}}\n").recipe.methods
+    assert list(left) == [name for name in kept if name != gone]
+
+
 def test_extends_merges_mappings_and_replaces_the_rest(folder: Path) -> None:
     (folder / "sub").mkdir()
     Path("sub/base.yaml").write_text(BASE + "search: {epochs: 3, gamma: 0.5}\nseeds: [1, 2, 3]\nattacks: [fast]\n")

@@ -229,7 +229,9 @@ def test_crops_and_colours_that_make_no_sense_are_refused(keys: dict[str, Any], 
 
 def test_sizes_and_colours_that_a_dataset_does_not_have_are_refused(tmp_path: Path):
     folder = StageFolder(tmp_path)
-    with pytest.raises(InputError, match=r"read_size: 9, and the dataset reads its images in one size"):
+    with pytest.raises(
+        InputError, match=r"read_size: 9, and the dataset, with these options, reads its images in one size"
+    ):
         train.run(task(**CROPS, read_size=9), folder, CPU, silent)
     with pytest.raises(InputError, match=r"read_size: 5, and the network sees 6x6 pixels; 6 or more"):
         train.run(evolve(task(**CROPS, read_size=5), dataset=Photographs()), folder, CPU, silent)

@@ -123,7 +123,8 @@ class RobustnessMetric(Protocol):
 
         Differentiable in the network's weights and alpha.  The network may be a supernet or a discrete network; it
         is in eval mode, with batch norm statistics frozen (in a search: those of the current batch), so an image's
-        score depends on that image alone.  Leaves mode, buffers and gradients as they were.
+        score depends on that image alone.  It does not grow with the threat's epsilon: a larger ball holds the smaller.
+        Leaves mode, buffers and gradients as they were.
         """
 
 

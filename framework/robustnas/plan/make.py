@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import attrs
 
 from robustnas import attack_order, foreign
 from robustnas.attack_order import Column
-from robustnas.contracts import Dataset, SearchSpace
+from robustnas.contracts import Dataset, SearchSpace, Shape
 from robustnas.errors import InputError
 from robustnas.plan.genotypes import find_genotype
 from robustnas.plan.keys import digest, identity, settings
@@ -22,6 +23,7 @@ from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import ORDERS, REGIMES, Method, Recipe, Standard
 from robustnas.recipe.values import construct
 from robustnas.registry import metric_parts
+from robustnas.threat import largest_radius
 
 
 def make(loaded: Loaded) -> Plan:
@@ -45,6 +47,7 @@ def make(loaded: Loaded) -> Plan:
     networks: dict[tuple[str, int], str] = {}
     _check_suited(loaded, faults)
     _check_warm_ups(loaded, faults)
+    _check_sizes(loaded, faults)
     for name, method in recipe.methods.items():
         try:
             methods[name] = _method(loaded, name, method)
@@ -110,6 +113,34 @@ def _check_warm_ups(loaded: Loaded, faults: Faults) -> None:
         path = own if own in loaded.places else "search.warmup_epochs"
         text = f"found {warmup} with epochs: {epochs}, so alpha never moves; at most {epochs - 1} would do"
         faults.add(loaded.place(path), path, text)
+
+
+def _check_sizes(loaded: Loaded, faults: Faults) -> None:
+    """Note pixels that are more than an image has, and radii beyond all images."""
+    recipe = loaded.recipe
+    shape: Shape = recipe.dataset.plugin.shape
+    side = min(shape[1:])
+    for name, method in recipe.methods.items():
+        sections: dict[str, Any] = {} if method.network is not None else {"train": method.train}
+        if method.network is None and method.genotype is None:
+            sections["search"] = method.search
+        for section, section_keys in sections.items():
+            for key, most in (("crop", side - 1), ("cutout", side - 1)):
+                given = getattr(section_keys, key)
+                if given is not None and given > most:
+                    own = f"methods.{name}.{section}.{key}"
+                    path = own if own in loaded.places else f"{section}.{key}"
+                    text = f"found {given}, and images have {shape[1]}x{shape[2]} pixels; at most {most} would do"
+                    faults.add(loaded.place(path), path, text)
+    threats = {"threat": recipe.threat}
+    threats |= {f"methods.{name}.threat": method.threat for name, method in recipe.methods.items() if method.threat}
+    threats |= {f"attacks.{place}.threat": one.threat for place, one in enumerate(recipe.attacks) if one.threat}
+    for path, threat in threats.items():
+        largest = largest_radius(threat.norm, math.prod(shape))
+        if threat.epsilon > largest:
+            text = f"found {threat.epsilon:g}, and no two images are more than {largest:g} apart in {threat.norm}"
+            example = f"{threat.epsilon:g}/255" if threat.epsilon > 1 else "a smaller one"
+            faults.add(loaded.place(f"{path}.epsilon"), f"{path}.epsilon", f"{text}; {example} would do")
 
 
 def _method(loaded: Loaded, name: str, method: Method) -> MethodPlan:
@@ -195,6 +226,7 @@ def _network_stages(loaded: Loaded, plan: MethodPlan, method: Method, seed: int)
     else:
         origin = genotype
     perturbed = not isinstance(method.train.regime, Standard)
+    shape = recipe.dataset.plugin.shape
     train_key = digest(
         "train",
         {
@@ -202,7 +234,7 @@ def _network_stages(loaded: Loaded, plan: MethodPlan, method: Method, seed: int)
             "space": identity("search-space", space, without_stage="search"),
             "genotype": origin,
             "threat": threat if perturbed else None,
-            "train": settings(method.train, regime=REGIMES),
+            "train": settings(method.train, regime=REGIMES) | {"cutout": method.train.blanked(shape)},
             "seed": seed,
         },
     )

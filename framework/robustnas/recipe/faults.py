@@ -33,7 +33,7 @@ class Fault:
 
 @define
 class Faults:
-    """A collection of faults.  The same key read twice (a section that methods share) counts once.
+    """A collection of faults.  What is said twice of one place (of a section that methods share) counts once.
 
     Args:
         found: the faults, in the order in which they were noted.
@@ -45,7 +45,8 @@ class Faults:
 
     def add(self, mark: Mark, path: str, text: str) -> None:
         """Note a fault."""
-        self.found.setdefault(Fault(mark, path, text))
+        if not mark.line or not any(fault.mark == mark and fault.text == text for fault in self.found):
+            self.found.setdefault(Fault(mark, path, text))
 
     def missing(self, mark: Mark, path: str, would: str) -> None:
         """Note a key that is not there, unless the recipe is partial."""

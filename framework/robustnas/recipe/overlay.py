@@ -12,6 +12,7 @@ from attrs import evolve
 
 from robustnas.recipe.document import Node, below, parse
 from robustnas.recipe.faults import Faults, Mark
+from robustnas.suggest import did_you_mean
 
 
 def overlay(base: Node | None, over: Node | None) -> Node | None:
@@ -25,6 +26,9 @@ def overlay(base: Node | None, over: Node | None) -> Node | None:
         return over
     merged = dict(under.value)
     for key, node in over.value.items():
+        if over.path == "methods" and (node is None or node.value is None) and key in merged:
+            del merged[key]  # a base's method that is left out
+            continue
         laid = overlay(merged.get(key), node)
         if laid is not None:
             merged[key] = laid
@@ -70,6 +74,11 @@ def _assigned(node: Node, parts: Sequence[str], value: Node, mark: Mark, faults:
     # The name of a method may hold dots itself: the longest key that is there is meant.
     count = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in node.value), 1)
     key = ".".join(parts[:count])
+    near = did_you_mean(key, list(node.value)) if node.path == "methods" and key not in node.value else ""
+    if near and parts[count:]:
+        text = f"there is no such method{near}"
+        faults.add(mark, below(node.path, key), f"{text}  (A new one is given whole: --set 'methods.{key}={{...}}')")
+        return node
     entry = node.value.get(key) or Node(mark, below(node.path, key), None)
     entries = {**node.value, key: _assigned(entry, parts[count:], value, mark, faults)}
     return evolve(node, value=entries, keys={**node.keys, key: node.keys.get(key, mark) if parts[count:] else mark})

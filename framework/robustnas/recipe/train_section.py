@@ -118,7 +118,11 @@ class Train:
     label_smoothing: float = key(0.0, "label smoothing of the cross-entropy", ge(0.0), lt(1.0))
     crop: int = key(0, "augmentation: random crop after padding by this many pixels", ge(0))
     flip: bool = key(False, "augmentation: random horizontal flip")
-    cutout: int = key(16, "augmentation: side of the square blanked out, in pixels", ge(0))
+    cutout: int | None = key(
+        None,
+        "augmentation: side of the square blanked out, in pixels; default 16, at most half the image's side",
+        optional(ge(0)),
+    )
     random_resized_crop: list[float] | None = field(
         default=None,
         metadata={
@@ -182,6 +186,10 @@ class Train:
             raise ValueError(
                 f"found {holdout:g}, but nothing is held out with checkpoint: last; checkpoint: best would do"
             )
+
+    def blanked(self, shape: tuple[int, int, int]) -> int:
+        """Side of the square blanked out of images of this shape, in pixels."""
+        return min(16, min(shape[1:]) // 2) if self.cutout is None else self.cutout
 
     @property
     def held_out(self) -> float:

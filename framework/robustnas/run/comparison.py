@@ -30,6 +30,10 @@ BUDGET = ("version", "steps", "queries")
 """Its options without which it is the standard one."""
 
 
+NAMED = 8
+"""How many missing stages a note names."""
+
+
 def comparison(directory: RunDirectory) -> Comparison:
     """The table of a run directory.
 
@@ -57,12 +61,28 @@ def comparison(directory: RunDirectory) -> Comparison:
         rows=rows,
         attacks=columns,
         norms=shown.norms,
-        notes=shown.notes,
+        notes=[*shown.notes, *_missing(directory, shown)],
         epsilons=shown.epsilons,
         smoothing=shown.smoothing,
         contradictions=contradictions,
         kept=_kept(directory, shown),
     )
+
+
+def _missing(directory: RunDirectory, shown: Layout) -> list[str]:
+    """A note on what the recipe asks for and the directory does not hold: a stage that failed, or was not run."""
+    absent: list[str] = []
+    for method, seeds in shown.methods.items():
+        for seed, stages in seeds.items():
+            wanted = {kind: where for kind, where in stages.items() if kind != "attacks"}
+            wanted |= {f"attack {label}": where for label, where in stages["attacks"].items()}
+            absent += [
+                f"{what} of {method} (seed {seed})"
+                for what, where in wanted.items()
+                if where is not None and not (directory.path / where / "result.json").is_file()
+            ]
+    more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+    return [f"without a result, as they failed or have not run: {', '.join(absent[:NAMED])}{more}"] if absent else []
 
 
 def _kept(directory: RunDirectory, shown: Layout) -> str:

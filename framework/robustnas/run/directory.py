@@ -138,5 +138,7 @@ def _brief(value: Any) -> str:
     if isinstance(value, Mapping):
         options = value.get("options", {k: v for k, v in value.items() if k != "name"})
         inside = ", ".join(f"{k} {v}" for k, v in options.items() if v is not None)
-        return f"{value['name']} ({inside})" if "name" in value else inside
+        if "name" not in value:
+            return inside
+        return f"{value['name']} ({inside})" if inside else str(value["name"])
     return repr(value)

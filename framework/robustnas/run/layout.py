@@ -186,7 +186,8 @@ def _notes(plan: Plan) -> list[str]:
         by = plan.certify.radius_method or plan.certify.method
         notes.append(
             f"certified: provably right at {plan.threat} by {plan.certify.method}{some}; radius: mean certified "
-            f"radius (by {by}, at least epsilon where certified) over the correctly classified of them, in pixel units"
+            f"radius (by {by}, at least epsilon where certified) over those of these images that are classified "
+            "rightly, in pixel units"
         )
     if plan.smoothing is not None:
         smoothing = plan.smoothing
@@ -200,7 +201,8 @@ def _notes(plan: Plan) -> list[str]:
     for name, method in plan.methods.items():
         if method.network is None:
             trained.setdefault(type(method.train.regime).__name__.lower(), []).append(name)
-    regimes = [f"{regime} ({', '.join(names)})" if len(trained) > 1 else regime for regime, names in trained.items()]
+    tells = len(trained) > 1 or any(method.network is not None for method in plan.methods.values())
+    regimes = [f"{regime} ({', '.join(names)})" if tells else regime for regime, names in trained.items()]
     notes += [f"training regime: {', '.join(regimes)}"] if regimes else []
     made = [_made(name, m.network) for name, m in plan.methods.items() if m.network is not None]
     notes += [f"made elsewhere: {', '.join(made)}"] if made else []

@@ -1,6 +1,6 @@
 """The conformance kit: what a plugin promises in `robustnas.contracts`, checked by calling it.
 
-A plugin author's test is one line per plugin:
+A plugin author's test is one line per plugin::
 
     from robustnas.testing import check_metric
 

@@ -43,7 +43,10 @@ def check_metric(
         "has at least one of score, inner_loss, outer_loss",
         f"{type(metric).__name__} has none of them",
     )
-    verdict.require(bool(norms), "is checked for at least one norm", f"norms={norms!r}")
+    verdict.require(
+        bool(norms) and set(norms) <= set(NORMS), f"is checked for norms of {', '.join(NORMS)}", f"norms={norms!r}"
+    )
+    verdict.require(len(set(epsilons)) == 2, "is checked for two radii", f"epsilons={epsilons!r}")
     with own_randomness(seed), torch.enable_grad():
         for norm in norms:
             threats = [ThreatModel(norm, epsilon) for epsilon in sorted(epsilons)]
@@ -108,7 +111,8 @@ def _check_score(score: _Score, network: nn.Module, threats: list[ThreatModel]) 
     verdict.require(
         bool((wide <= narrow + slack).all()),
         "score does not grow with epsilon",
-        f"{figures(narrow)} under {small}, {figures(wide)} under {large}, for {score.place}",
+        f"{figures(narrow)} under {small}, {figures(wide)} under {large}, for {score.place}; a mean over points of the "
+        "ball may grow for one image: the worst of them does not",
     )
     _check_gradient(score, network, images, labels, large)
 

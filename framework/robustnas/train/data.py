@@ -106,7 +106,7 @@ def training_data(dataset: Dataset, settings: Train, seed: int, device: torch.de
         (dataset.shape[1], dataset.shape[2]),
         settings.crop,
         settings.flip,
-        settings.cutout,
+        settings.blanked(dataset.shape),
         dataset.mean,
         settings.accumulate,
         world,
