@@ -237,14 +237,17 @@ def test_recipes_are_listed_shown_and_copied(folder: Path, capsys: pytest.Captur
     assert cli.main(["recipes", "show", "quickstart"]) == 0
     assert capsys.readouterr().out == shelf.read("quickstart")
     assert cli.main(["recipes", "copy", "quickstart"]) == 0
-    assert Path("quickstart.yaml").read_text() == shelf.read("quickstart")
+    shipped, copied = shelf.read("quickstart").splitlines(), Path("quickstart.yaml").read_text().splitlines()
+    assert shipped[1] == "#   robustnas run quickstart --jobs 2"
+    assert copied[1] == "#   robustnas run quickstart.yaml --jobs 2", "the copy's command runs the copy"
+    assert copied[2:] == shipped[2:]
     Path("quickstart.yaml").write_text("mine")
     assert cli.main(["recipes", "copy", "quickstart"]) == 2
     assert "overwrites nothing" in capsys.readouterr().err
     assert Path("quickstart.yaml").read_text() == "mine"
     Path("sub").mkdir()
     assert cli.main(["recipes", "copy", "quickstart", "sub"]) == 0
-    assert Path("sub/quickstart.yaml").read_text() == shelf.read("quickstart")
+    assert "robustnas run sub/quickstart.yaml --jobs 2" in Path("sub/quickstart.yaml").read_text()
     assert cli.main(["recipes", "copy", "quickstart", "none/x.yaml"]) == 2
     capsys.readouterr()
     assert cli.main(["recipes", "copy", "quickstart", "quickstart.yaml/x"]) == 2

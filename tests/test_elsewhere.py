@@ -24,13 +24,13 @@ pytestmark = pytest.mark.skipif(
 
 SEARCHED = """
 dataset: digits
-search_space: {name: darts, cells: 2, channels: 2, network_cells: 1, network_channels: 2}
+search_space: {name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
 threat: {norm: linf, epsilon: 0.015}
 search: {epochs: 1, batch: 16, train_share: 0.014}
 methods:
-  bound: {metric: certified-bound, search: {order: unrolled}}
-  radius: {metric: certified-radius}
-  jacobian: {metric: {name: jacobian, rows: 2}, search: {recompute_cells: true}}
+  bound: {metric: certified-bound}
+  radius: {metric: {name: certified-radius, steps: 1}}
+  jacobian: {metric: {name: jacobian, rows: 1}, search: {order: unrolled, recompute_cells: true}}
   noise: {metric: random-noise, train: {regime: {name: trades, steps: 1}}}
   alpha: {metric: {name: adversarial-alpha, steps: 1}, search: {accumulate: 2}}
   training: {metric: {name: adversarial-training, steps: 1}, train: {regime: certified}}
@@ -47,7 +47,7 @@ methods:
   one: {genotype: DARTS_V2}
   two: {genotype: DARTS_V1}
 train: {epochs: 1, batch: 400, auxiliary: 0, drop_path: 0}
-evaluate: {images: 4, epsilons: [0.01], attacked: all}
+evaluate: {images: 2, attacked: all}
 smoothing: {sigma: 0.1, images: 2, samples: 20, selection: 10, alpha: 0.1, radii: [0.05]}
 certify: {method: crown, radius_method: crown-ibp, images: 2, norms: [linf, l2, l1]}
 attacks:

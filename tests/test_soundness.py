@@ -37,7 +37,7 @@ from soundness.networks import (
 )  # fmt: skip
 from soundness.points import admissible, in_single, lowest, margins_at, sizes, some_points
 
-SEEDS = 20
+SEEDS = 12
 """Networks of the generator; at least as many as it has functions without weights."""
 QUICK = tuple(method for method in METHODS if method != "alpha-crown")
 """The methods that need no optimisation for each bound."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -204,10 +205,12 @@ def show_recipe(arguments: argparse.Namespace) -> int:
 def copy_recipe(arguments: argparse.Namespace) -> int:
     from robustnas.recipe import shelf
 
-    text = shelf.read(arguments.name)
     path: Path = arguments.dest or Path(f"{arguments.name}.yaml")
     if path.is_dir():
         path = path / f"{arguments.name}.yaml"
+    # the commands it opens with would run the shipped recipe
+    named = rf"(robustnas (?:run|plan)) {re.escape(arguments.name)}(?=\s)"
+    text = re.sub(named, lambda found: f"{found[1]} {path}", shelf.read(arguments.name))
     try:
         with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)

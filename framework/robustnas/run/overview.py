@@ -73,7 +73,8 @@ def show(plan: Plan, directory: RunDirectory, console: Console, estimate: bool =
             words = _stages(plan, method, seed, directory, count)
             table.add_row(name, str(seed), *words, supernet, _network(plan, method, seed, directory), *needed)
     say(
-        f"{plan.name}: {len(plan.methods)} methods x {len(plan.seeds)} seeds, {len(stages)} stages, in {directory.path}"
+        f"{plan.name}: {_count(len(plan.methods), 'method')} x {_count(len(plan.seeds), 'seed')}, "
+        f"{_count(len(stages), 'stage')}, in {directory.path}"
     )
     say(f"threat {plan.threat}")
     # as wide as it is: a figure cut short is worse than a line that a narrow terminal breaks
@@ -89,6 +90,10 @@ def show(plan: Plan, directory: RunDirectory, console: Console, estimate: bool =
         f"{done} of {len(stages)} stages are done; parameters are trainable weights, without alpha and without the "
         "auxiliary head"
     )
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _memory(method: MethodPlan, plan: Plan, notes: list[str]) -> str:
