@@ -15,7 +15,7 @@ from robustnas.testing import ConformanceError, check_attack, check_dataset, che
 from robustnas.testing.networks import TinySupernet, fit, tiny_images, tiny_network
 from test_kit_attacks import Sign
 from test_kit_datasets import NeverTheSame
-from test_kit_metrics import OwnNoise, UnseededDraw
+from test_kit_metrics import LinfOnly, OwnNoise, UnseededDraw, WrongSign
 
 
 @pytest.mark.parametrize("plugin", [Slope(), Slope, Noisy, Doubled], ids=str)
