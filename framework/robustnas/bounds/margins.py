@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from robustnas.bounds.ascent import least_fall
+from robustnas.bounds.ball import Ball
 from robustnas.bounds.region import Region
 from robustnas.bounds.scale import portion
-from robustnas.bounds.value import Ball, Value
+from robustnas.bounds.value import Value
 from robustnas.bounds.walk import ENTRIES, Network, Walk
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.threat import DUAL_ORDER, NORMS, ThreatModel
@@ -286,7 +287,9 @@ def _interval_fall(logits: Value, rows: Tensor) -> Tensor:
 
 def _reach(ball: Ball, rows: Tensor, region: Region) -> Tensor:
     """How far <c, x> may fall inside an unmixed ball: (N, S, F) rows -> (N, S)."""
-    lengths: Tensor = torch.linalg.vector_norm(rows * ball.scale[:, None], ord=DUAL_ORDER[region.norm], dim=2)
+    lengths: Tensor = torch.linalg.vector_norm(
+        rows * ball.reach(region.norm)[:, None], ord=DUAL_ORDER[region.norm], dim=2
+    )
     return region.epsilon[:, None] * lengths
 
 

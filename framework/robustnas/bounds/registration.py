@@ -25,7 +25,7 @@ from torch.overrides import handle_torch_function
 
 from robustnas.bounds.relaxation import relax_entrywise
 from robustnas.bounds.scale import portion
-from robustnas.bounds.value import RULES, SCALED, Ball, Function, Handler, Value, refuse, values_in
+from robustnas.bounds.value import RULES, SCALED, Function, Handler, Value, refuse, values_in
 from robustnas.errors import InputError
 
 H = TypeVar("H", bound=Callable[..., Any])
@@ -192,8 +192,7 @@ def propagate(
     value: Value,
     function: Callable[[Tensor], Tensor],
     magnitude: Callable[[Tensor], Tensor],
-    entrywise: Callable[[Tensor], Tensor] | None = None,
-    length: Callable[[Ball], Tensor] | None = None,
+    length: Callable[[Tensor], Tensor] | None = None,
     constant: Tensor | None = None,
 ) -> Value:
     """An affine function of a value.
@@ -201,10 +200,8 @@ def propagate(
     Args:
         function: the linear part, for centre and clean value; with the constant in it, if that is not given.
         magnitude: its absolute linear part, for the radius.
-        entrywise: set where the function scales or moves entries and does not mix them: how it acts on a
-            ball's scale.
-        length: set where it mixes them: the dual norm of the coefficients of every output, times the ball's scale;
-            gives the interval that a still unmixed ball needs.
+        length: of entries that are pixels of an l_2 or l_1 ball, each with a scale (N, ...): the dual norm of every
+            output's coefficients times these scales.
         constant: what is added, (1, ...) or (N, ...): in the units of a value with an exponent.
     """
     walk = value.walk
@@ -216,18 +213,37 @@ def propagate(
     plain = None if value.plain is None else affine(value.plain)
     with walk.intervals():
         centre, radius = affine(value.centre), magnitude(value.radius)
-        ball = None
-        if value.ball is not None and entrywise is not None:
-            ball = Ball(affine(value.ball.clean), entrywise(value.ball.scale))
-        elif value.ball is not None and length is not None:
-            reaches = length(value.ball)
+        if value.ball is not None and length is not None:
+            reaches = length(value.ball.reach(walk.region.norm))
             reach = walk.region.epsilon.view(-1, *[1] * (reaches.dim() - 1)) * reaches
             clean = affine(value.ball.clean)
             lower = torch.maximum(centre - radius, clean - reach)
             upper = torch.minimum(centre + radius, clean + reach)
             # where both intervals are a point, rounding may let the ends cross
             centre, radius = (lower + upper) / 2, ((upper - lower) / 2).clamp_min(0.0)
-    return value.like(plain, centre, radius, ball)
+    return value.like(plain, centre, radius)
+
+
+def scale_entries(value: Value, affine: Callable[[Tensor], Tensor], size: Callable[[Tensor], Tensor]) -> Value:
+    """Arithmetic with constants, entry by entry, broadcasting as torch does: `affine`, and its factor without the sign
+    and the constant, `size`."""
+    result = propagate(value, affine, size)
+    if value.ball is not None:
+        with value.walk.intervals():
+            result.ball = value.ball.scaled(affine, size)
+    return result
+
+
+def move_entries(
+    value: Value, function: Callable[[Tensor], Tensor], blank: Callable[[Tensor], Tensor] | None = None
+) -> Value:
+    """A function that moves, selects or copies entries, or puts constants beside them (`blank`: zeros in their
+    place)."""
+    result = propagate(value, function, blank or function)
+    if value.ball is not None:
+        with value.walk.intervals():
+            result.ball = value.ball.moved(function, blank)
+    return result
 
 
 def root(squares: Tensor) -> Tensor:
@@ -251,7 +267,9 @@ __all__ = [
     "boundable",
     "enclose",
     "linear_rule",
+    "move_entries",
     "only_first",
     "propagate",
     "rule",
+    "scale_entries",
 ]

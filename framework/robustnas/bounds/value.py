@@ -18,6 +18,7 @@ from attrs import frozen
 from torch import Tensor, nn
 from torch.overrides import resolve_name
 
+from robustnas.bounds.ball import Ball
 from robustnas.errors import UnsupportedOpError
 
 if TYPE_CHECKING:
@@ -60,18 +61,6 @@ class Features:
     bias: Tensor | None
 
 
-@frozen(eq=False)
-class Ball:
-    """A value that is still scale * image + constant, entry by entry, for images in an l_2 or l_1 ball.
-
-    `clean` repeats the clean value, without a path to the probe: intervals must not have one, because a
-    backward pass through lines would follow it.
-    """
-
-    clean: Tensor
-    scale: Tensor
-
-
 class Memory:
     """Stands for the storage of a plain tensor: knows the values that would share it."""
 
@@ -96,8 +85,9 @@ class Value(torch.Tensor):
         walk: the forward pass it belongs to.
         plain: (N, ...) value at the clean images; None where the method does not need it.
         centre, radius: (N, ...) interval centre - radius <= x <= centre + radius, entry by entry.
-        ball: not None while the value is still an unmixed l_2 or l_1 ball of images: the first layer that mixes
-            pixels then takes its interval from the ball as well as from the box.
+        ball: not None while the value is still an unmixed l_2 or l_1 ball of images (`ball.py`): the first layer that
+            mixes pixels then takes its interval from the ball as well as from the box.  A new value has none; only
+            functions of this package that know which pixel stands where pass one on.
         features: set on the output of a linear layer.
         exponent: (N,) the streams hold the value divided by 2**exponent (`scale.py`); None is 0.
         tightened: the interval already comes from a backward pass (method `crown`).
@@ -120,15 +110,13 @@ class Value(torch.Tensor):
         plain: Tensor | None,
         centre: Tensor,
         radius: Tensor,
-        ball: Ball | None = None,
-        features: Features | None = None,
         exponent: Tensor | None = None,
     ) -> Value:
         value: Value = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls, centre.shape, strides=centre.stride(), dtype=centre.dtype, device=centre.device
         )
         value.walk, value.plain, value.centre, value.radius = walk, plain, centre, radius
-        value.ball, value.features, value.exponent, value.tightened = ball, features, exponent, False
+        value.ball, value.features, value.exponent, value.tightened = None, None, exponent, False
         Memory().add(value)
         walk.saw(value)
         return value
@@ -136,9 +124,9 @@ class Value(torch.Tensor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Everything is set in `__new__`, as torch wants it for wrappers."""
 
-    def like(self, plain: Tensor | None, centre: Tensor, radius: Tensor, ball: Ball | None = None) -> Value:
+    def like(self, plain: Tensor | None, centre: Tensor, radius: Tensor) -> Value:
         """Other streams of the same walk and scale."""
-        return Value(self.walk, plain, centre, radius, ball, exponent=self.exponent)
+        return Value(self.walk, plain, centre, radius, exponent=self.exponent)
 
     def unscaled(self) -> Value:
         """The same with exponent 0, in streams that may overflow."""

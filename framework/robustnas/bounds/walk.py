@@ -11,8 +11,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from robustnas.bounds.ball import Ball
 from robustnas.bounds.region import Region
-from robustnas.bounds.value import Ball, Value
+from robustnas.bounds.value import Value
 from robustnas.errors import InputError
 
 Network = Callable[[Tensor], Tensor]
@@ -102,9 +103,10 @@ class Walk:
         region = self.region
         with torch.set_grad_enabled(self.backward or self.differentiable):
             plain = region.images + self.probe if self.keeps_plain else None
-            ball = Ball(region.images, torch.ones_like(region.images)) if region.norm != "linf" else None
+            images = Value(self, plain, region.centre, region.radius)
+            images.ball = Ball.of(region.images) if region.norm != "linf" else None
             with torch.autocast(region.images.device.type, enabled=False):
-                logits = self.network(Value(self, plain, region.centre, region.radius, ball))
+                logits = self.network(images)
         if not isinstance(logits, Value):
             raise InputError(f"the network returned {type(logits).__name__}, not logits that depend on the images")
         if logits.centre.dim() != 2 or logits.centre.shape[1] < 2:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustnas.bounds.registration import only_first, propagate, root, rule, spellings
+from robustnas.bounds.registration import only_first, propagate, root, rule, scale_entries, spellings
 from robustnas.bounds.scale import portion
-from robustnas.bounds.value import Ball, Features, Function, Value, refuse
+from robustnas.bounds.value import Features, Function, Value, refuse
 from robustnas.convolution import conv2d
 from robustnas.fixed_norm import scale_and_shift
 
@@ -41,11 +41,11 @@ def convolution(
         function = conv2d
     fused, constant = _fused(value, bias)
 
-    def length(ball: Ball) -> Tensor:
+    def length(scale: Tensor) -> Tensor:
         if value.walk.region.norm == "l2":
-            return root(function(ball.scale.square(), weight.square(), None, *geometry))
+            return root(function(scale.square(), weight.square(), None, *geometry))
         # at most the largest scale of a channel times the largest weight: exact where a channel has one scale
-        channel = ball.scale.transpose(0, 1).flatten(1).amax(dim=1).view(groups, 1, -1)
+        channel = scale.transpose(0, 1).flatten(1).amax(dim=1).view(groups, 1, -1)
         rows = weight.abs().flatten(2).amax(dim=2).view(groups, -1, weight.shape[1])
         return (rows * channel).amax(dim=2).view(1, -1, *[1] * (weight.dim() - 2))
 
@@ -73,10 +73,10 @@ def linear(function: Function, value: Value, weight: Tensor, bias: Tensor | None
         refuse(function, value, "a linear layer over the images would mix them")
     fused = bias if value.exponent is None else None
 
-    def length(ball: Ball) -> Tensor:
+    def length(scale: Tensor) -> Tensor:
         if value.walk.region.norm == "l2":
-            return root(F.linear(ball.scale.square(), weight.square()))
-        largest = ball.scale.flatten(0, -2).amax(dim=0)
+            return root(F.linear(scale.square(), weight.square()))
+        largest = scale.flatten(0, -2).amax(dim=0)
         return (weight.abs() * largest).amax(dim=1).view(*[1] * (value.centre.dim() - 1), -1)
 
     out = propagate(
@@ -88,7 +88,8 @@ def linear(function: Function, value: Value, weight: Tensor, bias: Tensor | None
     )
     if value.centre.dim() == 2:
         # a copy of the streams: the network may go on to write into the input in place
-        kept = value.like(value.plain, value.centre, value.radius, value.ball)
+        kept = value.like(value.plain, value.centre, value.radius)
+        kept.ball = value.ball
         out.features = Features(kept, weight, bias)
     return out
 
@@ -133,9 +134,4 @@ def batch_norm(
     scale, shift = scale.view(shape), shift.view(shape)
     size = scale.abs()
     shares = portion(shift, value)
-    return propagate(
-        value,
-        lambda x: torch.addcmul(shares, x, scale),
-        lambda r: r * size,
-        entrywise=lambda ball: ball * size,
-    )
+    return scale_entries(value, lambda x: torch.addcmul(shares, x, scale), lambda r: r * size)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustnas.bounds.registration import only_first, propagate, rule, spellings
+from robustnas.bounds.registration import only_first, propagate, rule, scale_entries, spellings
 from robustnas.bounds.scale import aligned, portion
 from robustnas.bounds.value import Function, Value, refuse
 
@@ -89,7 +89,7 @@ def _with_constant(value: Value, other: Any, alpha: float, value_first: bool) ->
         radius = radius if abs(scale) == 1 else radius * abs(scale)
         return radius if radius.shape == shape else radius.expand(shape)
 
-    return propagate(value, move, widen, entrywise=widen)
+    return scale_entries(value, move, widen)
 
 
 @rule(*spellings("mul", "mul_", "multiply", "__mul__", "__imul__", "__rmul__"), scaled=True)
@@ -99,7 +99,7 @@ def multiply(function: Function, left: Any, right: Any) -> Value:
     only_first(function, value, (factor,), {})
     _check_broadcast(function, value, factor)
     size = factor.abs() if isinstance(factor, Tensor) else abs(factor)
-    return propagate(value, lambda x: x * factor, lambda r: r * size, entrywise=lambda ball: ball * size)
+    return scale_entries(value, lambda x: x * factor, lambda r: r * size)
 
 
 @rule(*spellings("div", "div_", "divide", "true_divide", "__truediv__", "__itruediv__", "__div__"), scaled=True)
@@ -111,12 +111,12 @@ def divide(function: Function, value: Any, divisor: Any, *, rounding_mode: str |
         refuse(function, value, f"rounding_mode {rounding_mode!r} is not linear")
     _check_broadcast(function, value, divisor)
     size = divisor.abs() if isinstance(divisor, Tensor) else abs(divisor)
-    return propagate(value, lambda x: x / divisor, lambda r: r / size, entrywise=lambda ball: ball / size)
+    return scale_entries(value, lambda x: x / divisor, lambda r: r / size)
 
 
 @rule(*spellings("neg", "neg_", "negative", "__neg__"), scaled=True)
 def negate(function: Function, value: Value) -> Value:
-    return propagate(value, torch.neg, lambda radius: radius, entrywise=lambda ball: ball)
+    return scale_entries(value, torch.neg, lambda radius: radius)
 
 
 @rule(*spellings("sum"), *spellings("mean"), scaled=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.nn import functional as F
 
-from robustnas.bounds.registration import only_first, propagate, rule
+from robustnas.bounds.registration import move_entries, only_first, propagate, rule
 from robustnas.bounds.value import Function, Value, refuse
 
 COPYING = ("nearest", "nearest-exact")
@@ -35,4 +35,4 @@ def interpolate(
     def resize(x: Any) -> Any:
         return function(x, size, scale_factor, mode, *options, **named)
 
-    return propagate(value, resize, resize, entrywise=resize if mode in COPYING else None)
+    return move_entries(value, resize) if mode in COPYING else propagate(value, resize, resize)

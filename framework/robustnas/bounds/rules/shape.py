@@ -8,22 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustnas.bounds.registration import only_first, propagate, rule, spellings
+from robustnas.bounds.ball import Ball
+from robustnas.bounds.registration import move_entries, only_first, rule, spellings
 from robustnas.bounds.rules.arithmetic import constant
 from robustnas.bounds.scale import aligned
-from robustnas.bounds.value import Ball, Function, Value, refuse, values_in
+from robustnas.bounds.value import Function, Value, refuse, values_in
 
 COPIES = spellings("clone")
 WHOLE = (*COPIES, *spellings("contiguous"))
-MOVES = tuple(
-    function
-    for name in (
-        *("view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze"),
-        *("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "contiguous"),
+SHAPED_ALIKE = ("view_as", "reshape_as", "expand_as")
+MOVES = (
+    torch.Tensor.unfold,
+    *(getattr(torch.Tensor, name).__get__ for name in ("mT", "mH")),
+    *spellings(
+        *("view", "reshape", *SHAPED_ALIKE, "flatten", "unflatten", "squeeze", "unsqueeze"),
+        *("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "adjoint", "contiguous"),
         *("narrow", "select", "chunk", "split", "tensor_split", "unbind", "index_select", "__getitem__"),
-        *("flip", "roll", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
-    )
-    for function in spellings(name)
+        *("gather", "take_along_dim", "diagonal", "flip", "fliplr", "rot90", "roll"),
+        *("expand", "broadcast_to", "repeat", "tile", "repeat_interleave"),
+        *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
+    ),
 )
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 
@@ -31,7 +35,7 @@ DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "
 @rule(*MOVES, *COPIES, scaled=True)
 def move(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
     """All streams move alike, and every entry must stay with its image."""
-    if function.__name__ in ("view_as", "reshape_as"):
+    if function.__name__ in SHAPED_ALIKE:
         args = tuple(_plain_shape(arg) for arg in args)
     only_first(function, value, args, kwargs)
     if function not in WHOLE:
@@ -43,14 +47,12 @@ def move(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
     plain = streams(value.plain)
     with value.walk.intervals():
         centre, radius = streams(value.centre), streams(value.radius)
-        clean, scale = (streams(value.ball.clean), streams(value.ball.scale)) if value.ball else (None, None)
+        ball = None if value.ball is None else value.ball.moved(streams)
     if isinstance(centre, Tensor):
-        ball = None if clean is None or scale is None else Ball(clean, scale)
-        return _share(function, value, value.like(plain, centre, radius, ball))
+        return _share(function, value, value.like(plain, centre, radius), ball)
     nothing = [None] * len(centre)
-    balls = nothing if clean is None or scale is None else map(Ball, clean, scale)
-    parts = zip(plain or nothing, centre, radius, balls, strict=True)
-    return tuple(_share(function, value, value.like(*part)) for part in parts)
+    parts = zip(plain or nothing, centre, radius, ball or nothing, strict=True)
+    return tuple(_share(function, value, value.like(*part), ball) for *part, ball in parts)
 
 
 def _plain_shape(argument: Any) -> Any:
@@ -58,7 +60,8 @@ def _plain_shape(argument: Any) -> Any:
     return argument.centre if isinstance(argument, Value) else argument
 
 
-def _share(function: Function, source: Value, result: Value) -> Value:
+def _share(function: Function, source: Value, result: Value, ball: Ball | None) -> Value:
+    result.ball = ball
     if function not in COPIES:
         source.memory.add(result)
     return result
@@ -104,10 +107,11 @@ def join(function: Function, tensors: Sequence[Any], dim: int = 0, **kwargs: Any
     with first.walk.intervals():
         centre = function([part.centre for part in parts], dim)
         radius = function([part.radius for part in parts], dim)
-        ball = None
-        if len(balls) == len(parts):
-            ball = Ball(function([ball.clean for ball in balls], dim), function([ball.scale for ball in balls], dim))
-    return parts[0].like(function(plain, dim) if len(plain) == len(parts) else None, centre, radius, ball)
+    result = parts[0].like(function(plain, dim) if len(plain) == len(parts) else None, centre, radius)
+    if len(balls) == len(parts):
+        with first.walk.intervals():
+            result.ball = Ball.joined(balls, lambda tensors: function(tensors, dim))
+    return result
 
 
 @rule(*spellings("pad"), scaled=True)
@@ -125,12 +129,7 @@ def pad(
     def blank(tensor: Tensor) -> Tensor:
         return torch.nn.functional.pad(tensor, amounts, mode)
 
-    return propagate(
-        x,
-        lambda tensor: torch.nn.functional.pad(tensor, amounts, mode, value),
-        blank,
-        entrywise=blank if mode == "constant" else None,
-    )
+    return move_entries(x, lambda tensor: torch.nn.functional.pad(tensor, amounts, mode, value), blank)
 
 
 @rule(*(function for name in DROPOUTS for function in spellings(name)), scaled=True)
