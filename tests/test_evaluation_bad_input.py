@@ -21,6 +21,7 @@ from robustnas.attack import evaluate
 from robustnas.errors import RunError
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.fgsm import FGSM
+from robustnas_plugins.attacks.pgd import PGD
 
 STRANGERS = """
     import inspect
@@ -342,6 +343,22 @@ def test_a_network_that_changes_itself_is_told_before_an_attack_is_blamed():
     network, (images, labels) = Counting(), some(20)
     with pytest.raises(RunError, match="the network's own forward pass changes asked in eval mode"):
         evaluate(network, images, labels, FGSM().build(LINF), LINF)
+    assert network.asked == 0
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_a_network_that_changes_itself_later_is_told_instead_of_the_attack(every: int):
+    class Seldom(Counting):
+        calls = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.calls += 1
+            self.asked += self.calls % every == 0
+            return nn.Sequential.forward(self, images)  # type: ignore[no-any-return]
+
+    network, (images, labels) = Seldom(), some(20)
+    with pytest.raises(RunError, match="the network's own forward pass changes asked in eval mode"):
+        evaluate(network, images, labels, PGD(steps=10, step_size=0.01).build(LINF), LINF, clean=labels)
     assert network.asked == 0
 
 

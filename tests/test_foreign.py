@@ -95,6 +95,8 @@ nan = lambda: Wrong(lambda x: x / x)
 complex_ = lambda: Wrong(lambda x: x * 1j)
 classes = lambda: Wrong(lambda x: x.argmax(1))
 squeezed = lambda: Wrong(lambda x: x.squeeze(0))
+writes = lambda: Wrong(lambda x: x.sub_(0.5).div_(0.2))
+clips = lambda: nn.Sequential(nn.ReLU(inplace=True), Plain())
 alone = lambda: Wrong(lambda x: x.reshape(1, -1)[:, :3])
 """
 
@@ -271,6 +273,8 @@ def test_normalisation_that_makes_no_sense_is_refused(here, changed, message):
         ("their_nets:complex_", r"answers with a tensor torch\.complex64 .*; logits of float32 would do"),
         ("their_nets:classes", r"answers with a tensor torch\.int64"),
         ("their_nets:squeezed", r"answers 1 image\(s\) with shape \(3,\); logits of shape \(1, 3\) would do"),
+        ("their_nets:writes", r"the network \(Wrong\) writes into the images it is given.* \(x - mean\) / std for"),
+        ("their_nets:clips", r"the network \(Sequential\) writes into the images it is given"),
         ("their_nets:alone", r"answers 2 image\(s\) with shape \(1, 3\)"),
         ("their_nets:big", r"(?s)for 1 black image\(s\) of 1x6x6 it raised .* it takes images of 3x64x64; a factory"),
         ("their_nets:picky", r"(?s)it raised RuntimeError: never \(.*py:\d+\).* takes images of the dataset would do"),

@@ -1,7 +1,7 @@
 """The attack harness: what an attack may prove, and what it may not touch."""
 
 import random
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import foolbox
 import numpy as np
@@ -10,15 +10,18 @@ import torch
 from foolbox.attacks.base import FixedEpsilonAttack, MinimizationAttack
 from torch import nn
 
+from robustnas import certify, smoothing
 from robustnas.attack import evaluate, predict, robust
-from robustnas.errors import DataError, DeviceError, OptionError, RunError
+from robustnas.errors import DataError, DeviceError, OptionError, RobustnasError, RunError
 from robustnas.frozen import frozen
 from robustnas.images import InMemory, Streamed
+from robustnas.review.probe import probe
 from robustnas.seeding import seeded
 from robustnas.threat import ThreatModel
 
 LINF, L2, L1 = ThreatModel("linf", 0.1), ThreatModel("l2", 0.3), ThreatModel("l1", 1.2)
 WIDE = ThreatModel("linf", 0.4)
+CPU = torch.device("cpu")
 
 
 class Fixed(FixedEpsilonAttack):
@@ -258,6 +261,95 @@ def test_frozen_puts_everything_back_and_keeps_batch_norm_still():
             network(torch.rand(4, 1, 4, 4))
         with pytest.raises(ValueError, match="inside"), frozen(network):
             raise ValueError("inside")
+
+
+WRITES = {
+    "sub_": lambda x: x.sub_(0.3).div_(0.2),
+    "setitem": lambda x: x.__setitem__((slice(None), slice(None), 0), 0.5),
+    "view": lambda x: x.flatten(1).mul_(0.5),
+    "relu": lambda x: nn.functional.relu(x, inplace=True),
+    "data": lambda x: x.data.mul_(0.5),
+    "numpy": lambda x: x.detach().numpy().__imul__(0.5),
+}
+
+
+class Writing(Small):
+    """Writes into the images it is given, every so many calls."""
+
+    def __init__(self, write, every):
+        super().__init__()
+        self.write, self.every, self.asked = write, every, 0
+
+    def forward(self, images):
+        self.asked += 1
+        if self.asked % self.every == 0:
+            self.write(images)
+        return super().forward(images)
+
+
+LOOKS = {
+    "predict": lambda network, images, labels: predict(network, images, batch=3),
+    "evaluate": lambda network, images, labels: evaluate(
+        network, images, labels, foolbox.attacks.LinfPGD(steps=5), LINF, clean=labels
+    ),
+    "source": lambda network, images, labels: evaluate(
+        Small(), images, labels, foolbox.attacks.LinfPGD(steps=5), LINF, source=network
+    ),
+    "smoothing": lambda network, images, labels: smoothing.certify(
+        network, images, labels, sigma=0.1, samples=20, selection=5, alpha=0.1, batch=12, device=CPU, seed=0
+    ),
+    "probe": lambda network, images, labels: probe(network, InMemory(images, labels), labels, "l2", device=CPU, seed=0),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize(("write", "every"), [*((write, 1) for write in WRITES), ("sub_", 3)])
+def test_a_network_that_writes_into_its_images_is_refused_and_nobodys_are_changed(look, write, every):
+    images, labels = some()
+    before = images.clone()
+    with pytest.raises(RunError, match=r"the network \(Writing\) writes into the images it is given.*x = x\.clone\(\)"):
+        LOOKS[look](Writing(WRITES[write], every), images, labels)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("write", ["sub_", "numpy"])
+def test_certificates_are_of_the_images_that_were_asked_about(write):
+    images, labels = some()
+    before = images.clone()
+    with pytest.raises(RobustnasError):
+        certify.radius(Writing(WRITES[write], 2), images, labels, "l2", "ibp")
+    assert torch.equal(images, before)
+
+
+def test_what_is_lent_is_taken_back_after_an_exception_and_whatever_it_holds():
+    network = Writing(lambda x: 1 / 0, 2)
+    with frozen(network):
+        for value in (0.5, float("nan")):
+            images = torch.full((2, 1, 4, 4), value)
+            assert torch.equal(network(images).isnan(), Small().eval()(images).isnan())
+            with pytest.raises(ZeroDivisionError):
+                network(images)
+    assert not network._forward_hooks
+    assert not network._forward_pre_hooks
+
+
+def test_gradients_pass_through_what_is_lent_as_without():
+    network, (images, labels) = Small().eval(), some()
+    gradients = []
+    for around in (nullcontext(), frozen(network)):
+        leaf = images.clone().requires_grad_()
+        with around:
+            gradients += torch.autograd.grad(nn.functional.cross_entropy(network(leaf), labels), leaf)
+    assert gradients[0].any()
+    assert torch.equal(*gradients)
+
+
+def test_a_network_that_raises_under_attack_is_named_not_the_attack():
+    images, labels = some()
+    with pytest.raises(RunError, match=r"^the network raised ZeroDivisionError in its forward pass for images \(5, 1,"):
+        evaluate(
+            Writing(lambda x: 1 / 0, 3), images, labels, foolbox.attacks.LinfPGD(steps=5), LINF, batch=5, clean=labels
+        )
 
 
 def test_the_attack_cannot_change_the_callers_images():

@@ -1,11 +1,19 @@
-"""A network that is only looked at: eval mode, no gradients for its parameters, all put back afterwards."""
+"""A network that is only looked at: eval mode, no gradients for its parameters, all put back afterwards.
+
+It is given copies of images, never what somebody goes on computing with, and is refused where it writes into them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from torch import nn
+import attrs
+import torch
+from torch import Tensor, nn
+
+from robustnas.errors import RunError
 
 
 @contextmanager
@@ -15,15 +23,91 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
     Foolbox differentiates with `loss.backward()`, which would fill `.grad` of every parameter and so leak
     into the next step of an optimiser.  The mode of every module is put back on its own: a network may hold
     some in eval mode while the rest trains.
+
+    Raises:
+        RunError: by a call of the network, if that writes into the images it is given; see `lent`.
     """
     modes = [(module, module.training) for module in network.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     network.eval()
     network.requires_grad_(False)
     try:
-        yield network
+        with lent(network):
+            yield network
     finally:
         for module, training in modes:
             module.training = training
         for parameter, requires_grad in wanted:
             parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
+def lent(network: nn.Module) -> Iterator[None]:
+    """Inside, each call of the network is given a copy of its images, which must be what it was when the call is over.
+
+    Whoever called goes on with the images that the network was asked about: an attack measures its perturbation by
+    them, and a certificate is of them.  A copy makes every figure right whatever the network does; that it is refused
+    all the same is because nobody else protects their images from it.  Gradients pass through the copy.
+
+    Raises, when the network is called:
+        RunError: it wrote into the copy, whether the numbers changed or not (an in-place relu of pixels changes none).
+    """
+    loans = _Loans()
+    given = network.register_forward_pre_hook(loans.give)
+    returned = network.register_forward_hook(loans.take_back, always_call=True)
+    try:
+        yield
+    finally:
+        given.remove()
+        returned.remove()
+
+
+@attrs.define(eq=False)
+class _Loans:
+    """The copies that calls under way were given, the innermost last: image, copy, and the copy's version."""
+
+    open: list[tuple[Tensor, Tensor, int] | None] = attrs.field(factory=list)
+
+    def give(self, network: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Before a call.  What is no plain tensor (a bounded value, a tensor that a function transform wraps) or is
+        written down as a graph is passed on as it is."""
+        images: Any = args[0] if args else None
+        if type(images) not in (Tensor, nn.Parameter) or not _looked_into(images):
+            self.open.append(None)
+            return None
+        copy = images.clone()
+        self.open.append((images, copy, _version(copy)))
+        return (copy, *args[1:])
+
+    def take_back(self, network: nn.Module, args: tuple[Any, ...], logits: Any) -> None:
+        """After a call, also after one that raised (`logits` is then None)."""
+        loan = self.open.pop()
+        if loan is None or logits is None:
+            return
+        images, copy, version = loan
+        if _version(copy) == version and _same(images, copy):
+            return
+        raise RunError(
+            f"the network ({type(network).__name__}) writes into the images it is given, in its forward pass: whoever "
+            "passes them on would go on with other pixels.  x = x.clone() as the first line of its forward would do, "
+            "or what is not in place: (x - mean) / std for x.sub_(mean).div_(std), nn.ReLU() for "
+            "nn.ReLU(inplace=True) as its first layer"
+        )
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written to, as far as torch counts; not by what goes through `.data` or NumPy."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, NaN equal to NaN."""
+    if one.shape != other.shape:
+        return False
+    one, other = one.detach(), other.detach()
+    return torch.equal(one, other) or bool(((one == other) | (one != one) & (other != other)).all())
+
+
+def _looked_into(images: Tensor) -> bool:
+    """Whether numbers can be looked at: not while a graph is written down, nor inside a transform of `torch.func`."""
+    return torch._C._get_tracing_state() is None and not torch._C._functorch.is_functorch_wrapped_tensor(images)

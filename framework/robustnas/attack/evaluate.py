@@ -274,8 +274,8 @@ def _part(
 
     def own() -> Done:
         done = 0
-        both = [work.seen, work.network]
-        with Untouched.held(both) as untouched, _frozen(both), float32_with_gradients(work.device):
+        looked_at = list(dict.fromkeys([work.counted.network, work.network]))
+        with Untouched.held(looked_at) as untouched, _frozen(looked_at), float32_with_gradients(work.device):
             model = load_foolbox().PyTorchModel(work.seen, bounds=(0, 1), device=work.device)
             for indices in batches[world.rank :: world.size]:
                 if interrupt.asked():
@@ -313,7 +313,7 @@ def _batch(work: _Work, runner: Runner, model: Any, indices: Tensor, untouched: 
     cost = torch.full((len(indices),), (work.counted.images - before) / len(indices), dtype=torch.float64)
     if any(module.training for module in (*work.network.modules(), *work.seen.modules())):
         raise RunError(f"attack {work.label} put the network into training mode; its results are not used")
-    untouched.check(" ".join(filter(None, (work.label, runner.name))))
+    untouched.check(" ".join(filter(None, (work.label, runner.name))), (work.counted.network, work.network), start)
     check_images(proposed, start, work.label, at)
     verdict = judge(
         lambda judged: answers(work.network, judged, at),

@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustnas import interrupt
+from robustnas import interrupt, memory
 from robustnas.attack.judge import TOLERANCE
 from robustnas.attack.untouched import Untouched
 from robustnas.contracts import Images
 from robustnas.device import float32_with_gradients
-from robustnas.errors import DataError, DeviceError, RunError
+from robustnas.errors import DataError, DeviceError, RobustnasError, RunError
 from robustnas.frozen import frozen
 from robustnas.images import InMemory, in_order, on_device
 from robustnas.report import Report, silent
@@ -21,16 +21,26 @@ from robustnas.world import ALONE, World
 
 
 class Counted(nn.Module):
-    """The network, counting the images that go through it."""
+    """The network, counting the images that go through it; what it raises is called its own."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
+        self.training = False  # it has no other mode
         self.network = network
         self.images = 0
 
     def forward(self, images: Tensor) -> Tensor:
         self.images += len(images)
-        logits: Tensor = self.network(images)
+        try:
+            logits: Tensor = self.network(images)
+        except RobustnasError:
+            raise
+        except Exception as fault:
+            if memory.out_of_memory(fault) or memory.device_lost(fault):
+                raise  # that is told with what would do
+            # a stranger's code too, and the attack that asked it is not to blame
+            what = f"the network raised {type(fault).__name__} in its forward pass for images {tuple(images.shape)}"
+            raise RunError(f"{what}: {fault}" if str(fault) else what) from fault
         return logits
 
 
@@ -46,6 +56,7 @@ class Expected(nn.Module):
 
     def __init__(self, network: nn.Module, passes: int):
         super().__init__()
+        self.training = False
         self.network = network
         self.passes = passes
 

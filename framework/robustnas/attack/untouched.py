@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from robustnas.errors import RunError
 
+ASKED = 32
+"""Times that a network is asked about one image before an attack is said to have changed it."""
+
 
 @attrs.frozen(eq=False)
 class _Slot:
@@ -66,20 +69,29 @@ class Untouched:
         try:
             yield found
         finally:
-            for slot in found.slots:
-                if not slot.as_it_was():
-                    slot.put_back()
+            found._put_back()
 
-    def check(self, who: str) -> None:
-        """Refuse what the attack `who` has done.
+    def check(self, who: str, networks: Sequence[nn.Module], images: Tensor) -> None:
+        """Refuse what the attack `who` has done, or the networks it asked: those are asked again, without it.
+
+        Args:
+            networks: whose forward pass may be to blame.
+            images: (n, C, H, W), what they are asked about.
 
         Raises:
-            RunError: a parameter or buffer is another; names the first.
+            RunError: a parameter or buffer is another; names the first, and whose doing it is.
         """
-        if (changed := self._changed()) is not None:
-            raise RunError(
-                f"attack {who} changed the network ({changed}); its results are not used and the network is as it was"
-            )
+        if (changed := self._changed()) is None:
+            return
+        self._put_back()
+        for network in networks:
+            network(images)
+            for _ in range(ASKED):  # some count how often they were asked
+                network(images[:1])
+            self.check_itself()
+        raise RunError(
+            f"attack {who} changed the network ({changed}); its results are not used and the network is as it was"
+        )
 
     def check_itself(self) -> None:
         """Refuse what the network's own forward pass has done: an attack would be blamed for it.
@@ -92,6 +104,11 @@ class Untouched:
                 f"the network's own forward pass changes {changed} in eval mode, so an image's answer may depend on "
                 "what was asked before; a network whose parameters and buffers stay as they are would do"
             )
+
+    def _put_back(self) -> None:
+        for slot in self.slots:
+            if not slot.as_it_was():
+                slot.put_back()
 
     def _changed(self) -> str | None:
         """The first parameter or buffer that is another."""

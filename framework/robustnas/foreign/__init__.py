@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from robustnas.contracts import Shape
-from robustnas.errors import InputError
+from robustnas.errors import InputError, RunError
 from robustnas.foreign.factory import made_by, resolved, working_directory
 from robustnas.foreign.messages import few, kind, theirs
 from robustnas.foreign.weights import fill, sha256
+from robustnas.frozen import lent
 from robustnas.normalize import PixelNetwork
 
 PROBED = (28, 32, 64, 96, 128, 160, 224, 299, 384)
@@ -41,7 +42,8 @@ def load(
 ) -> nn.Module:
     """The network, on the CPU in eval mode: (N, C, H, W) pixels in [0, 1] -> (N, K) logits.
 
-    It is put through black images, and refused unless it answers each with finite logits.
+    It is put through black images, and refused unless it answers each with finite logits and leaves the images as they
+    are.
 
     Args:
         factory: `module:name`; the working directory is searched for the module first.  The name is of a function or
@@ -118,7 +120,7 @@ def _check_normalisation(
 
 def _answers(network: nn.Module, count: int, shape: Shape) -> Any:
     """What the network makes of so many black images."""
-    with torch.no_grad():
+    with torch.no_grad(), lent(network):
         return network(torch.zeros(count, *shape))
 
 
@@ -135,6 +137,8 @@ def _check_answers(network: nn.Module, factory: str, classes: int, shape: Shape)
                 partial(_answers, network, count, shape),
                 f"--network {factory}: for {count} black image(s) of {size} it",
             )
+        except RunError as fault:
+            raise InputError(f"--network {factory}: {fault}") from fault
         except InputError as fault:
             raise InputError(f"{fault}{_taken(network, shape) if count == 1 else ''}") from fault.__cause__
         if not isinstance(logits, Tensor):

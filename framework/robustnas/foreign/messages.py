@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from robustnas.errors import InputError
+from robustnas.errors import InputError, RunError
 
 FEW = 5
 """Names that a message lists before it counts."""
@@ -22,11 +22,11 @@ def theirs(run: Callable[[], Made], what: str) -> Made:
     """What somebody else's code returns.
 
     Raises:
-        InputError: it raised or exited; names the last line that is not torch's.
+        InputError: it raised or exited; names the last line that is not torch's.  What robustnas found itself passes.
     """
     try:
         return run()
-    except InputError:
+    except (InputError, RunError):
         raise
     except (Exception, SystemExit) as fault:  # a stranger's code: a script that parses arguments exits
         raise InputError(f"{what} raised {told(fault)}") from fault

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustnas.bounds import margins
+from robustnas.frozen import lent
 from robustnas.testing.networks import settle
 from robustnas.testing.promise import Judge, close, figures
 from robustnas.threat import ThreatModel
@@ -27,7 +28,7 @@ def built(build: Callable[[], object], seed: int, promise: str, verdict: Judge) 
 def logits_of(module: nn.Module, images: Tensor, classes: int, what: str, verdict: Judge, **more: Any) -> Tensor:
     """What a supernet or a network gives, after a look at its shape."""
     promise = f"{what} maps images (N, C, H, W) to logits (N, K)"
-    with verdict.promised(promise):
+    with verdict.promised(promise), lent(module):
         logits: Tensor = module(images, **more)
     shape = (len(images), classes)
     verdict.require(
