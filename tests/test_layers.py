@@ -16,8 +16,8 @@ PLUGINS = ROOT / "plugins" / "robustnas_plugins"
 ROWS = [
     {"bracket", "draws", "errors", "suggest", "fixed_norm", "foolbox_import", "convolution", "interrupt", "finite"},
     {"threat", "seeding", "report", "artifacts", "device", "frozen", "genotype", "pixels",
-     "double_backward", "memory", "precision", "recompute", "synchronised", "world"},
-    {"contracts", "foolbox_attack", "resized_crop", "colour_jitter", "progress_files"},
+     "double_backward", "memory", "precision", "recompute", "synchronised", "world", "wrappers"},
+    {"contracts", "foolbox_attack", "resized_crop", "colour_jitter", "progress_files", "doubled"},
     {"bounds", "registry", "options", "images", "augment", "normalize", "statistics", "cells"},
     {"recipe", "perturb", "feed"},
     {"batches", "attack_order"},
@@ -34,7 +34,7 @@ ROWS = [
 PLUGINS_MAY_IMPORT = {
     "errors", "threat", "contracts", "seeding", "report", "images", "bounds", "certify", "cells", "genotype",
     "statistics", "perturb", "draws", "foolbox_attack", "foolbox_import", "frozen", "suggest", "double_backward",
-    "precision", "bracket",
+    "doubled", "bracket",
 }  # fmt: skip
 """Promises, values and engines; nothing that runs an experiment."""
 

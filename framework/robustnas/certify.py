@@ -24,11 +24,12 @@ from robustnas.bounds import margins_within
 from robustnas.bounds.walk import Network
 from robustnas.bracket import Bracket
 from robustnas.device import float64_here, full_precision
+from robustnas.doubled import doubled
 from robustnas.errors import InputError
 from robustnas.frozen import frozen
-from robustnas.precision import doubled
 from robustnas.report import Report, silent
 from robustnas.threat import DUAL_ORDER, NORMS, ThreatModel, largest_radius
+from robustnas.wrappers import unwrapped
 
 ROUNDING = 64.0
 """Certified margins are lowered by this many units of rounding of the largest logit, of the number format the network
@@ -71,7 +72,7 @@ def margins(
         UnsupportedOpError: the network uses a function without a bound rule.
     """
     _check(images, labels, batch)
-    parts: list[Tensor] = []
+    network, parts = unwrapped(network), []
     with frozen(network), full_precision(), torch.no_grad():
         for part, part_labels in _batches(network, images, labels, batch):
             epsilon = torch.full((len(part),), threat.epsilon, dtype=part.dtype, device=part.device)
@@ -115,7 +116,7 @@ def radius(
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance {tolerance} is not between 0 and 1")
     _check(images, labels, batch)
-    parts: list[Tensor] = []
+    network, parts = unwrapped(network), []
     with frozen(network), full_precision(), torch.no_grad():
         for part, part_labels in _batches(network, images, labels, batch):
             parts.append(_Batch(network, part, part_labels, norm, method).radius(tolerance).to(images.device))

@@ -10,12 +10,11 @@ optimisers and weights stay float32; evaluation and certification are float32 pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
@@ -45,20 +44,3 @@ def mixed(precision: Precision, device: torch.device) -> AbstractContextManager[
 def single(device: torch.device) -> AbstractContextManager[Any]:
     """A pass in float32, whatever is around it."""
     return torch.autocast(device.type, enabled=False)
-
-
-def doubled(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The network computed in float64 from the weights it holds, so that gradients reach them: (N, ...) -> (N, K).
-
-    It is the same module: where a forward pass goes, and what refuses it, is told by its own names.
-    """
-    state = {
-        name: tensor.double() if tensor.is_floating_point() else tensor
-        for name, tensor in (*network.named_parameters(), *network.named_buffers())
-    }
-
-    def call(images: Tensor) -> Tensor:
-        logits: Tensor = torch.func.functional_call(network, state, (images,))
-        return logits
-
-    return call

@@ -24,6 +24,7 @@ from robustnas.bounds.value import Value
 from robustnas.bounds.walk import ENTRIES, Network, Walk
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.threat import DUAL_ORDER, NORMS, ThreatModel
+from robustnas.wrappers import unwrapped
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 TARGETS = ("all", "strongest")
@@ -171,7 +172,7 @@ def _check(network: Network, images: Tensor, norm: str, method: str) -> None:
         low, high = float(images.detach().min()), float(images.detach().max())
         raise InputError(f"images reach from {low:g} to {high:g}; expected [0, 1] (normalisation is the network's job)")
     if isinstance(network, nn.Module):
-        for name, module in network.named_modules():
+        for name, module in unwrapped(network).named_modules():
             if module.training:
                 raise UnsupportedOpError(
                     f"{name or 'the network'} ({type(module).__name__}) is in training mode, in which batch "

@@ -30,6 +30,9 @@ Handler = Callable[..., Any]
 RULES: dict[Function, Handler] = {}
 """Torch function -> rule: called as rule(function, *args, **kwargs) with the arguments the network gave."""
 
+WHY_NOT: dict[Function, tuple[str, str]] = {}
+"""Functions that no rule can cover: why not, and what would do."""
+
 SCALED: set[Function] = set()
 """Torch functions whose rules take values with an exponent; the others are given unscaled ones."""
 
@@ -161,7 +164,7 @@ class Value(torch.Tensor):
             return func(told, *args[1:], **kwargs)
         rule = RULES.get(func)
         if rule is None:
-            refuse(func, first, "no bound rule covers this function")
+            refuse(func, first, *WHY_NOT.get(func, ("no bound rule covers this function", ADVICE)))
         if "out" in kwargs:
             refuse(func, first, "out= is not supported on bounded values")
         if first.walk.backward and not torch.is_grad_enabled():
@@ -175,14 +178,18 @@ class Value(torch.Tensor):
             args, kwargs = _unscaled(args), {name: _unscaled(value) for name, value in kwargs.items()}
         try:
             result = rule(func, *args, **kwargs)
-        except TypeError:
+        except TypeError as fault:
             if not _takes(rule, func, args, kwargs):
                 refuse(
                     func,
                     first,
                     f"its rule knows no call with {len(args)} arguments and options {sorted(kwargs)}",
                 )
-            raise
+            _fails(func, first, fault)
+        except (RuntimeError, AttributeError, ValueError, IndexError) as fault:
+            if isinstance(fault, torch.OutOfMemoryError):
+                raise
+            _fails(func, first, fault)
         for value in values_in((result,)):
             if value.centre.dim() < 1 or value.centre.shape[0] != first.walk.images:
                 shape = tuple(value.centre.shape)
@@ -236,6 +243,16 @@ def refuse(function: Function | str, value: Value, reason: str, advice: str = AD
     """Raise UnsupportedOpError: the function, where in the network, why, what to do."""
     name = function if isinstance(function, str) else function_name(function)
     raise UnsupportedOpError(f"{name} in {_place(value.walk.network)}: {reason}; {advice}")
+
+
+def _fails(function: Function, value: Value, fault: Exception) -> NoReturn:
+    """Refuse a call that its rule cannot bound: tensors that do not go together, or a kind it was not made for."""
+    lines = str(fault).strip().splitlines() or [type(fault).__name__]
+    name, shape = function_name(function), tuple(value.centre.shape)
+    raise UnsupportedOpError(
+        f"{name} in {_place(value.walk.network)}: its rule fails for these arguments, the bounded one of shape {shape} "
+        f"and {value.centre.dtype}: {lines[0]}; {ADVICE}"
+    ) from fault
 
 
 def _place(network: Any) -> str:

@@ -14,7 +14,8 @@ from torch import Tensor
 from robustnas.bounds.ball import Ball
 from robustnas.bounds.region import Region
 from robustnas.bounds.value import Value
-from robustnas.errors import InputError
+from robustnas.errors import InputError, UnsupportedOpError
+from robustnas.wrappers import eager
 
 Network = Callable[[Tensor], Tensor]
 
@@ -105,8 +106,8 @@ class Walk:
             plain = region.images + self.probe if self.keeps_plain else None
             images = Value(self, plain, region.centre, region.radius)
             images.ball = Ball.of(region.images) if region.norm != "linf" else None
-            with torch.autocast(region.images.device.type, enabled=False):
-                logits = self.network(images)
+            with torch.autocast(region.images.device.type, enabled=False), eager():
+                logits = _answer(self.network, images)
         if not isinstance(logits, Value):
             raise InputError(f"the network returned {type(logits).__name__}, not logits that depend on the images")
         if logits.centre.dim() != 2 or logits.centre.shape[1] < 2:
@@ -205,6 +206,18 @@ class Walk:
         slope, gaps = pulled if batched else (each[None] for each in pulled)
         with torch.set_grad_enabled(differentiable):
             return -self.region.minimum(slope) - gaps
+
+
+def _answer(network: Network, images: Value) -> Tensor:
+    try:
+        return network(images)
+    except RuntimeError as fault:
+        if "TorchScript" not in str(fault):
+            raise
+        raise UnsupportedOpError(
+            "the network calls a function that is TorchScript (torch.jit.script), whose operations can be run, not "
+            "looked into; the function itself, without the decorator, would do"
+        ) from fault
 
 
 def _of_rows(pull: Callable[..., tuple[Tensor, ...]], given: Sequence[Tensor]) -> tuple[Tensor, ...]:

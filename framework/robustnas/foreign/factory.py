@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustnas.errors import InputError
+from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.foreign.messages import kind, theirs
 from robustnas.seeding import seeded
 from robustnas.suggest import did_you_mean
+from robustnas.wrappers import unwrapped
 
 
 @contextmanager
@@ -99,10 +100,11 @@ def made_by(factory: str) -> nn.Module:
             found = theirs(made, f"--network {factory}: the factory")
     if not isinstance(found, nn.Module):
         raise InputError(f"--network {factory} makes {kind(found)}; an nn.Module would do")
-    # the network itself: wrappers split batches over devices, or compile anew for every size of a batch
-    if isinstance(found, nn.DataParallel):
-        found = found.module
-    network: nn.Module = getattr(found, "_orig_mod", found)
+    # wrappers split batches over devices, or compile anew for every size of a batch
+    try:
+        network = unwrapped(found)
+    except UnsupportedOpError as fault:
+        raise InputError(f"--network {factory}: {fault}") from fault
     theirs(network.cpu, f"--network {factory}: the move to the CPU")
     for what, tensors in (("parameter", network.named_parameters()), ("buffer", network.named_buffers())):
         for name, tensor in tensors:

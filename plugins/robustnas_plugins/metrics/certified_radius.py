@@ -26,8 +26,8 @@ from attrs.validators import and_, ge, in_, le
 from robustnas.bounds import METHODS, log_widths_within
 from robustnas.bracket import Bracket
 from robustnas.certify import linearised_radius
+from robustnas.doubled import doubled
 from robustnas.errors import RunError
-from robustnas.precision import doubled
 from robustnas.threat import largest_radius
 
 if TYPE_CHECKING:

@@ -19,6 +19,11 @@ def constant(like: Value, tensor: Any) -> Value:
     return Value(like.walk, tensor, tensor, torch.zeros_like(tensor))
 
 
+def magnitude(factor: Any) -> Any:
+    """|factor|, of numbers and tensors; a mask of booleans is its own."""
+    return factor if isinstance(factor, Tensor) and factor.dtype == torch.bool else abs(factor)
+
+
 def _check_broadcast(function: Function, value: Value, other: Any) -> None:
     """Shapes align from the right, so unequal numbers of dimensions could lay images against other
     entries."""
@@ -98,7 +103,7 @@ def multiply(function: Function, left: Any, right: Any) -> Value:
     value, factor = (left, right) if isinstance(left, Value) else (right, left)
     only_first(function, value, (factor,), {})
     _check_broadcast(function, value, factor)
-    size = factor.abs() if isinstance(factor, Tensor) else abs(factor)
+    size = magnitude(factor)
     return scale_entries(value, lambda x: x * factor, lambda r: r * size)
 
 
@@ -110,7 +115,7 @@ def divide(function: Function, value: Any, divisor: Any, *, rounding_mode: str |
     if rounding_mode is not None:
         refuse(function, value, f"rounding_mode {rounding_mode!r} is not linear")
     _check_broadcast(function, value, divisor)
-    size = divisor.abs() if isinstance(divisor, Tensor) else abs(divisor)
+    size = magnitude(divisor)
     return scale_entries(value, lambda x: x / divisor, lambda r: r / size)
 
 

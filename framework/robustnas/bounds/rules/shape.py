@@ -140,9 +140,12 @@ def dropout(function: Function, value: Value, p: float = 0.5, training: bool = T
     return value
 
 
-@rule(*spellings("to"), *spellings("float"), *spellings("double"), *spellings("type_as"), scaled=True)
-def to_same(function: Function, value: Value | Tensor, *args: Any, **kwargs: Any) -> Value | Tensor:
-    """The identity; a change of number format or device is refused.
+FORMATS = ("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda")
+
+
+@rule(*(function for name in FORMATS for function in spellings(name)), scaled=True)
+def to_same(function: Function, value: Value | Tensor, *args: Any, **kwargs: Any) -> Value | Tensor | str:
+    """The identity; a change of number format or device is refused, and what asks for the format is told it.
 
     A plain tensor may be brought to a value's format and device.
     """
@@ -150,6 +153,8 @@ def to_same(function: Function, value: Value | Tensor, *args: Any, **kwargs: Any
         brought: Tensor = function(value, *(_plain_shape(arg) for arg in args), **kwargs)
         return brought
     told = function(value.centre, *(_plain_shape(arg) for arg in args), **kwargs)
+    if isinstance(told, str):
+        return told
     if told.dtype != value.centre.dtype or told.device != value.centre.device:
         here, there = (f"{x.dtype} on {x.device}" for x in (value.centre, told))
         refuse(function, value, f"changes {here} to {there}", "convert network and images before bounding")
