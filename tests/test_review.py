@@ -28,7 +28,8 @@ from robustnas.draws import Draws
 from robustnas.errors import DataError, InputError, RunError
 from robustnas.images import InMemory
 from robustnas.review import gradients
-from robustnas.review.evidence import FEWEST, by_chance, counts
+from robustnas.review.answers import blind
+from robustnas.review.evidence import FEWEST, at_least, by_chance, counts
 from robustnas.review.flag import NAMES, Flag
 from robustnas.review.inner import gradients_in_forward
 from robustnas.review.probe import probe
@@ -146,8 +147,9 @@ def test_every_flag_there_is_is_raised_by_some_network_or_record():
     raised |= set(
         names(of_attempts([attempt("pgd", tried=range(20)), attempt("square", "black-box", range(20), [1, 2])], 64))
     )
+    raised |= set(names(blind(torch.zeros(20, dtype=torch.int64), torch.arange(20) % 4)))
     assert raised == set(NAMES)
-    assert len(raised) == 9
+    assert len(raised) == 11
 
 
 def test_the_probe_leaves_the_network_and_the_generators_as_they_were(standard, digits):
@@ -588,6 +590,35 @@ def test_the_sign_test_against_the_binomial_distribution():
     for first in range(9):
         expected = sum(comb(12, ahead) for ahead in range(first, 13)) / 2**12
         assert by_chance(first, 12 - first) == pytest.approx(expected)
+
+
+def test_the_binomial_tail_against_its_sum():
+    for right in range(8):
+        expected = sum(comb(7, ahead) * 0.3**ahead * 0.7 ** (7 - ahead) for ahead in range(right, 8))
+        assert at_least(right, 7, 0.3) == pytest.approx(expected)
+    assert at_least(3, 3, 1.0) == 1
+
+
+# 40 images of four classes: 10 right are what one answer has; 17 are so by chance with probability 0.012, 18 with 0.005
+@pytest.mark.parametrize(
+    ("classes", "right", "answer", "due"),
+    [
+        ((10, 10, 10, 10), 10, 2, {"constant-answer", "chance-level"}),
+        ((10, 10, 10, 10), 3, None, {"chance-level"}),
+        ((10, 10, 10, 10), 17, None, {"chance-level"}),
+        ((10, 10, 10, 10), 18, None, set()),
+        ((37, 1, 1, 1), 37, None, {"chance-level"}),  # unequal classes: what looks like 92 % is one answer's
+        ((20,), 20, None, {"chance-level"}),  # images of one class tell nothing
+        ((1, 1, 1), 3, None, set()),  # too few for a test, and more than one answer has
+        ((1, 1, 1), 1, None, {"chance-level"}),
+    ],
+)
+def test_a_classifier_that_does_not_look_at_images(classes, right, answer, due):
+    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor(classes))
+    wrong = torch.arange(len(labels)) >= right
+    predictions = torch.full_like(labels, answer) if answer is not None else torch.where(wrong, labels + 1, labels)
+    assert int((predictions == labels).sum()) == right
+    assert set(names(blind(predictions, labels))) == due
 
 
 def test_how_many_images_count():

@@ -162,6 +162,29 @@ def test_best_is_marked_once_for_its_direction():
     assert [line[titles.index("clean %")][1] for line in body] == [True, False, True], "ties share the mark"
 
 
+@pytest.mark.parametrize(
+    ("name", "attack", "spared"),
+    [
+        ("constant-answer", None, set()),
+        ("chance-level", None, set()),
+        ("chance-level", "smoothing", {"clean %", "certified %", "parameters"}),
+        ("zero-gradients", None, {"clean %", "certified %", "parameters", "smoothed radius l2"}),
+    ],
+)
+def test_what_does_not_look_at_images_is_the_best_of_nothing(name: str, attack: str | None, spared: set[str]):
+    flag = {"name": name, "text": "as blind as it is robust", "attack": attack}
+    certain = {"clean": [True] * 4, "certified": [True] * 4, "smoothed": [1.0] * 4, "parameters": 1}
+    rows = [
+        row("blind", [result(0, **certain), result(1, flags=[flag], **certain)], COLUMNS, smoothing=[]),
+        row("a", [result(smoothed=[0.5] * 4)], COLUMNS, smoothing=[]),
+        row("b", [result(smoothed=[0.2] * 4, clean=[False] * 4, certified=[False] * 4, parameters=9999)], COLUMNS),
+    ]
+    titles, body = cells(Comparison(THREAT, rows, COLUMNS, [], [], smoothing=[]))
+    best = {title: [line[0][0] for line in body if line[i][1]] for i, title in enumerate(titles)}
+    for title in ("clean %", "certified %", "parameters", "smoothed radius l2"):
+        assert best[title] == (["blind (!)"] if title in spared else ["a"]), title
+
+
 def test_a_figure_over_some_of_the_seeds_says_so_and_one_figure_is_not_the_best():
     rows = [
         row("a", [result(0, search_seconds=None), result(1, certified=None, search_seconds=None)], COLUMNS),

@@ -21,6 +21,13 @@ def by_chance(first: int, second: int) -> float:
     return ways / (1 << differing)
 
 
+def at_least(successes: int, trials: int, probability: float) -> float:
+    """How likely at least so many of `trials` independent tries succeed, each with this probability."""
+    from scipy.special import bdtrc  # here: most of what imports this module asks nothing of it
+
+    return 1.0 if successes <= 0 else float(bdtrc(successes - 1, trials, probability))
+
+
 def counts(images: int, among: int, share: float) -> bool:
     """Whether so many images are worth a warning: two at least, and at least this share of those looked at.
 

@@ -21,9 +21,17 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "does-not-reach-zero": "images survive where every image is allowed",
         "robust-above-clean": "more images are right under an attack than without",
         "noise-beats-fgsm": "one step along the gradient breaks fewer images than noise of its size",
+        "constant-answer": "every image gets the same answer",
+        "chance-level": "no more images are right than one answer for all would have",
     }
 )
 """Every flag by name, with one line of explanation."""
+
+BLIND = frozenset({"constant-answer", "chance-level"})
+"""Flags of a classifier that does not look at its images: it withstands anything, and is the best of nothing."""
+
+SMOOTHED = "smoothing"
+"""The `attack` of a flag that concerns the smoothed classifier."""
 
 
 @frozen
@@ -33,7 +41,7 @@ class Flag:
     Args:
         name: one of `NAMES`.
         text: what was found, with the numbers, and what would do; one line.
-        attack: the label of the attack it is about; None where it is about the network or all attacks.
+        attack: the label of the attack it is about, or `SMOOTHED`; None where it is about the network or all attacks.
     """
 
     name: str = field()

@@ -15,7 +15,8 @@ from robustnas.artifacts import StageFolder, damaged
 from robustnas.attack import columns as tables
 from robustnas.errors import InputError, RunDirectoryError, VerdictError
 from robustnas.plan import KINDS
-from robustnas.review.flag import Flag
+from robustnas.review import answers
+from robustnas.review.flag import SMOOTHED, Flag
 from robustnas.run import layout
 from robustnas.run.directory import RunDirectory
 from robustnas.run.layout import Layout
@@ -109,7 +110,7 @@ def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int,
     clean = _result(directory, stages["clean"], predictions=list, labels=list, parameters=int)
     probe = _result(directory, stages["probe"], flags=list)
     certify = _result(directory, stages["certify"], certified=list, radius=dict)
-    smooth = _result(directory, stages["smooth"], radius=list)
+    smooth = _result(directory, stages["smooth"], radius=list, predictions=list, labels=list)
     measured = _measured(directory, shown, stages)
     flags = [] if probe is None else [Flag.of(flag) for flag in probe["flags"]]
     for one in measured:
@@ -118,6 +119,10 @@ def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int,
         flags += [attrs.evolve(Flag.of(flag), attack=one.label) for flag in told["flags"]]
     flags += verdicts.flags(measured, shown.values)
     right = None if clean is None else torch.tensor(clean["predictions"]) == torch.tensor(clean["labels"])
+    if clean is not None:
+        flags += answers.blind(torch.tensor(clean["predictions"]), torch.tensor(clean["labels"]))
+    if smooth is not None:
+        flags += answers.blind(torch.tensor(smooth["predictions"]), torch.tensor(smooth["labels"]), SMOOTHED)
     certified = None if certify is None else certify["certified"]
     radius = {} if certify is None else certify["radius"]
     verdicts.check(f"{method}, seed {seed}", measured, right, certified, radius, shown.threat)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from robustnas.review.flag import BLIND, SMOOTHED
 from robustnas.table.rows import Comparison, Figure, figure
 from robustnas.threat import radius_text
 
@@ -31,6 +32,12 @@ class _Column:
     pick: Callable[[dict[str, Any]], Figure]
     write: Callable[[float], str]
     largest_is_best: bool
+    smoothed: bool = False
+
+    def compared(self, row: dict[str, Any]) -> bool:
+        """Whether the row may be the best here: not if a seed's classifier does not look at its images."""
+        blind = {flag["attack"] for flag in row["flags"] if flag["name"] in BLIND}
+        return None not in blind and not (self.smoothed and SMOOTHED in blind)
 
 
 def _percent(value: float) -> str:
@@ -70,10 +77,10 @@ def _columns(comparison: Comparison) -> list[_Column]:
     ]
     if comparison.smoothing is not None:
         columns += [
-            _Column(f"smoothed at {e:g} %", lambda r, e=e: r["smoothed"][f"{e:g}"], _percent, True)  # type: ignore[misc]
+            _Column(f"smoothed at {e:g} %", lambda r, e=e: r["smoothed"][f"{e:g}"], _percent, True, smoothed=True)  # type: ignore[misc]
             for e in comparison.smoothing
         ]
-        columns.append(_Column("smoothed radius l2", lambda r: r["smoothed_radius"], _pixels, True))
+        columns.append(_Column("smoothed radius l2", lambda r: r["smoothed_radius"], _pixels, True, smoothed=True))
     columns.append(_Column("parameters", lambda r: r["parameters"], _count, False))
     columns.append(_Column("search s", lambda r: r["search_seconds"], _seconds, False))
     return columns
@@ -88,12 +95,16 @@ def _columns_of_all(comparison: Comparison) -> list[_Column]:
 
 
 def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]]]]:
-    """Titles, and for each row its (text, is best) cells; ties share the mark, and where all are alike none has it."""
+    """Titles, and for each row its (text, is best) cells; ties share the mark, and where all are alike none has it.
+
+    A row of a classifier that does not look at its images (`robustnas.review.flag.BLIND`) is not compared.
+    """
     columns = _columns(comparison)
     body: list[list[tuple[str, bool]]] = []
     best: list[str | None] = []
     for column in columns:
-        means = [f["mean"] for f in map(column.pick, comparison.rows) if f is not None]
+        compared = filter(column.compared, comparison.rows)
+        means = [f["mean"] for f in map(column.pick, compared) if f is not None]
         differ = len({column.write(mean) for mean in means}) > 1
         best.append(column.write(max(means) if column.largest_is_best else min(means)) if differ else None)
     for r in comparison.rows:
@@ -104,7 +115,7 @@ def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]
                 line.append(("-", False))
                 continue
             text = column.write(found["mean"])
-            is_best = text == top_text
+            is_best = text == top_text and column.compared(r)
             if found["std"] is not None:
                 text += f" ± {column.write(found['std'])}"
             count, measured = len(r["seeds"]), sum(value is not None for value in found["values"])
