@@ -14,6 +14,7 @@ from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 import yaml
@@ -23,7 +24,11 @@ from evaluated_digits import SOURCE, trained, weights
 from robustnas import plan
 from robustnas.attack.columns import read
 from robustnas.cli import main
-from robustnas.recipe.load import load
+from robustnas.errors import InputError
+from robustnas.recipe.load import load, written
+from robustnas.recipe.of_network import Asked, recipe
+from robustnas.recipe.resolved import resolved
+from robustnas.run import checks
 from robustnas_plugins.datasets.digits import Digits
 
 MODULE = "command_nets"
@@ -244,6 +249,9 @@ def test_their_networks_stand_beside_ours(compared: str):
     assert rows["likely"]["certified"] is None
     assert len(stages("compared")) == 21
     assert "made elsewhere: theirs (" in compared
+    assert re.search(
+        r"weights taken: theirs \d+ tensors of weights.pt, likely \d+ tensors of soft.pt", re.sub(r"\s+", " ", compared)
+    )
     assert "training regime: standard" in compared
 
 
@@ -355,6 +363,21 @@ def test_other_weights_are_another_network_and_the_same_are_not(here: Path, comp
     finally:
         file.write_bytes(kept)
     assert keys() == before
+
+
+def test_which_weights_are_meant_is_said_alike_in_both_places(here: Path, capsys: pytest.CaptureFixture[str]):
+    shifted = {f"net.{name}": tensor + 1 for name, tensor in weights().items()}
+    torch.save({"model": weights(), "ema": shifted}, "two.pt")
+    asked = Asked(network=f"{MODULE}:make", weights=Path("two.pt"), dataset="digits")
+    with pytest.raises(InputError, match=r"several networks: model, ema \(prefix net\.\); .* --weights-key "):
+        checks.check_networks(plan.make(written(recipe(asked), Path("r.yaml"), "evaluate")))
+    chosen = attrs.evolve(asked, weights_key="ema", weights_prefix="net.")
+    found = written(recipe(chosen), Path("r.yaml"), "evaluate")
+    Path("again.yaml").write_text(yaml.safe_dump(resolved(found)))
+    assert main(["plan", "again.yaml"]) == 0
+    assert "tensors of two.pt (from ema; prefix net. stripped)" in capsys.readouterr().out
+    by_key = [{stage.key for stage in plan.make(one).stages} for one in (found, load("again.yaml"))]
+    assert by_key[0] == by_key[1]
 
 
 # --- records and robustbench ------------------------------------------------------------------------------------------

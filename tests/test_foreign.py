@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import hashlib
 import re
 import sys
+import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from robustnas.errors import InputError
-from robustnas.foreign import digest, load
+from robustnas.foreign import digest, load, pickled
+from robustnas.recipe.schema import Weights
 
 SHAPE = (1, 6, 6)
 
@@ -113,8 +119,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             del sys.modules[name]
 
 
-def get(name: str = "make", weights: Path | None = None, **changed: Any) -> nn.Module:
-    return load(f"their_nets:{name}", weights, **({"classes": 3, "shape": SHAPE} | changed))
+def get(name: str = "make", weights: Path | None = None, key=None, prefix=None, **changed: Any) -> nn.Module:
+    which = None if weights is None else Weights(weights, key, prefix)
+    return load(f"their_nets:{name}", which, **({"classes": 3, "shape": SHAPE} | changed))
 
 
 def images() -> Tensor:
@@ -166,12 +173,96 @@ def test_weights_that_are_not_a_number_are_one_network(here):
         get(weights=here / "w.pt")
 
 
-def test_a_network_that_does_not_fit_is_told_by_its_names_whatever_else_is_there(here):
-    state = trained(here).state_dict()
-    torch.save({"model": {"other": torch.zeros(1)}, "generator": state}, "w.pt")
-    with pytest.raises(InputError) as raised:
+def test_the_one_thing_that_fits_is_taken_wherever_it_is(here):
+    network = trained(here)
+    state = network.state_dict()
+    own = argparse.Namespace(lr=0.1, layers=[3, 3], best=np.float64(0.5), when=Thing())
+    checkpoint = {
+        "args": own,
+        "best": np.float64(0.9),
+        "model": {"other": torch.zeros(1)},
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]},
+        "callbacks": {Thing: {"monitor": Thing(), "history": [torch.zeros(1)]}},
+        "weights": {"g_ema": OrderedDict({f"module.model.net.{name}": value for name, value in state.items()})},
+    }
+    torch.save(checkpoint, "w.pt")
+    told: list[str] = []
+    assert torch.equal(get(weights=here / "w.pt", tell=told.append)(images()), network(images()))
+    assert told == ["9 tensors of w.pt (from weights/g_ema; prefix module.model.net. stripped)"]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_module_that_was_pickled_whole_is_read_as_data(here, old, monkeypatch):
+    network = trained(here)
+    torch.save({"ema": nn.DataParallel(network), "updates": 3}, "w.pt", _use_new_zipfile_serialization=not old)
+    monkeypatch.delitem(sys.modules, "their_nets")
+    assert torch.equal(get(weights=here / "w.pt")(images()), network(images()))
+
+
+def test_tensors_are_read_in_every_form_they_are_saved_in(here):
+    network = trained(here)
+    state = network.state_dict()
+    whole = torch.cat([value.flatten().float() for value in state.values()])
+    at, views = 0, {}
+    for name, value in state.items():
+        views[name] = whole[at : at + value.numel()].view(value.shape)
+        at += value.numel()
+    views["features.0.weight"] = views["features.0.weight"].to(memory_format=torch.channels_last)
+    views["head.weight"] = nn.Parameter(views["head.weight"].T.contiguous().T)
+    for old in (False, True):
+        for protocol in (2, 4, 5) if not old else (2,):
+            torch.save(views, "w.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=not old)
+            loaded = get(weights=here / "w.pt").state_dict()
+            assert all(torch.equal(loaded[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"norm.mean": torch.zeros(3)}, r"behind net\. and others beside them: norm\.mean; .*--weights-prefix net\."),
+        ({"net.head.scale": torch.zeros(3)}, "unknown to the network: head.scale"),
+        ({"net.features.1.total_ops": torch.zeros(1), "n_averaged": torch.zeros(1)}, None),
+        ({"net.features.1.num_batches_tracked": None}, None),
+        ({"net.head.bias": None}, "missing in the file: head.bias"),
+    ],
+)
+def test_what_stands_beside_a_network_is_left_aside_only_if_it_says_so(here, changed, told):
+    network = trained(here)
+    state = {f"net.{name}": value for name, value in network.state_dict().items()} | changed
+    torch.save({name: value for name, value in state.items() if value is not None}, "w.pt")
+    if told is None:
+        assert torch.equal(get(weights=here / "w.pt")(images()), network(images()))
+        return
+    with pytest.raises(InputError, match=told):
         get(weights=here / "w.pt")
-    assert "several networks" not in str(raised.value)
+    if "beside" in told:
+        assert torch.equal(get(weights=here / "w.pt", prefix="net.")(images()), network(images()))
+
+
+def test_two_networks_in_one_state_dict_are_told_apart_by_their_prefix(here):
+    state = trained(here).state_dict()
+    both = {
+        f"{who}.{name}": value + shift
+        for who, shift in (("student", 0), ("teacher", 1))
+        for name, value in state.items()
+    }
+    torch.save(both, "w.pt")
+    with pytest.raises(InputError, match=r"several networks: .*prefix student.*--weights-prefix teacher\. "):
+        get(weights=here / "w.pt")
+    key = next(iter(state))
+    assert torch.equal(get(weights=here / "w.pt", prefix="teacher.").state_dict()[key], both[f"teacher.{key}"])
+    with pytest.raises(InputError, match=r"no name that begins with 'tutor\.'; they begin with student, teacher"):
+        get(weights=here / "w.pt", prefix="tutor.")
+    with pytest.raises(InputError, match="no state dict under 'ema'; it has the file itself"):
+        get(weights=here / "w.pt", key="ema")
+
+
+def test_an_adversarial_trainer_s_wrapper_is_one_network(here):
+    state = trained(here).state_dict()
+    torch.save(
+        {f"{head}{name}": value for head in ("model.", "attacker.model.") for name, value in state.items()}, "w.pt"
+    )
+    assert torch.equal(get(weights=here / "w.pt").state_dict()["head.bias"], state["head.bias"])
 
 
 @pytest.mark.parametrize("place", [("ema",), ("model",), ("ema", "module"), ("averaged",)])
@@ -189,12 +280,12 @@ def test_a_checkpoint_of_several_networks_is_refused_unless_they_are_one(here, p
     checkpoint(state)
     assert torch.equal(get(weights=here / "w.pt").state_dict()[key], state[key])
     checkpoint({name: value + 1 for name, value in state.items()})
-    with pytest.raises(InputError, match=f"holds several networks: state_dict, {'/'.join(place)}; ") as raised:
+    where = "/".join(place)
+    with pytest.raises(InputError, match=f"holds several networks: .*{where}.*said by --weights-key ") as raised:
         get(weights=here / "w.pt")
-    (command,) = re.findall(r"would do: (torch\.save\(.*\)), say", str(raised.value))
-    exec(command, {"torch": torch})
-    chosen = get(weights=here / "weights.pt").state_dict()[key]
-    assert torch.equal(chosen, state[key] + 1)
+    assert "weights_only" not in str(raised.value)
+    assert torch.equal(get(weights=here / "w.pt", key=where).state_dict()[key], state[key] + 1)
+    assert torch.equal(get(weights=here / "w.pt", key="state_dict").state_dict()[key], state[key])
 
 
 def test_a_network_whose_own_names_begin_like_a_wrapper_is_loaded(here):
@@ -324,12 +415,12 @@ class Thing:
         (b"", "is not a file of torch.save"),
         (b"hello", "w.pt is"),
         (bytes(range(256)), "w.pt is"),
-        (Thing(), "holds objects beside them"),
-        (torch.zeros(3), r"holds a tensor torch\.float32 of shape \(3,\), no state dict"),
-        ([1, 2], "holds a list of 2, no state dict"),
-        ({"epoch": 1, "weights": {"a": torch.zeros(1)}}, "holds a dict with epoch, weights, and no state dict by it"),
-        ({"model": {"a": 1}}, "no state dict"),
-        ({1: torch.zeros(1)}, "no state dict"),
+        (Thing(), r"holds an object of test_foreign\.Thing, and no mapping of names to tensors"),
+        (torch.zeros(3), r"holds a tensor of shape \(3,\), and no mapping"),
+        ([1, 2], "holds a list of 2, and no mapping"),
+        ({"epoch": 1, "model": {"a": 1}}, "holds a dict with epoch, model, and no mapping"),
+        ({1: torch.zeros(1)}, "no mapping"),
+        (b'\x10\x00\x00\x00\x00\x00\x00\x00{"a":{}', "is a safetensors file, which is not read here"),
     ],
 )
 def test_a_file_that_is_no_state_dict_is_refused(here, content, message):
@@ -339,7 +430,7 @@ def test_a_file_that_is_no_state_dict_is_refused(here, content, message):
         torch.save(content, here / "w.pt")
     with pytest.raises(InputError, match=message) as raised:
         get(weights=here / "w.pt")
-    assert "torch.save(network.state_dict(), path) would do" in str(raised.value)
+    assert re.search(r"torch.save\(network.state_dict\(\), path\) would do|safetensors", str(raised.value))
 
 
 def test_damaged_files_are_refused_whatever_reading_them_hits(here):
@@ -360,15 +451,91 @@ def test_a_file_never_runs_code(here):
         def __reduce__(self):
             return (open, (str(here / "ran"), "w"))
 
-    torch.save({"state_dict": {"a": torch.zeros(1)}, "args": Evil()}, here / "w.pt")
-    with pytest.raises(InputError, match="not loaded because loading them can run any code"):
+    state = trained(here).state_dict()
+    torch.save({"state_dict": state, "args": Evil()}, here / "w.pt")
+    assert torch.equal(get(weights=here / "w.pt").state_dict()["head.bias"], state["head.bias"])
+    torch.save({"state_dict": {**state, "head.bias": Evil()}}, here / "w.pt")
+    with pytest.raises(InputError, match=r"head\.bias: an object of _?io\.open in the file"):
         get(weights=here / "w.pt")
     assert not (here / "ran").exists()
 
 
+def rewritten(path: Path, compressed: bool = False, **changed: bytes) -> None:
+    """A file of torch.save with other records, by the last parts of their names."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as archive:
+        for name, data in records.items():
+            archive.writestr(name, changed.get(name.rpartition("/")[2].replace(".", "_"), data))
+
+
+def test_a_small_file_takes_no_more_memory_than_copies_of_the_network(here):
+    state = trained(here).state_dict()
+    torch.save(state, "w.pt")
+    rewritten(here / "w.pt", compressed=True)
+    assert torch.equal(get(weights=here / "w.pt").state_dict()["head.bias"], state["head.bias"])
+    rewritten(here / "w.pt", compressed=True, version=bytes(80 << 20))
+    assert (here / "w.pt").stat().st_size < 1 << 20
+    with pytest.raises(InputError, match="is compressed and unpacks to 84 MB, far more than a checkpoint of this"):
+        get(weights=here / "w.pt")
+
+
+HOLDS_ITSELF: dict[str, Any] = {"a": torch.zeros(1)}
+HOLDS_ITSELF["b"] = {"c": HOLDS_ITSELF}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (HOLDS_ITSELF, "holds itself: b/c is what it stands in"),
+        ({"head.bias": torch.zeros(1).expand(1 << 40)}, r"head\.bias: \(1099511627776,\) in the file"),
+        ({"a": torch.zeros(1).expand(1 << 40), "b": torch.zeros(1).expand(1 << 40)}, "unknown to the network: a, b"),
+        (functools.reduce(lambda inside, _: {"x": inside}, range(99), {"a": torch.zeros(1)}), "more than 50 deep"),
+        (functools.reduce(lambda inside, _: {"x": inside, "y": inside}, range(49), {"a": torch.zeros(1)}), "not fit"),
+    ],
+)
+def test_what_a_checkpoint_holds_is_bounded(here, content, told):
+    torch.save(content, "w.pt")
+    with pytest.raises(InputError, match=told):
+        get(weights=here / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"\x80\x02}" + b"q\xff" * 3 + b"r\xff\xff\xff\xff.", "and no mapping of names"),
+        (b"\x80\x02" + b"}0" * 501 + b"}.", "holds more than 1,000 pickled values"),
+        (b"\x80\x02" + b"(" * 400 + b"t" * 400 + b".", "more than 50 deep"),
+        (b"\x80\x04\x96" + (1 << 60).to_bytes(8, "little") + b"x.", "is not a file of torch.save, or a damaged one"),
+        (b"\x80\x02.", "is not a file of torch.save, or a damaged one"),
+        (b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", "holds an object of builtins.bytearray"),
+    ],
+)
+def test_a_pickle_asks_for_no_more_than_it_holds(here, data, told, monkeypatch):
+    monkeypatch.setattr(pickled, "INSTRUCTIONS", 1000)
+    torch.save({}, "w.pt")
+    rewritten(here / "w.pt", data_pkl=data)
+    with pytest.raises(InputError, match=told):
+        get(weights=here / "w.pt")
+
+
+def test_a_tensor_beyond_its_numbers_is_refused(here):
+    torch.save(trained(here).state_dict(), "w.pt")
+    rewritten(here / "w.pt", **{"0": b"1234"})
+    with pytest.raises(InputError, match="is damaged: a storage of 144 bytes has 4 bytes"):
+        get(weights=here / "w.pt")
+
+
+def test_a_device_is_no_file(here):
+    with pytest.raises(InputError, match="is no file"):
+        get(weights=Path("/dev/zero"))
+    with pytest.raises(InputError, match=r"--weights: /dev/zero is no file"):
+        digest("their_nets:make", Weights(Path("/dev/zero")))
+
+
 def test_a_digest_identifies_factory_source_and_weights(here):
     torch.save(trained(here).state_dict(), "w.pt")
-    found = digest("their_nets:make", here / "w.pt")
+    found = digest("their_nets:make", Weights(here / "w.pt"))
     assert found == {
         "factory": "their_nets:make",
         "weights": hashlib.sha256((here / "w.pt").read_bytes()).hexdigest(),
@@ -387,6 +554,6 @@ def test_a_digest_follows_a_factory_to_the_file_that_defines_it(here):
 
 def test_a_digest_of_what_is_not_there_is_refused(here):
     with pytest.raises(InputError, match=r"--weights: .*w\.pt cannot be read: No such file"):
-        digest("their_nets:make", here / "w.pt")
+        digest("their_nets:make", Weights(here / "w.pt"))
     with pytest.raises(InputError, match="has no nobody"):
         digest("their_nets:nobody", None)

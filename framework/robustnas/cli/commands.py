@@ -55,6 +55,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     asked = Asked(
         network=arguments.network,
         weights=arguments.weights,
+        weights_key=arguments.weights_key,
+        weights_prefix=arguments.weights_prefix,
         dataset=arguments.dataset,
         name=arguments.name,
         normalize=arguments.normalize,

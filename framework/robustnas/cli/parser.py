@@ -135,6 +135,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="its state dict (default: as the factory makes it)"
     )
+    parser.add_argument("--weights-key", metavar="KEY", help="where in FILE it is, such as ema (default: what fits)")
+    parser.add_argument(
+        "--weights-prefix", metavar="TEXT", help="what stands before its names, such as net. (default: what fits)"
+    )
     parser.add_argument("--dataset", required=True, metavar="YAML", help="a dataset: digits, or {name: cifar10, ...}")
     parser.add_argument("--name", metavar="NAME", help="of its row in the table (default: the factory's)")
     parser.add_argument("--normalize", action="store_true", help="put the dataset's mean and deviation in front of it")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from robustnas.foreign.messages import few, kind, theirs
 from robustnas.foreign.weights import fill, sha256
 from robustnas.frozen import lent
 from robustnas.normalize import PixelNetwork
+from robustnas.recipe.schema import Weights
 
 PROBED = (28, 32, 64, 96, 128, 160, 224, 299, 384)
 """Rows and columns tried, for the message, where a network does not take the dataset's images."""
@@ -33,12 +34,13 @@ PROBED = (28, 32, 64, 96, 128, 160, 224, 299, 384)
 
 def load(
     factory: str,
-    weights: Path | None,
+    weights: Weights | None,
     classes: int,
     shape: Shape,
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> nn.Module:
     """The network, on the CPU in eval mode: (N, C, H, W) pixels in [0, 1] -> (N, K) logits.
 
@@ -48,12 +50,12 @@ def load(
     Args:
         factory: `module:name`; the working directory is searched for the module first.  The name is of a function or
             class that is called without arguments (torch's generators seeded), or of an `nn.Module` already made.
-        weights: file of a state dict, by itself or in a checkpoint under `state_dict`, `model`,
-            `model_state_dict`, `network` or `net`; None keeps the weights that the factory gave.
+        weights: a state dict in a file, by itself or in a checkpoint; None keeps the weights that the factory gave.
         classes: K.
         shape: of the dataset's images.
         mean: of each channel, in pixel units: subtracted before the network, where it does not do so itself.
         std: of each channel: divided by.
+        tell: is told which tensors of the file were taken.
 
     Raises:
         InputError: a part of this is missing, raises or does not fit; says what was found and what would do.
@@ -62,7 +64,9 @@ def load(
     with working_directory():
         network = made_by(factory)
         if weights is not None:
-            fill(network, weights, factory)
+            loaded = fill(network, weights, factory)
+            if tell is not None:
+                tell(loaded)
         if normalized is not None:
             network = PixelNetwork(network, *normalized)
         network.eval()
@@ -70,12 +74,13 @@ def load(
     return network
 
 
-def digest(factory: str, weights: Path | None) -> dict[str, Any]:
+def digest(factory: str, weights: Weights | None) -> dict[str, Any]:
     """What identifies the network, as plain data.
 
     Returns:
         `factory` as given, `weights` the sha256 of that file or None, `source` the sha256 of the file that defines the
-        factory, or None where it has none.  What that file imports is not looked at.
+        factory, or None where it has none.  What that file imports is not looked at.  `key` and `prefix` where they
+        are said.
 
     Raises:
         InputError: the factory or the file is not there.
@@ -88,10 +93,12 @@ def digest(factory: str, weights: Path | None) -> dict[str, Any]:
         # what is made already is defined where it is written down, its class may be torch's
         home = module if isinstance(made, nn.Module) else sys.modules.get(definition.__module__, module)
         source = getattr(home, "__file__", None)
+        said = {} if weights is None else {"key": weights.key, "prefix": weights.prefix}
         return {
             "factory": factory,
-            "weights": None if weights is None else sha256(weights, "--weights"),
+            "weights": None if weights is None else sha256(weights.file, "--weights"),
             "source": None if source is None else sha256(Path(source), f"the source of {factory}"),
+            **{name: given for name, given in said.items() if given is not None},
         }
 
 

@@ -152,7 +152,9 @@ def _method(loaded: Loaded, name: str, method: Method) -> MethodPlan:
     recipe = loaded.recipe
     dataset: Dataset = recipe.dataset.plugin
     if method.network is not None:
-        weights = None if method.weights is None else _beside(loaded.beside(f"methods.{name}.weights"), method.weights)
+        weights = method.weights
+        if weights is not None:
+            weights = attrs.evolve(weights, file=_beside(loaded.beside(f"methods.{name}.weights"), weights.file))
         return MethodPlan(
             name=name,
             search_space=None,
@@ -183,9 +185,9 @@ def _method(loaded: Loaded, name: str, method: Method) -> MethodPlan:
     )
 
 
-def _beside(folder: Path, path: str) -> Path:
+def _beside(folder: Path, path: Path) -> Path:
     """A file that a recipe names: beside the recipe, or else in the working directory."""
-    return folder / path if (folder / path).is_file() else Path(path)
+    return folder / path if (folder / path).is_file() else path
 
 
 def _network_stages(loaded: Loaded, plan: MethodPlan, method: Method, seed: int) -> tuple[list[Stage], str]:

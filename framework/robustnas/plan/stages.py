@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from attrs import frozen
 
 from robustnas.attack_order import Column
 from robustnas.contracts import Dataset, Genotype, SearchSpace
-from robustnas.recipe.schema import Certify, Evaluate, Search, Smoothing, Train
+from robustnas.recipe.schema import Certify, Evaluate, Search, Smoothing, Train, Weights
 from robustnas.threat import ThreatModel
 
 Kind = Literal["search", "train", "clean", "probe", "certify", "attack", "smooth"]
@@ -23,12 +22,12 @@ class Foreign:
 
     Args:
         factory: `module:factory`.
-        weights: file of its weights; None where the factory fills them in.
+        weights: which; None where the factory fills them in.
         normalize: whether the data set's mean and deviation become its first layer.
     """
 
     factory: str
-    weights: Path | None
+    weights: Weights | None
     normalize: bool
 
 

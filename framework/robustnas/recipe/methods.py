@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.overlay import overlay
 from robustnas.recipe.plugins import Plugins
-from robustnas.recipe.schema import Method, Search, Train
+from robustnas.recipe.schema import Method, Search, Train, Weights
 from robustnas.recipe.values import BAD, found, read_object, read_value, refuse_unknown
 from robustnas.registry import SEARCH_SPACES
 from robustnas.threat import ThreatModel
@@ -108,11 +109,21 @@ def _genotype(node: Node, faults: Faults) -> Any:
     return genotype
 
 
+def _weights(node: Node, faults: Faults) -> Any:
+    """A file, or a mapping that says what of it is meant."""
+    if isinstance(node.value, dict):
+        return read_object(Weights, node, faults, "key of weights")
+    file = read_value(node, str, faults)
+    return BAD if file is BAD else Weights(Path(file))
+
+
 def _foreign(node: Node, entries: Mapping[str, Node], faults: Faults) -> Any:
     """A network made elsewhere: nothing of it is searched or trained."""
     given = {key: entries[key] for key in FOREIGN if key in entries and entries[key].value is not None}
-    types = {"network": str, "weights": str, "normalize": bool}
-    values = {key: read_value(entry, types[key], faults) for key, entry in given.items()}
+    types = {"network": str, "normalize": bool}
+    values = {key: read_value(entry, types[key], faults) for key, entry in given.items() if key in types}
+    if "weights" in given:
+        values["weights"] = _weights(given["weights"], faults)
     if "network" not in given:
         key = next(iter(given))
         faults.add(node.keys[key], below(node.path, key), "found without network; network: module:factory would do")

@@ -28,6 +28,8 @@ class Asked:
     Args:
         network: `module:factory`.
         weights: file of its weights; None where the factory fills them in.
+        weights_key: where in it the state dict is; None: found by what fits.
+        weights_prefix: what stands before the network's names; None: found as well.
         dataset: YAML: the name of a dataset, or a mapping with its options.
         name: of the row; None: the factory's.
         normalize: whether the dataset's mean and deviation become the network's first layer.
@@ -50,6 +52,8 @@ class Asked:
     images: int | None = None
     certify: str | None = None
     seed: int = 0
+    weights_key: str | None = None
+    weights_prefix: str | None = None
 
 
 def name_of(asked: Asked) -> str:
@@ -83,7 +87,10 @@ def recipe(asked: Asked) -> dict[str, Any]:
     ]
     method: dict[str, Any] = {"network": asked.network, "normalize": asked.normalize}
     if asked.weights is not None:
-        method["weights"] = str(asked.weights.resolve())
+        said = {"key": asked.weights_key, "prefix": asked.weights_prefix}
+        method["weights"] = {"file": str(asked.weights.resolve())} | {k: v for k, v in said.items() if v is not None}
+    elif asked.weights_key is not None or asked.weights_prefix is not None:
+        raise InputError("--weights-key and --weights-prefix say what of --weights FILE is meant; give --weights too")
     return {
         "dataset": _yaml("--dataset", asked.dataset),
         "threat": {"norm": asked.norm, "epsilon": epsilon},

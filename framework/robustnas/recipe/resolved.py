@@ -6,7 +6,7 @@ from typing import Any
 
 from robustnas.options import plain, values_of
 from robustnas.recipe.load import Loaded
-from robustnas.recipe.schema import ORDERS, REGIMES, Attack, Method, Search, Train, Use
+from robustnas.recipe.schema import ORDERS, REGIMES, Attack, Method, Search, Train, Use, Weights
 
 
 def resolved(loaded: Loaded) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def _method(method: Method) -> dict[str, Any]:
     """What a method holds; a genotype in place of a search has no `metric` and no `search`."""
     found: dict[str, Any] = {}
     if method.network is not None:
-        weights = {} if method.weights is None else {"weights": method.weights}
+        weights = {} if method.weights is None else {"weights": _weights(method.weights)}
         return {"network": method.network, **weights, "normalize": method.normalize}
     if method.genotype is not None:
         found["genotype"] = method.genotype
@@ -49,6 +49,12 @@ def _method(method: Method) -> dict[str, Any]:
         found["search"] = _search(method.search)
     found["train"] = _train(method.train)
     return found
+
+
+def _weights(weights: Weights) -> Any:
+    """The file alone where nothing more is said."""
+    said = {name: given for name, given in plain(weights).items() if given is not None}
+    return said if len(said) > 1 else said["file"]
 
 
 def _metric(weight: float, use: Use) -> dict[str, Any]:

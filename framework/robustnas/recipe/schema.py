@@ -7,6 +7,7 @@ Sections have files of their own beside this one.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from attrs import Factory, field, frozen
@@ -48,6 +49,7 @@ __all__ = [
     "Train",
     "Unrolled",
     "Use",
+    "Weights",
 ]
 
 
@@ -81,19 +83,34 @@ class Attack:
 
 
 @frozen
+class Weights:
+    """Key `weights` of a method: the tensors of a network made elsewhere.
+
+    Args:
+        file: of torch.save.
+        key: where in it the state dict is, parts with `/` between them; None: found by what fits the network.
+        prefix: what stands before the network's names, names without it being left aside; None: found as well.
+    """
+
+    file: Path
+    key: str | None = None
+    prefix: str | None = None
+
+
+@frozen
 class Method:
     """An entry of `methods`: a way of searching.  The sections it holds override the recipe's keys for it alone.
 
     Args:
         network: `module:factory` of a network made elsewhere, which is neither searched nor trained here.
-        weights: file of its weights.
+        weights: its weights; None where the factory fills them in.
         normalize: whether the data set's mean and deviation become its first layer.
     """
 
     metric: tuple[tuple[float, Use], ...] = ()
     genotype: str | None = None
     network: str | None = None
-    weights: str | None = None
+    weights: Weights | None = None
     normalize: bool = False
     search_space: Use | None = None
     threat: ThreatModel | None = None

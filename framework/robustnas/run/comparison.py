@@ -62,12 +62,20 @@ def comparison(directory: RunDirectory) -> Comparison:
         rows=rows,
         attacks=columns,
         norms=shown.norms,
-        notes=[*shown.notes, *_missing(directory, shown)],
+        notes=[*shown.notes, *_weights(directory, shown), *_missing(directory, shown)],
         epsilons=shown.epsilons,
         smoothing=shown.smoothing,
         contradictions=contradictions,
         kept=_kept(directory, shown),
     )
+
+
+def _weights(directory: RunDirectory, shown: Layout) -> list[str]:
+    """A note on what was taken from the files of networks made elsewhere."""
+    firsts = {method: next(iter(seeds.values()))["clean"] for method, seeds in shown.methods.items()}
+    taken = {method: (_result(directory, where) or {}).get("weights") for method, where in firsts.items()}
+    told = [f"{method} {text}" for method, text in taken.items() if isinstance(text, str)]
+    return [f"weights taken: {', '.join(told)}"] if told else []
 
 
 def _missing(directory: RunDirectory, shown: Layout) -> list[str]:

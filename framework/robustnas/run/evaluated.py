@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -12,13 +14,17 @@ from robustnas.plan import Plan
 from robustnas.run.task import Task, load_foreign
 
 
-def network_of(task: Task, name: str | None = None) -> nn.Module:
-    """The network of a method (default: the stage's own) and the stage's seed, on the device, in eval mode."""
+def network_of(task: Task, name: str | None = None, tell: Callable[[str], None] | None = None) -> nn.Module:
+    """The network of a method (default: the stage's own) and the stage's seed, on the device, in eval mode.
+
+    Args:
+        tell: is told which tensors of a file a network made elsewhere was given.
+    """
     plan, seed = task.plan, task.stage.seed
     method = plan.methods[name or task.stage.method]
     if method.network is not None:
         with seeding.seeded(seed, "evaluate", "build"):
-            return load_foreign(method.network, plan.dataset).to(task.device)
+            return load_foreign(method.network, plan.dataset, tell).to(task.device)
     stage = plan.stage("train", method.name, seed)
     assert stage is not None
     with seeding.seeded(seed, "evaluate", "build"):  # the weights are overwritten at once

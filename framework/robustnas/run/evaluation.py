@@ -35,7 +35,8 @@ from robustnas.verdicts import contradicted
 
 def clean(task: Task) -> None:
     """The network's answers on clean images."""
-    network, (images, indices) = network_of(task), evaluated_images(task.plan)
+    loaded: list[str] = []
+    network, (images, indices) = network_of(task, tell=loaded.append), evaluated_images(task.plan)
     predictions = attack.predict(
         network, images, task.plan.evaluate.batch, task.device, task.world, report=task.report, places=indices
     )
@@ -46,6 +47,7 @@ def clean(task: Task) -> None:
             "labels": images.labels.tolist(),
             "predictions": predictions.tolist(),
             "parameters": trainable(network),
+            **({"weights": loaded[0]} if loaded else {}),
         },
     )
 

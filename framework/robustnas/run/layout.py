@@ -217,4 +217,4 @@ def _first(count: int | None, plan: Plan) -> str:
 
 def _made(name: str, network: Foreign) -> str:
     """A network made elsewhere, and where from."""
-    return f"{name} ({network.factory}, {'no weights given' if network.weights is None else network.weights.name})"
+    return f"{name} ({network.factory}, {'no weights given' if network.weights is None else network.weights.file.name})"

@@ -71,7 +71,7 @@ def show(plan: Plan, directory: RunDirectory, console: Console, estimate: bool =
         needed = [_memory(method, plan, notes)] if estimate else []
         for seed in plan.seeds:
             words = _stages(plan, method, seed, directory, count)
-            table.add_row(name, str(seed), *words, supernet, _network(plan, method, seed, directory), *needed)
+            table.add_row(name, str(seed), *words, supernet, _network(plan, method, seed, directory, notes), *needed)
     say(
         f"{plan.name}: {_count(len(plan.methods), 'method')} x {_count(len(plan.seeds), 'seed')}, "
         f"{_count(len(stages), 'stage')}, in {directory.path}"
@@ -151,10 +151,11 @@ def _steps(epochs: int, batches: int | None) -> str:
     return f"{epochs} x {batches} = {epochs * batches:,} steps"
 
 
-def _network(plan: Plan, method: MethodPlan, seed: int, directory: RunDirectory) -> str:
+def _network(plan: Plan, method: MethodPlan, seed: int, directory: RunDirectory, notes: list[str]) -> str:
     """Parameters of the discrete network; a dash while its genotype is not known."""
     if method.network is not None:
-        return f"{trainable(load_foreign(method.network, plan.dataset)):,}"
+        network = load_foreign(method.network, plan.dataset, lambda text: notes.append(f"{method.name} takes {text}"))
+        return f"{trainable(network):,}"
     genotype = method.genotype
     if genotype is None:
         search = plan.stage("search", method.name, seed)

@@ -103,15 +103,18 @@ def genotype_of(directory: RunDirectory, plan: Plan, method: str, seed: int) -> 
     return genotype
 
 
-def load_foreign(network: Foreign, dataset: Dataset) -> nn.Module:
+def load_foreign(network: Foreign, dataset: Dataset, tell: Callable[[str], None] | None = None) -> nn.Module:
     """A network made elsewhere, held to the dataset's shape and classes.
+
+    Args:
+        tell: is told which tensors were taken from a file.
 
     Raises:
         InputError: it cannot be made, or does not fit.
     """
     mean, std = (dataset.mean, dataset.std) if network.normalize else (None, None)
     return foreign.load(
-        network.factory, network.weights, classes=dataset.classes, shape=dataset.shape, mean=mean, std=std
+        network.factory, network.weights, classes=dataset.classes, shape=dataset.shape, mean=mean, std=std, tell=tell
     )
 
 
