@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -174,3 +175,60 @@ def test_bad_input_has_a_clear_message(change: dict[str, object], words: str):
     given = {"images": IMAGES, "labels": torch.zeros(9, dtype=torch.int64), "norm": "linf", **change}
     with pytest.raises(InputError, match=words):
         certify.radius(network(), **given)
+
+
+class Twice(nn.Module):
+    """A linear network whose answer is not a function of the image: `how` says why."""
+
+    def __init__(self, how: str, size: float):
+        super().__init__()
+        torch.manual_seed(2)
+        self.how, self.size, self.calls = how, size, 0
+        self.layer = nn.Linear(36, 3)
+        self.register_buffer("offsets", torch.randn(9, 1, 6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.how == "draws":
+            x = x + self.size * torch.randn(x.shape, dtype=x.dtype)
+        elif self.how == "draws from a generator of its own":
+            x = x + self.size * torch.as_tensor(np.random.default_rng().normal(size=x.shape)).to(x)
+        elif self.how == "counts":
+            x = x + self.size * self.calls
+        else:
+            x = x + self.size * self.offsets[: len(x)]
+        return self.layer(x.flatten(1))
+
+
+@pytest.mark.parametrize("how", ["draws", "draws from a generator of its own", "counts", "place in the batch"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_that_answers_one_image_in_different_ways_is_refused(how: str, dtype: torch.dtype):
+    # noise from torch's generator is seen whatever its size
+    net = Twice(how, 1e-9 if how == "draws" else 0.03).to(dtype)
+    images, labels, threat = IMAGES.to(dtype), torch.zeros(9, dtype=torch.int64), ThreatModel("linf", 0.01)
+    with pytest.raises(UnsupportedOpError, match="the same image in different ways"):
+        certify.margins(net, images, labels, threat)
+    with pytest.raises(UnsupportedOpError, match="the same image in different ways"):
+        certify.radius(net, images, labels, "l2")
+
+
+def test_a_lower_bound_is_rounded_down():
+    """Also far below the logits, and for an epsilon that float32 would make smaller."""
+    values = torch.cat([torch.randn(500, dtype=torch.float64) * 10.0**power for power in range(-40, 40, 8)])
+    for dtype in (torch.float32, torch.float64):
+        assert (certify.rounded(values, dtype, up=False).double() <= values).all()
+        assert (certify.rounded(values, dtype, up=True).double() >= values).all()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3, bias=False)).eval()
+    net[1].weight.data = torch.randn(3, 36, generator=torch.Generator().manual_seed(0)) * 1000
+    labels, images = torch.zeros(9, dtype=torch.int64), IMAGES.clone()
+    for epsilon in (0.1, 0.3, 1 / 3, 8 / 255):
+        threat = ThreatModel("linf", epsilon)
+        weight = net[1].weight.detach().double()
+        rows = weight[:1] - weight[1:]
+        for dtype in (torch.float32, torch.float64):
+            clean = images.double().flatten(1)
+            low, high = (clean - epsilon).clamp_min(0), (clean + epsilon).clamp_max(1)
+            least = torch.where(rows[:, None] > 0, low, high).mul(rows[:, None]).sum(dim=2).T
+            found = certify.margins(net.to(dtype), images.to(dtype), labels, threat, "crown")
+            assert (found.double() <= least).all()
+            torch.testing.assert_close(found.double(), least, rtol=1e-4, atol=1e-1)

@@ -18,6 +18,7 @@ from evaluated_digits import prepare, run, some, stage, table, trained
 from fake_package import install
 from robustnas import certify
 from robustnas.attack import evaluate
+from robustnas.cli import main
 from robustnas.errors import RunError
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.fgsm import FGSM
@@ -430,6 +431,16 @@ def test_a_radius_that_is_too_large_is_told_by_the_attack_that_proves_it(
     assert row["attacks"]["faint"] is not None
     assert row["attacks"]["fgsm"] is None
     assert row["clean"] is not None
+    # the certificates that were disproved are not printed as if nothing had happened, now or later
+    assert row["certified"] is row["certified_radius"]["linf"] is row["certified_radius_all"]["linf"] is None
+    assert main(["table", str(folder / "run")]) == 1
+    printed = capsys.readouterr()
+    assert "left out, because results contradict each other: net, seed 0: test image" in printed.out
+    assert printed.err.count("has a certified linf radius") == 2
+    assert table(folder / "run") == row
+    assert main(["export", str(folder / "run"), "net", "--images", "1"]) == 1
+    assert "has a certified linf radius" in capsys.readouterr().err
+    assert not (folder / "run" / "export").exists()
 
 
 def test_a_verdict_that_is_wrong_is_told_where_no_radius_was_asked_for(

@@ -5,9 +5,11 @@ is classified otherwise.  `robustnas.bounds` computes the bounds; here the netwo
 frozen, and put back, images go through in batches, and the radius is searched for.
 
 Rounding.  What is certified is the network with its weights as they are, in exact arithmetic.  Every margin is first
-lowered by a slack, for whoever computes the network in the same number format: units of rounding of the largest logit,
-and several times the error that the forward pass of this very image makes (measured against float64).  Then, what
-float32 has certified is computed again in float64, and that is the verdict.
+lowered by a slack, for whoever computes the network in the same number format: units of rounding of the largest logit
+or of the bound itself, whichever is larger, and several times the error that the forward pass of this very image makes
+(measured against float64).  Then, what float32 has certified is computed again in float64, and that is the verdict; it
+is rounded down to float32.  A float64 network has nothing finer to be checked by: its margins are lowered by the units
+of rounding alone, which covers errors that are not amplified more than some 64 times on their way to the logits.
 """
 
 from __future__ import annotations
@@ -25,15 +27,15 @@ from robustnas.bounds.walk import Network
 from robustnas.bracket import Bracket
 from robustnas.device import float64_here, full_precision
 from robustnas.doubled import doubled
-from robustnas.errors import InputError
+from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.frozen import frozen
 from robustnas.report import Report, silent
 from robustnas.threat import DUAL_ORDER, NORMS, ThreatModel, largest_radius
 from robustnas.wrappers import unwrapped
 
 ROUNDING = 64.0
-"""Certified margins are lowered by this many units of rounding of the largest logit, of the number format the network
-computes in."""
+"""Certified margins are lowered by this many units of rounding of the largest logit or of the margin, in the number
+format the network computes in."""
 
 MEASURED = 8.0
 """And by this many times the largest error of a logit at the clean image, if that is more."""
@@ -69,14 +71,14 @@ def margins(
 
     Raises:
         InputError: images or labels are not as above.
-        UnsupportedOpError: the network uses a function without a bound rule.
+        UnsupportedOpError: the network uses a function without a bound rule, or answers one image in different ways.
     """
     _check(images, labels, batch)
     network, parts = unwrapped(network), []
     with frozen(network), full_precision(), torch.no_grad():
         for part, part_labels in _batches(network, images, labels, batch):
-            epsilon = torch.full((len(part),), threat.epsilon, dtype=part.dtype, device=part.device)
-            parts.append(_Batch(network, part, part_labels, threat.norm, method).margins(epsilon).to(images.device))
+            batch_of = _Batch(network, part, part_labels, threat.norm, method)
+            parts.append(batch_of.margins(threat.epsilon).to(images.device))
             report(sum(map(len, parts)), len(images), "image")
     return torch.cat(parts)
 
@@ -109,7 +111,7 @@ def radius(
 
     Raises:
         InputError: images, labels, norm or tolerance are not as above.
-        UnsupportedOpError: the network uses a function without a bound rule.
+        UnsupportedOpError: the network uses a function without a bound rule, or answers one image in different ways.
     """
     if norm not in NORMS:
         raise InputError(f"norm {norm!r} is unknown; known are {', '.join(NORMS)}")
@@ -138,7 +140,37 @@ def _batches(network: nn.Module, images: Tensor, labels: Tensor, batch: int) -> 
     held = next((tensor for tensor in (*network.parameters(), *network.buffers())), images)
     parts = zip(torch.split(images.detach(), batch), torch.split(labels, batch), strict=True)
     for part, part_labels in parts:
-        yield part.to(held.device), part_labels.to(held.device)
+        part = part.to(held.device)
+        _check_answers(network, part)
+        yield part, part_labels.to(held.device)
+
+
+def _check_answers(network: nn.Module, images: Tensor) -> None:
+    """Refuse a network whose answer to an image is not a function of that image: nothing can be proved of it.
+
+    It is asked twice, the second time with the images in another order, so that what depends on the place in the batch
+    shows too.
+    """
+    before = _random_state(images.device)
+    first, second = network(images), network(images.flip(0)).flip(0)
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        return  # refused where the bounds are computed, with what was found
+    drawn = not all(map(torch.equal, before, _random_state(images.device)))
+    most = (first - second).abs().amax() if first.shape == second.shape else first.new_tensor(torch.inf)
+    apart = not bool(most <= ROUNDING * torch.finfo(first.dtype).eps * first.abs().amax()) and not bool(most.isnan())
+    if drawn or apart:
+        cause = "it draws random numbers" if drawn else "it keeps a state, draws random numbers, or looks at the batch"
+        raise UnsupportedOpError(
+            f"the network answers the same image in different ways, its logits by up to {float(most):.3g} ({cause}), "
+            "so no margin of it can be certified; take that out of its forward pass, or certify the classifier that it "
+            "is under noise (section `smoothing` of a recipe)"
+        )
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    """Of the generators that a forward pass draws from where it is given none."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
 
 @define(eq=False)
@@ -174,21 +206,32 @@ class _Batch:
         """(M, K - 1) lowered margins of the chosen images within epsilon (M,), in the images' number format."""
         chosen = torch.arange(len(self.images), device=epsilon.device) if chosen is None else chosen
         found = margins_within(self.network, self.images[chosen], self.labels[chosen], self.norm, epsilon, method)
-        return _lowered(found, self.slack[chosen])
+        return self._lowered(found, chosen)
 
     def wide(self, epsilon: Tensor, chosen: Tensor) -> Tensor:
         """The same in float64."""
         network, images, labels = doubled(self.network), self.images[chosen].double(), self.labels[chosen]
         found = margins_within(network, images, labels, self.norm, epsilon.double(), self.method)
-        return _lowered(found, self.slack[chosen].double())
+        return self._lowered(found, chosen)
 
-    def margins(self, epsilon: Tensor) -> Tensor:
-        """(N, K - 1), what is certified from float64."""
-        found = self.bound(epsilon, self.method)
+    def _lowered(self, bound: Tensor, chosen: Tensor) -> Tensor:
+        """(M, K - 1) bounds of the chosen images, float32 or float64, less what rounding may have done."""
+        slack = self.slack[chosen, None].to(bound)
+        slack = torch.maximum(slack, ROUNDING * torch.finfo(self.images.dtype).eps * bound.abs())
+        lowered = bound - slack
+        return torch.where(lowered.isnan(), -torch.inf, lowered)
+
+    def margins(self, epsilon: float) -> Tensor:
+        """(N, K - 1) within epsilon, what is certified from float64."""
+        within = torch.full((len(self.images),), epsilon, dtype=torch.float64)
+        # a ball that the number format makes smaller would be another claim
+        narrow = rounded(within, self.images.dtype, up=True).to(self.images.device)
+        found = self.bound(narrow, self.method)
         again = (found.amin(dim=1) > -CLOSE * self.size).nonzero().squeeze(1)
         if not self.rechecks or len(again) == 0:
             return found
-        return found.index_copy(0, again, self.wide(epsilon[again], again).to(found.dtype))
+        wide = self.wide(within.to(self.images.device)[again], again)
+        return found.index_copy(0, again, rounded(wide, found.dtype, up=False))
 
     def radius(self, tolerance: float) -> Tensor:
         """(N,), see `radius`."""
@@ -224,9 +267,12 @@ class _Batch:
         return radius
 
 
-def _lowered(bound: Tensor, slack: Tensor) -> Tensor:
-    lowered = bound - slack[:, None]
-    return torch.where(lowered.isnan(), -torch.inf, lowered)
+def rounded(values: Tensor, dtype: torch.dtype, up: bool) -> Tensor:
+    """Values in a coarser number format, rounded up, or down, never to nearest."""
+    nearest = values.to(dtype)
+    wrong = nearest.to(values.dtype) < values if up else nearest.to(values.dtype) > values
+    end = torch.full_like(nearest, torch.inf if up else -torch.inf)
+    return torch.where(wrong, torch.nextafter(nearest, end), nearest)
 
 
 def linearised_radius(network: Network, images: Tensor, labels: Tensor, norm: str, margin: Tensor) -> Tensor:

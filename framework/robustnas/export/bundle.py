@@ -30,6 +30,7 @@ from robustnas.plan import Plan
 from robustnas.recipe.load import load
 from robustnas.recipe.schema import Certify
 from robustnas.report import Report, silent
+from robustnas.run import comparison
 from robustnas.run.directory import RunDirectory
 from robustnas.run.evaluated import evaluated_images
 from robustnas.run.task import genotype_of, load_foreign
@@ -59,6 +60,7 @@ def export(request: Request, report: Report = silent) -> Bundle:
         InputError: the run directory, the method, the seed, the threat or the folder will not do, the package onnx is
             missing, or the network has no form in ONNX.
         RunError: the ONNX file computes something else than the network.
+        VerdictError: an attack of the run fooled an image that is certified.
     """
     arranged = _plan(request.run)
     seed = _known(request, arranged)
@@ -72,6 +74,7 @@ def export(request: Request, report: Report = silent) -> Bundle:
         predictions = torch.cat([network(image) for image in images.split(1)]).argmax(dim=1)
     data = onnx_file.encode(network, images[0])
     agreement = onnx_file.compare(data, network, images, threat.epsilon)
+    comparison.check(directory, request.method, seed)
     stage = arranged.stage("certify", request.method, seed)
     found = certificates.of(
         None if stage is None else directory.folder(stage),

@@ -71,7 +71,8 @@ def _radii(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan, certi
     known = torch.zeros(len(labels), device=images.device, dtype=images.dtype)
     for norm in NORMS:
         if norm == plan.threat.norm:
-            known = torch.maximum(known, torch.where(certified, plan.threat.epsilon, 0.0).to(known))
+            epsilon = certify.rounded(torch.tensor(plan.threat.epsilon, dtype=torch.float64), known.dtype, up=False)
+            known = torch.maximum(known, torch.where(certified, epsilon.to(known.device), 0.0))
         if norm in found:
             found[norm] = known = torch.maximum(found[norm], known)
     return found

@@ -11,7 +11,7 @@ import attrs
 import torch
 
 from robustnas import robustbench, table, verdicts
-from robustnas.artifacts import StageFolder, damaged
+from robustnas.artifacts import StageFolder, damaged, read_json
 from robustnas.attack import columns as tables
 from robustnas.errors import InputError, RunDirectoryError, VerdictError
 from robustnas.plan import KINDS
@@ -19,7 +19,7 @@ from robustnas.review import answers
 from robustnas.review.flag import SMOOTHED, Flag
 from robustnas.run import layout
 from robustnas.run.directory import RunDirectory
-from robustnas.run.layout import Layout
+from robustnas.run.layout import VIOLATION, Layout
 from robustnas.suggest import did_you_mean
 from robustnas.table import AttackColumn, Comparison, SeedResult
 from robustnas.verdicts import Measured
@@ -38,8 +38,8 @@ NAMED = 8
 def comparison(directory: RunDirectory) -> Comparison:
     """The table of a run directory.
 
-    Where two results of a network contradict each other, its attacks and certificates are left out, and the
-    contradiction is one of the comparison's `contradictions`.
+    Where an attack disproved a certificate, both are left out; where two results of a network contradict each other
+    otherwise, all its attacks and certificates are.  Each is one of the comparison's `contradictions`.
 
     Raises:
         RunDirectoryError: a result is damaged.
@@ -50,12 +50,9 @@ def comparison(directory: RunDirectory) -> Comparison:
     for method, seeds in shown.methods.items():
         results = []
         for seed, stages in seeds.items():
-            try:
-                results.append(_seed_result(directory, shown, method, seed, stages))
-            except VerdictError as fault:
-                contradictions.append(str(fault))
-                kept = {**stages, "probe": None, "certify": None, "attacks": {}}
-                results.append(_seed_result(directory, shown, method, seed, kept))
+            result, wrong = _believed(directory, shown, method, seed, stages)
+            results.append(result)
+            contradictions += wrong
         rows.append(table.row(method, results, columns, shown.epsilons, shown.smoothing))
     return Comparison(
         threat=str(shown.threat),
@@ -76,6 +73,49 @@ def _weights(directory: RunDirectory, shown: Layout) -> list[str]:
     taken = {method: (_result(directory, where) or {}).get("weights") for method, where in firsts.items()}
     told = [f"{method} {text}" for method, text in taken.items() if isinstance(text, str)]
     return [f"weights taken: {', '.join(told)}"] if told else []
+
+
+def check(directory: RunDirectory, method: str, seed: int) -> None:
+    """Refuse a network whose attacks and certificates contradict each other.
+
+    Raises:
+        RunDirectoryError: a result is damaged.
+        VerdictError: they do.
+    """
+    shown = layout.read(directory)
+    stages = shown.methods.get(method, {}).get(seed)
+    if stages is not None:
+        _, wrong = _believed(directory, shown, method, seed, stages)
+        if wrong:
+            raise VerdictError("\n".join(wrong))
+
+
+def _believed(
+    directory: RunDirectory, shown: Layout, method: str, seed: int, stages: dict[str, Any]
+) -> tuple[SeedResult, list[str]]:
+    """What the stages of a method and seed measured, without what was contradicted, and each contradiction."""
+    wrong = _proved_wrong(directory, method, seed, stages)
+    try:
+        # an attack that fooled a certified image has ended without a result; the certificate it disproved goes too
+        return _seed_result(directory, shown, method, seed, {**stages, "certify": None} if wrong else stages), wrong
+    except VerdictError as fault:
+        kept = {**stages, "probe": None, "certify": None, "attacks": {}}
+        return _seed_result(directory, shown, method, seed, kept), [*wrong, str(fault)]
+
+
+def _proved_wrong(directory: RunDirectory, method: str, seed: int, stages: dict[str, Any]) -> list[str]:
+    """A text for each attack that ended because it fooled an image within a certificate that is still there."""
+    found = []
+    for where in stages["attacks"].values():
+        folder = None if where is None else StageFolder(directory.path / where)
+        file = None if folder is None or folder.done else folder.path / VIOLATION
+        if file is not None and file.is_file():
+            told = read_json(file)
+            if not isinstance(told, dict) or not isinstance(told.get("text"), str):
+                raise RunDirectoryError(damaged(file, "it does not say what was contradicted"))
+            if told.get("certify") == stages["certify"]:
+                found.append(f"{method}, seed {seed}: {told['text']}")
+    return found
 
 
 def _missing(directory: RunDirectory, shown: Layout) -> list[str]:

@@ -28,6 +28,7 @@ from robustnas.review.flag import Flag
 from robustnas.review.probe import probe as probed
 from robustnas.review.records import of_options
 from robustnas.run.evaluated import evaluated_images, network_of
+from robustnas.run.layout import VIOLATION
 from robustnas.run.task import Task, finish, trainable
 from robustnas.threat import ThreatModel
 from robustnas.verdicts import contradicted
@@ -257,10 +258,13 @@ def _watch(task: Task, indices: Tensor) -> Callable[[Tensor, Tensor, Tensor, dic
                         "size": float(sizes[norm][at]),
                     },
                 )
-                raise VerdictError(
-                    f"{task.stage.title}: test image {int(indices[place])} has a certified {norm} radius of "
-                    f"{float(radius[place]):.6g} and was fooled by a perturbation of {float(sizes[norm][at]):.6g}; a "
-                    f"bound or the attack is wrong.  Both images are in {kept.path / 'violation.pt'}"
+                text = (
+                    f"test image {int(indices[place])} has a certified {norm} radius of {float(radius[place]):.6g} and "
+                    f"was fooled by a perturbation of {float(sizes[norm][at]):.6g}; a bound or the attack is wrong.  "
+                    f"Both images are in {kept.path / 'violation.pt'}"
                 )
+                certificates = task.directory.folder(stage).path.relative_to(task.directory.path).as_posix()
+                kept.write_json(VIOLATION, {"certify": certificates, "text": text})
+                raise VerdictError(f"{task.stage.title}: {text}")
 
     return watch

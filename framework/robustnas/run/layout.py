@@ -26,6 +26,10 @@ ONE_STEP = 2
 """Evaluations an image, at most, of an attack of a single step."""
 
 
+VIOLATION = "violation.json"
+"""In the folder of an attack that fooled a certified image: which certificates, and what happened."""
+
+
 @frozen
 class AttackEntry:
     """How an attack's results are to be shown: as in `robustnas.attack_order.Column`, without its plugin."""
