@@ -4,6 +4,7 @@ import errno
 import lzma
 import os
 import tarfile
+import unicodedata
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from robustnas.errors import DataError
 from robustnas.images import InMemory, Streamed
-from robustnas_plugins.datasets.class_folders import Files
+from robustnas_plugins.datasets.class_folders import Files, read, scan
 from robustnas_plugins.datasets.image_folder import ImageFolder
 from robustnas_plugins.datasets.imagenet import ImageNet
 from shared_data import shared
@@ -27,7 +28,7 @@ def picture(path, size=(8, 8), mode="RGB", seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     channels = {"RGB": 3, "L": 1, "RGBA": 4}[mode]
     values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], channels), dtype=np.uint8)
-    Image.fromarray(values.squeeze()).save(path)
+    Image.fromarray(values[..., 0] if mode == "L" else values).save(path)
     return values
 
 
@@ -89,6 +90,57 @@ def test_size_resizes_the_shorter_side_and_cuts_the_centre(tmp_path):
     assert ImageFolder(root, size=24).split("test").take(torch.tensor([0])).shape == (1, 3, 24, 24)
 
 
+SIZES = [(500, 334), (640, 427), (427, 640), (375, 500), (333, 257), (257, 256), (256, 256), (255, 300), (1, 1), (1, 9),
+         (7, 3), (31, 500), (1000, 13), (225, 224), (224, 449), (97, 1023), (256, 301), (300, 255)]  # fmt: skip
+"""Columns and rows of photographs: landscape and portrait, tiny, long, smaller than the crop, halves to be rounded."""
+
+
+@pytest.mark.parametrize(
+    ("resize", "crop", "mode"), [(256, 224, "RGB"), (63, 32, "RGB"), (33, 33, "RGB"), (48, 31, "L")]
+)
+def test_pixels_are_those_of_torchvision_to_the_byte(tmp_path, resize, crop, mode):
+    from torchvision.transforms import CenterCrop, Compose, Resize
+
+    theirs = Compose([Resize(resize), CenterCrop(crop)])
+    for seed, size in enumerate(SIZES):
+        # random pixels, not a photograph: a shift by a single pixel shows everywhere
+        picture(tmp_path / "0.png", size, mode, seed)
+        ours = read(tmp_path / "0.png", "some", len(mode) // 3 * 2 + 1, resize, crop)
+        with Image.open(tmp_path / "0.png") as image:
+            expected = np.asarray(theirs(image.convert(mode))).reshape(crop, crop, -1)
+        assert np.array_equal(ours.permute(1, 2, 0).numpy(), expected), f"{size} to {resize}, {crop}"
+
+
+def test_an_image_so_long_that_resizing_it_would_take_all_memory_is_named(tmp_path):
+    Image.fromarray(np.zeros((1, 9000), dtype=np.uint8)).save(tmp_path / "0.png")
+    with pytest.raises(
+        DataError, match=r"0\.png is not .* 1x9000 pixels: with a shorter side of 256 the longer one has"
+    ):
+        read(tmp_path / "0.png", "some", 3, 256, 224)
+
+
+def test_images_are_read_as_they_are_stored(tmp_path):
+    """What cameras and editors add is left alone, as torchvision's loader leaves it: turns, transparency, animation."""
+    values = picture(tmp_path / "0.png", (6, 4))
+    turned = Image.Exif()
+    turned[0x112] = 6
+    image = Image.fromarray(values)
+    image.save(tmp_path / "turned.PNG", exif=turned)
+    image.save(tmp_path / "animated.tiff", save_all=True, append_images=[image.rotate(180)])
+    Image.fromarray(np.dstack([values, np.zeros((4, 6, 1), dtype=np.uint8)])).save(
+        tmp_path / "transparent.webp", lossless=True, exact=True
+    )
+    for name in ("0.png", "turned.PNG", "animated.tiff", "transparent.webp"):
+        assert np.array_equal(read(tmp_path / name, "some", 3, None, None).permute(1, 2, 0).numpy(), values), name
+    palette = image.quantize(8)
+    palette.save(tmp_path / "palette.gif")
+    image.convert("CMYK").save(tmp_path / "cmyk.tif")
+    for name, expected in (("palette.gif", palette), ("cmyk.tif", image.convert("CMYK"))):
+        assert np.array_equal(
+            read(tmp_path / name, "some", 3, None, None).permute(1, 2, 0).numpy(), np.asarray(expected.convert("RGB"))
+        ), name
+
+
 def test_grey_and_colour_images_are_converted(tmp_path):
     root = folders(tmp_path)
     values = picture(tmp_path / "train" / "cat" / "0.png", mode="L")
@@ -105,11 +157,61 @@ def test_grey_and_colour_images_are_converted(tmp_path):
 def test_other_files_and_hidden_ones_are_left_out(tmp_path):
     root = folders(tmp_path)
     (tmp_path / "train" / "cat" / "notes.txt").write_text("a cat")
-    (tmp_path / "train" / "cat" / "._0.png").write_text("")
+    for name in ("._0.png", ".DS_Store", "Thumbs.db"):
+        (tmp_path / "train" / "cat" / name).write_text("")
     (tmp_path / "train" / ".cache").mkdir()
     (tmp_path / "train" / "classes.txt").write_text("")
     picture(tmp_path / "train" / "cat" / "deeper" / "9.PNG")
+    picture(tmp_path / "train" / "cat" / ".ipynb_checkpoints" / "0-checkpoint.png")
     assert ImageFolder(root).split("train").labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
+
+
+def test_links_to_folders_are_followed_and_each_folder_of_a_class_counts_once(tmp_path):
+    from torchvision.datasets import ImageFolder as Theirs
+
+    root = tmp_path / "data"
+    folders(root)
+    for name in ("cat", "dog"):
+        for number in range(4):
+            picture(tmp_path / "elsewhere" / name / "deeper" / f"{number}.png")
+        os.symlink(tmp_path / "elsewhere" / name, root / "train" / name / "more")
+    os.symlink(root / "train" / "dog", root / "train" / "emu")
+    picture(root / "test" / "emu" / "0.png", seed=5)
+    theirs = [Path(file) for file, _ in Theirs(str(root / "train")).samples]
+    # torchvision goes round until the system stops it, or finds images once for each way to them
+    os.symlink(root / "train" / "cat", root / "train" / "cat" / "round")
+    os.symlink("more", root / "train" / "cat" / "z")
+    files = scan(root / "train", "some").files
+    assert sorted(files) == theirs
+    assert len(files) == 21
+
+
+def test_a_class_is_one_whatever_unicode_form_its_name_has(tmp_path):
+    forms = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    one = ImageFolder(folders(tmp_path / "one", train=("cat", forms[0]), test=("cat", forms[1])))
+    assert one.classes == 2
+    other = ImageFolder(folders(tmp_path / "other", train=("cat", forms[1]), test=("cat", forms[0])))
+    assert one.contents == other.contents, "copied to another file system, they are the same images"
+    picture(tmp_path / "one" / "train" / forms[1] / "0.png")
+    with pytest.raises(DataError, match="two folders café, whose names differ in their Unicode form alone"):
+        _ = ImageFolder(str(tmp_path / "one")).classes
+
+
+def test_a_message_is_one_line_of_characters_whatever_a_file_is_called(tmp_path):
+    root = folders(tmp_path)
+    bad = "a\n\x1b[31m" + os.fsdecode(b"\xff") + ".png"
+    (tmp_path / "train" / "cat" / bad).write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\\n\\x1b\[31m\\udcff\.png is not an image") as told:
+        ImageFolder(root).split("train")
+    assert str(told.value).isprintable()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_what_is_no_file_is_never_opened(tmp_path):
+    root = folders(tmp_path)
+    os.mkfifo(tmp_path / "test" / "dog" / "9.png")
+    with pytest.raises(DataError, match=r"9\.png cannot be read, as it is a link to nothing or no file"):
+        ImageFolder(root).split("train")
 
 
 def broken_text(root):
@@ -150,19 +252,24 @@ def test_images_are_the_same_ones_wherever_their_folder_lies(tmp_path):
     here = ImageFolder(folders(tmp_path / "here"))
     there = ImageFolder(folders(tmp_path / "deeper" / "there", test_name="val"))
     assert here.contents == there.contents
-    seen = {here.contents}
-    for change in (
-        lambda root: picture(root / "train" / "cat" / "3.png"),
-        lambda root: picture(root / "train" / "cat" / "0.png", size=(9, 9)),
-        lambda root: (root / "train" / "cat" / "3.png").rename(root / "train" / "dog" / "3.png"),
-        lambda root: (root / "train" / "dog" / "3.png").rename(root / "test" / "dog" / "3.png"),
-        lambda root: [(root / split / "dog").rename(root / split / "emu") for split in ("train", "test")],
+    known = [here.contents]
+    for changed, change in (
+        ("train", lambda root: picture(root / "train" / "cat" / "3.png")),
+        ("train", lambda root: picture(root / "train" / "cat" / "0.png", size=(9, 9))),
+        ("train", lambda root: (root / "train" / "cat" / "3.png").rename(root / "train" / "dog" / "3.png")),
+        ("test", lambda root: picture(root / "test" / "dog" / "0.png", size=(9, 9))),
+        ("train test", lambda root: (root / "train" / "dog" / "3.png").rename(root / "test" / "dog" / "3.png")),
+        (
+            "train test",
+            lambda root: [(root / split / "dog").rename(root / split / "emu") for split in ("train", "test")],
+        ),
     ):
         change(tmp_path / "here")
-        seen.add(ImageFolder(str(tmp_path / "here")).contents)
-    assert len(seen) == 6
+        known.append(ImageFolder(str(tmp_path / "here")).contents)
+        differ = [split for split in ("train", "test") if known[-1][split] != known[-2][split]]
+        assert " ".join(differ) == changed, "each split is known by its own files"
     os.symlink("nowhere.png", tmp_path / "here" / "train" / "cat" / "9.png")
-    with pytest.raises(DataError, match=r"9\.png cannot be read .*; replace or remove it"):
+    with pytest.raises(DataError, match=r"9\.png cannot be read, .*; replace or remove it"):
         _ = ImageFolder(str(tmp_path / "here")).contents
 
 
@@ -209,6 +316,22 @@ def fewer_classes(root):
     return folders(root, test=("cat",))
 
 
+def one_class(root):
+    return folders(root, train=("cat",), test=("cat",))
+
+
+def hard_link(root):
+    folders(root)
+    os.link(root / "train" / "cat" / "0.png", root / "test" / "cat" / "7.png")
+    return root
+
+
+def linked_deep(root):
+    folders(root)
+    os.symlink(root / "train" / "dog", root / "test" / "dog" / "more")
+    return root
+
+
 def linked_image(root):
     folders(root)
     os.symlink(root / "train" / "cat" / "0.png", root / "test" / "cat" / "7.png")
@@ -227,11 +350,14 @@ def linked_class(root):
         (no_folder, "nowhere is not a folder"),
         (no_train, "train is not a folder"),
         (no_test, "test is not a folder"),
-        (empty_train, "train is empty"),
+        (empty_train, "train has no folder in it; it should hold one folder for each class"),
         (empty_class, "bird holds no image"),
         (other_classes, "train has no class folder emu"),
         (fewer_classes, "test has no class folder dog"),
         (linked_image, r"7\.png is a training image too"),
+        (one_class, "train has one class folder, cat; .* two folders or more would do"),
+        (hard_link, r"7\.png is a training image too"),
+        (linked_deep, r"more.0\.png is a training image too"),
         (linked_class, r"dog.0\.png is a training image too"),
     ],
 )

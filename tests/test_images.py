@@ -1,5 +1,6 @@
 """Images of a split and the orders they are visited in."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,8 +13,6 @@ from robustnas.images import (
     First,
     InMemory,
     Streamed,
-    balanced,
-    halves,
     in_order,
     on_device,
     readers,
@@ -86,6 +85,20 @@ def test_a_streamed_image_of_another_size_is_named():
         images.take(torch.arange(3))
 
 
+def test_arrays_of_numpy_are_images_too():
+    pixels, labels = some()
+    expected = InMemory(pixels, labels).take(torch.arange(5))
+    array = pixels.numpy()
+    read_only = array.copy()
+    read_only.setflags(write=False)
+    for held in (array, array[::-1][::-1], read_only, (array / 255).astype(">f4"), np.asfortranarray(array)):
+        for kind in ("int64", "uint8", ">i4", "uint16"):
+            images = InMemory(held, labels.numpy().astype(kind))
+            assert torch.equal(images.labels, labels)
+            assert images.labels.dtype == torch.int64
+            torch.testing.assert_close(images.take(torch.arange(5)), expected)
+
+
 @pytest.mark.parametrize(
     ("pixels", "labels", "message"),
     [
@@ -93,6 +106,15 @@ def test_a_streamed_image_of_another_size_is_named():
         (torch.zeros(2, 1, 3, 3).int(), torch.zeros(2, dtype=torch.int64), "uint8 or float"),
         (torch.zeros(2, 1, 3, 3), torch.zeros(3, dtype=torch.int64), "2 images with 3 labels"),
         (torch.zeros(2, 1, 3, 3), torch.zeros(2), "int64"),
+        (
+            np.zeros((2, 3, 3), dtype=np.uint8),
+            np.zeros(2, dtype=int),
+            r"found torch.uint8 of \(2, 3, 3\); grey images have",
+        ),
+        (np.zeros((2, 1, 3, 3)), np.zeros(2), "labels must be int64"),
+        (np.zeros((2, 1, 3, 3), dtype=int), np.zeros(2, dtype=int), "pixels must be uint8 or float"),
+        (np.zeros((2, 1, 3, 3)), np.array(["a", "b"]), "found an array of <U1; one of numbers would do"),
+        ([[[[0.0]]]], torch.zeros(1, dtype=torch.int64), "found list; a tensor, or an array of NumPy, would do"),
         (torch.full((2, 1, 3, 3), 1.5), torch.zeros(2, dtype=torch.int64), r"\[0, 1\]"),
         (torch.full((2, 1, 3, 3), float("nan")), torch.zeros(2, dtype=torch.int64), r"\[0, 1\]"),
     ],
@@ -125,27 +147,6 @@ def test_every_kind_keeps_the_contract():
         taken = images.take(torch.arange(2))
         assert 0 <= float(taken.min()) <= float(taken.max()) <= 1
         assert images.labels.dtype == torch.int64
-
-
-@settings(deadline=None)
-@given(count=st.integers(2, 60), share=st.floats(0.001, 0.999), seed=st.integers(0, 9))
-def test_halves_share_nothing_and_leave_nothing_out(count, share, seed):
-    first, second = halves(count, share, draw(seed))
-    assert len(first) > 0
-    assert len(second) > 0
-    assert sorted([*first.tolist(), *second.tolist()]) == list(range(count))
-    assert abs(len(first) - count * share) <= 1
-    again = halves(count, share, draw(seed))
-    assert torch.equal(first, again[0])
-
-
-def test_halves_are_drawn():
-    assert not torch.equal(halves(100, 0.5, draw(0))[0], halves(100, 0.5, draw(1))[0])
-
-
-def test_one_image_cannot_be_halved():
-    with pytest.raises(DataError, match="at least 2"):
-        halves(1, 0.5, draw())
 
 
 @settings(deadline=None)
@@ -212,54 +213,3 @@ def test_chosen_images_of_a_split():
 def test_images_that_are_not_there_cannot_be_chosen(indices, message):
     with pytest.raises(DataError, match=message):
         Chosen(InMemory(*some(9)), indices)
-
-
-@settings(deadline=None)
-@given(sizes=st.lists(st.integers(0, 12), min_size=1, max_size=6), share=st.floats(0, 1), seed=st.integers(0, 5))
-def test_a_balanced_choice_has_as_many_of_each_class_as_there_can_be(sizes, share, seed):
-    labels = torch.cat([torch.full((size,), label) for label, size in enumerate(sizes)])
-    labels = labels[torch.randperm(len(labels), generator=draw(seed))]
-    count = round(share * len(labels))
-    chosen = balanced(labels, count, seed)
-    assert chosen.dtype == torch.int64
-    assert len(set(chosen.tolist())) == count
-    assert len(chosen) == count
-    found = [int((labels[chosen] == label).sum()) for label in range(len(sizes))]
-    most = max(found)
-    for have, size in zip(found, sizes, strict=True):
-        assert have <= size
-        assert have == size or have >= most - 1, "a class with images left has fewer than others"
-    fewer = balanced(labels, count // 2, seed)
-    assert torch.equal(fewer, chosen[: count // 2])
-    assert torch.equal(chosen, balanced(labels, count, seed))
-
-
-def test_a_balanced_choice_of_classes_of_one_size_is_floor_or_ceil():
-    labels = torch.arange(1000) % 10
-    for count in (1, 9, 10, 95, 100, 1000):
-        found = labels[balanced(labels, count, 0)].bincount(minlength=10)
-        assert set(found.tolist()) <= {count // 10, -(-count // 10)}
-        assert int(found.sum()) == count
-
-
-def test_a_balanced_choice_is_drawn():
-    labels = torch.arange(1000) % 10
-    first, second = balanced(labels, 100, 0), balanced(labels, 100, 1)
-    assert not torch.equal(first, second)
-    # a choice of the first images would have a mean near 50
-    assert 400 < float(first.double().mean()) < 600
-    # which classes have one more is drawn too
-    assert len({tuple(labels[balanced(labels, 13, seed)].bincount(minlength=10).tolist()) for seed in range(5)}) > 1
-
-
-@pytest.mark.parametrize(
-    ("labels", "count", "message"),
-    [
-        (torch.arange(4), 5, "5 images are asked for and there are 4"),
-        (torch.arange(4), -1, "-1 images are asked for"),
-        (torch.arange(4.0), 2, "labels must be int64"),
-    ],
-)
-def test_a_balanced_choice_that_cannot_be_is_refused(labels, count, message):
-    with pytest.raises(DataError, match=message):
-        balanced(labels, count, 0)

@@ -19,7 +19,7 @@ ROWS = [
      "double_backward", "memory", "precision", "recompute", "synchronised", "world", "wrappers"},
     {"contracts", "foolbox_attack", "resized_crop", "colour_jitter", "progress_files", "doubled"},
     {"bounds", "registry", "options", "images", "augment", "normalize", "statistics", "cells"},
-    {"recipe", "perturb", "feed"},
+    {"recipe", "perturb", "feed", "stratified"},
     {"batches", "attack_order"},
     {"search", "train", "attack", "certify", "smoothing", "foreign", "review"},
     {"plan", "testing", "robustbench", "verdicts"},

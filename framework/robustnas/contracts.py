@@ -190,8 +190,9 @@ class Dataset(Protocol):
     A field with `metadata={"identity": False}` (where the files lie, how many threads read them) changes no image:
     a run goes on when it changes.
 
-    Two members are optional.  `contents`, a str, tells data from other data where the options do not (people's own
-    images, say): results of other contents do not count.  `training_images(side) -> Images` is the training split,
+    Two members are optional.  `contents` tells data from other data where the options do not (people's own images,
+    say): results of other contents do not count.  It is a str, or a mapping of `"train"` and `"test"` to a str each;
+    then other test images ask for no new search and training.  `training_images(side) -> Images` is the training split,
     in the same order, read as squares of that many pixels: what `train.read_size` asks for (None where it cannot be).
     """
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+import numpy as np
 import torch
 from attrs import field, frozen
 from torch import Tensor
@@ -22,10 +23,43 @@ from torch import Tensor
 from robustnas.contracts import Images
 from robustnas.errors import DataError
 from robustnas.pixels import sent, unit
-from robustnas.seeding import generator as seeded_generator
 
 
-def _check_labels(labels: Tensor, count: int) -> None:
+def _tensor(values: Tensor | np.ndarray) -> Tensor:
+    """An array of NumPy as a tensor, which shares its memory where it can; a tensor as it is.
+
+    Raises:
+        DataError: it is neither, or holds what torch has no type for.
+    """
+    if isinstance(values, Tensor):
+        return values
+    if not isinstance(values, np.ndarray):
+        raise DataError(f"found {type(values).__name__}; a tensor, or an array of NumPy, would do")
+    if values.dtype.kind not in "buif" or values.dtype.itemsize > 8:
+        raise DataError(
+            f"found an array of {values.dtype}; one of numbers would do: pixels uint8 or float, labels int64"
+        )
+    # torch takes no foreign byte order and no negative strides, and warns of memory it may not write to
+    return torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
+
+
+def _label_tensor(labels: Tensor | np.ndarray) -> Tensor:
+    """Labels as a tensor; whole numbers of NumPy, of whatever size, as int64.
+
+    Raises:
+        DataError: as `_tensor`.
+    """
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "ui":
+        labels = labels.astype(np.int64)
+    return _tensor(labels)
+
+
+def check_labels(labels: Tensor, count: int) -> None:
+    """Whether labels are (N,) int64, one for each of `count` images.
+
+    Raises:
+        DataError: they are not.
+    """
     if labels.dtype != torch.int64 or labels.dim() != 1:
         raise DataError(f"labels must be int64 of shape (N,), found {labels.dtype} of {tuple(labels.shape)}")
     if len(labels) != count:
@@ -37,23 +71,24 @@ class InMemory:
     """All images in one tensor.
 
     Args:
-        pixels: (N, C, H, W), uint8 or float in [0, 1], on any device.
-        labels: (N,) int64, on the CPU.
+        pixels: (N, C, H, W), uint8 or float in [0, 1], on any device; or such an array of NumPy.
+        labels: (N,) int64, on the CPU; or an array of NumPy, of any whole numbers.
 
     Raises:
         DataError: shapes or counts do not fit, or a float pixel lies outside [0, 1].
     """
 
-    pixels: Tensor
-    labels: Tensor
+    pixels: Tensor = field(converter=_tensor)
+    labels: Tensor = field(converter=_label_tensor)
 
     def __attrs_post_init__(self) -> None:
         pixels = self.pixels
         if pixels.dim() != 4 or not (pixels.dtype == torch.uint8 or pixels.is_floating_point()):
             raise DataError(
                 f"pixels must be uint8 or float of shape (N, C, H, W), found {pixels.dtype} of {tuple(pixels.shape)}"
+                f"{'' if pixels.dim() == 4 else '; grey images have one channel, (N, 1, H, W)'}"
             )
-        _check_labels(self.labels, len(pixels))
+        check_labels(self.labels, len(pixels))
         # written so that a NaN fails it
         if pixels.is_floating_point() and not bool(((pixels >= 0) & (pixels <= 1)).all()):
             raise DataError("float pixels must lie in [0, 1]: divide by the largest value of a pixel")
@@ -90,7 +125,7 @@ class Streamed:
     workers: int = field(default=0)
 
     def __attrs_post_init__(self) -> None:
-        _check_labels(self.labels, len(self.source))
+        check_labels(self.labels, len(self.source))
 
     def take(self, indices: Tensor) -> Tensor:
         """The images at `indices` (n,) int64 -> (n, C, H, W) float32 in [0, 1], on the CPU.
@@ -233,52 +268,6 @@ def readers(images: Images) -> int:
     if isinstance(images, First | Chosen):
         return readers(images.images)
     return images.workers if isinstance(images, Streamed) else 0
-
-
-def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
-    """`count` of the images of a split, as many of each class as there can be: a function of the seed.
-
-    Every class has count / K of them, rounded down or up; one that has fewer images gives all, and the others share
-    what is missing.  Fewer images with the same seed are the first of them.
-
-    Args:
-        labels: (N,) int64, of the split.
-
-    Returns:
-        (count,) int64 on the CPU, in turn of each class: the first so many of them are what a smaller count gives.
-
-    Raises:
-        DataError: there are fewer images, or the labels are of another type.
-    """
-    _check_labels(labels, len(labels))
-    if not 0 <= count <= len(labels):
-        raise DataError(f"{count} images are asked for and there are {len(labels)}; a count from 0 to that would do")
-    draws = seeded_generator(seed, "subset")
-    order = torch.randperm(len(labels), generator=draws)
-    _, own, sizes = labels.cpu()[order].unique(return_inverse=True, return_counts=True)
-    turn = torch.randperm(len(sizes), generator=draws)
-    # which image of its class each is, in random order
-    by_class = own.argsort(stable=True)
-    rank = torch.empty_like(order)
-    rank[by_class] = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[own[by_class]]
-    # the first of every class, then the second of every class that has one, and so on
-    rounds = (rank * len(sizes) + turn[own]).argsort()
-    return order[rounds[:count]]
-
-
-def halves(count: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """`count` indices in two random parts: the first holds `share` of them, to the nearest image.
-
-    Both (n,) int64 on the CPU, ascending; disjoint, together all, neither empty.
-
-    Raises:
-        DataError: fewer than two images.
-    """
-    if count < 2:
-        raise DataError(f"{count} training images cannot be halved: a search needs at least 2")
-    first = min(max(round(count * share), 1), count - 1)
-    order = torch.randperm(count, generator=generator, device=generator.device).cpu()
-    return order[:first].sort().values, order[first:].sort().values
 
 
 def shuffled(indices: Tensor, batch: int, generator: torch.Generator) -> list[Tensor]:

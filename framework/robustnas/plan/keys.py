@@ -14,7 +14,7 @@ from robustnas.errors import InputError
 from robustnas.recipe.schema import Use
 from robustnas.registry import REGISTRIES
 
-RESULTS = 4
+RESULTS = 5
 """Raised whenever a stage computes something else than before: older results are then not taken for new ones."""
 
 
@@ -43,14 +43,15 @@ def _determines(field: attrs.Attribute[Any], value: Any) -> bool:
     return value != field.default if rule == "if given" else bool(rule)
 
 
-def identity(kind: str, use: Use, without_stage: str | None = None) -> dict[str, Any]:
+def identity(kind: str, use: Use, without_stage: str | None = None, split: str = "train") -> dict[str, Any]:
     """A plugin as plain data: its name, the options that matter to results, and the package that provides it.
 
     Args:
         kind: of plugin, as `robustnas.registry.REGISTRIES` calls it.
         use: the plugin; a field with `metadata={"identity": False}` (where data lies, how many threads read it)
-            changes no result and is left out.  A dataset's `contents` joins the options where it has some.
+            changes no result and is left out.  A dataset's `contents` join the options where it has some.
         without_stage: leave out fields with this `metadata["stage"]`, which concern that stage alone.
+        split: of a dataset, whose contents they are.
     """
     options: Mapping[str, Any] = use.options
     cls = type(use.plugin)
@@ -64,12 +65,22 @@ def identity(kind: str, use: Use, without_stage: str | None = None) -> dict[str,
             and (without_stage is None or f.metadata.get("stage") != without_stage)
         ]
         options = {f.name: _plain(getattr(use.plugin, f.name)) for f in fields}
-    contents = getattr(use.plugin, "contents", None) if kind == "dataset" else None
+    known_by = contents(use, split) if kind == "dataset" else None
     return {
         "name": use.name,
-        "options": dict(options) | ({} if contents is None else {"contents": contents}),
+        "options": dict(options) | ({} if known_by is None else {"contents": known_by}),
         "provider": _provider(kind, use.name),
     }
+
+
+def contents(use: Use, split: str) -> str | None:
+    """What tells the images of a split of a dataset from others; None where its options do.
+
+    Raises:
+        DataError: the images are not there.
+    """
+    found: str | Mapping[str, str] | None = getattr(use.plugin, "contents", None)
+    return found[split] if isinstance(found, Mapping) else found
 
 
 def _provider(kind: str, name: str) -> str | None:

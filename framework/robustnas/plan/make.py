@@ -15,7 +15,7 @@ from robustnas.attack_order import Column
 from robustnas.contracts import Dataset, SearchSpace, Shape
 from robustnas.errors import InputError
 from robustnas.plan.genotypes import find_genotype
-from robustnas.plan.keys import digest, identity, settings
+from robustnas.plan.keys import contents, digest, identity, settings
 from robustnas.plan.stages import Foreign, MethodPlan, Plan, Stage, sources
 from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults
@@ -262,9 +262,10 @@ def _evaluation_stages(
     """
     evaluate, threat = recipe.evaluate, attrs.asdict(recipe.threat)
     drawn = {} if evaluate.images is None else {"subset": evaluate.subset, "subset_seed": evaluate.subset_seed}
-    # the dataset is told by the key of a network that was trained on it; one made elsewhere may see several
+    # the dataset is told by the key of a network that was trained on it, but for the test images, which may change
+    # without a new training; a network made elsewhere may see several datasets
     read: dict[str, Any] = {"network": network, "images": evaluate.images, **drawn}
-    read["dataset"] = None if needs else identity("dataset", recipe.dataset)
+    read["dataset"] = contents(recipe.dataset, "test") if needs else identity("dataset", recipe.dataset, split="test")
     clean = Stage("clean", digest("clean", read), name, seed, needs)
     stages = [clean]
     certificate: tuple[str, ...] = ()

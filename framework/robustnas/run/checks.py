@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from robustnas import interrupt, search, seeding, train
 from robustnas.contracts import Dataset, Genotype, Images
@@ -22,23 +23,24 @@ def check(plan: Plan, world: World = ALONE) -> None:
     Raises:
         InputError: some of it would fail.
     """
-    count = check_data(plan)
+    labels = check_data(plan)
     interrupt.check()
     check_networks(plan)
-    check_batches(plan, count, world)
+    check_batches(plan, labels, world)
 
 
-def check_data(plan: Plan) -> int:
+def check_data(plan: Plan) -> Tensor:
     """Read the splits once, before anything long starts, and check them against what the dataset declares.
 
     Returns:
-        How many training images there are; 0 where nothing is trained, and the test split is all there has to be.
+        The labels of the training images, (N,) int64; none where nothing is trained, and the test split is all there
+        has to be.
 
     Raises:
         DataError: data is missing or broken, or does not fit its declaration.
     """
     trains = any(method.network is None for method in plan.methods.values())
-    count = len(_split(plan.dataset, "train").labels) if trains else 0
+    labels = _split(plan.dataset, "train").labels if trains else torch.zeros(0, dtype=torch.int64)
     tested = len(_split(plan.dataset, "test").labels)
     sections = {"evaluate": plan.evaluate, "certify": plan.certify, "smoothing": plan.smoothing}
     asked = {name: section.images or 0 for name, section in sections.items() if section is not None}
@@ -47,7 +49,7 @@ def check_data(plan: Plan) -> int:
         raise DataError(
             f"{asked[name]} test images are asked for and there are {tested}; leave {name}.images out for all"
         )
-    return count
+    return labels
 
 
 def _split(dataset: Dataset, name: str) -> Images:
@@ -108,8 +110,8 @@ def _build_named(method: MethodPlan, genotype: Genotype, plan: Plan) -> None:
         raise InputError(f"methods.{method.name}: {fault}") from fault
 
 
-def check_batches(plan: Plan, count: int, world: World = ALONE) -> None:
-    """Divide `count` training images as every search and training will.
+def check_batches(plan: Plan, labels: Tensor, world: World = ALONE) -> None:
+    """Divide the training images, of these labels (N,), as every search and training will.
 
     Raises:
         InputError: there are too few for a method's settings, or they cannot be read or shared as it asks.
@@ -119,8 +121,8 @@ def check_batches(plan: Plan, count: int, world: World = ALONE) -> None:
             continue
         try:
             if method.genotype is None:
-                search.divided(count, method.search, plan.seeds[0], world)
+                search.divided(labels, method.search, plan.seeds[0], world)
             train.check_augmentation(plan.dataset, method.train)
-            train.divided(count, method.train, plan.seeds[0], world)
+            train.divided(labels, method.train, plan.seeds[0], world)
         except InputError as fault:
             raise type(fault)(f"methods.{method.name}: {fault}") from fault

@@ -59,7 +59,12 @@ def comparison(directory: RunDirectory) -> Comparison:
         rows=rows,
         attacks=columns,
         norms=shown.norms,
-        notes=[*shown.notes, *_weights(directory, shown), *_missing(directory, shown)],
+        notes=[
+            *shown.notes,
+            *_weights(directory, shown),
+            *_divisions(directory, shown),
+            *_missing(directory, shown),
+        ],
         epsilons=shown.epsilons,
         smoothing=shown.smoothing,
         contradictions=contradictions,
@@ -116,6 +121,18 @@ def _proved_wrong(directory: RunDirectory, method: str, seed: int, stages: dict[
             if told.get("certify") == stages["certify"]:
                 found.append(f"{method}, seed {seed}: {told['text']}")
     return found
+
+
+def _divisions(directory: RunDirectory, shown: Layout) -> list[str]:
+    """What searches and trainings said of how they divided the training images: classes that a part has none of."""
+    found: dict[str, list[str]] = {}
+    for method, seeds in shown.methods.items():
+        for seed, stages in seeds.items():
+            for kind in ("search", "train"):
+                result = _result(directory, stages[kind]) or {}
+                for note in result.get("notes", []):
+                    found.setdefault(str(note), []).append(f"{method} seed {seed}")
+    return [f"{note}: {', '.join(whose)}" for note, whose in found.items()]
 
 
 def _missing(directory: RunDirectory, shown: Layout) -> list[str]:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from robustnas import seeding, train
 from robustnas.contracts import Images
-from robustnas.images import Chosen, First, balanced
+from robustnas.images import Chosen, First
 from robustnas.plan import Plan
 from robustnas.run.task import Task, load_foreign
+from robustnas.stratified import balanced
 
 
 def network_of(task: Task, name: str | None = None, tell: Callable[[str], None] | None = None) -> nn.Module:

@@ -8,8 +8,9 @@ import attrs
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from robustnas import memory
+from robustnas import memory, search, train
 from robustnas.errors import DataError, RobustnasError
 from robustnas.images import batches
 from robustnas.plan import MethodPlan, Plan
@@ -17,7 +18,9 @@ from robustnas.run.directory import RunDirectory
 from robustnas.run.task import TrainingOnly, genotype_of, load_foreign, trainable
 from robustnas.search import SearchTask
 from robustnas.search.footprint import step_bytes
+from robustnas.stratified import first_half
 from robustnas.train.network import parameters
+from robustnas.world import ALONE
 
 
 def supernet_parameters(method: MethodPlan, plan: Plan) -> int:
@@ -56,10 +59,11 @@ def show(plan: Plan, directory: RunDirectory, console: Console, estimate: bool =
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     stages = plan.until(None)
-    count = training_images(plan)
+    labels = training_labels(plan)
+    count = None if labels is None else len(labels)
     table = Table(box=None, padding=(0, 2, 0, 0))
     left, right = ("method", "seed", "search", "train", "evaluate"), ("supernet", "network")
-    notes: list[str] = []
+    notes = [] if labels is None else division_notes(plan, labels)
     for title in (*left, *right, *(["memory"] if estimate else [])):
         table.add_column(title, justify="left" if title in left else "right", no_wrap=True)
     for name, method in plan.methods.items():
@@ -116,8 +120,8 @@ def _stages(
     def state(stage: Any, todo: str) -> str:
         return "done" if directory.done(stage) else todo
 
-    search = plan.stage("search", method.name, seed)
-    train = plan.stage("train", method.name, seed)
+    searched = plan.stage("search", method.name, seed)
+    trained = plan.stage("train", method.name, seed)
     evaluation = [s for s in plan.stages_of(method.name, seed) if s.kind not in ("search", "train")]
     done = sum(directory.done(stage) for stage in evaluation)
     if method.network is not None:
@@ -126,15 +130,15 @@ def _stages(
             method.network.factory,
             f"{done} of {len(evaluation)} done" if done else f"{len(evaluation)} stages",
         )
-    if search is None:
+    if searched is None:
         first = f"genotype {method.genotype_source}"
     else:
-        first = state(search, _steps(method.search.epochs, _search_batches(method, count)))
+        first = state(searched, _steps(method.search.epochs, _search_batches(method, count)))
     train_count = count
     if count is not None and method.train.checkpoint == "best":
-        train_count = min(max(round(count * (1 - method.train.held_out)), 1), count - 1)
+        train_count = first_half(count, 1 - method.train.held_out)
     each = None if train_count is None else batches(train_count, method.train.batch)
-    second = state(train, _steps(method.train.epochs, each))
+    second = state(trained, _steps(method.train.epochs, each))
     return first, second, f"{done} of {len(evaluation)} done" if done else f"{len(evaluation)} stages"
 
 
@@ -142,7 +146,7 @@ def _search_batches(method: MethodPlan, count: int | None) -> int | None:
     """Steps an epoch: the images that move w set them."""
     if count is None:
         return None
-    return batches(min(max(round(count * method.search.train_share), 1), count - 1), method.search.batch)
+    return batches(first_half(count, method.search.train_share), method.search.batch)
 
 
 def _steps(epochs: int, batches: int | None) -> str:
@@ -158,19 +162,39 @@ def _network(plan: Plan, method: MethodPlan, seed: int, directory: RunDirectory,
         return f"{trainable(network):,}"
     genotype = method.genotype
     if genotype is None:
-        search = plan.stage("search", method.name, seed)
-        if search is None or not directory.done(search):
+        searched = plan.stage("search", method.name, seed)
+        if searched is None or not directory.done(searched):
             return "-"
         genotype = genotype_of(directory, plan, method.name, seed)
     return f"{parameters(method.space, genotype, plan.dataset):,}"
 
 
-def training_images(plan: Plan) -> int | None:
-    """How many training images there are; None where they are not on this machine.  Downloads nothing."""
+def division_notes(plan: Plan, labels: Tensor) -> list[str]:
+    """What is to be said of how searches and trainings divide the training images, of these labels (N,).
+
+    Raises:
+        InputError: there are too few to be divided.
+    """
+    found: dict[str, list[str]] = {}
+    for method in plan.methods.values():
+        if method.network is not None:
+            continue
+        for seed in plan.seeds:
+            told = train.notes(labels, train.divided(labels, method.train, seed, ALONE))
+            if method.genotype is None:
+                told = search.notes(labels, search.divided(labels, method.search, seed, ALONE)) + told
+            for note in told:
+                found.setdefault(note, []).append(f"{method.name} seed {seed}")
+    return [f"{note}: {', '.join(whose)}" for note, whose in found.items()]
+
+
+def training_labels(plan: Plan) -> Tensor | None:
+    """The labels of the training images, (N,); None where they are not on this machine.  Downloads nothing."""
     dataset: Any = plan.dataset
     if "download" in {field.name for field in attrs.fields(type(dataset))}:
         dataset = attrs.evolve(dataset, download=False)
     try:
-        return len(dataset.split("train").labels)
+        labels: Tensor = dataset.split("train").labels
+        return labels
     except DataError:
         return None

@@ -7,8 +7,8 @@
 what each level minimises.
 """
 
-from robustnas.search.data import divided
+from robustnas.search.data import divided, notes
 from robustnas.search.loop import run
 from robustnas.search.task import SearchTask
 
-__all__ = ["SearchTask", "divided", "run"]
+__all__ = ["SearchTask", "divided", "notes", "run"]

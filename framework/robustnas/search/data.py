@@ -8,25 +8,40 @@ from torch import Tensor
 from robustnas import seeding
 from robustnas.batches import check_fit
 from robustnas.errors import DataError
-from robustnas.images import halves, shuffled
+from robustnas.images import shuffled
 from robustnas.recipe.schema import Search
+from robustnas.stratified import halves, lacking
 from robustnas.world import World
 
 
-def divided(count: int, settings: Search, seed: int, world: World) -> tuple[Tensor, Tensor]:
-    """Which of `count` training images move w, and which alpha: (n,) int64 both, disjoint, together all.
+def divided(labels: Tensor, settings: Search, seed: int, world: World) -> tuple[Tensor, Tensor]:
+    """Which training images move w, and which alpha: (n,) int64 both, disjoint, together all, of every class.
+
+    Args:
+        labels: (N,) int64, of the training images.
+        settings: of the search.
+        seed: of the method.
+        world: the processes that share each batch.
 
     Raises:
         DataError: a part has fewer than two images.
         InputError: the processes cannot share the batches.
     """
-    found = halves(count, settings.train_share, seeding.generator(seed, "search", "halves"))
+    found = halves(labels, settings.train_share, seeding.generator(seed, "search", "halves"))
     if min(len(part) for part in found) < 2:
         raise DataError(
-            f"search.train_share {settings.train_share:g} splits {count} training images into "
+            f"search.train_share {settings.train_share:g} splits {len(labels)} training images into "
             f"{len(found[0])} and {len(found[1])}: each half needs at least 2"
         )
     for part in found:
         order = shuffled(part, settings.batch, torch.Generator())
         check_fit(order, settings.batch, settings.accumulate, world, "search")
     return found
+
+
+def notes(labels: Tensor, parts: tuple[Tensor, Tensor]) -> list[str]:
+    """What is to be said of the division: classes that one of the two levels does not see."""
+    return [
+        *lacking(labels, parts[0], "the images that move w"),
+        *lacking(labels, parts[1], "the images that move alpha"),
+    ]

@@ -37,7 +37,7 @@ from robustnas.report import Report
 from robustnas.search.bilevel import inner_step, outer_step
 from robustnas.search.checkpoint import Progress, restore, save
 from robustnas.search.compiled import Compiled
-from robustnas.search.data import divided
+from robustnas.search.data import divided, notes
 from robustnas.search.figures import Figures
 from robustnas.search.hypergradient import Hypergradient, Step, hypergradient
 from robustnas.search.objective import Objective
@@ -62,7 +62,7 @@ def run(
     Returns:
         Plain data: `genotype`; `alpha`, tables by name; `epochs`; `parameters`, the supernet's trainable
         weights (without alpha); `search_seconds`, over all sittings; `peak_memory` in bytes, see
-        `robustnas.memory.Peak`; where asked for, `compiled`: yes, or why not.
+        `robustnas.memory.Peak`; `notes` on the division of the images; where asked for, `compiled`: yes, or why not.
 
     Raises:
         RunError: a loss, a score or a gradient is not finite; the checkpoint of the last good epoch stays.
@@ -90,6 +90,7 @@ def run(
         "parameters": sum(parameter.numel() for parameter in search.w.parameters),
         "search_seconds": progress.seconds,
         **highest(progress.records),
+        "notes": search.notes,
         **({} if compiled is None else {"compiled": compiled.why_not or "yes"}),
     }
 
@@ -107,6 +108,7 @@ class _Search:
     w: Weights
     progress: Progress
     parts: tuple[Tensor, Tensor]
+    notes: list[str]
     batches: Batches
     peak: Peak
 
@@ -116,7 +118,7 @@ class _Search:
         settings, seed, dataset = task.settings, task.seed, task.dataset
         peak = Peak(device)
         images = dataset.split("train")
-        parts = divided(len(images.labels), settings, seed, world)
+        parts = divided(images.labels, settings, seed, world)
         with seeding.seeded(seed, "search", "weights"):
             supernet = PixelSupernet(
                 task.space.supernet(dataset.shape, dataset.classes),  # type: ignore[arg-type]
@@ -174,6 +176,7 @@ class _Search:
             w,
             progress,
             parts,
+            notes(images.labels, parts),
             batches,
             peak,
         )

@@ -4,8 +4,8 @@
 reloads what was trained.
 """
 
-from robustnas.train.data import check_augmentation, divided
+from robustnas.train.data import check_augmentation, divided, notes
 from robustnas.train.loop import TrainTask, run
 from robustnas.train.network import build, load
 
-__all__ = ["TrainTask", "build", "check_augmentation", "divided", "load", "run"]
+__all__ = ["TrainTask", "build", "check_augmentation", "divided", "load", "notes", "run"]

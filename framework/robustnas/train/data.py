@@ -14,8 +14,9 @@ from robustnas.batches import Batches, check_fit
 from robustnas.contracts import Dataset, Images
 from robustnas.errors import InputError
 from robustnas.feed import Feed
-from robustnas.images import halves, shuffled
+from robustnas.images import shuffled
 from robustnas.recipe.schema import Train
+from robustnas.stratified import halves, lacking
 from robustnas.world import World
 
 
@@ -26,12 +27,14 @@ class TrainingData:
     Args:
         train: (n,) int64, the images that train.
         held_out: (m,) int64, those that choose the checkpoint, none of which trains.
+        notes: what is to be said of the division.
         batches: of images, augmented.
         plain: of images as the network is evaluated on them.
     """
 
     train: Tensor
     held_out: Tensor
+    notes: list[str]
     batches: Batches
     plain: Batches
 
@@ -67,21 +70,36 @@ def check_augmentation(dataset: Dataset, settings: Train) -> None:
         )
 
 
-def divided(count: int, settings: Train, seed: int, world: World) -> tuple[Tensor, Tensor]:
-    """Which of `count` training images train, and which choose the checkpoint: (n,), (m,) int64, disjoint.
+def divided(labels: Tensor, settings: Train, seed: int, world: World) -> tuple[Tensor, Tensor]:
+    """Which training images train, and which choose the checkpoint: (n,), (m,) int64, disjoint.
 
-    All train, unless some are held out to choose the checkpoint.
+    All train, unless some of every class are held out to choose the checkpoint.
+
+    Args:
+        labels: (N,) int64, of the training images.
+        settings: of the training.
+        seed: of the method.
+        world: the processes that share each batch.
 
     Raises:
         InputError: the processes cannot share the batches.
     """
     if settings.checkpoint == "best":
-        train, held_out = halves(count, 1 - settings.held_out, seeding.generator(seed, "train", "held out"))
+        train, held_out = halves(labels, 1 - settings.held_out, seeding.generator(seed, "train", "held out"))
     else:
-        train, held_out = torch.arange(count), torch.arange(0)
+        train, held_out = torch.arange(len(labels)), torch.arange(0)
     order = shuffled(train, settings.batch, torch.Generator())
     check_fit(order, settings.batch, settings.accumulate, world, "train")
     return train, held_out
+
+
+def notes(labels: Tensor, parts: tuple[Tensor, Tensor]) -> list[str]:
+    """What is to be said of the division: classes that do not train, or have no say in the choice of the checkpoint."""
+    train, held_out = parts
+    return [
+        *lacking(labels, train, "the images that train"),
+        *(lacking(labels, held_out, "the images that choose the checkpoint") if len(held_out) > 0 else []),
+    ]
 
 
 def training_data(dataset: Dataset, settings: Train, seed: int, device: torch.device, world: World) -> TrainingData:
@@ -96,7 +114,7 @@ def training_data(dataset: Dataset, settings: Train, seed: int, device: torch.de
     else:
         reads: Callable[[int], Images] = dataset.training_images  # type: ignore[attr-defined]
         images = reads(settings.read_size)
-    train, held_out = divided(len(images.labels), settings, seed, world)
+    parts = train, held_out = divided(images.labels, settings, seed, world)
     feed = Feed(images, device)
     as_evaluated = feed
     if settings.read_size is not None and len(held_out) > 0:
@@ -113,4 +131,5 @@ def training_data(dataset: Dataset, settings: Train, seed: int, device: torch.de
         settings.random_resized_crop,
         settings.colour_jitter,
     )
-    return TrainingData(train, held_out, batches, Batches(as_evaluated, batches.shape, world=world))
+    as_they_are = Batches(as_evaluated, batches.shape, world=world)
+    return TrainingData(train, held_out, notes(images.labels, parts), batches, as_they_are)

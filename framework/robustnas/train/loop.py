@@ -70,7 +70,8 @@ def run(
         world: the processes that share each batch; all of them call this alike.
 
     Returns:
-        Plain data: genotype, parameters (without the auxiliary head), the epoch kept, last figures, train_seconds.
+        Plain data: genotype, parameters (without the auxiliary head), the epoch kept, last figures, train_seconds,
+        `notes` on the division of the images.
 
     Raises:
         RunError: the loss is not finite.
@@ -158,6 +159,7 @@ def run(
         **figures,
         **highest(records),
         "train_seconds": state["seconds"],
+        "notes": data.notes,
     }
 
 

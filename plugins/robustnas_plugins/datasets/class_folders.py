@@ -2,15 +2,17 @@
 
     split/class/.../image.png        classes are numbered in the sorted order of their names
 
-Files with endings that no image has, and hidden ones, are left out.
+Files with endings that no image has are left out, and so is what is hidden.  Links are followed, to files and to
+folders; a folder that is reached twice in a class counts once.  Names that differ in their Unicode form alone (an
+accent as one character or as two, as file systems have it) are one name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
+import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +27,9 @@ from robustnas.errors import DataError
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 WORKERS = "processes that read images ahead in search and training; elsewhere threads that decode them"
 """What the option `workers` of the datasets means."""
+
+MOST_PIXELS = 178_956_970
+"""Of an image that is resized: as many as Pillow opens at most."""
 
 Result = TypeVar("Result")
 
@@ -48,6 +53,12 @@ class ClassFolders:
         return torch.tensor(self.labels, dtype=torch.int64)
 
 
+def shown(path: Path | str) -> str:
+    """A path in a message: one line, whatever characters its names have."""
+    text = os.path.abspath(path) if isinstance(path, Path) else path
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
 def scan(folder: Path, name: str) -> ClassFolders:
     """The images below a split's folder; reads names, opens nothing.
 
@@ -62,51 +73,95 @@ def scan(folder: Path, name: str) -> ClassFolders:
         return _scanned(folder, name)
     except OSError as fault:
         raise DataError(
-            f"{name}: {fault.filename} cannot be read ({fault}); a folder that may be read would do"
+            f"{name}: {shown(Path(fault.filename or folder))} cannot be read ({fault.strerror}); "
+            "a folder that may be read would do"
         ) from fault
 
 
 def _scanned(folder: Path, name: str) -> ClassFolders:
     """`scan`, where nothing stands in the way."""
     if not folder.is_dir():
-        raise DataError(f"{name}: {folder.absolute()} is not a folder; it should hold one folder for each class")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    if not names:
-        raise DataError(f"{name}: {folder.absolute()} is empty; it should hold one folder for each class")
-    by_class: list[list[Path]] = []
-    for class_name in names:
-        found = _images_below(folder / class_name)
-        if not found:
+        raise DataError(f"{name}: {shown(folder)} is not a folder; it should hold one folder for each class")
+    classes = _class_folders(folder, name)
+    in_turn: list[tuple[int, int, Path]] = []
+    for label, found in enumerate(classes.values()):
+        files = _images_below(found, name)
+        if not files:
             raise DataError(
-                f"{name}: {(folder / class_name).absolute()} holds no image; an image ends in "
+                f"{name}: {shown(found)} holds no image; an image ends in "
                 f"{', '.join(ENDINGS)}; put images there or remove the folder"
             )
-        by_class.append(found)
+        in_turn += [(turn, label, file) for turn, file in enumerate(files)]
     # one image of each class in turn: the first images of a split (evaluate.images) are then balanced over classes
-    in_turn = [(file, label) for turn in zip_longest(*by_class) for label, file in enumerate(turn) if file is not None]
-    return ClassFolders(tuple(names), tuple(file for file, _ in in_turn), tuple(label for _, label in in_turn))
+    in_turn.sort(key=lambda one: one[:2])
+    return ClassFolders(tuple(classes), tuple(file for *_, file in in_turn), tuple(label for _, label, _ in in_turn))
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """Image files at any depth, sorted.
+def _class_folders(folder: Path, name: str) -> dict[str, Path]:
+    """The class folders of a split by their names, in the order of these.
 
     Raises:
+        DataError: there is none, or two have one name.
+        OSError: the folder may not be read.
+    """
+    with os.scandir(folder) as entries:
+        found = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if not found:
+        raise DataError(f"{name}: {shown(folder)} has no folder in it; it should hold one folder for each class")
+    classes: dict[str, Path] = {}
+    for entry in found:
+        if normal(entry) in classes:
+            raise DataError(
+                f"{name}: {shown(folder)} has two folders {shown(entry)}, whose names differ in their Unicode form "
+                "alone; one folder with the images of both would do"
+            )
+        classes[normal(entry)] = folder / entry
+    return dict(sorted(classes.items()))
+
+
+def normal(text: str) -> str:
+    """A name in the Unicode form in which names are compared."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _images_below(folder: Path, name: str) -> list[Path]:
+    """Image files at any depth, sorted.  Links are followed; a folder that is reached twice counts once.
+
+    Raises:
+        DataError: what has an image's name is no file.
         OSError: a folder may not be read.
     """
-
-    def refuse(fault: OSError) -> None:
-        raise fault
-
-    return sorted(
-        Path(directory) / file
-        for directory, _, files in os.walk(folder, onerror=refuse)
-        for file in files
-        if file.lower().endswith(ENDINGS) and not file.startswith(".")
-    )
+    found: list[tuple[tuple[str, ...], str]] = []
+    # by the folder's own number: a link may lead to a folder that it lies in
+    visited: set[tuple[int, int]] = set()
+    waiting: list[tuple[tuple[str, ...], str]] = [((), os.fspath(folder))]
+    while waiting:
+        parts, at = waiting.pop()
+        status = os.stat(at)
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        inside: list[tuple[tuple[str, ...], str]] = []
+        with os.scandir(at) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                place = ((*parts, normal(entry.name)), entry.path)
+                if entry.is_dir():
+                    inside.append(place)
+                elif entry.name.lower().endswith(ENDINGS):
+                    if not entry.is_file():
+                        raise DataError(
+                            f"{name}: {shown(Path(entry.path))} cannot be read, as it is a link to nothing or no file; "
+                            "replace or remove it"
+                        )
+                    found.append(place)
+        waiting += sorted(inside, reverse=True)
+    return [Path(file) for _, file in sorted(found)]
 
 
 def same_classes(train: ClassFolders, test: ClassFolders, folders: tuple[Path, Path], name: str) -> None:
-    """Both splits have the same classes.
+    """Both splits have the same classes, two at least.
 
     Raises:
         DataError: they do not; says which are in one only.
@@ -114,50 +169,69 @@ def same_classes(train: ClassFolders, test: ClassFolders, folders: tuple[Path, P
     for here, there, at in ((train, test, folders[1]), (test, train, folders[0])):
         lacking = sorted(set(here.names) - set(there.names))
         if lacking:
-            shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
-            raise DataError(
-                f"{name}: {at.absolute()} has no class folder {shown}; train and test need the same classes"
-            )
+            named = ", ".join(map(shown, lacking[:5])) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
+            raise DataError(f"{name}: {shown(at)} has no class folder {named}; train and test need the same classes")
+    if len(train.names) < 2:
+        raise DataError(
+            f"{name}: {shown(folders[0])} has one class folder, {shown(train.names[0])}; a network tells classes "
+            "apart, and two folders or more would do"
+        )
 
 
-def real_paths(files: Sequence[Path]) -> list[str]:
-    """Where each file is once all links are followed; folders are followed once each, which is most of the time."""
-    folders: dict[str, str] = {}
-    found = []
-    for file in map(os.fspath, files):
-        if os.path.islink(file):
-            found.append(os.path.realpath(file))
-            continue
-        folder, name = os.path.split(file)
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder)
-        found.append(os.path.join(folders[folder], name))
-    return found
-
-
-def inventory(splits: Mapping[Path, ClassFolders], name: str) -> str:
-    """A digest of the names and sizes of all files, by which images are the same ones wherever their folder lies.
-
-    Nothing is opened, so a change that keeps a file's size to the byte goes unseen.
+@attrs.frozen
+class Inventory:
+    """What the files of a split are known by, without opening one.
 
     Args:
-        splits: what each folder holds; in the order in which they matter.
+        digest: of their names below the split's folder and their sizes: the same wherever that folder lies.
+        numbers: the number that its file system gives each file, whatever its names are; one for each file.
+    """
+
+    digest: str
+    numbers: tuple[tuple[int, int], ...]
+
+
+def inventory(folder: Path, split: ClassFolders, name: str) -> Inventory:
+    """Names and sizes of the files of a split.  A change that keeps a file's size to the byte goes unseen.
+
+    Args:
+        folder: of the split.
+        split: what it holds.
         name: of the dataset, for messages.
 
     Raises:
-        DataError: a file is a link to nothing, or its size cannot be asked for.
+        DataError: the size of a file cannot be asked for.
     """
-    digest = hashlib.sha256()
-    for folder, found in splits.items():
-        digest.update(b"%d images\0" % len(found.files))
-        for file in found.files:
-            path = os.fspath(file)
-            try:
-                size = os.stat(path).st_size
-            except OSError as fault:
-                raise DataError(f"{name}: {path} cannot be read ({fault}); replace or remove it") from fault
-            digest.update(b"%s\0%d\0" % (os.fsencode(path[len(os.fspath(folder)) :].replace(os.sep, "/")), size))
-    return digest.hexdigest()[:12]
+    digest, numbers = hashlib.sha256(), []
+    below = len(os.fspath(folder))
+    for file in split.files:
+        path = os.fspath(file)
+        try:
+            status = os.stat(path)
+        except OSError as fault:
+            raise DataError(f"{name}: {shown(file)} cannot be read ({fault.strerror}); replace or remove it") from fault
+        known_as = normal(path[below:].replace(os.sep, "/"))
+        digest.update(b"%s\0%d\0" % (os.fsencode(known_as), status.st_size))
+        numbers.append((status.st_dev, status.st_ino))
+    return Inventory(digest.hexdigest()[:12], tuple(numbers))
+
+
+def nothing_shared(train: Inventory, test: Inventory, files: Sequence[Path], name: str) -> None:
+    """No file is in both splits, be it by a link to it, by one to its folder, or by a second name (a hard link).
+
+    Args:
+        files: those of the test split.
+
+    Raises:
+        DataError: names the first that is.
+    """
+    known = set(train.numbers)
+    both = next((file for file, number in zip(files, test.numbers, strict=True) if number in known), None)
+    if both is not None:
+        raise DataError(
+            f"{name}: {shown(both)} is a training image too; "
+            "no test image may be seen in training: remove it from one of the two"
+        )
 
 
 def opened(path: Path, name: str, use: Callable[[Image.Image], Result]) -> Result:
@@ -169,10 +243,11 @@ def opened(path: Path, name: str, use: Callable[[Image.Image], Result]) -> Resul
     try:
         with Image.open(path) as image:
             return use(image)
-    # SyntaxError is what Pillow raises for a broken PNG, DecompressionBombError for absurd sizes
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as fault:
+    except MemoryError:
+        raise  # of the machine, not of the file
+    except Exception as fault:  # Pillow's readers of some thirty formats raise anything at bytes they do not expect
         raise DataError(
-            f"{name}: {path.absolute()} is not an image that can be read "
+            f"{name}: {shown(path)} is not an image that can be read "
             f"({type(fault).__name__}: {fault}); replace or remove it"
         ) from fault
 
@@ -187,7 +262,10 @@ def header(path: Path, name: str) -> tuple[int, int]:
 
 
 def read(path: Path, name: str, channels: int, shorter: int | None, crop: int | None) -> Tensor:
-    """One image, (C, H, W) uint8.
+    """One image, (C, H, W) uint8: to the byte what torchvision has as `Compose([Resize(shorter), CenterCrop(crop)])`.
+
+    That is of Pillow images, as its `ImageFolder` loads them: converted to RGB as they are stored, so an orientation
+    that a camera noted (EXIF) turns nothing, transparency is dropped, and of an animation the first picture is read.
 
     Args:
         path: of the file.
@@ -195,7 +273,7 @@ def read(path: Path, name: str, channels: int, shorter: int | None, crop: int | 
         channels: 3 (RGB) or 1 (grey); other kinds are converted.
         shorter: rows or columns, whichever are fewer, after resizing (bilinear, with antialiasing); None
             leaves it.
-        crop: side of the square cut from the centre after resizing; None cuts nothing.
+        crop: side of the square cut from the centre after resizing, at most `shorter`; None cuts nothing.
 
     Raises:
         DataError: the file cannot be read, or has more than 8 bits for a pixel.
@@ -206,16 +284,27 @@ def read(path: Path, name: str, channels: int, shorter: int | None, crop: int | 
             raise ValueError(f"mode {image.mode}: more than 8 bits for a pixel; convert it to 8 bits")
         pixels = image.convert("RGB" if channels == 3 else "L")
         if shorter is not None and min(pixels.size) != shorter:
-            ratio = shorter / min(pixels.size)
-            size = (max(shorter, round(pixels.width * ratio)), max(shorter, round(pixels.height * ratio)))
-            pixels = pixels.resize(size, Image.Resampling.BILINEAR)
+            pixels = pixels.resize(_resized(*pixels.size, shorter), Image.Resampling.BILINEAR)
         if crop is not None:
-            left, top = (pixels.width - crop) // 2, (pixels.height - crop) // 2
+            # half a pixel goes to the even side, as torchvision rounds
+            left, top = round((pixels.width - crop) / 2), round((pixels.height - crop) / 2)
             pixels = pixels.crop((left, top, left + crop, top + crop))
         array = np.array(pixels, dtype=np.uint8).reshape(pixels.height, pixels.width, channels)
         return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
     return opened(path, name, decode)
+
+
+def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:
+    """Columns and rows of an image whose shorter side becomes `shorter`; the longer one is rounded down.
+
+    Raises:
+        ValueError: it would have more than `MOST_PIXELS`.
+    """
+    longer = int(shorter * max(width, height) / min(width, height))
+    if shorter * longer > MOST_PIXELS:
+        raise ValueError(f"{height}x{width} pixels: with a shorter side of {shorter} the longer one has {longer}")
+    return (shorter, longer) if width <= height else (longer, shorter)
 
 
 @attrs.frozen(eq=False)

@@ -11,7 +11,7 @@ for that: rename a file whose pixels change and whose size does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -30,9 +30,10 @@ from robustnas_plugins.datasets.class_folders import (
     Files,
     header,
     inventory,
-    real_paths,
+    nothing_shared,
     same_classes,
     scan,
+    shown,
 )
 from robustnas_plugins.datasets.splits import is_train
 
@@ -97,7 +98,7 @@ class ImageFolder:
         root = Path(self.folder).expanduser()
         if not root.is_dir():
             raise DataError(
-                f"{NAME}: {root.absolute()} is not a folder; "
+                f"{NAME}: {shown(root)} is not a folder; "
                 "folder: PATH should name one that holds train/<class>/ and test/<class>/"
             )
         test = root / "test"
@@ -110,23 +111,21 @@ class ImageFolder:
         Raises:
             DataError: folders are missing or empty, or the splits do not fit together.
         """
-        train, test = (scan(folder, NAME) for folder in self._folders)
-        same_classes(train, test, self._folders, NAME)
-        real = set(real_paths(train.files))
-        shared = next(
-            (file for file, path in zip(test.files, real_paths(test.files), strict=True) if path in real), None
-        )
-        if shared is not None:
-            raise DataError(
-                f"{NAME}: {shared.absolute()} is a training image too; "
-                "no test image may be seen in training: remove it from one of the two"
-            )
-        return train, test
+        return self._found[0]
 
     @cached_property
-    def contents(self) -> str:
-        """What tells these images from others: names and sizes of all files."""
-        return inventory(dict(zip(self._folders, self._splits, strict=True)), NAME)
+    def contents(self) -> Mapping[str, str]:
+        """What tells the images of each split from others: names and sizes of its files."""
+        return self._found[1]
+
+    @cached_property
+    def _found(self) -> tuple[tuple[ClassFolders, ClassFolders], dict[str, str]]:
+        """`_splits` and `contents`, looked for once."""
+        train, test = (scan(folder, NAME) for folder in self._folders)
+        same_classes(train, test, self._folders, NAME)
+        known = [inventory(folder, split, NAME) for folder, split in zip(self._folders, (train, test), strict=True)]
+        nothing_shared(known[0], known[1], test.files, NAME)
+        return (train, test), {"train": known[0].digest, "test": known[1].digest}
 
     @cached_property
     def shape(self) -> Shape:
@@ -153,7 +152,7 @@ class ImageFolder:
             found = header(file, NAME)
             if self.size is None and found != self.shape[1:]:
                 raise DataError(
-                    f"{NAME}: {file.absolute()} is {found[0]}x{found[1]} where the first training image is "
+                    f"{NAME}: {shown(file)} is {found[0]}x{found[1]} where the first training image is "
                     f"{self.shape[1]}x{self.shape[2]}; the option size: N brings all to one size"
                 )
         return self._splits

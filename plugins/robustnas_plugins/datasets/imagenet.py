@@ -18,7 +18,7 @@ from attrs.validators import and_, ge, instance_of, optional
 from robustnas.contracts import Images, Shape
 from robustnas.errors import DataError
 from robustnas.images import Streamed
-from robustnas_plugins.datasets.class_folders import WORKERS, ClassFolders, Files, same_classes, scan
+from robustnas_plugins.datasets.class_folders import WORKERS, ClassFolders, Files, same_classes, scan, shown
 from robustnas_plugins.datasets.places import data_root, missing
 from robustnas_plugins.datasets.splits import is_train
 
@@ -100,7 +100,7 @@ class ImageNet:
         same_classes(both[0], both[1], folders, "imagenet")
         if len(both[0].names) != self.classes:
             raise DataError(
-                f"imagenet: {root.absolute()} has {len(both[0].names)} classes, {self.classes} are expected; "
+                f"imagenet: {shown(root)} has {len(both[0].names)} classes, {self.classes} are expected; "
                 f"classes: {len(both[0].names)} among the dataset's options would do"
             )
         return both
