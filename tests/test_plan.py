@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,15 +100,45 @@ def test_images_of_one_s_own_are_known_by_their_files_and_not_by_their_folder(re
         (tmp_path / "here" / place).mkdir(parents=True)
         (tmp_path / "here" / place / "0.png").write_bytes(b"x" * number)
 
-    def found(folder: str) -> list[str]:
-        of = plan(recipe, f"dataset={{name: image-folder, folder: {tmp_path / folder}, size: 8}}")
-        return [str(of.identity["dataset"]), *(stage.key for stage in of.stages)]
+    def found(folder: str) -> Plan:
+        return plan(recipe, f"dataset={{name: image-folder, folder: {tmp_path / folder}, size: 8}}")
+
+    def changed(before: Plan, after: Plan) -> set[str]:
+        return {kind for kind in KINDS if keys(before, kind) != keys(after, kind)}
 
     before = found("here")
     (tmp_path / "here").rename(tmp_path / "there")
-    assert found("there") == before
+    moved = found("there")
+    assert changed(before, moved) == set()
+    assert moved.identity == before.identity
+    (tmp_path / "there" / "test" / "a" / "0.png").write_bytes(b"mended")
+    mended = found("there")
+    assert changed(moved, mended) == {"clean", "probe", "attack", "certify"}, "no search and no training is lost"
+    assert mended.identity == moved.identity, "nor is the run directory another experiment's"
     (tmp_path / "there" / "train" / "a" / "1.png").write_bytes(b"more")
-    assert not set(found("there")) & set(before)
+    after = found("there")
+    assert changed(mended, after) == {"search", "train", "clean", "probe", "attack", "certify"}
+    assert after.identity != mended.identity
+
+
+def test_a_network_made_elsewhere_is_measured_again_where_test_images_change(recipe: Path, tmp_path: Path):
+    (tmp_path / "own.py").write_text("import torch\n\ndef net():\n    return torch.nn.Flatten()\n")
+    sys.path.insert(0, str(tmp_path))
+    for number, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        (tmp_path / "data" / place).mkdir(parents=True)
+        (tmp_path / "data" / place / "0.png").write_bytes(b"x" * number)
+    given = [
+        f"dataset={{name: image-folder, folder: {tmp_path / 'data'}, size: 8}}",
+        "methods={own: {network: own:net}}",
+    ]
+    try:
+        before = plan(recipe, *given)
+        (tmp_path / "data" / "train" / "a" / "1.png").write_bytes(b"more")
+        assert keys(plan(recipe, *given), "clean") == keys(before, "clean")
+        (tmp_path / "data" / "test" / "a" / "1.png").write_bytes(b"more")
+        assert not keys(plan(recipe, *given), "clean") & keys(before, "clean")
+    finally:
+        sys.path.remove(str(tmp_path))
 
 
 def test_a_search_without_a_metric_does_not_depend_on_the_threat(recipe: Path):

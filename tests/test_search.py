@@ -144,7 +144,7 @@ def test_what_a_search_returns_and_records(tmp_path):
     told = []
     result = search.run(task(Jacobian()), folder, CPU, lambda *place, **figures: told.append((place, figures)))
     folder.finish(result)  # plain data
-    assert set(result) == {"genotype", "alpha", "epochs", "parameters", "search_seconds", "peak_memory"}
+    assert set(result) == {"genotype", "alpha", "epochs", "parameters", "search_seconds", "peak_memory", "notes"}
     table = torch.tensor(result["alpha"]["normal"])
     assert table.shape == (2, 3)
     assert result["genotype"] == {"edges": table.argmax(dim=1).tolist()}

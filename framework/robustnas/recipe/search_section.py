@@ -94,7 +94,9 @@ class Search:
             )
 
     gamma: float = key(0.01, "weight of the robustness metric in the outer level", ge(0.0))
-    train_share: float = key(0.5, "share of the training images that move w; the others move alpha", gt(0.0), lt(1.0))
+    train_share: float = key(
+        0.5, "share of the training images of each class that move w; the others move alpha", gt(0.0), lt(1.0)
+    )
     w_lr: float = key(0.025, "learning rate of w at the start (SGD, cosine)", gt(0.0))
     w_lr_min: float = key(0.001, "learning rate of w at the end", ge(0.0))
     w_momentum: float = key(0.9, "momentum of w", ge(0.0), lt(1.0))

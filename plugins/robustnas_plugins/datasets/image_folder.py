@@ -1,12 +1,12 @@
 """People's own images: `train/<class>/*` and `test/<class>/*` (or `val/` where there is no `test/`).
 
-Classes are the folder names in sorted order, and must be the same in both splits.  A file that is in both
-splits, be it through a link, is refused.  Copies under different names are not looked for: keep them out of
+Classes are the folder names in sorted order, and must be the same in both splits, two at least.  A file that is in both
+splits, be it through a link of any kind, is refused.  Copies under different names are not looked for: keep them out of
 the test folder, or the test figures mean nothing.
 
 Results are of these images wherever the folder lies: the names and sizes of all files tell them from others, so
-a folder that moves or is copied redoes nothing, and one with other files is another dataset.  Nothing is opened
-for that: rename a file whose pixels change and whose size does not.
+a folder that moves or is copied redoes nothing, one with other training files is another dataset, and other test files
+redo what is measured on them.  Nothing is opened for that: rename a file whose pixels change and whose size does not.
 """
 
 from __future__ import annotations
