@@ -144,24 +144,51 @@ def swapped(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("function", [stacked_twice, swapped])
-@pytest.mark.parametrize("general", [False, True])
-def test_a_third_partys_rule_that_copies(function, general: bool):
-    """Neither form of a rule has a way to hand on a ball: behind it, the intervals are those of the box."""
+@pytest.mark.parametrize("form", ["linear", "general", "in place"])
+def test_a_third_partys_rule_that_copies(function, form: str):
+    """No form of a rule has a way to hand on a ball: behind it, the intervals are those of the box."""
     named = bounds.boundable(function)
-    if general:
 
-        @rule(named)
-        def handler(called, value: Value) -> Value:
-            plain = None if value.plain is None else function(value.plain)
-            return value.like(plain, function(value.centre), function(value.radius))
-    else:
+    def general(called, value: Value) -> Value:
+        plain = None if value.plain is None else function(value.plain)
+        return value.like(plain, function(value.centre), function(value.radius))
+
+    def in_place(called, value: Value) -> Value:
+        value.plain = None if value.plain is None else function(value.plain)
+        value.centre, value.radius = function(value.centre), function(value.radius)
+        return value
+
+    if form == "linear":
         linear_rule(named)(function)
+    else:
+        rule(named)(general if form == "general" else in_place)
     network, images = Copying(3, (named,), SHAPE).double(), some_images(0)
     for norm in ("l2", "l1"):
         threat = ThreatModel(norm, EPSILON[norm])
         least = least_logits(Copying(3, (function,), SHAPE).double(), images, threat)
         for method in METHODS:
             assert (bounds.linear_bounds(network, images, torch.eye(3).double(), threat, method) <= least + 1e-12).all()
+
+
+def test_a_rule_that_exchanges_the_streams_of_logits_does_not_keep_what_was_in_front_of_them():
+    """The margin of a last linear layer is folded into it; not where something has changed its output."""
+
+    @bounds.boundable
+    def opposite(x: Tensor) -> Tensor:
+        return -x
+
+    @rule(opposite)
+    def handler(called, value: Value) -> Value:
+        value.plain = None if value.plain is None else -value.plain
+        value.centre = -value.centre
+        return value
+
+    layer, image = nn.Linear(12, 3).double(), some_images(1)[:1]
+    for method in METHODS:
+        bound = bounds.linear_bounds(
+            lambda x: opposite(layer(x.flatten(1))), image, torch.eye(3).double(), ThreatModel("linf", 0.01), method
+        )
+        assert (bound <= -layer(image.flatten(1))).all()
 
 
 def test_what_mixes_is_not_taken_for_a_move():

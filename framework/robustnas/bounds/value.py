@@ -11,7 +11,7 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import torch
 from attrs import frozen
@@ -81,6 +81,23 @@ class Memory:
         return sum(sharer() is not None for sharer in self._sharers) > 1
 
 
+T = TypeVar("T")
+
+
+class OfStreams(Generic[T]):
+    """An attribute of a value that says more of its streams: None where a rule has exchanged them since it was set."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.slot = f"_{name}"
+
+    def __set__(self, value: Value, item: T | None) -> None:
+        value.__dict__[self.slot] = item, value.centre
+
+    def __get__(self, value: Value, owner: type | None = None) -> T | None:
+        item, centre = value.__dict__[self.slot]
+        return item if centre is value.centre else None
+
+
 class Value(torch.Tensor):
     """One tensor of the network, for every image of the region at once.  First dimension: images.
 
@@ -100,8 +117,8 @@ class Value(torch.Tensor):
     plain: Tensor | None
     centre: Tensor
     radius: Tensor
-    ball: Ball | None
-    features: Features | None
+    ball = OfStreams[Ball]()
+    features = OfStreams[Features]()
     exponent: Tensor | None
     tightened: bool
     memory: Memory
