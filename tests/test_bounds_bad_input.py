@@ -50,6 +50,16 @@ def parts_in_training() -> nn.Module:
     return net
 
 
+def autocast(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The first layer in mixed precision, inside a forward pass."""
+
+    def call(images: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return layer[0](images)[:, :1]
+
+    return call
+
+
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "bounds.margins": bounds.margins,
     "bounds.log_widths": bounds.log_widths,
@@ -114,6 +124,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"net": lambda: Around(after=lambda x: x[:, 0]), "labels": 0 * LABELS},
         InputError,
         r"\(4,\).*expected \(N, K\)",
+    ),
+    "mixed precision": (
+        {"net": lambda: Around(autocast(network()))},
+        UnsupportedOpError,
+        r"conv2d in .*bfloat16 of torch\.float32.*take autocast.*out of the forward pass",
     ),
     "a map of logits": (
         {"net": lambda: Around(after=lambda x: x[:, :, None])},

@@ -215,6 +215,10 @@ class Value(torch.Tensor):
                     first,
                     f"result of shape {shape}: dimension 0 must stay the {first.walk.images} images",
                 )
+            if value.centre.dtype != first.walk.region.images.dtype:
+                found, known = value.centre.dtype, first.walk.region.images.dtype
+                reason = f"gives {found} of {known}: bounds in another number format would be bounds of another network"
+                refuse(func, first, reason, "take autocast and changes of the format out of the forward pass")
         if _writes(func, kwargs):
             return _write(func, target, result)
         return result
