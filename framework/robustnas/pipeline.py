@@ -84,7 +84,7 @@ def _prepare(loaded: Loaded, todo: Plan, stages: list[Stage], directory: RunDire
 
     def first() -> None:
         directory.check(todo)
-        if not all(directory.done(stage) for stage in stages):
+        if len(directory.all_done(stages)) < len(stages):
             checks.check(todo, world)
         directory.claim(todo)
         write_text(

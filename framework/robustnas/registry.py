@@ -96,17 +96,31 @@ class Registry:
         """The plugin class called `name`, checked against its contract.
 
         Raises:
-            PluginError: nothing installed registers that name, two distributions do, its module does not
-                import, or the class does not keep the contract.
+            PluginError: as `entry` and `load_entry`.
         """
-        entries = self.entries()
+        return self.load_entry(self.entry(name))
+
+    def entry(self, name: str, entries: Sequence[Entry] | None = None) -> Entry:
+        """Who registers `name`, among `entries` or all there are now; imports nothing.
+
+        Raises:
+            PluginError: nothing installed does, or two distributions do.
+        """
+        entries = self.entries() if entries is None else entries
         matching = [entry for entry in entries if entry.name == name]
         if not matching:
             raise PluginError(self._unknown(name, sorted({entry.name for entry in entries})))
         if len(matching) > 1:
             raise PluginError(self.describe_conflict(name, matching))
-        (entry,) = matching
-        what = f"{self.kind} {name!r} ({entry.target}, from {entry.provider})"
+        return matching[0]
+
+    def load_entry(self, entry: Entry) -> type:
+        """The plugin class that an entry stands for, checked against its contract.
+
+        Raises:
+            PluginError: its module does not import, or the class does not keep the contract.
+        """
+        what = f"{self.kind} {entry.name!r} ({entry.target}, from {entry.provider})"
         plugin = _import(self.group, entry, what)
         if not isinstance(plugin, type):
             raise PluginError(f"{what} is not a class: found {plugin!r:.80}; a class with options as fields would do")

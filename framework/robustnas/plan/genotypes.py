@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os.path import isfile
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,16 @@ from robustnas.errors import InputError
 from robustnas.suggest import did_you_mean
 
 
-def find_genotype(source: str, space: SearchSpace, beside: Path) -> Genotype:
+def find_genotype(
+    source: str, space: SearchSpace, beside: Path, read: Callable[[Path], Any] | None = None
+) -> Genotype:
     """The genotype a recipe names: published by the space, or in a file `path` or `path#KEY`.
 
     A path is looked for beside the recipe, then in the working directory; a key at the top of the file, then in its
     sections.
+
+    Args:
+        read: `read_genotypes`, or what remembers what it has read.
 
     Raises:
         InputError: it is nowhere, or not a genotype; says where it was looked for.
@@ -34,15 +39,24 @@ def find_genotype(source: str, space: SearchSpace, beside: Path) -> Genotype:
             f"found {source!r}, neither a file ({', '.join(str(p) for p in dict.fromkeys(tried))}) nor a published "
             f"genotype of the search space{did_you_mean(source, list(published))}; published: {names}"
         )
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as fault:
-        raise InputError(f"{path} is not JSON: {fault}") from fault
+    data = (read or read_genotypes)(path)
     if key:
         data = _entry(path, data, key)
     if not isinstance(data, dict):
         raise InputError(f"{path} does not hold a genotype: found {type(data).__name__}, a mapping would do")
     return data
+
+
+def read_genotypes(path: Path) -> Any:
+    """What a file of one or several genotypes holds, as plain data.
+
+    Raises:
+        InputError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as fault:
+        raise InputError(f"{path} is not JSON: {fault}") from fault
 
 
 def _entry(path: Path, data: Any, key: str) -> Any:

@@ -12,7 +12,6 @@ import attrs
 
 from robustnas.errors import InputError
 from robustnas.recipe.schema import Use
-from robustnas.registry import REGISTRIES
 
 RESULTS = 5
 """Raised whenever a stage computes something else than before: older results are then not taken for new ones."""
@@ -69,7 +68,7 @@ def identity(kind: str, use: Use, without_stage: str | None = None, split: str =
     return {
         "name": use.name,
         "options": dict(options) | ({} if known_by is None else {"contents": known_by}),
-        "provider": _provider(kind, use.name),
+        "provider": use.provider,
     }
 
 
@@ -81,17 +80,6 @@ def contents(use: Use, split: str) -> str | None:
     """
     found: str | Mapping[str, str] | None = getattr(use.plugin, "contents", None)
     return found[split] if isinstance(found, Mapping) else found
-
-
-def _provider(kind: str, name: str) -> str | None:
-    """The package that a third-party plugin comes from, with its version: another may compute something else.
-
-    First-party plugins change with `RESULTS`, not with every release.
-    """
-    for entry in REGISTRIES[kind].entries():
-        if entry.name == name:
-            return None if entry.distribution == "robustnas" else f"{entry.distribution} {entry.version}"
-    return None
 
 
 def _plain(value: Any) -> Any:

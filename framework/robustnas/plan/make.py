@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import attrs
+from attrs import frozen
 
 from robustnas import attack_order, foreign
 from robustnas.attack_order import Column
 from robustnas.contracts import Dataset, SearchSpace, Shape
 from robustnas.errors import InputError
-from robustnas.plan.genotypes import find_genotype
+from robustnas.plan.genotypes import find_genotype, read_genotypes
 from robustnas.plan.keys import contents, digest, identity, settings
-from robustnas.plan.stages import Foreign, MethodPlan, Plan, Stage, sources
+from robustnas.plan.stages import Foreign, MethodPlan, Plan, Stage, each_once
 from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
@@ -24,6 +25,22 @@ from robustnas.recipe.schema import ORDERS, REGIMES, Method, Recipe, Standard
 from robustnas.recipe.values import construct
 from robustnas.registry import metric_parts
 from robustnas.threat import largest_radius
+from robustnas.train.sizes import Sizes
+
+
+@frozen
+class Known:
+    """What is found out once while a plan is made, however many methods ask for it.
+
+    Args:
+        sizes: of networks.
+        read: what a file of genotypes holds.
+        foreign: the digest of a network made elsewhere.
+    """
+
+    sizes: Sizes
+    read: Callable[[Path], Any]
+    foreign: Callable[[str, Path | None], dict[str, Any]]
 
 
 def make(loaded: Loaded) -> Plan:
@@ -45,14 +62,16 @@ def make(loaded: Loaded) -> Plan:
     methods: dict[str, MethodPlan] = {}
     made: dict[tuple[str, int], list[Stage]] = {}
     networks: dict[tuple[str, int], str] = {}
+    known = Known(Sizes(dataset), cache(read_genotypes), cache(foreign.digest))
     _check_suited(loaded, faults)
     _check_warm_ups(loaded, faults)
     _check_sizes(loaded, faults)
     for name, method in recipe.methods.items():
         try:
-            methods[name] = _method(loaded, name, method)
+            methods[name] = _method(loaded, name, method, known)
+            stages_at = _network_stages(loaded, methods[name], method, about["dataset"], known)
             for seed in recipe.seeds:
-                made[name, seed], networks[name, seed] = _network_stages(loaded, methods[name], method, seed)
+                made[name, seed], networks[name, seed] = stages_at(seed)
         except InputError as fault:
             part = ".network" if method.network is not None else ".genotype" if method.genotype is not None else ""
             path = f"methods.{name}{part}"
@@ -63,12 +82,14 @@ def make(loaded: Loaded) -> Plan:
             text = f"{column.label} shows each network images that were made on the others', and there is one method"
             faults.add(loaded.place("attacks"), "attacks", f"{text}; a second one, or another attack, would do")
     faults.raise_all()
+    evaluated = Evaluated.of(recipe, columns, about["dataset"])
+    transfers = any(column.transfers for column in columns)
+    others = {seed: each_once(networks, seed) if transfers else {} for seed in recipe.seeds}
     stages: list[Stage] = []
     for (name, seed), before in made.items():
-        others = sources(networks, name, seed)
         needs = tuple(stage.key for stage in before if stage.kind == "train")
         stages += before
-        stages += _evaluation_stages(recipe, columns, name, seed, networks[name, seed], needs, others)
+        stages += _evaluation_stages(evaluated, name, seed, networks[name, seed], needs, others[seed])
     return Plan(
         name=loaded.name,
         dataset=dataset,
@@ -143,14 +164,13 @@ def _check_sizes(loaded: Loaded, faults: Faults) -> None:
             faults.add(loaded.place(f"{path}.epsilon"), f"{path}.epsilon", f"{text}; {example} would do")
 
 
-def _method(loaded: Loaded, name: str, method: Method) -> MethodPlan:
+def _method(loaded: Loaded, name: str, method: Method, known: Known) -> MethodPlan:
     """One method with its names resolved.
 
     Raises:
         InputError: its genotype cannot be found, or does not fit.
     """
     recipe = loaded.recipe
-    dataset: Dataset = recipe.dataset.plugin
     if method.network is not None:
         weights = method.weights
         if weights is not None:
@@ -169,10 +189,10 @@ def _method(loaded: Loaded, name: str, method: Method) -> MethodPlan:
     use = method.search_space or recipe.search_space
     assert use is not None
     space: SearchSpace = use.plugin
-    genotype = None
+    genotype, parameters = None, None
     if method.genotype is not None:
-        genotype = find_genotype(method.genotype, space, loaded.beside(f"methods.{name}.genotype"))
-        space.network(genotype, dataset.shape, dataset.classes)
+        genotype = find_genotype(method.genotype, space, loaded.beside(f"methods.{name}.genotype"), known.read)
+        parameters = known.sizes.network(space, genotype)
     return MethodPlan(
         name=name,
         search_space=space,
@@ -182,6 +202,7 @@ def _method(loaded: Loaded, name: str, method: Method) -> MethodPlan:
         train=method.train,
         genotype=genotype,
         genotype_source=method.genotype,
+        parameters=parameters,
     )
 
 
@@ -190,18 +211,24 @@ def _beside(folder: Path, path: Path) -> Path:
     return folder / path if (folder / path).is_file() else path
 
 
-def _network_stages(loaded: Loaded, plan: MethodPlan, method: Method, seed: int) -> tuple[list[Stage], str]:
-    """The stages that make the network of one method and seed, and the key of that network."""
+def _network_stages(
+    loaded: Loaded, plan: MethodPlan, method: Method, dataset: Mapping[str, Any], known: Known
+) -> Callable[[int], tuple[list[Stage], str]]:
+    """For each seed the stages that make the network of one method, and the key of that network.
+
+    Args:
+        dataset: its identity.
+    """
     recipe = loaded.recipe
     name, genotype = plan.name, plan.genotype
-    dataset = identity("dataset", recipe.dataset)
     if plan.network is not None:
-        made = foreign.digest(plan.network.factory, plan.network.weights)
-        return [], digest("network", {**made, "normalize": dataset if plan.network.normalize else None})
+        made = known.foreign(plan.network.factory, plan.network.weights)
+        network = digest("network", {**made, "normalize": dataset if plan.network.normalize else None})
+        return lambda seed: ([], network)
     threat = attrs.asdict(method.threat or recipe.threat)
     space = method.search_space or recipe.search_space
     assert space is not None
-    stages: list[Stage] = []
+    searched: dict[str, Any] = {}
     if genotype is None:
         search = settings(method.search, order=ORDERS)
         scored = any("score" in metric_parts(metric.plugin) for _, metric in method.metric)
@@ -212,64 +239,97 @@ def _network_stages(loaded: Loaded, plan: MethodPlan, method: Method, seed: int)
             for weight, metric in method.metric
             if search["gamma"] or metric_parts(metric.plugin) != {"score"}
         ]
-        search_key = digest(
-            "search",
-            {
-                "dataset": dataset,
-                "space": identity("search-space", space, without_stage="train"),
-                "metrics": metrics,
-                "threat": threat if metrics else None,
-                "search": search,
-                "seed": seed,
-            },
-        )
-        stages.append(Stage("search", search_key, name, seed))
-        origin: Any = search_key
-    else:
-        origin = genotype
+        searched = {
+            "dataset": dataset,
+            "space": identity("search-space", space, without_stage="train"),
+            "metrics": metrics,
+            "threat": threat if metrics else None,
+            "search": search,
+        }
     perturbed = not isinstance(method.train.regime, Standard)
     shape = recipe.dataset.plugin.shape
-    train_key = digest(
-        "train",
-        {
-            "dataset": dataset,
-            "space": identity("search-space", space, without_stage="search"),
-            "genotype": origin,
-            "threat": threat if perturbed else None,
-            "train": settings(method.train, regime=REGIMES) | {"cutout": method.train.blanked(shape)},
-            "seed": seed,
-        },
-    )
-    stages.append(Stage("train", train_key, name, seed, tuple(s.key for s in stages)))
-    return stages, train_key
+    trained = {
+        "dataset": dataset,
+        "space": identity("search-space", space, without_stage="search"),
+        "genotype": genotype,
+        "threat": threat if perturbed else None,
+        "train": settings(method.train, regime=REGIMES) | {"cutout": method.train.blanked(shape)},
+    }
+
+    def stages_at(seed: int) -> tuple[list[Stage], str]:
+        stages: list[Stage] = []
+        origin: dict[str, Any] = {}
+        if searched:
+            stages.append(Stage("search", digest("search", {**searched, "seed": seed}), name, seed))
+            origin = {"genotype": stages[0].key}
+        train_key = digest("train", {**trained, **origin, "seed": seed})
+        stages.append(Stage("train", train_key, name, seed, tuple(s.key for s in stages)))
+        return stages, train_key
+
+    return stages_at
+
+
+@frozen
+class Evaluated:
+    """What the evaluations of all networks share.
+
+    Args:
+        dataset: its identity.
+        before: the attacks before each, by label.
+        attacks: the identity of each attack and of its setting, by label.
+    """
+
+    recipe: Recipe
+    dataset: Mapping[str, Any]
+    columns: Sequence[Column]
+    before: Mapping[str, list[Column]]
+    attacks: Mapping[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, recipe: Recipe, columns: Sequence[Column], dataset: Mapping[str, Any]) -> Evaluated:
+        """What they share in a recipe."""
+        survivors = recipe.evaluate.attacked == "survivors"
+        return cls(
+            recipe=recipe,
+            dataset=dataset,
+            columns=columns,
+            before={one.label: attack_order.before(one, columns) if survivors else [] for one in columns},
+            attacks={
+                column.label: {
+                    "attack": identity("attack", column.attack.use),
+                    "threat": attrs.asdict(column.threat),
+                    "radii": column.radii,
+                    "expectation": column.attack.expectation,
+                    "runs": column.attack.runs,
+                    "batch": recipe.evaluate.batch,  # some random attacks draw a batch at a time
+                    "carry": survivors,
+                }
+                for column in columns
+            },
+        )
 
 
 def _evaluation_stages(
-    recipe: Recipe,
-    columns: Sequence[Column],
-    name: str,
-    seed: int,
-    network: str,
-    needs: tuple[str, ...],
-    others: Mapping[str, str],
+    shared: Evaluated, name: str, seed: int, network: str, needs: tuple[str, ...], others: Mapping[str, str]
 ) -> list[Stage]:
     """What is measured on the network of one method and seed.
 
     Args:
         network: its key.
         needs: the stages that make it; none for one made elsewhere.
-        others: keys of the other methods' networks, by method, for images that are made there.
+        others: keys of all networks of the seed with their methods, for images that are made on the others.
     """
-    evaluate, threat = recipe.evaluate, attrs.asdict(recipe.threat)
+    recipe, evaluate = shared.recipe, shared.recipe.evaluate
+    threat = attrs.asdict(recipe.threat)
     drawn = {} if evaluate.images is None else {"subset": evaluate.subset, "subset_seed": evaluate.subset_seed}
     # the dataset is told by the key of a network that was trained on it, but for the test images, which may change
     # without a new training; a network made elsewhere may see several datasets
     read: dict[str, Any] = {"network": network, "images": evaluate.images, **drawn}
-    read["dataset"] = contents(recipe.dataset, "test") if needs else identity("dataset", recipe.dataset, split="test")
+    read["dataset"] = shared.test_contents if needs else shared.dataset
     clean = Stage("clean", digest("clean", read), name, seed, needs)
     stages = [clean]
     certificate: tuple[str, ...] = ()
-    if columns:
+    if shared.columns:
         key = digest("probe", {**read, "norm": recipe.threat.norm, "seed": seed})
         stages.append(Stage("probe", key, name, seed, (*needs, clean.key)))
     if recipe.certify is not None:
@@ -287,28 +347,13 @@ def _evaluation_stages(
         stages.append(Stage("certify", key, name, seed, (*needs, clean.key)))
         certificate = (key,)
     keys: dict[str, str] = {}
-    for column in columns:
-        given = sorted(others.items()) if column.transfers else []
+    for column in shared.columns:
+        given = sorted((method, key) for key, method in others.items() if key != network) if column.transfers else []
         if column.transfers and not given:
             continue
-        earlier = [keys[one.label] for one in attack_order.before(column, columns) if one.label in keys]
-        earlier = earlier if evaluate.attacked == "survivors" else []
-        keys[column.label] = digest(
-            "attack",
-            {
-                **read,
-                "attack": identity("attack", column.attack.use),
-                "threat": attrs.asdict(column.threat),
-                "radii": column.radii,
-                "expectation": column.attack.expectation,
-                "runs": column.attack.runs,
-                "batch": evaluate.batch,  # some random attacks draw a batch at a time
-                "seed": seed,
-                "after": earlier,
-                "carry": evaluate.attacked == "survivors",
-                "sources": given,
-            },
-        )
+        earlier = [keys[one.label] for one in shared.before[column.label] if one.label in keys]
+        told = {**read, **shared.attacks[column.label], "seed": seed, "after": earlier, "sources": given}
+        keys[column.label] = digest("attack", told)
         wanted = (*needs, clean.key, *(key for _, key in given))
         stages.append(Stage("attack", keys[column.label], name, seed, wanted, (*certificate, *earlier), column))
     if recipe.smoothing is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 from attrs import frozen
@@ -36,6 +37,7 @@ class MethodPlan:
     """One method, its names resolved: plugins are objects, sections are complete.
 
     Args:
+        parameters: trainable weights of the genotype's network, where the recipe names a genotype.
         network: the network, where it was made elsewhere; then nothing of it is searched or trained here.
     """
 
@@ -47,6 +49,7 @@ class MethodPlan:
     train: Train
     genotype: Genotype | None
     genotype_source: str | None
+    parameters: int | None = None
     network: Foreign | None = None
 
     @property
@@ -106,16 +109,24 @@ class Plan:
     networks: Mapping[tuple[str, int], str]
     """The key of each method's and seed's network: equal keys are one network."""
 
+    @cached_property
+    def _by_network(self) -> dict[tuple[str, int], list[Stage]]:
+        """The stages by method and seed."""
+        found: dict[tuple[str, int], list[Stage]] = {}
+        for stage in self.stages:
+            found.setdefault((stage.method, stage.seed), []).append(stage)
+        return found
+
     def stage(self, kind: Kind, method: str, seed: int, label: str | None = None) -> Stage | None:
         """The stage of a method and seed; for `attack`, the one of the column `label`."""
-        for stage in self.stages_of(method, seed):
+        for stage in self._by_network.get((method, seed), ()):
             if stage.kind == kind and (label is None or (stage.column and stage.column.label == label)):
                 return stage
         return None
 
     def stages_of(self, method: str, seed: int) -> list[Stage]:
         """The stages of one method and seed, in the order of the flow."""
-        return [s for s in self.stages if s.method == method and s.seed == seed]
+        return list(self._by_network.get((method, seed), ()))
 
     def until(self, last: str | None) -> list[Stage]:
         """The distinct stages up to and with `last` (None: all), in the order of the flow."""
@@ -134,10 +145,14 @@ def sources(networks: Mapping[tuple[str, int], str], method: str, seed: int) -> 
         networks: the key of each method's and seed's network.
         method: whose network the images are tried on.
     """
+    return {other: key for key, other in each_once(networks, seed).items() if key != networks[method, seed]}
+
+
+def each_once(networks: Mapping[tuple[str, int], str], seed: int) -> dict[str, str]:
+    """The networks of a seed by their keys, each with the first of its methods."""
     found: dict[str, str] = {}
-    for (other, at), key in sorted(networks.items()):
-        if at == seed and key != networks[method, seed] and key not in found.values():
-            found[other] = key
+    for method, key in sorted((method, key) for (method, at), key in networks.items() if at == seed):
+        found.setdefault(key, method)
     return found
 
 

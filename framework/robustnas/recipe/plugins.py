@@ -14,7 +14,7 @@ from robustnas.recipe.faults import Faults
 from robustnas.recipe.overlay import overlay
 from robustnas.recipe.schema import Attack, Use
 from robustnas.recipe.values import BAD, construct, found, name_of, read_object, read_value
-from robustnas.registry import ATTACKS, METRICS, Registry, is_foolbox_attack, metric_parts
+from robustnas.registry import ATTACKS, METRICS, Entry, Registry, is_foolbox_attack, metric_parts
 from robustnas.threat import ThreatModel
 
 COUNTS = ("expectation", "runs")
@@ -26,10 +26,16 @@ LP = {math.inf: "linf", 2: "l2", 1: "l1"}
 
 @define
 class Plugins:
-    """Reads the plugins of one recipe; a class is loaded once, a broken one is told wherever it is used."""
+    """Reads the plugins of one recipe.
+
+    What is installed is looked up once; a class is loaded once, a broken one is told wherever it is used; and what is
+    written alike, name and options, becomes one object, so that what is made of it later need be made once only.
+    """
 
     faults: Faults
-    classes: dict[tuple[str, str], type | PluginError] = Factory(dict)
+    installed: dict[str, list[Entry]] = Factory(dict)
+    classes: dict[tuple[str, str], tuple[type, str | None] | PluginError] = Factory(dict)
+    made: dict[tuple[str, str, str], Use] = Factory(dict)
 
     def use(self, node: Node, registry: Registry, reserved: tuple[str, ...] = ()) -> Any:
         """A plugin by name, with its options; `BAD` with faults."""
@@ -37,17 +43,11 @@ class Plugins:
         if name_node is None:
             return BAD
         name = str(name_node.value)
-        if (registry.kind, name) not in self.classes:
-            try:
-                loaded = registry.load(name)
-                options_of(loaded)  # whose defaults may fail
-                self.classes[registry.kind, name] = loaded
-            except PluginError as fault:
-                self.classes[registry.kind, name] = fault
-        cls = self.classes[registry.kind, name]
-        if isinstance(cls, PluginError):
-            self.faults.add(name_node.mark, name_node.path, str(cls))
+        loaded = self._loaded(registry, name)
+        if isinstance(loaded, PluginError):
+            self.faults.add(name_node.mark, name_node.path, str(loaded))
             return BAD
+        cls, provider = loaded
         options = node if isinstance(node.value, dict) else Node(node.mark, node.path, {})
         what = f"option of {registry.kind} {name!r}"
         plugin = read_object(cls, options, self.faults, what, ("name", *reserved), at=name_node)
@@ -55,7 +55,23 @@ class Plugins:
             return BAD
         given = options.value if isinstance(options.value, dict) else {}
         written = {key: entry.plain() for key, entry in given.items() if key not in ("name", *reserved)}
-        return Use(name, written, plugin)
+        return self.made.setdefault((registry.kind, name, repr(written)), Use(name, written, plugin, provider))
+
+    def _loaded(self, registry: Registry, name: str) -> tuple[type, str | None] | PluginError:
+        """The class of a plugin and the package it comes from (None for ours), or why it cannot be had."""
+        found = self.classes.get((registry.kind, name))
+        if found is None:
+            try:
+                if registry.kind not in self.installed:
+                    self.installed[registry.kind] = registry.entries()
+                entry = registry.entry(name, self.installed[registry.kind])
+                loaded = registry.load_entry(entry)
+                options_of(loaded)  # whose defaults may fail
+                found = loaded, None if entry.distribution == "robustnas" else entry.provider
+            except PluginError as fault:
+                found = fault
+            self.classes[registry.kind, name] = found
+        return found
 
     def metrics(self, node: Node) -> Any:
         """Key `metric` of a method: one, or a weighted list; `BAD` with faults."""

@@ -57,12 +57,17 @@ __all__ = [
 class Use:
     """A plugin by name with its options as written: `{name: pgd, steps: 20, step_size: 2/255}` or just `fgsm`.
 
-    `plugin` is the object the loader made of them: names are resolved once, while the recipe is checked.
+    Args:
+        plugin: the object the loader made of them: names are resolved once, while the recipe is checked.  What is
+            written alike, name and options, is one object.
+        provider: the package that a third-party plugin comes from, with its version: another may compute something
+            else.  None for our own, which change with `robustnas.plan.RESULTS`, not with every release.
     """
 
     name: str
     options: dict[str, Any] = Factory(dict)
     plugin: Any = field(default=None, eq=False, repr=False)
+    provider: str | None = field(default=None, eq=False, repr=False)
 
 
 @frozen

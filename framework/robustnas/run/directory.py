@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -117,14 +117,34 @@ class RunDirectory:
     def folder(self, stage: Stage) -> StageFolder:
         """The folder of a stage: one made under another name (a method renamed, say) is found by its key."""
         own = self.path / stage.folder
-        if not own.exists():
-            for other in sorted((self.path / stage.kind).glob(f"*-{stage.key}")):
-                return StageFolder(other)
-        return StageFolder(own)
+        return StageFolder(own) if own.exists() else self.folders([stage])[stage.key]
+
+    def folders(self, stages: Iterable[Stage]) -> dict[str, StageFolder]:
+        """The folders of many stages by their keys, of each key's first stage; what lies here is listed once."""
+        there = {kind: _by_key(self.path / kind) for kind in KINDS}
+        found: dict[str, StageFolder] = {}
+        for stage in stages:
+            if stage.key not in found:
+                own = stage.folder.partition("/")[2]
+                names = there[stage.kind].get(stage.key, [own])
+                found[stage.key] = StageFolder(self.path / stage.kind / (own if own in names else names[0]))
+        return found
 
     def done(self, stage: Stage) -> bool:
         """Whether the stage has a result here."""
         return self.folder(stage).done
+
+    def all_done(self, stages: Iterable[Stage]) -> set[str]:
+        """The keys of those stages that have a result here."""
+        return {key for key, folder in self.folders(stages).items() if folder.done}
+
+
+def _by_key(folder: Path) -> dict[str, list[str]]:
+    """The names in a folder of stages, sorted, by the keys at their ends."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+        found.setdefault(name.rpartition("-")[2], []).append(name)
+    return found
 
 
 def _identity(plan: Plan) -> dict[str, Any]:

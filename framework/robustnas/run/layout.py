@@ -107,12 +107,10 @@ def read(directory: RunDirectory) -> Layout:
 
 def describe(plan: Plan, directory: RunDirectory) -> dict[str, Any]:
     """The layout as plain data."""
-    done_as = {stage.key: stage for stage in plan.until(None)}  # of stages with one key the first is done, for all
+    folders = directory.folders(plan.until(None))  # of stages with one key the first is done, for all
 
     def where(stage: Stage | None) -> str | None:
-        return (
-            None if stage is None else directory.folder(done_as[stage.key]).path.relative_to(directory.path).as_posix()
-        )
+        return None if stage is None else folders[stage.key].path.relative_to(directory.path).as_posix()
 
     sparing = plan.evaluate.attacked == "survivors"
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
-import torch
+from attrs import Factory, define
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -13,22 +13,41 @@ from torch import Tensor
 from robustnas import memory, search, train
 from robustnas.errors import DataError, RobustnasError
 from robustnas.images import batches
-from robustnas.plan import MethodPlan, Plan
+from robustnas.plan import Foreign, MethodPlan, Plan
 from robustnas.run.directory import RunDirectory
 from robustnas.run.task import TrainingOnly, genotype_of, load_foreign, trainable
 from robustnas.search import SearchTask
 from robustnas.search.footprint import step_bytes
 from robustnas.stratified import first_half
-from robustnas.train.network import parameters
+from robustnas.train.sizes import Sizes
 from robustnas.world import ALONE
 
 
-def supernet_parameters(method: MethodPlan, plan: Plan) -> int:
-    """Trainable weights of the supernet, alpha not counted.  Allocates nothing."""
-    with torch.device("meta"):
-        supernet: Any = method.space.supernet(plan.dataset.shape, plan.dataset.classes)
-    alphas = {id(alpha) for alpha in supernet.alpha.values()}
-    return sum(p.numel() for p in supernet.parameters() if p.requires_grad and id(p) not in alphas)
+@define
+class Here:
+    """What the rows of a plan are made of, each found out once.
+
+    Args:
+        done: keys of the stages that are done.
+        sizes: of supernets and networks.
+        count: of training images; None where they are not on this machine.
+        notes: what stands below the rows.
+    """
+
+    plan: Plan
+    directory: RunDirectory
+    done: set[str]
+    sizes: Sizes
+    count: int | None
+    notes: list[str] = Factory(list)
+    elsewhere: dict[Foreign, int] = Factory(dict)
+
+    def foreign(self, method: str, network: Foreign) -> int:
+        """Trainable weights of a network made elsewhere; which were taken from a file goes to the notes."""
+        if network not in self.elsewhere:
+            made = load_foreign(network, self.plan.dataset, lambda text: self.notes.append(f"{method} takes {text}"))
+            self.elsewhere[network] = trainable(made)
+        return self.elsewhere[network]
 
 
 def search_memory(method: MethodPlan, plan: Plan) -> int:
@@ -61,21 +80,18 @@ def show(plan: Plan, directory: RunDirectory, console: Console, estimate: bool =
     stages = plan.until(None)
     labels = training_labels(plan)
     count = None if labels is None else len(labels)
+    notes = [] if labels is None else division_notes(plan, labels)
+    here = Here(plan, directory, directory.all_done(stages), Sizes(plan.dataset), count, notes)
     table = Table(box=None, padding=(0, 2, 0, 0))
     left, right = ("method", "seed", "search", "train", "evaluate"), ("supernet", "network")
-    notes = [] if labels is None else division_notes(plan, labels)
     for title in (*left, *right, *(["memory"] if estimate else [])):
         table.add_column(title, justify="left" if title in left else "right", no_wrap=True)
     for name, method in plan.methods.items():
-        supernet = (
-            ""
-            if method.genotype is not None or method.network is not None
-            else f"{supernet_parameters(method, plan):,}"
-        )
-        needed = [_memory(method, plan, notes)] if estimate else []
+        searched = method.genotype is None and method.network is None
+        supernet = f"{here.sizes.supernet(method.space):,}" if searched else ""
+        needed = [_memory(method, plan, here.notes)] if estimate else []
         for seed in plan.seeds:
-            words = _stages(plan, method, seed, directory, count)
-            table.add_row(name, str(seed), *words, supernet, _network(plan, method, seed, directory, notes), *needed)
+            table.add_row(name, str(seed), *_stages(here, method, seed), supernet, _network(here, method, seed), *needed)
     say(
         f"{plan.name}: {_count(len(plan.methods), 'method')} x {_count(len(plan.seeds), 'seed')}, "
         f"{_count(len(stages), 'stage')}, in {directory.path}"
@@ -83,15 +99,14 @@ def show(plan: Plan, directory: RunDirectory, console: Console, estimate: bool =
     say(f"threat {plan.threat}")
     # as wide as it is: a figure cut short is worse than a line that a narrow terminal breaks
     Console(file=console.file, width=Console(width=10_000).measure(table).maximum).print(table, soft_wrap=True)
-    if count is None:
+    if here.count is None:
         say("steps are not known: the dataset's images are not here yet")
-    for note in notes:
+    for note in here.notes:
         say(note)
     if estimate:
         say("memory is what tensors of one search step take, without the images that wait on the device")
-    done = sum(directory.done(stage) for stage in stages)
     say(
-        f"{done} of {len(stages)} stages are done; parameters are trainable weights, without alpha and without the "
+        f"{len(here.done)} of {len(stages)} stages are done; parameters are trainable weights, without alpha and without the "
         "auxiliary head"
     )
 
@@ -112,18 +127,17 @@ def _memory(method: MethodPlan, plan: Plan, notes: list[str]) -> str:
         return "-"
 
 
-def _stages(
-    plan: Plan, method: MethodPlan, seed: int, directory: RunDirectory, count: int | None
-) -> tuple[str, str, str]:
+def _stages(here: Here, method: MethodPlan, seed: int) -> tuple[str, str, str]:
     """Search, train and evaluation of one method and seed, in a few words each."""
 
     def state(stage: Any, todo: str) -> str:
-        return "done" if directory.done(stage) else todo
+        return "done" if stage.key in here.done else todo
 
+    plan, count = here.plan, here.count
     searched = plan.stage("search", method.name, seed)
     trained = plan.stage("train", method.name, seed)
     evaluation = [s for s in plan.stages_of(method.name, seed) if s.kind not in ("search", "train")]
-    done = sum(directory.done(stage) for stage in evaluation)
+    done = sum(stage.key in here.done for stage in evaluation)
     if method.network is not None:
         return (
             "made elsewhere",
@@ -155,18 +169,19 @@ def _steps(epochs: int, batches: int | None) -> str:
     return f"{epochs} x {batches} = {epochs * batches:,} steps"
 
 
-def _network(plan: Plan, method: MethodPlan, seed: int, directory: RunDirectory, notes: list[str]) -> str:
+def _network(here: Here, method: MethodPlan, seed: int) -> str:
     """Parameters of the discrete network; a dash while its genotype is not known."""
+    plan = here.plan
     if method.network is not None:
-        network = load_foreign(method.network, plan.dataset, lambda text: notes.append(f"{method.name} takes {text}"))
-        return f"{trainable(network):,}"
-    genotype = method.genotype
-    if genotype is None:
-        searched = plan.stage("search", method.name, seed)
-        if searched is None or not directory.done(searched):
-            return "-"
-        genotype = genotype_of(directory, plan, method.name, seed)
-    return f"{parameters(method.space, genotype, plan.dataset):,}"
+        return f"{here.foreign(method.name, method.network):,}"
+    if method.parameters is not None:
+        return f"{method.parameters:,}"
+    searched, trained = plan.stage("search", method.name, seed), plan.stage("train", method.name, seed)
+    if trained is not None and trained.key in here.done:
+        return f"{here.directory.folder(trained).result()['parameters']:,}"
+    if searched is None or searched.key not in here.done:
+        return "-"
+    return f"{here.sizes.network(method.space, genotype_of(here.directory, plan, method.name, seed)):,}"
 
 
 def division_notes(plan: Plan, labels: Tensor) -> list[str]:

@@ -52,7 +52,7 @@ def run_all(
         DeviceLostError: the device no longer answers.
         Interrupted: the process was asked to stop; what can be resumed has been saved.
     """
-    done = world.told({stage.key for stage in stages if directory.done(stage)})
+    done = world.told(directory.all_done(stages))
     todo = [stage for stage in stages if stage.key not in done]
     before = len(stages) - len(todo)
     progress.plan(len(stages), before)
@@ -60,8 +60,7 @@ def run_all(
         failures = _side_by_side(plan, todo, directory, devices[: len(todo)], progress)
     else:
         failures = _one_by_one(plan, todo, directory, devices[0], progress, world)
-    done_now = sum(1 for stage in todo if directory.done(stage))
-    return Outcome(done_now, before, failures)
+    return Outcome(len(directory.all_done(todo)), before, failures)
 
 
 def _one_by_one(
