@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cProfile
+import io
 import json
 import re
 import sys
@@ -9,12 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from robustnas.errors import InputError, RecipeError
 from robustnas.images import batches, shuffled
 from robustnas.plan import KINDS, Plan, digest, make, settings
 from robustnas.recipe.load import load
 from robustnas.recipe.schema import REGIMES, Train
+from robustnas.run import checks, layout, overview
+from robustnas.run.directory import RunDirectory
+from robustnas_plugins.search_spaces.darts import Darts
 
 RECIPE = """
 dataset: digits
@@ -354,3 +360,57 @@ def test_a_wrong_genotype_is_reported_with_its_place_and_a_suggestion(recipe: Pa
         plan(recipe)
     assert str(fault.value).startswith(f"{recipe}:{line}:17: methods.p.genotype: found 'DARTS_V3'")
     assert "did you mean 'DARTS_V" in str(fault.value)
+
+
+MANY = """
+dataset: digits
+search_space: {name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
+threat: {norm: linf, epsilon: 8/255}
+seeds: [0, 1, 2]
+attacks: [fgsm, {name: pgd, steps: 2, step_size: 2/255}, {name: square, queries: 5}]
+methods:
+"""
+SORTS = (
+    "metric: jacobian, search: {gamma: 1e-%d}",
+    "genotype: DARTS_V2, train: {lr: 1e-%d}",
+    "genotype: 'many.json#%d'",
+    "search_space: {cells: 1}, train: {lr: 2e-%d}",
+)
+"""Of methods, all of which differ in the number."""
+
+
+def test_a_plan_takes_time_in_proportion_to_its_rows(recipe: Path, monkeypatch: pytest.MonkeyPatch):
+    built: list[int] = []
+    for name in ("supernet", "network"):
+        monkeypatch.setattr(Darts, name, counted(getattr(Darts, name), built))
+    cell = json.dumps(Darts().published["DARTS_V2"])
+    cells = ",".join(f'"{number}": {cell}' for number in range(32))
+    (recipe.parent / "many.json").write_text(f"{{{cells}}}", encoding="utf-8")
+    directory = RunDirectory(recipe.parent / "run")
+    calls, networks = [], []
+    for count in (8, 8, 16, 32):  # once for what is imported and cached
+        methods = [f"  m{number}: {{{SORTS[number % 4] % number}}}\n" for number in range(count)]
+        recipe.write_text(MANY + "".join(methods), encoding="utf-8")
+        built.clear()
+        watched = cProfile.Profile()
+        watched.enable()
+        found = plan(recipe)
+        overview.show(found, directory, Console(file=io.StringIO()))
+        checks.check_networks(found)
+        layout.describe(found, directory)
+        watched.disable()
+        calls.append(sum(entry.callcount for entry in watched.getstats()))
+        networks.append(len(built))
+    assert len(found.stages) == 3 * (16 * 8 + 16 * 7)
+    assert calls[3] - calls[2] < 2.2 * (calls[2] - calls[1]), "calls of functions, for twice as many rows each"
+    assert networks[1] == networks[3] <= 12, "each network that differs is built once by each who asks"
+
+
+def counted(method, built: list[int]):
+    """A method that notes that it was called."""
+
+    def noting(self, *arguments, **options):
+        built.append(1)
+        return method(self, *arguments, **options)
+
+    return noting

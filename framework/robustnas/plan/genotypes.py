@@ -13,9 +13,7 @@ from robustnas.errors import InputError
 from robustnas.suggest import did_you_mean
 
 
-def find_genotype(
-    source: str, space: SearchSpace, beside: Path, read: Callable[[Path], Any] | None = None
-) -> Genotype:
+def find_genotype(source: str, space: SearchSpace, beside: Path, read: Callable[[Path], Any] | None = None) -> Genotype:
     """The genotype a recipe names: published by the space, or in a file `path` or `path#KEY`.
 
     A path is looked for beside the recipe, then in the working directory; a key at the top of the file, then in its

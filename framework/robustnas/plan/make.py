@@ -53,8 +53,9 @@ def make(loaded: Loaded) -> Plan:
     """
     recipe = loaded.recipe
     dataset: Dataset = recipe.dataset.plugin
+    seen = identity("dataset", recipe.dataset)
     about = {
-        "dataset": identity("dataset", recipe.dataset),
+        "dataset": seen,
         "search_space": None if recipe.search_space is None else identity("search-space", recipe.search_space),
         "threat": attrs.asdict(recipe.threat),
     }
@@ -69,7 +70,7 @@ def make(loaded: Loaded) -> Plan:
     for name, method in recipe.methods.items():
         try:
             methods[name] = _method(loaded, name, method, known)
-            stages_at = _network_stages(loaded, methods[name], method, about["dataset"], known)
+            stages_at = _network_stages(loaded, methods[name], method, seen, known)
             for seed in recipe.seeds:
                 made[name, seed], networks[name, seed] = stages_at(seed)
         except InputError as fault:
@@ -82,7 +83,7 @@ def make(loaded: Loaded) -> Plan:
             text = f"{column.label} shows each network images that were made on the others', and there is one method"
             faults.add(loaded.place("attacks"), "attacks", f"{text}; a second one, or another attack, would do")
     faults.raise_all()
-    evaluated = Evaluated.of(recipe, columns, about["dataset"])
+    evaluated = Evaluated.of(recipe, columns, seen)
     transfers = any(column.transfers for column in columns)
     others = {seed: each_once(networks, seed) if transfers else {} for seed in recipe.seeds}
     stages: list[Stage] = []

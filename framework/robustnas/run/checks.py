@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -76,13 +77,18 @@ def _split(dataset: Dataset, name: str) -> Images:
 
 
 def check_networks(plan: Plan) -> None:
-    """Build each method's supernet and network once, so that what cannot be built fails before anything runs.
+    """Build each distinct supernet and network once, so that what cannot be built fails before anything runs.
 
     Raises:
         InputError: a space refuses its options, or training asks for a head or drop-path its networks lack, or
             cells are to be computed again and there are none.
     """
+    seen: set[Any] = set()
     for method in plan.methods.values():
+        told_apart = _told_apart(method)
+        if told_apart in seen:
+            continue
+        seen.add(told_apart)
         if method.network is not None:
             try:
                 load_foreign(method.network, plan.dataset)
@@ -99,6 +105,16 @@ def check_networks(plan: Plan) -> None:
                 genotype = method.space.genotype(supernet)
             with torch.device("meta"):
                 _build_named(method, genotype, plan)
+
+
+def _told_apart(method: MethodPlan) -> Any:
+    """What of a method decides which networks are built for it, and with what they must comply."""
+    if method.network is not None:
+        return method.network
+    train = method.train
+    searched = method.search.recompute_cells if method.genotype is None else json.dumps(method.genotype, sort_keys=True)
+    # spaces that are written alike are one object
+    return id(method.space), searched, train.auxiliary > 0, train.drop_path > 0, train.recompute_cells
 
 
 def _build_named(method: MethodPlan, genotype: Genotype, plan: Plan) -> None:

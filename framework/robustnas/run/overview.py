@@ -91,7 +91,9 @@ def show(plan: Plan, directory: RunDirectory, console: Console, estimate: bool =
         supernet = f"{here.sizes.supernet(method.space):,}" if searched else ""
         needed = [_memory(method, plan, here.notes)] if estimate else []
         for seed in plan.seeds:
-            table.add_row(name, str(seed), *_stages(here, method, seed), supernet, _network(here, method, seed), *needed)
+            table.add_row(
+                name, str(seed), *_stages(here, method, seed), supernet, _network(here, method, seed), *needed
+            )
     say(
         f"{plan.name}: {_count(len(plan.methods), 'method')} x {_count(len(plan.seeds), 'seed')}, "
         f"{_count(len(stages), 'stage')}, in {directory.path}"
@@ -106,8 +108,8 @@ def show(plan: Plan, directory: RunDirectory, console: Console, estimate: bool =
     if estimate:
         say("memory is what tensors of one search step take, without the images that wait on the device")
     say(
-        f"{len(here.done)} of {len(stages)} stages are done; parameters are trainable weights, without alpha and without the "
-        "auxiliary head"
+        f"{len(here.done)} of {len(stages)} stages are done; parameters are trainable weights, without alpha and "
+        "without the auxiliary head"
     )
 
 
