@@ -21,7 +21,7 @@ from robustnas.plan.stages import Foreign, MethodPlan, Plan, Stage, each_once
 from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
-from robustnas.recipe.schema import ORDERS, REGIMES, Method, Recipe, Standard
+from robustnas.recipe.schema import ORDERS, REGIMES, Method, Recipe, Standard, Weights
 from robustnas.recipe.values import construct
 from robustnas.registry import metric_parts
 from robustnas.threat import largest_radius
@@ -40,7 +40,7 @@ class Known:
 
     sizes: Sizes
     read: Callable[[Path], Any]
-    foreign: Callable[[str, Path | None], dict[str, Any]]
+    foreign: Callable[[str, Weights | None], dict[str, Any]]
 
 
 def make(loaded: Loaded) -> Plan:
