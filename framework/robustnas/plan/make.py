@@ -83,7 +83,7 @@ def make(loaded: Loaded) -> Plan:
             text = f"{column.label} shows each network images that were made on the others', and there is one method"
             faults.add(loaded.place("attacks"), "attacks", f"{text}; a second one, or another attack, would do")
     faults.raise_all()
-    evaluated = Evaluated.of(recipe, columns, seen)
+    evaluated = Evaluated.of(recipe, columns)
     transfers = any(column.transfers for column in columns)
     others = {seed: each_once(networks, seed) if transfers else {} for seed in recipe.seeds}
     stages: list[Stage] = []
@@ -275,24 +275,27 @@ class Evaluated:
     """What the evaluations of all networks share.
 
     Args:
-        dataset: its identity.
+        dataset: its identity, by its test images.
+        test_contents: what tells these from others, where the dataset does so.
         before: the attacks before each, by label.
         attacks: the identity of each attack and of its setting, by label.
     """
 
     recipe: Recipe
     dataset: Mapping[str, Any]
+    test_contents: str | None
     columns: Sequence[Column]
     before: Mapping[str, list[Column]]
     attacks: Mapping[str, dict[str, Any]]
 
     @classmethod
-    def of(cls, recipe: Recipe, columns: Sequence[Column], dataset: Mapping[str, Any]) -> Evaluated:
+    def of(cls, recipe: Recipe, columns: Sequence[Column]) -> Evaluated:
         """What they share in a recipe."""
         survivors = recipe.evaluate.attacked == "survivors"
         return cls(
             recipe=recipe,
-            dataset=dataset,
+            dataset=identity("dataset", recipe.dataset, split="test"),
+            test_contents=contents(recipe.dataset, "test"),
             columns=columns,
             before={one.label: attack_order.before(one, columns) if survivors else [] for one in columns},
             attacks={

@@ -107,3 +107,8 @@ class Search:
     crop: int = key(0, "augmentation: random crop after padding by this many pixels", ge(0))
     flip: bool = key(False, "augmentation: random horizontal flip")
     cutout: int = key(0, "augmentation: side of the square blanked out, in pixels", ge(0))
+
+    @property
+    def division(self) -> tuple[float, int, int]:
+        """What decides, with the seed, how training images are divided: searches that agree in it share them alike."""
+        return self.train_share, self.batch, self.accumulate

@@ -187,6 +187,11 @@ class Train:
                 f"found {holdout:g}, but nothing is held out with checkpoint: last; checkpoint: best would do"
             )
 
+    @property
+    def division(self) -> tuple[float, int, int]:
+        """What decides, with the seed, how training images are divided: trainings that agree in it share them alike."""
+        return self.held_out, self.batch, self.accumulate
+
     def blanked(self, shape: tuple[int, int, int]) -> int:
         """Side of the square blanked out of images of this shape, in pixels."""
         return min(16, min(shape[1:]) // 2) if self.cutout is None else self.cutout

@@ -132,13 +132,18 @@ def check_batches(plan: Plan, labels: Tensor, world: World = ALONE) -> None:
     Raises:
         InputError: there are too few for a method's settings, or they cannot be read or shared as it asks.
     """
+    seen: set[Any] = set()
     for method in plan.methods.values():
         if method.network is not None:
             continue
+        divisions = method.train.division, method.search.division if method.genotype is None else None
         try:
+            train.check_augmentation(plan.dataset, method.train)
+            if divisions in seen:
+                continue
+            seen.add(divisions)
             if method.genotype is None:
                 search.divided(labels, method.search, plan.seeds[0], world)
-            train.check_augmentation(plan.dataset, method.train)
             train.divided(labels, method.train, plan.seeds[0], world)
         except InputError as fault:
             raise type(fault)(f"methods.{method.name}: {fault}") from fault

@@ -14,6 +14,7 @@ from robustnas import memory, search, train
 from robustnas.errors import DataError, RobustnasError
 from robustnas.images import batches
 from robustnas.plan import Foreign, MethodPlan, Plan
+from robustnas.recipe.schema import Search, Train
 from robustnas.run.directory import RunDirectory
 from robustnas.run.task import TrainingOnly, genotype_of, load_foreign, trainable
 from robustnas.search import SearchTask
@@ -21,6 +22,9 @@ from robustnas.search.footprint import step_bytes
 from robustnas.stratified import first_half
 from robustnas.train.sizes import Sizes
 from robustnas.world import ALONE
+
+NAMED = 8
+"""How many rows a note names."""
 
 
 @define
@@ -193,16 +197,30 @@ def division_notes(plan: Plan, labels: Tensor) -> list[str]:
         InputError: there are too few to be divided.
     """
     found: dict[str, list[str]] = {}
+    known: dict[Any, list[str]] = {}
+
+    def told_of(stage: Any, settings: Search | Train, seed: int) -> list[str]:
+        key = stage, settings.division, seed
+        if key not in known:
+            known[key] = stage.notes(labels, stage.divided(labels, settings, seed, ALONE))
+        return known[key]
+
     for method in plan.methods.values():
         if method.network is not None:
             continue
         for seed in plan.seeds:
-            told = train.notes(labels, train.divided(labels, method.train, seed, ALONE))
+            told = told_of(train, method.train, seed)
             if method.genotype is None:
-                told = search.notes(labels, search.divided(labels, method.search, seed, ALONE)) + told
+                told = told_of(search, method.search, seed) + told
             for note in told:
                 found.setdefault(note, []).append(f"{method.name} seed {seed}")
-    return [f"{note}: {', '.join(whose)}" for note, whose in found.items()]
+    return [f"{note}: {_first(whose)}" for note, whose in found.items()]
+
+
+def _first(names: list[str]) -> str:
+    """Some names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def training_labels(plan: Plan) -> Tensor | None:
