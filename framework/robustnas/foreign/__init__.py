@@ -16,20 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustnas.contracts import Shape
-from robustnas.errors import InputError, RunError
+from robustnas.errors import InputError
+from robustnas.foreign.answers import check_answers
 from robustnas.foreign.factory import made_by, resolved, working_directory
-from robustnas.foreign.messages import few, kind, theirs
 from robustnas.foreign.weights import fill, sha256
-from robustnas.frozen import lent
 from robustnas.normalize import PixelNetwork
 from robustnas.recipe.schema import Weights
-
-PROBED = (28, 32, 64, 96, 128, 160, 224, 299, 384)
-"""Rows and columns tried, for the message, where a network does not take the dataset's images."""
 
 
 def load(
@@ -70,7 +65,7 @@ def load(
         if normalized is not None:
             network = PixelNetwork(network, *normalized)
         network.eval()
-        _check_answers(network, factory, classes, shape)
+        check_answers(network, factory, classes, shape)
     return network
 
 
@@ -123,69 +118,3 @@ def _check_normalisation(
                 "do, in pixel units (pixels are in [0, 1])"
             )
     return mean, std
-
-
-def _answers(network: nn.Module, count: int, shape: Shape) -> Any:
-    """What the network makes of so many black images."""
-    with torch.no_grad(), lent(network):
-        return network(torch.zeros(count, *shape))
-
-
-def _check_answers(network: nn.Module, factory: str, classes: int, shape: Shape) -> None:
-    """The network answers images of the dataset with logits of its classes, one image as well as two.
-
-    Raises:
-        InputError: it does not.
-    """
-    size = "x".join(map(str, shape))
-    for count in (1, 2):
-        try:
-            logits = theirs(
-                partial(_answers, network, count, shape),
-                f"--network {factory}: for {count} black image(s) of {size} it",
-            )
-        except RunError as fault:
-            raise InputError(f"--network {factory}: {fault}") from fault
-        except InputError as fault:
-            raise InputError(f"{fault}{_taken(network, shape) if count == 1 else ''}") from fault.__cause__
-        if not isinstance(logits, Tensor):
-            raise InputError(
-                f"--network {factory} answers with {kind(logits)}; a module whose forward returns the logits alone, "
-                f"a tensor of shape (images, {classes}), would do"
-            )
-        if logits.dtype != torch.float32:
-            raise InputError(f"--network {factory} answers with {kind(logits)}; logits of float32 would do")
-        if logits.dim() == 2 and len(logits) == count and logits.shape[1] != classes:
-            raise InputError(
-                f"--network {factory} gives {logits.shape[1]} logits for an image, and the dataset has {classes} "
-                f"classes; a network trained on this dataset, with {classes} outputs, would do"
-            )
-        if logits.shape != (count, classes):
-            raise InputError(
-                f"--network {factory} answers {count} image(s) with shape {tuple(logits.shape)}; logits of shape "
-                f"({count}, {classes}) would do"
-            )
-        if not bool(logits.isfinite().all()):
-            raise InputError(
-                f"--network {factory} answers black images with logits that are not finite: {few(_shown(logits))}; "
-                "its weights may not be those of a trained network, or it divides by 0"
-            )
-
-
-def _shown(logits: Tensor) -> list[str]:
-    return [f"{value:g}" for value in logits.flatten().tolist()]
-
-
-def _taken(network: nn.Module, shape: Shape) -> str:
-    """Which images the network takes instead, as part of a message."""
-    for channels in dict.fromkeys((shape[0], 3, 1)):
-        for side in PROBED:
-            try:
-                _answers(network, 1, (channels, side, side))
-            except Exception:  # one more size that it does not take
-                continue
-            return (
-                f"\n  it takes images of {channels}x{side}x{side}; a factory whose network first resizes the "
-                "dataset's images, or a network trained on them, would do"
-            )
-    return "\n  a network that takes images of the dataset would do"

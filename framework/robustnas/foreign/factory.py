@@ -6,18 +6,19 @@ import copy
 import importlib
 import inspect
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustnas.errors import InputError, UnsupportedOpError
-from robustnas.foreign.messages import kind, theirs
+from robustnas.foreign.messages import ELSEWHERE, kind, theirs
 from robustnas.seeding import seeded
 from robustnas.suggest import did_you_mean
 from robustnas.wrappers import unwrapped
@@ -85,10 +86,7 @@ def made_by(factory: str) -> nn.Module:
         # whoever loads it a second time, with other weights, does not change the first
         found = theirs(lambda: copy.deepcopy(made), f"--network {factory}: a copy of the network")
     elif not callable(made):
-        raise InputError(
-            f"--network {factory} is {kind(made)}; a function or class without arguments that makes an nn.Module, "
-            "or an nn.Module, would do"
-        )
+        raise InputError(f"--network {factory} is {kind(made)}; {_would_do(made)}")
     else:
         needed = _needed(made)
         if needed:
@@ -96,10 +94,16 @@ def made_by(factory: str) -> nn.Module:
                 f"--network {factory} needs {', '.join(needed)}, and is called without arguments; a function that "
                 f"returns {factory.partition(':')[2]}({', '.join(f'{one}=...' for one in needed)}) would do"
             )
-        with seeded(0, "network", factory):
-            found = theirs(made, f"--network {factory}: the factory")
+        try:
+            with seeded(0, "network", factory):
+                found = theirs(made, f"--network {factory}: the factory")
+        except InputError as fault:
+            if not re.search(ELSEWHERE, str(fault)):
+                raise
+            advice = "networks are made on the CPU and moved as a whole; a factory without .cuda() would do"
+            raise InputError(f"{fault}\n  {advice}") from fault.__cause__
     if not isinstance(found, nn.Module):
-        raise InputError(f"--network {factory} makes {kind(found)}; an nn.Module would do")
+        raise InputError(f"--network {factory} makes {kind(found)}; {_would_do(found)}")
     # wrappers split batches over devices, or compile anew for every size of a batch
     try:
         network = unwrapped(found)
@@ -114,6 +118,20 @@ def made_by(factory: str) -> nn.Module:
                     "factory that returns network.float() would do"
                 )
     return network
+
+
+def _would_do(found: Any) -> str:
+    """What would do in place of something that is no network."""
+    if inspect.isclass(found) and issubclass(found, nn.Module):
+        return "a factory that calls it, for an nn.Module, would do"
+    if isinstance(found, Mapping) and any(isinstance(one, Tensor) for one in found.values()):
+        return "weights are given as a file by --weights, and a factory makes the nn.Module they belong to"
+    if isinstance(found, list | tuple) and any(isinstance(one, nn.Module) for one in found):
+        at = next(at for at, one in enumerate(found) if isinstance(one, nn.Module))
+        return f"a factory that returns its entry {at} alone, an nn.Module, would do"
+    if inspect.isroutine(found):
+        return "a factory that calls it, if that makes an nn.Module, or a module whose forward does, would do"
+    return "a function or class without arguments that makes an nn.Module, or an nn.Module, would do"
 
 
 def _needed(made: Callable[..., Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ from robustnas.errors import InputError, RunError
 
 FEW = 5
 """Names that a message lists before it counts."""
+
+ELSEWHERE = r"CUDA|NVIDIA|[Ss]ame device|\bMPS\b"
+"""What torch says of tensors on another device than the CPU, or of one that is not there."""
 
 Made = TypeVar("Made")
 
@@ -54,6 +58,8 @@ def kind(thing: Any) -> str:
         return f"a {type(thing).__name__} of {len(thing)}"
     if thing is None:
         return "None"
+    if inspect.isclass(thing) or inspect.isroutine(thing):
+        return f"the {'class' if inspect.isclass(thing) else 'function'} {thing.__name__}"
     return f"a {type(thing).__name__}"
 
 
