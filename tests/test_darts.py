@@ -129,7 +129,7 @@ class TestRefusals:
             Darts().network(cell, (3, 8, 8), 10)
 
     def test_no_genotype(self):
-        with pytest.raises(InputError, match="found str; a mapping"):
+        with pytest.raises(InputError, match="holds no genotype"):
             Darts().network("DARTS_V2", (3, 8, 8), 10)
 
     @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """The genotype: its plain form, and what it refuses."""
 
 import json
+import time
+from collections import namedtuple
 
 import pytest
 from attrs.exceptions import FrozenInstanceError
 
 from robustnas.errors import InputError
 from robustnas.genotype import Genotype
+from robustnas.notation import read
 
 CELL = [["sep_conv_3x3", 0], ["skip_connect", 1], ["max_pool_3x3", 2], ["sep_conv_3x3", 0]]
 DATA = {"normal": CELL, "normal_concat": [2, 3], "reduce": CELL[::-1][2:], "reduce_concat": [2]}
@@ -63,8 +66,9 @@ def test_a_genotype_does_not_change():
         ([], "found list; a mapping"),
         ({}, "normal, normal_concat, reduce, reduce_concat missing; found nothing"),
         ({k: v for k, v in DATA.items() if k != "reduce"}, "reduce missing; found normal"),
-        (changed(normal="DARTS_V2"), "normal is 'DARTS_V2'; a list of"),
-        (changed(normal="z" * 10**6), "normal is 'z{12}...z{13}'; a list of"),
+        (changed(normal="DARTS_V2"), "normal:1:1: found 'DARTS_V2'; lists, pairs"),
+        (changed(normal="z" * 10**6), "normal has 1000000 characters; a genotype in at most 250000"),
+        (changed(normal=7), "normal is 7; a list of"),
         ({"k" * 10**6: 1}, "missing; found k{30}$"),
         (changed(normal=[]), "normal has 0 edges; two a node"),
         (changed(normal=CELL[:3]), "normal has 3 edges; two a node"),
@@ -98,3 +102,79 @@ def test_construction_checks_as_well():
         Genotype(good.normal, (4,), good.reduce, good.reduce_concat)
     with pytest.raises(InputError, match="reduce_concat holds 4"):
         Genotype(good.normal, good.normal_concat, good.reduce, (4,))
+
+
+# --- DARTS's notation -------------------------------------------------------------------------------------------------
+
+PAIRS = {name: [tuple(gene) for gene in DATA[name]] for name in ("normal", "reduce")}
+Darts = namedtuple("Genotype", ["normal", "normal_concat", "reduce", "reduce_concat"])
+PRINTED = str(Darts(PAIRS["normal"], range(2, 4), PAIRS["reduce"], [2]))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        PRINTED,
+        f"  X = genotypes.{PRINTED}\n",
+        PRINTED.replace("range(2, 4)", "list(range(2, 4))"),
+        PRINTED.replace("range(2, 4)", "range(4)[2:]").replace("range(4)[2:]", "(2, 3)"),
+        PRINTED.replace(", ", ",\n  # of node\n  "),
+        f"Genotype({PAIRS['normal']}, range(2, 4), {PAIRS['reduce']}, reduce_concat=[2])",
+        str({**PAIRS, "normal_concat": [2, 3], "reduce_concat": (2,)}),
+        Darts(PAIRS["normal"], range(2, 4), PAIRS["reduce"], [2]),
+        {**PAIRS, "normal_concat": range(2, 4), "reduce_concat": "range(2, 3)"},
+        {
+            "normal": str(PAIRS["normal"]),
+            "normal_concat": "[2, 3]",
+            "reduction": CELL[::-1][2:],
+            "reduction_concat": [2],
+        },
+    ],
+)
+def test_a_cell_is_the_same_in_every_notation(written):
+    assert Genotype.from_data(written).to_data() == DATA
+
+
+def test_a_script_of_several_has_them_by_name():
+    script = f"""
+from collections import namedtuple
+Genotype = namedtuple('Genotype', 'normal normal_concat reduce reduce_concat')
+PRIMITIVES = ['none', 'skip_connect']
+ONE = {PRINTED}
+TWO: Genotype = {PRINTED.replace("sep_conv_3x3", "dil_conv_3x3")}
+LAST = ONE
+print(open('somewhere'))
+"""
+    found = read(script, "s.py")
+    assert list(found) == ["ONE", "TWO", "LAST"]
+    assert Genotype.from_data(found["LAST"]).to_data() == DATA
+    with pytest.raises(InputError, match="genotype holds several genotypes: ONE, TWO, LAST; genotype#LAST would do"):
+        Genotype.from_data(script)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("", "genotype holds no genotype"),
+        ("Genotype(normal=[('a', 0), ('b', 1)]", r"genotype:1:9: '\(' was never closed"),
+        ("Genotype(\n  normal=__import__('os').system('true'))", r"genotype:2:10: found 'system\(\.\.\.\)'; lists"),
+        ("Genotype(normal=[x for x in y])", r"genotype:1:17: found \"Python's ListComp\""),
+        ("Genotype(normal=range(2, 10**9))", "genotype:1:26: found .*BinOp"),
+        ("Genotype(normal=range(2, 1000000000))", r"genotype:1:17: found 'range\(\.\.\.\)'; a range of at most 10000"),
+        ("Genotype(normal=range(0, 9, 0))", "a range of at most"),
+        ("Genotype(normal=range(True))", "found True; a whole number"),
+        ("Genotype(1, 2, 3, 4, 5)", "genotype:1:22: found 5; normal, normal_concat, reduce, reduce_concat are all"),
+        ("Genotype(1, normal=2)", "genotype:1:20: found 2; each of normal,"),
+        ("Genotype(normal=[])", "normal_concat, reduce, reduce_concat missing"),
+        ("Genotype(normal=" + "(" * 1000 + ")", "too many nested parentheses"),
+        ("Genotype(normal=" + "-" * 100_000 + "1)", "cannot be read as Python"),
+        ("Genotype(normal=" + "9" * 5000 + ")", "genotype:1:1: Exceeds the limit$"),
+        ("Genotype(normal='\0')", "null bytes"),
+        (Darts(PAIRS["normal"], range(2, 10**9), PAIRS["reduce"], [2]), "normal_concat has 999999998 nodes; at most"),
+    ],
+)
+def test_what_the_notation_does_not_have_is_refused_in_its_place(written, said):
+    started = time.process_time()
+    with pytest.raises(InputError, match=said):
+        Genotype.from_data(written)
+    assert time.process_time() - started < 1

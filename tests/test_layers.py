@@ -15,9 +15,9 @@ PLUGINS = ROOT / "plugins" / "robustnas_plugins"
 
 ROWS = [
     {"bracket", "draws", "errors", "suggest", "fixed_norm", "foolbox_import", "convolution", "interrupt", "finite"},
-    {"threat", "seeding", "report", "artifacts", "device", "frozen", "genotype", "pixels",
+    {"threat", "seeding", "report", "artifacts", "device", "frozen", "notation", "pixels",
      "double_backward", "memory", "precision", "recompute", "synchronised", "world", "wrappers"},
-    {"contracts", "foolbox_attack", "resized_crop", "colour_jitter", "progress_files", "doubled"},
+    {"contracts", "genotype", "foolbox_attack", "resized_crop", "colour_jitter", "progress_files", "doubled"},
     {"bounds", "registry", "options", "images", "augment", "normalize", "statistics", "cells"},
     {"recipe", "perturb", "feed", "stratified"},
     {"batches", "attack_order"},

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from rich.console import Console
 
 from robustnas.errors import InputError, RecipeError
 from robustnas.images import batches, shuffled
 from robustnas.plan import KINDS, Plan, digest, make, settings
 from robustnas.recipe.load import load
+from robustnas.recipe.resolved import resolved
 from robustnas.recipe.schema import REGIMES, Train
 from robustnas.run import checks, layout, overview
 from robustnas.run.directory import RunDirectory
@@ -241,12 +243,57 @@ def test_a_genotype_file_is_found_beside_the_recipe(recipe: Path):
         assert plan(recipe, f"methods.p={{genotype: 'many.json#{name}'}}").methods["p"].genotype == data
 
 
+def printed(data: dict) -> str:
+    """A genotype as DARTS's scripts print it."""
+    fields = {name: str([tuple(gene) for gene in data[name]]) for name in ("normal", "reduce")}
+    fields |= {f"{name}_concat": f"range({min(nodes)}, {max(nodes) + 1})" for name, nodes in concats(data).items()}
+    return f"Genotype({', '.join(f'{name}={text}' for name, text in fields.items())})"
+
+
+def concats(data: dict) -> dict:
+    return {name: data[f"{name}_concat"] for name in ("normal", "reduce")}
+
+
+def test_every_published_cell_is_the_same_stage_in_every_notation(recipe: Path):
+    """As a name, a text, a file of one, a script of many, a mapping, and with the cells of it as texts."""
+    folder, space = recipe.parent, load(recipe).recipe.search_space.plugin
+    cells = {
+        name: data
+        for name, data in space.published.items()
+        if all(c == list(range(c[0], c[-1] + 1)) for c in concats(data).values())
+    }
+    cells = dict(list(cells.items())[::5])
+    assert len(cells) == 3
+    (folder / "genotypes.py").write_text(
+        "\n".join(f"{name.replace('-', '_')} = {printed(data)}" for name, data in cells.items())
+    )
+    methods = {}
+    for name, data in cells.items():
+        (folder / f"{name}.txt").write_text(printed(data))
+        texts = {key: str(value) for key, value in data.items()}
+        ways = [name, printed(data), f"{name}.txt", f"genotypes.py#{name.replace('-', '_')}", dict(data), texts]
+        methods |= {f"{name}.{number}": {"genotype": way} for number, way in enumerate(ways)}
+    recipe.write_text(RECIPE.partition("methods:")[0] + json.dumps({"methods": methods})[1:-1])
+    found = plan(recipe, "attacks=[]", "train={epochs: 1}", "seeds=[0]")
+    for name in cells:
+        assert len({found.networks[f"{name}.{number}", 0] for number in range(6)}) == 1
+    again = Path(folder, "again.yaml")
+    again.write_text(yaml.safe_dump(resolved(load(recipe))))
+    assert make(load(again)).networks == plan(recipe).networks
+
+
 @pytest.mark.parametrize(
     ("source", "text"),
     [
         ("DARTS_V9", "neither a file .* nor a published genotype.*DARTS_V2"),
         ("x" * 300, "neither a file"),
         ("broken.json", "is not JSON"),
+        ("broken.py", r"broken\.py:2:14: found 'f\(\.\.\.\)'; lists, pairs"),
+        ("two.py", r"two\.py holds several genotypes: A, B; .*two\.py#B would do"),
+        ("'two.py#C'", "has no entry 'C'.*it has A, B$"),
+        ("large.py", "has 250001 characters"),
+        ("{normal: 3}", "normal_concat, reduce, reduce_concat missing"),
+        ("'Genotype(normal=f())'", "methods.p.genotype: genotype:1:17: found 'f"),
         ("deep.json", "is not JSON"),
         ("'two.json#a'", "has 2 entries 'a' that differ"),
         ("'two.json#b'", "has no entry 'b'.*it has a$"),
@@ -257,6 +304,9 @@ def test_a_genotype_file_is_found_beside_the_recipe(recipe: Path):
 )
 def test_a_genotype_that_cannot_be_used_is_a_fault_of_the_recipe(recipe: Path, source: str, text: str):
     (recipe.parent / "broken.json").write_text("{")
+    (recipe.parent / "broken.py").write_text("\nX = Genotype(f())")
+    (recipe.parent / "two.py").write_text("A = Genotype([], [1])\nB = Genotype([], [2])\n")
+    (recipe.parent / "large.py").write_text("#" * 250_001)
     (recipe.parent / "deep.json").write_text("[" * 100_000)
     (recipe.parent / "two.json").write_text('{"s": {"a": {"x": 1}}, "t": {"a": {"x": 2}}}')
     (recipe.parent / "list.json").write_text("[1]")

@@ -7,8 +7,8 @@ node i, `(operation, state)`; `*_concat` lists the nodes whose outputs are joine
     {"normal": [["sep_conv_3x3", 0], ["skip_connect", 1], ...], "normal_concat": [2, 3, 4, 5],
      "reduce": [...], "reduce_concat": [...]}
 
-Some repositories write `reduction` and `reduction_concat`; these are read too.  Which operations exist is the
-space's matter; everything else is checked here.
+Some repositories write `reduction` and `reduction_concat`; these are read too, and so is the notation of DARTS's
+scripts (`robustnas.notation`).  Which operations exist is the space's matter; everything else is checked here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from attrs import Attribute, field, frozen
 
+from robustnas import notation
 from robustnas.errors import InputError
 
 Gene = tuple[str, int]
@@ -113,13 +114,14 @@ class Genotype:
 
     @classmethod
     def from_data(cls, data: Any) -> Genotype:
-        """From plain data: a mapping with the four keys, or with `reduction` for `reduce`.
+        """From plain data: a mapping with the four keys, or with `reduction` for `reduce`; or from DARTS's notation.
 
         Keys beside the four are facts about the cell (`source`, `paper`), not part of it, and are left out.
 
         Raises:
             InputError: what was found is not a genotype; the message says where.
         """
+        data = notation.plain(data)
         if not isinstance(data, Mapping):
             raise InputError(
                 f"genotype: found {type(data).__name__}; a mapping with normal, normal_concat, reduce and "

@@ -6,7 +6,7 @@ Advice is evidence: other images are tried, and what is not one of the known fai
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -81,7 +81,7 @@ def _shown(logits: Tensor) -> list[str]:
 
 def _inside(answer: Any, wanted: tuple[int, int]) -> str:
     """Which part of an answer looks like the logits, as part of a message."""
-    parts = answer.items() if isinstance(answer, Mapping) else ()
+    parts: Iterable[tuple[Any, Any]] = answer.items() if isinstance(answer, Mapping) else ()
     parts = enumerate(answer) if isinstance(answer, list | tuple) else parts
     named = [name for name, one in parts if isinstance(one, Tensor) and one.shape == wanted]
     if not named:

@@ -8,16 +8,22 @@ from os.path import isfile
 from pathlib import Path
 from typing import Any
 
+from robustnas import notation
 from robustnas.contracts import Genotype, SearchSpace
 from robustnas.errors import InputError
 from robustnas.suggest import did_you_mean
 
+LARGEST = 4_000_000
+"""Bytes of a file of genotypes."""
 
-def find_genotype(source: str, space: SearchSpace, beside: Path, read: Callable[[Path], Any] | None = None) -> Genotype:
-    """The genotype a recipe names: published by the space, or in a file `path` or `path#KEY`.
 
-    A path is looked for beside the recipe, then in the working directory; a key at the top of the file, then in its
-    sections.
+def find_genotype(
+    source: str | Mapping[str, Any], space: SearchSpace, beside: Path, read: Callable[[Path], Any] | None = None
+) -> Genotype:
+    """The genotype a recipe holds or names: published by the space, or in a file `path` or `path#KEY`.
+
+    What it holds is a mapping, or a text in DARTS's notation (`robustnas.notation`).  A path is looked for beside the
+    recipe, then in the working directory; a key at the top of the file, then in its sections.
 
     Args:
         read: `read_genotypes`, or what remembers what it has read.
@@ -26,6 +32,8 @@ def find_genotype(source: str, space: SearchSpace, beside: Path, read: Callable[
         InputError: it is nowhere, or not a genotype; says where it was looked for.
     """
     published: Mapping[str, Genotype] = getattr(space, "published", {})
+    if not isinstance(source, str) or notation.is_call(source):
+        return dict(notation.plain(source))
     if source in published:
         return published[source]
     path_text, _, key = source.partition("#")
@@ -38,8 +46,8 @@ def find_genotype(source: str, space: SearchSpace, beside: Path, read: Callable[
             f"genotype of the search space{did_you_mean(source, list(published))}; published: {names}"
         )
     data = (read or read_genotypes)(path)
-    if key:
-        data = _entry(path, data, key)
+    data = _entry(path, data, key) if key else data.one() if isinstance(data, Script) else data
+    data = notation.plain(data)
     if not isinstance(data, dict):
         raise InputError(f"{path} does not hold a genotype: found {type(data).__name__}, a mapping would do")
     return data
@@ -49,12 +57,36 @@ def read_genotypes(path: Path) -> Any:
     """What a file of one or several genotypes holds, as plain data.
 
     Raises:
-        InputError: it cannot be read, or is not JSON.
+        InputError: it cannot be read, or is neither JSON nor in DARTS's notation.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as fault:
-        raise InputError(f"{path} is not JSON: {fault}") from fault
+        if path.stat().st_size > LARGEST:
+            raise InputError(f"{path} has {path.stat().st_size} bytes; genotypes in at most {LARGEST} would do")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as fault:
+        raise InputError(f"{path} cannot be read: {fault}") from fault
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as fault:
+        if path.suffix == ".json":
+            raise InputError(f"{path} is not JSON: {fault}") from fault
+    return Script(notation.read(text, str(path)), str(path))
+
+
+class Script(dict[str, Any]):
+    """The genotypes of a file in DARTS's notation, by name."""
+
+    def __init__(self, found: Mapping[str, Any], where: str):
+        super().__init__(found)
+        self.where = where
+
+    def one(self) -> Any:
+        """The only one.
+
+        Raises:
+            InputError: there is none, or several that differ.
+        """
+        return notation.one(self, self.where)
 
 
 def _entry(path: Path, data: Any, key: str) -> Any:

@@ -15,6 +15,7 @@ from robustnas import attack_order, foreign
 from robustnas.attack_order import Column
 from robustnas.contracts import Dataset, SearchSpace, Shape
 from robustnas.errors import InputError
+from robustnas.notation import is_call
 from robustnas.plan.genotypes import find_genotype, read_genotypes
 from robustnas.plan.keys import contents, digest, identity, settings
 from robustnas.plan.stages import Foreign, MethodPlan, Plan, Stage, each_once
@@ -202,9 +203,14 @@ def _method(loaded: Loaded, name: str, method: Method, known: Known) -> MethodPl
         search=method.search,
         train=method.train,
         genotype=genotype,
-        genotype_source=method.genotype,
+        genotype_source=None if genotype is None else _named(method.genotype),
         parameters=parameters,
     )
+
+
+def _named(genotype: str | Mapping[str, Any] | None) -> str:
+    """What to call a genotype: as the recipe names it, or that it stands there."""
+    return genotype if isinstance(genotype, str) and not is_call(genotype) else "of the recipe"
 
 
 def _beside(folder: Path, path: Path) -> Path:

@@ -101,7 +101,9 @@ def _method(
 
 
 def _genotype(node: Node, faults: Faults) -> Any:
-    """A path to a genotype, `path#KEY`, or a name the search space has published: kept as it is written."""
+    """A genotype, a path to one, `path#KEY`, or a name the search space has published: kept as it is written."""
+    if isinstance(node.value, dict):
+        return node.plain()
     genotype = read_value(node, str, faults)
     if genotype is not BAD and not genotype.strip():
         faults.add(node.mark, node.path, "found no text; a path or the name of a published genotype would do")

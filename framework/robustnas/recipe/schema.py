@@ -107,13 +107,14 @@ class Method:
     """An entry of `methods`: a way of searching.  The sections it holds override the recipe's keys for it alone.
 
     Args:
+        genotype: in place of a search: a name, a path, a text in DARTS's notation, or a genotype as plain data.
         network: `module:factory` of a network made elsewhere, which is neither searched nor trained here.
         weights: its weights; None where the factory fills them in.
         normalize: whether the data set's mean and deviation become its first layer.
     """
 
     metric: tuple[tuple[float, Use], ...] = ()
-    genotype: str | None = None
+    genotype: str | dict[str, Any] | None = None
     network: str | None = None
     weights: Weights | None = None
     normalize: bool = False
