@@ -18,7 +18,7 @@ ROWS = [
     {"threat", "seeding", "report", "artifacts", "device", "frozen", "notation", "pixels",
      "double_backward", "memory", "precision", "recompute", "synchronised", "world", "wrappers"},
     {"contracts", "genotype", "foolbox_attack", "resized_crop", "colour_jitter", "progress_files", "doubled"},
-    {"bounds", "registry", "options", "images", "augment", "normalize", "statistics", "cells"},
+    {"bounds", "registry", "options", "images", "dataset_promises", "augment", "normalize", "statistics", "cells"},
     {"recipe", "perturb", "feed", "stratified"},
     {"batches", "attack_order"},
     {"search", "train", "attack", "certify", "smoothing", "foreign", "review"},

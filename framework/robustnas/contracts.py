@@ -218,7 +218,8 @@ class Dataset(Protocol):
         The framework asks for `"test"` in evaluation only.
 
         Raises:
-            DataError: the data is missing, empty or broken; says what to do.
+            DataError: the data is empty or broken; says what to do.
+            MissingDataError: it is not here.  Then `plan` shows what it can without it.
         """
 
 

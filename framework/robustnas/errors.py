@@ -10,6 +10,7 @@ RobustnasError           1   the run itself failed
     PluginError          2   a plugin that is unknown, does not import, or breaks its contract
     OptionError          2   an option of a plugin that cannot be honoured
     DataError            2   a dataset folder that is missing, empty or broken
+      MissingDataError   2   data that is not on this machine, or not in this place
     DeviceError          2   a device this machine does not have
     RunDirectoryError    2   a run directory that belongs to another experiment, is busy or damaged
     UnsupportedOpError   2   a network uses an operation that no bound rule covers
@@ -70,6 +71,10 @@ class OptionError(InputError):
 
 class DataError(InputError):
     """A dataset is missing, empty or broken; the message says what to do."""
+
+
+class MissingDataError(DataError):
+    """Data is not here: a plan can be made without it, a run cannot."""
 
 
 class DeviceError(InputError):

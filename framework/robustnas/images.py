@@ -108,6 +108,9 @@ class ImageSequence(Protocol):
     def __getitem__(self, index: int, /) -> Tensor:
         """(C, H, W), uint8 or float in [0, 1]; the same for the same index, and safe to call from threads."""
 
+    # It may have `state(indices) -> str`, which tells these images from changed ones without reading them: what was
+    # found good is then not read again at the next run.
+
 
 @frozen(eq=False)
 class Streamed:
@@ -261,6 +264,12 @@ def stored(images: Images, indices: Tensor) -> Tensor:
     if isinstance(images, Chosen):
         return stored(images.images, images.places(indices))
     return images.read(indices) if isinstance(images, Streamed) else images.take(indices)
+
+
+def state(images: Images, indices: Tensor) -> str | None:
+    """What tells the images at `indices` (n,) int64 from changed ones without reading them; None where nothing does."""
+    of_source = getattr(images.source, "state", None) if isinstance(images, Streamed) else None
+    return None if of_source is None else str(of_source(indices))
 
 
 def readers(images: Images) -> int:

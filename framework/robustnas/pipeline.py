@@ -22,7 +22,7 @@ from robustnas.errors import InputError, RunDirectoryError, VerdictError
 from robustnas.plan import Plan, Stage, make
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.resolved import resolved
-from robustnas.run import checks, comparison, layout, overview
+from robustnas.run import checks, comparison, data, layout, overview
 from robustnas.run.directory import RunDirectory
 from robustnas.run.progress import Progress
 from robustnas.run.scheduler import Outcome, run_all
@@ -63,7 +63,7 @@ def run(
         with ExitStack() as held:
             world.agree(lambda: held.enter_context(directory.locked()) if world.first else None)
             stages = todo.until(until)
-            _prepare(loaded, todo, stages, directory, world)
+            _prepare(loaded, todo, stages, directory, world, quiet)
             if keep and world.first:
                 write_text(loaded.path, loaded.source)
             # of several processes one talks
@@ -75,7 +75,9 @@ def run(
             return _conclude(outcome, progress, directory, until)
 
 
-def _prepare(loaded: Loaded, todo: Plan, stages: list[Stage], directory: RunDirectory, world: World) -> None:
+def _prepare(
+    loaded: Loaded, todo: Plan, stages: list[Stage], directory: RunDirectory, world: World, quiet: bool = True
+) -> None:
     """Check what would fail late, and write down what this directory is; the first process does it for all.
 
     Raises:
@@ -85,7 +87,7 @@ def _prepare(loaded: Loaded, todo: Plan, stages: list[Stage], directory: RunDire
     def first() -> None:
         directory.check(todo)
         if len(directory.all_done(stages)) < len(stages):
-            checks.check(todo, world)
+            checks.check(todo, directory, world, quiet)
         directory.claim(todo)
         write_text(
             directory.path / "recipe.yaml",
@@ -104,7 +106,8 @@ def plan(loaded: Loaded, *, out: Path | None = None, memory: bool = False) -> No
         memory: estimate what a search step needs, which runs two tiny ones a method.
     """
     todo = make(loaded)
-    overview.show(todo, RunDirectory(out or default_directory(loaded)), Console(), estimate=memory)
+    labels = data.labels_here(todo)
+    overview.show(todo, RunDirectory(out or default_directory(loaded)), Console(), labels, estimate=memory)
 
 
 def show_table(directory: Path) -> None:

@@ -9,71 +9,34 @@ import torch
 from torch import Tensor
 
 from robustnas import interrupt, search, seeding, train
-from robustnas.contracts import Dataset, Genotype, Images
-from robustnas.errors import DataError, InputError
+from robustnas.contracts import Genotype
+from robustnas.errors import InputError
 from robustnas.plan import MethodPlan, Plan
 from robustnas.recompute import cells_of
+from robustnas.run import data
+from robustnas.run.directory import RunDirectory
 from robustnas.run.task import load_foreign
 from robustnas.train.network import build
 from robustnas.world import ALONE, World
 
 
-def check(plan: Plan, world: World = ALONE) -> None:
+def check(plan: Plan, directory: RunDirectory, world: World = ALONE, quiet: bool = True) -> None:
     """All of it.
+
+    Args:
+        plan: what will be run.
+        directory: of the run, which remembers images that were found good.
+        world: the processes that will run it.
+        quiet: say nothing while it takes its time.
 
     Raises:
         InputError: some of it would fail.
     """
-    labels = check_data(plan)
+    found = data.splits(plan)
     interrupt.check()
     check_networks(plan)
-    check_batches(plan, labels, world)
-
-
-def check_data(plan: Plan) -> Tensor:
-    """Read the splits once, before anything long starts, and check them against what the dataset declares.
-
-    Returns:
-        The labels of the training images, (N,) int64; none where nothing is trained, and the test split is all there
-        has to be.
-
-    Raises:
-        DataError: data is missing or broken, or does not fit its declaration.
-    """
-    trains = any(method.network is None for method in plan.methods.values())
-    labels = _split(plan.dataset, "train").labels if trains else torch.zeros(0, dtype=torch.int64)
-    tested = len(_split(plan.dataset, "test").labels)
-    sections = {"evaluate": plan.evaluate, "certify": plan.certify, "smoothing": plan.smoothing}
-    asked = {name: section.images or 0 for name, section in sections.items() if section is not None}
-    name = max(asked, key=lambda one: asked[one])
-    if asked[name] > tested:
-        raise DataError(
-            f"{asked[name]} test images are asked for and there are {tested}; leave {name}.images out for all"
-        )
-    return labels
-
-
-def _split(dataset: Dataset, name: str) -> Images:
-    """A split, as it is declared.
-
-    Raises:
-        DataError: it is not.
-    """
-    images = dataset.split(name)
-    labels = images.labels
-    if len(labels) == 0:
-        raise DataError(f"the {name} split is empty")
-    if labels.dtype != torch.int64:
-        raise DataError(f"the {name} split has labels of {labels.dtype}; int64 would do")
-    if int(labels.min()) < 0 or int(labels.max()) >= dataset.classes:
-        raise DataError(
-            f"the {name} split has labels {int(labels.min())} to {int(labels.max())}; "
-            f"{dataset.classes} classes are declared"
-        )
-    shape = tuple(images.take(torch.zeros(1, dtype=torch.int64)).shape[1:])
-    if shape != tuple(dataset.shape):
-        raise DataError(f"images of the {name} split have shape {shape}; {tuple(dataset.shape)} is declared")
-    return images
+    check_batches(plan, found.labels, world)
+    data.verify(plan, found, directory, quiet)
 
 
 def check_networks(plan: Plan) -> None:

@@ -35,16 +35,17 @@ def network_of(task: Task, name: str | None = None, tell: Callable[[str], None] 
     return trained.to(task.device)
 
 
-def evaluated_images(plan: Plan, among: int | None = None) -> tuple[Images, Tensor]:
+def evaluated_images(plan: Plan, among: int | None = None, split: Images | None = None) -> tuple[Images, Tensor]:
     """The test images that are evaluated, and their places in the test split (N,).
 
     Args:
         among: only so many, the first of them; None: all.
+        split: the test split, where it has been read already.
 
     Raises:
         DataError: the test split has fewer.
     """
-    images = plan.dataset.split("test")
+    images = split or plan.dataset.split("test")
     wanted = plan.evaluate.images
     indices = torch.arange(len(images.labels))
     if wanted is not None and plan.evaluate.subset == "first":

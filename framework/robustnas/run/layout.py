@@ -16,6 +16,7 @@ from robustnas.attack_order import Column, before, cost
 from robustnas.errors import RunDirectoryError
 from robustnas.options import plain
 from robustnas.plan import KINDS, Foreign, Plan, Stage
+from robustnas.run import data
 from robustnas.run.directory import RunDirectory
 from robustnas.threat import ThreatModel
 
@@ -136,7 +137,7 @@ def describe(plan: Plan, directory: RunDirectory) -> dict[str, Any]:
         "norms": [] if plan.certify is None else list(plan.certify.norms),
         "epsilons": list(plan.evaluate.epsilons) if plan.columns else [],
         "smoothing": None if plan.smoothing is None else list(plan.smoothing.radii),
-        "notes": _notes(plan),
+        "notes": [*_notes(plan), *data.notes(directory)],
         "methods": {
             method: {
                 str(seed): {

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 from attrs import Factory, define
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from robustnas import memory, search, train
-from robustnas.errors import DataError, RobustnasError
+from robustnas.errors import RobustnasError
 from robustnas.images import batches
 from robustnas.plan import Foreign, MethodPlan, Plan
 from robustnas.recipe.schema import Search, Train
@@ -71,10 +70,11 @@ def search_memory(method: MethodPlan, plan: Plan) -> int:
     return step_bytes(task)
 
 
-def show(plan: Plan, directory: RunDirectory, console: Console, estimate: bool = False) -> None:
+def show(plan: Plan, directory: RunDirectory, console: Console, labels: Tensor | None, estimate: bool = False) -> None:
     """Print the plan.
 
     Args:
+        labels: of the training images, (N,); None where they are not on this machine.
         estimate: with the memory of a search step, which takes seconds a method, or a minute for a large supernet.
     """
 
@@ -82,7 +82,6 @@ def show(plan: Plan, directory: RunDirectory, console: Console, estimate: bool =
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     stages = plan.until(None)
-    labels = training_labels(plan)
     count = None if labels is None else len(labels)
     notes = [] if labels is None else division_notes(plan, labels)
     here = Here(plan, directory, directory.all_done(stages), Sizes(plan.dataset), count, notes)
@@ -221,15 +220,3 @@ def _first(names: list[str]) -> str:
     """Some names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{', '.join(names[:NAMED])}{more}"
-
-
-def training_labels(plan: Plan) -> Tensor | None:
-    """The labels of the training images, (N,); None where they are not on this machine.  Downloads nothing."""
-    dataset: Any = plan.dataset
-    if "download" in {field.name for field in attrs.fields(type(dataset))}:
-        dataset = attrs.evolve(dataset, download=False)
-    try:
-        labels: Tensor = dataset.split("train").labels
-        return labels
-    except DataError:
-        return None

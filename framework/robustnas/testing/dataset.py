@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from robustnas import dataset_promises as promises
 from robustnas.contracts import Dataset, Images
 from robustnas.errors import DataError, InputError
 from robustnas.testing.promise import Judge, judge, made, own_randomness
@@ -40,7 +39,7 @@ def check_dataset(
     dataset, verdict = made(plugin), judge(plugin)
     verdict.require(bool(splits), "is checked for at least one split", f"splits={splits!r}")
     with own_randomness(seed):
-        _check_declared(dataset, verdict)
+        promises.declared(dataset, verdict.require)
         verdict.refuses(
             "refuses an unknown split with an InputError (DataError, say)",
             InputError,
@@ -56,29 +55,6 @@ def check_dataset(
                 )
                 seen[print_] = where
         _check_optional(dataset, splits, verdict)
-
-
-def _check_declared(dataset: Dataset, verdict: Judge) -> None:
-    shape, classes = dataset.shape, dataset.classes
-    verdict.require(
-        isinstance(shape, tuple) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape),
-        "shape is (channels, rows, columns), positive integers",
-        repr(shape),
-    )
-    verdict.require(type(classes) is int and classes >= 2, "classes is an integer of at least 2", repr(classes))
-    for name, largest in (("mean", 1.0), ("std", 0.5)):
-        values = getattr(dataset, name)
-        verdict.require(
-            len(values) == shape[0] and all(math.isfinite(value) for value in values),
-            f"{name} has a finite number for each of the {shape[0]} channels",
-            repr(values),
-        )
-        # values in [0, 1] have a mean in [0, 1] and a standard deviation of at most 0.5
-        verdict.require(
-            all(0 <= value <= largest for value in values) and (name == "mean" or min(values) > 0),
-            f"{name} is in pixel units, a fraction of the pixel range: at most {largest:g}",
-            repr(values),
-        )
 
 
 def _check_optional(dataset: Dataset, splits: Sequence[str], verdict: Judge) -> None:
@@ -121,29 +97,14 @@ def _check_split(dataset: Dataset, name: str, verdict: Judge, limit: int) -> dic
     with verdict.promised(f"has a split {name!r}", "pass the splits it has: check_dataset(..., splits=...)"):
         images = dataset.split(name)
         labels = images.labels
-    verdict.require(
-        isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.dim() == 1,
-        "labels are int64 of shape (N,)",
-        f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__,
-    )
-    verdict.require(labels.device.type == "cpu", "labels are on the CPU", str(labels.device))
-    verdict.require(len(labels) > 0, f"split {name!r} has images", "it is empty")
-    verdict.require(
-        int(labels.min()) >= 0 and int(labels.max()) < dataset.classes,
-        f"labels are 0 to K - 1, with K = {dataset.classes}",
-        f"{int(labels.min())} to {int(labels.max())} in split {name!r}",
-    )
-    if name == "train":
-        missing = sorted(set(range(dataset.classes)) - set(labels.tolist()))
-        verdict.require(not missing, "every class has a training image", f"none of class {missing[:5]}")
-
+    promises.labelled(dataset, name, labels, verdict.require)
     count = len(labels)
-    chosen = torch.arange(count) if count <= limit else torch.linspace(0, count - 1, limit).long()
+    chosen = promises.evenly(count, limit)
     prints: dict[bytes, str] = {}
     for part in (chosen[first : first + CHUNK] for first in range(0, len(chosen), CHUNK)):
         taken = _taken(images, part, dataset, name, verdict)
         for index, image in zip(part.tolist(), taken.cpu(), strict=True):
-            prints.setdefault(_print(image), f"image {index} of {name!r}")
+            prints.setdefault(promises.fingerprint(image), f"image {index} of {name!r}")
     _check_order(dataset, images, chosen, name, verdict)
     return prints
 
@@ -151,17 +112,7 @@ def _check_split(dataset: Dataset, name: str, verdict: Judge, limit: int) -> dic
 def _taken(images: Images, indices: Tensor, dataset: Dataset, name: str, verdict: Judge) -> Tensor:
     with verdict.promised(f"split {name!r} gives the images it is asked for"):
         taken = images.take(indices)
-    verdict.require(
-        taken.dtype == torch.float32 and tuple(taken.shape) == (len(indices), *dataset.shape),
-        f"images are float32 of the declared shape (n, {', '.join(map(str, dataset.shape))})",
-        f"{taken.dtype} of shape {tuple(taken.shape)} for n = {len(indices)}",
-    )
-    low, high = float(taken.min()), float(taken.max())
-    verdict.require(
-        bool(taken.isfinite().all()) and low >= 0 and high <= 1,
-        "images are in [0, 1]",
-        f"values from {low:.4g} to {high:.4g} in split {name!r}",
-    )
+    promises.pictured(dataset, name, taken, indices, verdict.require)
     return taken
 
 
@@ -176,14 +127,4 @@ def _check_order(dataset: Dataset, images: Images, chosen: Tensor, name: str, ve
         "a split is the same images in the same order every time",
         f"the second call of split({name!r}) gives others",
     )
-    backwards = _taken(images, some.flip(0), dataset, name, verdict)
-    verdict.require(
-        torch.equal(backwards.flip(0), once),
-        "take gives the images in the order of the indices",
-        f"split {name!r} asked backwards gives another order",
-    )
-
-
-def _print(image: Tensor) -> bytes:
-    """Content of an image, to a 255th of the pixel range."""
-    return hashlib.sha256((image * 255).round().to(torch.uint8).contiguous().numpy().tobytes()).digest()
+    promises.in_order(name, images, some, once, verdict.require)

@@ -205,15 +205,23 @@ def inventory(folder: Path, split: ClassFolders, name: str) -> Inventory:
     digest, numbers = hashlib.sha256(), []
     below = len(os.fspath(folder))
     for file in split.files:
-        path = os.fspath(file)
-        try:
-            status = os.stat(path)
-        except OSError as fault:
-            raise DataError(f"{name}: {shown(file)} cannot be read ({fault.strerror}); replace or remove it") from fault
-        known_as = normal(path[below:].replace(os.sep, "/"))
+        status = asked_for(file, name)
+        known_as = normal(os.fspath(file)[below:].replace(os.sep, "/"))
         digest.update(b"%s\0%d\0" % (os.fsencode(known_as), status.st_size))
         numbers.append((status.st_dev, status.st_ino))
     return Inventory(digest.hexdigest()[:12], tuple(numbers))
+
+
+def asked_for(file: Path, name: str) -> os.stat_result:
+    """What the file system knows of a file.
+
+    Raises:
+        DataError: it cannot be asked for.
+    """
+    try:
+        return os.stat(file)
+    except OSError as fault:
+        raise DataError(f"{name}: {shown(file)} cannot be read ({fault.strerror}); replace or remove it") from fault
 
 
 def nothing_shared(train: Inventory, test: Inventory, files: Sequence[Path], name: str) -> None:
@@ -349,6 +357,19 @@ class Files:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def state(self, indices: Tensor) -> str:
+        """Names, sizes and times of change of the files at `indices` (n,), as a digest.
+
+        Raises:
+            DataError: one of them is not there any more.
+        """
+        digest = hashlib.sha256(repr((self.channels, self.shorter, self.crop)).encode())
+        for index in indices.tolist():
+            file = self.files[index]
+            status = asked_for(file, self.name)
+            digest.update(b"%s\0%d\0%d\0" % (os.fsencode(file), status.st_size, status.st_mtime_ns))
+        return digest.hexdigest()
 
     def __getitem__(self, index: int, /) -> Tensor:
         return read(self.files[index], self.name, self.channels, self.shorter, self.crop)

@@ -16,7 +16,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, instance_of, optional
 
 from robustnas.contracts import Images, Shape
-from robustnas.errors import DataError
+from robustnas.errors import DataError, MissingDataError
 from robustnas.images import Streamed
 from robustnas_plugins.datasets.class_folders import WORKERS, ClassFolders, Files, same_classes, scan, shown
 from robustnas_plugins.datasets.places import data_root, missing
@@ -95,7 +95,9 @@ class ImageNet:
         folders = (root / "train", root / "val")
         for folder in folders:
             if not folder.is_dir():
-                raise DataError(missing("imagenet", f"the folder {folder.name}/", root, named_by, download=False))
+                raise MissingDataError(
+                    missing("imagenet", f"the folder {folder.name}/", root, named_by, download=False)
+                )
         both = (scan(folders[0], "imagenet"), scan(folders[1], "imagenet"))
         same_classes(both[0], both[1], folders, "imagenet")
         if len(both[0].names) != self.classes:

@@ -20,7 +20,7 @@ from attrs import field, frozen
 from attrs.validators import instance_of, optional
 
 from robustnas.contracts import Images, Shape
-from robustnas.errors import DataError
+from robustnas.errors import DataError, MissingDataError
 from robustnas.images import InMemory
 from robustnas_plugins.datasets import idx
 from robustnas_plugins.datasets.downloads import fetch
@@ -184,7 +184,7 @@ def _require(name: str, root: Path, named_by: str, checksums: Mapping[str, str])
     """
     absent = [file for file in checksums if not (root / file).is_file()]
     if absent:
-        raise DataError(missing(name, absent[0], root, named_by))
+        raise MissingDataError(missing(name, absent[0], root, named_by))
     for file, checksum in checksums.items():
         if md5(root / file) != checksum:
             raise DataError(f"{name}: {(root / file).absolute()} {DAMAGED}")
@@ -210,7 +210,7 @@ def _mnist_family(
     for file, path in found.items():
         if path is None:
             what = f"{file} or {file}.gz (in {directory}/raw, or {file}.gz in the folder itself)"
-            raise DataError(missing(name, what, root, named_by))
+            raise MissingDataError(missing(name, what, root, named_by))
         expected = packed[path.name] if path.suffix == ".gz" else unpacked.get(file)
         if expected is not None and md5(path) != expected:
             raise DataError(f"{name}: {path.absolute()} {DAMAGED}")

@@ -1,0 +1,108 @@
+"""What a dataset promises, as the conformance kit and a run look at it: the same promises in the same words.
+
+    declared     shape, classes, mean and deviation
+    labelled     the labels of a split
+    pictured     images that were taken
+    in_order     the order in which they are taken
+    fingerprint  by which the same image is found in another split
+
+Each is told what to do with a promise and what was found: the kit fails a test, a run refuses the dataset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robustnas.contracts import Dataset, Images
+
+Require = Callable[[bool, str, str], None]
+"""Whether a promise is kept, the promise, and what was found; raises if it is not kept."""
+
+
+def declared(dataset: Dataset, require: Require) -> None:
+    """What the dataset says of all its images."""
+    shape, classes = dataset.shape, dataset.classes
+    require(
+        isinstance(shape, tuple) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape),
+        "shape is (channels, rows, columns), positive integers",
+        repr(shape),
+    )
+    require(type(classes) is int and classes >= 2, "classes is an integer of at least 2", repr(classes))
+    for name in ("mean", "std"):
+        values = getattr(dataset, name)
+        require(
+            len(values) == shape[0] and all(math.isfinite(value) for value in values),
+            f"{name} has a finite number for each of the {shape[0]} channels",
+            repr(values),
+        )
+        require(
+            all(0 <= value <= 1 for value in values) and (name == "mean" or min(values) > 0),
+            f"{name} is in pixel units, a fraction of the pixel range: at most 1",
+            repr(values),
+        )
+
+
+def labelled(dataset: Dataset, name: str, labels: Tensor, require: Require) -> None:
+    """The labels of the split `name`."""
+    require(
+        isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.dim() == 1,
+        "labels are int64 of shape (N,)",
+        f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__,
+    )
+    require(labels.device.type == "cpu", "labels are on the CPU", str(labels.device))
+    require(len(labels) > 0, f"split {name!r} has images", "it is empty")
+    require(
+        int(labels.min()) >= 0 and int(labels.max()) < dataset.classes,
+        f"labels are 0 to K - 1, with K = {dataset.classes}",
+        f"{int(labels.min())} to {int(labels.max())} in split {name!r}",
+    )
+    if name == "train":
+        missing = (labels.bincount(minlength=dataset.classes) == 0).nonzero().flatten().tolist()
+        require(not missing, "every class has a training image", f"none of class {', '.join(map(str, missing[:5]))}")
+
+
+def pictured(dataset: Dataset, name: str, taken: Tensor, indices: Tensor, require: Require) -> None:
+    """The images at `indices` (n,) of the split `name`, as they were taken."""
+    shape = tuple(dataset.shape)
+    channels_last = tuple(taken.shape[1:]) == (*shape[1:], shape[0])
+    require(
+        taken.dtype == torch.float32 and tuple(taken.shape) == (len(indices), *shape),
+        f"images are float32 of the declared shape (n, {', '.join(map(str, shape))})",
+        f"{taken.dtype} of shape {tuple(taken.shape)} for n = {len(indices)}"
+        f"{': channels come first, permute(0, 3, 1, 2)' if channels_last else ''}",
+    )
+    # written so that a NaN fails it
+    good = ((taken >= 0) & (taken <= 1)).flatten(1).all(1)
+    if bool(good.all()):
+        return
+    first = int((~good).nonzero()[0])
+    require(
+        False,
+        "images are in [0, 1]",
+        f"values from {float(taken[first].min()):.4g} to {float(taken[first].max()):.4g} in image "
+        f"{int(indices[first])} of split {name!r}",
+    )
+
+
+def in_order(name: str, images: Images, indices: Tensor, once: Tensor, require: Require) -> None:
+    """The images at `indices` of the split `name`, which were taken `once`, asked for backwards."""
+    require(
+        torch.equal(images.take(indices.flip(0)).flip(0), once),
+        "take gives the images in the order of the indices",
+        f"split {name!r} asked backwards gives another order",
+    )
+
+
+def evenly(count: int, most: int) -> Tensor:
+    """The indices of at most `most` of `count` images, evenly spaced: (n,) int64."""
+    return torch.arange(count) if count <= most else torch.linspace(0, count - 1, most).long()
+
+
+def fingerprint(image: Tensor) -> bytes:
+    """Content of an image (C, H, W) on the CPU, to a 255th of the pixel range."""
+    return hashlib.sha256((image * 255).round().to(torch.uint8).contiguous().numpy().tobytes()).digest()

@@ -1,0 +1,202 @@
+"""The dataset of a plan, held to its promises before anything is computed.
+
+    splits    what is said of the images, and a sample of them: at every plan and run
+    verify    every test image that will be evaluated, and the training images up to `READ`, evenly spaced: before work
+
+A broken image is then found before a training, not after it.  What was found good is remembered in `data.json` of the
+run directory, where the images can tell themselves from changed ones without being read (files: by name, size and time
+of change), and not read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import torch
+from attrs import frozen
+from rich.console import Console
+from torch import Tensor
+
+from robustnas import dataset_promises as promises
+from robustnas import interrupt
+from robustnas.artifacts import of_no_stage, read_json, write_json
+from robustnas.contracts import Images
+from robustnas.errors import DataError, MissingDataError
+from robustnas.feed import Feed
+from robustnas.images import readers, state
+from robustnas.plan import Plan
+from robustnas.run.directory import RunDirectory
+from robustnas.run.evaluated import evaluated_images
+
+FILE = "data.json"
+
+SAMPLE = 64
+"""Images of each split that are looked at in a plan."""
+
+READ = 20_000
+"""Training images that are read before work: all of most people's, in ten seconds to two minutes."""
+
+CHUNK = 64
+"""Images read at once."""
+
+AHEAD = 1000
+"""From so many on, images are read by the processes that the dataset asks for, whose start takes two seconds."""
+
+
+@frozen
+class Splits:
+    """The images of a plan.
+
+    Args:
+        train: None where nothing is trained.
+        test: of which some or all are evaluated.
+    """
+
+    train: Images | None
+    test: Images
+
+    @property
+    def labels(self) -> Tensor:
+        """Of the training images, (N,) int64; none where nothing is trained."""
+        return torch.zeros(0, dtype=torch.int64) if self.train is None else self.train.labels
+
+
+def splits(plan: Plan) -> Splits:
+    """The images of a plan, as they are declared and as many as are asked for; a sample of them is looked at.
+
+    Raises:
+        DataError: data is missing or broken, or not what a dataset promises.
+    """
+    promises.declared(plan.dataset, _refuse(plan))
+    trains = any(method.network is None for method in plan.methods.values())
+    found = Splits(_split(plan, "train") if trains else None, _split(plan, "test"))
+    tested = len(found.test.labels)
+    sections = {"evaluate": plan.evaluate, "certify": plan.certify, "smoothing": plan.smoothing}
+    asked = {name: section.images or 0 for name, section in sections.items() if section is not None}
+    name = max(asked, key=lambda one: asked[one])
+    if asked[name] > tested:
+        raise DataError(
+            f"{asked[name]} test images are asked for and there are {tested}; leave {name}.images out for all"
+        )
+    return found
+
+
+def labels_here(plan: Plan) -> Tensor | None:
+    """The labels of the training images, (N,), as `splits` finds them; None where data is not on this machine.
+
+    Downloads nothing.
+
+    Raises:
+        DataError: data is broken, or not what a dataset promises.
+    """
+    dataset: Any = plan.dataset
+    if attrs.has(type(dataset)) and "download" in attrs.fields_dict(type(dataset)):
+        dataset = attrs.evolve(dataset, download=False)
+    try:
+        return splits(attrs.evolve(plan, dataset=dataset)).labels
+    except MissingDataError:
+        return None
+
+
+def _split(plan: Plan, name: str) -> Images:
+    """A split, its labels and a sample of its images looked at.
+
+    Raises:
+        DataError: they are not what a dataset promises.
+    """
+    images = plan.dataset.split(name)
+    promises.labelled(plan.dataset, name, images.labels, _refuse(plan))
+    some = promises.evenly(len(images.labels), SAMPLE)
+    taken = images.take(some)
+    promises.pictured(plan.dataset, name, taken, some, _refuse(plan))
+    promises.in_order(name, images, some, taken, _refuse(plan))
+    return images
+
+
+def _refuse(plan: Plan) -> promises.Require:
+    """What to do with a promise: refuse the dataset that breaks it."""
+
+    def require(kept: bool, promise: str, found: str) -> None:
+        if not kept:
+            raise DataError(
+                f"dataset {plan.identity['dataset']['name']} breaks a promise of datasets\n"
+                f"  promised: {promise}\n  found:    {found}\n"
+                "  what would do: other data; or a plugin that robustnas.testing.check_dataset passes"
+            )
+
+    return require
+
+
+def verify(plan: Plan, found: Splits, directory: RunDirectory, quiet: bool = True) -> None:
+    """Read the images that will be used, unless they were found good before; notes go to `data.json`.
+
+    Args:
+        plan: whose images they are.
+        found: its splits.
+        directory: of the run.
+        quiet: say nothing while it is done.
+
+    Raises:
+        DataError: an image cannot be read or is not what a dataset promises, or the test images are training images.
+    """
+    _, places = evaluated_images(plan, split=found.test)
+    parts: list[tuple[str, Images, Tensor]] = [("test", found.test, places)]
+    if found.train is not None:
+        parts.append(("train", found.train, promises.evenly(len(found.train.labels), READ)))
+    states = [state(images, indices) for _, images, indices in parts]
+    good = None if None in states else hashlib.sha256(json.dumps(states).encode()).hexdigest()
+    if good is not None and _remembered(directory).get("good") == good:
+        return
+    with Console(stderr=True, quiet=quiet).status("reading images once, so that none fails later"):
+        prints = {name: list(_prints(plan, name, images, indices)) for name, images, indices in parts}
+    notes = [] if found.train is None else _shared(prints, len(found.train.labels))
+    write_json(directory.path / FILE, {"good": good, "notes": notes})
+
+
+def notes(directory: RunDirectory) -> list[str]:
+    """What `verify` found that a reader of the table must know."""
+    return [str(note) for note in _remembered(directory).get("notes", [])]
+
+
+def _remembered(directory: RunDirectory) -> dict[str, Any]:
+    file = directory.path / FILE
+    found = read_json(file, of_no_stage(file)) if file.exists() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _prints(plan: Plan, name: str, images: Images, indices: Tensor) -> Iterator[bytes]:
+    """Of the images at `indices` of the split `name`, each read and looked at."""
+    order = list(indices.split(CHUNK))
+    ahead = readers(images) > 0 and len(indices) >= AHEAD
+    with Feed(images, "cpu") as feed:
+        taken = (found for found, _ in feed.batches(order)) if ahead else (images.take(part) for part in order)
+        for part, found in zip(order, taken, strict=True):
+            interrupt.check()
+            promises.pictured(plan.dataset, name, found, part, _refuse(plan))
+            yield from map(promises.fingerprint, found.cpu())
+
+
+def _shared(prints: dict[str, list[bytes]], trained: int) -> list[str]:
+    """A note where some test images are training images too.
+
+    Args:
+        prints: of the images of both splits that were read.
+        trained: training images there are, of which some may have been read.
+
+    Raises:
+        DataError: about half of the test images or more are.
+    """
+    known = set(prints["train"])
+    count, tested = sum(one in known for one in prints["test"]), len(prints["test"])
+    if count == 0:
+        return []
+    read = len(prints["train"])
+    among = "the training images" if read == trained else f"{read} of {trained} training images"
+    text = f"{count} of {tested} test images are among {among}, pixel by pixel"
+    if 2 * count * trained >= tested * read:
+        raise DataError(f"{text}; splits are disjoint: no image is in two of them, and other test images would do")
+    return [f"{text}; that they are right says nothing of other images"]
