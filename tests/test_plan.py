@@ -20,7 +20,8 @@ from robustnas.plan import KINDS, Plan, digest, make, settings
 from robustnas.recipe.load import load
 from robustnas.recipe.resolved import resolved
 from robustnas.recipe.schema import REGIMES, Train
-from robustnas.run import checks, data, layout, overview
+from robustnas.run import checks, layout, overview
+from robustnas.run.data import labels_here
 from robustnas.run.directory import RunDirectory
 from robustnas_plugins.search_spaces.darts import Darts
 
@@ -445,7 +446,7 @@ def test_a_plan_takes_time_in_proportion_to_its_rows(recipe: Path, monkeypatch: 
         watched = cProfile.Profile()
         watched.enable()
         found = plan(recipe)
-        overview.show(found, directory, Console(file=io.StringIO()), data.labels_here(found))
+        overview.show(found, directory, Console(file=io.StringIO()), labels_here(found))
         checks.check_networks(found)
         layout.describe(found, directory)
         watched.disable()
