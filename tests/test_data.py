@@ -137,6 +137,7 @@ PLUGINS = """
         mean: tuple = (0.5,)
         std: tuple = (0.2,)
         shape: tuple = (1, 8, 8)
+        contents: dict | None = None
 
         def split(self, name):
             if name not in ("train", "test"):
@@ -187,6 +188,8 @@ def stripes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("classes: 1", "classes is an integer of at least 2"),
         ("mean: [127.5]", "mean is in pixel units"),
         ("std: [0.2, 0.2]", "std has a finite number for each of the 1 channels"),
+        ("shape: [8]", "shape is (channels, rows, columns), positive integers"),
+        ("contents: {train: a}", "contents is a str, or a mapping of 'train' and 'test' to one each"),
         ("shape: [1, 8, 9]", "images are float32 of the declared shape (n, 1, 8, 9)"),
         ("fault: late", "images are float32 of the declared shape"),
         ("fault: range", "images are in [0, 1]\n  found:    values from 0 to 1.5 in image 11 of split 'train'"),

@@ -1,27 +1,42 @@
 """What a dataset promises, as the conformance kit and a run look at it: the same promises in the same words.
 
-    declared     shape, classes, mean and deviation
+    declared     shape, classes, mean and deviation, contents
     labelled     the labels of a split
     pictured     images that were taken
     in_order     the order in which they are taken
     fingerprint  by which the same image is found in another split
 
-Each is told what to do with a promise and what was found: the kit fails a test, a run refuses the dataset.
+Each is told what to do with a promise and what was found: the kit fails a test, a plan and a run refuse the dataset
+(`refused`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from robustnas.contracts import Dataset, Images
+from robustnas.errors import DataError
 
 Require = Callable[[bool, str, str], None]
 """Whether a promise is kept, the promise, and what was found; raises if it is not kept."""
+
+
+def refused(name: str) -> Require:
+    """What a plan and a run do with a promise: raise a DataError about the dataset `name` where it is broken."""
+
+    def require(kept: bool, promise: str, found: str) -> None:
+        if not kept:
+            raise DataError(
+                f"dataset {name} breaks a promise of datasets\n  promised: {promise}\n  found:    {found}\n"
+                "  what would do: other data; or a plugin that robustnas.testing.check_dataset passes"
+            )
+
+    return require
 
 
 def declared(dataset: Dataset, require: Require) -> None:
@@ -45,6 +60,18 @@ def declared(dataset: Dataset, require: Require) -> None:
             f"{name} is in pixel units, a fraction of the pixel range: at most 1",
             repr(values),
         )
+    contents = getattr(dataset, "contents", None)
+    known_by = {"train": contents, "test": contents} if isinstance(contents, str) else contents
+    require(
+        contents is None
+        or (
+            isinstance(known_by, Mapping)
+            and set(known_by) == {"train", "test"}
+            and all(isinstance(one, str) for one in known_by.values())
+        ),
+        "contents is a str, or a mapping of 'train' and 'test' to one each",
+        repr(contents),
+    )
 
 
 def labelled(dataset: Dataset, name: str, labels: Tensor, require: Require) -> None:
@@ -69,12 +96,15 @@ def labelled(dataset: Dataset, name: str, labels: Tensor, require: Require) -> N
 def pictured(dataset: Dataset, name: str, taken: Tensor, indices: Tensor, require: Require) -> None:
     """The images at `indices` (n,) of the split `name`, as they were taken."""
     shape = tuple(dataset.shape)
-    channels_last = tuple(taken.shape[1:]) == (*shape[1:], shape[0])
+    found = f"a {type(taken).__name__}"
+    if isinstance(taken, Tensor):
+        channels_last = tuple(taken.shape[1:]) == (*shape[1:], shape[0]) != shape
+        found = f"{taken.dtype} of shape {tuple(taken.shape)} for n = {len(indices)}"
+        found += ": channels come first, permute(0, 3, 1, 2)" if channels_last else ""
     require(
-        taken.dtype == torch.float32 and tuple(taken.shape) == (len(indices), *shape),
+        isinstance(taken, Tensor) and taken.dtype == torch.float32 and tuple(taken.shape) == (len(indices), *shape),
         f"images are float32 of the declared shape (n, {', '.join(map(str, shape))})",
-        f"{taken.dtype} of shape {tuple(taken.shape)} for n = {len(indices)}"
-        f"{': channels come first, permute(0, 3, 1, 2)' if channels_last else ''}",
+        found,
     )
     # written so that a NaN fails it
     good = ((taken >= 0) & (taken <= 1)).flatten(1).all(1)

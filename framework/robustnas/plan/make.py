@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from robustnas import attack_order, foreign
+from robustnas import attack_order, dataset_promises, foreign
 from robustnas.attack_order import Column
 from robustnas.contracts import Dataset, SearchSpace, Shape
 from robustnas.errors import InputError
@@ -50,10 +50,11 @@ def make(loaded: Loaded) -> Plan:
     Raises:
         RecipeError: a genotype or a network made elsewhere cannot be found, or does not fit, or a plugin refuses the
             dataset or the threat; all there are.
-        DataError: the dataset is not there, where it tells itself by its files.
+        DataError: the dataset is not there, where it tells itself by its files, or not what a dataset promises.
     """
     recipe = loaded.recipe
     dataset: Dataset = recipe.dataset.plugin
+    dataset_promises.declared(dataset, dataset_promises.refused(recipe.dataset.name))
     seen = identity("dataset", recipe.dataset)
     about = {
         "dataset": seen,

@@ -71,7 +71,6 @@ def splits(plan: Plan) -> Splits:
     Raises:
         DataError: data is missing or broken, or not what a dataset promises.
     """
-    promises.declared(plan.dataset, _refuse(plan))
     trains = any(method.network is None for method in plan.methods.values())
     found = Splits(_split(plan, "train") if trains else None, _split(plan, "test"))
     tested = len(found.test.labels)
@@ -118,17 +117,7 @@ def _split(plan: Plan, name: str) -> Images:
 
 
 def _refuse(plan: Plan) -> promises.Require:
-    """What to do with a promise: refuse the dataset that breaks it."""
-
-    def require(kept: bool, promise: str, found: str) -> None:
-        if not kept:
-            raise DataError(
-                f"dataset {plan.identity['dataset']['name']} breaks a promise of datasets\n"
-                f"  promised: {promise}\n  found:    {found}\n"
-                "  what would do: other data; or a plugin that robustnas.testing.check_dataset passes"
-            )
-
-    return require
+    return promises.refused(plan.identity["dataset"]["name"])
 
 
 def verify(plan: Plan, found: Splits, directory: RunDirectory, quiet: bool = True) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,19 +58,7 @@ def check_dataset(
 
 
 def _check_optional(dataset: Dataset, splits: Sequence[str], verdict: Judge) -> None:
-    """The optional members, where it has them: what its images are known by, and the training images as squares."""
-    contents = getattr(dataset, "contents", None)
-    known_by = {"train": contents, "test": contents} if isinstance(contents, str) else contents
-    verdict.require(
-        contents is None
-        or (
-            isinstance(known_by, Mapping)
-            and set(known_by) == {"train", "test"}
-            and all(isinstance(one, str) for one in known_by.values())
-        ),
-        "contents is a str, or a mapping of 'train' and 'test' to one each",
-        repr(contents),
-    )
+    """The optional member that reads the training images as squares, where it has it."""
     reads: Callable[[int], Images] | None = getattr(dataset, "training_images", None)
     if reads is None or "train" not in splits:
         return
