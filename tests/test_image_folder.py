@@ -181,6 +181,8 @@ def test_links_to_folders_are_followed_and_each_folder_of_a_class_counts_once(tm
     # torchvision goes round until the system stops it, or finds images once for each way to them
     os.symlink(root / "train" / "cat", root / "train" / "cat" / "round")
     os.symlink("more", root / "train" / "cat" / "z")
+    os.symlink("..", root / "train" / "cat" / "up")
+    os.symlink(root, root / "train" / "dog" / "top")
     files = scan(root / "train", "some").files
     assert sorted(files) == theirs
     assert len(files) == 21

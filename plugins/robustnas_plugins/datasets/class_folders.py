@@ -132,8 +132,9 @@ def _images_below(folder: Path, name: str) -> list[Path]:
         OSError: a folder may not be read.
     """
     found: list[tuple[tuple[str, ...], str]] = []
-    # by the folder's own number: a link may lead to a folder that it lies in
-    visited: set[tuple[int, int]] = set()
+    # by the numbers that the file system gives folders: a link may lead to one that it lies in, which is no part of it
+    above = {*Path(os.path.abspath(folder)).parents, *Path(os.path.realpath(folder)).parents}
+    visited = {(status.st_dev, status.st_ino) for status in map(os.stat, above)}
     waiting: list[tuple[tuple[str, ...], str]] = [((), os.fspath(folder))]
     while waiting:
         parts, at = waiting.pop()
