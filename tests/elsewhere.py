@@ -155,6 +155,7 @@ def run(recipe: Path, out: Path) -> None:
     """A whole run there."""
     from robustnas import pipeline
     from robustnas.plan import make
+    from robustnas.recipe.faults import Faults
     from robustnas.recipe.load import load
     from robustnas.run.directory import RunDirectory
     from robustnas.run.progress import Progress
@@ -164,7 +165,7 @@ def run(recipe: Path, out: Path) -> None:
     loaded = load(str(recipe), [])
     plan, directory = make(loaded), RunDirectory(out)
     stages = plan.until(None)
-    pipeline._prepare(loaded, plan, stages, directory, ALONE)
+    pipeline._prepare(loaded, plan, stages, directory, ALONE, Faults())
     with Strict():
         outcome = run_all(plan, stages, directory, [torch.device(NAME, 0)], Progress(quiet=True))
     pipeline._write_table(directory, quiet=True)

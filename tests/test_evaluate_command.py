@@ -25,6 +25,7 @@ from robustnas import plan
 from robustnas.attack.columns import read
 from robustnas.cli import main
 from robustnas.errors import InputError
+from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import load, written
 from robustnas.recipe.of_network import Asked, recipe
 from robustnas.recipe.resolved import resolved
@@ -369,8 +370,9 @@ def test_which_weights_are_meant_is_said_alike_in_both_places(here: Path, capsys
     shifted = {f"net.{name}": tensor + 1 for name, tensor in weights().items()}
     torch.save({"model": weights(), "ema": shifted}, "two.pt")
     asked = Asked(network=f"{MODULE}:make", weights=Path("two.pt"), dataset="digits")
+    refused = written(recipe(asked), Path("r.yaml"), "evaluate")
     with pytest.raises(InputError, match=r"several networks: model, ema \(prefix net\.\); .* --weights-key "):
-        checks.check_networks(plan.make(written(recipe(asked), Path("r.yaml"), "evaluate")))
+        checks.check(plan.make(refused), refused, Faults(), lambda: None)
     chosen = attrs.evolve(asked, weights_key="ema", weights_prefix="net.")
     found = written(recipe(chosen), Path("r.yaml"), "evaluate")
     Path("again.yaml").write_text(yaml.safe_dump(resolved(found)))

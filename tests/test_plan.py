@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,12 @@ from rich.console import Console
 from robustnas.errors import InputError, RecipeError
 from robustnas.images import batches, shuffled
 from robustnas.plan import KINDS, Plan, digest, make, settings
+from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import load
 from robustnas.recipe.resolved import resolved
 from robustnas.recipe.schema import REGIMES, Train
 from robustnas.run import checks, layout, overview
-from robustnas.run.data import labels_here
+from robustnas.run.data import splits_here
 from robustnas.run.directory import RunDirectory
 from robustnas_plugins.search_spaces.darts import Darts
 
@@ -446,8 +448,8 @@ def test_a_plan_takes_time_in_proportion_to_its_rows(recipe: Path, monkeypatch: 
         watched = cProfile.Profile()
         watched.enable()
         found = plan(recipe)
-        overview.show(found, directory, Console(file=io.StringIO()), labels_here(found))
-        checks.check_networks(found)
+        here = checks.check(found, load(recipe), Faults(), partial(splits_here, found))
+        overview.show(found, directory, Console(file=io.StringIO()), here.labels)
         layout.describe(found, directory)
         watched.disable()
         calls.append(sum(entry.callcount for entry in watched.getstats()))

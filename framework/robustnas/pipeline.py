@@ -9,6 +9,7 @@ those that are not done; `run.stages` says what each one is; `run.comparison` tu
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from robustnas import device as devices
 from robustnas import interrupt, table
 from robustnas.artifacts import write_json, write_text
 from robustnas.errors import InputError, RunDirectoryError, VerdictError
-from robustnas.plan import Plan, Stage, make
+from robustnas.plan import Plan, Stage, arranged
+from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.resolved import resolved
 from robustnas.run import checks, comparison, data, layout, overview
@@ -56,14 +58,15 @@ def run(
             "--jobs does stages side by side on one machine; under torchrun all processes share each stage"
         )
     chosen = devices.spread(own_device(device), jobs)
-    todo = make(loaded)
+    faults = Faults()
+    todo = arranged(loaded, faults)
     directory = RunDirectory(out or default_directory(loaded))
     with interrupt.listening(quiet), joined(chosen[0]) as world:
         quiet = quiet or not world.first
         with ExitStack() as held:
             world.agree(lambda: held.enter_context(directory.locked()) if world.first else None)
             stages = todo.until(until)
-            _prepare(loaded, todo, stages, directory, world, quiet)
+            _prepare(loaded, todo, stages, directory, world, faults, quiet)
             if keep and world.first:
                 write_text(loaded.path, loaded.source)
             # of several processes one talks
@@ -76,22 +79,35 @@ def run(
 
 
 def _prepare(
-    loaded: Loaded, todo: Plan, stages: list[Stage], directory: RunDirectory, world: World, quiet: bool = True
+    loaded: Loaded,
+    todo: Plan,
+    stages: list[Stage],
+    directory: RunDirectory,
+    world: World,
+    faults: Faults,
+    quiet: bool = True,
 ) -> None:
     """Check what would fail late, and write down what this directory is; the first process does it for all.
 
+    Args:
+        faults: of the recipe, as far as they are known.
+
     Raises:
-        InputError: the directory is another experiment's, or the data is not what it should be.
+        InputError: the recipe has faults, the directory is another experiment's, or the data is not what it should be.
     """
+
+    trains = {name: method.train for name, method in todo.methods.items()}
 
     def first() -> None:
         directory.check(todo)
-        if len(directory.all_done(stages)) < len(stages):
-            checks.check(todo, directory, world, quiet)
+        if faults or len(directory.all_done(stages)) < len(stages):
+            found = checks.check(todo, loaded, faults, partial(data.splits, todo), world)
+            assert found is not None
+            data.verify(todo, found, directory, quiet)
         directory.claim(todo)
         write_text(
             directory.path / "recipe.yaml",
-            yaml.safe_dump(resolved(loaded), sort_keys=False, allow_unicode=True),
+            yaml.safe_dump(resolved(loaded, trains), sort_keys=False, allow_unicode=True),
         )
         write_json(directory.path / "layout.json", layout.describe(todo, directory))
 
@@ -104,10 +120,16 @@ def plan(loaded: Loaded, *, out: Path | None = None, memory: bool = False) -> No
 
     Args:
         memory: estimate what a search step needs, which runs two tiny ones a method.
+
+    Raises:
+        InputError: `run` would refuse it.
     """
-    todo = make(loaded)
-    labels = data.labels_here(todo)
-    overview.show(todo, RunDirectory(out or default_directory(loaded)), Console(), labels, estimate=memory)
+    faults = Faults()
+    todo = arranged(loaded, faults)
+    directory = RunDirectory(out or default_directory(loaded))
+    directory.check(todo)
+    found = checks.check(todo, loaded, faults, partial(data.splits_here, todo))
+    overview.show(todo, directory, Console(), None if found is None else found.labels, estimate=memory)
 
 
 def show_table(directory: Path) -> None:

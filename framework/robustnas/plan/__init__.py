@@ -14,7 +14,7 @@ the recipe's loader has checked.
 
 from robustnas.plan.genotypes import find_genotype
 from robustnas.plan.keys import RESULTS, digest, identity, settings
-from robustnas.plan.make import make
+from robustnas.plan.make import arranged, make
 from robustnas.plan.stages import KINDS, Foreign, Kind, MethodPlan, Plan, Stage, sources
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "MethodPlan",
     "Plan",
     "Stage",
+    "arranged",
     "digest",
     "find_genotype",
     "identity",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from attrs import frozen
 from robustnas import attack_order, dataset_promises, foreign
 from robustnas.attack_order import Column
 from robustnas.contracts import Dataset, SearchSpace, Shape
-from robustnas.errors import InputError
 from robustnas.notation import is_call
 from robustnas.plan.genotypes import find_genotype, read_genotypes
 from robustnas.plan.keys import contents, digest, identity, settings
@@ -22,7 +21,7 @@ from robustnas.plan.stages import Foreign, MethodPlan, Plan, Stage, each_once
 from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
-from robustnas.recipe.schema import ORDERS, REGIMES, Method, Recipe, Standard, Weights
+from robustnas.recipe.schema import ORDERS, REGIMES, Method, Recipe, Standard, Use, Weights
 from robustnas.recipe.values import construct
 from robustnas.registry import metric_parts
 from robustnas.threat import largest_radius
@@ -52,6 +51,21 @@ def make(loaded: Loaded) -> Plan:
             dataset or the threat; all there are.
         DataError: the dataset is not there, where it tells itself by its files, or not what a dataset promises.
     """
+    faults = Faults()
+    plan = arranged(loaded, faults)
+    faults.raise_all()
+    return plan
+
+
+def arranged(loaded: Loaded, faults: Faults) -> Plan:
+    """The plan of what of a recipe can be arranged; without faults that is all of it.
+
+    Args:
+        faults: takes what is wrong, as `make` says.
+
+    Raises:
+        DataError: the dataset is not there, where it tells itself by its files.
+    """
     recipe = loaded.recipe
     dataset: Dataset = recipe.dataset.plugin
     dataset_promises.declared(dataset, dataset_promises.refused(recipe.dataset.name))
@@ -61,8 +75,8 @@ def make(loaded: Loaded) -> Plan:
         "search_space": None if recipe.search_space is None else identity("search-space", recipe.search_space),
         "threat": attrs.asdict(recipe.threat),
     }
-    faults = Faults()
     methods: dict[str, MethodPlan] = {}
+    notes: dict[str, list[str]] = {}
     made: dict[tuple[str, int], list[Stage]] = {}
     networks: dict[tuple[str, int], str] = {}
     known = Known(Sizes(dataset), cache(read_genotypes), cache(foreign.digest))
@@ -70,21 +84,25 @@ def make(loaded: Loaded) -> Plan:
     _check_warm_ups(loaded, faults)
     _check_sizes(loaded, faults)
     for name, method in recipe.methods.items():
-        try:
-            methods[name] = _method(loaded, name, method, known)
-            stages_at = _network_stages(loaded, methods[name], method, seen, known)
+        path = _at_fault(loaded, name, method)
+
+        def planned(name: str = name, method: Method = method) -> None:
+            found = _method(loaded, name, method, known)
+            if found.network is None:
+                found = _without_what_is_not_there(loaded, found, known.sizes, notes)
+                for note in _sizes_by_default(method.search_space or recipe.search_space):
+                    notes.setdefault(note, []).append(name)
+            stages_at = _network_stages(loaded, found, method, seen, known)
             for seed in recipe.seeds:
                 made[name, seed], networks[name, seed] = stages_at(seed)
-        except InputError as fault:
-            part = ".network" if method.network is not None else ".genotype" if method.genotype is not None else ""
-            path = f"methods.{name}{part}"
-            faults.add(loaded.place(path), path, str(fault))
+            methods[name] = found
+
+        construct(planned, Node(loaded.place(path), path, {}), faults)
     columns = attack_order.columns(recipe.attacks, recipe.threat, recipe.evaluate.epsilons, dataset.classes)
     for column in columns:
         if column.transfers and len(recipe.methods) < 2:
             text = f"{column.label} shows each network images that were made on the others', and there is one method"
             faults.add(loaded.place("attacks"), "attacks", f"{text}; a second one, or another attack, would do")
-    faults.raise_all()
     evaluated = Evaluated.of(recipe, columns)
     transfers = any(column.transfers for column in columns)
     others = {seed: each_once(networks, seed) if transfers else {} for seed in recipe.seeds}
@@ -106,6 +124,7 @@ def make(loaded: Loaded) -> Plan:
         identity=about,
         stages=tuple(stages),
         networks=networks,
+        notes=notes,
     )
 
 
@@ -167,6 +186,14 @@ def _check_sizes(loaded: Loaded, faults: Faults) -> None:
             faults.add(loaded.place(f"{path}.epsilon"), f"{path}.epsilon", f"{text}; {example} would do")
 
 
+def _at_fault(loaded: Loaded, name: str, method: Method) -> str:
+    """The key of a method that is at fault where it cannot be planned."""
+    if method.network is not None:
+        return f"methods.{name}.network"
+    own = f"methods.{name}.{'search_space' if method.genotype is None else 'genotype'}"
+    return own if method.genotype is not None or own in loaded.places else "search_space"
+
+
 def _method(loaded: Loaded, name: str, method: Method, known: Known) -> MethodPlan:
     """One method with its names resolved.
 
@@ -207,6 +234,43 @@ def _method(loaded: Loaded, name: str, method: Method, known: Known) -> MethodPl
         genotype_source=None if genotype is None else _named(method.genotype),
         parameters=parameters,
     )
+
+
+def _without_what_is_not_there(
+    loaded: Loaded, plan: MethodPlan, sizes: Sizes, notes: dict[str, list[str]]
+) -> MethodPlan:
+    """The method without the defaults of training that networks of its space cannot honour; given ones stay, and fail.
+
+    Args:
+        notes: takes what gives way, and for which methods.
+    """
+    gone = [
+        key
+        for key in ("auxiliary", "drop_path")
+        if getattr(plan.train, key) > 0
+        and not any(path in loaded.places for path in (f"train.{key}", f"methods.{plan.name}.train.{key}"))
+        and not getattr(sizes.offers(plan.space), key)
+    ]
+    if not gone:
+        return plan
+    named = " and ".join(f"train.{key}" for key in gone)
+    note = f"{named} {'is' if len(gone) == 1 else 'are'} 0, by default where networks of the space have no such thing"
+    notes.setdefault(note, []).append(plan.name)
+    without: dict[str, Any] = dict.fromkeys(gone, 0.0)
+    return attrs.evolve(plan, train=attrs.evolve(plan.train, **without))
+
+
+def _sizes_by_default(use: Use | None) -> Iterator[str]:
+    """A note where a recipe sizes the supernet of a space and leaves the network that is trained at its default."""
+    if use is None or not attrs.has(type(use.plugin)):
+        return
+    fields = attrs.fields_dict(type(use.plugin))
+    given = [name for name in use.options if fields.get(name) and fields[name].metadata.get("stage") == "search"]
+    sizes = [name for name in given if f"network_{name}" in fields and f"network_{name}" not in use.options]
+    if sizes:
+        theirs = " and ".join(f"{name}: {use.options[name]}" for name in sizes)
+        defaults = " and ".join(f"network_{name}: {getattr(use.plugin, f'network_{name}')}" for name in sizes)
+        yield f"search_space {use.name}: {theirs} sizes the supernet; trained networks have {defaults}, by default"
 
 
 def _named(genotype: str | Mapping[str, Any] | None) -> str:
@@ -254,14 +318,14 @@ def _network_stages(
             "threat": threat if metrics else None,
             "search": search,
         }
-    perturbed = not isinstance(method.train.regime, Standard)
+    perturbed = not isinstance(plan.train.regime, Standard)
     shape = recipe.dataset.plugin.shape
     trained = {
         "dataset": dataset,
         "space": identity("search-space", space, without_stage="search"),
         "genotype": genotype,
         "threat": threat if perturbed else None,
-        "train": settings(method.train, regime=REGIMES) | {"cutout": method.train.blanked(shape)},
+        "train": settings(plan.train, regime=REGIMES) | {"cutout": plan.train.blanked(shape)},
     }
 
     def stages_at(seed: int) -> tuple[list[Stage], str]:

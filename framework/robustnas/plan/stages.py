@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 from robustnas.attack_order import Column
 from robustnas.contracts import Dataset, Genotype, SearchSpace
@@ -108,6 +108,8 @@ class Plan:
     stages: tuple[Stage, ...]
     networks: Mapping[tuple[str, int], str]
     """The key of each method's and seed's network: equal keys are one network."""
+    notes: Mapping[str, list[str]] = Factory(dict)
+    """What is not as one might take it to be, for whoever reads the plan, and for which methods."""
 
     @cached_property
     def _by_network(self) -> dict[tuple[str, int], list[Stage]]:

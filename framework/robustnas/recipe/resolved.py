@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from robustnas.options import plain, values_of
@@ -9,8 +10,12 @@ from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import ORDERS, REGIMES, Attack, Method, Search, Train, Use, Weights
 
 
-def resolved(loaded: Loaded) -> dict[str, Any]:
-    """The recipe in its own form: sections as mappings, plugins as `{name: ..., options...}`."""
+def resolved(loaded: Loaded, trains: Mapping[str, Train] | None = None) -> dict[str, Any]:
+    """The recipe in its own form: sections as mappings, plugins as `{name: ..., options...}`.
+
+    Args:
+        trains: section `train` of methods for which defaults gave way.
+    """
     recipe = loaded.recipe
     return {
         "dataset": _plugin(recipe.dataset),
@@ -18,7 +23,9 @@ def resolved(loaded: Loaded) -> dict[str, Any]:
         "threat": plain(recipe.threat),
         "seeds": list(recipe.seeds),
         "search": _search(recipe.search),
-        "methods": {name: _method(method) for name, method in recipe.methods.items()},
+        "methods": {
+            name: _method(method, (trains or {}).get(name, method.train)) for name, method in recipe.methods.items()
+        },
         "train": _train(recipe.train),
         "attacks": [_attack(attack) for attack in recipe.attacks],
         "certify": plain(recipe.certify),
@@ -31,7 +38,7 @@ def _plugin(use: Use) -> dict[str, Any]:
     return {"name": use.name, **values_of(use.plugin, use.options)}
 
 
-def _method(method: Method) -> dict[str, Any]:
+def _method(method: Method, train: Train) -> dict[str, Any]:
     """What a method holds; a genotype in place of a search has no `metric` and no `search`."""
     found: dict[str, Any] = {}
     if method.network is not None:
@@ -47,7 +54,7 @@ def _method(method: Method) -> dict[str, Any]:
         found["threat"] = plain(method.threat)
     if method.genotype is None:
         found["search"] = _search(method.search)
-    found["train"] = _train(method.train)
+    found["train"] = _train(train)
     return found
 
 

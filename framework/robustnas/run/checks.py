@@ -3,49 +3,102 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
+import attrs
 import torch
+from attrs import frozen
 from torch import Tensor
 
 from robustnas import interrupt, search, seeding, train
 from robustnas.contracts import Genotype
-from robustnas.errors import InputError
+from robustnas.errors import DataError, InputError
 from robustnas.plan import MethodPlan, Plan
+from robustnas.recipe.document import Node
+from robustnas.recipe.faults import Faults, Mark
+from robustnas.recipe.load import Loaded
+from robustnas.recipe.schema import Certify, Evaluate, Search, Smoothing, Train
+from robustnas.recipe.values import BAD, construct
 from robustnas.recompute import cells_of
-from robustnas.run import data
-from robustnas.run.directory import RunDirectory
+from robustnas.run.data import Splits
 from robustnas.run.task import load_foreign
-from robustnas.train.network import build
+from robustnas.search.weights import weights
+from robustnas.train.network import check_drop_path
 from robustnas.world import ALONE, World
 
 
-def check(plan: Plan, directory: RunDirectory, world: World = ALONE, quiet: bool = True) -> None:
-    """All of it.
+def check(
+    plan: Plan, loaded: Loaded, faults: Faults, read: Callable[[], Splits | None], world: World = ALONE
+) -> Splits | None:
+    """All of it, which `plan` and `run` both ask for.
 
     Args:
-        plan: what will be run.
-        directory: of the run, which remembers images that were found good.
+        plan: what of the recipe could be arranged.
+        loaded: the recipe, which knows where its keys are written.
+        faults: of the recipe, as far as they are known.
+        read: returns the images, or None where they are not on this machine.
         world: the processes that will run it.
-        quiet: say nothing while it takes its time.
+
+    Returns:
+        The images.
 
     Raises:
-        InputError: some of it would fail.
+        RecipeError: something would fail; all there is.
     """
-    found = data.splits(plan)
-    interrupt.check()
-    check_networks(plan)
-    check_batches(plan, found.labels, world)
-    data.verify(plan, found, directory, quiet)
+    told = Told(loaded, faults)
+    found = told(read, "", "dataset")
+    check_networks(plan, told)
+    if isinstance(found, Splits):
+        check_batches(plan, found.labels, world, told)
+        check_counts(plan, len(found.test.labels), told)
+    faults.raise_all()
+    return cast("Splits | None", found)
 
 
-def check_networks(plan: Plan) -> None:
-    """Build each distinct supernet and network once, so that what cannot be built fails before anything runs.
+SECTIONS = {"search": Search, "train": Train, "evaluate": Evaluate, "certify": Certify, "smoothing": Smoothing}
+KEYS = {f"{section}.{field.name}" for section, cls in SECTIONS.items() for field in attrs.fields(cls)}
+"""Keys of the recipe that a message may be about."""
 
-    Raises:
-        InputError: a space refuses its options, or training asks for a head or drop-path its networks lack, or
-            cells are to be computed again and there are none.
+
+@frozen
+class Told:
+    """Notes what is wrong where it is written.
+
+    Args:
+        loaded: the recipe.
+        faults: takes what is wrong.
     """
+
+    loaded: Loaded
+    faults: Faults
+
+    def __call__(self, run: Callable[[], Any], method: str, key: str) -> Any:
+        """What `run` returns, or `BAD` with a fault at the key it names, of the method or else of all.
+
+        Args:
+            method: that is checked.
+            key: at fault where no other is named.
+        """
+        interrupt.check()
+        trial = Faults()
+        found = construct(run, Node(Mark(""), "", {}), trial)
+        for fault in trial.found:
+            about = next((word for word in re.findall(r"\w+\.\w+", fault.text) if word in KEYS), key)
+            own = f"methods.{method}.{about}"
+            path = own if own in self.loaded.places or about in OF_METHODS else about
+            self.faults.add(self.loaded.place(path), path, fault.text.removeprefix(f"{about}: "))
+        return found
+
+
+OF_METHODS = ("network", "weights", "genotype")
+"""Keys that methods alone have."""
+
+
+def check_networks(plan: Plan, told: Told) -> None:
+    """Build each distinct supernet and network once, so that what cannot be built fails before anything runs."""
     seen: set[Any] = set()
     for method in plan.methods.values():
         told_apart = _told_apart(method)
@@ -53,21 +106,15 @@ def check_networks(plan: Plan) -> None:
             continue
         seen.add(told_apart)
         if method.network is not None:
-            try:
-                load_foreign(method.network, plan.dataset)
-            except InputError as fault:
-                raise InputError(f"methods.{method.name}: {fault}") from fault
+            told(partial(load_foreign, method.network, plan.dataset), method.name, "network")
             continue
-        interrupt.check()
         genotype = method.genotype
         with seeding.seeded(0, "check"):
             if genotype is None:
-                supernet: Any = method.space.supernet(plan.dataset.shape, plan.dataset.classes)
-                if method.search.recompute_cells:
-                    cells_of(supernet, f"methods.{method.name}: search.recompute_cells")
-                genotype = method.space.genotype(supernet)
-            with torch.device("meta"):
-                _build_named(method, genotype, plan)
+                genotype = told(partial(_searched, method, plan), method.name, "search_space")
+            if genotype is not BAD:
+                with torch.device("meta"):
+                    _check_network(method, genotype, plan, told)
 
 
 def _told_apart(method: MethodPlan) -> Any:
@@ -80,33 +127,66 @@ def _told_apart(method: MethodPlan) -> Any:
     return id(method.space), searched, train.auxiliary > 0, train.drop_path > 0, train.recompute_cells
 
 
-def _build_named(method: MethodPlan, genotype: Genotype, plan: Plan) -> None:
-    try:
-        network = build(method.space, genotype, plan.dataset, method.train)
-        if method.train.recompute_cells:
-            cells_of(network.network, "train.recompute_cells")
-    except InputError as fault:
-        raise InputError(f"methods.{method.name}: {fault}") from fault
-
-
-def check_batches(plan: Plan, labels: Tensor, world: World = ALONE) -> None:
-    """Divide the training images, of these labels (N,), as every search and training will.
+def _searched(method: MethodPlan, plan: Plan) -> Genotype:
+    """A genotype as the search of a method may find it.
 
     Raises:
-        InputError: there are too few for a method's settings, or they cannot be read or shared as it asks.
+        InputError: the supernet cannot be built, or not be searched as the settings ask.
     """
+    supernet: Any = method.space.supernet(plan.dataset.shape, plan.dataset.classes)
+    if method.search.recompute_cells:
+        cells_of(supernet, "search.recompute_cells")
+    weights(supernet)
+    return method.space.genotype(supernet)
+
+
+def _check_network(method: MethodPlan, genotype: Genotype, plan: Plan, told: Told) -> None:
+    """Build the network of a genotype, and look for the head, the drop-path and the cells that training asks for."""
+    space, settings = method.space, method.train
+    make = partial(space.network, genotype, plan.dataset.shape, plan.dataset.classes)
+    network = told(make, method.name, "search_space")
+    if network is BAD:
+        return
+
+    def with_head() -> None:
+        try:
+            make(auxiliary=True)
+        except InputError as fault:
+            raise InputError(f"found train.auxiliary: {settings.auxiliary:g}: {fault}; 0 would do") from fault
+
+    if settings.auxiliary > 0:
+        told(with_head, method.name, "train.auxiliary")
+    told(partial(check_drop_path, network, space, settings), method.name, "train.drop_path")
+    if settings.recompute_cells:
+        told(partial(cells_of, network, "train.recompute_cells"), method.name, "train.recompute_cells")
+
+
+def check_batches(plan: Plan, labels: Tensor, world: World, told: Told) -> None:
+    """Divide the training images, of these labels (N,), as every search and training will."""
     seen: set[Any] = set()
     for method in plan.methods.values():
         if method.network is not None:
             continue
+        told(partial(train.check_augmentation, plan.dataset, method.train), method.name, "train")
         divisions = method.train.division, method.search.division if method.genotype is None else None
-        try:
-            train.check_augmentation(plan.dataset, method.train)
-            if divisions in seen:
-                continue
-            seen.add(divisions)
-            if method.genotype is None:
-                search.divided(labels, method.search, plan.seeds[0], world)
-            train.divided(labels, method.train, plan.seeds[0], world)
-        except InputError as fault:
-            raise type(fault)(f"methods.{method.name}: {fault}") from fault
+        if divisions in seen:
+            continue
+        seen.add(divisions)
+        if method.genotype is None:
+            told(partial(search.divided, labels, method.search, plan.seeds[0], world), method.name, "search")
+        told(partial(train.divided, labels, method.train, plan.seeds[0], world), method.name, "train")
+
+
+def check_counts(plan: Plan, tested: int, told: Told) -> None:
+    """No section asks for more than the `tested` test images there are."""
+
+    def enough(name: str, asked: int | None) -> None:
+        if asked is not None and asked > tested:
+            raise DataError(
+                f"{asked} test images are asked for and there are {tested}; leave {name}.images out for all"
+            )
+
+    sections = {"evaluate": plan.evaluate, "certify": plan.certify, "smoothing": plan.smoothing}
+    for name, section in sections.items():
+        if section is not None:
+            told(partial(enough, name, section.images), "", name)

@@ -66,26 +66,17 @@ class Splits:
 
 
 def splits(plan: Plan) -> Splits:
-    """The images of a plan, as they are declared and as many as are asked for; a sample of them is looked at.
+    """The images of a plan, as they are declared; a sample of them is looked at.
 
     Raises:
         DataError: data is missing or broken, or not what a dataset promises.
     """
     trains = any(method.network is None for method in plan.methods.values())
-    found = Splits(_split(plan, "train") if trains else None, _split(plan, "test"))
-    tested = len(found.test.labels)
-    sections = {"evaluate": plan.evaluate, "certify": plan.certify, "smoothing": plan.smoothing}
-    asked = {name: section.images or 0 for name, section in sections.items() if section is not None}
-    name = max(asked, key=lambda one: asked[one])
-    if asked[name] > tested:
-        raise DataError(
-            f"{asked[name]} test images are asked for and there are {tested}; leave {name}.images out for all"
-        )
-    return found
+    return Splits(_split(plan, "train") if trains else None, _split(plan, "test"))
 
 
-def labels_here(plan: Plan) -> Tensor | None:
-    """The labels of the training images, (N,), as `splits` finds them; None where data is not on this machine.
+def splits_here(plan: Plan) -> Splits | None:
+    """The images as `splits` finds them; None where data is not on this machine.
 
     Downloads nothing.
 
@@ -96,7 +87,7 @@ def labels_here(plan: Plan) -> Tensor | None:
     if attrs.has(type(dataset)) and "download" in attrs.fields_dict(type(dataset)):
         dataset = attrs.evolve(dataset, download=False)
     try:
-        return splits(attrs.evolve(plan, dataset=dataset)).labels
+        return splits(attrs.evolve(plan, dataset=dataset))
     except MissingDataError:
         return None
 

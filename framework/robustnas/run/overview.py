@@ -83,7 +83,8 @@ def show(plan: Plan, directory: RunDirectory, console: Console, labels: Tensor |
 
     stages = plan.until(None)
     count = None if labels is None else len(labels)
-    notes = [] if labels is None else division_notes(plan, labels)
+    notes = [f"{note}: {_first(whose)}" for note, whose in plan.notes.items()]
+    notes += [] if labels is None else division_notes(plan, labels)
     here = Here(plan, directory, directory.all_done(stages), Sizes(plan.dataset), count, notes)
     table = Table(box=None, padding=(0, 2, 0, 0))
     left, right = ("method", "seed", "search", "train", "evaluate"), ("supernet", "network")
@@ -110,9 +111,11 @@ def show(plan: Plan, directory: RunDirectory, console: Console, labels: Tensor |
         say(note)
     if estimate:
         say("memory is what tensors of one search step take, without the images that wait on the device")
+    unknown = any(stage.kind == "search" and stage.key not in here.done for stage in stages)
+    marked = "; ~ is the network of another genotype of the space, as a search has yet to find its own"
     say(
         f"{len(here.done)} of {len(stages)} stages are done; parameters are trainable weights, without alpha and "
-        "without the auxiliary head"
+        f"without the auxiliary head{marked if unknown else ''}"
     )
 
 
@@ -175,7 +178,7 @@ def _steps(epochs: int, batches: int | None) -> str:
 
 
 def _network(here: Here, method: MethodPlan, seed: int) -> str:
-    """Parameters of the discrete network; a dash while its genotype is not known."""
+    """Parameters of the discrete network; of one of the space, with a mark, while its genotype is not known."""
     plan = here.plan
     if method.network is not None:
         return f"{here.foreign(method.name, method.network):,}"
@@ -185,7 +188,7 @@ def _network(here: Here, method: MethodPlan, seed: int) -> str:
     if trained is not None and trained.key in here.done:
         return f"{here.directory.folder(trained).result()['parameters']:,}"
     if searched is None or searched.key not in here.done:
-        return "-"
+        return f"~{here.sizes.network(method.space, here.sizes.sample(method.space)):,}"
     return f"{here.sizes.network(method.space, genotype_of(here.directory, plan, method.name, seed)):,}"
 
 

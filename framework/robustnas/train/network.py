@@ -24,12 +24,26 @@ def build(space: SearchSpace, genotype: Genotype, dataset: Dataset, settings: Tr
         InputError: `settings` asks for drop-path or an auxiliary head, and networks of the space have none.
     """
     network = space.network(genotype, dataset.shape, dataset.classes, auxiliary=settings.auxiliary > 0)
-    if settings.drop_path > 0 and not isinstance(getattr(network, "drop_path", None), float):
+    check_drop_path(network, space, settings)
+    return PixelNetwork(network, dataset.mean, dataset.std)
+
+
+def check_drop_path(network: nn.Module, space: SearchSpace, settings: Train) -> None:
+    """Whether a network of the space has the drop-path that training asks for.
+
+    Raises:
+        InputError: it has none.
+    """
+    if settings.drop_path > 0 and not has_drop_path(network):
         raise InputError(
             f"networks of {type(space).__name__} have no drop-path, found train.drop_path: "
             f"{settings.drop_path:g}; drop_path: 0 would do"
         )
-    return PixelNetwork(network, dataset.mean, dataset.std)
+
+
+def has_drop_path(network: nn.Module) -> bool:
+    """Whether a discrete network has drop-path."""
+    return isinstance(getattr(network, "drop_path", None), float)
 
 
 def parameters(space: SearchSpace, genotype: Genotype, dataset: Dataset) -> int:

@@ -1,4 +1,4 @@
-"""How large supernets and networks are; each that differs is built once."""
+"""How large supernets and networks are, and what networks of a space have; each that differs is built once."""
 
 from __future__ import annotations
 
@@ -6,21 +6,38 @@ import json
 from typing import Any
 
 import torch
-from attrs import Factory, define
+from attrs import Factory, define, frozen
 
+from robustnas import seeding
 from robustnas.contracts import Dataset, Genotype, SearchSpace
-from robustnas.train.network import parameters
+from robustnas.errors import InputError
+from robustnas.train.network import has_drop_path, parameters
+
+
+@frozen
+class Offers:
+    """What training may ask of the networks of a space.
+
+    Args:
+        auxiliary: an auxiliary head.
+        drop_path: drop-path.
+    """
+
+    auxiliary: bool
+    drop_path: bool
 
 
 @define
 class Sizes:
-    """Trainable weights of the supernets and networks that see one dataset.
+    """Trainable weights of the supernets and networks that see one dataset, and what else is known by building them.
 
     Methods by the thousand may share a few of them: the loader makes one object of spaces that are written alike.
     """
 
     dataset: Dataset
     counts: dict[tuple[int, str], int] = Factory(dict)
+    samples: dict[int, Genotype] = Factory(dict)
+    offered: dict[int, Offers] = Factory(dict)
     spaces: list[SearchSpace] = Factory(list)
     """Kept, so that no other space is given the `id` of one of them."""
 
@@ -45,6 +62,36 @@ class Sizes:
         if key not in self.counts:
             self._keep(space, key, parameters(space, genotype, self.dataset))
         return self.counts[key]
+
+    def sample(self, space: SearchSpace) -> Genotype:
+        """A genotype of the space, known before any search: a published one, or that of an untrained supernet."""
+        if id(space) not in self.samples:
+            published = next(iter(getattr(space, "published", {}).values()), None)
+            if published is None:
+                with seeding.seeded(0, "check"):
+                    published = space.genotype(space.supernet(self.dataset.shape, self.dataset.classes))
+            self.samples[id(space)] = published
+            self.spaces.append(space)
+        return self.samples[id(space)]
+
+    def offers(self, space: SearchSpace) -> Offers:
+        """What training may ask of the space's networks.
+
+        Raises:
+            InputError: its networks cannot be built.
+        """
+        if id(space) not in self.offered:
+            shape, classes, genotype = self.dataset.shape, self.dataset.classes, self.sample(space)
+            with torch.device("meta"):
+                drop_path = has_drop_path(space.network(genotype, shape, classes))
+                try:
+                    space.network(genotype, shape, classes, auxiliary=True)
+                    auxiliary = True
+                except InputError:  # the contract's answer of a space without auxiliary head
+                    auxiliary = False
+            self.offered[id(space)] = Offers(auxiliary, drop_path)
+            self.spaces.append(space)
+        return self.offered[id(space)]
 
     def _keep(self, space: SearchSpace, key: tuple[int, str], count: int) -> None:
         self.counts[key] = count
