@@ -10,6 +10,7 @@ import yaml
 
 from fake_package import group, install
 from robustnas.cli import main
+from robustnas.errors import RecipeError
 from robustnas.plan import make
 from robustnas.recipe.load import load
 from robustnas.recipe.schema import Train
@@ -167,6 +168,24 @@ def test_everything_is_told_at_once_where_it_is_written(plain: Path, capsys: pyt
         (10, 19, "methods.five.network", "--network nowhere:make: no m"),
         (11, 20, "train.drop_path", "networks of Space have no dr"),
         (12, 20, "evaluate.images", "1000 test images are asked f"),
+    ]
+
+
+def test_what_keys_say_of_each_other_is_told_with_the_file_s_own_faults(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        RECIPE.replace("{one: {}}", "{one: {search: {epoch: 3}}, two: {metric: {name: jacobian, rows: 11}}}")
+    )
+    overrides = ["search={epochs: 3, warmup_epochs: 3}", "train.cutout=9", "threat={norm: l2, epsilon: 9}", "seed=1"]
+    with pytest.raises(RecipeError) as caught:
+        load(recipe, overrides)
+    assert [re.split(r"found|; did|unknown", fault)[0] for fault in caught.value.faults] == [
+        f"{recipe}:5:26: methods.one.search.epoch: ",
+        f"{recipe}:5:52: methods.two.metric: rows: 11 of a network with 10 classes; at most 10 would do",
+        "--set seed=1: seed: ",
+        "--set search={epochs: 3, warmup_epochs: 3}: search.warmup_epochs: ",
+        "--set train.cutout=9: train.cutout: ",
+        "--set threat={norm: l2, epsilon: 9}: threat.epsilon: ",
     ]
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from attrs import frozen
 
 from robustnas import attack_order, dataset_promises, foreign
 from robustnas.attack_order import Column
-from robustnas.contracts import Dataset, SearchSpace, Shape
+from robustnas.contracts import Dataset, SearchSpace
 from robustnas.notation import is_call
 from robustnas.plan.genotypes import find_genotype, read_genotypes
 from robustnas.plan.keys import contents, digest, identity, settings
@@ -24,7 +23,6 @@ from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import ORDERS, REGIMES, Method, Recipe, Standard, Use, Weights
 from robustnas.recipe.values import construct
 from robustnas.registry import metric_parts
-from robustnas.threat import largest_radius
 from robustnas.train.sizes import Sizes
 
 
@@ -80,9 +78,6 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
     made: dict[tuple[str, int], list[Stage]] = {}
     networks: dict[tuple[str, int], str] = {}
     known = Known(Sizes(dataset), cache(read_genotypes), cache(foreign.digest))
-    _check_suited(loaded, faults)
-    _check_warm_ups(loaded, faults)
-    _check_sizes(loaded, faults)
     for name, method in recipe.methods.items():
         path = _at_fault(loaded, name, method)
 
@@ -126,64 +121,6 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         networks=networks,
         notes=notes,
     )
-
-
-def _check_suited(loaded: Loaded, faults: Faults) -> None:
-    """Note what metrics and attacks refuse of the recipe's images, classes and threats (`contracts.Suited`)."""
-    recipe = loaded.recipe
-    dataset: Dataset = recipe.dataset.plugin
-    used = [
-        (f"methods.{name}.metric.{index}", use, method.threat)
-        for name, method in recipe.methods.items()
-        for index, (_, use) in enumerate(method.metric)
-    ]
-    used += [(f"attacks.{index}", attack.use, attack.threat) for index, attack in enumerate(recipe.attacks)]
-    for path, use, threat in used:
-        check = getattr(use.plugin, "check", None)
-        if callable(check):
-            known = path if path in loaded.places else path.rpartition(".")[0]
-            asked = partial(check, dataset.shape, dataset.classes, threat or recipe.threat)
-            construct(asked, Node(loaded.place(known), known, {}), faults)
-
-
-def _check_warm_ups(loaded: Loaded, faults: Faults) -> None:
-    """Note searches that end before alpha moves, as after `--set search.epochs=5` of a recipe with a longer warm-up."""
-    for name, method in loaded.recipe.methods.items():
-        epochs, warmup = method.search.epochs, method.search.warmup_epochs
-        if method.network is not None or method.genotype is not None or warmup < epochs:
-            continue
-        own = f"methods.{name}.search.warmup_epochs"
-        path = own if own in loaded.places else "search.warmup_epochs"
-        text = f"found {warmup} with epochs: {epochs}, so alpha never moves; at most {epochs - 1} would do"
-        faults.add(loaded.place(path), path, text)
-
-
-def _check_sizes(loaded: Loaded, faults: Faults) -> None:
-    """Note pixels that are more than an image has, and radii beyond all images."""
-    recipe = loaded.recipe
-    shape: Shape = recipe.dataset.plugin.shape
-    side = min(shape[1:])
-    for name, method in recipe.methods.items():
-        sections: dict[str, Any] = {} if method.network is not None else {"train": method.train}
-        if method.network is None and method.genotype is None:
-            sections["search"] = method.search
-        for section, section_keys in sections.items():
-            for key, most in (("crop", side - 1), ("cutout", side - 1)):
-                given = getattr(section_keys, key)
-                if given is not None and given > most:
-                    own = f"methods.{name}.{section}.{key}"
-                    path = own if own in loaded.places else f"{section}.{key}"
-                    text = f"found {given}, and images have {shape[1]}x{shape[2]} pixels; at most {most} would do"
-                    faults.add(loaded.place(path), path, text)
-    threats = {"threat": recipe.threat}
-    threats |= {f"methods.{name}.threat": method.threat for name, method in recipe.methods.items() if method.threat}
-    threats |= {f"attacks.{place}.threat": one.threat for place, one in enumerate(recipe.attacks) if one.threat}
-    for path, threat in threats.items():
-        largest = largest_radius(threat.norm, math.prod(shape))
-        if threat.epsilon > largest:
-            text = f"found {threat.epsilon:g}, and no two images are more than {largest:g} apart in {threat.norm}"
-            example = f"{threat.epsilon:g}/255" if threat.epsilon > 1 else "a smaller one"
-            faults.add(loaded.place(f"{path}.epsilon"), f"{path}.epsilon", f"{text}; {example} would do")
 
 
 def _at_fault(loaded: Loaded, name: str, method: Method) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attrs import Factory, define, frozen
 
 from robustnas.errors import RecipeError
@@ -17,6 +19,13 @@ class Mark:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+def nearest(places: Mapping[str, Mark], path: str, file: str) -> Mark:
+    """Where a key is written; of one that is not, where the nearest above it is, or the file begins."""
+    while path and path not in places:
+        path = path.rpartition(".")[0]
+    return places.get(path) or Mark(file, 1, 1)
 
 
 @frozen

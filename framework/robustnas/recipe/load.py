@@ -15,9 +15,9 @@ import yaml
 from attrs import evolve, field, frozen
 
 from robustnas.errors import RecipeError
-from robustnas.recipe import shelf
+from robustnas.recipe import shelf, together
 from robustnas.recipe.document import Node, below, parse, read
-from robustnas.recipe.faults import Faults, Mark
+from robustnas.recipe.faults import Faults, Mark, nearest
 from robustnas.recipe.methods import read_methods
 from robustnas.recipe.overlay import assign, overlay
 from robustnas.recipe.plugins import Plugins
@@ -57,9 +57,7 @@ class Loaded:
 
     def place(self, path: str) -> Mark:
         """Where a key is written; of one that is not, where the nearest above it is."""
-        while path and path not in self.places:
-            path = path.rpartition(".")[0]
-        return self.places.get(path) or Mark(str(self.path), 1, 1)
+        return nearest(self.places, path, str(self.path))
 
     def beside(self, path: str) -> Path:
         """The folder that a file named by a key is relative to: of the recipe that says so, which may be the base."""
@@ -115,11 +113,33 @@ def _checked(root: Node | None, faults: Faults, path: Path, text: str, overrides
     Raises:
         RecipeError: there are faults.
     """
-    recipe = _recipe(root, faults) if root is not None else None
+    parts = _parts(root, faults) if root is not None else {}
+    places = _places(root) if root is not None else {}
+    if parts:
+        _check_together(parts, root, places, str(path), faults)
     faults.raise_all()
-    assert root is not None
-    assert recipe is not None
-    return Loaded(recipe, path.stem, path, text, tuple(overrides), _places(root))
+    return Loaded(Recipe(**parts), path.stem, path, text, tuple(overrides), places)
+
+
+def _check_together(
+    parts: Mapping[str, Any], root: Node | None, places: Mapping[str, Mark], file: str, faults: Faults
+) -> None:
+    """What the parts that could be read say of each other."""
+    attacks = parts.get("attacks", ())
+    listed = root.value.get("attacks") if root is not None and isinstance(root.value, dict) else None
+    whole = listed is not None and isinstance(listed.value, tuple) and len(listed.value) == len(attacks)
+    good = {key: parts[key] for key in ("dataset", "threat") if parts.get(key) not in (None, BAD)}
+    together.check(
+        together.Parts(
+            dataset=good["dataset"].plugin if "dataset" in good else None,
+            threat=good.get("threat"),
+            methods=parts.get("methods", {}),
+            attacks=attacks if whole else (),  # else their places are not known
+            places=places,
+        ),
+        file,
+        faults,
+    )
 
 
 def _places(node: Node) -> dict[str, Mark]:
@@ -199,8 +219,8 @@ def _base(node: Node, path: Path, faults: Faults) -> Node | None:
     return base
 
 
-def _recipe(root: Node, faults: Faults) -> Recipe | None:
-    """The recipe of a tree; None with faults."""
+def _parts(root: Node, faults: Faults) -> dict[str, Any]:
+    """The parts of the recipe of a tree; without faults all of them."""
     assert isinstance(root.value, dict)
     nodes = root.value
     refuse_unknown(root, SECTIONS, "section", faults)
@@ -250,7 +270,7 @@ def _recipe(root: Node, faults: Faults) -> Recipe | None:
         node = given["evaluate"]
         text = f"found {parts['evaluate'].epsilons}; fractions of the pixel range, at most 1 in linf, would do"
         faults.add(node.mark, below(node.path, "epsilons"), text)
-    return None if len(faults) else Recipe(**parts)
+    return parts
 
 
 def _all_foreign(node: Node | None) -> bool:
