@@ -187,6 +187,10 @@ def test_what_keys_say_of_each_other_is_told_with_the_file_s_own_faults(tmp_path
         "--set train.cutout=9: train.cutout: ",
         "--set threat={norm: l2, epsilon: 9}: threat.epsilon: ",
     ]
+    with pytest.raises(RecipeError) as caught:
+        load(recipe, ["methods={one: {train: {lr: 0.1}}}", "train.batch=1"])
+    told = ["--set train.batch=1: train.batch: found 1; at least 2 would do"]
+    assert caught.value.faults == told, "the method that shares it says nothing more"
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
     Raises:
         DataError: the dataset is not there, where it tells itself by its files.
     """
+    faults.join(loaded.crossed)
     recipe = loaded.recipe
     dataset: Dataset = recipe.dataset.plugin
     dataset_promises.declared(dataset, dataset_promises.refused(recipe.dataset.name))

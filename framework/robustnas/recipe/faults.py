@@ -46,16 +46,24 @@ class Faults:
 
     Args:
         found: the faults, in the order in which they were noted.
+        noted: how often one was noted, those included that were known already.
         partial: the recipe that this one extends cannot be had, so that what is not here may well be there.
     """
 
     found: dict[Fault, None] = Factory(dict)
     partial: bool = False
+    noted: int = 0
 
     def add(self, mark: Mark, path: str, text: str) -> None:
         """Note a fault."""
+        self.noted += 1
         if not mark.line or not any(fault.mark == mark and fault.text == text for fault in self.found):
             self.found.setdefault(Fault(mark, path, text))
+
+    def join(self, others: Faults) -> None:
+        """Note what others have found."""
+        for fault in others.found:
+            self.add(fault.mark, fault.path, fault.text)
 
     def missing(self, mark: Mark, path: str, would: str) -> None:
         """Note a key that is not there, unless the recipe is partial."""

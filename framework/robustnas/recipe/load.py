@@ -46,6 +46,7 @@ class Loaded:
         source: its text.
         overrides: the `KEY=VALUE` of each `--set`, in order.
         places: where every key of it is written, by its path (`methods.mine.genotype`).
+        crossed: what keys say of each other that is wrong: told by `robustnas.plan`, with what it finds itself.
     """
 
     recipe: Recipe
@@ -54,6 +55,7 @@ class Loaded:
     source: str
     overrides: tuple[str, ...] = ()
     places: Mapping[str, Mark] = field(factory=dict, repr=False)
+    crossed: Faults = field(factory=Faults, repr=False)
 
     def place(self, path: str) -> Mark:
         """Where a key is written; of one that is not, where the nearest above it is."""
@@ -115,10 +117,13 @@ def _checked(root: Node | None, faults: Faults, path: Path, text: str, overrides
     """
     parts = _parts(root, faults) if root is not None else {}
     places = _places(root) if root is not None else {}
+    crossed = Faults()
     if parts:
-        _check_together(parts, root, places, str(path), faults)
-    faults.raise_all()
-    return Loaded(Recipe(**parts), path.stem, path, text, tuple(overrides), places)
+        _check_together(parts, root, places, str(path), crossed)
+    if faults.found:
+        faults.join(crossed)
+        faults.raise_all()
+    return Loaded(Recipe(**parts), path.stem, path, text, tuple(overrides), places, crossed)
 
 
 def _check_together(

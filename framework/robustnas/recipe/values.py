@@ -92,7 +92,7 @@ def read_object(
     entries = node.value if node.value is not None else {}
     if not isinstance(entries, dict):
         return _refuse(node, f"found {found(node.value)}; a mapping would do", faults)
-    before = len(faults)
+    before = faults.noted
     options = options_of(cls)
     reserved = set(reserved)
     refuse_unknown(node, [*(name for name in options if name not in reserved), *sorted(reserved)], what, faults)
@@ -107,7 +107,7 @@ def read_object(
         faults.missing((at or node).mark, below(node.path, option.name), f"{type_text(option.type)} would do{help_}")
     if attrs.has(cls):
         _validate(cls, options, given, entries, faults)
-    if len(faults) > before or absent or any(value is BAD for value in given.values()):
+    if faults.noted > before or absent or any(value is BAD for value in given.values()):
         return BAD
     return construct(lambda: cls(**given), at or node, faults)
 
