@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -60,13 +60,13 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }  # fmt: skip
 
 
-def network(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def network(function: Callable[[Tensor], Tensor], images: Tensor = IMAGES) -> Callable[[Tensor], Tensor]:
     """Two calls' worth of features with a nonlinearity in front and coefficients of both signs behind."""
     torch.manual_seed(0)
     mixing = nn.Conv2d(2, 2, 3, padding=1).eval().double()
     with torch.no_grad():
         mixing.weight.mul_(3.0)
-        features = function(mixing(IMAGES)).flatten(1).shape[1]
+        features = function(F.relu(mixing(images))).flatten(1).shape[1]
     head = nn.Linear(features, 3).double()
     return lambda images: head(function(F.relu(mixing(images))).flatten(1))
 
@@ -77,24 +77,26 @@ def true_margins(net: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return (logits.gather(1, LABELS[:, None]) - logits)[keep].view(len(images), -1)
 
 
-def check(net: Callable[[Tensor], Tensor], norm: str) -> None:
+def check(
+    net: Callable[[Tensor], Tensor], norm: str, images: Tensor = IMAGES, methods: Sequence[str] = METHODS
+) -> None:
     """Sound at corners, random points and gradient steps; exact at epsilon 0."""
     threat = ThreatModel(norm, {"linf": 0.1, "l2": 0.4}.get(norm, 0.8))
-    least = true_margins(net, IMAGES).detach()
+    least = true_margins(net, images).detach()
     draw = torch.Generator().manual_seed(1)
     for at in range(10):
-        noise = torch.randn(IMAGES.shape, dtype=IMAGES.dtype, generator=draw)
-        point = threat.project(IMAGES + threat.epsilon * (noise.sign() if at % 2 else noise), IMAGES)
+        noise = torch.randn(images.shape, dtype=images.dtype, generator=draw)
+        point = threat.project(images + threat.epsilon * (noise.sign() if at % 2 else noise), images)
         for _ in range(3):
             point = point.detach().requires_grad_()
             found = true_margins(net, point)
             least = least.minimum(found.detach())
             (slope,) = torch.autograd.grad(found.amin(1).sum(), point)
-            point = threat.project(point - threat.epsilon * slope / slope.abs().amax().clamp_min(1e-9), IMAGES)
-    for method in METHODS:
-        exact = margins(net, IMAGES, LABELS, ThreatModel(norm, 0.0), method)
-        torch.testing.assert_close(exact, true_margins(net, IMAGES), rtol=0, atol=1e-9)
-        assert (margins(net, IMAGES, LABELS, threat, method) <= least + 1e-9).all(), method
+            point = threat.project(point - threat.epsilon * slope / slope.abs().amax().clamp_min(1e-9), images)
+    for method in methods:
+        exact = margins(net, images, LABELS, ThreatModel(norm, 0.0), method)
+        torch.testing.assert_close(exact, true_margins(net, images), rtol=0, atol=1e-9)
+        assert (margins(net, images, LABELS, threat, method) <= least + 1e-9).all(), method
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from robustnas.bounds import Value, linear_bounds, relaxation
 from robustnas.bounds.rules import rectifier
@@ -44,7 +45,38 @@ def blocks() -> list[Entries]:
         made += [block(Random(seed), SHAPE[0]) for block in dict.fromkeys(LINEAR) for seed in range(3)]
         made += [nn.Sequential(nn.Flatten(), nn.Linear(60, 3)), nn.MaxPool2d(2), Product(60, 3)]
         made += [Apply(lambda x: torch.einsum("nchw,cd->ndhw", x, MATRIX))]
+        made += [Apply(function) for function in OF_VALUES]
     return [Entries(block) for block in made]
+
+
+def beside(*parts: Tensor) -> Tensor:
+    return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+OF_VALUES: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda x: (x[:, :1] - 0.5) * x[:, 1:],
+    lambda x: (x[:, :1] - 0.5) / (x[:, 1:] + 1),
+    lambda x: beside((x + 1).reciprocal(), 1 / (-x - 1)),
+    lambda x: beside(x**3, torch.exp(x), (x + 1).log(), 2**x, (x + 1) ** -0.5),
+    lambda x: beside(drawn(6, 5) @ x, torch.addmm(drawn(2), x[:, 0, 0], drawn(6, 2), alpha=2)),
+    lambda x: beside(torch.lerp(x[:, 0], x[:, 1], 0.25), torch.addcdiv(drawn(6), x[:, 0], x[:, 1] + 1)),
+    lambda x: beside(x.log_softmax(3), x.softmax(1), F.softmin(4 * x, 2), x.logsumexp((1, 2))),
+    # with a large eps the entries of a group hardly meet one another
+    lambda x: 64 * F.layer_norm(x, (6,), eps=1e3),
+    lambda x: 64 * beside(F.group_norm(x, 1, eps=1e3), F.instance_norm(x, eps=1e3)),
+    lambda x: beside(F.rms_norm(x, (6,), eps=0.1), F.normalize(x + 0.5), F.local_response_norm(x, 2, alpha=1e-6)),
+    lambda x: beside((4 * x).std(1), (x * 4).norm(dim=1), *torch.var_mean(8 * x, 1)),
+    # of one key
+    lambda x: beside(F.scaled_dot_product_attention(x, x[:, :, :1], x[:, :, 1:2])),
+    lambda x: beside(x.amax(1), x.min(3)[0], torch.maximum(x[:, 0], x[:, 1]), x.tril()),
+    lambda x: beside(torch.where(drawn(5, 6) > 0, x, 0.5), x.masked_fill(drawn(5, 6) > 0, 2.0)),
+    lambda x: beside(F.conv_transpose2d(x, drawn(2, 1, 3, 3)), F.unfold(x, 2), x.cumsum(2)),
+)
+"""Functions of values by values whose intervals are attained: of entries that are met once, or rise in all of them."""
 
 
 class Product(nn.Module):

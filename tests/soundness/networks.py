@@ -125,6 +125,47 @@ ARRANGED: tuple[Callable[[Tensor], Tensor], ...] = (
 )
 
 
+HEADS: dict[tuple[int, torch.dtype], nn.MultiheadAttention] = {}
+
+
+def attended(x: Tensor) -> Tensor:
+    """Attention of one head over the places, with fixed weights."""
+    key = (x.shape[1], x.dtype)
+    if key not in HEADS:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            HEADS[key] = nn.MultiheadAttention(key[0], 1, batch_first=True).eval().to(x.dtype)
+    tokens = x.flatten(2).mT
+    return HEADS[key](tokens, tokens, tokens)[0].mT.reshape(x.shape)
+
+
+OF_VALUES: dict[str, Callable[[Tensor], Tensor]] = {
+    "gates": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)) + torch.lerp(x, x.flip(1), 0.25),
+    "quotients": lambda x: x / (x.flip(1).abs() + 1) - 0.5 / (x.square() + 0.5) + (x.abs() + 1).reciprocal(),
+    "powers": lambda x: (x * 0.5) ** 3 - (x * x + 0.25).sqrt() + (x.abs() + 0.5) ** -0.5 + 2 ** (x * 0.25),
+    "products": lambda x: (
+        torch.addcdiv(x @ x.mT @ x, x, x.abs() + 1, value=0.5)
+        + torch.baddbmm(x[:, 0], torch.eye(5).to(x).expand(len(x), 5, 5), x[:, 0], beta=0.5).unsqueeze(1)
+    ),
+    "layer norms": lambda x: F.layer_norm(x, x.shape[2:], eps=0.0625) + F.rms_norm(x, x.shape[3:], eps=0.25),
+    "other norms": lambda x: F.group_norm(x, 1, eps=0.25) - F.instance_norm(x, eps=0.25) + F.local_response_norm(x, 2),
+    "spreads": lambda x: (
+        x
+        - (x * 2 + 1).std((2, 3), keepdim=True)
+        + torch.var_mean(x, 1, keepdim=True)[0]
+        + (x + 3).norm(dim=1, keepdim=True)
+    ),
+    "unit length": lambda x: F.normalize(x + 2, dim=1),
+    "softmaxes": lambda x: x.softmax(3) - F.softmin(x, 1) + 0.25 * x.log_softmax(2) + x.logsumexp((2, 3), keepdim=True),
+    "attention": lambda x: F.scaled_dot_product_attention(x, x, x) + attended(x),
+    "extremes": lambda x: x.amax(1, keepdim=True) - x.min(3, keepdim=True)[0] + torch.maximum(x, -x.flip(2)),
+    "masks": lambda x: torch.where(torch.ones(6) > 0, x, 0.0).tril() - x.masked_fill(torch.eye(5, 6) > 0, 0.5),
+    "turned": lambda x: F.conv_transpose2d(x, torch.ones(x.shape[1], x.shape[1], 2, 2).to(x)).cumsum(3),
+    "patches": lambda x: F.fold(F.unfold(x, 2), x.shape[2:], 2),
+}
+"""Functions (N, C, 5, 6) -> (N, ...) of values by values, and of values by themselves; their constants are exact."""
+
+
 def simple(index: int, channels: int) -> nn.Module:
     """One of the functions without weights of its own: in turn, so that as many networks use all of them."""
     functions = (*ENTRYWISE, *ARRANGED)
@@ -174,7 +215,7 @@ OPTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @cache
 def activations() -> dict[str, Callable[[Tensor], Tensor]]:
-    """Every function with a shipped rule that maps a tensor to one of its shape and is not affine; by name."""
+    """Every function with a shipped rule that maps each number to a number of its size and is not affine; by name."""
     found: dict[str, Callable[[Tensor], Tensor]] = {}
     for functions in shipped().values():
         for function in functions:
@@ -189,9 +230,13 @@ def _is_activation(function: Callable[..., Any]) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             values, opposite, doubled = (function(factor * points) for factor in (1, -1, 2))
+            part = function(points.view(1, 25)[:, :10])
     except (TypeError, RuntimeError, ValueError):
         return False  # it wants more arguments: no function of one tensor
     if not isinstance(values, Tensor) or values.shape != points.shape or function.__name__.startswith("__"):
+        return False
+    # of each entry by itself, everywhere defined, and no exponential: those are tested where their numbers fit
+    if not torch.equal(part, values.reshape(1, 25)[:, :10]) or not values.abs().amax() < 10:
         return False
     middle = values[0, 0, 2, 2]
     affine = torch.allclose(values + opposite, 2 * middle) and torch.allclose(doubled, 2 * values - middle)
@@ -217,9 +262,10 @@ class RandomNetwork(nn.Module):
         seed: of structure and weights.
         size: rows and columns of an image.
         activation: name of the only nonlinear function to use, on a wider range of values; any, if not given.
+        block: name of one of OF_VALUES behind the first convolution; a function without weights, if not given.
     """
 
-    def __init__(self, seed: int, size: tuple[int, int] = SIZE, activation: str = ""):
+    def __init__(self, seed: int, size: tuple[int, int] = SIZE, activation: str = "", block: str = ""):
         super().__init__()
         draw = Random(seed)
         known = [activations()[activation]] if activation else list(activations().values())
@@ -227,7 +273,7 @@ class RandomNetwork(nn.Module):
             torch.manual_seed(seed)
             channels = draw.choice([2, 4])
             layers: list[nn.Module] = [nn.Conv2d(2, channels, 3, padding=1)]
-            layers.append(simple(seed, channels))
+            layers.append(Apply(OF_VALUES[block]) if block else simple(seed, channels))
             for turn in range(draw.choice([1, 2, 2, 3])):
                 layers.append(nonlinear(draw, channels, known, first=turn == 0))
                 block = draw.choice(LINEAR)(draw, channels)

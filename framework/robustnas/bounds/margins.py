@@ -142,6 +142,8 @@ def log_widths_within(
     found: Tensor | None = None
     for walk in _walks(network, Region(images, norm, epsilon), method, keeps_clean=True, rescales=True):
         logits = walk.run()
+        if logits.softmaxed is not None and logits.softmaxed.logarithm:
+            logits = logits.softmaxed.value  # with the same margins
         rows = _margin_rows(logits, labels, targets)
         for fall in _falls(logits, rows):
             width = fall.clamp_min(torch.finfo(fall.dtype).tiny).log()
@@ -212,16 +214,46 @@ def _lower(
     for walk in _walks(network, region, method, needs_clean):
         logits = walk.run()
         wanted = rows(logits)
-        bounds = [] if walk.tighten else [_interval_bound(logits, wanted)]
-        if walk.backward:
-            clean = (wanted @ _clean(logits).unsqueeze(2)).squeeze(2)
-            bounds += [clean - fall for fall in _linear_falls(logits, wanted)]
-        for bound in bounds:
+        for bound in _bounds(logits, wanted):
             # NaN (an overflow somewhere) bounds nothing
             usable = torch.where(bound.isnan(), -torch.inf, bound)
             found = usable if found is None else torch.maximum(found, usable)
     assert found is not None
     return found
+
+
+def _bounds(logits: Value, rows: Tensor) -> list[Tensor]:
+    """(N, S) each; margins of a softmax or a log-softmax from those of what it was given."""
+    walk, given = logits.walk, logits.softmaxed
+    if given is not None and given.logarithm and bool((rows.sum(2) == 0).all()):
+        return _bounds(given.value, rows)
+    if given is not None and not given.logarithm and _are_differences(rows):
+        with walk.intervals():
+            return [_of_probabilities(logits, rows, bound) for bound in _bounds(given.value, rows)]
+    found = [] if walk.tighten else [_interval_bound(logits, rows)]
+    if walk.backward:
+        clean = (rows @ _clean(logits).unsqueeze(2)).squeeze(2)
+        found += [clean - fall for fall in _linear_falls(logits, rows)]
+    return found
+
+
+def _are_differences(rows: Tensor) -> bool:
+    """Whether every row (N, S, K) is the difference of two entries."""
+    return bool(((rows != 0).sum(2) == 2).all() and (rows.amax(2) == 1).all() and (rows.amin(2) == -1).all())
+
+
+def _of_probabilities(softmax: Value, rows: Tensor, margins: Tensor) -> Tensor:
+    """Bounds (N, S) of p_y - p_j from bounds m of the margins d = z_y - z_j in front of a softmax.
+
+    p_y - p_j is p_y (1 - exp(-d)) and p_j (exp(d) - 1): so at least l_y (1 - exp(-m)) where m >= 0 and
+    u_j (exp(m) - 1) elsewhere.  Where the rows name every class, 1 / (1 + sum of exp(-m)) bounds p_y too.
+    """
+    lower, upper = softmax.centre - softmax.radius, softmax.centre + softmax.radius
+    least = (rows.clamp_min(0.0) @ lower.unsqueeze(2)).squeeze(2)
+    most = -(rows.clamp_max(0.0) @ upper.unsqueeze(2)).squeeze(2)
+    if bool(((rows.sum(1) - (rows.shape[1] + 1) * rows[:, 0].clamp_min(0.0)) == -1).all()):
+        least = torch.maximum(least, 1 / (1 + torch.exp(-margins).sum(1, keepdim=True)))
+    return torch.where(margins >= 0, -torch.expm1(-margins) * least, torch.expm1(margins) * most)
 
 
 def _falls(logits: Value, rows: Tensor) -> list[Tensor]:

@@ -36,7 +36,18 @@ WHY_NOT: dict[Function, tuple[str, str]] = {}
 SCALED: set[Function] = set()
 """Torch functions whose rules take values with an exponent; the others are given unscaled ones."""
 
-_PROPERTIES = ("shape", "ndim", "dtype", "device", "is_cuda", "is_mps", "layout", "requires_grad", "itemsize")
+_PROPERTIES = (
+    "shape",
+    "ndim",
+    "dtype",
+    "device",
+    "is_cuda",
+    "is_mps",
+    "layout",
+    "requires_grad",
+    "itemsize",
+    "is_nested",
+)
 _METHODS = (
     *("size", "dim", "numel", "nelement", "ndimension", "stride", "is_contiguous", "is_floating_point"),
     *("is_complex", "element_size", "get_device", "__len__"),
@@ -62,6 +73,14 @@ class Features:
     value: Value
     weight: Tensor
     bias: Tensor | None
+
+
+@frozen(eq=False)
+class Softmaxed:
+    """What a softmax over the classes, or its logarithm, was given, so that margins can be those in front of it."""
+
+    value: Value
+    logarithm: bool
 
 
 class Memory:
@@ -109,6 +128,7 @@ class Value(torch.Tensor):
             mixes pixels then takes its interval from the ball as well as from the box.  A new value has none; only
             functions of this package that know which pixel stands where pass one on.
         features: set on the output of a linear layer.
+        softmaxed: set on the output of a softmax.
         exponent: (N,) the streams hold the value divided by 2**exponent (`scale.py`); None is 0.
         tightened: the interval already comes from a backward pass (method `crown`).
     """
@@ -119,6 +139,7 @@ class Value(torch.Tensor):
     radius: Tensor
     ball = OfStreams[Ball]()
     features = OfStreams[Features]()
+    softmaxed = OfStreams[Softmaxed]()
     exponent: Tensor | None
     tightened: bool
     memory: Memory
@@ -136,7 +157,8 @@ class Value(torch.Tensor):
             cls, centre.shape, strides=centre.stride(), dtype=centre.dtype, device=centre.device
         )
         value.walk, value.plain, value.centre, value.radius = walk, plain, centre, radius
-        value.ball, value.features, value.exponent, value.tightened = None, None, exponent, False
+        value.ball, value.features, value.softmaxed = None, None, None
+        value.exponent, value.tightened = exponent, False
         Memory().add(value)
         walk.saw(value)
         return value
@@ -170,6 +192,8 @@ class Value(torch.Tensor):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        if any(getattr(kind, "precedes_values", False) for kind in types):
+            return NotImplemented
         kwargs = dict(kwargs or {})
         if "input" in kwargs:
             args = (kwargs.pop("input"), *args)
@@ -182,7 +206,7 @@ class Value(torch.Tensor):
         rule = RULES.get(func)
         if rule is None:
             refuse(func, first, *WHY_NOT.get(func, ("no bound rule covers this function", ADVICE)))
-        if "out" in kwargs:
+        if kwargs.pop("out", None) is not None:
             refuse(func, first, "out= is not supported on bounded values")
         if first.walk.backward and not torch.is_grad_enabled():
             refuse(
@@ -329,5 +353,5 @@ def _write(function: Function, target: Any, result: Value) -> Value:
     if result is not target:
         target.plain, target.centre, target.radius = result.plain, result.centre, result.radius
         target.ball, target.features, target.tightened = result.ball, result.features, result.tightened
-        target.exponent = result.exponent
+        target.softmaxed, target.exponent = result.softmaxed, result.exponent
     return target

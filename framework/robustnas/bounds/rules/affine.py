@@ -1,4 +1,4 @@
-"""Layers with weights: convolution, linear layer, matrix product, batch norm in evaluation mode."""
+"""Layers with weights: convolution, linear layer, batch norm in evaluation mode."""
 
 from __future__ import annotations
 
@@ -92,19 +92,6 @@ def linear(function: Function, value: Value, weight: Tensor, bias: Tensor | None
         kept.ball = value.ball
         out.features = Features(kept, weight, bias)
     return out
-
-
-@rule(*spellings("matmul", "__matmul__"), torch.mm, scaled=True)
-def matrix_product(function: Function, value: Any, other: Any) -> Value:
-    """value @ matrix."""
-    if not isinstance(value, Value) or isinstance(other, Value) or other.dim() != 2:
-        found = value if isinstance(value, Value) else other
-        refuse(
-            function,
-            found,
-            "only value @ matrix, with a matrix that does not depend on the images, has a rule",
-        )
-    return linear(function, value, other.T)
 
 
 @rule(*spellings("batch_norm"), scaled=True)

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustnas.bounds.registration import only_first, propagate, rule, scale_entries, spellings
+from robustnas.bounds.registration import propagate, rule, scale_entries, spellings
+from robustnas.bounds.rules.bilinear import bilinear
+from robustnas.bounds.rules.powers import power, reciprocal
 from robustnas.bounds.scale import aligned, portion
 from robustnas.bounds.value import Function, Value, refuse
 
@@ -99,19 +101,24 @@ def _with_constant(value: Value, other: Any, alpha: float, value_first: bool) ->
 
 @rule(*spellings("mul", "mul_", "multiply", "__mul__", "__imul__", "__rmul__"), scaled=True)
 def multiply(function: Function, left: Any, right: Any) -> Value:
-    """A value times numbers that do not depend on the images, of either sign."""
+    """A value times another, or times numbers that do not depend on the images, of either sign."""
     value, factor = (left, right) if isinstance(left, Value) else (right, left)
-    only_first(function, value, (factor,), {})
     _check_broadcast(function, value, factor)
+    if left is right:
+        return power(torch.square, value.unscaled(), 2)
+    if isinstance(factor, Value):
+        return bilinear(torch.mul, left.unscaled(), right.unscaled(), entrywise=True)
     size = magnitude(factor)
     return scale_entries(value, lambda x: x * factor, lambda r: r * size)
 
 
 @rule(*spellings("div", "div_", "divide", "true_divide", "__truediv__", "__itruediv__", "__div__"), scaled=True)
 def divide(function: Function, value: Any, divisor: Any, *, rounding_mode: str | None = None) -> Value:
-    """A value divided by numbers that do not depend on the images, of either sign."""
+    """A value, or a constant, divided by another, or by numbers that do not depend on the images, of either sign."""
     if isinstance(divisor, Value):
-        refuse(function, divisor, "divides by something that depends on the images")
+        if rounding_mode is None:
+            return multiply(function, value, reciprocal(function, divisor.unscaled()))
+        value = divisor
     if rounding_mode is not None:
         refuse(function, value, f"rounding_mode {rounding_mode!r} is not linear")
     _check_broadcast(function, value, divisor)

@@ -1,4 +1,4 @@
-"""Sums of products with tensors that do not depend on the images, in index notation: linear."""
+"""Sums of products in index notation: linear in one value, bilinear in two."""
 
 from __future__ import annotations
 
@@ -8,24 +8,32 @@ import torch
 from torch import Tensor
 
 from robustnas.bounds.registration import propagate, rule
+from robustnas.bounds.rules.bilinear import bilinear
 from robustnas.bounds.value import Function, Value, refuse
 
 
 @rule(torch.einsum, scaled=True)
 def einsum(function: Function, equation: str, *operands: Any) -> Value:
-    """One bounded value whose first index is the images', and the result's first, and nobody else's."""
+    """One bounded value, or two, whose first index is the images', and the result's first, and nobody else's."""
     parts = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else list(operands)
     places = [index for index, part in enumerate(parts) if isinstance(part, Value)]
     value: Value = parts[places[0]]
-    if len(places) > 1:
-        refuse(function, value, "a product of two values that depend on the images is not linear")
+    if len(places) > 2:
+        refuse(function, value, "a product of more than two values that depend on the images")
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     subscripts = inputs.split(",")
     if not arrow or "." in equation or not subscripts[places[0]]:
         refuse(function, value, f"{equation!r} does not name every index", "write all of them out, and the result's")
     images = subscripts[places[0]][0]
-    if output[:1] != images or inputs.count(images) > 1 or output.count(images) > 1:
+    first = all(subscripts[place][:1] == images and subscripts[place].count(images) == 1 for place in places)
+    if output[:1] != images or inputs.count(images) > len(places) or output.count(images) > 1 or not first:
         refuse(function, value, f"{equation!r} does not leave the images the first index", "name their index first")
+
+    if len(places) == 2:
+        if len(parts) > 2:
+            refuse(function, value, "a product of two values and of constants", "multiply one by the constants first")
+        left, right = (part.unscaled() for part in parts)
+        return bilinear(lambda x, y: torch.einsum(equation, x, y), left, right)
 
     def product(x: Tensor, others: list[Any]) -> Tensor:
         return torch.einsum(equation, *(x if index == places[0] else other for index, other in enumerate(others)))

@@ -22,7 +22,7 @@ MOVES = (
     *(getattr(torch.Tensor, name).__get__ for name in ("mT", "mH")),
     *spellings(
         *("view", "reshape", *SHAPED_ALIKE, "flatten", "unflatten", "squeeze", "unsqueeze"),
-        *("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "adjoint", "contiguous"),
+        *("adjoint", "contiguous"),
         *("narrow", "select", "chunk", "split", "tensor_split", "unbind", "index_select", "__getitem__"),
         *("gather", "take_along_dim", "diagonal", "flip", "fliplr", "rot90", "roll"),
         *("expand", "broadcast_to", "repeat", "tile", "repeat_interleave"),

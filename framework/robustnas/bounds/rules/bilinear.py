@@ -1,0 +1,94 @@
+"""Products of two values that both depend on the images: entry by entry, of matrices, in any sum of products.
+
+With x in a +- r and y in b +- s, each of these planes lies below x y (the first two: McCormick 1976)
+
+    l_b x + l_a y - l_a l_b        u_b x + u_a y - u_a u_b        b x + a y - a b - r s
+
+and these above it
+
+    u_b x + l_a y - l_a u_b        l_b x + u_a y - u_a l_b        b x + a y - a b + r s
+
+where l = centre - radius, u = centre + radius.  The third is the mean of the other two, so all enclose the same volume
+with the product; taken is the one whose least (largest) value over the box is best, the third where none is much
+better.  Summed over the terms of an output they bound products of matrices (for attention: Shi et al. 2020,
+arXiv:2002.06622).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from robustnas.bounds.relaxation import relax
+from robustnas.bounds.value import Value
+
+Product = Callable[[Tensor, Tensor], Tensor]
+"""Bilinear, with coefficients that are not negative."""
+
+TIE = 2.0**-6
+"""Where one factor has one sign, all planes have the same least value: so much of the radii's product decides for the
+third, and not rounding."""
+
+
+def bilinear(product: Product, left: Value, right: Value, entrywise: bool = False) -> Value:
+    """`product` of two values with exponent 0.
+
+    Args:
+        entrywise: every output is a product of one entry of each, so that its ends are products of their ends.
+    """
+    walk = left.walk
+    walk.tightened(left)
+    walk.tightened(right)
+    with walk.intervals():
+        a, b = left.centre, right.centre
+        first, last = (a - left.radius, b - right.radius), (a + left.radius, b + right.radius)
+        spread = product(left.radius, right.radius)
+        below = [_Plane(product, *first), _Plane(product, *last), _Plane(product, a, b, -spread)]
+        above = [_Plane(product, first[0], last[1]), _Plane(product, last[0], first[1]), _Plane(product, a, b, spread)]
+        lows = torch.stack([plane.least(*first, *last) for plane in below])
+        highs = torch.stack([plane.least(*last, *first) for plane in above])
+        lower, upper = lows.amax(0), highs.amin(0)
+        if entrywise:
+            corners = torch.stack([product(one, other) for one in (first[0], last[0]) for other in (first[1], last[1])])
+            lower, upper = corners.amin(0), corners.amax(0)
+        # where both are points, rounding may let the ends cross
+        centre, radius = (lower + upper) / 2, ((upper - lower) / 2).clamp_min(0.0)
+    plain = None
+    if left.plain is not None and right.plain is not None:
+        x, y = left.plain, right.plain
+        plain = product(x, y)
+        if walk.backward:
+            under, over = ([plane.at(x, y) for plane in planes] for planes in (below, above))
+            bonus = TIE * spread.detach()
+            plain = relax(walk, plain, _chosen(under, lows, bonus), _chosen(over, -highs, bonus))
+    return left.like(plain, centre, radius)
+
+
+@frozen(eq=False)
+class _Plane:
+    """b x + a y - a b + shift, with the product for every multiplication."""
+
+    product: Product
+    a: Tensor
+    b: Tensor
+    shift: Tensor | None = None
+
+    def at(self, x: Tensor, y: Tensor) -> Tensor:
+        plane = self.product(x, self.b) + self.product(self.a, y) - self.product(self.a, self.b)
+        return plane if self.shift is None else plane + self.shift
+
+    def least(self, x_low: Tensor, y_low: Tensor, x_high: Tensor, y_high: Tensor) -> Tensor:
+        """The least value over a box; the largest, with its ends exchanged."""
+        product, a, b = self.product, self.a, self.b
+        value = product(x_low, b.clamp_min(0.0)) + product(x_high, b.clamp_max(0.0)) - product(a, b)
+        value = value + product(a.clamp_min(0.0), y_low) + product(a.clamp_max(0.0), y_high)
+        return value if self.shift is None else value + self.shift
+
+
+def _chosen(planes: list[Tensor], ends: Tensor, bonus: Tensor) -> Tensor:
+    """The plane of the largest end, of which the third has a bonus."""
+    which = torch.stack([ends[0], ends[1], ends[2] + bonus]).argmax(0)
+    return torch.where(which == 0, planes[0], torch.where(which == 1, planes[1], planes[2]))

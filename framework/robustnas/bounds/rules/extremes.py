@@ -1,0 +1,90 @@
+"""The largest and the smallest entry along dimensions, and of two tensors: by the rule of max pooling.
+
+The dimensions are made the last one, and that is a line whose one window is the whole of it.  Of a value and a constant
+c the larger is c + relu(x - c), which `alpha-crown` can choose the line of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch.nn import functional as F
+
+from robustnas.bounds.registration import rule, spellings
+from robustnas.bounds.rules.arithmetic import negate
+from robustnas.bounds.rules.max_pool import max_pool2d
+from robustnas.bounds.value import Function, Value, refuse, values_in
+
+
+@rule(*spellings("amax", "amin"), scaled=True)
+def extreme(function: Function, value: Any, dim: int | Sequence[int] = (), keepdim: bool = False) -> Value:
+    """Over dimensions that are not the images'."""
+    known = value.centre.dim()
+    dims = sorted(index % known for index in ([dim] if isinstance(dim, int) else dim))
+    if not dims or dims[0] == 0:
+        refuse(function, value, "goes over the images", "name the dimensions, without the first")
+    if function.__name__ == "amin":
+        return negate(torch.neg, extreme(torch.amax, -value, dims, keepdim))
+    kept = [index for index in range(1, known) if index not in dims]
+    shape = value.centre.shape
+    count, rest = math.prod(shape[index] for index in dims), math.prod(shape[index] for index in kept)
+    line: Any = value.permute(0, *kept, *dims).reshape(shape[0], 1, rest, count)
+    pooled: Any = max_pool2d(F.max_pool2d, line, (1, count))
+    found: Value
+    sizes = [1 if index in dims else size for index, size in enumerate(shape) if keepdim or index not in dims]
+    found = pooled.reshape(sizes)
+    return found
+
+
+class Places:
+    """The indices of extremes, which a whole region does not have: refused where they are used."""
+
+    precedes_values = True
+
+    def __init__(self, function: Function, value: Value):
+        self._refusal = function, value
+
+    def __getattr__(self, name: str) -> NoReturn:
+        refuse(*self._refusal, "the places of extremes have no meaning for a whole region", "use their values alone")
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        given = (*args, *(kwargs or {}).values())
+        places = next(each for each in given if isinstance(each, cls))
+        places.used()
+        raise AssertionError
+
+
+@rule(*spellings("max", "min"), scaled=True)
+def extreme_or_larger(function: Function, value: Any, *args: Any, **kwargs: Any) -> Any:
+    """Along a dimension, with places nobody can use; or of two tensors."""
+    other = kwargs.get("other", args[0] if args else kwargs.get("dim"))
+    largest = function.__name__ == "max"
+    if other is None:
+        refuse(function, next(values_in((value,))), "goes over the images", "name a dimension that is not the first")
+    if not isinstance(other, int):
+        return larger(torch.maximum if largest else torch.minimum, value, other)
+    keepdim = kwargs.get("keepdim", args[1] if len(args) > 1 else False)
+    found = extreme(torch.amax if largest else torch.amin, value, other, keepdim)
+    kind: Any = torch.return_types.max if largest else torch.return_types.min
+    return kind((found, Places(function, value)))
+
+
+@rule(*spellings("maximum", "minimum", "fmax", "fmin"))
+def larger(function: Function, left: Any, right: Any) -> Value:
+    """The larger, or smaller, of a value and another one, or a constant."""
+    if function.__name__ in ("minimum", "fmin"):
+        return negate(torch.neg, larger(torch.maximum, -left, -right))
+    if isinstance(left, Value) and isinstance(right, Value):
+        if left.centre.dim() != right.centre.dim():
+            refuse(function, left, f"shapes {tuple(left.shape)} and {tuple(right.shape)} do not align image by image")
+        shape = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
+            left.shape, right.shape
+        )
+        return extreme(torch.amax, torch.stack([left.expand(shape), right.expand(shape)], -1), -1)
+    value, constant = (left, right) if isinstance(left, Value) else (right, left)
+    found: Value = F.relu(value - constant) + constant
+    return found

@@ -1,0 +1,180 @@
+"""Softmax and log-softmax along a dimension.
+
+With t_i(x) = x_i - LSE(x), LSE the logarithm of the sum of exponentials, log-softmax is t and softmax is exp(t).
+
+Intervals.  t_i rises in x_i and falls in every other entry, so its ends are exact:
+
+    t_i  in  [ l_i - LSE(l_i, other u),  u_i - LSE(u_i, other l) ]  =  log sigmoid(l_i - LSE(other u)), ...
+
+Lines.  LSE is convex, so t_i is concave: its tangent plane at the centre c, p = softmax(c), lies above,
+
+    t_i(x)  <=  x_i - LSE(c) - <p, x - c>
+
+and below it lies what a plane above LSE leaves: each exp(x_j) under its chord e_j(x_j) on [l_j, u_j], and log(s) under
+its tangent at s0 = sum of e_j(c_j),
+
+    t_i(x)  >=  x_i - log(s0) - sum_j e_j(x_j) / s0 + 1.
+
+Softmax is exp(t_i) under the chord of exp on t_i's interval and over its tangent where the plane below is at c.  The
+decomposition is that of Wei et al. 2023, arXiv:2303.01713, with planes for their convex bounds; a level line through
+the interval's end takes the place of a plane that lies outside of the interval at c.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustnas.bounds.registration import only_first, rule, spellings
+from robustnas.bounds.relaxation import relax
+from robustnas.bounds.value import Function, Softmaxed, Value, refuse
+
+FAR = 4096.0
+"""How far below all others an entry is put that is masked with -inf: its exponential is 0 in every number format."""
+
+
+@rule(*spellings("softmax", "log_softmax"), torch.special.log_softmax, torch.special.softmax, scaled=True)
+def softmax(function: Function, value: Value, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Value:
+    """Along a dimension that is not the images'."""
+    only_first(function, value, (dim,), {})
+    if dtype not in (None, value.centre.dtype):
+        refuse(function, value, f"changes the number format to {dtype}")
+    known = value.centre.dim()
+    if dim is None:
+        dim = 0 if known in (0, 1, 3) else 1
+    if dim % known == 0:
+        refuse(function, value, "goes over the images", "name a dimension that is not the first")
+    logarithm = "log" in function.__name__
+    if value.centre.shape[dim] == 1:
+        one: Any = value.unscaled()
+        constant: Value = one * 0 + (0 if logarithm else 1)
+        return constant
+    return along(value, dim % known, logarithm)
+
+
+@rule(*spellings("softmin"))
+def softmin(function: Function, value: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Value:
+    """softmax(-x)."""
+    return softmax(torch.softmax, -value, dim, dtype=dtype)
+
+
+@rule(*spellings("logsumexp"), torch.special.logsumexp)
+def log_sum_exp(function: Function, value: Value, dim: Any, keepdim: bool = False) -> Value:
+    """Over dimensions that are not the images'."""
+    dims = [index % value.centre.dim() for index in ([dim] if isinstance(dim, int) else dim)]
+    if not dims or 0 in dims:
+        refuse(function, value, "goes over the images", "name dimensions without the first")
+    walk = value.walk
+    walk.tightened(value)
+    shown = [index for index in range(value.centre.dim()) if index not in dims or keepdim]
+    with walk.intervals():
+        planes = _Planes(value, dims)
+        shape = [planes.at_centre.shape[index] for index in shown]
+        lower, upper = (torch.logsumexp(end, dims).view(shape) for end in (planes.lower, planes.upper))
+    plain = None
+    if value.plain is not None:
+        plain = torch.logsumexp(value.plain, dims).view(shape)
+        if walk.backward:
+            below, above = planes.below(value.plain), planes.above(value.plain)
+            plain = relax(walk, plain, below.view(shape), above.view(shape))
+    return value.like(plain, (lower + upper) / 2, (upper - lower) / 2)
+
+
+class _Planes:
+    """Two planes around LSE on the box of a value, over some dimensions, which stay with size 1."""
+
+    def __init__(self, value: Value, dims: list[int]):
+        self.dims, self.centre = dims, value.centre
+        self.lower, self.upper = value.centre - value.radius, value.centre + value.radius
+        self.at_centre = torch.logsumexp(value.centre, dims, keepdim=True)
+        self.weights = torch.exp(value.centre - self.at_centre)
+        self.most = self.upper.detach().amax(dims, keepdim=True)
+        self.at_upper = torch.exp(self.upper - self.most)
+        self.chord = self.at_upper * mean_exponential(2 * value.radius)
+        self.sum = (self.at_upper - self.chord * value.radius).sum(self.dims, keepdim=True)
+        self.above_centre = self.most + self.sum.log()
+        """What the plane above is at the centre."""
+
+    def below(self, x: Tensor) -> Tensor:
+        """The tangent plane at the centre."""
+        return self.at_centre + (self.weights * (x - self.centre)).sum(self.dims, keepdim=True)
+
+    def above(self, x: Tensor) -> Tensor:
+        """Chords of the exponentials under a tangent of the logarithm."""
+        return self.above_centre + (self.chord * (x - self.centre)).sum(self.dims, keepdim=True) / self.sum
+
+
+def mean_exponential(width: Tensor) -> Tensor:
+    """(1 - exp(-w)) / w, the mean of exp over [-w, 0]."""
+    wide = width > torch.finfo(width.dtype).tiny
+    width = torch.where(wide, width, 1.0)
+    return torch.where(wide, -torch.expm1(-width) / width, 1.0)
+
+
+def along(value: Value, dim: int, logarithm: bool) -> Value:
+    """Softmax, or its logarithm, along a dimension."""
+    walk, given = value.walk, _copy(value)
+    value = value.unscaled()
+    walk.tightened(value)
+    masked = _masked(value)
+    if logarithm and bool(masked.any()):
+        refuse("log_softmax", given, "entries are masked with -inf, whose logarithms are", "mask after it, or softmax")
+    value = _unmasked(value, masked, dim)
+    with walk.intervals():
+        planes = _Planes(value, [dim])
+        low = F.logsigmoid(planes.lower - _others(planes.upper, dim))
+        high = F.logsigmoid(planes.upper - _others(planes.lower, dim))
+        lower, upper = (low, high) if logarithm else (low.exp(), high.exp())
+        centre, radius = (lower + upper) / 2, (upper - lower) / 2
+    plain = None
+    if value.plain is not None:
+        plain = F.log_softmax(value.plain, dim) if logarithm else F.softmax(value.plain, dim)
+        if walk.backward:
+            x = value.plain
+            below, above = x - planes.above(x), x - planes.below(x)
+            with walk.intervals():
+                lowest = planes.centre - planes.above_centre
+                if not logarithm:
+                    slope = upper * mean_exponential(high - low)
+            if not logarithm:
+                below, above = lowest.exp() * (1 + below - lowest), upper + slope * (above - high)
+            plain = relax(walk, plain, torch.where(lowest < low, lower, below), above)
+    result = value.like(plain, centre, radius)
+    if given.centre.dim() == 2:
+        result.softmaxed = Softmaxed(given, logarithm)
+    return result
+
+
+def _copy(value: Value) -> Value:
+    """Of the streams as they are: the network may go on to write into the value, and a walk to tighten it."""
+    kept = value.like(value.plain, value.centre, value.radius)
+    kept.features, kept.ball, kept.tightened = value.features, value.ball, value.tightened
+    return kept
+
+
+def _others(x: Tensor, dim: int) -> Tensor:
+    """LSE of all other entries along a dimension, of sums from both sides: nothing is subtracted."""
+    count = x.shape[dim]
+    nothing = torch.full_like(x.narrow(dim, 0, 1), -torch.inf)
+    before = torch.logcumsumexp(x, dim).narrow(dim, 0, count - 1)
+    after = torch.logcumsumexp(x.flip(dim), dim).flip(dim).narrow(dim, 1, count - 1)
+    return torch.logaddexp(torch.cat([nothing, before], dim), torch.cat([after, nothing], dim))
+
+
+def _masked(value: Value) -> Tensor:
+    """Where a mask has put -inf; an interval that has overflowed is no mask."""
+    return value.centre.detach().isneginf() & value.radius.detach().isfinite()
+
+
+def _unmasked(value: Value, masked: Tensor, dim: int) -> Value:
+    """The value with finite numbers, of exponential 0, where it is masked."""
+    if not bool(masked.any()):
+        return value
+    lowest = torch.where(masked, torch.inf, (value.centre - value.radius).detach()).amin(dim, keepdim=True)
+    floor = (lowest - FAR).expand_as(value.centre)
+    plain = None if value.plain is None else torch.where(masked, floor, value.plain)
+    with value.walk.intervals():
+        return value.like(plain, torch.where(masked, floor, value.centre), torch.where(masked, 0.0, value.radius))
