@@ -2,17 +2,21 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from robustnas.attack import predict
+from robustnas.attack import evaluate, predict
 from robustnas.draws import Draws
+from robustnas.errors import RunError
 from robustnas.foolbox_attack import InTurn, NearestAttack
 from robustnas.foolbox_import import load_foolbox
+from robustnas.run.evaluation import _left_out
 from robustnas.seeding import seeded
 from robustnas.threat import NORMS, ThreatModel
+from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy
 from robustnas_plugins.attacks.autoattack import VERSIONS, AutoAttack
 
 RADII = {"linf": 0.12, "l2": 0.5, "l1": 1.2}
@@ -56,6 +60,51 @@ def test_the_parts_are_the_references_in_its_order(version, names):
             assert (attack.parts["fab"].target_classes, attack.parts["fab"].restarts) == (None, 5)
         if "square" in names:
             assert (attack.parts["square"].queries, attack.parts["square"].rescaled) == (5000, False)
+
+
+class Detached(nn.Module):
+    """A network whose answers have no gradient, one way or another."""
+
+    def __init__(self, network, how):
+        super().__init__()
+        self.network, self.how = network, how
+
+    def forward(self, images):
+        return self.how(self.network(images))
+
+
+def decided(logits):
+    return nn.functional.one_hot(logits.argmax(1), logits.shape[1]).float()
+
+
+@pytest.mark.parametrize("how", [torch.Tensor.detach, decided, lambda logits: logits.round()])
+def test_without_gradients_the_parts_that_need_none_are_run_and_the_others_are_named(how):
+    plain, images, _, _ = subject()
+    network, threat = Detached(plain, how), ThreatModel("linf", RADII["linf"])
+    labels = predict(network, images)
+    needs_them = network(images.requires_grad_()).requires_grad  # rounded answers have a gradient, which is 0
+    units = {}
+    record = evaluate(
+        network,
+        images.detach(),
+        labels,
+        AutoAttack(steps=3, queries=60).build(threat),
+        threat,
+        report=lambda done, total, unit, **figures: units.setdefault(unit, done),
+    )
+    names = ("apgd-ce", "apgd-t", "fab-t", "square")
+    assert record.parts == (names if needs_them else names[3:])
+    assert record.left_out == (() if needs_them else names[:3])
+    assert list(units) == [f"{name} image" for name in record.parts]
+    assert record.success.any()
+    flags = _left_out(SimpleNamespace(label="aa"), record)
+    assert [flag.name for flag in flags] == [] if needs_them else ["zero-gradients"]
+    if not needs_them:
+        assert "apgd-ce, apgd-t, fab-t of aa follow them: only square was run" in flags[0].text
+        with pytest.raises(
+            RunError, match=r"attack AutoPGD follows gradients, and the logits do not depend on the images"
+        ):
+            evaluate(network, images.detach(), labels, AutoPGDCrossEntropy(3).build(threat), threat)
 
 
 def test_squares_variant_and_budgets_are_handed_on():

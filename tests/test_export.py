@@ -322,9 +322,12 @@ def test_a_file_that_computes_something_else_is_refused() -> None:
 
 
 @needs_onnx
-def test_what_has_no_form_in_onnx_is_refused() -> None:
+def test_what_has_no_form_in_onnx_is_refused_in_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match=r"cannot be written as ONNX: .*adaptive_avg_pool2d"):
         onnx_file.encode(layers(nn.Identity(), size=3), torch.rand(3, 8, 8))
+    assert capfd.readouterr() == ("", ""), "the exporter prints the whole graph"
+    with pytest.raises(InputError, match=r"cannot be written as ONNX: .*channels"):
+        onnx_file.encode(layers(nn.Identity()), torch.rand(4, 8, 8))
     with pytest.raises(InputError, match=r"float64; float32 would do"):
         onnx_file.encode(layers(nn.Identity()).double(), torch.rand(3, 8, 8, dtype=torch.float64))
 

@@ -189,7 +189,8 @@ def flags(measured: Sequence[Measured], values: int) -> list[Flag]:
             tried, by = one.columns.tensor("tried")[row], one.columns.tensor("by")[row]
             success = one.columns.tensor("success")[row]
             label = f"{one.label} {one.columns.variants[row]}".strip()
-            attempts.append(Attempt(label, one.access, threat, one.correct, tried > 0, success, one.one_step))
+            access = accesses[0] if len(names) == 1 else one.access  # of several parts one may be all that was run
+            attempts.append(Attempt(label, access, threat, one.correct, tried > 0, success, one.one_step))
             if len(names) > 1:
                 attempts += [
                     Attempt(name, access, threat, one.correct, tried > place, by == place, part_of=label)

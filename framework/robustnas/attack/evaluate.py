@@ -6,8 +6,8 @@ on the images that still stand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import attrs
@@ -22,6 +22,7 @@ from robustnas.attack.network import (
     answers,
     as_images,
     device_of,
+    no_gradient,
     predict,
     take,
 )
@@ -31,6 +32,7 @@ from robustnas.attack.runner import Runner, proposals, random_state, runners
 from robustnas.attack.untouched import Untouched
 from robustnas.contracts import Images
 from robustnas.device import float32_with_gradients
+from robustnas.draws import Draws
 from robustnas.errors import RunError
 from robustnas.foolbox_import import load_foolbox
 from robustnas.frozen import frozen
@@ -89,7 +91,8 @@ def evaluate(
         seed: the recipe's seed.
         device: where the network lives; None finds out.
         label: the attack's name in messages and seeds; None is its class.
-        report: told after every batch, with the share of images still right so far as `standing`.
+        report: told after every batch, with the name of the part that is run and the share of images still right so far
+            as `standing`.
         world: the processes that share the batches; each returns the whole record.
         clean: (N,) int64, the network's answers on the clean images, if they are known.
         among: (N,) bool, the images to attack; default all that are right when clean.
@@ -127,10 +130,11 @@ def evaluate(
     names = torch.arange(count) if places is None else places
     work = _Work(network, seen, counted, sources, labels, names, threat, device, label, variant, batch, seed, watch)
     kept = Progress() if progress is None else progress
+    parts, left_out = _possible(work, parts, state.standing)
     if threat.epsilon > 0 or not parts[0].bounded:
         for place, runner in enumerate(parts):
             state.merge(place, _part(work, runner, state.todo(place, runner), kept, report, world, state, count))
-    return state.record(work, parts)
+    return attrs.evolve(state.record(work, parts), left_out=left_out)
 
 
 @attrs.define(eq=False)
@@ -251,6 +255,21 @@ class _Work:
         return f"{self.label}/{self.variant}" if self.variant else self.label
 
 
+def _possible(work: _Work, parts: list[Runner], standing: Tensor) -> tuple[list[Runner], tuple[str, ...]]:
+    """The parts of an attack that can be run on the network, and the names of those left out.
+
+    Those that follow gradients would raise where there are none; that the others are run is better than nothing, as
+    long as it is told.  An attack without others raises, and says why.
+    """
+    others = [one for one in parts if one.access != "white-box"]
+    if not 0 < len(others) < len(parts) or not bool(standing.any()):
+        return parts, ()
+    with _looked_at([work.counted.network], work.device):
+        # the first image for all processes: they must agree
+        why = no_gradient(work.counted, take(work.images, standing.nonzero()[:1, 0], work.places))
+    return (parts, ()) if why is None else (others, tuple(one.name for one in parts if one not in others))
+
+
 def _part(
     work: _Work,
     runner: Runner,
@@ -274,8 +293,11 @@ def _part(
 
     def own() -> Done:
         done = 0
-        looked_at = list(dict.fromkeys([work.counted.network, work.network]))
-        with Untouched.held(looked_at) as untouched, _frozen(looked_at), float32_with_gradients(work.device):
+        networks = list(dict.fromkeys([work.counted.network, work.network]))
+        unit = " ".join(filter(None, (runner.name, "image")))
+        if runner.name and batches:
+            report(finished, count, unit, standing=int(state.standing.sum()) / max(count, 1))
+        with Untouched.held(networks) as untouched, _looked_at(networks, work.device):
             model = load_foolbox().PyTorchModel(work.seen, bounds=(0, 1), device=work.device)
             for indices in batches[world.rank :: world.size]:
                 if interrupt.asked():
@@ -286,7 +308,7 @@ def _part(
                 so_far = progress.of(key)
                 broken = int((so_far.inside & (so_far.answer != work.labels[so_far.indices])).sum())
                 standing = (int(state.standing.sum()) - broken) / max(count, 1)
-                report(min(finished + done * world.size, count), count, "image", standing=standing)
+                report(min(finished + done * world.size, count), count, unit, standing=standing)
         return progress.of(key)
 
     merged = Done()
@@ -309,7 +331,7 @@ def _batch(work: _Work, runner: Runner, model: Any, indices: Tensor, untouched: 
     draws = runner.draws(work.seed, work.name, at, start.device)
     first = int(indices[0]) // work.batch * work.batch
     with random_state(work.seed, "/".join(filter(None, (work.name, runner.name))), first):
-        proposed = proposals(runner, model, start, truth, draws, work.label, at)
+        proposed = _proposed(work, runner, model, start, truth, draws, at)
     cost = torch.full((len(indices),), (work.counted.images - before) / len(indices), dtype=torch.float64)
     if any(module.training for module in (*work.network.modules(), *work.seen.modules())):
         raise RunError(f"attack {work.label} put the network into training mode; its results are not used")
@@ -336,10 +358,29 @@ def _batch(work: _Work, runner: Runner, model: Any, indices: Tensor, untouched: 
     return Done(indices, verdict.inside, verdict.answer, verdict.distance, verdict.sizes, cost)
 
 
+def _proposed(work: _Work, runner: Runner, model: Any, start: Tensor, truth: Tensor, draws: Draws, at: Tensor) -> Any:
+    """What the attack makes of a batch.
+
+    Raises:
+        RunError: it raised; where it wanted gradients and there are none, that is said.
+    """
+    try:
+        return proposals(runner, model, start, truth, draws, work.label, at)
+    except RunError as fault:
+        why = no_gradient(work.counted, start[:1]) if runner.access == "white-box" else None
+        if why is None:
+            raise
+        raise RunError(
+            f"attack {work.label} follows gradients, and {why} ({fault}); attacks without (square, boundary, "
+            "hopskipjump), or a network without detach, no_grad, argmax and the like, would do"
+        ) from fault
+
+
 @contextmanager
-def _frozen(networks: list[nn.Module]) -> Iterator[None]:
-    if not networks:
-        yield
-        return
-    with frozen(networks[0]), _frozen(networks[1:]):
+def _looked_at(networks: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """The networks frozen, in float32 with gradients."""
+    with ExitStack() as stack:
+        for network in networks:
+            stack.enter_context(frozen(network))
+        stack.enter_context(float32_with_gradients(device))
         yield

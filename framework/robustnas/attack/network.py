@@ -135,6 +135,24 @@ def answers(network: nn.Module, images: Tensor, indices: Tensor) -> Tensor:
     return logits.argmax(dim=1)
 
 
+def no_gradient(network: nn.Module, images: Tensor) -> str | None:
+    """Why the logits have no gradient in the images, (n, C, H, W); None where they have one, be it 0.
+
+    A network that detaches its input or answers with the place of a maximum, say.  Frozen, gradients on.
+    """
+    leaf = images.detach().clone().requires_grad_()
+    logits: Tensor = network(leaf)
+    if not logits.requires_grad:
+        return "the logits do not depend on the images differentiably"
+    try:
+        (found,) = torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
+    except RuntimeError as fault:  # a step without a derivative, which torch finds out on the way back only
+        if memory.out_of_memory(fault) or memory.device_lost(fault):
+            raise
+        return str(fault).splitlines()[0]
+    return None if found is not None else "the logits do not depend on the images differentiably"
+
+
 def own_batches(count: int, batch: int, world: World) -> list[Tensor]:
     """The batches of this process: the same cuts however many share them, so that random draws are the same."""
     return in_order(count, batch)[world.rank :: world.size]

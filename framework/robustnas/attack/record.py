@@ -44,6 +44,7 @@ class AttackRecord:
             transferred images were made on); empty for the only one.
         finder: (N,) int64, the place in `parts` of the part that found what `found` measures, inside the ball or not;
             -1 for none.
+        left_out: names of parts that follow gradients and were not run, because the network has none.
     """
 
     label: str
@@ -64,6 +65,7 @@ class AttackRecord:
     access: tuple[str, ...] = ("white-box",)
     variant: str = ""
     finder: Tensor = attrs.field(default=attrs.Factory(lambda self: self.by, takes_self=True))
+    left_out: tuple[str, ...] = ()
 
     @property
     def correct(self) -> Tensor:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from attrs import frozen
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 
 from robustnas import seeding
 from robustnas.device import full_precision
-from robustnas.errors import InputError, RunError
+from robustnas.errors import InputError, RobustnasError, RunError
 from robustnas.frozen import frozen as looked_at
 
 OPERATOR_SET = 13
@@ -59,10 +62,7 @@ def encode(network: nn.Module, image: Tensor) -> bytes:
     if other - {"torch.float32"}:
         raise InputError(f"the network holds {', '.join(sorted(other))}; float32 would do")
     file = io.BytesIO()
-    with looked_at(network), torch.no_grad(), warnings.catch_warnings():
-        # The exporter that traces is deprecated from torch 2.9 on and says so several times over.  The one in its
-        # place needs two more packages and writes an operator set that few verifiers read.
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with looked_at(network), torch.no_grad(), _silenced():
         try:
             torch.onnx.export(
                 network,
@@ -73,8 +73,10 @@ def encode(network: nn.Module, image: Tensor) -> bytes:
                 input_names=[INPUT],
                 output_names=[OUTPUT],
             )
-        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as fault:
-            why = str(fault).strip().splitlines()[0]
+        except RobustnasError:
+            raise
+        except Exception as fault:  # a stranger's network in torch's exporter, which raises many kinds
+            why = next(iter(str(fault).strip().splitlines()), type(fault).__name__)
             raise InputError(f"the network cannot be written as ONNX: {why}") from fault
     data = file.getvalue()
     try:
@@ -82,6 +84,29 @@ def encode(network: nn.Module, image: Tensor) -> bytes:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as fault:
         raise RunError(f"torch wrote a file that is no valid ONNX: {fault}") from fault
     return data
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Torch's exporter without what it prints; what it raises, and what it warns of in the network, passes.
+
+    Where a function has no form in ONNX it prints the whole graph before it raises: it takes its log for switched on,
+    having looked at a function instead of calling it (torch 2.6 to 2.14), and switches it on.  The exporter that traces
+    is deprecated from torch 2.9 on and says so several times over; the one in its place needs two more packages and
+    writes an operator set that few verifiers read.
+    """
+    internals: Any = torch._C
+    switch = internals._jit_set_onnx_log_enabled
+    switch(False)
+    internals._jit_set_onnx_log_enabled = lambda enabled: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            # that it writes a function as one that is not in place: `compare` says whether that is the same
+            warnings.filterwarnings("ignore", message="ONNX Preprocess")
+            yield
+    finally:
+        internals._jit_set_onnx_log_enabled = switch
 
 
 def compare(data: bytes, network: nn.Module, images: Tensor, epsilon: float) -> Agreement | None:

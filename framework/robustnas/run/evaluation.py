@@ -147,6 +147,7 @@ def attacked(task: Task) -> None:
             "radii": list(column.radii),
             "access": column.access,
             "parts": list(records[0].parts),
+            "left_out": list(records[0].left_out),
             "variants": [record.variant for record in records],
             "attacked": [int((record.tried > 0).sum()) for record in records],
             "fooled": [int(record.success.sum()) for record in records],
@@ -154,7 +155,7 @@ def attacked(task: Task) -> None:
             "batch": plan.evaluate.batch,
             "draws": "an image" if getattr(built, "takes_draws", False) else "a batch",
             "foolbox": _foolbox_version(),
-            "flags": [flag.plain() for flag in _weak_steps(column, built)],
+            "flags": [flag.plain() for flag in (*_left_out(column, records[0]), *_weak_steps(column, built))],
         },
     )
     if task.world.first:
@@ -172,6 +173,17 @@ def _foolbox_version() -> str:
     from robustnas.foolbox_import import load_foolbox
 
     return str(load_foolbox().__version__)
+
+
+def _left_out(column: Column, record: AttackRecord) -> list[Flag]:
+    """A warning where a part of the attack found no gradient to follow and was not run."""
+    if not record.left_out:
+        return []
+    text = (
+        f"the network has no gradients, and {', '.join(record.left_out)} of {column.label} follow them: only "
+        f"{', '.join(record.parts)} was run; more attacks without gradients, or images of a smooth stand-in, would do"
+    )
+    return [Flag("zero-gradients", text, column.label)]
 
 
 def _weak_steps(column: Column, built: Any) -> list[Flag]:

@@ -86,7 +86,7 @@ class Progress:
 
         def report(done: int, total: int, unit: str, **figures: float) -> None:
             working, now = self._working[stage.key], self.clock()
-            if working.first is None:
+            if working.first is None or unit != working.unit:  # another part of an attack, at another pace
                 working.first = (done, now)
             working.done, working.total, working.unit, working.figures = done, total, unit, figures
             working.reported = now

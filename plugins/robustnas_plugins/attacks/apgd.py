@@ -57,7 +57,7 @@ class AutoPGDCrossEntropy:
 
 @frozen
 class AutoPGDLogitsRatio(AutoPGDCrossEntropy):
-    """AutoPGD on the difference of logits ratio, in l_inf, l_2 or l_1; with two classes on the cross-entropy."""
+    """AutoPGD on the difference of logits ratio, in l_inf, l_2 or l_1; with two classes on the difference."""
 
     loss: ClassVar[Literal["ce", "dlr"]] = "dlr"
 
@@ -66,7 +66,7 @@ class AutoPGDLogitsRatio(AutoPGDCrossEntropy):
 class AutoPGDTargeted:
     """AutoPGD on the ratio towards one target class after another, in l_inf, l_2 or l_1.
 
-    The ratio needs four classes: with three this is AutoPGD on the plain ratio, with two on the cross-entropy.
+    The ratio needs four classes: with fewer it is the difference of the two logits.
     """
 
     steps: int = field(
@@ -80,10 +80,7 @@ class AutoPGDTargeted:
     target_classes: int = field(
         default=9,
         validator=and_(instance_of(int), ge(1)),
-        metadata={
-            "help": "likeliest wrong classes that are targets, at most all; "
-            "three classes: the untargeted ratio instead, two: the cross-entropy"
-        },
+        metadata={"help": "likeliest wrong classes that are targets, at most all"},
     )
     eot_samples: int = field(
         default=1,
@@ -93,7 +90,7 @@ class AutoPGDTargeted:
 
     def evaluations(self, classes: int) -> float:
         """Model evaluations an image costs at most; one is for finding the targets."""
-        targets = min(self.target_classes, classes - 1) if classes >= 4 else 1
+        targets = min(self.target_classes, classes - 1)
         return float((targets * self.restarts * (self.steps + LOOKS) + 1) * self.eot_samples)
 
     def build(self, threat: ThreatModel) -> FoolboxAttack:

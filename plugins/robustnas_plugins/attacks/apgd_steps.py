@@ -11,16 +11,19 @@ shrink by 3 % of the steps down to 6 %, eta is halved, and the search goes on fr
     at most 75 % of the window's steps raised the loss, or
     eta was not halved at the checkpoint before, and the best loss is what it was there.
 
-In l_1 a step of length eta goes along the signs of the gradient at the pixels where it is largest, two thirds as many
-as the best iterate has changed.  At a checkpoint where that number has shrunk to under 95 % of what it was at the one
-before, eta is set back to epsilon and the search goes on from the best iterate; elsewhere eta is divided by 1.5, down
-to epsilon / 10.  There is no momentum, checkpoints are 4 % of the steps apart, and the search runs in balls of 3, 2
-and 1 epsilon for 30, 30 and 40 % of the steps, each from the best iterate of the one before.
+In l_1 a step of length eta goes along the signs of the gradient at the pixels where it is largest, of those that the
+box lets follow it: two thirds as many as the best iterate has changed.  At a checkpoint where that number has shrunk
+to under 95 % of what it was at the one before, eta is set back to epsilon and the search goes on from the best
+iterate; elsewhere eta is divided by 1.5, down to epsilon / 10.  There is no momentum, checkpoints are 4 % of the steps
+apart, and the search runs in balls of 3, 2 and 1 epsilon for 30, 30 and 40 % of the steps, each from the best iterate
+of the one before.
 
 Sources: Croce and Hein 2020, arXiv:2003.01690, section 3 and algorithm 1; in l_1 Croce and Hein 2021,
 arXiv:2103.01208, section 3 and algorithm 1.  Starts, ties ("at most", "under") and the distance of checkpoints in l_1
 are those of the reference implementation.  Ours: an image leaves with the first iterate that fools, and the first step
-is counted as rising if it rises above the start (there, if it rises above 0).
+is counted as rising if it rises above the start (there, if it rises above 0); in l_1 two thirds are rounded down, and
+pixels at the border of the box are passed over.  (Rounded up, two thirds of two pixels are two: both move, the
+projection takes the same off both, and the search stands still.  So it does where the steepest pixel is at its border.)
 """
 
 from __future__ import annotations
@@ -183,8 +186,8 @@ class _Landscape:
 class AutoPGD(BallAttack):
     """AutoPGD on one of its losses.
 
-    Where a network has too few classes for a loss, the nearest one it has enough for takes its place: the targeted
-    ratio becomes the plain one with three classes, and both become the cross-entropy with two.
+    Where a network has too few classes for a ratio, the difference of logits takes its place
+    (`robustnas_plugins.attacks.losses`).
 
     Args:
         norm: `linf`, `l2` or `l1`.
@@ -238,11 +241,8 @@ class AutoPGD(BallAttack):
             return {"ce": cross_entropy, "dlr": dlr}[self.loss], none
         with torch.no_grad():
             logits = torch.stack([network(images) for _ in range(self.eot_samples)]).mean(dim=0)
-        classes = logits.shape[1]
-        if classes < 4:
-            return dlr, none
         likely = logits.scatter(1, none, float("-inf")).argsort(dim=1, descending=True, stable=True)
-        return targeted_dlr, likely[:, : min(self.target_classes, classes - 1)]
+        return targeted_dlr, likely[:, : min(self.target_classes, logits.shape[1] - 1)]
 
     def _run(self, landscape: _Landscape, search: _Search, threat: ThreatModel, found: Tensor) -> None:
         """All steps from one start, in one ball after another.
@@ -319,13 +319,13 @@ class AutoPGD(BallAttack):
     @staticmethod
     def _few_pixels(search: _Search, ball: ThreatModel) -> Tensor:
         """The next iterate in l_1."""
-        size = search.gradient.flatten(1).abs()
+        slopes, at = search.gradient.flatten(1), search.at.flatten(1)
+        size = torch.where(torch.where(slopes > 0, at < 1, at > 0), slopes.abs(), 0.0)
         values = size.shape[1]
-        # the least of those that move is found by its place from below, cut to an integer as the reference does
-        share = search.changed / values / 1.5
-        place = ((1 - share) * values).long().clamp(0, values - 1)
+        # the least of those that move is found by its place from below
+        place = values - (search.changed / 1.5).long().clamp(1, values)
         least = size.sort(dim=1).values.gather(1, place[:, None])
-        signs = torch.where(size >= least, search.gradient.flatten(1).sign(), 0.0)
+        signs = torch.where(size >= least, size.sign() * slopes.sign(), 0.0)
         push = signs * (search.length[:, None] / signs.abs().sum(dim=1, keepdim=True).clamp_min(1.0))
         return ball.project(search.at + push.view(search.at.shape), search.clean)
 

@@ -32,8 +32,7 @@ VERSIONS = ("standard", "rand", "plus")
 class AutoAttack:
     """AutoAttack in l_inf, l_2 or l_1; an image is robust if every part fails on it.
 
-    Parts towards classes try all wrong ones where there are fewer than they ask for; AutoPGD towards classes needs four
-    and is the untargeted one where there are fewer.
+    Parts towards classes try all wrong ones where there are fewer than they ask for.
     """
 
     version: str = field(

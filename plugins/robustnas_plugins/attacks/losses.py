@@ -2,11 +2,13 @@
 
     cross_entropy     -log softmax(z)_y
     margin            max_{j != y} z_j - z_y
-    dlr               the margin over z_(1) - z_(3)
-    targeted_dlr      z_t - z_y over z_(1) - (z_(3) + z_(4)) / 2
+    dlr               the margin over z_(1) - z_(3); with two classes the margin
+    targeted_dlr      z_t - z_y over z_(1) - (z_(3) + z_(4)) / 2; with fewer than four classes z_t - z_y
 
 z are the logits, y the label, t a target class, z_(k) the k-th largest logit.  A ratio of differences does not change
-when all logits are scaled or shifted, as the cross-entropy does, whose gradient vanishes where logits are large.
+when all logits are scaled or shifted, as the cross-entropy does, whose gradient vanishes where logits are large.  With
+too few classes for a ratio the difference alone has a gradient everywhere too; over what is left of the denominator it
+would be constant.
 
 Sources: margin, Carlini and Wagner 2017, arXiv:1608.04644, f_6; the ratios, Croce and Hein 2020, arXiv:2003.01690,
 section 4.
@@ -40,17 +42,19 @@ def margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """(n,), above 0 where the image is fooled; with two classes, where there is no third logit, the cross-entropy."""
+    """(n,), above 0 where the image is fooled."""
     if logits.shape[1] < 3:
-        return cross_entropy(logits, labels, targets)
+        return margin(logits, labels, targets)
     top = logits.topk(3, dim=1).values
     return margin(logits, labels, targets) / (top[:, 0] - top[:, 2] + SMALLEST)
 
 
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """(n,), above 0 where the target leads the label; four classes at least."""
-    top = logits.topk(4, dim=1).values
+    """(n,), above 0 where the target leads the label."""
     towards = logits.gather(1, targets[:, None]).squeeze(1) - _own(logits, labels)
+    if logits.shape[1] < 4:
+        return towards
+    top = logits.topk(4, dim=1).values
     return towards / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + SMALLEST)
 
 

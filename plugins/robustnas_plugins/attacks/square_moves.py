@@ -120,7 +120,7 @@ class Bumps(Moves):
     def start(self, own: Draws, shared: Draws) -> Tensor:
         """Tiles of bumps, five along the shorter side, each with a direction of its own and a sign for each channel."""
         count, channels, height, width = self.clean.shape
-        side = max(min(height, width) // 5, 1)
+        side = max(min(height, width) // TILES, 1)
         down, across = height // side, width // side
         signs = own.of("signs").signs(channels, down, across, 1, 1)
         turned = shared.of("turned").integers(2, 1, down, across)
@@ -129,7 +129,7 @@ class Bumps(Moves):
         delta = torch.zeros_like(self.clean)
         top, left = (height - down * side) // 2, (width - across * side) // 2
         if self.short:  # it centres five tiles, and cuts what a larger mosaic has beyond the border
-            top = left = max((height - 5 * side) // 2, 0)
+            top = left = max((height - TILES * side) // 2, 0)
         shown = mosaic[:, :, : height - top, : width - left]
         delta[:, :, top : top + shown.shape[2], left : left + shown.shape[3]] = shown
         return self._admissible(delta.flatten(2))
@@ -176,8 +176,49 @@ class Bumps(Moves):
         return self.threat.project(self.clean + delta.view_as(self.clean), self.clean)
 
 
+class Pixels(Moves):
+    """l_2 and l_1 on images of fewer than `TILES` rows or columns: one pixel value at a time.
+
+    Ours.  A bump has a middle and a rim, and a pair of them has no place there: a search of pairs in four pixels
+    reaches few of all directions.
+    """
+
+    shared = 0
+    numbers = 2
+
+    def at(self, kept: Tensor) -> Pixels:
+        return Pixels(self.clean[kept], self.threat, self.short)
+
+    def side(self, share: float) -> int:
+        return 1
+
+    def start(self, own: Draws, shared: Draws) -> Tensor:
+        """Every pixel value as far up or down as every other."""
+        signs = own.of("signs").signs(*self.clean.shape[1:]).to(self.clean)
+        return self.threat.project(self.clean + self.threat.epsilon * signs, self.clean)
+
+    def candidate(self, best: Tensor, side: int, numbers: Tensor) -> Tensor:
+        """A pixel value is moved to anywhere that the ball allows by itself; the others make room for it."""
+        clean, changed = self.clean.flatten(1), best.flatten(1)
+        place = (numbers[:, :1] * clean.shape[1]).long().clamp_max(clean.shape[1] - 1)
+        moved = clean.gather(1, place) + self.threat.epsilon * (2 * numbers[:, 1:] - 1)
+        changed = changed.scatter(1, place, moved.clamp(0.0, 1.0))
+        return self.threat.project(changed.view_as(best), self.clean)
+
+
 FORMS: dict[str, type[Flat] | type[Bumps]] = {"linf": Flat, "l2": Bumps, "l1": Bumps}
 """The moves of each norm."""
+
+TILES = 5
+"""Bumps along the shorter side at the start; the reference implementation cannot be run on images with fewer pixels."""
+
+
+def moves(clean: Tensor, threat: ThreatModel, short: bool) -> Moves:
+    """The moves for images (n, C, H, W)."""
+    if min(clean.shape[2:]) >= TILES:
+        return FORMS[threat.norm](clean, threat, short)
+    # where no square fits beside another, places that end before the border would be one place for all
+    return Flat(clean, threat, False) if threat.norm == "linf" else Pixels(clean, threat, False)
 
 
 def _size(parts: Tensor, moves: Bumps) -> Tensor:

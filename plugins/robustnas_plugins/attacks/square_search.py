@@ -14,7 +14,7 @@ from torch import Tensor
 from robustnas.draws import Draws
 from robustnas.foolbox_attack import BallAttack, Network, fooled
 from robustnas.threat import ThreatModel
-from robustnas_plugins.attacks.square_moves import FORMS
+from robustnas_plugins.attacks import square_moves
 
 BLOCK = 64
 """Iterations whose random numbers are made at once."""
@@ -76,7 +76,7 @@ class SquareSearch(BallAttack):
         found: Tensor,
     ) -> Tensor:
         """One restart on the images at `standing` (n,); writes into `found`, returns who still stands."""
-        moves = FORMS[self.norm](images[standing], threat, short=self.shared)
+        moves = square_moves.moves(images[standing], threat, self.shared)
         own = draws.of("square", restart).at(standing)
         common = Draws.of_images(0, "square", torch.full((1,), restart), images.device)
         labels = labels[standing]
