@@ -40,6 +40,8 @@ DAMAGED = (
     RuntimeError,
     NotImplementedError,
     Warning,
+    AttributeError,
+    OverflowError,
 )
 """What the reading of a damaged file raises."""
 

@@ -22,7 +22,7 @@ from attrs import frozen
 
 from robustnas.errors import InputError
 
-INSTRUCTIONS = 2_000_000
+INSTRUCTIONS = 600_000
 """Of one pickle, which takes seconds; a checkpoint of a thousand layers, with its optimiser's state, has 100,000."""
 
 LONGEST_LINE = 100_000
@@ -50,6 +50,8 @@ class Thing(dict[str, Any]):
         parts: attributes of an `nn.Module`, else None.
         metadata: torch's notes on a state dict.
     """
+
+    __slots__ = ("kind", "metadata", "parts")
 
     def __init__(self, kind: Named | None = None):
         super().__init__()
@@ -139,7 +141,10 @@ def read(file: BinaryIO, size: int, storages: dict[str, Storage] | None = None) 
         warnings.simplefilter("error")  # texts of Python 2 with escapes that are none
         for count, (instruction, argument, _) in enumerate(pickletools.genops(bounded)):
             if count == INSTRUCTIONS:
-                raise InputError(f"holds more than {INSTRUCTIONS:,} pickled values")
+                raise InputError(
+                    f"holds more than {INSTRUCTIONS:,} pickled values; one written by "
+                    "torch.save(network.state_dict(), path) would do"
+                )
             machine.do(instruction.name, argument)
     (value,) = machine.stack
     return value
@@ -381,7 +386,7 @@ def mappings(found: Any) -> list[tuple[tuple[str, ...], Thing]]:
     while stack:
         place, value, entries = stack[-1]
         for name, entry in entries:
-            if isinstance(entry, Thing | list | tuple):
+            if isinstance(entry, Thing | list | tuple) and (entry or getattr(entry, "parts", None)):
                 enter((*place, name), entry)
                 break
         else:

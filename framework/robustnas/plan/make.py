@@ -21,7 +21,7 @@ from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import ORDERS, REGIMES, Method, Recipe, Standard, Use, Weights
-from robustnas.recipe.values import construct
+from robustnas.recipe.values import BAD, construct
 from robustnas.registry import metric_parts
 from robustnas.train.sizes import Sizes
 
@@ -46,8 +46,8 @@ def make(loaded: Loaded) -> Plan:
 
     Raises:
         RecipeError: a genotype or a network made elsewhere cannot be found, or does not fit, or a plugin refuses the
-            dataset or the threat; all there are.
-        DataError: the dataset is not there, where it tells itself by its files, or not what a dataset promises.
+            dataset or the threat; or the dataset is not there, where it tells itself by its files, or not what a
+            dataset promises; all there are.
     """
     faults = Faults()
     plan = arranged(loaded, faults)
@@ -62,13 +62,19 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         faults: takes what is wrong, as `make` says.
 
     Raises:
-        DataError: the dataset is not there, where it tells itself by its files.
+        RecipeError: with the dataset nothing can be arranged.
     """
     faults.join(loaded.crossed)
     recipe = loaded.recipe
     dataset: Dataset = recipe.dataset.plugin
-    dataset_promises.declared(dataset, dataset_promises.refused(recipe.dataset.name))
-    seen = identity("dataset", recipe.dataset)
+
+    def declared() -> dict[str, Any]:
+        dataset_promises.declared(dataset, dataset_promises.refused(recipe.dataset.name))
+        return identity("dataset", recipe.dataset)
+
+    seen = construct(declared, Node(loaded.place("dataset"), "dataset", {}), faults)
+    if seen is BAD:
+        faults.raise_all()  # nothing can be said of networks for images that are not known
     about = {
         "dataset": seen,
         "search_space": None if recipe.search_space is None else identity("search-space", recipe.search_space),
