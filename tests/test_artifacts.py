@@ -68,13 +68,15 @@ def test_half_written_json_is_named(tmp_path: Path):
         folder.result()
 
 
-def test_history_ends_at_a_line_cut_short(tmp_path: Path):
+def test_history_is_what_was_written(tmp_path: Path):
     folder = StageFolder(tmp_path)
     assert folder.history() == []
     folder.rewrite_history([{"epoch": 1}, {"epoch": 2}])
-    with open(tmp_path / "history.jsonl", "a") as file:
-        file.write('{"epoch": ')
     assert folder.history() == [{"epoch": 1}, {"epoch": 2}]
+    with open(tmp_path / "history.jsonl", "a") as file:
+        file.write('{"epoch": 3}\n')
+    with pytest.raises(RunDirectoryError, match="not what was written"):
+        folder.history()
 
 
 def test_a_full_disk_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -109,7 +111,7 @@ def test_a_folder_in_a_files_place_is_named_and_so_is_a_file_in_a_folders(tmp_pa
     (tmp_path / "train").write_text("")
     with pytest.raises(RunDirectoryError, match=r"cannot be written.*\n.*make .*train.m a folder"):
         StageFolder(tmp_path / "train" / "m").finish({})
-    assert sorted(p.name for p in folder.path.iterdir()) == ["result.json"], "no litter"
+    assert sorted(p.name for p in folder.path.iterdir()) == ["digests.json", "result.json"], "no litter"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits of POSIX")

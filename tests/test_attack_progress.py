@@ -181,7 +181,7 @@ def test_one_process_goes_on_from_what_two_wrote(tmp_path: Path):
         mine = Progress(StageFolder(tmp_path, writes=rank == 0), rank)
         attacked("draws an image", trained(), mine, among=among)
         mine.write()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["progress-0.pt", "progress-1.pt"]
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["progress-0.pt", "progress-1.pt"]
     counter, progress = Counter(), Progress(StageFolder(tmp_path))
     same(attacked("draws an image", counter, progress), attacked("draws an image", trained(), None))
     assert counter.images == 0

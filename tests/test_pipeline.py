@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 import torch
 
+from robustnas.artifacts import StageFolder, forget
 from robustnas.cli import main
 from robustnas.recipe import load
 from robustnas.run import directory
+from robustnas.run.directory import RunDirectory
 
 RECIPE = """
 dataset: digits
@@ -372,8 +374,7 @@ def test_a_training_whose_history_was_lost_goes_on(copy: Path):
     """What a full disk between checkpoint and history leaves behind."""
     rows = table(copy)
     folder = next((copy / "run" / "train").glob("darts*"))
-    (folder / "result.json").unlink()
-    (folder / "history.jsonl").unlink()
+    forget([folder / "result.json", folder / "history.jsonl"])
     assert run(copy, "--quiet") == 0
     assert without_seconds(table(copy)) == without_seconds(rows)
     assert len((folder / "history.jsonl").read_text().splitlines()) == 2
@@ -410,7 +411,7 @@ def test_a_damaged_layout_is_written_again(copy: Path, capsys: pytest.CaptureFix
 
 def test_a_layout_of_a_newer_version_says_so(copy: Path, capsys: pytest.CaptureFixture[str]):
     file = copy / "run" / "layout.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "schema": 99}))
+    RunDirectory(copy / "run").write_json("layout.json", {**json.loads(file.read_text()), "schema": 99})
     assert main(["table", str(copy / "run")]) == 2
     message = capsys.readouterr().err
     assert f"{file} is of schema 99 and this version of robustnas reads" in message
@@ -426,11 +427,11 @@ def test_a_result_of_another_form_is_damaged(copy: Path, capsys: pytest.CaptureF
         ("search", "search_seconds"),
     ]:
         file = next((copy / "run" / kind).glob("darts*")) / "result.json"
-        text = file.read_text()
-        file.write_text(json.dumps({**json.loads(text), key: "x"}))
+        whole, written = json.loads(file.read_text()), StageFolder(file.parent)
+        written.finish({**whole, key: "x"})
         assert main(["table", str(copy / "run")]) == 2
         assert f"{file} is damaged: its {key} is 'x'" in capsys.readouterr().err
-        file.write_text(text)
+        written.finish(whole)
 
 
 def test_what_a_kill_left_half_written_is_cleared(copy: Path):

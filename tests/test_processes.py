@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from robustnas.artifacts import forget
 from robustnas.cli import main
 
 HERE = Path(__file__).parent
@@ -126,7 +127,7 @@ def test_a_recipe_under_torchrun_gives_the_same_table(tmp_path: Path):
             assert one.get(key) == two.get(key), (kind, key)
     # a run is gone on with by as many processes, or not at all; the tables and what is done stay as they are
     (search,) = (tmp_path / "two" / "search").iterdir()
-    (search / "result.json").unlink()
+    forget([search / "result.json"])
     status, said = end(start(sys.executable, *run(tmp_path, "two")))
     assert status == 2
     assert "was written by 2 process(es) and here are 1" in said

@@ -274,7 +274,7 @@ def test_results_that_contradict_each_other_are_left_out_and_told(tmp_path: Path
     assert run(tmp_path) == 0
     (file,) = (tmp_path / "run" / "certify").glob("*/result.json")
     result = json.loads(file.read_text())
-    file.write_text(json.dumps({**result, "radius": {"linf": [0.9] * 40}}))
+    StageFolder(file.parent).finish({**result, "radius": {"linf": [0.9] * 40}})
     capsys.readouterr()
     assert main(["table", str(tmp_path / "run")]) == 1
     printed = capsys.readouterr()

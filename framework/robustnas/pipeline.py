@@ -8,6 +8,8 @@ those that are not done; `run.stages` says what each one is; `run.comparison` tu
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -100,19 +102,38 @@ def _prepare(
 
     def first() -> None:
         directory.check(todo)
+        _verify(directory, stages)
         if faults or len(directory.all_done(stages)) < len(stages):
             found = checks.check(todo, loaded, faults, partial(data.splits, todo), world)
             assert found is not None
             data.verify(todo, found, directory, quiet)
         directory.claim(todo)
-        write_text(
-            directory.path / "recipe.yaml",
-            yaml.safe_dump(resolved(loaded, trains), sort_keys=False, allow_unicode=True),
-        )
-        write_json(directory.path / "layout.json", layout.describe(todo, directory))
+        text = yaml.safe_dump(resolved(loaded, trains), sort_keys=False, allow_unicode=True)
+        directory.write_text("recipe.yaml", text)
+        directory.write_json("layout.json", layout.describe(todo, directory))
 
     # the others go on when the directory is this experiment's, and fail if it cannot be
     world.agree(lambda: first() if world.first else None)
+
+
+def _verify(directory: RunDirectory, stages: list[Stage]) -> None:
+    """Hold what this run will read to what was written, so that damage is told before hours are spent.
+
+    Raises:
+        RunDirectoryError: something is not what was written.
+    """
+    folders = directory.folders(stages)
+    undone = {key for key, folder in folders.items() if not folder.done}
+    read_on = {key for stage in stages if stage.key in undone for key in stage.needs}
+    _note(directory.verify(folders.values(), written_anew=True))
+    for key, folder in folders.items():
+        folder.verify(key in read_on)
+
+
+def _note(notes: list[str]) -> None:
+    """Tell on stderr, which no result is written to."""
+    for note in notes:
+        print(f"robustnas: {note}", file=sys.stderr)
 
 
 def plan(loaded: Loaded, *, out: Path | None = None, memory: bool = False) -> None:
@@ -138,8 +159,7 @@ def show_table(directory: Path) -> None:
     Raises:
         RunDirectoryError: it is not a run directory.
     """
-    _check_run_directory(directory)
-    _write_table(RunDirectory(directory), quiet=False)
+    _write_table(_run_directory(directory), quiet=False)
 
 
 def records(directory: Path) -> str:
@@ -148,8 +168,9 @@ def records(directory: Path) -> str:
     Raises:
         RunDirectoryError: it is not a run directory.
     """
-    _check_run_directory(directory)
-    return comparison.records(RunDirectory(directory))
+    text, without = comparison.records(_run_directory(directory))
+    _note(without)
+    return text
 
 
 def leaderboard(directory: Path, method: str, **about: Any) -> str:
@@ -161,15 +182,22 @@ def leaderboard(directory: Path, method: str, **about: Any) -> str:
     Raises:
         InputError: no such method, or no result of AutoAttack.
     """
-    _check_run_directory(directory)
-    return comparison.leaderboard(RunDirectory(directory), method, about)
+    return comparison.leaderboard(_run_directory(directory), method, about)
 
 
-def _check_run_directory(directory: Path) -> None:
-    if not (directory / "layout.json").is_file():
+def _run_directory(directory: Path) -> RunDirectory:
+    """A run directory whose results can be read.
+
+    Raises:
+        RunDirectoryError: it is none, or something is not what was written.
+    """
+    if not os.path.lexists(directory / "layout.json"):
         raise RunDirectoryError(
             f"{directory} is not a run directory: it has no layout.json; `robustnas run RECIPE` makes one in runs/"
         )
+    found = RunDirectory(directory)
+    _note(found.verify(layout.read(found).folders(found)))
+    return found
 
 
 def default_directory(loaded: Loaded) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from robustnas.artifacts import StageFolder, damaged
+from robustnas.artifacts import StageFolder, damaged, forget
 from robustnas.errors import RunDirectoryError
 
 SECONDS = 20.0
@@ -40,7 +40,8 @@ class ProgressFiles:
             RunDirectoryError: one is damaged.
         """
         for path in self._files():
-            state: Any = StageFolder(path.parent).load_tensors(path.name)
+            assert self.folder is not None
+            state: Any = self.folder.load_tensors(path.name)
             if not isinstance(state, dict):
                 raise RunDirectoryError(damaged(path, "it does not hold what was done"))
             yield path, path == self._own(), state
@@ -59,14 +60,11 @@ class ProgressFiles:
 
     def forget(self) -> None:
         """Remove the files: the result is written."""
-        for path in self._files():
-            path.unlink(missing_ok=True)
+        forget(self._files())
 
     def _own(self) -> Path:
         assert self.folder is not None
         return self.folder.path / f"progress-{self.rank}.pt"
 
     def _files(self) -> list[Path]:
-        if self.folder is None or not self.folder.path.is_dir():
-            return []
-        return sorted(self.folder.path.glob("progress-*.pt"))
+        return [] if self.folder is None else self.folder.files("progress-*.pt")

@@ -24,7 +24,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustnas.artifacts import StageFolder, damaged, write_atomically
+from robustnas.artifacts import StageFolder, damaged
 from robustnas.attack.record import AttackRecord
 from robustnas.errors import RunDirectoryError
 from robustnas.threat import NORMS
@@ -97,11 +97,7 @@ def of_records(records: Sequence[AttackRecord], indices: Tensor) -> Columns:
 
 def write(columns: Columns, folder: StageFolder) -> None:
     """Write the file into a stage's folder."""
-    if folder.writes:
-        write_atomically(
-            folder.path / FILE,
-            lambda file: np.savez_compressed(file, **columns.arrays),  # type: ignore[arg-type]
-        )
+    folder.write(FILE, lambda file: np.savez_compressed(file, **columns.arrays))  # type: ignore[arg-type]
 
 
 def read(path: Path) -> Columns:
@@ -111,13 +107,12 @@ def read(path: Path) -> Columns:
         path: of the stage's folder.
 
     Raises:
-        RunDirectoryError: it is not there, damaged, or lacks a column.
+        RunDirectoryError: it is not there, not what was written, damaged, or lacks a column.
     """
-    file = path / FILE
-    try:
-        # NumPy leaves a file open that it opened itself and cannot read
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as found:
-            arrays = {name: found[name] for name in NAMES}
-    except Exception as fault:  # NumPy and zipfile raise many kinds for a damaged file; all mean the same to the user
-        raise RunDirectoryError(damaged(file, f"{type(fault).__name__}: {fault}".splitlines()[0])) from fault
-    return Columns(arrays)
+    with StageFolder(path).opened(FILE) as opened:
+        try:
+            with np.load(opened, allow_pickle=False) as found:
+                return Columns({name: found[name] for name in NAMES})
+        except Exception as fault:  # NumPy and zipfile raise many kinds for a damaged file; all mean the same
+            why = f"{type(fault).__name__}: {fault}".splitlines()[0]
+            raise RunDirectoryError(damaged(path / FILE, why)) from fault

@@ -6,8 +6,10 @@ The folder is made beside its place and renamed: it is whole or absent.
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from robustnas import __version__, plan, seeding, train
-from robustnas.artifacts import UMASK, write_atomically, write_json, write_text
+from robustnas.artifacts import UMASK, of_no_stage, opened, real_folder, write_atomically, write_json, write_text
 from robustnas.errors import InputError, RunDirectoryError
 from robustnas.export import box, certificates, onnx_file, vnnlib
 from robustnas.export.readme import readme
@@ -66,6 +68,10 @@ def export(request: Request, report: Report = silent) -> Bundle:
     seed = _known(request, arranged)
     threat = _threat(request, arranged)
     directory = RunDirectory(request.run)
+    for note in directory.verify(map(directory.folder, arranged.stages_of(request.method, seed))):
+        print(f"robustnas: {note}", file=sys.stderr)
+    if request.output is None:
+        real_folder(directory.path / "export")
     output = _free(request.output or directory.path / "export" / _name(request.method, seed, threat))
     network = _trained(directory, arranged, request.method, seed)
     images, labels, places = _images(request, arranged)
@@ -136,10 +142,11 @@ def _write(file: Any, data: bytes) -> None:
 def _plan(run: Path) -> Plan:
     """The plan of the recipe that a run directory keeps."""
     recipe = run / "recipe.yaml"
-    if not recipe.is_file():
+    if not os.path.lexists(recipe):
         raise RunDirectoryError(
             f"{run} is not a run directory: it has no recipe.yaml; `robustnas run RECIPE` makes one in runs/"
         )
+    opened(recipe, of_no_stage(recipe)).close()  # it is what the run wrote
     return plan.make(load(recipe))
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
 import torch
 
 from robustnas import robustbench, table, verdicts
-from robustnas.artifacts import StageFolder, damaged, read_json
+from robustnas.artifacts import damaged
 from robustnas.attack import columns as tables
 from robustnas.errors import InputError, RunDirectoryError, VerdictError
 from robustnas.plan import KINDS
@@ -112,12 +112,11 @@ def _proved_wrong(directory: RunDirectory, method: str, seed: int, stages: dict[
     """A text for each attack that ended because it fooled an image within a certificate that is still there."""
     found = []
     for where in stages["attacks"].values():
-        folder = None if where is None else StageFolder(directory.path / where)
-        file = None if folder is None or folder.done else folder.path / VIOLATION
-        if file is not None and file.is_file():
-            told = read_json(file)
-            if not isinstance(told, dict) or not isinstance(told.get("text"), str):
-                raise RunDirectoryError(damaged(file, "it does not say what was contradicted"))
+        folder = None if where is None else directory.at(where)
+        if folder is not None and not folder.done and folder.holds(VIOLATION):
+            told = folder.read_json(VIOLATION)
+            if not isinstance(told.get("text"), str):
+                raise RunDirectoryError(damaged(folder.path / VIOLATION, "it does not say what was contradicted"))
             if told.get("certify") == stages["certify"]:
                 found.append(f"{method}, seed {seed}: {told['text']}")
     return found
@@ -135,17 +134,21 @@ def _divisions(directory: RunDirectory, shown: Layout) -> list[str]:
     return [f"{note}: {', '.join(whose)}" for note, whose in found.items()]
 
 
-def _missing(directory: RunDirectory, shown: Layout) -> list[str]:
-    """A note on what the recipe asks for and the directory does not hold: a stage that failed, or was not run."""
+def _missing(directory: RunDirectory, shown: Layout, kinds: Sequence[str] = KINDS) -> list[str]:
+    """A note on what the recipe asks for and the directory does not hold: a stage that failed, or was not run.
+
+    Args:
+        kinds: of the stages that are asked about beside the attacks.
+    """
     absent: list[str] = []
     for method, seeds in shown.methods.items():
         for seed, stages in seeds.items():
-            wanted = {kind: where for kind, where in stages.items() if kind != "attacks"}
+            wanted = {kind: where for kind, where in stages.items() if kind in kinds}
             wanted |= {f"attack {label}": where for label, where in stages["attacks"].items()}
             absent += [
                 f"{what} of {method} (seed {seed})"
                 for what, where in wanted.items()
-                if where is not None and not (directory.path / where / "result.json").is_file()
+                if where is not None and not directory.at(where).done
             ]
     more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
     return [f"without a result, as they failed or have not run: {', '.join(absent[:NAMED])}{more}"] if absent else []
@@ -156,10 +159,10 @@ def _kept(directory: RunDirectory, shown: Layout) -> str:
     asked: set[str] = set()
     for stages in (stages for seeds in shown.methods.values() for stages in seeds.values()):
         asked.update(stages["attacks"].values(), (where for kind, where in stages.items() if kind != "attacks"))
-    finished = {kind: [one.parent for one in (directory.path / kind).glob("*/result.json")] for kind in KINDS}
     others = {
-        kind: [folder.name for folder in folders if f"{kind}/{folder.name}" not in asked]
-        for kind, folders in finished.items()
+        kind: [one.parent.name for one in found if f"{kind}/{one.parent.name}" not in asked]
+        for kind in KINDS
+        for found in [sorted((directory.path / kind).glob("*/result.json"))]
     }
     counts = ", ".join(f"{kind} {len(names)}" for kind, names in others.items() if names)
     whose = sorted({name.rpartition("-seed")[0] for names in others.values() for name in names})
@@ -216,8 +219,8 @@ def _measured(directory: RunDirectory, shown: Layout, stages: dict[str, Any]) ->
     found = []
     for a in shown.attacks:
         where = stages["attacks"].get(a.label)
-        if where is not None and StageFolder(directory.path / where).done:
-            columns = tables.read(directory.path / where)
+        if where is not None and directory.at(where).done:
+            columns = tables.read(directory.at(where).path)
             found.append(Measured(a.label, a.threat, a.access, a.spared, a.one_step, columns))
     return found
 
@@ -231,7 +234,7 @@ def _result(directory: RunDirectory, where: str | None, **keys: type) -> dict[st
     """
     if where is None:
         return None
-    folder = StageFolder(directory.path / where)
+    folder = directory.at(where)
     if not folder.done:
         return None
     result = folder.result()
@@ -251,8 +254,11 @@ RECORD = (
 """The columns of `records`."""
 
 
-def records(directory: RunDirectory) -> str:
+def records(directory: RunDirectory) -> tuple[str, list[str]]:
     """What each attack did to each image: CSV, a line for each image, attack and radius or variant.
+
+    Returns:
+        The text, and a note where attacks are missing in it.
 
     Raises:
         RunDirectoryError: a result is damaged.
@@ -265,7 +271,7 @@ def records(directory: RunDirectory) -> str:
         for seed, stages in seeds.items():
             for one in _measured(directory, shown, stages):
                 writer.writerows((method, seed, one.label, *line) for line in _lines(one.columns))
-    return out.getvalue()
+    return out.getvalue(), _missing(directory, shown, kinds=())
 
 
 def _lines(columns: tables.Columns) -> Iterator[tuple[Any, ...]]:

@@ -1,6 +1,7 @@
 """The run directory: one experiment, one process at a time, a folder a stage.
 
 run.json          which experiment this is: dataset, search space, threat
+digests.json      what was written here (see `robustnas.artifacts.digests`), and which stages are older than that
 recipe.yaml       the recipe of the last run, every default filled in
 layout.json       which folder holds which stage, and the columns of the table
 search/ train/ clean/ probe/ certify/ attack/ smooth/      stages, `<method>-seed<seed>-<key>`
@@ -21,7 +22,19 @@ from typing import IO, Any
 
 from attrs import frozen
 
-from robustnas.artifacts import PART, StageFolder, damaged, disk_full, of_no_stage, read_json, write_json
+from robustnas.artifacts import (
+    PART,
+    StageFolder,
+    damaged,
+    digests,
+    disk_full,
+    held_open,
+    json_bytes,
+    of_no_stage,
+    read_json,
+    real_folder,
+    write_recorded,
+)
 from robustnas.errors import DiskFullError, RunDirectoryError
 from robustnas.plan import KINDS, Plan, Stage
 
@@ -42,6 +55,10 @@ HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 """What the system answers where another process holds a lock."""
 
 
+NAMED = 4
+"""How many folders a note names."""
+
+
 @frozen
 class RunDirectory:
     """A folder that holds one experiment."""
@@ -58,7 +75,7 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held for the whole run
+            file = held_open(self.path / ".lock")
         except OSError as fault:
             if disk_full(fault):
                 raise DiskFullError(f"{self.path}: no space left on the device to begin a run") from fault
@@ -86,11 +103,82 @@ class RunDirectory:
 
     def claim(self, plan: Plan) -> None:
         """Make the directory this experiment's, which `check` has said that it may be; clear what kills left half."""
-        for folder, pattern in [(self.path, f".*{PART}"), *((self.path / kind, f"*/.*{PART}") for kind in KINDS)]:
-            for left in folder.glob(pattern):
+        stages = self._stage_folders()
+        for folder in (self.path, *stages):
+            for left in folder.glob(f".*{PART}"):
                 left.unlink(missing_ok=True)
-        if not (self.path / "run.json").exists():
-            write_json(self.path / "run.json", _identity(plan))
+        known = digests.present(self.path)
+        if not known:
+            older = () if any(map(digests.present, stages)) else tuple(map(digests.key_of, stages))
+            digests.write(self.path / digests.FILE, digests.Digests(older=older))
+        if not known or not (self.path / "run.json").exists():
+            self.write_json("run.json", _identity(plan))
+
+    def _stage_folders(self) -> list[Path]:
+        """The folders of all stages here.
+
+        Raises:
+            RunDirectoryError: one is a link to another.
+        """
+        found = []
+        for kind in KINDS:
+            real_folder(self.path / kind)
+            for folder in sorted((self.path / kind).glob("*")):
+                real_folder(folder)
+                found += [folder] if folder.is_dir() else []
+        return found
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Plain data that this directory is read by, with its digest."""
+        self._write(name, json_bytes(data))
+
+    def write_text(self, name: str, text: str) -> None:
+        """A text that this directory is read by, with its digest."""
+        self._write(name, text.encode())
+
+    def _write(self, name: str, data: bytes) -> None:
+        def write(file: IO[bytes]) -> None:
+            file.write(data)
+
+        write_recorded(self.path / name, write, None)
+
+    def verify(self, stages: Iterable[StageFolder], *, written_anew: bool = False) -> list[str]:
+        """Whether what was written into the folders of stages can be told from what was not.
+
+        Each file is held to its digest when it is read.  Here is asked whether there are digests: only folders of a
+        version that kept none are without, which are all of a directory's, or those that it knows as such.
+
+        Args:
+            written_anew: what the directory itself is read by is about to be.
+
+        Returns:
+            Notes for a reader.
+
+        Raises:
+            RunDirectoryError: digests are gone from where they were, or a folder is a link to another.
+        """
+        without = []
+        for stage in stages:
+            stage.own()
+            without += [stage.path] if _without_digests(stage.path) else []
+        top = self.path / digests.FILE
+        if os.path.lexists(top):
+            older = digests.read(top, of_no_stage(top)).older
+        elif not any(digests.present(folder) for folder in self._stage_folders()):
+            older = tuple(digests.key_of(folder) for folder in without)
+        elif written_anew:
+            older = ()
+        else:
+            remedy = "run the recipe again in this directory: that writes the file anew, and no stage is redone"
+            raise RunDirectoryError(damaged(top, "it is missing, and the stages here have theirs", remedy))
+        for folder in without:
+            if digests.key_of(folder) not in older:
+                raise RunDirectoryError(
+                    damaged(folder / digests.FILE, "it is missing, so the other files are not known")
+                )
+        names = ", ".join(folder.name for folder in without[:NAMED]) + (" and others" if without[NAMED:] else "")
+        told = f"of a version that kept no digests, so its files are taken as they are: {names}"
+        return [f"{self.path}: {told}"] if without else []
 
     def check(self, plan: Plan) -> None:
         """Whether the directory is this experiment's, or nobody's yet.
@@ -99,7 +187,7 @@ class RunDirectory:
             RunDirectoryError: it belongs to another dataset, search space or threat.
         """
         file = self.path / "run.json"
-        if not file.exists():
+        if not os.path.lexists(file):
             return
         wanted, found = _identity(plan), read_json(file, of_no_stage(file))
         if not isinstance(found, dict) or not wanted.keys() <= found.keys():
@@ -117,7 +205,7 @@ class RunDirectory:
     def folder(self, stage: Stage) -> StageFolder:
         """The folder of a stage: one made under another name (a method renamed, say) is found by its key."""
         own = self.path / stage.folder
-        return StageFolder(own) if own.exists() else self.folders([stage])[stage.key]
+        return StageFolder(own) if os.path.lexists(own) else self.folders([stage])[stage.key]
 
     def folders(self, stages: Iterable[Stage]) -> dict[str, StageFolder]:
         """The folders of many stages by their keys, of each key's first stage; what lies here is listed once."""
@@ -129,6 +217,10 @@ class RunDirectory:
                 names = there[stage.kind].get(stage.key, [own])
                 found[stage.key] = StageFolder(self.path / stage.kind / (own if own in names else names[0]))
         return found
+
+    def at(self, where: str) -> StageFolder:
+        """The folder of a stage, by its place below this directory."""
+        return StageFolder(self.path / where)
 
     def done(self, stage: Stage) -> bool:
         """Whether the stage has a result here."""
@@ -145,6 +237,13 @@ def _by_key(folder: Path) -> dict[str, list[str]]:
     for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
         found.setdefault(name.rpartition("-")[2], []).append(name)
     return found
+
+
+def _without_digests(folder: Path) -> bool:
+    """Whether files of a stage are in a folder, and no digests of them."""
+    if not os.path.lexists(folder) or digests.present(folder):
+        return False
+    return any(one.suffix in (".json", ".jsonl", ".pt", ".npz") for one in folder.glob("*"))
 
 
 def _identity(plan: Plan) -> dict[str, Any]:

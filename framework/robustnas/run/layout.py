@@ -7,11 +7,12 @@ plugins or its data.
 from __future__ import annotations
 
 import math
+from pathlib import PurePosixPath
 from typing import Any
 
 from attrs import frozen
 
-from robustnas.artifacts import damaged, of_no_stage, read_json
+from robustnas.artifacts import StageFolder, damaged, of_no_stage, read_json
 from robustnas.attack_order import Column, before, cost
 from robustnas.errors import RunDirectoryError
 from robustnas.options import plain
@@ -73,6 +74,14 @@ class Layout:
     notes: list[str]
     methods: dict[str, dict[int, dict[str, Any]]]
 
+    def folders(self, directory: RunDirectory) -> list[StageFolder]:
+        """Of all stages, each once."""
+        every = (stages for seeds in self.methods.values() for stages in seeds.values())
+        places = [(*(where for kind, where in s.items() if kind != "attacks"), *s["attacks"].values()) for s in every]
+        return [
+            directory.at(where) for where in dict.fromkeys(one for some in places for one in some) if where is not None
+        ]
+
 
 def read(directory: RunDirectory) -> Layout:
     """The layout of a run directory.
@@ -98,12 +107,36 @@ def read(directory: RunDirectory) -> Layout:
             smoothing=None if data["smoothing"] is None else [float(radius) for radius in data["smoothing"]],
             notes=list(data["notes"]),
             methods={
-                method: {int(seed): dict(stages) for seed, stages in seeds.items()}
+                method: {int(seed): _stages(stages) for seed, stages in seeds.items()}
                 for method, seeds in data["methods"].items()
             },
         )
     except (KeyError, TypeError, AttributeError, ValueError) as fault:
         raise RunDirectoryError(damaged(file, f"{type(fault).__name__}: {fault}", of_no_stage(file))) from fault
+
+
+def _stages(data: Any) -> dict[str, Any]:
+    """The folders of one method and seed.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: they are not folders of stages.
+    """
+    labels = {label: _folder("attack", where) for label, where in data["attacks"].items()}
+    return {**{kind: _folder(kind, data[kind]) for kind in KINDS if kind != "attack"}, "attacks": labels}
+
+
+def _folder(kind: str, where: Any) -> str | None:
+    """The place of a stage's folder: a name below the one of all stages of its kind, and nowhere else.
+
+    Raises:
+        ValueError: it is another place.
+    """
+    if where is None:
+        return None
+    parts = PurePosixPath(where).parts
+    if parts != (kind, str(where).rpartition("/")[2]) or parts[1] == ".." or "\\" in parts[1]:
+        raise ValueError(f"{where!r:.200} is no folder of a stage {kind}")
+    return str(where)
 
 
 def describe(plan: Plan, directory: RunDirectory) -> dict[str, Any]:

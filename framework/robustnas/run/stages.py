@@ -18,10 +18,12 @@ import traceback
 from collections.abc import Callable
 
 from robustnas import memory, search, train
-from robustnas.artifacts import write_text
 from robustnas.errors import RobustnasError, RunError
 from robustnas.run import certification, evaluation
 from robustnas.run.task import Task, TrainingOnly, finish
+
+ERROR = "error.txt"
+"""Where the traceback of a stage that failed is kept."""
 
 
 def execute(task: Task) -> None:
@@ -42,8 +44,8 @@ def execute(task: Task) -> None:
         if explained is not None:
             raise explained from fault
         last = traceback.extract_tb(fault.__traceback__)[-1]
-        kept = task.folder.path / "error.txt"
-        write_text(kept, "".join(traceback.format_exception(fault)))
+        kept = task.folder.path / ERROR
+        task.folder.write_text(ERROR, "".join(traceback.format_exception(fault)))
         raise RunError(
             f"{type(fault).__name__}: {fault} (at {last.filename}:{last.lineno}); the traceback is in {kept}"
         ) from fault

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import attrs
 import torch
 from attrs import frozen
 from torch import nn
@@ -77,8 +76,8 @@ class Task:
 
     @property
     def folder(self) -> StageFolder:
-        """The stage's folder; only the first process writes to it."""
-        return attrs.evolve(self.directory.folder(self.stage), writes=self.world.first)
+        """The stage's folder; only the first process writes to it, but for what each keeps of its own."""
+        return self.directory.folder(self.stage).of_process(self.world.rank)
 
     def genotype(self, name: str | None = None) -> Genotype:
         """The genotype of a method (default: the stage's own): fixed by the recipe, or found by its search."""
