@@ -16,6 +16,7 @@ import robustnas
 from fake_package import install
 from robustnas import cli
 from robustnas.errors import RunError
+from robustnas.interrupt import Ended
 from robustnas.recipe import shelf
 
 GOOD = """\
@@ -106,7 +107,7 @@ def test_plan_and_table(folder: Path, pipeline: types.SimpleNamespace) -> None:
     ("raised", "status", "told"),
     [
         (RunError("the loss is not finite"), 1, "robustnas: the loss is not finite"),
-        (KeyboardInterrupt(), 130, "interrupted; to go on where it stopped: robustnas run good.yaml"),
+        (Ended(), 130, "interrupted; to go on where it stopped: robustnas run good.yaml"),
     ],
 )
 def test_exit_status_of_a_run_that_ends_early(

@@ -16,8 +16,8 @@ PLUGINS = ROOT / "plugins" / "robustnas_plugins"
 ROWS = [
     {"bracket", "draws", "errors", "suggest", "fixed_norm", "foolbox_import", "convolution", "interrupt", "finite"},
     {"threat", "seeding", "report", "artifacts", "device", "frozen", "notation", "pixels",
-     "double_backward", "memory", "precision", "recompute", "synchronised", "world", "wrappers"},
-    {"contracts", "genotype", "foolbox_attack", "resized_crop", "colour_jitter", "progress_files", "doubled"},
+     "double_backward", "memory", "precision", "recompute", "strangers", "synchronised", "wrappers"},
+    {"contracts", "genotype", "foolbox_attack", "resized_crop", "colour_jitter", "progress_files", "doubled", "world"},
     {"bounds", "registry", "options", "images", "dataset_promises", "augment", "normalize", "statistics", "cells"},
     {"recipe", "perturb", "feed", "stratified"},
     {"batches", "attack_order"},

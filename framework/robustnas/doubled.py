@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from robustnas.errors import UnsupportedOpError
+from robustnas.errors import UnsupportedOpError, first_line, said
 from robustnas.wrappers import eager
 
 
@@ -33,11 +33,11 @@ def doubled(network: nn.Module) -> Callable[[Tensor], Tensor]:
             with eager(), Wide():
                 logits: Tensor = torch.func.functional_call(network, state, (images,))
         except (RuntimeError, TypeError) as fault:
-            if not _OF_TYPES.search(str(fault)):
+            if not _OF_TYPES.search(said(fault)):
                 raise
             raise UnsupportedOpError(
                 "the network does not compute in float64, in which its certificates are confirmed "
-                f"({str(fault).strip().splitlines()[0]}); what forward computes with would do as a parameter, as a "
+                f"({first_line(fault)}); what forward computes with would do as a parameter, as a "
                 "buffer (self.register_buffer) or as a float32 tensor"
             ) from fault
         return logits

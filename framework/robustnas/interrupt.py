@@ -21,6 +21,20 @@ class Interrupted(KeyboardInterrupt):
     """The process was asked to stop; everything that can be resumed has been saved."""
 
 
+class Ended(KeyboardInterrupt):
+    """The user's Ctrl-C where it is honoured at once."""
+
+
+def wanted(fault: BaseException) -> bool:
+    """Whether an exception is somebody's wish that the process stop, and not what some code raised by itself.
+
+    Where Python's own handler answers Ctrl-C, as in a notebook, a `KeyboardInterrupt` may be either, and is believed.
+    """
+    if isinstance(fault, Interrupted | Ended):
+        return True
+    return isinstance(fault, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 _noted: list[int] = []
 
 
@@ -40,6 +54,25 @@ def check() -> None:
 
 
 @contextmanager
+def ending() -> Iterator[None]:
+    """Inside, Ctrl-C is an exception of its own, which no code that raises `KeyboardInterrupt` is taken for."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Ended
+
+    ours = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    if not ours or before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def listening(quiet: bool = False) -> Iterator[None]:
     """Inside, signals are noted instead of ending the process wherever it happens to be.
 
@@ -54,7 +87,7 @@ def listening(quiet: bool = False) -> Iterator[None]:
 
     def note(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and _noted:
-            raise KeyboardInterrupt
+            raise Ended
         _noted.append(number)
         if not quiet:
             print("robustnas: stopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)

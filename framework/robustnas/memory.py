@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robustnas.errors import DeviceLostError, RobustnasError, RunError
+from robustnas.errors import DeviceLostError, RobustnasError, RunError, first_line, said
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
@@ -218,7 +218,7 @@ def out_of_memory(fault: BaseException) -> bool:
     """Whether the fault says that memory ran out, on the device or on the host."""
     if isinstance(fault, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(fault, RuntimeError) and bool(_TOO_LITTLE.search(str(fault)))
+    return isinstance(fault, RuntimeError) and bool(_TOO_LITTLE.search(said(fault)))
 
 
 def device_lost(fault: BaseException) -> bool:
@@ -227,23 +227,25 @@ def device_lost(fault: BaseException) -> bool:
     Nothing more can be computed on that device in this process.  A fault that is the program's own, such as an
     assertion on the device, is none of these.
     """
-    if not isinstance(fault, RuntimeError) or out_of_memory(fault) or _FAULT_OF_CODE.search(str(fault)):
+    if not isinstance(fault, RuntimeError) or out_of_memory(fault) or _FAULT_OF_CODE.search(said(fault)):
         return False
     kind = getattr(torch, "AcceleratorError", None)
-    return (kind is not None and isinstance(fault, kind)) or bool(_LOST.search(str(fault)) or _PEER.search(str(fault)))
+    return (kind is not None and isinstance(fault, kind)) or bool(
+        _LOST.search(said(fault)) or _PEER.search(said(fault))
+    )
 
 
 def explain(fault: BaseException, kind: str) -> RobustnasError | None:
     """What a fault of the machine means to whoever runs a stage of this kind; None for any other fault."""
     if out_of_memory(fault):
         return RunError(
-            f"out of memory{_figures(str(fault))}: {CHANGES[kind]} would do; "
+            f"out of memory{_figures(said(fault))}: {CHANGES[kind]} would do; "
             "stages that are done and the last checkpoint are intact"
         )
     if device_lost(fault):
-        other = bool(_PEER.search(str(fault)))
+        other = bool(_PEER.search(said(fault)))
         what = "another process of this run, or its device, was lost" if other else "the device was lost"
-        first = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+        first = first_line(fault)
         return DeviceLostError(
             f"{what} ({first}); stages that are done and the last checkpoint are intact: once it is back, run the same "
             "command again to go on"

@@ -18,6 +18,7 @@ import attrs
 from attrs import frozen
 
 from robustnas.errors import PluginError
+from robustnas.strangers import contained
 
 MISSING: Any = attrs.NOTHING
 """The default of an option that has none."""
@@ -63,8 +64,13 @@ def options_of(cls: type) -> dict[str, Option]:
     A field that begins with an underscore or is no argument of the constructor is none.
 
     Raises:
-        PluginError: a default cannot be made.
+        PluginError: they cannot be read: a default cannot be made, say.
     """
+    with contained(lambda text: PluginError(f"{_qualified(cls)}: its options cannot be read: {text}")):
+        return _options_of(cls)
+
+
+def _options_of(cls: type) -> dict[str, Option]:
     documented = _documented(cls)
     if attrs.has(cls):
         found = {}
@@ -184,13 +190,14 @@ def _default(attribute: attrs.Attribute[Any], cls: type) -> Any:
         return default
     if default.takes_self:
         return "computed"
-    try:
+    why = f"{_qualified(cls)}: the default of option {attribute.name!r} cannot be made"
+    with contained(lambda text: PluginError(f"{why}: {text}")):
         return default.factory()
-    except Exception as fault:  # a plugin's own failure, told as such
-        raise PluginError(
-            f"{cls.__module__}.{cls.__qualname__}: the default of option {attribute.name!r} cannot be made: "
-            f"{type(fault).__name__}: {fault}"
-        ) from fault
+
+
+def _qualified(cls: type) -> str:
+    """The full name of a class, which its metaclass has no part in."""
+    return ".".join(str(type.__dict__[name].__get__(cls)) for name in ("__module__", "__qualname__"))
 
 
 def _constructor(cls: type) -> Any:
@@ -212,7 +219,7 @@ def _resolved(annotation: Any, cls: type) -> Any:
         try:
             return eval(annotation, dict(vars(module)) if module else {}, dict(vars(owner)))
         except (NameError, AttributeError, TypeError, SyntaxError):
-            continue
+            continue  # any other exception is the annotation's own, and told
     return Any
 
 

@@ -15,7 +15,6 @@ import inspect
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from attrs import field, frozen
 
 from robustnas import contracts
 from robustnas.errors import PluginError
+from robustnas.strangers import contained
 from robustnas.suggest import did_you_mean
 
 METRIC_PARTS: dict[str, type] = {
@@ -122,12 +122,15 @@ class Registry:
         """
         what = f"{self.kind} {entry.name!r} ({entry.target}, from {entry.provider})"
         plugin = _import(self.group, entry, what)
-        if not isinstance(plugin, type):
-            raise PluginError(f"{what} is not a class: found {plugin!r:.80}; a class with options as fields would do")
-        wrong = self.check(plugin)
-        if wrong:
-            raise PluginError("\n  ".join([f"{what} does not keep its contract", *wrong]))
-        return plugin
+        with contained(lambda text: PluginError(f"{what} cannot be looked at: {text}")):
+            if not isinstance(plugin, type):
+                raise PluginError(
+                    f"{what} is not a class: found {plugin!r:.80}; a class with options as fields would do"
+                )
+            wrong = self.check(plugin)
+            if wrong:
+                raise PluginError("\n  ".join([f"{what} does not keep its contract", *wrong]))
+            return plugin
 
     def describe_conflict(self, name: str, entries: Sequence[Entry]) -> str:
         """Who registers `name`, and what to do."""
@@ -166,7 +169,7 @@ def _import(group: str, entry: Entry, what: str) -> Any:
     """What the entry point stands for, through stevedore.
 
     Raises:
-        PluginError: anything at all was raised while importing; only an interrupt passes.
+        PluginError: anything at all was raised while importing; only the user's Ctrl-C passes.
     """
     from stevedore.driver import DriverManager
 
@@ -178,20 +181,8 @@ def _import(group: str, entry: Entry, what: str) -> Any:
 
     # foolbox imports GitPython, which fails to import where git is not installed unless told to keep quiet.
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    try:
+    with contained(lambda text: PluginError(f"{what} does not import: {text}")):
         return FreshDriver(group, entry.name).driver
-    except KeyboardInterrupt:
-        raise
-    except BaseException as fault:  # SystemExit and pytest's Skipped are no Exceptions; one plugin must not stop all
-        raise PluginError(f"{what} does not import: {_told(fault)}") from fault
-
-
-def _told(fault: BaseException) -> str:
-    """Kind and text of an exception, and the last line of code it came through."""
-    frames = traceback.extract_tb(fault.__traceback__)
-    inside = [frame for frame in frames if "stevedore" not in frame.filename and "importlib" not in frame.filename]
-    where = f" ({inside[-1].filename}:{inside[-1].lineno})" if inside[1:] else ""
-    return f"{type(fault).__name__}: {fault}{where}" if str(fault) else f"{type(fault).__name__}{where}"
 
 
 def metric_parts(metric: object) -> frozenset[str]:

@@ -21,8 +21,9 @@ import torch.distributed as dist
 from attrs import frozen
 from torch import Tensor
 
-from robustnas.errors import DeviceError, RobustnasError, RunError
-from robustnas.interrupt import Interrupted
+from robustnas.errors import DeviceError, RobustnasError, RunError, carried
+from robustnas.interrupt import Interrupted, wanted
+from robustnas.strangers import told
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells each of its processes."""
@@ -109,10 +110,12 @@ class World:
             result = compute()
         except (RobustnasError, Interrupted) as raised:
             fault = raised
-        except Exception as raised:  # the others wait: whatever it is, they have to hear of it
-            fault = RunError(f"{type(raised).__name__}: {raised}")
+        except BaseException as raised:  # the others wait: whatever it is, they have to hear of it
+            if wanted(raised):
+                raise
+            fault = RunError(told(raised))
             fault.__cause__ = raised
-        answers = self.gather((result, fault))
+        answers = self.gather((result, carried(fault) if isinstance(fault, RobustnasError) else fault))
         for _, found in answers:
             if isinstance(found, RobustnasError):
                 found.shared = True

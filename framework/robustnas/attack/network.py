@@ -13,7 +13,7 @@ from robustnas.attack.judge import TOLERANCE
 from robustnas.attack.untouched import Untouched
 from robustnas.contracts import Images
 from robustnas.device import float32_with_gradients
-from robustnas.errors import DataError, DeviceError, RobustnasError, RunError
+from robustnas.errors import DataError, DeviceError, RobustnasError, RunError, kind_of, said
 from robustnas.frozen import frozen
 from robustnas.images import InMemory, in_order, on_device
 from robustnas.report import Report, silent
@@ -35,12 +35,12 @@ class Counted(nn.Module):
             logits: Tensor = self.network(images)
         except RobustnasError:
             raise
-        except Exception as fault:
-            if memory.out_of_memory(fault) or memory.device_lost(fault):
+        except BaseException as fault:
+            if interrupt.wanted(fault) or memory.out_of_memory(fault) or memory.device_lost(fault):
                 raise  # that is told with what would do
             # a stranger's code too, and the attack that asked it is not to blame
-            what = f"the network raised {type(fault).__name__} in its forward pass for images {tuple(images.shape)}"
-            raise RunError(f"{what}: {fault}" if str(fault) else what) from fault
+            what = f"the network raised {kind_of(fault)} in its forward pass for images {tuple(images.shape)}"
+            raise RunError(f"{what}: {text}" if (text := said(fault)) else what) from fault
         return logits
 
 

@@ -11,9 +11,9 @@ import attrs
 import numpy as np
 from torch import Tensor
 
-from robustnas import memory
+from robustnas import interrupt, memory
 from robustnas.draws import Draws
-from robustnas.errors import OptionError, RobustnasError, RunError
+from robustnas.errors import OptionError, RobustnasError, RunError, kind_of, said
 from robustnas.foolbox_import import load_foolbox
 from robustnas.seeding import derive, seeded
 from robustnas.threat import ORDER, ThreatModel
@@ -133,9 +133,9 @@ def proposals(runner: Runner, model: Any, images: Tensor, labels: Tensor, draws:
         return runner.call(model, images.clone(), load_foolbox().criteria.Misclassification(labels.clone()), draws)
     except RobustnasError:
         raise
-    except Exception as fault:
-        if memory.out_of_memory(fault) or memory.device_lost(fault):
+    except BaseException as fault:
+        if interrupt.wanted(fault) or memory.out_of_memory(fault) or memory.device_lost(fault):
             raise  # that is told with what would do
         # a stranger's code: whatever it raises is its fault, and the table goes on
-        where = f"attack {label} raised {type(fault).__name__} on images {int(at[0])} to {int(at[-1])}"
-        raise RunError(f"{where}: {fault}" if str(fault) else where) from fault
+        where = f"attack {label} raised {kind_of(fault)} on images {int(at[0])} to {int(at[-1])}"
+        raise RunError(f"{where}: {text}" if (text := said(fault)) else where) from fault

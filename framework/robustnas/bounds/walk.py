@@ -14,7 +14,7 @@ from torch import Tensor
 from robustnas.bounds.ball import Ball
 from robustnas.bounds.region import Region
 from robustnas.bounds.value import Value
-from robustnas.errors import InputError, UnsupportedOpError
+from robustnas.errors import InputError, UnsupportedOpError, said
 from robustnas.wrappers import eager
 
 Network = Callable[[Tensor], Tensor]
@@ -212,7 +212,7 @@ def _answer(network: Network, images: Value) -> Tensor:
     try:
         return network(images)
     except RuntimeError as fault:
-        if "TorchScript" not in str(fault):
+        if "TorchScript" not in said(fault):
             raise
         raise UnsupportedOpError(
             "the network calls a function that is TorchScript (torch.jit.script), whose operations can be run, not "

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 
 from robustnas.cli import commands
 from robustnas.cli.parser import parse
-from robustnas.errors import RecipeError, RobustnasError
+from robustnas.errors import InputError, RecipeError, RobustnasError, kind_and_text, said
+from robustnas.interrupt import Ended, Interrupted, ending
 
 __all__ = ["main"]
 
@@ -32,15 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return done.code if isinstance(done.code, int) else 2
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
-        status = command(arguments)
+        with ending():
+            status = command(arguments)
         sys.stdout.flush()
         return status
     except RobustnasError as fault:
         # The faults of a recipe begin with their places in its file, as editors expect.
         if not (fault.shared and os.environ.get("RANK", "0") != "0"):  # what all processes raise, one says
-            print(fault if isinstance(fault, RecipeError) else f"robustnas: {fault}", file=sys.stderr)
-        return fault.exit_status
-    except KeyboardInterrupt:
+            print(said(fault) if isinstance(fault, RecipeError) else f"robustnas: {said(fault)}", file=sys.stderr)
+        return 2 if isinstance(fault, InputError) else 1  # whatever a plugin's own says
+    except (Ended, Interrupted):
         goes_on = command in (commands.run, commands.evaluate)
         hint = f"; to go on where it stopped: {_launcher()} {shlex.join(typed)}" if goes_on else ""
         print(f"robustnas: interrupted{hint}", file=sys.stderr)
@@ -52,12 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as fault:  # a disk that became full or read-only where nothing more precise is known
         print(f"robustnas: {f'{fault.filename}: ' if fault.filename else ''}{fault.strerror or fault}", file=sys.stderr)
         return 1
-    except Exception as fault:  # a plugin's own, before any stage could be blamed for it, or ours
+    except BaseException as fault:  # a plugin's own, before any stage could be blamed for it, or ours
         print(f"robustnas: {_unforeseen(fault)}", file=sys.stderr)
         return 1
 
 
-def _unforeseen(fault: Exception) -> str:
+def _unforeseen(fault: BaseException) -> str:
     """What is said of an exception that nobody meant to raise; its traceback goes to a file."""
     import tempfile
     import traceback
@@ -66,7 +68,7 @@ def _unforeseen(fault: Exception) -> str:
     with tempfile.NamedTemporaryFile("w", prefix="robustnas-", suffix=".txt", delete=False, encoding="utf-8") as kept:
         kept.write("".join(traceback.format_exception(fault)))
     return (
-        f"{type(fault).__name__}: {fault} (at {last.filename}:{last.lineno}), a fault of the plugin or of robustnas in "
+        f"{kind_and_text(fault)} (at {last.filename}:{last.lineno}), a fault of the plugin or of robustnas in "
         f"which that line is; the traceback is in {kept.name}"
     )
 

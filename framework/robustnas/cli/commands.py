@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustnas import interrupt
-from robustnas.errors import InputError
+from robustnas.errors import InputError, said
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -157,7 +157,7 @@ def list_plugins(arguments: argparse.Namespace) -> int:
             try:
                 options_of(registry.load(name))
             except PluginError as fault:
-                faults[name] = str(fault)
+                faults[name] = said(fault)
         notes += [fault for name, fault in faults.items() if name not in conflicts]
         for entry in registered:
             row = (registry.kind, entry.name, entry.provider, entry.target)

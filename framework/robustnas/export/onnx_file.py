@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from robustnas import seeding
 from robustnas.device import full_precision
-from robustnas.errors import InputError, RobustnasError, RunError
+from robustnas.errors import InputError, RobustnasError, RunError, first_line
+from robustnas.interrupt import wanted
 from robustnas.frozen import frozen as looked_at
 
 OPERATOR_SET = 13
@@ -75,8 +76,10 @@ def encode(network: nn.Module, image: Tensor) -> bytes:
             )
         except RobustnasError:
             raise
-        except Exception as fault:  # a stranger's network in torch's exporter, which raises many kinds
-            why = next(iter(str(fault).strip().splitlines()), type(fault).__name__)
+        except BaseException as fault:  # a stranger's network in torch's exporter, which raises many kinds
+            if wanted(fault):
+                raise
+            why = first_line(fault)
             raise InputError(f"the network cannot be written as ONNX: {why}") from fault
     data = file.getvalue()
     try:

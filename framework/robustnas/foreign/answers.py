@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustnas import interrupt
 from robustnas.contracts import Shape
-from robustnas.errors import InputError, RunError
+from robustnas.errors import InputError, RunError, said
 from robustnas.foreign.messages import ELSEWHERE, few, kind, theirs
 from robustnas.frozen import lent
 from robustnas.normalize import PixelNetwork
@@ -92,7 +93,7 @@ def _inside(answer: Any, wanted: tuple[int, int]) -> str:
 
 def _advice(network: nn.Module, fault: BaseException, shape: Shape, count: int) -> Iterator[str]:
     """What would do where a network raised that on so many images: the likeliest first, or nothing."""
-    text = str(fault)
+    text = said(fault)
     if isinstance(fault, AttributeError) and (name := getattr(fault, "name", None) or _attribute(text)):
         if name == "drop_path_prob":
             yield (
@@ -147,6 +148,8 @@ def _taken(network: nn.Module, shape: Shape) -> Iterator[str]:
 def _takes(network: nn.Module, shape: Shape) -> bool:
     try:
         _answers(network, 1, shape)
-    except Exception:  # one more size that it does not take
+    except BaseException as fault:  # one more size that it does not take
+        if interrupt.wanted(fault):
+            raise
         return False
     return True

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
-from robustnas.errors import InputError, RunError
+from robustnas.errors import InputError
+from robustnas.strangers import contained
 
 FEW = 5
 """Names that a message lists before it counts."""
@@ -28,24 +26,8 @@ def theirs(run: Callable[[], Made], what: str) -> Made:
     Raises:
         InputError: it raised or exited; names the last line that is not torch's.  What robustnas found itself passes.
     """
-    try:
+    with contained(lambda text: InputError(f"{what} raised {text}")):
         return run()
-    except (InputError, RunError):
-        raise
-    except (Exception, SystemExit) as fault:  # a stranger's code: a script that parses arguments exits
-        raise InputError(f"{what} raised {told(fault)}") from fault
-
-
-def told(fault: BaseException) -> str:
-    """Kind and text of an exception, and the last line of its author's code it came through."""
-    if isinstance(fault, SyntaxError):
-        return f"{type(fault).__name__}: {fault.msg} ({fault.filename}:{fault.lineno})"
-    passed = (str(Path(__file__).parent), str(Path(torch.__file__).parent), "<frozen")
-    frames = traceback.extract_tb(fault.__traceback__)
-    inside = [frame for frame in frames if not frame.filename.startswith(passed)]
-    where = f" ({inside[-1].filename}:{inside[-1].lineno})" if inside else ""
-    lines = str(fault).strip().splitlines()
-    return f"{type(fault).__name__}: {lines[0]}{where}" if lines else f"{type(fault).__name__}{where}"
 
 
 def kind(thing: Any) -> str:

@@ -23,7 +23,8 @@ from typing import Any, Literal, Union
 
 import attrs
 
-from robustnas.errors import RobustnasError
+from robustnas.errors import RobustnasError, kind_of, said
+from robustnas.interrupt import wanted
 from robustnas.options import MISSING, Option, options_of, type_text, value_text
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
@@ -124,16 +125,18 @@ def construct(make: Callable[[], Any], node: Node, faults: Faults) -> Any:
     """What `make` returns, or `BAD` with a fault at `node` that says what it raised."""
     try:
         return make()
-    except Exception as fault:  # a plugin's own failure is told like any other fault of the recipe, not hidden
+    except BaseException as fault:  # a plugin's own failure is told like any other fault of the recipe, not hidden
+        if wanted(fault):
+            raise
         return _refuse(node, _told(fault, node.value), faults)
 
 
-def _told(fault: Exception, value: Any) -> str:
+def _told(fault: BaseException, value: Any) -> str:
     """What an exception says of a value; of one that is no refusal, its kind and where it was raised too."""
     if isinstance(fault, (ValueError, TypeError, RobustnasError)):
         return _words(fault, value)
     frame = traceback.extract_tb(fault.__traceback__)[-1]
-    return f"failed with {type(fault).__name__}: {fault} ({frame.filename}:{frame.lineno})"
+    return f"failed with {kind_of(fault)}: {said(fault)} ({frame.filename}:{frame.lineno})"
 
 
 def read_named(node: Node, choices: Mapping[str, type], kind: str, faults: Faults) -> Any:
@@ -252,7 +255,9 @@ def _validate(
                 if not incomplete:
                     _refuse(entries[name], _told(fault, entries[name].value), faults)
                     break
-            except Exception as fault:  # as in `construct`
+            except BaseException as fault:  # as in `construct`
+                if wanted(fault):
+                    raise
                 rule = _rule(leaf, numbers, entries[name].value) if isinstance(fault, (ValueError, TypeError)) else None
                 _refuse(entries[name], rule or _told(fault, entries[name].value), faults)
                 break
@@ -294,14 +299,14 @@ def _rule(leaf: Any, numbers: list[Any], value: Any) -> str | None:
     return None
 
 
-def _words(fault: Exception, value: Any) -> str:
+def _words(fault: BaseException, value: Any) -> str:
     """The message of an exception, without the objects that attrs adds to it."""
     arguments = fault.args
     if len(arguments) == 4 and isinstance(arguments[1], attrs.Attribute):
         options, wrong = arguments[2], arguments[3]
         if isinstance(options, (Sequence, Set)) and not isinstance(options, str):
             return _not_among(wrong, list(options))
-    text = str(arguments[0]) if arguments else type(fault).__name__
+    text = said(ValueError(arguments[0])) if arguments else type(fault).__name__
     return text if "found" in text or isinstance(value, dict) else f"found {found(value)}; {text}"
 
 

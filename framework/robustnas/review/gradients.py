@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustnas import interrupt
 from robustnas.draws import Draws
+from robustnas.errors import first_line
 from robustnas.perturb import step
 from robustnas.review.evidence import CHANCE, FEWEST, by_chance, counts
 from robustnas.review.flag import Flag
@@ -65,7 +66,7 @@ def gradient(network: Network, images: Tensor, labels: Tensor) -> tuple[Tensor, 
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as fault:  # a step without a derivative, which torch finds out on the way back only
-        return logits.detach(), torch.zeros_like(images), str(fault).splitlines()[0]
+        return logits.detach(), torch.zeros_like(images), first_line(fault)
     if found is None:
         return logits.detach(), torch.zeros_like(images), "the logits do not depend on the images differentiably"
     return logits.detach(), found.detach(), None

@@ -11,7 +11,7 @@ from robustnas import interrupt
 from robustnas.contracts import Images
 from robustnas.device import float32_with_gradients
 from robustnas.draws import Draws
-from robustnas.errors import DataError, RobustnasError, RunError
+from robustnas.errors import DataError, RobustnasError, RunError, kind_of, said
 from robustnas.frozen import frozen
 from robustnas.images import in_order, on_device
 from robustnas.report import Report, silent
@@ -115,8 +115,10 @@ def _checked(network: nn.Module) -> Callable[[Tensor], Tensor]:
             logits = network(images)
         except (RobustnasError, torch.OutOfMemoryError):
             raise
-        except Exception as fault:  # a stranger's code: whatever it raises is its fault
-            raise RunError(f"the network raised {type(fault).__name__} in its forward pass: {fault}") from fault
+        except BaseException as fault:  # a stranger's code: whatever it raises is its fault
+            if interrupt.wanted(fault):
+                raise
+            raise RunError(f"the network raised {kind_of(fault)} in its forward pass: {said(fault)}") from fault
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
             what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise RunError(f"the network must return logits (N, K) for N = {len(images)} images, found {what}")

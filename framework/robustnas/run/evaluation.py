@@ -22,7 +22,7 @@ from robustnas.attack.radii import at_radii
 from robustnas.attack.record import AttackRecord
 from robustnas.attack_order import Column
 from robustnas.contracts import Images
-from robustnas.errors import OptionError, RunDirectoryError, RunError, VerdictError
+from robustnas.errors import OptionError, RunDirectoryError, RunError, VerdictError, said
 from robustnas.plan import sources
 from robustnas.review.flag import Flag
 from robustnas.review.probe import probe as probed
@@ -136,7 +136,7 @@ def attacked(task: Task) -> None:
         built = build(column, column.threat)
         records = recorded(built)
     except OptionError as fault:  # what is made of the options shows only here, and concerns this attack alone
-        raise RunError(str(fault)) from fault
+        raise RunError(said(fault)) from fault
     found = tables.of_records(records, indices)
     tables.write(found, task.folder)
     finish(

@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor
 
 from robustnas import memory, search, train
-from robustnas.errors import RobustnasError
+from robustnas.errors import RobustnasError, said
 from robustnas.images import batches
 from robustnas.plan import Foreign, MethodPlan, Plan
 from robustnas.recipe.schema import Search, Train
@@ -131,7 +131,7 @@ def _memory(method: MethodPlan, plan: Plan, notes: list[str]) -> str:
         with Console(stderr=True).status(f"memory of a step of {method.name}"):
             return f"~{memory.text(search_memory(method, plan))}"
     except RobustnasError as fault:
-        notes.append(f"the memory of {method.name} is not known: {fault}")
+        notes.append(f"the memory of {method.name} is not known: {said(fault)}")
         return "-"
 
 

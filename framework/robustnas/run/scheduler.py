@@ -13,7 +13,7 @@ import torch
 from attrs import field, frozen
 
 from robustnas import interrupt
-from robustnas.errors import DeviceLostError, DiskFullError, InputError, RobustnasError, RunError
+from robustnas.errors import DeviceLostError, DiskFullError, InputError, RobustnasError, RunError, said
 from robustnas.plan import Plan, Stage
 from robustnas.run import workers
 from robustnas.run.directory import RunDirectory
@@ -89,7 +89,7 @@ def _one_by_one(
             _stop_if_hopeless(fault)
             failures.append((stage, fault))
             lost.add(stage.key)
-            progress.failed(stage, str(fault))
+            progress.failed(stage, said(fault))
         else:
             progress.finished(stage)
     return failures
@@ -159,11 +159,11 @@ def _side_by_side(
                 if message[0] == "done":
                     progress.finished(working)
                     continue
-                fault = workers.revive(*message[1:])
+                fault: RobustnasError = message[1]
                 _stop_if_hopeless(fault)
                 failures.append((working, fault))
                 lost.add(working.key)
-                progress.failed(working, str(fault))
+                progress.failed(working, said(fault))
         interrupt.check()
     finally:
         for worker in pool:

@@ -17,10 +17,11 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 
-from robustnas import memory, search, train
-from robustnas.errors import RobustnasError, RunError
+from robustnas import interrupt, memory, search, train
+from robustnas.errors import RobustnasError, RunError, kind_and_text
 from robustnas.run import certification, evaluation
 from robustnas.run.task import Task, TrainingOnly, finish
+from robustnas.strangers import unchanged
 
 ERROR = "error.txt"
 """Where the traceback of a stage that failed is kept."""
@@ -36,10 +37,13 @@ def execute(task: Task) -> None:
     if task.folder.done:
         return
     try:
-        DO[task.stage.kind](task)
+        with unchanged():
+            DO[task.stage.kind](task)
     except RobustnasError:
         raise
-    except Exception as fault:
+    except BaseException as fault:
+        if interrupt.wanted(fault):
+            raise
         explained = memory.explain(fault, task.stage.kind)
         if explained is not None:
             raise explained from fault
@@ -47,7 +51,7 @@ def execute(task: Task) -> None:
         kept = task.folder.path / ERROR
         task.folder.write_text(ERROR, "".join(traceback.format_exception(fault)))
         raise RunError(
-            f"{type(fault).__name__}: {fault} (at {last.filename}:{last.lineno}); the traceback is in {kept}"
+            f"{kind_and_text(fault)} (at {last.filename}:{last.lineno}); the traceback is in {kept}"
         ) from fault
 
 

@@ -18,9 +18,10 @@ import attrs
 import torch
 
 from robustnas import interrupt
-from robustnas.errors import DeviceLostError, DiskFullError, InputError, RobustnasError, RunError
+from robustnas.errors import RobustnasError, RunError, carried
 from robustnas.plan import Plan, Stage
 from robustnas.run.directory import RunDirectory
+from robustnas.strangers import told
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -107,27 +108,11 @@ def _serve(
             try:
                 execute(Task(plan, stages[key], directory, torch.device(device), report))
             except RobustnasError as fault:
-                pipe.send(("failed", fault_kind(fault), str(fault)))
-            except interrupt.Interrupted:
-                pipe.send(("interrupted",))
-                return
+                pipe.send(("failed", carried(fault)))
+            except KeyboardInterrupt as fault:
+                if interrupt.asked():
+                    pipe.send(("interrupted",))
+                    return
+                pipe.send(("failed", RunError(told(fault))))  # a plugin's own: nobody asked
             else:
                 pipe.send(("done",))
-
-
-_REVIVED: dict[str, type[RobustnasError]] = {
-    "InputError": InputError,
-    "DiskFullError": DiskFullError,
-    "DeviceLostError": DeviceLostError,
-    "RunError": RunError,
-}
-
-
-def fault_kind(fault: RobustnasError) -> str:
-    """Which of the kinds the parent tells apart a fault is."""
-    return next((name for name, kind in _REVIVED.items() if isinstance(fault, kind)), "RunError")
-
-
-def revive(kind: str, text: str) -> RobustnasError:
-    """The worker's exception, in the parent."""
-    return _REVIVED[kind](text)

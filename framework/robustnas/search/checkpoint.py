@@ -13,7 +13,7 @@ import torch
 from attrs import define, field
 
 from robustnas.artifacts import StageFolder
-from robustnas.errors import RunDirectoryError
+from robustnas.errors import RunDirectoryError, first_line
 from robustnas.normalize import PixelSupernet
 from robustnas.world import ALONE, World, other_processes
 
@@ -104,7 +104,7 @@ def restore(progress: Progress, folder: StageFolder) -> None:
         progress.middle = state["middle"]
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as fault:
         raise RunDirectoryError(
-            f"{folder.path / FILE} does not fit this search: {str(fault).splitlines()[0]}\n"
+            f"{folder.path / FILE} does not fit this search: {first_line(fault)}\n"
             "  delete that folder and run the same command again: only this search is redone"
         ) from fault
     folder.rewrite_history(progress.records)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustnas.errors import first_line
 from robustnas.normalize import PixelSupernet
 
 VARIANTS = 16
@@ -56,7 +57,7 @@ class Compiled:
             except Exception as fault:
                 if not _of_the_compiler(fault):
                     raise
-                self.why_not = f"{type(fault).__name__}: {str(fault).strip().splitlines()[0]}"
+                self.why_not = f"{type(fault).__name__}: {first_line(fault)}"
                 print(f"robustnas: search.compile: going on without: {self.why_not}", file=sys.stderr, flush=True)
         logits: Tensor = self.supernet(images)
         return logits

@@ -24,7 +24,7 @@ from robustnas.artifacts import StageFolder, damaged
 from robustnas.batches import Batch, Part, gradient_of
 from robustnas.contracts import Dataset, Genotype, SearchSpace
 from robustnas.device import can_fuse
-from robustnas.errors import RunDirectoryError, RunError
+from robustnas.errors import RunDirectoryError, RunError, first_line
 from robustnas.finite import not_finite
 from robustnas.images import in_order, shuffled
 from robustnas.memory import Peak, highest
@@ -188,7 +188,7 @@ def _resume(
         optimizer.load_state_dict(checkpoint["optimizer"])
         state.update(checkpoint["state"])
     except (RuntimeError, KeyError, ValueError, TypeError) as fault:
-        why = f"it is not a checkpoint of this training: {str(fault).splitlines()[0]}"
+        why = f"it is not a checkpoint of this training: {first_line(fault)}"
         raise RunDirectoryError(damaged(folder.path / "checkpoint.pt", why)) from fault
     if state["processes"] != world.size:
         raise RunDirectoryError(other_processes(folder.path / "checkpoint.pt", state["processes"], world))

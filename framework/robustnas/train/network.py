@@ -9,7 +9,7 @@ from torch import nn
 
 from robustnas.artifacts import damaged
 from robustnas.contracts import Dataset, Genotype, SearchSpace
-from robustnas.errors import InputError, RunDirectoryError
+from robustnas.errors import InputError, RunDirectoryError, first_line
 from robustnas.normalize import PixelNetwork
 
 if TYPE_CHECKING:
@@ -73,6 +73,6 @@ def load(
     try:
         network.load_state_dict(state)
     except RuntimeError as fault:
-        why = f"it does not fit its genotype: {str(fault).splitlines()[0]}"
+        why = f"it does not fit its genotype: {first_line(fault)}"
         raise RunDirectoryError(damaged(folder.path / "network.pt", why)) from fault
     return network.eval()
