@@ -33,7 +33,7 @@ LINF = ThreatModel("linf", 0.12)
 RADII = (0.04, 0.12, 0.2)
 
 
-class Killed(BaseException):
+class Killed(interrupt.Ended):
     """What a test raises where a process would be killed: nothing catches it."""
 
 

@@ -14,9 +14,11 @@ FRAMEWORK = ROOT / "framework" / "robustnas"
 PLUGINS = ROOT / "plugins" / "robustnas_plugins"
 
 ROWS = [
-    {"bracket", "draws", "errors", "suggest", "fixed_norm", "foolbox_import", "convolution", "interrupt", "finite"},
+    {"bracket", "draws", "errors", "suggest", "fixed_norm", "foolbox_import", "convolution", "interrupt", "finite",
+     "printable"},
     {"threat", "seeding", "report", "artifacts", "device", "frozen", "notation", "pixels",
-     "double_backward", "memory", "precision", "recompute", "strangers", "synchronised", "wrappers"},
+     "double_backward", "memory", "precision", "recompute", "strangers", "synchronised", "terminal",
+     "wrappers"},
     {"contracts", "genotype", "foolbox_attack", "resized_crop", "colour_jitter", "progress_files", "doubled", "world"},
     {"bounds", "registry", "options", "images", "dataset_promises", "augment", "normalize", "statistics", "cells"},
     {"recipe", "perturb", "feed", "stratified"},

@@ -9,7 +9,6 @@ those that are not done; `run.stages` says what each one is; `run.comparison` tu
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from robustnas import device as devices
-from robustnas import interrupt, table
+from robustnas import interrupt, table, terminal
 from robustnas.artifacts import write_json, write_text
 from robustnas.errors import InputError, RunDirectoryError, VerdictError
 from robustnas.plan import Plan, Stage, arranged
@@ -133,7 +132,7 @@ def _verify(directory: RunDirectory, stages: list[Stage]) -> None:
 def _note(notes: list[str]) -> None:
     """Tell on stderr, which no result is written to."""
     for note in notes:
-        print(f"robustnas: {note}", file=sys.stderr)
+        terminal.tell(f"robustnas: {note}", error=True)
 
 
 def plan(loaded: Loaded, *, out: Path | None = None, memory: bool = False) -> None:
@@ -224,14 +223,14 @@ def _write_table(directory: RunDirectory, quiet: bool) -> None:
 def _conclude(outcome: Outcome, progress: Progress, directory: RunDirectory, until: str | None) -> int:
     console = progress.console
     if outcome.failures:
-        console.print(
+        terminal.say(
+            console,
             f"{len(outcome.failures)} stage(s) failed, each for the reason above; the others are done. The same "
             "command tries what failed again, and is of use once that reason is gone",
-            style="red",
-            soft_wrap=True,
+            "red",
         )
         return 1
     if not progress.quiet:
         what = f"until {until}" if until else "table.md, table.csv, table.json"
-        console.print(f"{what} in {directory.path}", markup=False, highlight=False, soft_wrap=True)
+        terminal.say(console, f"{what} in {directory.path}")
     return 0

@@ -7,8 +7,7 @@ l_inf or l_2 and no other attack's.
 
 from __future__ import annotations
 
-import json
-
+from robustnas import printable
 from robustnas.errors import InputError
 from robustnas.threat import ThreatModel
 
@@ -91,7 +90,7 @@ def entry(
 
 def text(listed: Entry) -> str:
     """The file of an entry."""
-    return json.dumps(listed, indent=2, ensure_ascii=False) + "\n"
+    return printable.json_text(listed, indent=2) + "\n"
 
 
 def _listed(threat: ThreatModel) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import stat
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from robustnas.errors import DiskFullError, RunDirectoryError, said
+from robustnas.printable import json_text
 
 
 def _umask() -> int:
@@ -115,7 +115,7 @@ def write_json(path: Path, data: Any) -> None:
 
 def json_bytes(data: Any) -> bytes:
     """Plain data as the indented JSON of a file."""
-    return (json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    return f"{json_text(data, indent=1)}\n".encode()
 
 
 def write_text(path: Path, text: str) -> None:

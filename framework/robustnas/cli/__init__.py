@@ -18,6 +18,7 @@ from robustnas.cli import commands
 from robustnas.cli.parser import parse
 from robustnas.errors import InputError, RecipeError, RobustnasError, kind_and_text, said
 from robustnas.interrupt import Ended, Interrupted, ending
+from robustnas.terminal import tell
 
 __all__ = ["main"]
 
@@ -40,22 +41,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RobustnasError as fault:
         # The faults of a recipe begin with their places in its file, as editors expect.
         if not (fault.shared and os.environ.get("RANK", "0") != "0"):  # what all processes raise, one says
-            print(said(fault) if isinstance(fault, RecipeError) else f"robustnas: {said(fault)}", file=sys.stderr)
+            tell(said(fault) if isinstance(fault, RecipeError) else f"robustnas: {said(fault)}", error=True)
         return 2 if isinstance(fault, InputError) else 1  # whatever a plugin's own says
     except (Ended, Interrupted):
         goes_on = command in (commands.run, commands.evaluate)
         hint = f"; to go on where it stopped: {_launcher()} {shlex.join(typed)}" if goes_on else ""
-        print(f"robustnas: interrupted{hint}", file=sys.stderr)
+        tell(f"robustnas: interrupted{hint}", error=True)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) has left.  Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as fault:  # a disk that became full or read-only where nothing more precise is known
-        print(f"robustnas: {f'{fault.filename}: ' if fault.filename else ''}{fault.strerror or fault}", file=sys.stderr)
+        where = f"{fault.filename}: " if fault.filename else ""
+        tell(f"robustnas: {where}{fault.strerror or said(fault)}", error=True)
         return 1
     except BaseException as fault:  # a plugin's own, before any stage could be blamed for it, or ours
-        print(f"robustnas: {_unforeseen(fault)}", file=sys.stderr)
+        tell(f"robustnas: {_unforeseen(fault)}", error=True)
         return 1
 
 

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustnas import interrupt
+from robustnas import interrupt, printable, terminal
 from robustnas.errors import InputError, said
+from robustnas.terminal import tell, write
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -104,7 +105,7 @@ def robustbench(arguments: argparse.Namespace) -> int:
 def _given(text: str, path: Path | None) -> int:
     """Print a text, or write it to a file that is not there yet."""
     if path is None:
-        sys.stdout.write(text)
+        write(text)
         return 0
     try:
         with path.open("x", encoding="utf-8", newline="\n") as file:
@@ -113,7 +114,7 @@ def _given(text: str, path: Path | None) -> int:
         raise InputError(f"{path} is there already, and nothing is overwritten; another --output would do") from None
     except OSError as fault:
         raise InputError(f"{path}: cannot be written: {fault.strerror}; another --output would do") from None
-    print(path)
+    tell(str(path))
     return 0
 
 
@@ -136,7 +137,7 @@ def export(arguments: argparse.Namespace) -> int:
         )
     )
     images, certified = bundle.manifest["properties"]["images"], bundle.manifest["certificates"]["certified"]
-    print(f"{bundle.path}\n  {certified} of {images} images certified; README.txt says how to check them")
+    tell(f"{bundle.path}\n  {certified} of {images} images certified; README.txt says how to check them")
     return 0
 
 
@@ -165,7 +166,7 @@ def list_plugins(arguments: argparse.Namespace) -> int:
     heads = ("kind", "name", "package", "class")
     _print_table((*heads, "loads") if arguments.load else heads, rows)
     for note in notes:
-        print(f"\n{note}")
+        tell(f"\n{note}")
     return 0
 
 
@@ -178,12 +179,12 @@ def show_plugin(arguments: argparse.Namespace) -> int:
     registry = REGISTRIES[arguments.kind]
     cls = registry.load(arguments.name)
     entry = next(entry for entry in registry.entries() if entry.name == arguments.name)
-    print(f"{registry.kind} {entry.name}: {entry.target}, from {entry.provider}\n")
+    tell(f"{registry.kind} {entry.name}: {entry.target}, from {entry.provider}\n")
     if cls.__doc__:
-        print(f"{inspect.cleandoc(cls.__doc__)}\n")
+        tell(f"{inspect.cleandoc(cls.__doc__)}\n")
     options = options_of(cls).values()
     if not options:
-        print("It has no options.")
+        tell("It has no options.")
         return 0
     rows = [(option.name, option.type_text, option.default_text, option.help) for option in options]
     _print_table(("option", "type", "default", "help"), rows)
@@ -200,7 +201,7 @@ def list_recipes(arguments: argparse.Namespace) -> int:
 def show_recipe(arguments: argparse.Namespace) -> int:
     from robustnas.recipe import shelf
 
-    sys.stdout.write(shelf.read(arguments.name))
+    write(shelf.read(arguments.name))
     return 0
 
 
@@ -222,25 +223,18 @@ def copy_recipe(arguments: argparse.Namespace) -> int:
         raise InputError(f"{path}: there is no folder {path.parent}; make it first") from None
     except OSError as fault:
         raise InputError(f"{path}: cannot be written: {fault.strerror}; another DEST would do") from None
-    print(f"{path}\n  robustnas run {path}")
+    tell(f"{path}\n  robustnas run {path}")
     return 0
 
 
 def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table: framed by rich in a terminal, else aligned plain text in which nothing is cut."""
+    rows = [[printable.line(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        from rich.box import SIMPLE_HEAD
         from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
 
-        framed = Table(*heads, box=SIMPLE_HEAD)
-        for column in framed.columns:
-            column.overflow = "fold"
-        for row in rows:
-            framed.add_row(*(Text(cell) for cell in row))
-        Console().print(framed)
+        terminal.show(terminal.table(heads, rows, broken=range(len(heads))), Console())
         return
     widths = [max(len(row[index]) for row in (heads, *rows)) for index in range(len(heads))]
     for row in (heads, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        tell("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

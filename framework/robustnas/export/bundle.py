@@ -9,7 +9,6 @@ import hashlib
 import os
 import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from robustnas import __version__, plan, seeding, train
+from robustnas import __version__, plan, seeding, terminal, train
 from robustnas.artifacts import UMASK, of_no_stage, opened, real_folder, write_atomically, write_json, write_text
 from robustnas.errors import InputError, RunDirectoryError
 from robustnas.export import box, certificates, onnx_file, vnnlib
@@ -69,7 +68,7 @@ def export(request: Request, report: Report = silent) -> Bundle:
     threat = _threat(request, arranged)
     directory = RunDirectory(request.run)
     for note in directory.verify(map(directory.folder, arranged.stages_of(request.method, seed))):
-        print(f"robustnas: {note}", file=sys.stderr)
+        terminal.tell(f"robustnas: {note}", error=True)
     if request.output is None:
         real_folder(directory.path / "export")
     output = _free(request.output or directory.path / "export" / _name(request.method, seed, threat))

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import torch
 
-from robustnas import robustbench, table, verdicts
+from robustnas import printable, robustbench, table, verdicts
 from robustnas.artifacts import damaged
 from robustnas.attack import columns as tables
 from robustnas.errors import InputError, RunDirectoryError, VerdictError
@@ -270,7 +270,8 @@ def records(directory: RunDirectory) -> tuple[str, list[str]]:
     for method, seeds in shown.methods.items():
         for seed, stages in seeds.items():
             for one in _measured(directory, shown, stages):
-                writer.writerows((method, seed, one.label, *line) for line in _lines(one.columns))
+                lines = ((method, seed, one.label, *line) for line in _lines(one.columns))
+                writer.writerows(map(printable.cell, line) for line in lines)
     return out.getvalue(), _missing(directory, shown, kinds=())
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from attrs import Factory, define
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from robustnas import memory, search, train
+from robustnas import memory, search, terminal, train
 from robustnas.errors import RobustnasError, said
 from robustnas.images import batches
 from robustnas.plan import Foreign, MethodPlan, Plan
@@ -78,33 +78,30 @@ def show(plan: Plan, directory: RunDirectory, console: Console, labels: Tensor |
         estimate: with the memory of a search step, which takes seconds a method, or a minute for a large supernet.
     """
 
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
     stages = plan.until(None)
     count = None if labels is None else len(labels)
     notes = [f"{note}: {_first(whose)}" for note, whose in plan.notes.items()]
     notes += [] if labels is None else division_notes(plan, labels)
     here = Here(plan, directory, directory.all_done(stages), Sizes(plan.dataset), count, notes)
-    table = Table(box=None, padding=(0, 2, 0, 0))
     left, right = ("method", "seed", "search", "train", "evaluate"), ("supernet", "network")
-    for title in (*left, *right, *(["memory"] if estimate else [])):
-        table.add_column(title, justify="left" if title in left else "right", no_wrap=True)
+    titles = (*left, *right, *(["memory"] if estimate else []))
+    rows = []
     for name, method in plan.methods.items():
         searched = method.genotype is None and method.network is None
         supernet = f"{here.sizes.supernet(method.space):,}" if searched else ""
         needed = [_memory(method, plan, here.notes)] if estimate else []
         for seed in plan.seeds:
-            table.add_row(
-                name, str(seed), *_stages(here, method, seed), supernet, _network(here, method, seed), *needed
-            )
+            words = _stages(here, method, seed)
+            rows.append((name, str(seed), *words, supernet, _network(here, method, seed), *needed))
+    table = terminal.table(titles, rows, right=range(len(left), len(titles)), framed=False, padding=(0, 2, 0, 0))
+    say = partial(terminal.say, console)
     say(
         f"{plan.name}: {_count(len(plan.methods), 'method')} x {_count(len(plan.seeds), 'seed')}, "
         f"{_count(len(stages), 'stage')}, in {directory.path}"
     )
     say(f"threat {plan.threat}")
     # as wide as it is: a figure cut short is worse than a line that a narrow terminal breaks
-    Console(file=console.file, width=Console(width=10_000).measure(table).maximum).print(table, soft_wrap=True)
+    terminal.show(table, Console(file=console.file, width=terminal.full_width(table)), soft_wrap=True)
     if here.count is None:
         say("steps are not known: the dataset's images are not here yet")
     for note in here.notes:
@@ -128,7 +125,7 @@ def _memory(method: MethodPlan, plan: Plan, notes: list[str]) -> str:
     if method.genotype is not None or method.network is not None:
         return ""
     try:
-        with Console(stderr=True).status(f"memory of a step of {method.name}"):
+        with terminal.working(f"memory of a step of {method.name}"):
             return f"~{memory.text(search_memory(method, plan))}"
     except RobustnasError as fault:
         notes.append(f"the memory of {method.name} is not known: {said(fault)}")

@@ -14,11 +14,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from robustnas import printable, terminal
 from robustnas.plan import Stage
 from robustnas.report import Report
 
 PLAIN_SECONDS = 10.0
 """Outside a terminal a working stage writes a line at most this often."""
+
+
+TITLES = ("method", "seed", "stage", "progress", "figures", "time left")
+"""Of the live table's columns."""
 
 
 @attrs.define
@@ -109,7 +114,7 @@ class Progress:
     def failed(self, stage: Stage, why: str) -> None:
         """A stage failed; said even when quiet."""
         self._working.pop(stage.key, None)
-        self.console.print(f"failed: {stage.title}: {why}", style="red", markup=False, highlight=False, soft_wrap=True)
+        terminal.say(self.console, f"failed: {stage.title}: {why}", "red")
 
     def skipped(self, stage: Stage) -> None:
         """A stage cannot be done because one that it needs failed."""
@@ -117,18 +122,16 @@ class Progress:
 
     def _say(self, line: str) -> None:
         if not self.quiet:
-            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            terminal.say(self.console, line)
 
     def _render(self) -> Table:
         now = self.clock()
-        table = Table(title=f"{self._finished} of {self._total} stages done", title_justify="left", box=None)
-        for title in ("method", "seed", "stage", "progress", "figures", "time left"):
-            table.add_column(title, no_wrap=title != "figures")  # in a narrow terminal only the figures wrap
+        rows = []
         for working in self._working.values():
             stage = working.stage
             what = f"attack {stage.column.label}" if stage.column else stage.kind
             left = working.time_left(now)
-            table.add_row(
+            cells = (
                 stage.method,
                 str(stage.seed),
                 what,
@@ -136,7 +139,10 @@ class Progress:
                 "  ".join(f"{name} {value:.4g}" for name, value in working.figures.items()),
                 "" if left is None else _duration(left),
             )
-        return table
+            rows.append(tuple(map(printable.line, cells)))
+        title = f"{self._finished} of {self._total} stages done"
+        # in a narrow terminal only the figures wrap
+        return terminal.table(TITLES, rows, broken=[TITLES.index("figures")], framed=False, title=title)
 
 
 def _describe(working: _Working, now: float) -> str:

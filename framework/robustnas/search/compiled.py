@@ -10,12 +10,12 @@ work the search goes on without it, and says why.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from robustnas import terminal
 from robustnas.errors import first_line
 from robustnas.normalize import PixelSupernet
 
@@ -58,7 +58,7 @@ class Compiled:
                 if not _of_the_compiler(fault):
                     raise
                 self.why_not = f"{type(fault).__name__}: {first_line(fault)}"
-                print(f"robustnas: search.compile: going on without: {self.why_not}", file=sys.stderr, flush=True)
+                terminal.tell(f"robustnas: search.compile: going on without: {self.why_not}", error=True)
         logits: Tensor = self.supernet(images)
         return logits
 

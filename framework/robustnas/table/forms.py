@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import frozen
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
 
+from robustnas import printable, terminal
 from robustnas.review.flag import BLIND, SMOOTHED
 from robustnas.table.rows import Comparison, Figure, figure
 from robustnas.threat import radius_text
@@ -108,7 +108,8 @@ def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]
         differ = len({column.write(mean) for mean in means}) > 1
         best.append(column.write(max(means) if column.largest_is_best else min(means)) if differ else None)
     for r in comparison.rows:
-        line = [(f"{r['method']} {FLAGGED}" if r["flags"] else str(r["method"]), False), (str(len(r["seeds"])), False)]
+        name = printable.line(str(r["method"]))
+        line = [(f"{name} {FLAGGED}" if r["flags"] else name, False), (str(len(r["seeds"])), False)]
         for column, top_text in zip(columns, best, strict=True):
             found = column.pick(r)
             if found is None:
@@ -123,7 +124,7 @@ def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]
                 text += f" ({measured} of {count} seeds)"
             line.append((text, is_best))
         body.append(line)
-    return ["method", "seeds", *[column.title for column in columns]], body
+    return ["method", "seeds", *[printable.line(column.title) for column in columns]], body
 
 
 def json_data(comparison: Comparison) -> dict[str, Any]:
@@ -146,8 +147,8 @@ def markdown(comparison: Comparison) -> str:
     titles, body = cells(comparison)
     lines = [_markdown_line(titles), "|" + "|".join(["---"] + ["---:"] * (len(titles) - 1)) + "|"]
     for line in body:
-        lines.append(_markdown_line([f"**{text}**" if best else text for text, best in line]))
-    parts = ["\n".join([*lines, "", *(f"- {note}" for note in _under(comparison))])]
+        lines.append(_markdown_line([text for text, _ in line], [best for _, best in line]))
+    parts = ["\n".join([*lines, "", *(f"- {printable.paragraph(note)}" for note in _under(comparison))])]
     parts += [_markdown_matrix(*one) for one in matrices(comparison)]
     return "\n\n".join(parts) + "\n"
 
@@ -164,9 +165,9 @@ def csv_text(comparison: Comparison) -> str:
         header += (
             [f"{name}_mean", f"{name}_std"] if name != "search_seconds" else ["search_seconds", "search_std_seconds"]
         )
-    writer.writerow(header)
+    writer.writerow(map(printable.cell, header))
     for r in comparison.rows:
-        line: list[Any] = [r["method"], " ".join(map(str, r["seeds"]))]
+        line: list[Any] = [printable.cell(str(r["method"])), " ".join(map(str, r["seeds"]))]
         for column in columns:
             found = column.pick(r)
             line += ["", ""] if found is None else [found["mean"], "" if found["std"] is None else found["std"]]
@@ -181,58 +182,50 @@ def render(comparison: Comparison, width: int | None = None) -> list[RichTable]:
     the columns are spread over several tables, each with the methods: a figure is never cut.
     """
     titles, body = cells(comparison)
-    shown = [[_starred(text) if best else text for text, best in line] for line in body]
     everything = list(range(1, len(titles)))
     limit = math.inf if width is None else width
     for compact in (False, True):
-        table = _grid(titles, shown, everything, compact)
-        if _full_width(table) <= limit:
+        table = _grid(titles, body, everything, compact)
+        if terminal.full_width(table) <= limit:
             return [table]
     tables: list[RichTable] = []
     while everything:
         count = len(everything)
-        while count > 1 and _full_width(_grid(titles, shown, everything[:count], True)) > limit:
+        while count > 1 and terminal.full_width(_grid(titles, body, everything[:count], True)) > limit:
             count -= 1
-        tables.append(_grid(titles, shown, everything[:count], True))
+        tables.append(_grid(titles, body, everything[:count], True))
         everything = everything[count:]
     return tables
 
 
-def _starred(text: str) -> str:
-    mean, space, rest = text.partition(" ")
-    return f"[bold]{mean}*{space}{rest}[/]"
-
-
-def _grid(titles: list[str], body: list[list[str]], chosen: list[int], compact: bool) -> RichTable:
+def _grid(titles: list[str], body: list[list[tuple[str, bool]]], chosen: list[int], compact: bool) -> RichTable:
     """The methods and the chosen columns."""
-    table = RichTable(box=SIMPLE_HEAD, padding=(0, 1))
-    for index in (0, *chosen):
-        title = escape(titles[index].replace(" ", "\n") if compact else titles[index])
-        table.add_column(title, justify="left" if index == 0 else "right", no_wrap=True)
-    for line in body:
-        figures = [line[i].replace(" ±", "\n±").replace(" (", "\n(") if compact else line[i] for i in chosen]
-        table.add_row(line[0], *figures)
-    return table
+
+    def cell(text: str, best: bool) -> terminal.Cell:
+        text = text.replace(" ±", "\n±").replace(" (", "\n(") if compact else text
+        mean, space, rest = re.fullmatch(r"(\S*)(\s?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+        return (f"{mean}*{space}{rest}", "bold") if best else text
+
+    heads = [titles[index].replace(" ", "\n") if compact else titles[index] for index in (0, *chosen)]
+    rows = [[line[0][0], *(cell(*line[index]) for index in chosen)] for line in body]
+    return terminal.table(heads, rows, right=range(1, len(heads)))
 
 
 def show(comparison: Comparison, console: Console) -> None:
     """Print the table, its notes and its matrices; where stdout is no terminal, as wide as the table is."""
     tables = render(comparison, console.width if console.is_terminal else None)
     if not console.is_terminal:
-        console = Console(file=console.file, width=max(map(_full_width, tables)))
-    console.print(f"threat: {comparison.threat}", markup=False, highlight=False)
+        console = Console(file=console.file, width=max(map(terminal.full_width, tables)))
+    terminal.say(console, f"threat: {comparison.threat}", wrap=True)
     for table in tables:
-        console.print(table)
+        terminal.show(table, console)
     for note in (*_under(comparison), *filter(None, [comparison.kept])):
-        console.print(f"- {note}", markup=False, highlight=False, soft_wrap=not console.is_terminal)
+        terminal.say(console, f"- {printable.line(note)}", wrap=console.is_terminal)
     for title, names, body in matrices(comparison):
-        console.print(f"\n{title}", markup=False, highlight=False)
-        matrix = RichTable(box=SIMPLE_HEAD, padding=(0, 1))
-        for name in ("", *names):
-            matrix.add_column(escape(name), justify="right" if name else "left")
-        for method, line in body:
-            matrix.add_row(escape(method), *line)
-        console.print(matrix)
+        terminal.say(console, f"\n{printable.line(title)}", wrap=True)
+        heads = ["", *map(printable.line, names)]
+        rows = [[printable.line(method), *line] for method, line in body]
+        terminal.show(terminal.table(heads, rows, right=range(1, len(heads))), console)
 
 
 def _under(comparison: Comparison) -> list[str]:
@@ -303,15 +296,13 @@ def matrices(comparison: Comparison) -> list[Matrix]:
 
 
 def _markdown_matrix(title: str, names: list[str], body: list[tuple[str, list[str]]]) -> str:
-    lines = [title, "", _markdown_line(["", *names]), "|" + "|".join(["---"] + ["---:"] * len(names)) + "|"]
+    lines = [printable.paragraph(title), "", _markdown_line(["", *names])]
+    lines.append("|" + "|".join(["---"] + ["---:"] * len(names)) + "|")
     return "\n".join([*lines, *(_markdown_line([name, *line]) for name, line in body)])
 
 
-def _markdown_line(texts: Sequence[str]) -> str:
-    """A line of a table in Markdown; a bar in a name would be a column."""
-    return "|" + "|".join(f" {text} ".replace("|", "\\|") if text else " " for text in texts) + "|"
-
-
-def _full_width(table: RichTable) -> int:
-    """Columns the table needs on one line a row."""
-    return Console(width=10_000).measure(table).maximum
+def _markdown_line(texts: Sequence[str], best: Sequence[bool] = ()) -> str:
+    """A line of a table in Markdown, the best of its cells bold."""
+    marks = ["**" if mark else "" for mark in best or [False] * len(texts)]
+    shown = [f"{mark}{printable.markdown(text)}{mark}" for text, mark in zip(texts, marks, strict=True)]
+    return "|" + "|".join(f" {text} " if text else " " for text in shown) + "|"
