@@ -159,6 +159,13 @@ def test_a_directory_of_a_version_without_digests_is_read_and_gone_on_with(
     assert main(["table", "run"]) == 2
 
 
+def test_lost_notes_on_the_data_are_made_again(copy: Path):
+    kept = json.loads((copy / "data.json").read_text())
+    (copy / "data.json").unlink()
+    assert run() == 0
+    assert json.loads((copy / "data.json").read_text()) == kept
+
+
 def test_lost_digests_of_the_directory_are_told_and_written_anew(copy: Path, capsys: pytest.CaptureFixture[str]):
     (copy / "digests.json").unlink()
     assert main(["table", "run"]) == 2
@@ -213,16 +220,19 @@ def test_a_lock_that_is_no_file_of_this_directory_empties_nothing(
     assert not (copy.parent / "nothing").exists()
 
 
-@pytest.mark.parametrize("name", ["run.json", "recipe.yaml", "layout.json", "table.json", "table.md", "table.csv"])
+@pytest.mark.parametrize(
+    "name", ["run.json", "data.json", "recipe.yaml", "layout.json", "table.json", "table.md", "table.csv"]
+)
 def test_what_a_run_writes_replaces_a_link_and_never_its_target(copy: Path, name: str):
     precious = copy.parent / "precious"
     precious.write_bytes((copy / name).read_bytes())
     (copy / name).unlink()
     (copy / name).symlink_to(precious)
     kept = precious.read_bytes()
-    assert run() == (2 if name == "run.json" else 0)
+    read_first = name in ("run.json", "data.json")
+    assert run() == (2 if read_first else 0)
     assert precious.read_bytes() == kept
-    assert (copy / name).is_symlink() == (name == "run.json")
+    assert (copy / name).is_symlink() == read_first
 
 
 def test_records_says_what_is_missing(copy: Path, capsys: pytest.CaptureFixture[str]):

@@ -102,7 +102,7 @@ def _prepare(
     def first() -> None:
         directory.check(todo)
         _verify(directory, stages)
-        if faults or len(directory.all_done(stages)) < len(stages):
+        if faults or directory.lost(data.FILE) or len(directory.all_done(stages)) < len(stages):
             found = checks.check(todo, loaded, faults, partial(data.splits, todo), world)
             assert found is not None
             data.verify(todo, found, directory, quiet)

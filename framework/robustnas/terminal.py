@@ -38,11 +38,11 @@ def show(table: Table, console: Console, **how: Any) -> None:
 
 
 @contextmanager
-def working(text: str) -> Iterator[None]:
+def working(text: str, quiet: bool = False) -> Iterator[None]:
     """Show on stderr, where it is a terminal, that something is under way."""
     from rich.console import Console
 
-    with Console(stderr=True).status(_text(text)):
+    with Console(stderr=True, quiet=quiet).status(_text(text)):
         yield
 
 

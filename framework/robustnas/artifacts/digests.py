@@ -157,7 +157,7 @@ def write_recorded(path: Path, write_to: Callable[[IO[bytes]], None], of: str | 
         DiskFullError, RunDirectoryError: as `write_atomically`; or the file of digests is damaged.
     """
     file = path.parent / register
-    before = read(file) if os.path.lexists(file) else Digests(of, _of_an_older_version(path.parent))
+    before = read(file) if os.path.lexists(file) else Digests(of, of_an_older_version(path.parent))
     written = ""
 
     def announce(digest: str) -> None:
@@ -169,7 +169,7 @@ def write_recorded(path: Path, write_to: Callable[[IO[bytes]], None], of: str | 
     write(file, _with(before, path.name, (written,)))
 
 
-def _of_an_older_version(folder: Path) -> dict[str, Accepted]:
+def of_an_older_version(folder: Path) -> dict[str, Accepted]:
     """The digests of files that a version without digests left in a folder that is gone on with."""
     if present(folder):
         return {}

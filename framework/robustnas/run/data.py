@@ -18,12 +18,10 @@ from typing import Any
 import attrs
 import torch
 from attrs import frozen
-from rich.console import Console
 from torch import Tensor
 
 from robustnas import dataset_promises as promises
-from robustnas import interrupt
-from robustnas.artifacts import of_no_stage, read_json, write_json
+from robustnas import interrupt, terminal
 from robustnas.contracts import Images
 from robustnas.errors import DataError, MissingDataError
 from robustnas.feed import Feed
@@ -129,12 +127,12 @@ def verify(plan: Plan, found: Splits, directory: RunDirectory, quiet: bool = Tru
         parts.append(("train", found.train, promises.evenly(len(found.train.labels), READ)))
     states = [state(images, indices) for _, images, indices in parts]
     good = None if None in states else hashlib.sha256(json.dumps(states).encode()).hexdigest()
-    if good is not None and _remembered(directory).get("good") == good:
+    if good is not None and not directory.lost(FILE) and _remembered(directory).get("good") == good:
         return
-    with Console(stderr=True, quiet=quiet).status("reading images once, so that none fails later"):
+    with terminal.working("reading images once, so that none fails later", quiet):
         prints = {name: list(_prints(plan, name, images, indices)) for name, images, indices in parts}
     notes = [] if found.train is None else _shared(prints, len(found.train.labels))
-    write_json(directory.path / FILE, {"good": good, "notes": notes})
+    directory.write_json(FILE, {"good": good, "notes": notes})
 
 
 def notes(directory: RunDirectory) -> list[str]:
@@ -143,8 +141,7 @@ def notes(directory: RunDirectory) -> list[str]:
 
 
 def _remembered(directory: RunDirectory) -> dict[str, Any]:
-    file = directory.path / FILE
-    found = read_json(file, of_no_stage(file)) if file.exists() else {}
+    found = directory.read_json(FILE)
     return found if isinstance(found, dict) else {}
 
 

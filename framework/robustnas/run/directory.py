@@ -103,15 +103,10 @@ class RunDirectory:
 
     def claim(self, plan: Plan) -> None:
         """Make the directory this experiment's, which `check` has said that it may be; clear what kills left half."""
-        stages = self._stage_folders()
-        for folder in (self.path, *stages):
+        for folder in (self.path, *self._stage_folders()):
             for left in folder.glob(f".*{PART}"):
                 left.unlink(missing_ok=True)
-        known = digests.present(self.path)
-        if not known:
-            older = () if any(map(digests.present, stages)) else tuple(map(digests.key_of, stages))
-            digests.write(self.path / digests.FILE, digests.Digests(older=older))
-        if not known or not (self.path / "run.json").exists():
+        if not (self.path / "run.json").exists():
             self.write_json("run.json", _identity(plan))
 
     def _stage_folders(self) -> list[Path]:
@@ -136,10 +131,31 @@ class RunDirectory:
         """A text that this directory is read by, with its digest."""
         self._write(name, text.encode())
 
+    def read_json(self, name: str) -> Any:
+        """What `write_json` wrote; None where it wrote nothing.
+
+        Raises:
+            RunDirectoryError: it is gone, or not what was written.
+        """
+        if self.lost(name):
+            remedy = "run the recipe again in this directory: that writes the file anew"
+            raise RunDirectoryError(damaged(self.path / name, "it was written and is missing", remedy))
+        file = self.path / name
+        return read_json(file, of_no_stage(file)) if os.path.lexists(file) else None
+
+    def lost(self, name: str) -> bool:
+        """Whether a file that was written here is gone."""
+        return digests.missing(self.path / name)
+
     def _write(self, name: str, data: bytes) -> None:
         def write(file: IO[bytes]) -> None:
             file.write(data)
 
+        if not digests.present(self.path):
+            stages = self._stage_folders()
+            older = () if any(map(digests.present, stages)) else tuple(map(digests.key_of, stages))
+            files = digests.of_an_older_version(self.path)
+            digests.write(self.path / digests.FILE, digests.Digests(files=files, older=older))
         write_recorded(self.path / name, write, None)
 
     def verify(self, stages: Iterable[StageFolder], *, written_anew: bool = False) -> list[str]:
