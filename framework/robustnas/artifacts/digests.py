@@ -14,9 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from attrs import evolve, field, frozen
 
@@ -24,6 +25,9 @@ from robustnas.artifacts.files import damaged, json_bytes, regular, sha256, writ
 from robustnas.errors import RunDirectoryError
 
 FILE = "digests.json"
+
+MARK = b'"sha256": "'
+"""What stands before the digest of all that stands before it."""
 
 Accepted = tuple[str | None, ...]
 """The digests that a file may have, the one that was written last first; None for a file that need not be there."""
@@ -52,9 +56,10 @@ def read(file: Path, remedy: str | None = None) -> Digests:
     """
     with regular(file, remedy) as opened_file:
         text = opened_file.read()
+    before, mark, _ = text.rpartition(MARK)
     try:
         data = json.loads(text)
-        claimed = data.pop("sha256")
+        claimed = data["sha256"]
         found = Digests(
             data["of"],
             {str(name): tuple(accepted) for name, accepted in data["files"].items()},
@@ -62,7 +67,7 @@ def read(file: Path, remedy: str | None = None) -> Digests:
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
         raise RunDirectoryError(damaged(file, f"it does not hold digests ({type(fault).__name__})", remedy)) from fault
-    if claimed != _of(data):
+    if claimed != hashlib.sha256(before + mark).hexdigest():
         raise RunDirectoryError(damaged(file, "its own digest says that it is not what was written", remedy))
     if found.of is not None and found.of != key_of(file.parent):
         raise RunDirectoryError(
@@ -73,13 +78,9 @@ def read(file: Path, remedy: str | None = None) -> Digests:
 
 def write(file: Path, digests: Digests) -> None:
     """Write digests whole, with their own."""
-    data = {"of": digests.of, "files": digests.files, "older": digests.older}
-    text = json_bytes({**data, "sha256": _of(data)})
-    write_bytes(file, text)
-
-
-def _of(data: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    whole = json_bytes({"of": digests.of, "files": digests.files, "older": digests.older, "sha256": ""})
+    before, mark, after = whole.rpartition(MARK)
+    write_bytes(file, before + mark + hashlib.sha256(before + mark).hexdigest().encode() + after)
 
 
 def key_of(folder: Path) -> str:
@@ -89,25 +90,26 @@ def key_of(folder: Path) -> str:
 
 def present(folder: Path) -> bool:
     """Whether digests were written into a folder."""
-    return os.path.lexists(folder / FILE) or bool(_all(folder))
+    return any(True for _ in _all(folder))
 
 
-def _all(folder: Path) -> list[Path]:
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return []
-    return [folder / name for name in sorted(names) if name.startswith("digests") and name.endswith(".json")]
+def _all(folder: Path) -> Iterator[Path]:
+    """The files of digests in a folder: the first process's, and after it, which few ask for, those of others."""
+    first = folder / FILE
+    if os.path.lexists(first):
+        yield first
+    with suppress(OSError):
+        others = [name for name in sorted(os.listdir(folder)) if name.startswith("digests-") and name.endswith(".json")]
+        yield from (folder / name for name in others)
 
 
 def accepted(path: Path, remedy: str | None = None) -> Accepted | None:
     """The digests that a file may have; empty where none was written down, None where none were in its folder."""
-    files = _all(path.parent)
-    if not files:
-        return None
-    known: Accepted = ()
-    for file in files:
-        known += read(file, remedy).files.get(path.name, ())
+    known: Accepted | None = None
+    for file in _all(path.parent):
+        known = read(file, remedy).files.get(path.name, ())
+        if known:
+            break
     return known
 
 

@@ -184,7 +184,7 @@ def real_folder(path: Path) -> None:
     Raises:
         RunDirectoryError: it is a link to another.
     """
-    if path.is_symlink():
+    if os.path.islink(path):
         raise RunDirectoryError(
             f"{path} is a symbolic link to {os.readlink(path)}; nothing of a run directory is opened through a link\n"
             "  put the folder itself there, or delete the link and run the same command again"
