@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustnas import interrupt, search, seeding, train
 from robustnas.contracts import Genotype
-from robustnas.errors import DataError, InputError, said
+from robustnas.errors import DataError, InputError
 from robustnas.plan import MethodPlan, Plan
 from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults, Mark
