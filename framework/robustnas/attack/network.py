@@ -13,7 +13,7 @@ from robustnas.attack.judge import TOLERANCE
 from robustnas.attack.untouched import Untouched
 from robustnas.contracts import Images
 from robustnas.device import float32_with_gradients
-from robustnas.errors import DataError, DeviceError, RobustnasError, RunError, kind_of, said
+from robustnas.errors import DataError, DeviceError, RobustnasError, RunError, first_line, kind_of, said
 from robustnas.frozen import frozen
 from robustnas.images import InMemory, in_order, on_device
 from robustnas.report import Report, silent
@@ -149,7 +149,7 @@ def no_gradient(network: nn.Module, images: Tensor) -> str | None:
     except RuntimeError as fault:  # a step without a derivative, which torch finds out on the way back only
         if memory.out_of_memory(fault) or memory.device_lost(fault):
             raise
-        return str(fault).splitlines()[0]
+        return first_line(fault)
     return None if found is not None else "the logits do not depend on the images differentiably"
 
 

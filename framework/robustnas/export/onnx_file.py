@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from robustnas import seeding
 from robustnas.device import full_precision
 from robustnas.errors import InputError, RobustnasError, RunError, first_line
-from robustnas.interrupt import wanted
 from robustnas.frozen import frozen as looked_at
+from robustnas.interrupt import wanted
 
 OPERATOR_SET = 13
 INPUT, OUTPUT = "X", "Y"
