@@ -102,7 +102,7 @@ def evaluated(here: Path) -> str:
 def compared(here: Path) -> str:
     """What a recipe that compares two of their networks with ours printed; its files are in `compared`.
 
-    One of them ends in a softmax, for which there is no bound: its certificates fail, alone.
+    One of them ends in a function for which there is no bound: its certificates fail, alone.
     """
     (here / "r.yaml").write_text(COMPARED)
     return told(["run", "r.yaml", "--out", "compared", "--device", "cpu"], status=1)
