@@ -149,7 +149,9 @@ def test_everything_is_told_at_once_where_it_is_written(plain: Path, capsys: pyt
         "search: {epochs: 1, warmup_epochs: 1, train_share: 0.0001}\nmethods:\n"
         "  one: {train: {auxiliary: 0.4}}\n  two: {train: {recompute_cells: true}}\n"
         "  three: {search_space: {name: plain, broken: true}}\n  four: {genotype: nowhere}\n"
-        "  five: {network: 'nowhere:make'}\ntrain: {drop_path: 0.2, epochs: 1}\nevaluate: {images: 1000}\n",
+        "  five: {network: 'nowhere:make'}\n"
+        "  six: {network: 'json.decoder:JSONDecoder', weights: none.pt}\n"
+        "train: {drop_path: 0.2, epochs: 1}\nevaluate: {images: 1000}\n",
         encoding="utf-8",
     )
     told = []
@@ -166,8 +168,9 @@ def test_everything_is_told_at_once_where_it_is_written(plain: Path, capsys: pyt
         (8, 25, "methods.three.search_space", "failed with KeyError: 'missi"),
         (9, 20, "methods.four.genotype", "found 'nowhere', neither a f"),
         (10, 19, "methods.five.network", "--network nowhere:make: no m"),
-        (11, 20, "train.drop_path", "networks of Space have no dr"),
-        (12, 20, "evaluate.images", "1000 test images are asked f"),
+        (11, 55, "methods.six.weights", "--weights: none.pt cannot be"),
+        (12, 20, "train.drop_path", "networks of Space have no dr"),
+        (13, 20, "evaluate.images", "1000 test images are asked f"),
     ]
 
 

@@ -99,7 +99,11 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
                 made[name, seed], networks[name, seed] = stages_at(seed)
             methods[name] = found
 
-        construct(planned, Node(loaded.place(path), path, {}), faults)
+        trial = Faults()
+        construct(planned, Node(loaded.place(path), path, {}), trial)
+        for fault in trial.found:
+            key = f"methods.{name}.weights" if fault.text.startswith("--weights") else path
+            faults.add(loaded.place(key), key, fault.text)
     columns = attack_order.columns(recipe.attacks, recipe.threat, recipe.evaluate.epsilons, dataset.classes)
     for column in columns:
         if column.transfers and len(recipe.methods) < 2:

@@ -86,6 +86,7 @@ class Told:
         trial = Faults()
         found = construct(run, Node(Mark(""), "", {}), trial)
         for fault in trial.found:
+            key = "weights" if fault.text.startswith("--weights") else key
             about = next((word for word in re.findall(r"\w+\.\w+", fault.text) if word in KEYS), key)
             own = f"methods.{method}.{about}"
             path = own if own in self.loaded.places or about in OF_METHODS else about
