@@ -18,6 +18,7 @@ from robustnas.artifacts import StageFolder, digests
 from robustnas.artifacts.files import write_atomically
 from robustnas.cli import main
 from robustnas.errors import RunDirectoryError
+from robustnas.plan.genotypes import read_genotypes
 
 SECTIONS = """\
 attacks: [fgsm]
@@ -297,6 +298,19 @@ def test_a_swapped_checkpoint_of_another_epoch_is_refused(tmp_path: Path):
     (folder.path / "checkpoint.pt").unlink()
     with pytest.raises(RunDirectoryError, match="was written and is missing"):
         folder.load_tensors("checkpoint.pt")
+
+
+def test_a_genotype_of_a_search_is_what_it_wrote(tmp_path: Path):
+    folder = StageFolder(tmp_path / "search" / "m-k")
+    folder.write_json("genotype.json", {"normal": [1]})
+    file = folder.path / "genotype.json"
+    assert read_genotypes(file) == {"normal": [1]}
+    shutil.copy(file, tmp_path / "mine.json")
+    for one in (file, tmp_path / "mine.json"):
+        digit(one)
+    assert read_genotypes(tmp_path / "mine.json") == {"normal": [2]}
+    with pytest.raises(RunDirectoryError, match="copy a genotype that is to be changed elsewhere"):
+        read_genotypes(file)
 
 
 def test_processes_of_one_stage_keep_digests_of_their_own(tmp_path: Path):

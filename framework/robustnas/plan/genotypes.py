@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robustnas import notation
+from robustnas.artifacts import opened
 from robustnas.contracts import Genotype, SearchSpace
 from robustnas.errors import InputError
 from robustnas.suggest import did_you_mean
@@ -53,12 +54,19 @@ def find_genotype(
     return data
 
 
+OF_A_SEARCH = "genotype.json"
+"""What the stage of a search calls its genotype."""
+
+
 def read_genotypes(path: Path) -> Any:
     """What a file of one or several genotypes holds, as plain data.
 
     Raises:
-        InputError: it cannot be read, or is neither JSON nor in DARTS's notation.
+        InputError: it cannot be read, is neither JSON nor in DARTS's notation, or is not what a search wrote.
     """
+    if path.name == OF_A_SEARCH and path.is_file():
+        remedy = "copy a genotype that is to be changed elsewhere; to have the search's own again, delete the folder "
+        opened(path, f"{remedy}{path.parent} and run its recipe").close()
     try:
         if path.stat().st_size > LARGEST:
             raise InputError(f"{path} has {path.stat().st_size} bytes; genotypes in at most {LARGEST} would do")
