@@ -197,7 +197,7 @@ MISTAKES = {
     "another number of classes": ({"network": f"{MODULE}:two", "name": "make"}, "does not fit the network"),
     "weights of another network": ({"weights": "other.pt"}, "other.pt does not fit the network"),
     "no such weights": ({"weights": "none.pt"}, "none.pt cannot be read: No such file"),
-    "an attack that is no YAML": ({"attack": "{name: pgd"}, "--attack '{name: pgd' is not YAML"),
+    "an attack that is no YAML": ({"attack": "{name: pgd"}, "--attack '{name: pgd' is not YAML of plain values"),
     "an attack without its options": ({"attack": "pgd"}, "robustnas evaluate: attacks.0.steps: missing"),
     "an attack that is not there": ({"attack": "fgms"}, "attacks.0: .*'fgms'.*did you mean 'fgsm'"),
     "a dataset that is not there": ({"dataset": "digit"}, "robustnas evaluate: dataset: .*'digit'.*'digits'"),

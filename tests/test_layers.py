@@ -15,8 +15,8 @@ PLUGINS = ROOT / "plugins" / "robustnas_plugins"
 
 ROWS = [
     {"bracket", "draws", "errors", "suggest", "fixed_norm", "foolbox_import", "convolution", "interrupt", "finite",
-     "printable"},
-    {"threat", "seeding", "report", "artifacts", "device", "frozen", "notation", "pixels",
+     "printable", "quoted"},
+    {"threat", "seeding", "report", "artifacts", "device", "frozen", "given_file", "notation", "pixels",
      "double_backward", "memory", "precision", "recompute", "strangers", "synchronised", "terminal",
      "wrappers"},
     {"contracts", "genotype", "foolbox_attack", "resized_crop", "colour_jitter", "progress_files", "doubled", "world"},

@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (b"a: 1\n---\nb: 2\n", "r.yaml:2:1: ", "second document"),
         (b"a: 'open\n", "r.yaml:2:1: ", "not YAML"),
         (b"a: *nothing\n", "r.yaml:1:4: ", "undefined alias"),
-        (b"[" * 1500, "r.yaml:1:1: ", "nested"),
+        (b"[" * 1500, "r.yaml:1:33: ", "not a recipe: found lists or mappings nested more than 32 deep"),
     ],
 )
 def test_a_file_that_is_no_recipe(folder: Path, data: bytes, place: str, told: str) -> None:

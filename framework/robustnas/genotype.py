@@ -13,6 +13,7 @@ scripts (`robustnas.notation`).  Which operations exist is the space's matter; e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import islice
 from reprlib import repr as shortened
@@ -26,6 +27,9 @@ from robustnas.errors import InputError
 Gene = tuple[str, int]
 """One kept edge: an operation and the state it reads."""
 
+MOST_NODES = 64
+"""Of a cell; those of the literature have up to 8."""
+
 OTHER_NAMES = ("reduction", "reduction_concat")
 """Keys of the reduction cell in some repositories, for `reduce` and `reduce_concat`."""
 
@@ -34,6 +38,8 @@ def _genes(name: str, value: Any) -> tuple[Gene, ...]:
     """The edges of a cell from plain data, two a node, each reading a state before its node."""
     if not isinstance(value, (list, tuple)):
         raise InputError(f"genotype: {name} is {shortened(value)}; a list of [operation, input] pairs would do")
+    if len(value) > 2 * MOST_NODES:
+        raise InputError(f"genotype: {name} has {len(value)} edges; at most {2 * MOST_NODES} would do, two a node")
     if not value or len(value) % 2:
         raise InputError(f"genotype: {name} has {len(value)} edges; two a node would do, and at least one node")
     genes = []
@@ -61,6 +67,8 @@ def _concat(name: str, value: Any, genes: tuple[Gene, ...]) -> tuple[int, ...]:
     for node in value:
         if isinstance(node, bool) or not isinstance(node, int) or not 2 <= node < nodes + 2:
             raise InputError(f"genotype: {name} holds {shortened(node)}; the nodes of this cell are 2 to {nodes + 1}")
+    if len(value) > nodes:
+        raise InputError(f"genotype: {name} lists {len(value)} nodes; this cell has {nodes}, each once")
     _refuse_all_edges(name.removesuffix("_concat"), genes, last=max(value))
     return tuple(value)
 
@@ -70,13 +78,13 @@ def _refuse_all_edges(name: str, genes: tuple[Gene, ...], last: int) -> None:
 
     Source of the form: Ha et al. 2023 (CRoZe), arXiv:2306.05031.
     """
-    states = [state for _, state in genes]
-    for nodes in range(2, len(genes)):
-        if last < nodes + 2 and states == [state for node in range(2, nodes + 2) for state in range(node)]:
-            raise InputError(
-                f"genotype: {name} has all {len(genes)} edges of a cell of {nodes} nodes; two a node, {2 * nodes}, "
-                "would do"
-            )
+    # of n nodes there are n (n + 3) / 2, so that one number alone can be meant
+    nodes = (math.isqrt(9 + 8 * len(genes)) - 3) // 2
+    every = [state for node in range(2, nodes + 2) for state in range(node)]
+    if nodes > 1 and last < nodes + 2 and [state for _, state in genes] == every:
+        raise InputError(
+            f"genotype: {name} has all {len(genes)} edges of a cell of {nodes} nodes; two a node, {2 * nodes}, would do"
+        )
 
 
 @frozen

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from robustnas import device as devices
@@ -22,6 +21,7 @@ from robustnas import interrupt, table, terminal
 from robustnas.artifacts import write_json, write_text
 from robustnas.errors import InputError, RunDirectoryError, VerdictError
 from robustnas.plan import Plan, Stage, arranged
+from robustnas.recipe.document import text_of
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.resolved import resolved
@@ -107,8 +107,7 @@ def _prepare(
             assert found is not None
             data.verify(todo, found, directory, quiet)
         directory.claim(todo)
-        text = yaml.safe_dump(resolved(loaded, trains), sort_keys=False, allow_unicode=True)
-        directory.write_text("recipe.yaml", text)
+        directory.write_text("recipe.yaml", text_of(resolved(loaded, trains)))
         directory.write_json("layout.json", layout.describe(todo, directory))
 
     # the others go on when the directory is this experiment's, and fail if it cannot be

@@ -22,6 +22,7 @@ from attrs import field, frozen
 
 from robustnas import contracts
 from robustnas.errors import PluginError
+from robustnas.quoted import quoted
 from robustnas.strangers import contained
 from robustnas.suggest import did_you_mean
 
@@ -144,7 +145,7 @@ class Registry:
         table = f'[project.entry-points."{self.group}"]'
         return "\n  ".join(
             [
-                f"no {self.kind} is called {name!r}{did_you_mean(name, names)}",
+                f"no {self.kind} is called {quoted(name)}{did_you_mean(name, names)}",
                 f"installed: {', '.join(names) or 'none'}",
                 f"to add one: install a package that registers {article} {self.kind} in {table}",
             ]

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import islice
+
+LONGEST, MOST = 100, 500
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most like `word`, or None where none is; case, `-` and `_` make no difference."""
+    """The known word most like `word`, or None where none is; case, `-` and `_` make no difference.
+
+    Words longer than `LONGEST` are like none, and of the known ones the first `MOST` are looked at: each is compared
+    letter by letter.
+    """
+    if len(word) > LONGEST:
+        return None
     folded: dict[str, str] = {}
-    for candidate in known:
+    for candidate in islice(known, MOST):
         folded.setdefault(_fold(candidate), candidate)
     found = difflib.get_close_matches(_fold(word), folded, n=1, cutoff=0.6)
     return folded[found[0]] if found else None

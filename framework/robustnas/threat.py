@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 from attrs.validators import in_
+
+from robustnas.quoted import quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +23,10 @@ ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 DUAL_ORDER = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 """Order q of the dual norm of each threat norm p, 1/p + 1/q = 1: gradients are measured in it."""
+
+
+NUMBER = re.compile(r"\s*[-+]?(\d{1,400}(\.\d{0,400})?|\.\d{1,400})([eE][-+]?\d{1,3})?\s*", re.ASCII)
+"""A number as text.  Larger exponents are those of no pixel, and a fraction would write all their digits out."""
 
 
 def largest_radius(norm: str, values: int) -> float:
@@ -38,15 +45,17 @@ def pixels(value: str | float) -> float:
     try:
         if isinstance(value, str):
             above, below = value.split("/") if "/" in value else (value, "1")
+            if not (NUMBER.fullmatch(above) and NUMBER.fullmatch(below)):
+                raise ValueError
             number = float(Fraction(above) / Fraction(below))  # Fraction alone refuses 0.5/255
         else:
             number = float(value)
     except ZeroDivisionError:
-        raise ValueError(f"{value!r} divides by zero") from None
+        raise ValueError(f"{quoted(value)} divides by zero") from None
     except (ValueError, TypeError, OverflowError):
-        raise ValueError(f"{value!r} is not a number; write 8/255 or 0.03") from None
+        raise ValueError(f"{quoted(value)} is not a number; write 8/255 or 0.03") from None
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not a finite number")
+        raise ValueError(f"{quoted(value)} is not a finite number")
     return number
 
 

@@ -9,6 +9,7 @@ help and lists answer at once.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import sys
@@ -17,12 +18,16 @@ from collections.abc import Callable, Sequence
 from robustnas.cli import commands
 from robustnas.cli.parser import parse
 from robustnas.errors import InputError, RecipeError, RobustnasError, kind_and_text, said
+from robustnas.given_file import shown
 from robustnas.interrupt import Ended, Interrupted, ending
 from robustnas.terminal import tell
 
 __all__ = ["main"]
 
 INTERRUPTED = 130
+
+NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
+"""What the system answers to a path that cannot be one; we make none that it answers so."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has left.  Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as fault:  # a disk that became full or read-only where nothing more precise is known
-        where = f"{fault.filename}: " if fault.filename else ""
+    except OSError as fault:  # a disk that became full or read-only where nothing more precise is known, or a path
+        where = f"{shown(str(fault.filename))}: " if fault.filename else ""
         tell(f"robustnas: {where}{fault.strerror or said(fault)}", error=True)
-        return 1
+        return InputError.exit_status if fault.errno in NAMES else 1
     except BaseException as fault:  # a plugin's own, before any stage could be blamed for it, or ours
         tell(f"robustnas: {_unforeseen(fault)}", error=True)
         return 1

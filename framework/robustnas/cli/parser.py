@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from robustnas import __version__
 from robustnas.cli import commands
+from robustnas.quoted import quoted
 from robustnas.suggest import did_you_mean
 
 KINDS = ("search-space", "metric", "attack", "dataset")
@@ -22,7 +23,7 @@ class _Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
             hint = did_you_mean(str(value), known)
-            raise argparse.ArgumentError(action, f"found {str(value)!r}; {', '.join(known)} would do{hint}")
+            raise argparse.ArgumentError(action, f"found {quoted(str(value))}; {', '.join(known)} would do{hint}")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n  {self.prog} --help tells what may be typed\n")
@@ -35,12 +36,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
         SystemExit: help was asked for (0), or something typed is wrong (2); printed either way.
     """
     parser = _parser()
+    for word in argv:
+        if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            parser.error(f"found {quoted(word)}, which is no text in the terminal's encoding")
     arguments, unknown = parser.parse_known_args(argv)
     own: argparse.ArgumentParser = arguments.parser
     if unknown:
         known = [option for action in own._actions for option in action.option_strings]
         word = unknown[0].partition("=")[0]
-        own.error(f"found {unknown[0]!r}, which it does not take{did_you_mean(word, known)}")
+        own.error(f"found {quoted(unknown[0])}, which it does not take{did_you_mean(word, known)}")
     return arguments
 
 
@@ -84,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--until", choices=("search", "train"), help="stop after this stage")
     run.add_argument(
         "--jobs",
-        type=_count,
+        type=_jobs,
         default=1,
         metavar="N",
         help="stages to run side by side, with --device auto or cuda on all CUDA devices in turn (default: 1)",
@@ -154,7 +158,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=_count, metavar="N", help="test images, of equal classes (default: all)")
     parser.add_argument("--certify", metavar="METHOD", help="certify too, by ibp, crown-ibp, crown or alpha-crown")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random draws (default: 0)")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of random draws (default: 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/evaluate-NAME)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other key of a recipe")
     parser.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
@@ -180,7 +184,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     """The arguments of `export`."""
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument("method", metavar="METHOD", help="a method of its recipe")
-    parser.add_argument("--seed", type=int, metavar="N", help="a seed of its recipe (default: the first)")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="a seed of its recipe (default: the first)")
     parser.add_argument("--images", type=_count, metavar="N", help="the first of the evaluated images (default: 20)")
     parser.add_argument("--norm", metavar="NORM", help="norm of the threat (default: the recipe's threat)")
     parser.add_argument("--epsilon", type=_epsilon, metavar="E", help="radius in pixel units, such as 8/255")
@@ -192,14 +196,29 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"found {text!r}; auto, cpu, cuda, cuda:N or mps would do")
+        raise argparse.ArgumentTypeError(f"found {quoted(text)}; auto, cpu, cuda, cuda:N or mps would do")
     return text
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}; a whole number from 1 would do")
-    return int(text)
+    return _whole(text, 1, 10**9)
+
+
+def _jobs(text: str) -> int:
+    return _whole(text, 1, 1000)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0, 2**63 - 1)
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    number = int(text) if re.fullmatch("[0-9]{1,19}", text) else -1
+    if number > most or re.fullmatch("[0-9]{20,}", text):
+        raise argparse.ArgumentTypeError(f"found {quoted(text)}; at most {most} would do")
+    if number < least:
+        raise argparse.ArgumentTypeError(f"found {quoted(text)}; a whole number from {least} would do")
+    return number
 
 
 def _epsilon(text: str) -> float:

@@ -8,13 +8,14 @@ from os.path import isfile
 from pathlib import Path
 from typing import Any
 
-from robustnas import notation
+from robustnas import given_file, notation
 from robustnas.artifacts import opened
 from robustnas.contracts import Genotype, SearchSpace
 from robustnas.errors import InputError
+from robustnas.quoted import quoted
 from robustnas.suggest import did_you_mean
 
-LARGEST = 4_000_000
+LARGEST = 4 << 20
 """Bytes of a file of genotypes."""
 
 
@@ -42,8 +43,9 @@ def find_genotype(
     path = next((p for p in tried if isfile(p)), None)
     if path is None:
         names = ", ".join(sorted(published)) or "none"
+        places = ", ".join(given_file.shown(p) for p in dict.fromkeys(tried))
         raise InputError(
-            f"found {source!r}, neither a file ({', '.join(str(p) for p in dict.fromkeys(tried))}) nor a published "
+            f"found {quoted(source)}, neither a file ({places}) nor a published "
             f"genotype of the search space{did_you_mean(source, list(published))}; published: {names}"
         )
     data = (read or read_genotypes)(path)
@@ -62,23 +64,22 @@ def read_genotypes(path: Path) -> Any:
     """What a file of one or several genotypes holds, as plain data.
 
     Raises:
-        InputError: it cannot be read, is neither JSON nor in DARTS's notation, or is not what a search wrote.
+        InputError: it cannot be read, is too large, is neither JSON nor in DARTS's notation, or is not what a search
+            wrote.
     """
-    if path.name == OF_A_SEARCH and path.is_file():
+    data = given_file.read(path, LARGEST)
+    if path.name == OF_A_SEARCH:
         remedy = "copy a genotype that is to be changed elsewhere; to have the search's own again, delete the folder "
         opened(path, f"{remedy}{path.parent} and run its recipe").close()
     try:
-        if path.stat().st_size > LARGEST:
-            raise InputError(f"{path} has {path.stat().st_size} bytes; genotypes in at most {LARGEST} would do")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as fault:
-        raise InputError(f"{path} cannot be read: {fault}") from fault
-    try:
-        return json.loads(text)
+        return json.loads(data)
     except (ValueError, RecursionError) as fault:
         if path.suffix == ".json":
             raise InputError(f"{path} is not JSON: {fault}") from fault
-    return Script(notation.read(text, str(path)), str(path))
+    try:
+        return Script(notation.read(data.decode(), str(path)), str(path))
+    except UnicodeDecodeError as fault:
+        raise InputError(f"{path}: not UTF-8: found the byte 0x{data[fault.start]:02x}; a text would do") from fault
 
 
 class Script(dict[str, Any]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,7 @@ def _named(genotype: str | Mapping[str, Any] | None) -> str:
 
 def _beside(folder: Path, path: Path) -> Path:
     """A file that a recipe names: beside the recipe, or else in the working directory."""
-    return folder / path if (folder / path).is_file() else path
+    return folder / path if isfile(folder / path) else path
 
 
 def _network_stages(

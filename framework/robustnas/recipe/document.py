@@ -9,15 +9,39 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from attrs import Factory, evolve, frozen
 
+from robustnas import given_file
+from robustnas.quoted import quoted
 from robustnas.recipe.faults import Faults, Mark
 
+MOST_BYTES = 1 << 20
+"""Of a file: a recipe of ten thousand methods has as many."""
+
 LARGEST = 100_000
-"""Nodes of a document with its aliases written out: more is an accident or an attack."""
+"""Values of a document with its aliases written out; one whose key is long or deep counts for several, by `WEIGHT`."""
+
+WEIGHT = 64
+"""Characters of a value's dotted path that count as a further value: all paths are kept."""
+
+DEEPEST = 32
+"""Lists and mappings inside each other."""
+
+LONGEST_KEY, LONGEST_TEXT = 200, 16_384
+"""Characters; a genotype may be a text."""
+
+LARGEST_INTEGER = 2**63 - 1
+"""Beyond it no generator takes a seed and no tensor has a size."""
+
+BREAK = r"\r\n|[\n\r\x85\u2028\u2029]"
+"""The end of a line, as PyYAML counts them."""
+
+UNPRINTABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What YAML does not let stand in a text, and an escape in quotes could bring in: 0 ends a path, half a surrogate is no
+text (yaml.org/spec/1.2.2, section 5.1)."""
 
 PREFIX = "tag:yaml.org,2002:"
 SCALARS = {
@@ -68,24 +92,69 @@ def below(path: str, key: str | int) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
+class TooMuch(yaml.MarkedYAMLError):
+    """A document that is YAML, but deeper or larger than any recipe."""
+
+
 class _Composer(yaml.SafeLoader):
-    """PyYAML's reader with the scalars of YAML 1.2; only its node tree is used, nothing is constructed."""
+    """PyYAML's reader with the scalars of YAML 1.2; only its node tree is used, nothing is constructed.
+
+    It stops where the tree is too deep or too large, before it is there.
+    """
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  the name and form PyYAML looks for
+    depth = size = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """A node and those below it.
+
+        Raises:
+            yaml.MarkedYAMLError: there are too many, inside each other or in all.
+        """
+        self.depth, self.size = self.depth + 1, self.size + 1
+        if self.depth > DEEPEST:
+            self.stop(f"found lists or mappings nested more than {DEEPEST} deep")
+        if self.size > LARGEST:
+            self.stop(f"found more than {LARGEST} values")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def stop(self, why: str) -> NoReturn:
+        """Stop at the node that comes next.
+
+        Raises:
+            TooMuch: always.
+        """
+        raise TooMuch(None, None, why, self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's writer, which puts into quotes what YAML 1.1 or 1.2 would take for something else than text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Whatever stands twice is written twice."""
+        return True
 
 
 for _kind, (_pattern, _first) in SCALARS.items():
     # "float" is tried after "int", so that 3 is an integer
-    _Composer.add_implicit_resolver(PREFIX + _kind, re.compile(f"(?:{_pattern})$"), _first)
+    _Composer.add_implicit_resolver(PREFIX + _kind, re.compile(rf"(?:{_pattern})\Z"), _first)
+    _Dumper.add_implicit_resolver(PREFIX + _kind, re.compile(rf"(?:{_pattern})\Z"), _first)
+
+
+def text_of(data: Any) -> str:
+    """Plain data as a YAML text that reads the same here, and in PyYAML."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read(path: Path, faults: Faults) -> tuple[str, Node | None]:
     """The text of a file and its tree; None where it has none, with the faults that explain it.
 
     Raises:
-        OSError: the file cannot be read.
+        InputError: the file cannot be read, or is none, or is too large.
     """
-    data = path.read_bytes()
+    data = given_file.read(path, MOST_BYTES)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as fault:
@@ -106,12 +175,14 @@ def parse(text: str, file: str, faults: Faults, at: Mark | None = None) -> Node 
         at: the place to give for everything, where the text is not a file.
     """
     if at is None:
-        tabs = [i for i, line in enumerate(text.split("\n")) if re.match(r" *\t\s*[^\s#]", line)]
-        for index in tabs:
-            column = text.split("\n")[index].index("\t") + 1
-            faults.add(Mark(file, index + 1, column), "", "found a tab as indentation; spaces would do")
-        if tabs:
+        before = len(faults)
+        for index, line in enumerate(re.split(BREAK, text)):
+            if re.match(r" *\t\s*[^\s#]", line):
+                mark = Mark(file, index + 1, line.index("\t") + 1)
+                faults.add(mark, "", "found a tab as indentation; spaces would do")
+        if len(faults) > before:
             return None
+    composer = None
     try:
         composer = _Composer(text)
         root = composer.get_single_node()
@@ -122,8 +193,9 @@ def parse(text: str, file: str, faults: Faults, at: Mark | None = None) -> Node 
     except yaml.MarkedYAMLError as fault:
         faults.add(at or _mark(file, fault.problem_mark or fault.context_mark), "", _syntax(fault, text))
         return None
-    except RecursionError:
-        faults.add(at or Mark(file, 1, 1), "", "not a recipe: found brackets nested hundreds deep")
+    except ValueError as fault:  # of Python, for an escape beyond Unicode or a version of thousands of digits
+        mark = at or (_mark(file, composer.get_mark()) if composer is not None else Mark(file, 1, 1))
+        faults.add(mark, "", f"not YAML: {fault}")
         return None
     return _Reader(file, at, faults).node(root, "", ()) if root is not None else None
 
@@ -135,6 +207,8 @@ def _syntax(fault: yaml.MarkedYAMLError, text: str) -> str:
         return "found a tab; spaces would do"
     if "single document" in str(fault.context):
         return "found a second document ('---'); one recipe a file would do"
+    if isinstance(fault, TooMuch):
+        return f"not a recipe: {fault.problem}"
     parts = [part for part in (fault.context, fault.problem) if part]
     return f"not YAML: {', '.join(parts)}"
 
@@ -145,8 +219,8 @@ def _mark(file: str, mark: Any) -> Mark:
 
 def _mark_of(file: str, text: str, index: int) -> Mark:
     """The place of a character of a text."""
-    before = text[:index]
-    return Mark(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
+    lines = re.split(BREAK, text[:index])
+    return Mark(file, len(lines), len(lines[-1]) + 1)
 
 
 class _Reader:
@@ -155,17 +229,25 @@ class _Reader:
     def __init__(self, file: str, at: Mark | None, faults: Faults):
         self.file, self.at, self.faults = file, at, faults
         self.size = 0
+        self.full = False
 
     def node(self, node: yaml.Node, path: str, above: tuple[int, ...]) -> Node | None:
         """A node and those below it; None with a fault where it cannot be read."""
         mark = self.mark(node)
-        self.size += 1
+        self.size += 1 + len(path) // WEIGHT
         if id(node) in above:
             self.faults.add(mark, path, "found an alias of the value it stands in; a value cannot hold itself")
             return None
         if self.size > LARGEST:
-            if self.size == LARGEST + 1:
-                self.faults.add(mark, path, f"found more than {LARGEST} values; aliases of aliases grow fast")
+            if not self.full:
+                self.full = True
+                text = (
+                    f"found more than {LARGEST} values; aliases of aliases grow fast, and long keys count for several"
+                )
+                self.faults.add(mark, path, text)
+            return None
+        if len(above) == DEEPEST:
+            self.faults.add(mark, path, f"found lists or mappings nested more than {DEEPEST} deep")
             return None
         above = (*above, id(node))
         if isinstance(node, yaml.MappingNode) and node.tag == PREFIX + "map":
@@ -175,12 +257,18 @@ class _Reader:
             return Node(mark, path, tuple(item for item in items if item is not None))
         kind = node.tag.removeprefix(PREFIX)
         if isinstance(node, yaml.ScalarNode) and kind in ("str", *SCALARS):
+            wrong = _unfit(node.value, LONGEST_TEXT) or _too_large(kind, node.value)
+            if wrong:
+                self.faults.add(mark, path, wrong)
+                return None
             try:
                 return Node(mark, path, _scalar(kind, node.value))
             except ValueError:
-                self.faults.add(mark, path, f"found {node.value[:40]!r} tagged !!{kind}; it is none")
+                self.faults.add(mark, path, f"found {quoted(node.value)} tagged !!{kind}; it is none")
                 return None
-        self.faults.add(mark, path, f"found the tag {node.tag!r}; plain text, numbers, lists and mappings would do")
+        self.faults.add(
+            mark, path, f"found the tag {quoted(node.tag)}; plain text, numbers, lists and mappings would do"
+        )
         return None
 
     def mapping(self, node: yaml.MappingNode, mark: Mark, path: str, above: tuple[int, ...]) -> Node:
@@ -193,6 +281,10 @@ class _Reader:
                 self.faults.add(at, path, "found a list or mapping as a key; a word would do")
                 continue
             key = key_node.value
+            wrong = _unfit(key, LONGEST_KEY)
+            if wrong:
+                self.faults.add(at, path, f"{wrong}, as a key")
+                continue
             if key == "<<":
                 self.faults.add(at, path, "found a merge key ('<<'), which YAML 1.2 does not have; extends would do")
                 continue
@@ -211,11 +303,31 @@ class _Reader:
         return self.at or _mark(self.file, node.start_mark)
 
 
+def _unfit(text: str, longest: int) -> str:
+    """What is wrong with a text, whatever it stands for; nothing where it will do."""
+    if len(text) > longest:
+        return f"found {len(text)} characters, {quoted(text)}; at most {longest} would do"
+    character = UNPRINTABLE.search(text)
+    return f"found the character {character[0]!r}; printable text would do" if character else ""
+
+
+def _too_large(kind: str, text: str) -> str:
+    """What is wrong with an integer that is one but has too many digits; nothing where it has not."""
+    if kind != "int" or not re.fullmatch(SCALARS[kind][0], text):
+        return ""
+    if (
+        len(text) <= len(str(LARGEST_INTEGER)) + 1
+        and abs(int(text, 0 if text[1:2] in ("o", "x") else 10)) <= LARGEST_INTEGER
+    ):
+        return ""
+    return f"found {quoted(text)}; whole numbers are at most {LARGEST_INTEGER}"
+
+
 def _scalar(kind: str, text: str) -> bool | int | float | str | None:
     """The value of a scalar of a kind.
 
     Raises:
-        ValueError: it is not of that kind (possible only with an explicit tag), or has thousands of digits.
+        ValueError: it is not of that kind (possible only with an explicit tag).
     """
     if kind == "str":
         return text

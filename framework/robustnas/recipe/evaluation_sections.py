@@ -11,6 +11,9 @@ from attrs.validators import ge, gt, in_, lt, optional
 from robustnas.recipe.key import key
 from robustnas.threat import NORMS
 
+MOST_RADII = 100
+"""Each is a column of the table."""
+
 
 @frozen
 class Certify:
@@ -39,6 +42,8 @@ class Certify:
     def _known(self, attribute: object, norms: list[str]) -> None:
         for norm in norms:
             in_(NORMS)(self, attribute, norm)  # type: ignore[arg-type]
+        if len(set(norms)) < len(norms):
+            raise ValueError(f"found {len(norms)} norms, some of them twice; each once would do")
 
 
 @frozen
@@ -111,5 +116,7 @@ class Evaluate:
 
 def _ascending(radii: list[float], what: str) -> None:
     """Refuse radii that are not ascending or not above 0."""
+    if len(radii) > MOST_RADII:
+        raise ValueError(f"found {len(radii)} radii; at most {MOST_RADII} would do")
     if any(not radius > 0 for radius in radii) or sorted(set(radii)) != list(radii):
         raise ValueError(f"found {radii}; {what} above 0, from small to large, would do")

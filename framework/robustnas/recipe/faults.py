@@ -8,6 +8,12 @@ from attrs import Factory, define, frozen
 
 from robustnas.errors import RecipeError
 
+MOST = 1000
+"""Faults of a recipe that are told: whoever has more begins with the first."""
+
+LONGEST = 1500
+"""Characters of what is told of one."""
+
 
 @frozen
 class Mark:
@@ -45,20 +51,34 @@ class Faults:
     """A collection of faults.  What is said twice of one place (of a section that methods share) counts once.
 
     Args:
-        found: the faults, in the order in which they were noted.
         noted: how often one was noted, those included that were known already.
         partial: the recipe that this one extends cannot be had, so that what is not here may well be there.
+        most: how many there may be before they are raised, None where they are somebody's to look through.
+        known: the faults in the order in which they were noted, by what tells them apart.
     """
 
-    found: dict[Fault, None] = Factory(dict)
     partial: bool = False
+    most: int | None = MOST
     noted: int = 0
+    known: dict[tuple[Mark, str, str], Fault] = Factory(dict)
+
+    @property
+    def found(self) -> list[Fault]:
+        """The faults, in the order in which they were noted."""
+        return list(self.known.values())
 
     def add(self, mark: Mark, path: str, text: str) -> None:
-        """Note a fault."""
+        """Note a fault.
+
+        Raises:
+            RecipeError: there are so many that more would help nobody.
+        """
         self.noted += 1
-        if not mark.line or not any(fault.mark == mark and fault.text == text for fault in self.found):
-            self.found.setdefault(Fault(mark, path, text))
+        if len(text) > LONGEST:  # somebody quotes a text of a recipe as it stands
+            text = f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
+        self.known.setdefault((mark, "" if mark.line else path, text), Fault(mark, path, text))
+        if self.most is not None and len(self.known) >= self.most:
+            self.raise_all()
 
     def join(self, others: Faults) -> None:
         """Note what others have found."""
@@ -71,7 +91,7 @@ class Faults:
             self.add(mark, path, f"missing; {would}")
 
     def __len__(self) -> int:
-        return len(self.found)
+        return len(self.known)
 
     def raise_all(self) -> None:
         """Raise what was gathered, file by file from top to bottom, `--set` last.
@@ -79,11 +99,16 @@ class Faults:
         Raises:
             RecipeError: there is at least one fault.
         """
-        if not self.found:
+        if not self.known:
             return
-        files = list(dict.fromkeys(fault.mark.file for fault in self.found))
+        files: dict[str, int] = {}
+        for fault in self.found:
+            files.setdefault(fault.mark.file, len(files))
         ordered = sorted(
             self.found,
-            key=lambda f: (f.mark.line == 0, files.index(f.mark.file), f.mark.line, f.mark.column),
+            key=lambda f: (f.mark.line == 0, files[f.mark.file], f.mark.line, f.mark.column),
         )
-        raise RecipeError([str(fault) for fault in ordered])
+        told = [str(fault) for fault in ordered]
+        if len(told) == self.most:
+            told.append(f"{ordered[0].mark.file}: more than {len(told)} faults, of which these are the first found")
+        raise RecipeError(told)

@@ -8,15 +8,15 @@ Nothing is raised before everything has been looked at, so that all faults of a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
-import yaml
 from attrs import evolve, field, frozen
 
-from robustnas.errors import RecipeError
+from robustnas.errors import InputError, RecipeError
 from robustnas.recipe import shelf, together
-from robustnas.recipe.document import Node, below, parse, read
+from robustnas.recipe.document import Node, below, parse, read, text_of
 from robustnas.recipe.faults import Faults, Mark, nearest
 from robustnas.recipe.methods import read_methods
 from robustnas.recipe.overlay import assign, overlay
@@ -33,6 +33,9 @@ REQUIRED = {
     "methods": "a mapping of names to methods would do, such as {darts: {}}",
 }
 SECTIONS = (*REQUIRED, "seeds", "search", "train", "attacks", "certify", "smoothing", "evaluate")
+
+MOST_STAGES = 300_000
+"""Each has a folder; five thousand rows with fifty attacks have as many."""
 
 
 @frozen
@@ -100,11 +103,12 @@ def written(recipe: Mapping[str, Any], path: Path, by: str, overrides: Sequence[
         RecipeError: it has faults: all of them.
     """
     faults = Faults()
-    root = parse(yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True), by, faults, at=Mark(by))
-    assert root is not None
-    for override in overrides:
-        root = assign(root, override, faults)
-    text = yaml.safe_dump(root.plain(), sort_keys=False, allow_unicode=True)
+    root = parse(text_of(dict(recipe)), by, faults, at=Mark(by))
+    text = ""
+    if root is not None:
+        for override in overrides:
+            root = assign(root, override, faults)
+        text = text_of(root.plain())
     head = f"# Written by {by}; it runs as it stands: robustnas run FILE --out DIR\n"
     return _checked(root, faults, path, head + text, ())
 
@@ -120,7 +124,7 @@ def _checked(root: Node | None, faults: Faults, path: Path, text: str, overrides
     crossed = Faults()
     if parts:
         _check_together(parts, root, places, str(path), crossed)
-    if faults.found:
+    if len(faults):
         faults.join(crossed)
         faults.raise_all()
     return Loaded(Recipe(**parts), path.stem, path, text, tuple(overrides), places, crossed)
@@ -160,10 +164,12 @@ def _read(path: Path, faults: Faults) -> tuple[str, Node | None]:
     """The text of a recipe and its top node, a mapping; None with faults where it is none."""
     try:
         text, root = read(path, faults)
-    except OSError as fault:
-        raise RecipeError([f"{path}: cannot be read: {fault.strerror or fault}"]) from fault
+    except RecipeError:
+        raise  # faults by the thousand
+    except InputError as fault:
+        raise RecipeError([str(fault)]) from fault
     if root is None:
-        if not faults.found:
+        if not len(faults):
             raise RecipeError([f"{path}:1:1: found nothing in the file; a recipe has {', '.join(REQUIRED)}"])
         return text, None
     if not isinstance(root.value, dict):
@@ -202,7 +208,7 @@ def _base(node: Node, path: Path, faults: Faults) -> Node | None:
     except RecipeError as fault:
         faults.add(node.mark, node.path, str(fault))
         return None
-    if base_path.resolve() == path.resolve():
+    if realpath(base_path) == realpath(path):
         faults.add(node.mark, node.path, f"found a cycle: {path} -> {base_path}; a recipe cannot extend itself")
         return None
     try:
@@ -217,7 +223,7 @@ def _base(node: Node, path: Path, faults: Faults) -> Node | None:
         text = f"found {str(base_path)!r}, which extends a recipe itself; one level would do"
         if further is not None and isinstance(further.value, str):
             next_path = base_path.parent / further.value
-            if next_path.resolve() == path.resolve():
+            if realpath(next_path) == realpath(path):
                 text = f"found a cycle: {path} -> {base_path} -> {path}; one of the two stands alone"
         faults.add(node.mark, node.path, text)
         return None
@@ -271,11 +277,21 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
         parts["methods"] = read_methods(given["methods"], given, parts["search"], parts["train"], plugins, faults)
         if threat is not BAD:
             _check_radii(parts["methods"], given["methods"], threat, faults)
+    _check_size(root, parts, faults)
     if threat is not BAD and threat.norm == "linf" and any(epsilon > 1 for epsilon in parts["evaluate"].epsilons):
         node = given["evaluate"]
         text = f"found {parts['evaluate'].epsilons}; fractions of the pixel range, at most 1 in linf, would do"
         faults.add(node.mark, below(node.path, "epsilons"), text)
     return parts
+
+
+def _check_size(root: Node, parts: Mapping[str, Any], faults: Faults) -> None:
+    """Note methods, seeds and attacks that are more together than a run directory or a table could hold."""
+    counts = [len(parts.get(key) or ((0,) if key == "seeds" else ())) for key in ("methods", "seeds", "attacks")]
+    stages = counts[0] * counts[1] * (counts[2] + 6)
+    if stages > MOST_STAGES:
+        text = f"found {counts[0]:,} methods, {counts[1]:,} seeds and {counts[2]:,} attacks, up to {stages:,} stages"
+        faults.add(root.mark, "methods", f"{text}; at most {MOST_STAGES:,} would do")
 
 
 def _all_foreign(node: Node | None) -> bool:
@@ -302,7 +318,7 @@ def _seeds(node: Node, faults: Faults) -> tuple[int, ...]:
         what = "an empty list" if node.value == () else found(node.value)
         faults.add(node.mark, node.path, f"found {what}; a list of integers would do, such as [0, 1]")
         return ()
-    seeds: list[int] = []
+    seeds: dict[int, None] = {}
     for item in node.value:
         seed = read_value(item, int, faults)
         if seed is BAD:
@@ -311,5 +327,5 @@ def _seeds(node: Node, faults: Faults) -> tuple[int, ...]:
             faults.add(item.mark, item.path, f"found {seed}; at least 0 would do")
         if seed in seeds:
             faults.add(item.mark, item.path, f"found {seed} twice; every seed once would do")
-        seeds.append(seed)
+        seeds[seed] = None
     return tuple(seeds)

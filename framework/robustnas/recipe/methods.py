@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from robustnas.quoted import quoted
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.overlay import overlay
@@ -26,7 +27,7 @@ FOREIGN = ("network", "weights", "normalize")
 """Keys of a method that is a network made elsewhere."""
 
 KEYS = ("metric", "genotype", *FOREIGN, *OVERRIDES)
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def read_methods(
@@ -51,8 +52,9 @@ def read_methods(
     methods = {}
     for name, entry in node.value.items():
         if not NAME.fullmatch(name):
-            text = f"found {name!r} as the name of a method; letters, digits, '.', '_' and '-' would do"
-            faults.add(node.keys[name], node.path, f"{text}, a letter or digit first (it names a folder)")
+            text = f"found {quoted(name)} as the name of a method; letters, digits, '.', '_' and '-' would do"
+            where = "a letter or digit first, 100 at most (it names a folder)"
+            faults.add(node.keys[name], node.path, f"{text}, {where}")
         other = folded.setdefault(name.casefold(), name)
         if other != name:
             text = f"found {name!r} beside {other!r}; names of folders differ in more than upper and lower case"

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
-import yaml
 from attrs import frozen
 
 from robustnas.errors import InputError
+from robustnas.given_file import shown
+from robustnas.quoted import quoted
+from robustnas.recipe.document import parse
+from robustnas.recipe.faults import Faults, Mark
 from robustnas.recipe.methods import NAME
 from robustnas.threat import NORMS, pixels
 
 EPSILONS = {"linf": "8/255", "l2": "0.5", "l1": "12"}
 """The radius taken in each norm where none is given: those of RobustBench, and of Croce and Hein 2021 in l_1."""
+
+MOST_TOLD = 5
+"""Faults of one option that are told."""
 
 STEPS = 20
 STEP = 8
@@ -70,11 +77,11 @@ def recipe(asked: Asked) -> dict[str, Any]:
     """
     if asked.name is not None and not NAME.fullmatch(asked.name):
         raise InputError(
-            f"--name {asked.name!r}: letters, digits, '.', '_' and '-' would do, a letter or digit first (it names a "
-            "folder)"
+            f"--name {quoted(asked.name)}: letters, digits, '.', '_' and '-' would do, a letter or digit first, 100 at "
+            "most (it names a folder)"
         )
     if asked.norm not in NORMS:
-        raise InputError(f"--norm {asked.norm}: {', '.join(NORMS)} would do")
+        raise InputError(f"--norm {shown(asked.norm)}: {', '.join(NORMS)} would do")
     epsilon = asked.epsilon or EPSILONS[asked.norm]
     try:
         radius = pixels(epsilon)
@@ -88,7 +95,7 @@ def recipe(asked: Asked) -> dict[str, Any]:
     method: dict[str, Any] = {"network": asked.network, "normalize": asked.normalize}
     if asked.weights is not None:
         said = {"key": asked.weights_key, "prefix": asked.weights_prefix}
-        method["weights"] = {"file": str(asked.weights.resolve())} | {k: v for k, v in said.items() if v is not None}
+        method["weights"] = {"file": realpath(asked.weights)} | {k: v for k, v in said.items() if v is not None}
     elif asked.weights_key is not None or asked.weights_prefix is not None:
         raise InputError("--weights-key and --weights-prefix say what of --weights FILE is meant; give --weights too")
     return {
@@ -103,10 +110,12 @@ def recipe(asked: Asked) -> dict[str, Any]:
 
 
 def _yaml(option: str, given: str) -> Any:
-    try:
-        return yaml.safe_load(given)
-    except yaml.YAMLError:
+    faults = Faults()
+    node = parse(given, option, faults, at=Mark(option))
+    if len(faults):
+        told = "; ".join(fault.text.removeprefix("not YAML: ") for fault in faults.found[:MOST_TOLD])
         raise InputError(
-            f"{option} {given!r} is not YAML; a name would do, or a mapping such as "
+            f"{option} {quoted(given)} is not YAML of plain values ({told}); a name would do, or a mapping such as "
             "'{name: pgd, steps: 20, step_size: 2/255}'"
-        ) from None
+        )
+    return None if node is None else node.plain()

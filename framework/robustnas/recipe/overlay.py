@@ -6,13 +6,17 @@ where keys are laid over it, and options never pass from a plugin to one of anot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from attrs import evolve
 
-from robustnas.recipe.document import Node, below, parse
+from robustnas.recipe.document import DEEPEST, LONGEST_KEY, Node, below, parse
 from robustnas.recipe.faults import Faults, Mark
 from robustnas.suggest import did_you_mean
+
+LONGEST = 100
+"""Characters of a `--set` that a message shows."""
 
 
 def overlay(base: Node | None, over: Node | None) -> Node | None:
@@ -37,11 +41,17 @@ def overlay(base: Node | None, over: Node | None) -> Node | None:
 
 def assign(root: Node, argument: str, faults: Faults) -> Node:
     """The tree with the `KEY=VALUE` of a `--set` in it; VALUE replaces what stood at KEY."""
-    mark = Mark(f"--set {argument}")
+    mark = Mark(f"--set {argument if len(argument) <= LONGEST else f'{argument[: LONGEST - 3]}...'}")
     key, equals, text = argument.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
         faults.add(mark, "", "found no dotted key before '='; KEY=VALUE would do, such as search.epochs=5")
+        return root
+    if len(parts) > DEEPEST or len(key) > LONGEST_KEY:
+        text = (
+            f"found a key of {len(parts)} parts and {len(key)} characters; at most {DEEPEST} and {LONGEST_KEY} would do"
+        )
+        faults.add(mark, "", text)
         return root
     if parts[0] == "extends":
         faults.add(mark, "extends", "found in --set; it belongs in the file")
@@ -57,7 +67,7 @@ def _assigned(node: Node, parts: Sequence[str], value: Node, mark: Mark, faults:
     if not parts:
         return value.moved(node.path)
     if isinstance(node.value, tuple):
-        if not parts[0].isdecimal() or int(parts[0]) >= len(node.value):
+        if not re.fullmatch("[0-9]{1,9}", parts[0]) or int(parts[0]) >= len(node.value):
             text = f"found {parts[0]!r} as an index; the list has the entries 0 to {len(node.value) - 1}"
             faults.add(mark, below(node.path, parts[0]), text if node.value else "the list is empty")
             return node

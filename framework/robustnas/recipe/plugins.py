@@ -9,6 +9,7 @@ from attrs import Factory, define
 
 from robustnas.errors import OptionError, PluginError
 from robustnas.options import options_of
+from robustnas.quoted import quoted
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.overlay import overlay
@@ -16,6 +17,12 @@ from robustnas.recipe.schema import Attack, Use
 from robustnas.recipe.values import BAD, construct, found, name_of, read_object, read_value
 from robustnas.registry import ATTACKS, METRICS, Entry, Registry, is_foolbox_attack, metric_parts
 from robustnas.threat import ThreatModel
+
+MOST_METRICS, MOST_ATTACKS = 20, 100
+"""Of a method and of a recipe: each attack waits for those before it, and is a column of the table."""
+
+LONGEST_LABEL = 80
+"""Characters: it names a folder."""
 
 COUNTS = ("expectation", "runs")
 """Keys of an attack's entry that are the harness's, whole numbers from 1."""
@@ -79,6 +86,9 @@ class Plugins:
         if not nodes:
             self.faults.add(node.mark, node.path, "found an empty list; leave metric out for plain DARTS")
             return BAD
+        if len(nodes) > MOST_METRICS:
+            self.faults.add(node.mark, node.path, f"found {len(nodes)} metrics; at most {MOST_METRICS} would do")
+            return BAD
         weighted = [self._weighted(entry) for entry in nodes]
         if any(entry is BAD for entry in weighted):
             return BAD
@@ -119,6 +129,9 @@ class Plugins:
         if not isinstance(node.value, tuple):
             self.faults.add(node.mark, node.path, f"found {found(node.value)}; a list of attacks would do")
             return ()
+        if len(node.value) > MOST_ATTACKS:
+            self.faults.add(node.mark, node.path, f"found {len(node.value)} attacks; at most {MOST_ATTACKS} would do")
+            return ()
         attacks = []
         labels: dict[str, Node] = {}
         for entry in node.value:
@@ -151,8 +164,10 @@ class Plugins:
         label: Any = None
         if "label" in entries:
             label = read_value(entries["label"], str, self.faults)
-            if label is not BAD and not label.strip():
-                self.faults.add(entries["label"].mark, entries["label"].path, "found no text; a name would do")
+            if label is not BAD and not (label.strip() and label.isprintable() and len(label) <= LONGEST_LABEL):
+                text = f"a name of at most {LONGEST_LABEL} printable characters would do"
+                what = f"found {quoted(label)}" if label.strip() else "found no text"
+                self.faults.add(entries["label"].mark, entries["label"].path, f"{what}; {text}")
                 label = BAD
         counts = {key: self._count(entries[key]) for key in COUNTS if key in entries}
         if use is BAD or own is BAD or own is None or label is BAD or BAD in counts.values():

@@ -6,9 +6,12 @@ In a wheel they are files of the package (`robustnas/recipes`), in a checkout th
 
 from __future__ import annotations
 
+from os.path import exists, isdir, isfile
 from pathlib import Path
 
 from robustnas.errors import RecipeError
+from robustnas.given_file import shown
+from robustnas.quoted import quoted
 from robustnas.suggest import did_you_mean
 
 SUFFIXES = (".yaml", ".yml")
@@ -40,20 +43,22 @@ def find(source: str | Path, beside: Path | None = None) -> Path:
         RecipeError: neither is there; the message says what was looked for.
     """
     path = Path(source) if beside is None else beside.parent / source
-    if path.exists() and not path.is_dir():
+    if exists(path) and not isdir(path):
         return path
     shelf = folder()
     name = str(source)
     if shelf is not None and name in names():
         return shelf / f"{name}.yaml"
     shipped = names()
-    what = "is a folder, not a recipe" if path.is_dir() else "no such file"
+    what = "is a folder, not a recipe" if isdir(path) else "no such file"
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     hint = f"; did you mean {stem!r}, without {name[len(stem) :]}?" if stem in shipped else did_you_mean(name, shipped)
     suffixed = path.parent / f"{path.name}.yaml"  # "." has no name: with_suffix would refuse it
-    if not hint and path.name and not name.endswith(SUFFIXES) and suffixed.is_file():
+    if not hint and path.name and not name.endswith(SUFFIXES) and isfile(suffixed):
         hint = f"; did you mean {str(suffixed)!r}?"
-    raise RecipeError([f"{path}: {what}, and no shipped recipe{hint}\n  shipped: {', '.join(shipped) or 'none'}"])
+    raise RecipeError(
+        [f"{shown(path)}: {what}, and no shipped recipe{hint}\n  shipped: {', '.join(shipped) or 'none'}"]
+    )
 
 
 def shipped(name: str) -> Path:
@@ -66,7 +71,9 @@ def shipped(name: str) -> Path:
     known = names()
     if shelf is None or name not in known:
         hint = did_you_mean(name, known)
-        raise RecipeError([f"no shipped recipe is called {name!r}{hint}\n  shipped: {', '.join(known) or 'none'}"])
+        raise RecipeError(
+            [f"no shipped recipe is called {quoted(name)}{hint}\n  shipped: {', '.join(known) or 'none'}"]
+        )
     return shelf / f"{name}.yaml"
 
 

@@ -26,6 +26,7 @@ import attrs
 from robustnas.errors import RobustnasError, kind_of, said
 from robustnas.interrupt import wanted
 from robustnas.options import MISSING, Option, options_of, type_text, value_text
+from robustnas.quoted import quoted
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.schema import ORDERS, REGIMES, Order, Regime
@@ -179,7 +180,7 @@ def found(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "a list"
     if isinstance(value, str):
-        return repr(value if len(value) <= 60 else value[:57] + "...")
+        return quoted(value)
     if isinstance(value, float) and not math.isfinite(value):
         return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
     return value_text(value)
@@ -188,13 +189,13 @@ def found(value: Any) -> str:
 def _option(node: Node, option: Option, faults: Faults) -> Any:
     """The value of one option, not yet converted: of its type, or of the type its converter takes."""
     converter = option.attribute.converter if option.attribute is not None else None
-    trial = Faults(partial=faults.partial)
+    trial = Faults(partial=faults.partial, most=None)
     value = read_value(node, option.type, trial)
     fraction = isinstance(node.value, str) and FRACTION.fullmatch(node.value)
     if value is BAD and converter is not None and not fraction:
         taken = _taken_by(converter)
         if taken is not MISSING:
-            again = read_value(node, taken, Faults())
+            again = read_value(node, taken, Faults(most=None))
             value = again if again is not BAD else value
     if value is BAD:
         for fault in trial.found:
@@ -327,7 +328,7 @@ def _choice(node: Node, options: Sequence[Any], faults: Faults) -> Any:
 def _union(node: Node, annotation: Any, members: Sequence[Any], faults: Faults) -> Any:
     """The first member that reads the node, one of exactly its type before all others."""
     for member in sorted(members, key=lambda member: member is not type(node.value)):
-        trial = Faults()
+        trial = Faults(most=None)
         value = read_value(node, member, trial)
         if value is not BAD:
             return value
@@ -340,11 +341,12 @@ def _number(node: Node, faults: Faults) -> Any:
     value = node.value
     fraction = FRACTION.fullmatch(value) if isinstance(value, str) else None
     if fraction is not None:
-        numerator, denominator = (pixels(part) for part in fraction.groups())
-        if denominator == 0:
-            text = f"found {value!r}, which divides by zero; a number such as 0.03 or 8/255 would do"
-            return _refuse(node, text, faults)
-        return numerator / denominator
+        try:
+            numerator, denominator = (pixels(part) for part in fraction.groups())
+            return numerator / denominator
+        except (ValueError, ZeroDivisionError, OverflowError) as fault:
+            why = "which divides by zero" if isinstance(fault, ZeroDivisionError) else "which is not a finite number"
+            return _refuse(node, f"found {found(value)}, {why}; a number such as 0.03 or 8/255 would do", faults)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return _expected(node, float, faults)
     try:

@@ -10,17 +10,22 @@ from typing import Any
 
 from attrs import Attribute, field
 
+MOST_CELLS = 100
+"""Five times as many as those of the literature; a tenth of a second each, to be built."""
+
 FORMS = ("cifar", "imagenet")
 
 Rule = Callable[[Any, "Attribute[Any]", Any], None]
 
 
-def at_least(least: int) -> Rule:
-    """A validator: a whole number of at least `least`."""
+def at_least(least: int, most: int = 1024) -> Rule:
+    """A validator: a whole number of at least `least`, and small enough that a network of that size can be built."""
 
     def check(plugin: Any, attribute: Attribute[Any], value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{attribute.name} is {value!r}; a whole number of at least {least} would do")
+        if value > most:
+            raise ValueError(f"{attribute.name} is {value!r}; at most {most} would do")
 
     return check
 
@@ -33,7 +38,7 @@ def _known_form(plugin: Any, attribute: Attribute[Any], value: Any) -> None:
 def cells() -> Any:
     """The supernet's depth."""
     text = "cells of the supernet; those at a third and two thirds of the depth reduce"
-    return field(default=8, validator=at_least(1), metadata={"help": text, "stage": "search"})
+    return field(default=8, validator=at_least(1, MOST_CELLS), metadata={"help": text, "stage": "search"})
 
 
 def channels(rules: Sequence[Rule] = ()) -> Any:
@@ -45,7 +50,7 @@ def channels(rules: Sequence[Rule] = ()) -> Any:
 def network_cells() -> Any:
     """The discrete network's depth."""
     text = "cells of the discrete network (DARTS: 20 for CIFAR, 14 for ImageNet)"
-    return field(default=20, validator=at_least(1), metadata={"help": text, "stage": "train"})
+    return field(default=20, validator=at_least(1, MOST_CELLS), metadata={"help": text, "stage": "train"})
 
 
 def network_channels() -> Any:

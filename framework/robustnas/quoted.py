@@ -1,0 +1,14 @@
+"""A text that somebody gave, in quotes and short enough for a message."""
+
+from __future__ import annotations
+
+LONGEST = 60
+"""Characters."""
+
+
+def quoted(given: object) -> str:
+    """A text in quotes, what does not print escaped, and its end left out where it is long; another value as it is."""
+    text = given if isinstance(given, str) else ""
+    if text is not given:
+        return repr(given)
+    return repr(text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}...")
