@@ -62,7 +62,7 @@ REFUSED = {
     "transposed images": lambda x: x.transpose(0, 1),
     "permuted images": lambda x: x.permute(1, 0, 2, 3),
     "joined images": lambda x: torch.cat([x, x])[:2],
-    "stacked images": lambda x: torch.stack([x, x]).mean(dim=0),
+    "stacked images": lambda x: torch.stack([x, x]).mean(dim=1),
     "padded images": lambda x: F.pad(x, (0, 0, 0, 0, 0, 0, 1, -1)),
     "images in the rows": lambda x: x.reshape(4, 16).reshape(2, 32),
     "misaligned shapes": lambda x: x + x.sum(dim=(2, 3)),

@@ -75,6 +75,10 @@ NORMALISATION: dict[str, Callable[[Tensor], Tensor]] = {
     "deviation": lambda x: x.std(dim=(1, 2), correction=0) + torch.std_mean(x, dim=(1, 2))[1],
     "lengths": lambda x: (x + 0.1).norm(dim=1) - torch.linalg.vector_norm(x, 1, dim=1) + x.norm(2, 1),
     "unit length": lambda x: F.normalize(x.flatten(1) + 0.1),
+    "cosines": lambda x: torch.cat(
+        [F.cosine_similarity(x.flatten(2) + 0.1, WEIGHTS.repeat(6), dim=-1), F.cosine_similarity(x + 0.1, 1 - x)[:, 0]],
+        1,
+    ),
 }
 TURNED: dict[str, Callable[[Tensor], Tensor]] = {
     "transposed convolution": lambda x: F.conv_transpose2d(
@@ -106,6 +110,12 @@ FUSED: dict[str, Callable[[Tensor], Tensor]] = {
     "addmm": lambda x: torch.addmm(torch.ones(3).to(x), x.flatten(1), torch.linspace(-1, 1, 72).view(24, 3).to(x)),
     "baddbmm": lambda x: torch.baddbmm(x[:, 0, :, :3], x[:, 0], x[:, 1].mT, beta=0.5, alpha=-2),
     "addcmul": lambda x: torch.addcmul(x, x.flip(2), x.flip(3), value=-0.5) - torch.addcdiv(x, x, x + 1),
+    "gated": lambda x: F.glu(x, 1) + F.glu(x - 0.5, 3).repeat(1, 1, 1, 2),
+    "clamped by tensors": lambda x: torch.clamp(x, WEIGHTS.view(2, 1, 1) * 0.1, torch.ones(4).to(x)).clip(
+        max=WEIGHTS[1]
+    ),
+    "mean of a stack": lambda x: torch.stack([x, x.flip(2), torch.ones_like(x)]).mean(0) - torch.stack([x, -x]).amax(0),
+    "pools of a volume": lambda x: F.avg_pool3d(x.unsqueeze(1), 2) - F.adaptive_avg_pool3d(x.unsqueeze(2), (1, 1, 2)),
     "lerp": lambda x: torch.lerp(x, x.flip(2), 0.25) + torch.lerp(x, -x, x.flip(3)),
 }
 

@@ -104,12 +104,13 @@ def campaign() -> Campaign:
         for index, activation in enumerate(activations()):
             # each in one norm for either claim: the norm matters in front of the first layer only
             for turn, check in enumerate((ledger.double, ledger.single)):
-                case = random_case(100 + index, NORMS[(index + turn) % len(NORMS)], activation)
+                case = random_case(103 + index, NORMS[(index + turn) % len(NORMS)], activation)
                 check(case)
             cases.append(case.name)
         for index, block in enumerate(OF_VALUES):
-            case = random_case(201 + 4 * index, NORMS[index % len(NORMS)], block=block)
-            (ledger.single if index % 2 else ledger.double)(case)
+            for turn, check in enumerate((ledger.double, ledger.single)):
+                case = random_case(199 + index, NORMS[(index + turn) % len(NORMS)], block=block)
+                check(case)
             cases.append(case.name)
     return Campaign(ledger, used, cases)
 

@@ -59,6 +59,7 @@ def drawn(*shape: int) -> Tensor:
 
 OF_VALUES: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: (x[:, :1] - 0.5) * x[:, 1:],
+    lambda x: beside(F.glu(x, 1), F.cosine_similarity(x + 0.5, torch.eye(2, dtype=x.dtype)[0].view(2, 1, 1))),
     lambda x: (x[:, :1] - 0.5) / (x[:, 1:] + 1),
     lambda x: beside((x + 1).reciprocal(), 1 / (-x - 1)),
     lambda x: beside(x**3, torch.exp(x), (x + 1).log(), 2**x, (x + 1) ** -0.5),

@@ -140,7 +140,11 @@ def attended(x: Tensor) -> Tensor:
 
 
 OF_VALUES: dict[str, Callable[[Tensor], Tensor]] = {
-    "gates": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)) + torch.lerp(x, x.flip(1), 0.25),
+    "gates": lambda x: (
+        x * torch.sigmoid(x.mean((2, 3), keepdim=True))
+        + torch.lerp(x, x.flip(1), 0.25)
+        + F.glu(x, 1).repeat(1, 2, 1, 1)
+    ),
     "quotients": lambda x: x / (x.flip(1).abs() + 1) - 0.5 / (x.square() + 0.5) + (x.abs() + 1).reciprocal(),
     "powers": lambda x: (x * 0.5) ** 3 - (x * x + 0.25).sqrt() + (x.abs() + 0.5) ** -0.5 + 2 ** (x * 0.25),
     "products": lambda x: (
@@ -155,7 +159,7 @@ OF_VALUES: dict[str, Callable[[Tensor], Tensor]] = {
         + torch.var_mean(x, 1, keepdim=True)[0]
         + (x + 3).norm(dim=1, keepdim=True)
     ),
-    "unit length": lambda x: F.normalize(x + 2, dim=1),
+    "unit length": lambda x: F.normalize(x + 2, dim=1) + F.cosine_similarity(x + 2, 2 - x).unsqueeze(1),
     "softmaxes": lambda x: x.softmax(3) - F.softmin(x, 1) + 0.25 * x.log_softmax(2) + x.logsumexp((2, 3), keepdim=True),
     "attention": lambda x: F.scaled_dot_product_attention(x, x, x) + attended(x),
     "extremes": lambda x: x.amax(1, keepdim=True) - x.min(3, keepdim=True)[0] + torch.maximum(x, -x.flip(2)),

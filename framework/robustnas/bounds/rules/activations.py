@@ -1,6 +1,6 @@
 """Activations besides ReLU and leaky ReLU: each is a curve of `curve.py`, given by its derivative and its pieces.
 
-    sigmoid, tanh                        convex up to 0, concave beyond
+    sigmoid, tanh, softsign, erf         convex up to 0, concave beyond
     hardtanh, relu6, clamp, hardsigmoid  straight: level, rising, level
     GELU, SiLU, mish                     concave, convex around their valley, concave; the inflection points are zeros
                                          of the second derivative, found with mpmath at 50 digits
@@ -130,8 +130,19 @@ SELU = Curve(
     right=0.0,
 )
 
+SOFTSIGN = Curve(F.softsign, lambda x: (1 + x.abs()) ** -2, lambda x: (1 + x.abs()) ** -2, right=0.0)
+
+
+def _normal_slope(x: Tensor) -> Tensor:
+    return 2 / math.sqrt(math.pi) * torch.exp(-x.square())
+
+
+ERROR_FUNCTION = Curve(torch.erf, _normal_slope, _normal_slope, right=0.0)
+
 CURVES: dict[str, Curve] = {
     "sigmoid": SIGMOID,
+    "softsign": SOFTSIGN,
+    "erf": ERROR_FUNCTION,
     "tanh": TANH,
     "silu": SILU,
     "mish": MISH,
@@ -176,7 +187,7 @@ def clamped(lowest: float, highest: float) -> Curve:
 
 @rule(*_spelled("clamp"), *_spelled("clip"), *_spelled("clamp_min"), *_spelled("clamp_max"))
 def clamp(function: Function, value: Value, *args: Any, **kwargs: Any) -> Value:
-    """Between numbers."""
+    """Between numbers, or tensors that do not depend on the images."""
     only_first(function, value, args, kwargs)
     name = function.__name__.removesuffix("_")
     ends = dict(zip(("max",) if name == "clamp_max" else ("min", "max"), args, strict=False)) | kwargs
@@ -184,8 +195,14 @@ def clamp(function: Function, value: Value, *args: Any, **kwargs: Any) -> Value:
         refuse(function, value, f"its rule knows min and max, found {sorted(ends)}")
     lowest, highest = ends.get("min"), ends.get("max")
     lowest, highest = -torch.inf if lowest is None else lowest, torch.inf if highest is None else highest
-    if isinstance(lowest, Tensor) or isinstance(highest, Tensor) or not lowest <= highest:
-        refuse(function, value, "its rule holds for numbers, the lower one first")
+    if isinstance(lowest, Tensor) or isinstance(highest, Tensor):
+        between: Any = value
+        for end, cut in ((ends.get("min"), torch.maximum), (ends.get("max"), torch.minimum)):
+            between = between if end is None else cut(between, torch.as_tensor(end).to(value.centre))
+        assert isinstance(between, Value)
+        return between
+    if not lowest <= highest:
+        refuse(function, value, "its rule holds where the lower end is the first")
     curve = clamped(lowest, highest)
     return enclose_curve(curve, curve.value, value)
 

@@ -112,6 +112,13 @@ def multiply(function: Function, left: Any, right: Any) -> Value:
     return scale_entries(value, lambda x: x * factor, lambda r: r * size)
 
 
+@rule(*spellings("glu"))
+def gated(function: Function, value: Any, dim: int = -1) -> Value:
+    """One half of the entries along a dimension, times the sigmoid of the other."""
+    left, right = value.chunk(2, dim)
+    return multiply(torch.mul, left, torch.sigmoid(right))
+
+
 @rule(*spellings("div", "div_", "divide", "true_divide", "__truediv__", "__itruediv__", "__div__"), scaled=True)
 def divide(function: Function, value: Any, divisor: Any, *, rounding_mode: str | None = None) -> Value:
     """A value, or a constant, divided by another, or by numbers that do not depend on the images, of either sign."""

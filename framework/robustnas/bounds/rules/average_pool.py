@@ -7,7 +7,7 @@ from typing import Any
 from robustnas.bounds.registration import only_first, propagate, rule, spellings
 from robustnas.bounds.value import Function, Value, refuse
 
-DIMENSIONS = {"avg_pool1d": 3, "avg_pool2d": 4, "adaptive_avg_pool1d": 3, "adaptive_avg_pool2d": 4}
+DIMENSIONS = {f"{kind}avg_pool{size}d": size + 2 for kind in ("", "adaptive_") for size in (1, 2, 3)}
 
 
 @rule(*(function for name in DIMENSIONS for function in spellings(name)), scaled=True)

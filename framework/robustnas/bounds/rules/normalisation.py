@@ -166,6 +166,14 @@ def normalize(function: Function, value: Value, p: float = 2.0, dim: int = 1, ep
     return scaled
 
 
+@rule(F.cosine_similarity)
+def cosine(function: Function, left: Any, right: Any, dim: int = 1, eps: float = 1e-8) -> Value:
+    """The product of two vectors of unit length, either of which may depend on the images."""
+    product: Any = F.normalize(left, dim=dim, eps=eps) * F.normalize(right, dim=dim, eps=eps)
+    found: Value = product.sum(dim)
+    return found
+
+
 def _dims(function: Function, value: Value, dim: int | Sequence[int]) -> list[int]:
     dims = [index % value.centre.dim() for index in ([dim] if isinstance(dim, int) else dim)]
     if not dims or 0 in dims:

@@ -93,7 +93,7 @@ def _target(function: Function, value: Value, args: tuple[Any, ...], kwargs: dic
     return tuple(shape)
 
 
-@rule(torch.cat, torch.concat, torch.concatenate, torch.stack, scaled=True)
+@rule(torch.cat, torch.concat, torch.concatenate, scaled=True)
 def join(function: Function, tensors: Sequence[Any], dim: int = 0, **kwargs: Any) -> Value:
     """Concatenation or stacking along a dimension that is not the images'."""
     first = next(values_in(tensors))

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.rules import activations, powers
-from robustnas.bounds.rules.shape import DROPOUTS, move
-from robustnas.bounds.value import METADATA, Function, Value, refuse
+from robustnas.bounds.rules.shape import DROPOUTS, join, move
+from robustnas.bounds.value import METADATA, Function, Value, refuse, values_in
 
 TURNS = (
     vars(torch._C.TensorBase)["T"].__get__,
@@ -127,6 +127,13 @@ def turn(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
         return move(function, value, *args, **kwargs)
     others = [index for index in order if index != 0]
     return turned(move(torch.permute, value, (0, *others)), order.index(0))
+
+
+@rule(torch.stack, scaled=True)
+def stack(function: Function, tensors: Any, dim: int = 0) -> Any:
+    """Side by side along a new dimension; in front of the images, they become the second."""
+    first = next(values_in(tensors))
+    return join(function, tensors, dim) if dim % (first.centre.dim() + 1) else turned(join(function, tensors, 1), 1)
 
 
 def _turn_again(first: Turned, function: Function, value: Turned, *args: Any, **kwargs: Any) -> Any:
