@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from robustnas import certify
 from robustnas.bounds import margins_within
+from robustnas.search.loop import _floored
 from robustnas.threat import NORMS, ThreatModel
-from robustnas_plugins.metrics.certified_radius import FLOOR, CertifiedRadius
+from robustnas_plugins.metrics.certified_radius import FLOORS, CertifiedRadius
 from robustnas_plugins.search_spaces.darts import Darts
 
 SIDES = (1 - 1e-5, 1 + 1e-5)
@@ -53,7 +56,8 @@ def test_it_is_the_radius_where_the_margin_is_0_and_its_gradient_that_of_finite_
     net, images, labels = supernet()
     metric = CertifiedRadius(scale="log", steps=10)
     score = metric.score(net, images, labels, THREAT[norm])
-    assert score[-1].item() == pytest.approx(torch.tensor(FLOOR).log().item())
+    assert score[-1].item() == pytest.approx(math.log(FLOORS["float32"]))
+    assert CertifiedRadius().floored(score).tolist() == [*[False] * (len(score) - 1), True]
     right, right_labels = images[:-1], labels[:-1]
     radius = exact(net, right, right_labels, norm, score[:-1].detach().exp(), 1e-2, 14)
     torch.testing.assert_close(score[:-1].detach().exp(), radius, rtol=1e-4, atol=0)
@@ -116,12 +120,25 @@ def test_it_is_usable_in_float32_at_8_cells():
     narrow = CertifiedRadius(steps=8).score(net, images.float(), labels, THREAT["linf"])
     slopes = torch.autograd.grad(narrow.sum(), list(net.alpha.values()))
     assert (narrow[:-1] < -5).all()
-    torch.testing.assert_close(narrow.double(), score.double(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(narrow[:-1].double(), score[:-1].double(), rtol=0, atol=0.05)
     for one, other in zip(slopes, wide, strict=True):
-        assert (one.double() - other).norm() < 0.02 * other.norm()
+        assert (one.double() - other).norm() < 0.08 * other.norm()
 
 
 @pytest.mark.parametrize("option", [{"method": "crow"}, {"scale": "margin"}, {"steps": -1}, {"precision": "half"}])
 def test_bad_options_are_refused(option: dict[str, object]):
     with pytest.raises(ValueError):
         CertifiedRadius(**option)
+
+
+def test_a_search_says_where_most_images_have_the_least_score():
+    [note] = _floored([{"floored": 0.2}, {"floored": 0.75}])
+    assert "the robustness of 75 % of the images was the least that the metric tells" in note
+    assert _floored([{"floored": 0.75}, {"floored": 0.5}]) == _floored([{}]) == _floored([]) == []
+    scores = torch.tensor([math.log(1e-36), -80.0, -2.0])
+    assert CertifiedRadius().floored(scores).tolist() == [True, False, False]
+    assert CertifiedRadius(scale="pixels").floored(scores.exp() * torch.tensor([0.0, 1.0, 1.0])).tolist() == [
+        True,
+        False,
+        False,
+    ]

@@ -114,6 +114,9 @@ class RobustnessMetric(Protocol):
     A metric keeps at least one of the three.  One with `score` alone is a complete plugin.  It may have a `check`, see
     `Suited`.
 
+    A score that has a least value, at which it has no gradient, may tell by `floored`: scores (N,) -> (N,) bool.  The
+    share of such images is in the search's history.
+
     A score that changes over the search (a radius that grows, say) has a second method, `at(progress)`, which returns
     an object with the `score` of that time, progress in [0, 1]; at 1 it scores as the metric itself does.
     """

@@ -123,7 +123,7 @@ def _proved_wrong(directory: RunDirectory, method: str, seed: int, stages: dict[
 
 
 def _divisions(directory: RunDirectory, shown: Layout) -> list[str]:
-    """What searches and trainings said of how they divided the training images: classes that a part has none of."""
+    """What searches and trainings said of themselves: classes that a part of the images has none of, say."""
     found: dict[str, list[str]] = {}
     for method, seeds in shown.methods.items():
         for seed, stages in seeds.items():

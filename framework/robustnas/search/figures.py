@@ -28,7 +28,7 @@ CHECK_EVERY = 50
 
 @define(eq=False)
 class Figures:
-    """One row a step: the columns of `ADVICE`, then the accuracy; zero where a step has no such figure.
+    """One row a step: the columns of `ADVICE`, accuracy and share floored; zero where a step has no such figure.
 
     Args:
         epoch: counted from 0.
@@ -47,6 +47,7 @@ class Figures:
     sizes: list[tuple[int, int]] = field(factory=list)
     outer: bool = False
     scored: bool = False
+    floors: bool = False
 
     def note(
         self, sizes: tuple[int, int], outer: tuple[Validation, Tensor] | None, inner: tuple[Tensor, Tensor]
@@ -57,14 +58,16 @@ class Figures:
             RunError: a figure is not finite (looked at now and then).
         """
         zero = inner[0].new_zeros(())
-        loss = robustness = accuracy = hypergradient = zero
+        loss = robustness = accuracy = hypergradient = floored = zero
         if outer is not None:
             self.outer = True
             seen, hypergradient = outer
             loss, accuracy = seen.loss, seen.accuracy
             if seen.robustness is not None:
                 self.scored, robustness = True, seen.robustness
-        columns = [loss, robustness, hypergradient, *inner, accuracy]
+            if seen.floored is not None:
+                self.floors, floored = True, seen.floored
+        columns = [loss, robustness, hypergradient, *inner, accuracy, floored]
         self.rows.append(torch.stack([column.detach().float() for column in columns]))
         self.sizes.append(sizes)
         if len(self.rows) % CHECK_EVERY == 0:
@@ -73,17 +76,21 @@ class Figures:
     def state(self) -> dict[str, Any]:
         """The steps so far, as a checkpoint in the middle of an epoch keeps them."""
         return {
-            "rows": torch.stack(self.rows).cpu() if self.rows else torch.zeros(0, len(ADVICE) + 1),
+            "rows": torch.stack(self.rows).cpu() if self.rows else torch.zeros(0, len(ADVICE) + 2),
             "sizes": [list(size) for size in self.sizes],
             "outer": self.outer,
             "scored": self.scored,
+            "floors": self.floors,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on after the steps of `state`."""
-        self.rows = list(state["rows"].to(self.device).unbind())
+        rows = state["rows"].to(self.device)
+        missing = len(ADVICE) + 2 - rows.shape[1]  # of a checkpoint from before there was the last column
+        self.rows = list(torch.nn.functional.pad(rows, (0, missing)).unbind())
         self.sizes = [(int(train), int(val)) for train, val in state["sizes"]]
         self.outer, self.scored = bool(state["outer"]), bool(state["scored"])
+        self.floors = bool(state.get("floors", False))
 
     def check(self) -> None:
         """Look at every step so far.
@@ -104,12 +111,13 @@ class Figures:
         self._check(rows, 0)
         sizes = torch.tensor(self.sizes, dtype=torch.float64)
         share = sizes / sizes.sum(dim=0)
-        loss, robustness, _, train_loss, _, accuracy = rows.double().T
+        loss, robustness, _, train_loss, _, accuracy, floored = rows.double().T
         return {
             "loss": float(train_loss @ share[:, 0]),
             "val_loss": float(loss @ share[:, 1]) if self.outer else None,
             "accuracy": float(accuracy @ share[:, 1]) if self.outer else None,
             "robustness": float(robustness @ share[:, 1]) if self.scored else None,
+            **({"floored": float(floored @ share[:, 1])} if self.floors else {}),
         }
 
     def _check(self, rows: Tensor, first: int) -> None:

@@ -46,6 +46,9 @@ from robustnas.search.weights import Weights, weights
 from robustnas.synchronised import synchronise
 from robustnas.world import ALONE, World
 
+MOST = 0.5
+"""The share of images without a score that is worth a warning."""
+
 
 def run(
     task: SearchTask, folder: StageFolder, device: torch.device, report: Report, world: World = ALONE
@@ -62,7 +65,8 @@ def run(
     Returns:
         Plain data: `genotype`; `alpha`, tables by name; `epochs`; `parameters`, the supernet's trainable
         weights (without alpha); `search_seconds`, over all sittings; `peak_memory` in bytes, see
-        `robustnas.memory.Peak`; `notes` on the division of the images; where asked for, `compiled`: yes, or why not.
+        `robustnas.memory.Peak`; `notes` on the division of the images and on the metric; where asked for,
+        `compiled`: yes, or why not.
 
     Raises:
         RunError: a loss, a score or a gradient is not finite; the checkpoint of the last good epoch stays.
@@ -90,9 +94,23 @@ def run(
         "parameters": sum(parameter.numel() for parameter in search.w.parameters),
         "search_seconds": progress.seconds,
         **highest(progress.records),
-        "notes": search.notes,
+        "notes": [*search.notes, *_floored(progress.records)],
         **({} if compiled is None else {"compiled": compiled.why_not or "yes"}),
     }
+
+
+def _floored(records: list[dict[str, Any]]) -> list[str]:
+    """A note where most scores of the last epoch were the least there is."""
+    share = (records[-1].get("floored") if records else None) or 0.0
+    if share <= MOST:
+        return []
+    text = (
+        f"in the last epoch of the search the robustness of {100 * share:.0f} % of the images was the least that the "
+        "metric tells, and had no gradient: they were classified wrongly, or bounds were too wide for the number "
+        "format.  For most images this was a search without the metric; more epochs, a wider network, fewer cells, or "
+        "precision: float64 of the metric, would do"
+    )
+    return [text]
 
 
 @frozen(eq=False)

@@ -91,11 +91,16 @@ def _has(metric: Any, part: str) -> bool:
 
 @frozen(eq=False)
 class Validation:
-    """What an outer pass saw; all scalars without a graph, on the device, over the whole batch."""
+    """What an outer pass saw; all scalars without a graph, on the device, over the whole batch.
+
+    `floored` is the share of images whose score is the least there is, where a metric tells; of several metrics the
+    largest.
+    """
 
     loss: Tensor
     accuracy: Tensor
     robustness: Tensor | None
+    floored: Tensor | None = None
 
 
 @define(eq=False)
@@ -163,10 +168,12 @@ def validate(
     with scratch_statistics(supernet, biased=bool(scores)):
         seen = [_validate_part(objective, supernet, part, context, minimise) for part in batch]
     robustness = [part.robustness for part in seen if part.robustness is not None]
+    floored = [part.floored for part in seen if part.floored is not None]
     return Validation(
         torch.stack([part.loss for part in seen]).sum(),
         torch.stack([part.accuracy for part in seen]).sum(),
         torch.stack(robustness).sum() if robustness else None,
+        torch.stack(floored).sum() if floored else None,
     )
 
 
@@ -191,7 +198,7 @@ def _validate_part(
         with torch.no_grad(), mixed(objective.precision, images.device):
             logits = supernet(images)
     accuracy = part.share * (logits.detach().argmax(dim=1) == labels).float().mean()
-    robustness = None
+    robustness = floored = None
     for weight, given in objective.scores:
         metric = given.at(context.progress) if _has(given, "at") else given
         with frozen_statistics(supernet), single(images.device):
@@ -199,9 +206,12 @@ def _validate_part(
         _check_score(score, len(images), given)
         mean = part.share * weight * score.mean()
         robustness = mean.detach() if robustness is None else robustness + mean.detach()
+        if _has(metric, "floored"):
+            least = part.share * metric.floored(score.detach()).float().mean()
+            floored = least if floored is None else torch.maximum(floored, least)
         minimise(-objective.gamma * mean)
         del score, mean  # with them goes what their graph holds, before the next score builds its own
-    return Validation(loss.detach(), accuracy, robustness)
+    return Validation(loss.detach(), accuracy, robustness, floored)
 
 
 def _check_score(score: Tensor, count: int, metric: Any) -> None:

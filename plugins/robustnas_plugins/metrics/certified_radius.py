@@ -35,8 +35,12 @@ if TYPE_CHECKING:
 
     from robustnas.threat import ThreatModel
 
-FLOOR = 1e-8
-"""Pixels: the radius of an image that is classified wrongly, which has no gradient, and the least there is."""
+FLOORS = {"float32": 1e-36, "float64": 1e-300}
+"""Pixels: by precision, the radius of an image classified wrongly, which has no gradient, and the least there is.
+
+Bounds widen by orders of magnitude with every cell, so radii of supernets are small: of 8 cells about 1e-32.  Here the
+number format ends, with room for the products of a radius with weights.
+"""
 
 SLOPE = 0.25, 1e6
 """Between these the slope s is believed; it is 1 at small radii and mostly above."""
@@ -71,7 +75,7 @@ class CertifiedRadius:
     def score(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
         """images (N, C, H, W) in [0, 1], labels (N,) -> (N,) radii in pixel units, or their logarithms.
 
-        An image that is classified wrongly has the radius 0: its score is that of FLOOR, and has no gradient.
+        An image that is classified wrongly has the radius 0: its score is that of the floor, and has no gradient.
 
         Raises:
             RunError: a bound overflowed.
@@ -79,7 +83,7 @@ class CertifiedRadius:
         """
         wide = self.precision == "float64"
         computed, pixels = (doubled(network), images.double()) if wide else (network, images)
-        least, most = math.log(FLOOR), math.log(largest_radius(threat.norm, images[0].numel()))
+        least, most = math.log(FLOORS[self.precision]), math.log(largest_radius(threat.norm, images[0].numel()))
 
         def log_width(at: Tensor) -> Tensor:
             return log_widths_within(computed, pixels, labels, threat.norm, at.exp(), self.method, "strongest")[:, 0]
@@ -101,6 +105,11 @@ class CertifiedRadius:
         if not bool(found.isfinite().all()):
             raise RunError(f"certified-radius ({self.method}) overflowed {found.dtype}; precision: float64 would do")
         return (found if self.scale == "log" else torch.where(right, found.exp(), 0.0)).to(images.dtype)
+
+    def floored(self, score: Tensor) -> Tensor:
+        """(N,) bool: scores that are the least there is, of images classified wrongly or nearly so."""
+        least = math.log(FLOORS[self.precision])
+        return score <= (least + 1e-3 if self.scale == "log" else math.exp(least) * 1.001)
 
     def _differentiated(
         self,

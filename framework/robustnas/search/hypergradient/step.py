@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
 import torch
 from attrs import frozen
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ def outer_gradient(step: Step, inputs: Sequence[Tensor]) -> tuple[list[Tensor], 
     """The gradient of L_val - gamma * R at the weights the supernet holds, over all parts and processes."""
     total = GradientSum(list(inputs))
     seen = validate(step.objective, step.supernet, step.val, step.outer, total.add)
-    figures = [seen.loss, seen.accuracy] + ([] if seen.robustness is None else [seen.robustness])
-    summed = step.world.sum([*total.gradients, *figures])
-    gradients, (loss, accuracy, *robustness) = summed[: len(inputs)], summed[len(inputs) :]
-    return gradients, Validation(loss, accuracy, robustness[0] if robustness else None)
+    figures = {name: value for name, value in attrs.asdict(seen, recurse=False).items() if value is not None}
+    summed = step.world.sum([*total.gradients, *figures.values()])
+    gradients, whole = summed[: len(inputs)], dict(zip(figures, summed[len(inputs) :], strict=True))
+    return gradients, attrs.evolve(seen, **whole)
