@@ -12,6 +12,7 @@ import loader_fuzz
 from loader_fuzz import BASE, furnish, fuzz, mutant, tried
 from robustnas.cli import main
 from robustnas.errors import InputError, RecipeError
+from robustnas.plan import make
 from robustnas.recipe import document, values
 from robustnas.recipe.load import load
 from robustnas.threat import pixels
@@ -118,6 +119,18 @@ def test_faults_by_the_thousand_end_the_reading(folder: Path, monkeypatch: pytes
     assert len(told) == 1001
     assert told[-1] == "r.yaml: more than 1000 faults, of which these are the first found"
     assert len(asked) == 1000, "suggestions are looked for as long as they are told"
+
+
+def test_all_faults_are_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("r.yaml").write_text(ONE + "".join(f"key{number}: 1\n" for number in range(100)), encoding="utf-8")
+    assert main(["plan", "r.yaml"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 100
+
+
+def test_a_path_that_cannot_be_one_is_told_at_its_key(folder: Path) -> None:
+    Path("r.yaml").write_text(ONE.replace("digits", f"{{name: image-folder, folder: {'a' * 5000}}}"), encoding="utf-8")
+    with pytest.raises(RecipeError, match="^r.yaml:1:10: dataset: .*aaa: File name too long$"):
+        make(load("r.yaml"))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes and devices")

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RobustnasError as fault:
         # The faults of a recipe begin with their places in its file, as editors expect.
         if not (fault.shared and os.environ.get("RANK", "0") != "0"):  # what all processes raise, one says
-            tell(said(fault) if isinstance(fault, RecipeError) else f"robustnas: {said(fault)}", error=True)
+            tell("\n".join(fault.faults) if type(fault) is RecipeError else f"robustnas: {said(fault)}", error=True)
         return 2 if isinstance(fault, InputError) else 1  # whatever a plugin's own says
     except (Ended, Interrupted):
         goes_on = command in (commands.run, commands.evaluate)

@@ -24,6 +24,7 @@ from typing import Any, Literal, Union
 import attrs
 
 from robustnas.errors import RobustnasError, kind_of, said
+from robustnas.given_file import shown
 from robustnas.interrupt import wanted
 from robustnas.options import MISSING, Option, options_of, type_text, value_text
 from robustnas.quoted import quoted
@@ -136,6 +137,8 @@ def _told(fault: BaseException, value: Any) -> str:
     """What an exception says of a value; of one that is no refusal, its kind and where it was raised too."""
     if isinstance(fault, (ValueError, TypeError, RobustnasError)):
         return _words(fault, value)
+    if isinstance(fault, OSError) and fault.strerror:
+        return f"{'' if fault.filename is None else f'{shown(str(fault.filename))}: '}{fault.strerror}"
     frame = traceback.extract_tb(fault.__traceback__)[-1]
     return f"failed with {kind_of(fault)}: {said(fault)} ({frame.filename}:{frame.lineno})"
 
