@@ -129,7 +129,7 @@ def test_all_faults_are_printed(folder: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_path_that_cannot_be_one_is_told_at_its_key(folder: Path) -> None:
     Path("r.yaml").write_text(ONE.replace("digits", f"{{name: image-folder, folder: {'a' * 5000}}}"), encoding="utf-8")
-    with pytest.raises(RecipeError, match="^r.yaml:1:10: dataset: .*aaa: File name too long$"):
+    with pytest.raises(RecipeError, match=r"^r\.yaml:1:10: dataset: .*aaa: File name too long$"):
         make(load("r.yaml"))
 
 
