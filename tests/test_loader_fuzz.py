@@ -30,6 +30,12 @@ def test_damaged_recipes_are_taken_or_refused_in_place(folder: Path) -> None:
     assert found.escapes == []
     assert found.taken > 0
     assert found.refused > 40
+    assert fuzz_of(11370, folder) == "", "images of a folder that is not there"
+
+
+def fuzz_of(number: int, folder: Path) -> str:
+    """What escapes of one mutant."""
+    return tried(mutant(number), folder)[1]
 
 
 def test_what_the_fuzz_begins_with_is_good(folder: Path) -> None:

@@ -60,6 +60,8 @@ def check(parts: Parts, file: str, faults: Faults) -> None:
         return  # what is wrong with the dataset is told when it is asked for its images
     for path, text in [*_sizes(parts, shape), *_radii(parts, shape)]:
         note(path, text)
+    if construct(lambda: parts.dataset.classes, Node(Mark(file), "", {}), Faults()) is BAD:
+        return
     for path, asked in _suited(parts, shape):
         construct(asked, Node(nearest(parts.places, path, file), path, {}), faults)
 
