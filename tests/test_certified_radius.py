@@ -112,7 +112,9 @@ def test_it_agrees_with_what_certify_finds_and_is_never_above_the_pixel_range():
         assert CertifiedRadius().score(net, images, labels, THREAT["l1"]).requires_grad is False
 
 
-def test_it_is_usable_in_float32_at_8_cells():
+def test_it_is_usable_in_float32_at_8_cells(monkeypatch: pytest.MonkeyPatch):
+    # one bracket for both, so that the searches differ by rounding alone
+    monkeypatch.setitem(FLOORS, "float64", FLOORS["float32"])
     net, images, labels = supernet(cells=8, channels=4, size=8)
     score = CertifiedRadius(precision="float64", steps=8).score(net, images, labels, THREAT["linf"])
     wide = torch.autograd.grad(score.sum(), list(net.alpha.values()))
@@ -120,9 +122,9 @@ def test_it_is_usable_in_float32_at_8_cells():
     narrow = CertifiedRadius(steps=8).score(net, images.float(), labels, THREAT["linf"])
     slopes = torch.autograd.grad(narrow.sum(), list(net.alpha.values()))
     assert (narrow[:-1] < -5).all()
-    torch.testing.assert_close(narrow[:-1].double(), score[:-1].double(), rtol=0, atol=0.05)
+    torch.testing.assert_close(narrow.double(), score.double(), rtol=1e-3, atol=1e-3)
     for one, other in zip(slopes, wide, strict=True):
-        assert (one.double() - other).norm() < 0.08 * other.norm()
+        assert (one.double() - other).norm() < 0.02 * other.norm()
 
 
 @pytest.mark.parametrize("option", [{"method": "crow"}, {"scale": "margin"}, {"steps": -1}, {"precision": "half"}])
