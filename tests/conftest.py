@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the processes that tests start
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # workers ignore Ctrl-C, which some tests are about
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Every exception robustnas raises on purpose, and the exit status each one means.
+"""Every exception robustnas raises on purpose, and the exit status each one means::
 
 RobustnasError           1   the run itself failed
   RunError               1   divergence, a full disk, a plugin that broke its promise while running
