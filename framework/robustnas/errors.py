@@ -1,19 +1,21 @@
 """Every exception robustnas raises on purpose, and the exit status each one means::
 
-RobustnasError           1   the run itself failed
-  RunError               1   divergence, a full disk, a plugin that broke its promise while running
-    DiskFullError        1   no room for a result; everything already done is intact
-    DeviceLostError      1   the device, or another process of the run, no longer answers
-    VerdictError         1   two evaluations of one image contradict each other
-  InputError             2   something given to us is wrong; the message says where and what would do
-    RecipeError          2   faults of a recipe file, all of them
-    PluginError          2   a plugin that is unknown, does not import, or breaks its contract
-    OptionError          2   an option of a plugin that cannot be honoured
-    DataError            2   a dataset folder that is missing, empty or broken
-      MissingDataError   2   data that is not on this machine, or not in this place
-    DeviceError          2   a device this machine does not have
-    RunDirectoryError    2   a run directory that belongs to another experiment, is busy or damaged
-    UnsupportedOpError   2   a network uses an operation that no bound rule covers
+    RobustnasError           1   the run itself failed
+      RunError               1   divergence, a full disk, a plugin that broke its promise while running
+        DiskFullError        1   no room for a result; everything already done is intact
+        DeviceLostError      1   the device, or another process of the run, no longer answers
+        VerdictError         1   two evaluations of one image contradict each other
+      InputError             2   something given to us is wrong; the message says where and what would do
+        RecipeError          2   faults of a recipe file, all of them
+        PluginError          2   a plugin that is unknown, does not import, or breaks its contract
+        OptionError          2   an option of a plugin that cannot be honoured
+        DataError            2   a dataset folder that is missing, empty or broken
+          MissingDataError   2   data that is not on this machine, or not in this place
+        DeviceError          2   a device this machine does not have
+        RunDirectoryError    2   a run directory that belongs to another experiment, is busy or damaged
+        UnsupportedOpError   2   a network uses an operation that no bound rule covers
+
+Messages say where, what was found, what would do and what to try next.
 """
 
 from __future__ import annotations
