@@ -27,6 +27,8 @@ from robustnas.plan import make
 from robustnas.recipe.load import load
 
 SEEDS = 5
+ONE_SEED = "seeds=[0]"
+"""Of the run whose results are copied."""
 HEAD = f"""\
 dataset: digits
 search_space: {{name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}}
@@ -73,10 +75,11 @@ def finished(path: Path, out: Path, few: Path) -> None:
     """A run directory in which all stages of a recipe are done: copies of those of `few`, a run of one of each kind."""
     stages = make(load(path)).until(None)
     patterns: dict[str, Path] = {}
-    for stage in make(load(few / "few.yaml")).until(None):
+    for stage in make(load(few / "few.yaml", [ONE_SEED])).until(None):
         patterns.setdefault(kind_of(stage.folder), few / "run" / stage.folder)
     for stage in stages:
-        shutil.copytree(patterns[kind_of(stage.folder)], out / stage.folder)
+        left_out = shutil.ignore_patterns("digests.json")  # it names the stage, and a copy is of another
+        shutil.copytree(patterns[kind_of(stage.folder)], out / stage.folder, ignore=left_out)
 
 
 def kind_of(folder: str) -> str:
@@ -103,7 +106,16 @@ def main() -> None:
         add("import torch", 0, ["-c", "import torch"])
         if asked.finished:
             recipe(folder / "few.yaml", len(KINDS))
-            few = [*program, "run", str(folder / "few.yaml"), "--out", str(folder / "run"), "--quiet"]
+            few = [
+                *program,
+                "run",
+                str(folder / "few.yaml"),
+                "--out",
+                str(folder / "run"),
+                "--quiet",
+                "--set",
+                ONE_SEED,
+            ]
             measured(few, asked.checkout)
         for methods in asked.methods:
             path, out = recipe(folder / f"{methods}.yaml", methods), folder / f"{methods}"
