@@ -9,7 +9,7 @@ from attrs.exceptions import FrozenInstanceError
 
 from robustnas.errors import InputError
 from robustnas.genotype import Genotype
-from robustnas.notation import read
+from robustnas.genotype.darts_notation import read
 
 CELL = [["sep_conv_3x3", 0], ["skip_connect", 1], ["max_pool_3x3", 2], ["sep_conv_3x3", 0]]
 DATA = {"normal": CELL, "normal_concat": [2, 3], "reduce": CELL[::-1][2:], "reduce_concat": [2]}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fake_package import install
 from robustnas.errors import PluginError
 from robustnas.options import options_of
 from robustnas.registry import ATTACKS, DATASETS, METRICS, REGISTRIES, SEARCH_SPACES, Registry, metric_parts
+from support.fake_package import install
 
 GOOD = """
     from attrs import field, frozen

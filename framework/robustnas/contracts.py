@@ -172,7 +172,7 @@ class AttackFactory(Protocol):
     - `transfers = True`: its images are made on the networks of the other methods and judged on this one.
     - `check`, see `Suited`.
 
-    `robustnas.foolbox_attack` has base classes for attacks in plain torch.
+    `robustnas.attack.foolbox_attack` has base classes for attacks in plain torch.
     """
 
     def build(self, threat: ThreatModel) -> FoolboxAttack:
@@ -227,7 +227,7 @@ class Dataset(Protocol):
 
 
 class Images(Protocol):
-    """Labelled images of one split: in memory or read when asked for (`robustnas.images` has both)."""
+    """Labelled images of one split: in memory or read when asked for (`robustnas.data.images` has both)."""
 
     @property
     def labels(self) -> Tensor:

@@ -15,13 +15,28 @@ from pathlib import PurePath
 from typing import Any, Literal, Union
 
 import attrs
-from attrs import frozen
+from attrs import field, frozen
+from attrs.validators import and_
 
 from robustnas.errors import PluginError
-from robustnas.strangers import contained
+from robustnas.runtime.strangers import contained
 
 MISSING: Any = attrs.NOTHING
 """The default of an option that has none."""
+
+
+def option(default: Any, help: str, *validators: Any, **metadata: Any) -> Any:
+    """An attrs field that is an option: of a plugin, or of a section of a recipe.
+
+    Args:
+        default: what stands when it is left out.
+        help: one line of documentation.
+        validators: rules of `attrs.validators`, all of which hold.
+        metadata: how keys of stages see it: `identity`, `stage` (see `robustnas.plan.keys`).
+    """
+    return field(
+        default=default, validator=and_(*validators) if validators else None, metadata={"help": help, **metadata}
+    )
 
 
 @frozen

@@ -3,7 +3,7 @@
     recipe -> plan -> search -> genotype -> train -> attack + certify -> table
 
 The loader (`recipe.load`) has checked every name and option; `plan.make` arranges stages; `run.scheduler` does
-those that are not done; `run.stages` says what each one is; `run.comparison` turns their results into the one table.
+those that are not done; `run.stages` says what each one is; `table.results` turns their results into the one table.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from typing import Any
 
 from rich.console import Console
 
-from robustnas import device as devices
-from robustnas import interrupt, table, terminal
-from robustnas.artifacts import write_json, write_text
+from robustnas import table
 from robustnas.errors import InputError, RunDirectoryError, VerdictError
 from robustnas.plan import Plan, Stage, arranged
 from robustnas.recipe.document import text_of
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.resolved import resolved
-from robustnas.run import checks, comparison, data, layout, overview
+from robustnas.run import checks, data, layout, overview
 from robustnas.run.directory import RunDirectory
 from robustnas.run.progress import Progress
 from robustnas.run.scheduler import Outcome, run_all
-from robustnas.world import World, joined, launched, own_device
+from robustnas.runtime import device as devices
+from robustnas.runtime import interrupt, terminal
+from robustnas.runtime.artifacts import write_json, write_text
+from robustnas.runtime.processes import World, joined, launched, own_device
+from robustnas.table import results
 
 
 def run(
@@ -166,7 +168,7 @@ def records(directory: Path) -> str:
     Raises:
         RunDirectoryError: it is not a run directory.
     """
-    text, without = comparison.records(_run_directory(directory))
+    text, without = results.records(_run_directory(directory))
     _note(without)
     return text
 
@@ -175,12 +177,12 @@ def leaderboard(directory: Path, method: str, **about: Any) -> str:
     """A method's result in the form of RobustBench's files.
 
     Args:
-        about: what the run does not know, as `robustnas.robustbench.entry` takes it.
+        about: what the run does not know, as `robustnas.table.robustbench.entry` takes it.
 
     Raises:
         InputError: no such method, or no result of AutoAttack.
     """
-    return comparison.leaderboard(_run_directory(directory), method, about)
+    return results.leaderboard(_run_directory(directory), method, about)
 
 
 def _run_directory(directory: Path) -> RunDirectory:
@@ -209,7 +211,7 @@ def _write_table(directory: RunDirectory, quiet: bool) -> None:
     Raises:
         VerdictError: results contradict each other; the table is written without them.
     """
-    compared = comparison.comparison(directory)
+    compared = results.comparison(directory)
     write_json(directory.path / "table.json", table.json_data(compared))
     write_text(directory.path / "table.md", table.markdown(compared))
     write_text(directory.path / "table.csv", table.csv_text(compared))

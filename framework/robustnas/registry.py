@@ -22,9 +22,9 @@ from attrs import field, frozen
 
 from robustnas import contracts
 from robustnas.errors import PluginError
-from robustnas.quoted import quoted
-from robustnas.strangers import contained
-from robustnas.suggest import did_you_mean
+from robustnas.runtime.quoted import quoted
+from robustnas.runtime.strangers import contained
+from robustnas.runtime.suggest import did_you_mean
 
 METRIC_PARTS: dict[str, type] = {
     "score": contracts.RobustnessMetric,

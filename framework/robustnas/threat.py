@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 from attrs.validators import in_
 
-from robustnas.quoted import quoted
+from robustnas.runtime.quoted import quoted
 
 if TYPE_CHECKING:
     from torch import Tensor

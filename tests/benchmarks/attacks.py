@@ -34,13 +34,13 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustnas import seeding
 from robustnas.attack import AttackRecord, evaluate, predict
+from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.network import Counted
 from robustnas.attack.radii import at_radii
 from robustnas.contracts import Dataset
-from robustnas.foolbox_import import load_foolbox
-from robustnas.images import InMemory
+from robustnas.data.images import InMemory
+from robustnas.runtime import seeding
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy
 from robustnas_plugins.attacks.autoattack import AutoAttack

@@ -28,10 +28,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from robustnas.augment import apply, draw
 from robustnas.contracts import Images
-from robustnas.feed import Feed
-from robustnas.images import InMemory, Streamed, shuffled
+from robustnas.data.augment.augmentation import apply, draw
+from robustnas.data.images import InMemory, Streamed, shuffled
+from robustnas.data.prefetch import Feed
 from robustnas_plugins.datasets.class_folders import Files, scan
 from robustnas_plugins.datasets.digits import Digits
 

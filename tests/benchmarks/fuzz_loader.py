@@ -21,7 +21,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loader_fuzz import fuzz, mutant
+from support.loader_fuzz import fuzz, mutant
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ from rich.table import Table
 from roofline import Machine, counted
 from stepping import SIZES, Size, stepper
 
-from robustnas import seeding
+from robustnas.runtime import seeding
 from robustnas_plugins.search_spaces.darts import Darts
 
 NETWORKS = {

@@ -35,16 +35,17 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustnas import certify, seeding
+from robustnas import certify
 from robustnas.bounds import METHODS, margins_within
 from robustnas.contracts import Images
+from robustnas.data.images import InMemory
 from robustnas.errors import DataError
-from robustnas.images import InMemory
-from robustnas.normalize import PixelNetwork
-from robustnas.recipe.schema import Certified
-from robustnas.statistics import noted_statistics
+from robustnas.nn.batch_statistics import noted_statistics
+from robustnas.nn.normalize import PixelNetwork
+from robustnas.runtime import seeding
 from robustnas.threat import NORMS
 from robustnas.train import certified as certified_training
+from robustnas.train.settings import Certified
 from robustnas_plugins.datasets.digits import Digits
 from robustnas_plugins.datasets.torchvision_sets import MNIST
 from robustnas_plugins.search_spaces.darts import Darts

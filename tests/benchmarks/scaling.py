@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from stepping import Size, seconds, stepper
 
-from robustnas import world as worlds
+from robustnas.runtime import processes as worlds
 from robustnas_plugins.search_spaces.darts import Darts
 
 BASE = Size(Darts(cells=4, channels=8), (3, 32, 32), 16)

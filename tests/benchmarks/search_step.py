@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from stepping import SIZES, Size, seconds, stepper
 
-from robustnas.recipe import schema
+from robustnas.search import settings
 from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
 from robustnas_plugins.metrics.certified_bound import CertifiedBound
@@ -32,16 +32,16 @@ PLAIN = "darts, first order"
 Metrics = tuple[tuple[float, Any], ...]
 
 
-def methods(size: Size) -> dict[str, tuple[schema.Order, Metrics]]:
+def methods(size: Size) -> dict[str, tuple[settings.Order, Metrics]]:
     """Hypergradient and metrics of each method."""
     bound = CertifiedBound(epsilon=size.epsilon, scale="log")
-    first = schema.FirstOrder()
+    first = settings.FirstOrder()
     return {
         PLAIN: (first, ()),
-        "darts, unrolled": (schema.Unrolled(), ()),
-        "darts, exact": (schema.Exact(), ()),
-        "darts, neumann (3 terms)": (schema.Neumann(), ()),
-        "darts, cg (5 iterations)": (schema.ConjugateGradient(), ()),
+        "darts, unrolled": (settings.Unrolled(), ()),
+        "darts, exact": (settings.Exact(), ()),
+        "darts, neumann (3 terms)": (settings.Neumann(), ()),
+        "darts, cg (5 iterations)": (settings.ConjugateGradient(), ()),
         "dsrna-jacobian, one row": (first, ((1.0, Jacobian(rows=1)),)),
         "dsrna-jacobian, all rows": (first, ((1.0, Jacobian()),)),
         "dsrna-cb, ibp": (first, ((1.0, CertifiedBound(method="ibp", epsilon=size.epsilon, scale="log")),)),

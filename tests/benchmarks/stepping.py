@@ -11,22 +11,22 @@ import torch
 import torch.nn.functional as F
 from attrs import frozen
 
-from robustnas import seeding
-from robustnas.batches import Part
 from robustnas.contracts import Context
-from robustnas.device import can_fuse
-from robustnas.normalize import PixelSupernet
-from robustnas.precision import Precision
-from robustnas.recipe import schema
-from robustnas.recompute import recompute
+from robustnas.data.batches import Part
+from robustnas.nn.fast.recompute import recompute
+from robustnas.nn.normalize import PixelSupernet
+from robustnas.nn.synchronised import synchronise
+from robustnas.runtime import seeding
+from robustnas.runtime.device import can_fuse
+from robustnas.runtime.precision import Precision
+from robustnas.runtime.processes import ALONE, World
+from robustnas.search import settings
 from robustnas.search.bilevel import inner_step, outer_step
 from robustnas.search.compiled import Compiled
 from robustnas.search.hypergradient import Step, hypergradient
 from robustnas.search.objective import Objective
 from robustnas.search.weights import weights
-from robustnas.synchronised import synchronise
 from robustnas.threat import ThreatModel
-from robustnas.world import ALONE, World
 from robustnas_plugins.search_spaces.darts import Darts
 
 
@@ -57,7 +57,7 @@ SIZES = {
 def stepper(
     size: Size,
     batch: int | None = None,
-    order: schema.Order | None = None,
+    order: settings.Order | None = None,
     metrics: tuple[tuple[float, Any], ...] = (),
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
@@ -98,7 +98,7 @@ def stepper(
         metrics, ThreatModel("linf", "8/255"), 0.01, precision, Compiled(supernet) if compiled else None
     )
     step = Step(supernet, objective, w, w_optimizer, halves[0], halves[1], context, context, world)
-    gradient = hypergradient(order or schema.FirstOrder())
+    gradient = hypergradient(order or settings.FirstOrder())
 
     def once() -> None:
         outer_step(step, gradient, alpha_optimizer)

@@ -32,13 +32,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from robustnas import attack, certify, plan, seeding, train
+from robustnas import attack, certify, plan, train
 from robustnas.bounds import METHODS
-from robustnas.device import full_precision
-from robustnas.images import InMemory
+from robustnas.data.images import InMemory
 from robustnas.recipe.load import load
 from robustnas.run.directory import RunDirectory
 from robustnas.run.stages import genotype_of
+from robustnas.runtime import seeding
+from robustnas.runtime.device import full_precision
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.pgd import PGD
 

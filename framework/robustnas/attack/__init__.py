@@ -5,7 +5,7 @@
     judge.py       what a proposed image proves, or why it is refused
     runner.py      how each kind of foolbox attack is run on a batch
     record.py      what an attack did, image by image
-    evaluate.py    one attack at one radius
+    evaluation.py  one attack at one radius
     radii.py       one attack at several radii, from small to large
     columns.py     the records of a stage as a file of columns
     progress.py    what is done of an attack that was interrupted
@@ -16,10 +16,23 @@ pass of our own.  Foolbox's own bookkeeping (`attack(...)`) is passed by: it cou
 that were wrong anyway as successes.
 """
 
-from robustnas.attack.evaluate import evaluate
-from robustnas.attack.judge import TOLERANCE
-from robustnas.attack.network import predict
-from robustnas.attack.record import AttackRecord, robust
-from robustnas.threat import ORDER
+from typing import TYPE_CHECKING
 
-__all__ = ["ORDER", "TOLERANCE", "AttackRecord", "evaluate", "predict", "robust"]
+from robustnas.runtime.facade import facade
+
+if TYPE_CHECKING:
+    from robustnas.attack.evaluation import evaluate
+    from robustnas.attack.judge import TOLERANCE
+    from robustnas.attack.network import predict
+    from robustnas.attack.record import AttackRecord, robust
+
+__all__ = ["TOLERANCE", "AttackRecord", "evaluate", "predict", "robust"]
+
+__getattr__ = facade(
+    __name__,
+    TOLERANCE="judge",
+    AttackRecord="record",
+    evaluate="evaluation",
+    predict="network",
+    robust="record",
+)

@@ -24,9 +24,9 @@ from attrs import frozen
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustnas.artifacts import StageFolder, damaged
 from robustnas.attack.record import AttackRecord
 from robustnas.errors import RunDirectoryError
+from robustnas.runtime.artifacts import StageFolder, damaged
 from robustnas.threat import NORMS
 
 FILE = "columns.npz"

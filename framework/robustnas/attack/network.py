@@ -8,16 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustnas import interrupt, memory
 from robustnas.attack.judge import TOLERANCE
 from robustnas.attack.untouched import Untouched
 from robustnas.contracts import Images
-from robustnas.device import float32_with_gradients
+from robustnas.data.images import InMemory, in_order, on_device
 from robustnas.errors import DataError, DeviceError, RobustnasError, RunError, first_line, kind_of, said
-from robustnas.frozen import frozen
-from robustnas.images import InMemory, in_order, on_device
-from robustnas.report import Report, silent
-from robustnas.world import ALONE, World
+from robustnas.nn.read_only import frozen
+from robustnas.runtime import interrupt, memory
+from robustnas.runtime.device import float32_with_gradients
+from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.report import Report, silent
 
 
 class Counted(nn.Module):

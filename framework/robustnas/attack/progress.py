@@ -6,9 +6,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from robustnas.artifacts import StageFolder, damaged
 from robustnas.errors import RunDirectoryError
-from robustnas.progress_files import ProgressFiles
+from robustnas.runtime.artifacts import StageFolder, damaged
+from robustnas.runtime.progress_files import ProgressFiles
 from robustnas.threat import NORMS
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from torch import Tensor, nn
 
-from robustnas.attack.evaluate import evaluate
+from robustnas.attack.evaluation import evaluate
 from robustnas.attack.record import AttackRecord
 from robustnas.attack.runner import runners
 from robustnas.contracts import Images

@@ -11,11 +11,11 @@ import attrs
 import numpy as np
 from torch import Tensor
 
-from robustnas import interrupt, memory
-from robustnas.draws import Draws
+from robustnas.attack.foolbox_import import load_foolbox
+from robustnas.attack.per_image_random import Draws
 from robustnas.errors import OptionError, RobustnasError, RunError, kind_of, said
-from robustnas.foolbox_import import load_foolbox
-from robustnas.seeding import derive, seeded
+from robustnas.runtime import interrupt, memory
+from robustnas.runtime.seeding import derive, seeded
 from robustnas.threat import ORDER, ThreatModel
 
 

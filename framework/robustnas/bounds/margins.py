@@ -23,8 +23,8 @@ from robustnas.bounds.scale import portion
 from robustnas.bounds.value import Value
 from robustnas.bounds.walk import ENTRIES, Network, Walk
 from robustnas.errors import InputError, UnsupportedOpError
+from robustnas.nn.wrappers import unwrapped
 from robustnas.threat import DUAL_ORDER, NORMS, ThreatModel
-from robustnas.wrappers import unwrapped
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 TARGETS = ("all", "strongest")

@@ -15,7 +15,7 @@ from robustnas.bounds.ball import Ball
 from robustnas.bounds.region import Region
 from robustnas.bounds.value import Value
 from robustnas.errors import InputError, UnsupportedOpError, said
-from robustnas.wrappers import eager
+from robustnas.nn.wrappers import eager
 
 Network = Callable[[Tensor], Tensor]
 

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from robustnas.cli import commands
 from robustnas.cli.parser import parse
 from robustnas.errors import InputError, RecipeError, RobustnasError, kind_and_text, said
-from robustnas.given_file import shown
-from robustnas.interrupt import Ended, Interrupted, ending
-from robustnas.terminal import tell
+from robustnas.runtime.given_file import shown
+from robustnas.runtime.interrupt import Ended, Interrupted, ending
+from robustnas.runtime.terminal import tell
 
 __all__ = ["main"]
 

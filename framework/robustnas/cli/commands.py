@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustnas import interrupt, printable, terminal
 from robustnas.errors import InputError, said
-from robustnas.terminal import tell, write
+from robustnas.runtime import interrupt, printable, terminal
+from robustnas.runtime.terminal import tell, write
 
 
 def run(arguments: argparse.Namespace) -> int:

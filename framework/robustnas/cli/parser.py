@@ -10,8 +10,8 @@ from typing import NoReturn
 
 from robustnas import __version__
 from robustnas.cli import commands
-from robustnas.quoted import quoted
-from robustnas.suggest import did_you_mean
+from robustnas.runtime.quoted import quoted
+from robustnas.runtime.suggest import did_you_mean
 
 KINDS = ("search-space", "metric", "attack", "dataset")
 

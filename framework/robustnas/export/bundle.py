@@ -20,22 +20,31 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from robustnas import __version__, plan, seeding, terminal, train
-from robustnas.artifacts import UMASK, of_no_stage, opened, real_folder, write_atomically, write_json, write_text
+from robustnas import __version__, plan, train
+from robustnas.certify.settings import Certify
+from robustnas.data.images import First
 from robustnas.errors import InputError, RunDirectoryError
 from robustnas.export import box, certificates, onnx_file, vnnlib
 from robustnas.export.readme import readme
 from robustnas.export.request import IMAGES, VERSIONS, Request
-from robustnas.images import First
 from robustnas.plan import Plan
 from robustnas.recipe.load import load
-from robustnas.recipe.schema import Certify
-from robustnas.report import Report, silent
-from robustnas.run import comparison
 from robustnas.run.directory import RunDirectory
 from robustnas.run.evaluated import evaluated_images
 from robustnas.run.task import genotype_of, load_foreign
-from robustnas.suggest import did_you_mean
+from robustnas.runtime import seeding, terminal
+from robustnas.runtime.artifacts import (
+    UMASK,
+    of_no_stage,
+    opened,
+    real_folder,
+    write_atomically,
+    write_json,
+    write_text,
+)
+from robustnas.runtime.report import Report, silent
+from robustnas.runtime.suggest import did_you_mean
+from robustnas.table import results
 from robustnas.threat import NORMS, ThreatModel
 
 NETWORK = "network.onnx"
@@ -79,7 +88,7 @@ def export(request: Request, report: Report = silent) -> Bundle:
         predictions = torch.cat([network(image) for image in images.split(1)]).argmax(dim=1)
     data = onnx_file.encode(network, images[0])
     agreement = onnx_file.compare(data, network, images, threat.epsilon)
-    comparison.check(directory, request.method, seed)
+    results.check(directory, request.method, seed)
     stage = arranged.stage("certify", request.method, seed)
     found = certificates.of(
         None if stage is None else directory.folder(stage),

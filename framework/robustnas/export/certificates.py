@@ -12,9 +12,9 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from robustnas import certify
-from robustnas.artifacts import StageFolder, damaged
 from robustnas.errors import RunDirectoryError
-from robustnas.report import Report
+from robustnas.runtime.artifacts import StageFolder, damaged
+from robustnas.runtime.report import Report
 from robustnas.threat import ThreatModel
 
 KEYS = ("threat", "method", "radius_method", "margin", "certified", "radius")

@@ -19,11 +19,11 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from robustnas import seeding
-from robustnas.device import full_precision
 from robustnas.errors import InputError, RobustnasError, RunError, first_line
-from robustnas.frozen import frozen as looked_at
-from robustnas.interrupt import wanted
+from robustnas.nn.read_only import frozen as looked_at
+from robustnas.runtime import seeding
+from robustnas.runtime.device import full_precision
+from robustnas.runtime.interrupt import wanted
 
 OPERATOR_SET = 13
 INPUT, OUTPUT = "X", "Y"

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustnas import interrupt
 from robustnas.contracts import Shape
 from robustnas.errors import InputError, RunError, said
 from robustnas.foreign.messages import ELSEWHERE, few, kind, theirs
-from robustnas.frozen import lent
-from robustnas.normalize import PixelNetwork
+from robustnas.nn.normalize import PixelNetwork
+from robustnas.nn.read_only import lent
+from robustnas.runtime import interrupt
 
 PROBED = (28, 32, 64, 96, 128, 160, 224, 299, 384)
 """Rows and columns tried where a network does not take the dataset's images."""

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.foreign.messages import ELSEWHERE, kind, theirs
-from robustnas.seeding import seeded
-from robustnas.suggest import did_you_mean
-from robustnas.wrappers import unwrapped
+from robustnas.nn.wrappers import unwrapped
+from robustnas.runtime.seeding import seeded
+from robustnas.runtime.suggest import did_you_mean
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from robustnas.errors import InputError
-from robustnas.strangers import contained
+from robustnas.runtime.strangers import contained
 
 FEW = 5
 """Names that a message lists before it counts."""

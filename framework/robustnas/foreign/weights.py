@@ -23,9 +23,9 @@ from robustnas.errors import InputError
 from robustnas.foreign.archive import ADVICE, LEAST, Archive, file_size, opened
 from robustnas.foreign.messages import few, kind
 from robustnas.foreign.pickled import LONGEST, Stored, Thing, mappings, state_of
-from robustnas.recipe.schema import Weights
-from robustnas.strangers import told
-from robustnas.suggest import did_you_mean
+from robustnas.foreign.settings import Weights
+from robustnas.runtime.strangers import told
+from robustnas.runtime.suggest import did_you_mean
 
 WRAPPERS = ("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 """Parts of names that `nn.DataParallel`, `torch.compile` and others put around a network, or around parts of it."""

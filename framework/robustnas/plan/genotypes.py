@@ -8,12 +8,13 @@ from os.path import isfile
 from pathlib import Path
 from typing import Any
 
-from robustnas import given_file, notation
-from robustnas.artifacts import opened
 from robustnas.contracts import Genotype, SearchSpace
 from robustnas.errors import InputError
-from robustnas.quoted import quoted
-from robustnas.suggest import did_you_mean
+from robustnas.genotype import darts_notation as notation
+from robustnas.runtime import given_file
+from robustnas.runtime.artifacts import opened
+from robustnas.runtime.quoted import quoted
+from robustnas.runtime.suggest import did_you_mean
 
 LARGEST = 4 << 20
 """Bytes of a file of genotypes."""
@@ -24,8 +25,8 @@ def find_genotype(
 ) -> Genotype:
     """The genotype a recipe holds or names: published by the space, or in a file `path` or `path#KEY`.
 
-    What it holds is a mapping, or a text in DARTS's notation (`robustnas.notation`).  A path is looked for beside the
-    recipe, then in the working directory; a key at the top of the file, then in its sections.
+    What it holds is a mapping, or a text in DARTS's notation (`robustnas.genotype.darts_notation`).  A path is looked
+    for beside the recipe, then in the working directory; a key at the top of the file, then in its sections.
 
     Args:
         read: `read_genotypes`, or what remembers what it has read.

@@ -11,19 +11,24 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from robustnas import attack_order, dataset_promises, foreign
-from robustnas.attack_order import Column
+from robustnas import foreign
 from robustnas.contracts import Dataset, SearchSpace
-from robustnas.notation import is_call
+from robustnas.data import promises as dataset_promises
+from robustnas.foreign.settings import Weights
+from robustnas.genotype.darts_notation import is_call
+from robustnas.plan import columns as attack_order
+from robustnas.plan.columns import Column
 from robustnas.plan.genotypes import find_genotype, read_genotypes
 from robustnas.plan.keys import contents, digest, identity, settings
 from robustnas.plan.stages import Foreign, MethodPlan, Plan, Stage, each_once
 from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
-from robustnas.recipe.schema import ORDERS, REGIMES, Method, Recipe, Standard, Use, Weights
+from robustnas.recipe.schema import Method, Recipe, Use
 from robustnas.recipe.values import BAD, construct
 from robustnas.registry import metric_parts
+from robustnas.search.settings import ORDERS
+from robustnas.train.settings import REGIMES, Standard
 from robustnas.train.sizes import Sizes
 
 

@@ -8,10 +8,14 @@ from typing import Any, Literal
 
 from attrs import Factory, frozen
 
-from robustnas.attack_order import Column
+from robustnas.attack.settings import Evaluate
+from robustnas.certify.settings import Certify, Smoothing
 from robustnas.contracts import Dataset, Genotype, SearchSpace
-from robustnas.recipe.schema import Certify, Evaluate, Search, Smoothing, Train, Weights
+from robustnas.foreign.settings import Weights
+from robustnas.plan.columns import Column
+from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
+from robustnas.train.settings import Train
 
 Kind = Literal["search", "train", "clean", "probe", "certify", "attack", "smooth"]
 KINDS: tuple[Kind, ...] = ("search", "train", "clean", "probe", "certify", "attack", "smooth")

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import yaml
 from attrs import Factory, evolve, frozen
 
-from robustnas import given_file
-from robustnas.quoted import quoted
 from robustnas.recipe.faults import Faults, Mark
+from robustnas.runtime import given_file
+from robustnas.runtime.quoted import quoted
 
 MOST_BYTES = 1 << 20
 """Of a file: a recipe of ten thousand methods has as many."""

@@ -14,6 +14,8 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
+from robustnas.attack.settings import Evaluate
+from robustnas.certify.settings import Certify, Smoothing
 from robustnas.errors import InputError, RecipeError
 from robustnas.recipe import shelf, together
 from robustnas.recipe.document import Node, below, parse, read, text_of
@@ -21,10 +23,12 @@ from robustnas.recipe.faults import Faults, Mark, nearest
 from robustnas.recipe.methods import read_methods
 from robustnas.recipe.overlay import assign, overlay
 from robustnas.recipe.plugins import Plugins
-from robustnas.recipe.schema import Certified, Certify, Evaluate, Method, Recipe, Search, Smoothing, Train
+from robustnas.recipe.schema import Method, Recipe
 from robustnas.recipe.values import BAD, found, read_object, read_value, refuse_unknown
 from robustnas.registry import DATASETS, SEARCH_SPACES
+from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
+from robustnas.train.settings import Certified, Train
 
 REQUIRED = {
     "dataset": "the name of a dataset would do, such as digits",

@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from robustnas.quoted import quoted
+from robustnas.foreign.settings import Weights
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.overlay import overlay
 from robustnas.recipe.plugins import Plugins
-from robustnas.recipe.schema import Method, Search, Train, Weights
+from robustnas.recipe.schema import Method
 from robustnas.recipe.values import BAD, found, read_object, read_value, refuse_unknown
 from robustnas.registry import SEARCH_SPACES
+from robustnas.runtime.quoted import quoted
+from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
+from robustnas.train.settings import Train
 
 OVERRIDES = ("search_space", "threat", "search", "train")
 """Sections of which a method may override keys."""

@@ -10,11 +10,11 @@ from typing import Any
 from attrs import frozen
 
 from robustnas.errors import InputError
-from robustnas.given_file import shown
-from robustnas.quoted import quoted
 from robustnas.recipe.document import parse
 from robustnas.recipe.faults import Faults, Mark
 from robustnas.recipe.methods import NAME
+from robustnas.runtime.given_file import shown
+from robustnas.runtime.quoted import quoted
 from robustnas.threat import NORMS, pixels
 
 EPSILONS = {"linf": "8/255", "l2": "0.5", "l1": "12"}

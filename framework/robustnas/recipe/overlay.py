@@ -13,7 +13,7 @@ from attrs import evolve
 
 from robustnas.recipe.document import DEEPEST, LONGEST_KEY, Node, below, parse
 from robustnas.recipe.faults import Faults, Mark
-from robustnas.suggest import did_you_mean
+from robustnas.runtime.suggest import did_you_mean
 
 LONGEST = 100
 """Characters of a `--set` that a message shows."""

@@ -9,13 +9,13 @@ from attrs import Factory, define
 
 from robustnas.errors import OptionError, PluginError
 from robustnas.options import options_of
-from robustnas.quoted import quoted
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.overlay import overlay
 from robustnas.recipe.schema import Attack, Use
 from robustnas.recipe.values import BAD, construct, found, name_of, read_object, read_value
 from robustnas.registry import ATTACKS, METRICS, Entry, Registry, is_foolbox_attack, metric_parts
+from robustnas.runtime.quoted import quoted
 from robustnas.threat import ThreatModel
 
 MOST_METRICS, MOST_ATTACKS = 20, 100

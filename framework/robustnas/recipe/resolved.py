@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from robustnas.foreign.settings import Weights
 from robustnas.options import plain, values_of
 from robustnas.recipe.load import Loaded
-from robustnas.recipe.schema import ORDERS, REGIMES, Attack, Method, Search, Train, Use, Weights
+from robustnas.recipe.schema import Attack, Method, Use
+from robustnas.search.settings import ORDERS, Search
+from robustnas.train.settings import REGIMES, Train
 
 
 def resolved(loaded: Loaded, trains: Mapping[str, Train] | None = None) -> dict[str, Any]:

@@ -2,55 +2,22 @@
 
 `metadata["help"]` of a field is its documentation.  Values marked *ours* are defaults where the DSRNA paper is
 silent.  Sources of the others: Hosseini et al. 2021 (DSRNA) and the settings of Liu et al. 2019 (DARTS).
-Sections have files of their own beside this one.
+Sections are the settings of the engine that reads them: `search.settings`, `train.settings`, `attack.settings`,
+`certify.settings`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from attrs import Factory, field, frozen
 
-from robustnas.recipe.evaluation_sections import Certify, Evaluate, Smoothing
-from robustnas.recipe.search_section import (
-    ORDERS,
-    ConjugateGradient,
-    Exact,
-    FirstOrder,
-    Neumann,
-    Order,
-    Search,
-    Unrolled,
-)
-from robustnas.recipe.train_section import REGIMES, Adversarial, Certified, Regime, Standard, Trades, Train
+from robustnas.attack.settings import Evaluate
+from robustnas.certify.settings import Certify, Smoothing
+from robustnas.foreign.settings import Weights
+from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
-
-__all__ = [
-    "ORDERS",
-    "REGIMES",
-    "Adversarial",
-    "Attack",
-    "Certified",
-    "Certify",
-    "ConjugateGradient",
-    "Evaluate",
-    "Exact",
-    "FirstOrder",
-    "Method",
-    "Neumann",
-    "Order",
-    "Recipe",
-    "Regime",
-    "Search",
-    "Smoothing",
-    "Standard",
-    "Trades",
-    "Train",
-    "Unrolled",
-    "Use",
-    "Weights",
-]
+from robustnas.train.settings import Train
 
 
 @frozen
@@ -85,21 +52,6 @@ class Attack:
     label: str | None = None
     expectation: int = 1
     runs: int = 1
-
-
-@frozen
-class Weights:
-    """Key `weights` of a method: the tensors of a network made elsewhere.
-
-    Args:
-        file: of torch.save.
-        key: where in it the state dict is, parts with `/` between them; None: found by what fits the network.
-        prefix: what stands before the network's names, names without it being left aside; None: found as well.
-    """
-
-    file: Path
-    key: str | None = None
-    prefix: str | None = None
 
 
 @frozen

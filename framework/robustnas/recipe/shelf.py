@@ -10,9 +10,9 @@ from os.path import exists, isdir, isfile
 from pathlib import Path
 
 from robustnas.errors import RecipeError
-from robustnas.given_file import shown
-from robustnas.quoted import quoted
-from robustnas.suggest import did_you_mean
+from robustnas.runtime.given_file import shown
+from robustnas.runtime.quoted import quoted
+from robustnas.runtime.suggest import did_you_mean
 
 SUFFIXES = (".yaml", ".yml")
 

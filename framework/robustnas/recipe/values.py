@@ -24,15 +24,16 @@ from typing import Any, Literal, Union
 import attrs
 
 from robustnas.errors import RobustnasError, kind_of, said
-from robustnas.given_file import shown
-from robustnas.interrupt import wanted
 from robustnas.options import MISSING, Option, options_of, type_text, value_text
-from robustnas.quoted import quoted
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
-from robustnas.recipe.schema import ORDERS, REGIMES, Order, Regime
-from robustnas.suggest import did_you_mean
+from robustnas.runtime.given_file import shown
+from robustnas.runtime.interrupt import wanted
+from robustnas.runtime.quoted import quoted
+from robustnas.runtime.suggest import did_you_mean
+from robustnas.search.settings import ORDERS, Order
 from robustnas.threat import pixels
+from robustnas.train.settings import REGIMES, Regime
 
 BAD: Any = object()
 """Stands for a value that could not be read; its fault has been noted."""

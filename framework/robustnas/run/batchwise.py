@@ -8,11 +8,11 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from robustnas import interrupt
-from robustnas.artifacts import damaged
 from robustnas.errors import RunDirectoryError
-from robustnas.progress_files import ProgressFiles
 from robustnas.run.task import Task
+from robustnas.runtime import interrupt
+from robustnas.runtime.artifacts import damaged
+from robustnas.runtime.progress_files import ProgressFiles
 
 Rows = dict[str, list[Any]]
 """Figures of a batch by name, each with one entry an image; `certified` is a bool."""

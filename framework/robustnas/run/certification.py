@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robustnas import certify, smoothing
+from robustnas import certify
+from robustnas.certify import smoothing
+from robustnas.data.images import Chosen, in_order
 from robustnas.errors import RunError, UnsupportedOpError
-from robustnas.images import Chosen, in_order
 from robustnas.plan import Plan
 from robustnas.run.batchwise import Rows, forget, rows_of
 from robustnas.run.evaluated import evaluated_images, network_of

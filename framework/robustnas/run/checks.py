@@ -13,21 +13,25 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from robustnas import interrupt, search, seeding, train
+from robustnas import search, train
+from robustnas.attack.settings import Evaluate
+from robustnas.certify.settings import Certify, Smoothing
 from robustnas.contracts import Genotype
 from robustnas.errors import DataError, InputError
+from robustnas.nn.fast.recompute import cells_of
 from robustnas.plan import MethodPlan, Plan
 from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults, Mark
 from robustnas.recipe.load import Loaded
-from robustnas.recipe.schema import Certify, Evaluate, Search, Smoothing, Train
 from robustnas.recipe.values import BAD, construct
-from robustnas.recompute import cells_of
 from robustnas.run.data import Splits
 from robustnas.run.task import load_foreign
+from robustnas.runtime import interrupt, seeding
+from robustnas.runtime.processes import ALONE, World
+from robustnas.search.settings import Search
 from robustnas.search.weights import weights
 from robustnas.train.network import check_drop_path
-from robustnas.world import ALONE, World
+from robustnas.train.settings import Train
 
 
 def check(

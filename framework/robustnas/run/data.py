@@ -20,15 +20,15 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from robustnas import dataset_promises as promises
-from robustnas import interrupt, terminal
 from robustnas.contracts import Images
+from robustnas.data import promises
+from robustnas.data.images import readers, state
+from robustnas.data.prefetch import Feed
 from robustnas.errors import DataError, MissingDataError
-from robustnas.feed import Feed
-from robustnas.images import readers, state
 from robustnas.plan import Plan
 from robustnas.run.directory import RunDirectory
 from robustnas.run.evaluated import evaluated_images
+from robustnas.runtime import interrupt, terminal
 
 FILE = "data.json"
 

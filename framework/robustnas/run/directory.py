@@ -1,8 +1,8 @@
 """The run directory: one experiment, one process at a time, a folder a stage.
 
 run.json          which experiment this is: dataset, search space, threat
-digests.json      what was written here (see `robustnas.artifacts.digests`), and which stages are older than that
-recipe.yaml       the recipe of the last run, every default filled in
+digests.json      what was written here (see `robustnas.runtime.artifacts.digests`), and which stages are older than
+that recipe.yaml       the recipe of the last run, every default filled in
 layout.json       which folder holds which stage, and the columns of the table
 search/ train/ clean/ probe/ certify/ attack/ smooth/      stages, `<method>-seed<seed>-<key>`
 table.md table.csv table.json
@@ -22,7 +22,9 @@ from typing import IO, Any
 
 from attrs import frozen
 
-from robustnas.artifacts import (
+from robustnas.errors import DiskFullError, RunDirectoryError
+from robustnas.plan import KINDS, Plan, Stage
+from robustnas.runtime.artifacts import (
     PART,
     StageFolder,
     damaged,
@@ -35,8 +37,6 @@ from robustnas.artifacts import (
     real_folder,
     write_recorded,
 )
-from robustnas.errors import DiskFullError, RunDirectoryError
-from robustnas.plan import KINDS, Plan, Stage
 
 if sys.platform == "win32":
     import msvcrt

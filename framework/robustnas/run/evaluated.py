@@ -7,12 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from robustnas import seeding, train
+from robustnas import train
 from robustnas.contracts import Images
-from robustnas.images import Chosen, First
+from robustnas.data.images import Chosen, First
+from robustnas.data.stratified import balanced
 from robustnas.plan import Plan
 from robustnas.run.task import Task, load_foreign
-from robustnas.stratified import balanced
+from robustnas.runtime import seeding
 
 
 def network_of(task: Task, name: str | None = None, tell: Callable[[str], None] | None = None) -> nn.Module:

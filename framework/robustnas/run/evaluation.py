@@ -14,24 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from robustnas import attack
-from robustnas.artifacts import damaged
 from robustnas.attack import columns as tables
-from robustnas.attack.evaluate import evaluate
+from robustnas.attack.evaluation import evaluate
 from robustnas.attack.progress import Progress
 from robustnas.attack.radii import at_radii
 from robustnas.attack.record import AttackRecord
-from robustnas.attack_order import Column
+from robustnas.attack.review.flag import Flag
+from robustnas.attack.review.probe import probe as probed
+from robustnas.attack.review.records import of_options
+from robustnas.certify.verdicts import contradicted
 from robustnas.contracts import Images
 from robustnas.errors import OptionError, RunDirectoryError, RunError, VerdictError, said
 from robustnas.plan import sources
-from robustnas.review.flag import Flag
-from robustnas.review.probe import probe as probed
-from robustnas.review.records import of_options
+from robustnas.plan.columns import Column
 from robustnas.run.evaluated import evaluated_images, network_of
 from robustnas.run.layout import VIOLATION
 from robustnas.run.task import Task, finish, trainable
+from robustnas.runtime.artifacts import damaged
 from robustnas.threat import ThreatModel
-from robustnas.verdicts import contradicted
 
 
 def clean(task: Task) -> None:
@@ -170,7 +170,7 @@ def build(column: Column, threat: ThreatModel) -> Any:
 
 def _foolbox_version() -> str:
     """Its results have changed between versions."""
-    from robustnas.foolbox_import import load_foolbox
+    from robustnas.attack.foolbox_import import load_foolbox
 
     return str(load_foolbox().__version__)
 
@@ -188,7 +188,7 @@ def _left_out(column: Column, record: AttackRecord) -> list[Flag]:
 
 def _weak_steps(column: Column, built: Any) -> list[Flag]:
     """A warning for each radius that the steps of an attack inside the ball cannot cross."""
-    from robustnas.foolbox_import import load_foolbox
+    from robustnas.attack.foolbox_import import load_foolbox
 
     if isinstance(built, load_foolbox().attacks.base.MinimizationAttack) or column.access == "corruption":
         return []

@@ -12,13 +12,13 @@ from typing import Any
 
 from attrs import frozen
 
-from robustnas.artifacts import StageFolder, damaged, of_no_stage, read_json
-from robustnas.attack_order import Column, before, cost
 from robustnas.errors import RunDirectoryError
 from robustnas.options import plain
 from robustnas.plan import KINDS, Foreign, Plan, Stage
+from robustnas.plan.columns import Column, before, cost
 from robustnas.run import data
 from robustnas.run.directory import RunDirectory
+from robustnas.runtime.artifacts import StageFolder, damaged, of_no_stage, read_json
 from robustnas.threat import ThreatModel
 
 SCHEMA = 2
@@ -34,7 +34,7 @@ VIOLATION = "violation.json"
 
 @frozen
 class AttackEntry:
-    """How an attack's results are to be shown: as in `robustnas.attack_order.Column`, without its plugin."""
+    """How an attack's results are to be shown: as in `robustnas.plan.columns.Column`, without its plugin."""
 
     label: str
     name: str

@@ -9,18 +9,20 @@ from attrs import Factory, define
 from rich.console import Console
 from torch import Tensor
 
-from robustnas import memory, search, terminal, train
+from robustnas import search, train
+from robustnas.data.images import batches
+from robustnas.data.stratified import first_half
 from robustnas.errors import RobustnasError, said
-from robustnas.images import batches
 from robustnas.plan import Foreign, MethodPlan, Plan
-from robustnas.recipe.schema import Search, Train
 from robustnas.run.directory import RunDirectory
 from robustnas.run.task import TrainingOnly, genotype_of, load_foreign, trainable
+from robustnas.runtime import memory, terminal
+from robustnas.runtime.processes import ALONE
 from robustnas.search import SearchTask
 from robustnas.search.footprint import step_bytes
-from robustnas.stratified import first_half
+from robustnas.search.settings import Search
+from robustnas.train.settings import Train
 from robustnas.train.sizes import Sizes
-from robustnas.world import ALONE
 
 NAMED = 8
 """How many rows a note names."""

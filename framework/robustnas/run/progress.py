@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from robustnas import printable, terminal
 from robustnas.plan import Stage
-from robustnas.report import Report
+from robustnas.runtime import printable, terminal
+from robustnas.runtime.report import Report
 
 PLAIN_SECONDS = 10.0
 """Outside a terminal a working stage writes a line at most this often."""

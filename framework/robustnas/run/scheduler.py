@@ -12,7 +12,6 @@ from multiprocessing.connection import wait
 import torch
 from attrs import field, frozen
 
-from robustnas import interrupt
 from robustnas.errors import DeviceLostError, DiskFullError, InputError, RobustnasError, RunError, said
 from robustnas.plan import Plan, Stage
 from robustnas.run import workers
@@ -20,7 +19,8 @@ from robustnas.run.directory import RunDirectory
 from robustnas.run.progress import Progress
 from robustnas.run.stages import execute
 from robustnas.run.task import Task
-from robustnas.world import ALONE, World
+from robustnas.runtime import interrupt
+from robustnas.runtime.processes import ALONE, World
 
 POLL_SECONDS = 0.2
 """How often a wait for the workers looks whether the run was asked to stop."""

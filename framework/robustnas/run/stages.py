@@ -17,11 +17,12 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 
-from robustnas import interrupt, memory, search, train
+from robustnas import search, train
 from robustnas.errors import RobustnasError, RunError, kind_and_text
 from robustnas.run import certification, evaluation
 from robustnas.run.task import Task, TrainingOnly, finish
-from robustnas.strangers import unchanged
+from robustnas.runtime import interrupt, memory
+from robustnas.runtime.strangers import unchanged
 
 ERROR = "error.txt"
 """Where the traceback of a stage that failed is kept."""

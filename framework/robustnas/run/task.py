@@ -11,13 +11,13 @@ from attrs import frozen
 from torch import nn
 
 from robustnas import foreign
-from robustnas.artifacts import StageFolder, damaged
 from robustnas.contracts import Dataset, Genotype, Images, Shape
 from robustnas.errors import RunDirectoryError, RunError
 from robustnas.plan import Foreign, MethodPlan, Plan, Stage
-from robustnas.report import Report
 from robustnas.run.directory import RunDirectory
-from robustnas.world import ALONE, World
+from robustnas.runtime.artifacts import StageFolder, damaged
+from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.report import Report
 
 
 @frozen

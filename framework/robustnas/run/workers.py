@@ -17,11 +17,11 @@ from typing import Any
 import attrs
 import torch
 
-from robustnas import interrupt
 from robustnas.errors import RobustnasError, RunError, carried
 from robustnas.plan import Plan, Stage
 from robustnas.run.directory import RunDirectory
-from robustnas.strangers import told
+from robustnas.runtime import interrupt
+from robustnas.runtime.strangers import told
 
 _SPAWN = multiprocessing.get_context("spawn")
 

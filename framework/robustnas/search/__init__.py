@@ -4,11 +4,18 @@
     inner   w     <- SGD ( grad_w       L_train(w, alpha) )                              bilevel
 
 `data` divides the images, `loop` repeats the two levels for every batch, keeps the history, and resumes; `objective` is
-what each level minimises.
+what each level minimises, `settings` is what a recipe or a caller may set.
 """
 
-from robustnas.search.data import divided, notes
-from robustnas.search.loop import run
-from robustnas.search.task import SearchTask
+from typing import TYPE_CHECKING
+
+from robustnas.runtime.facade import facade
+
+if TYPE_CHECKING:
+    from robustnas.search.data import divided, notes
+    from robustnas.search.loop import run
+    from robustnas.search.task import SearchTask
 
 __all__ = ["SearchTask", "divided", "notes", "run"]
+
+__getattr__ = facade(__name__, SearchTask="task", divided="data", notes="data", run="loop")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from robustnas.batches import gradient_of
+from robustnas.data.batches import gradient_of
 from robustnas.search.hypergradient import Hypergradient, Step
 from robustnas.search.objective import Validation, training_loss
 from robustnas.search.weights import constant

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from attrs import define, field
 
-from robustnas.artifacts import StageFolder
 from robustnas.errors import RunDirectoryError, first_line
-from robustnas.normalize import PixelSupernet
-from robustnas.world import ALONE, World, other_processes
+from robustnas.nn.normalize import PixelSupernet
+from robustnas.runtime.artifacts import StageFolder
+from robustnas.runtime.processes import ALONE, World, other_processes
 
 FILE = "checkpoint.pt"
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustnas import terminal
 from robustnas.errors import first_line
-from robustnas.normalize import PixelSupernet
+from robustnas.nn.normalize import PixelSupernet
+from robustnas.runtime import terminal
 
 VARIANTS = 16
 """Versions of one forward pass: either mode of batch norm's momentum, weights in their places or exchanged, the last

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustnas import seeding
-from robustnas.batches import check_fit
+from robustnas.data.batches import check_fit
+from robustnas.data.images import shuffled
+from robustnas.data.stratified import halves, lacking
 from robustnas.errors import DataError
-from robustnas.images import shuffled
-from robustnas.recipe.schema import Search
-from robustnas.stratified import halves, lacking
-from robustnas.world import World
+from robustnas.runtime import seeding
+from robustnas.runtime.processes import World
+from robustnas.search.settings import Search
 
 
 def divided(labels: Tensor, settings: Search, seed: int, world: World) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from attrs import define, field
 from torch import Tensor, nn
 
 from robustnas.errors import RunError
-from robustnas.finite import not_finite
+from robustnas.nn.diagnostics import not_finite
 from robustnas.search.objective import Validation
 
 ADVICE = {

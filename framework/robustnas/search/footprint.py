@@ -16,11 +16,11 @@ import math
 import torch
 import torch.nn.functional as F
 
-from robustnas import memory, seeding
-from robustnas.batches import Part
 from robustnas.contracts import Context
-from robustnas.normalize import PixelSupernet
-from robustnas.recompute import recompute
+from robustnas.data.batches import Part
+from robustnas.nn.fast.recompute import recompute
+from robustnas.nn.normalize import PixelSupernet
+from robustnas.runtime import memory, seeding
 from robustnas.search.bilevel import inner_step, outer_step
 from robustnas.search.hypergradient import Step, hypergradient
 from robustnas.search.objective import Objective

@@ -22,18 +22,20 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor
 
-from robustnas import interrupt, seeding
-from robustnas.artifacts import StageFolder
-from robustnas.batches import Batches
 from robustnas.contracts import Context
-from robustnas.device import can_fuse
-from robustnas.feed import Feed
-from robustnas.images import shuffled
-from robustnas.memory import Peak, highest
-from robustnas.normalize import PixelSupernet
-from robustnas.precision import policy
-from robustnas.recompute import recompute
-from robustnas.report import Report
+from robustnas.data.batches import Batches
+from robustnas.data.images import shuffled
+from robustnas.data.prefetch import Feed
+from robustnas.nn.fast.recompute import recompute
+from robustnas.nn.normalize import PixelSupernet
+from robustnas.nn.synchronised import synchronise
+from robustnas.runtime import interrupt, seeding
+from robustnas.runtime.artifacts import StageFolder
+from robustnas.runtime.device import can_fuse
+from robustnas.runtime.memory import Peak, highest
+from robustnas.runtime.precision import policy
+from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.report import Report
 from robustnas.search.bilevel import inner_step, outer_step
 from robustnas.search.checkpoint import Progress, restore, save
 from robustnas.search.compiled import Compiled
@@ -43,8 +45,6 @@ from robustnas.search.hypergradient import Hypergradient, Step, hypergradient
 from robustnas.search.objective import Objective
 from robustnas.search.task import SearchTask
 from robustnas.search.weights import Weights, weights
-from robustnas.synchronised import synchronise
-from robustnas.world import ALONE, World
 
 MOST = 0.5
 """The share of images without a score that is worth a warning."""
@@ -65,7 +65,7 @@ def run(
     Returns:
         Plain data: `genotype`; `alpha`, tables by name; `epochs`; `parameters`, the supernet's trainable
         weights (without alpha); `search_seconds`, over all sittings; `peak_memory` in bytes, see
-        `robustnas.memory.Peak`; `notes` on the division of the images and on the metric; where asked for,
+        `robustnas.runtime.memory.Peak`; `notes` on the division of the images and on the metric; where asked for,
         `compiled`: yes, or why not.
 
     Raises:

@@ -17,13 +17,13 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor
 
-from robustnas.batches import Batch, Part
 from robustnas.contracts import Context
+from robustnas.data.batches import Batch, Part
 from robustnas.errors import OptionError, PluginError
-from robustnas.normalize import PixelSupernet
-from robustnas.precision import Precision, mixed, single
+from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
+from robustnas.nn.normalize import PixelSupernet
+from robustnas.runtime.precision import Precision, mixed, single
 from robustnas.search.compiled import Compiled
-from robustnas.statistics import frozen_statistics, scratch_statistics
 from robustnas.threat import ThreatModel
 
 

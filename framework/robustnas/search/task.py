@@ -7,7 +7,7 @@ from typing import Any
 from attrs import frozen
 
 from robustnas.contracts import Dataset, SearchSpace
-from robustnas.recipe.schema import Search
+from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
 
 

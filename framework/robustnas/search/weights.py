@@ -13,7 +13,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from robustnas.errors import PluginError
-from robustnas.normalize import PixelSupernet
+from robustnas.nn.normalize import PixelSupernet
 
 
 @frozen(eq=False)

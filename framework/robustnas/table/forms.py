@@ -14,8 +14,8 @@ from attrs import frozen
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from robustnas import printable, terminal
-from robustnas.review.flag import BLIND, SMOOTHED
+from robustnas.attack.review.flag import BLIND, SMOOTHED
+from robustnas.runtime import printable, terminal
 from robustnas.table.rows import Comparison, Figure, figure
 from robustnas.threat import radius_text
 
@@ -97,7 +97,7 @@ def _columns_of_all(comparison: Comparison) -> list[_Column]:
 def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]]]]:
     """Titles, and for each row its (text, is best) cells; ties share the mark, and where all are alike none has it.
 
-    A row of a classifier that does not look at its images (`robustnas.review.flag.BLIND`) is not compared.
+    A row of a classifier that does not look at its images (`robustnas.attack.review.flag.BLIND`) is not compared.
     """
     columns = _columns(comparison)
     body: list[list[tuple[str, bool]]] = []

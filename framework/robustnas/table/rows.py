@@ -12,8 +12,8 @@ from typing import Any
 
 from attrs import field, frozen
 
+from robustnas.certify.verdicts import Verdicts
 from robustnas.threat import NORMS
-from robustnas.verdicts import Verdicts
 
 Figure = dict[str, Any] | None
 """`{"mean", "std", "values"}`, values a seed in the order of the row's seeds, None where that seed's was not measured;

@@ -12,16 +12,16 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from robustnas.attack import ORDER, TOLERANCE, evaluate
+from robustnas.attack import TOLERANCE, evaluate
+from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.network import Counted
+from robustnas.attack.per_image_random import Draws
 from robustnas.attack.runner import Runner, runners
 from robustnas.contracts import ACCESS
-from robustnas.draws import Draws
 from robustnas.errors import OptionError
-from robustnas.foolbox_import import load_foolbox
 from robustnas.testing.networks import CLASSES, fit, tiny_images, tiny_network
 from robustnas.testing.promise import Judge, check_suited, judge, made, own_randomness
-from robustnas.threat import NORMS, ThreatModel, largest_radius
+from robustnas.threat import NORMS, ORDER, ThreatModel, largest_radius
 
 IMAGES = 12
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustnas import dataset_promises as promises
 from robustnas.contracts import Dataset, Images
+from robustnas.data import promises
 from robustnas.errors import DataError, InputError
 from robustnas.testing.promise import Judge, judge, made, own_randomness
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustnas.bounds import margins
-from robustnas.frozen import lent
+from robustnas.nn.read_only import lent
 from robustnas.testing.networks import settle
 from robustnas.testing.promise import Judge, close, figures
 from robustnas.threat import ThreatModel

@@ -18,7 +18,7 @@ The fourth power is that of Xu et al. 2020 (arXiv:2002.12920): with its first we
 at tiny radii only.
 
 Bounds are of the network in eval mode (no drop-path, no dropout) with the statistics of the batch, through which
-gradients pass (`robustnas.statistics`), and float32 whatever the precision.
+gradients pass (`robustnas.nn.batch_statistics`), and float32 whatever the precision.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from torch import Tensor
 
 from robustnas.bounds import margins_within
 from robustnas.errors import InputError
-from robustnas.frozen import frozen
-from robustnas.normalize import PixelNetwork
-from robustnas.precision import single
-from robustnas.recipe.schema import Certified
-from robustnas.statistics import Noted
+from robustnas.nn.batch_statistics import Noted
+from robustnas.nn.normalize import PixelNetwork
+from robustnas.nn.read_only import frozen
+from robustnas.runtime.precision import single
 from robustnas.threat import ThreatModel
 from robustnas.train.regimes import Criterion, with_head
+from robustnas.train.settings import Certified
 
 
 @frozen_class

@@ -9,15 +9,15 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from robustnas import seeding
-from robustnas.batches import Batches, check_fit
 from robustnas.contracts import Dataset, Images
+from robustnas.data.batches import Batches, check_fit
+from robustnas.data.images import shuffled
+from robustnas.data.prefetch import Feed
+from robustnas.data.stratified import halves, lacking
 from robustnas.errors import InputError
-from robustnas.feed import Feed
-from robustnas.images import shuffled
-from robustnas.recipe.schema import Train
-from robustnas.stratified import halves, lacking
-from robustnas.world import World
+from robustnas.runtime import seeding
+from robustnas.runtime.processes import World
+from robustnas.train.settings import Train
 
 
 @frozen(eq=False)

@@ -19,22 +19,22 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor
 
-from robustnas import interrupt, seeding
-from robustnas.artifacts import StageFolder, damaged
-from robustnas.batches import Batch, Part, gradient_of
 from robustnas.contracts import Dataset, Genotype, SearchSpace
-from robustnas.device import can_fuse
+from robustnas.data.batches import Batch, Part, gradient_of
+from robustnas.data.images import in_order, shuffled
 from robustnas.errors import RunDirectoryError, RunError, first_line
-from robustnas.finite import not_finite
-from robustnas.images import in_order, shuffled
-from robustnas.memory import Peak, highest
-from robustnas.normalize import PixelNetwork
-from robustnas.precision import mixed, policy
-from robustnas.recipe.schema import Certified, Standard, Train
-from robustnas.recompute import recompute
-from robustnas.report import Report
-from robustnas.statistics import Noted, noted_statistics
-from robustnas.synchronised import synchronise
+from robustnas.nn.batch_statistics import Noted, noted_statistics
+from robustnas.nn.diagnostics import not_finite
+from robustnas.nn.fast.recompute import recompute
+from robustnas.nn.normalize import PixelNetwork
+from robustnas.nn.synchronised import synchronise
+from robustnas.runtime import interrupt, seeding
+from robustnas.runtime.artifacts import StageFolder, damaged
+from robustnas.runtime.device import can_fuse
+from robustnas.runtime.memory import Peak, highest
+from robustnas.runtime.precision import mixed, policy
+from robustnas.runtime.processes import ALONE, World, other_processes
+from robustnas.runtime.report import Report
 from robustnas.threat import ThreatModel
 from robustnas.train import certified
 from robustnas.train.certified import Moment
@@ -42,7 +42,7 @@ from robustnas.train.data import TrainingData, training_data
 from robustnas.train.network import build, parameters
 from robustnas.train.regimes import loss as regime_loss
 from robustnas.train.regimes import perturb
-from robustnas.world import ALONE, World, other_processes
+from robustnas.train.settings import Certified, Standard, Train
 
 
 @frozen

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from robustnas.artifacts import damaged
 from robustnas.contracts import Dataset, Genotype, SearchSpace
 from robustnas.errors import InputError, RunDirectoryError, first_line
-from robustnas.normalize import PixelNetwork
+from robustnas.nn.normalize import PixelNetwork
+from robustnas.runtime.artifacts import damaged
 
 if TYPE_CHECKING:
-    from robustnas.artifacts import StageFolder
-    from robustnas.recipe.schema import Train
+    from robustnas.runtime.artifacts import StageFolder
+    from robustnas.train.settings import Train
 
 
 def build(space: SearchSpace, genotype: Genotype, dataset: Dataset, settings: Train) -> PixelNetwork:

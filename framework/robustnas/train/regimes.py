@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustnas.normalize import PixelNetwork
-from robustnas.perturb import pgd
-from robustnas.recipe.schema import Adversarial, Standard, Trades
+from robustnas.attack.pgd import pgd
+from robustnas.nn.normalize import PixelNetwork
 from robustnas.threat import ThreatModel
+from robustnas.train.settings import Adversarial, Standard, Trades
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from attrs import Factory, define, frozen
 
-from robustnas import seeding
 from robustnas.contracts import Dataset, Genotype, SearchSpace
 from robustnas.errors import InputError
+from robustnas.runtime import seeding
 from robustnas.train.network import has_drop_path, parameters
 
 

@@ -36,9 +36,9 @@ import torch
 from attrs import define, field, fields, frozen
 from torch import Tensor
 
-from robustnas.draws import Draws
-from robustnas.foolbox_attack import BallAttack, Network, fooled
-from robustnas.perturb import along
+from robustnas.attack.foolbox_attack import BallAttack, Network, fooled
+from robustnas.attack.per_image_random import Draws
+from robustnas.attack.pgd import along
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.gradient_steps import shares
 from robustnas_plugins.attacks.losses import Loss, cross_entropy, dlr, targeted_dlr

@@ -84,7 +84,7 @@ class AutoAttack:
     def build(self, threat: ThreatModel) -> FoolboxAttack:
         """The parts in turn, for `threat.norm`."""
         # imported here because it imports foolbox
-        from robustnas.foolbox_attack import InTurn
+        from robustnas.attack.foolbox_attack import InTurn
 
         parts = {name: part.build(threat) for name, part in self.parts(threat.norm).items()}
         attack: FoolboxAttack = InTurn(threat.norm, parts)

@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from robustnas.contracts import Shape
 from robustnas.errors import OptionError
-from robustnas.suggest import did_you_mean
+from robustnas.runtime.suggest import did_you_mean
 from robustnas.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Corruptions:
     def build(self, threat: ThreatModel) -> FoolboxAttack:
         """All parts, named `snow/3` and so on; sizes are reported in `threat.norm`."""
         # imported here because they derive from foolbox classes
-        from robustnas.foolbox_attack import Each
+        from robustnas.attack.foolbox_attack import Each
         from robustnas_plugins.attacks.corruption.apply import Natural
 
         parts = {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 from attrs.validators import and_, ge, gt, instance_of, lt
 
-from robustnas.foolbox_import import load_foolbox
+from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.threat import ThreatModel, pixels
 from robustnas_plugins.attacks.norms import for_norm
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 from attrs.validators import and_, ge, instance_of
 
-from robustnas.foolbox_import import load_foolbox
+from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.norms import for_norm
 

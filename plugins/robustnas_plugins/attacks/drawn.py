@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustnas.draws import Draws
-from robustnas.foolbox_attack import BallAttack, Network, fooled
+from robustnas.attack.foolbox_attack import BallAttack, Network, fooled
+from robustnas.attack.per_image_random import Draws
 from robustnas.threat import ThreatModel
 
 Kind = Callable[[Draws, "tuple[int, ...]"], Tensor]

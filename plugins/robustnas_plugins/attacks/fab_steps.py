@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from robustnas.draws import Draws
-from robustnas.foolbox_attack import NearestAttack, Network
+from robustnas.attack.foolbox_attack import NearestAttack, Network
+from robustnas.attack.per_image_random import Draws
 from robustnas.threat import DUAL_ORDER, largest_radius
 from robustnas_plugins.attacks.fab import FINAL
 from robustnas_plugins.attacks.hyperplane import nearest_step

@@ -2,8 +2,8 @@
 
     g <- decay g + gradient / ||gradient||_1          x <- project(x + the steepest step of length s along g)
 
-The step is that of `robustnas.perturb`.  Every iterate at which a gradient is taken is also judged by those logits: an
-image that is fooled leaves with the iterate that fools it.
+The step is that of `robustnas.attack.pgd`.  Every iterate at which a gradient is taken is also judged by those
+logits: an image that is fooled leaves with the iterate that fools it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from attrs import define, fields
 from torch import Tensor
 
-from robustnas.draws import Draws
-from robustnas.foolbox_attack import BallAttack, Network, fooled
-from robustnas.perturb import step
+from robustnas.attack.foolbox_attack import BallAttack, Network, fooled
+from robustnas.attack.per_image_random import Draws
+from robustnas.attack.pgd import step
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.losses import Loss, cross_entropy
 from robustnas_plugins.attacks.random_images import inside

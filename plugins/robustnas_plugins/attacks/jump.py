@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustnas.draws import Draws
-from robustnas.foolbox_attack import NearestAttack, Network, fooled
+from robustnas.attack.foolbox_attack import NearestAttack, Network, fooled
+from robustnas.attack.per_image_random import Draws
 from robustnas_plugins.attacks.hopskipjump import MOST_HALVINGS, SHORTER, samples_of
 from robustnas_plugins.attacks.starts import starts, straight, towards
 

@@ -15,8 +15,8 @@ import math
 import torch
 from torch import Tensor
 
-from robustnas.draws import Draws
-from robustnas.foolbox_attack import NearestAttack, Network
+from robustnas.attack.foolbox_attack import NearestAttack, Network
+from robustnas.attack.per_image_random import Draws
 from robustnas.threat import DUAL_ORDER
 
 ACROSS = 1.001

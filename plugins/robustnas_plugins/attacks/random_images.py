@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustnas.draws import Draws
-from robustnas.perturb import along
+from robustnas.attack.per_image_random import Draws
+from robustnas.attack.pgd import along
 from robustnas.threat import ThreatModel
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from robustnas.draws import Draws
+from robustnas.attack.per_image_random import Draws
 from robustnas.threat import ThreatModel
 
 TINY = 1e-12

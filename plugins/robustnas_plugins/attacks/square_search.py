@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustnas.draws import Draws
-from robustnas.foolbox_attack import BallAttack, Network, fooled
+from robustnas.attack.foolbox_attack import BallAttack, Network, fooled
+from robustnas.attack.per_image_random import Draws
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks import square_moves
 

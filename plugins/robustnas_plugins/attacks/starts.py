@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from robustnas.draws import Draws
-from robustnas.foolbox_attack import Network, fooled
+from robustnas.attack.foolbox_attack import Network, fooled
+from robustnas.attack.per_image_random import Draws
 
 
 def starts(network: Network, images: Tensor, labels: Tensor, draws: Draws, tries: int) -> tuple[Tensor, Tensor]:

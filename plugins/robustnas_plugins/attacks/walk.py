@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustnas.draws import Draws
-from robustnas.foolbox_attack import NearestAttack, Network, fooled
+from robustnas.attack.foolbox_attack import NearestAttack, Network, fooled
+from robustnas.attack.per_image_random import Draws
 from robustnas_plugins.attacks.boundary import BLENDS, LOOK
 from robustnas_plugins.attacks.starts import starts, straight, towards
 

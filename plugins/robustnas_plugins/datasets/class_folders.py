@@ -348,7 +348,7 @@ def packed(files: Sequence[Path]) -> Names:
 
 @attrs.frozen(eq=False)
 class Files:
-    """Image files as a sequence for `robustnas.images.Streamed`; the fields are those of `read`."""
+    """Image files as a sequence for `robustnas.data.images.Streamed`; the fields are those of `read`."""
 
     files: Names = attrs.field(converter=packed)
     name: str

@@ -16,8 +16,8 @@ import torch
 from attrs import frozen
 
 from robustnas.contracts import Images, Shape
+from robustnas.data.images import InMemory
 from robustnas.errors import DataError
-from robustnas.images import InMemory
 from robustnas_plugins.datasets.splits import is_train
 
 SHA256 = "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"

@@ -22,8 +22,8 @@ from attrs import Attribute, Factory, field, frozen
 from attrs.validators import and_, deep_iterable, ge, gt, in_, instance_of, optional
 
 from robustnas.contracts import Images, Shape
+from robustnas.data.images import InMemory, Streamed
 from robustnas.errors import DataError
-from robustnas.images import InMemory, Streamed
 from robustnas_plugins.datasets.class_folders import (
     WORKERS,
     ClassFolders,

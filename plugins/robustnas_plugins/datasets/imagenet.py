@@ -16,8 +16,8 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, instance_of, optional
 
 from robustnas.contracts import Images, Shape
+from robustnas.data.images import Streamed
 from robustnas.errors import DataError, MissingDataError
-from robustnas.images import Streamed
 from robustnas_plugins.datasets.class_folders import WORKERS, ClassFolders, Files, same_classes, scan, shown
 from robustnas_plugins.datasets.places import data_root, missing
 from robustnas_plugins.datasets.splits import is_train

@@ -20,8 +20,8 @@ from attrs import field, frozen
 from attrs.validators import instance_of, optional
 
 from robustnas.contracts import Images, Shape
+from robustnas.data.images import InMemory
 from robustnas.errors import DataError, MissingDataError
-from robustnas.images import InMemory
 from robustnas_plugins.datasets import idx
 from robustnas_plugins.datasets.downloads import fetch
 from robustnas_plugins.datasets.places import data_root, md5, missing

@@ -22,7 +22,7 @@ from attrs.validators import ge, instance_of
 from torch import Tensor
 
 from robustnas.contracts import Context, Supernet
-from robustnas.statistics import frozen_statistics, scratch_statistics
+from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
 from robustnas.threat import ThreatModel
 from robustnas_plugins.metrics.mixing import END, START, perturbed, schedule
 

@@ -15,9 +15,9 @@ from attrs import field, frozen
 from attrs.validators import ge, gt, in_, instance_of, optional
 from torch import Tensor
 
+from robustnas.attack.pgd import pgd
 from robustnas.contracts import Context, Supernet
-from robustnas.perturb import pgd
-from robustnas.statistics import scratch_statistics
+from robustnas.nn.batch_statistics import scratch_statistics
 from robustnas.threat import ThreatModel, pixels
 
 

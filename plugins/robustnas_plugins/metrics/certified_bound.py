@@ -22,8 +22,8 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, in_, instance_of, le
 
 from robustnas.bounds import METHODS, log_widths, margins
-from robustnas.doubled import doubled
 from robustnas.errors import RunError
+from robustnas.nn.float64 import doubled
 from robustnas.threat import ThreatModel, pixels
 
 if TYPE_CHECKING:

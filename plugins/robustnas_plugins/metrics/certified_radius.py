@@ -7,10 +7,10 @@ and width(eps) is how far the margin's lower bound over the ball of radius eps l
 
     d log eps* = (d log m - d log width) / s,     s = d log width / d log eps,     all at eps*.
 
-The search for eps* is a bracketed secant one in logarithms (`robustnas.bracket`), from the radius of the network's
-linearisation; the last step is a Newton step with s inside the bracket.  Unlike the bound at a fixed epsilon it does
-not explode with depth, and multiplying all logits by a number changes nothing.  Design and use are ours; the paper
-(arXiv:2012.06122) reports such radii in its Tables 5 and 6 and does not search with them.
+The search for eps* is a bracketed secant one in logarithms (`robustnas.certify.bracket`), from the radius of the
+network's linearisation; the last step is a Newton step with s inside the bracket.  Unlike the bound at a fixed
+epsilon it does not explode with depth, and multiplying all logits by a number changes nothing.  Design and use are
+ours; the paper (arXiv:2012.06122) reports such radii in its Tables 5 and 6 and does not search with them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, in_, le
 
 from robustnas.bounds import METHODS, log_widths_within
-from robustnas.bracket import Bracket
 from robustnas.certify import linearised_radius
-from robustnas.doubled import doubled
+from robustnas.certify.bracket import Bracket
 from robustnas.errors import RunError
+from robustnas.nn.float64 import doubled
 from robustnas.threat import largest_radius
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from attrs.validators import ge, instance_of, optional
 from torch import Tensor, nn
 
 from robustnas.contracts import Shape
-from robustnas.double_backward import double_backward
 from robustnas.errors import OptionError
+from robustnas.nn.fast.double_backward import double_backward
 from robustnas.threat import DUAL_ORDER, ThreatModel
 
 ROWS_AT_ONCE = 10

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from robustnas.cells import strongest_inputs
 from robustnas.genotype import Genotype
+from robustnas.nn.cells import strongest_inputs
 from robustnas_plugins.search_spaces import ops, published, sizes
 from robustnas_plugins.search_spaces.network import DiscreteNetwork
 from robustnas_plugins.search_spaces.supernet import DartsSupernet

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustnas.cells import DiscreteCell, OpTable, reduction_cells
 from robustnas.errors import InputError
 from robustnas.genotype import Genotype
+from robustnas.nn.cells import DiscreteCell, OpTable, reduction_cells
 from robustnas_plugins.search_spaces.stems import CifarStem, ImageNetStem
 
 

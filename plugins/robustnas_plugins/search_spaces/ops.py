@@ -17,9 +17,9 @@ from attrs import frozen
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustnas.cells import DepthwiseSeparable, FactorizedReduce, OpTable, convolve_and_norm, normalise
 from robustnas.errors import InputError
 from robustnas.genotype import Genotype
+from robustnas.nn.cells import DepthwiseSeparable, FactorizedReduce, OpTable, convolve_and_norm, normalise
 
 
 @frozen
@@ -35,7 +35,7 @@ class Separable:
         return self._build(channels, stride, 1, True)
 
     def for_edges(self, channels: int, stride: int, edges: int) -> nn.Module:
-        """All edges that leave one state, by grouped convolutions; see `robustnas.cells.ForEdges`."""
+        """All edges that leave one state, by grouped convolutions; see `robustnas.nn.cells.ForEdges`."""
         return self._build(channels, stride, edges, False)
 
     def _build(self, channels: int, stride: int, edges: int, rectify: bool) -> nn.Module:

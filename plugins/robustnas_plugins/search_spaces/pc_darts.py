@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import Attribute, field, frozen
 
-from robustnas.cells import strongest_inputs
 from robustnas.genotype import Genotype
+from robustnas.nn.cells import strongest_inputs
 from robustnas_plugins.search_spaces import ops, published, sizes
 from robustnas_plugins.search_spaces.darts import NODES, OUTPUT, Darts
 from robustnas_plugins.search_spaces.network import DiscreteNetwork

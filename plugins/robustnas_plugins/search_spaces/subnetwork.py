@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from robustnas import contracts
-from robustnas.cells import edge_index
 from robustnas.errors import InputError
 from robustnas.genotype import Gene, Genotype
+from robustnas.nn.cells import edge_index
 from robustnas_plugins.search_spaces.network import DiscreteNetwork
 from robustnas_plugins.search_spaces.ops import SEARCH, checked
 from robustnas_plugins.search_spaces.supernet import DartsSupernet

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustnas.cells import OpTable, SearchCell, SharedCell, edges, reduction_cells
+from robustnas.nn.cells import OpTable, SearchCell, SharedCell, edges, reduction_cells
 from robustnas_plugins.search_spaces.stems import CifarStem
 
 KINDS = ("normal", "reduce")
@@ -30,7 +30,7 @@ class DartsSupernet(nn.Module):
         channels: channels of the first cell's nodes; a reduction cell doubles them.
         nodes: nodes of a cell.
         cell: how cells are computed; `SearchCell` goes edge by edge and gives the same results.
-        partial: the operations act on one in so many channels (`robustnas.cells.partial_channels`).
+        partial: the operations act on one in so many channels (`robustnas.nn.cells.partial_channels`).
         beta: whether the edges that enter a node are weighted by a softmax of their own (PC-DARTS).
 
     Raises:

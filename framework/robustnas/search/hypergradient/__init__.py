@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from robustnas.recipe import schema
+from robustnas.search import settings
 from robustnas.search.hypergradient.conjugate_gradient import conjugate_gradient
 from robustnas.search.hypergradient.exact import exact
 from robustnas.search.hypergradient.first_order import first_order
@@ -21,12 +21,12 @@ from robustnas.search.hypergradient.neumann import neumann
 from robustnas.search.hypergradient.step import Hypergradient, Step
 from robustnas.search.hypergradient.unrolled import unrolled
 
-FUNCTIONS: dict[type[schema.Order], Callable[..., Hypergradient]] = {
-    schema.FirstOrder: first_order,
-    schema.Unrolled: unrolled,
-    schema.Exact: exact,
-    schema.Neumann: neumann,
-    schema.ConjugateGradient: conjugate_gradient,
+FUNCTIONS: dict[type[settings.Order], Callable[..., Hypergradient]] = {
+    settings.FirstOrder: first_order,
+    settings.Unrolled: unrolled,
+    settings.Exact: exact,
+    settings.Neumann: neumann,
+    settings.ConjugateGradient: conjugate_gradient,
 }
 
 

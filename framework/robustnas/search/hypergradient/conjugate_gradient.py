@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustnas.recipe.schema import ConjugateGradient
 from robustnas.search.hypergradient.curvature import Curvature
 from robustnas.search.hypergradient.implicit import implicit
 from robustnas.search.hypergradient.step import Hypergradient, Step
+from robustnas.search.settings import ConjugateGradient
 
 
 def conjugate_gradient(step: Step, order: ConjugateGradient | None = None) -> Hypergradient:

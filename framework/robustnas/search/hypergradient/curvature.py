@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from robustnas.batches import Part
-from robustnas.double_backward import double_backward
+from robustnas.data.batches import Part
+from robustnas.nn.batch_statistics import scratch_statistics
+from robustnas.nn.fast.double_backward import double_backward
 from robustnas.search.hypergradient.step import Step
 from robustnas.search.hypergradient.virtual import Draws, replayed
 from robustnas.search.objective import training_loss
-from robustnas.statistics import scratch_statistics
 
 
 class Curvature:

@@ -9,10 +9,10 @@ for operations that can be differentiated twice.
 
 from __future__ import annotations
 
-from robustnas.recipe.schema import Exact
 from robustnas.search.hypergradient.curvature import Curvature
 from robustnas.search.hypergradient.step import Hypergradient, Step
 from robustnas.search.hypergradient.virtual import at_virtual_step, draws, rate, rewind
+from robustnas.search.settings import Exact
 
 
 def exact(step: Step, order: Exact | None = None) -> Hypergradient:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from robustnas.recipe.schema import FirstOrder
 from robustnas.search.hypergradient.step import Hypergradient, Step, outer_gradient
+from robustnas.search.settings import FirstOrder
 from robustnas.search.weights import constant
 
 

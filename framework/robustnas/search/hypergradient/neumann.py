@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustnas.recipe.schema import Neumann
 from robustnas.search.hypergradient.curvature import Curvature
 from robustnas.search.hypergradient.implicit import implicit
 from robustnas.search.hypergradient.step import Hypergradient, Step
 from robustnas.search.hypergradient.virtual import rate
+from robustnas.search.settings import Neumann
 
 
 def neumann(step: Step, order: Neumann | None = None) -> Hypergradient:

@@ -9,13 +9,13 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from robustnas.batches import Batch
 from robustnas.contracts import Context
-from robustnas.normalize import PixelSupernet
+from robustnas.data.batches import Batch
+from robustnas.nn.batch_statistics import scratch_statistics
+from robustnas.nn.normalize import PixelSupernet
+from robustnas.runtime.processes import ALONE, World
 from robustnas.search.objective import GradientSum, Objective, Validation, training_loss, validate
 from robustnas.search.weights import Weights
-from robustnas.statistics import scratch_statistics
-from robustnas.world import ALONE, World
 
 
 @frozen(eq=False)

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from robustnas.recipe.schema import Unrolled
 from robustnas.search.hypergradient.step import Hypergradient, Step, inner_gradient
 from robustnas.search.hypergradient.virtual import Draws, at_virtual_step, draws, rate, replayed, rewind
+from robustnas.search.settings import Unrolled
 from robustnas.search.weights import replaced
 
 

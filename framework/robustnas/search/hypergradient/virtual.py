@@ -14,7 +14,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from robustnas import seeding
+from robustnas.runtime import seeding
 from robustnas.search.hypergradient.step import Step, inner_gradient, outer_gradient
 from robustnas.search.objective import Validation
 from robustnas.search.weights import constant, replaced

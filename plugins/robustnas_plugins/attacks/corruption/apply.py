@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from robustnas.draws import Draws
-from robustnas.foolbox_attack import Corruption
+from robustnas.attack.foolbox_attack import Corruption
+from robustnas.attack.per_image_random import Draws
 from robustnas_plugins.attacks.corruption import blur, digital, noise, weather
 
 Family = Callable[[Tensor, int, Draws], Tensor]

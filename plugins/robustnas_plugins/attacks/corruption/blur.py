@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from robustnas.draws import Draws
+from robustnas.attack.per_image_random import Draws
 from robustnas_plugins.attacks.corruption.fields import angles, bell, disc, filtered, line, shifted, unit
 
 DEFOCUS = (0.6, 1.0, 1.5, 2.1, 2.8)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from robustnas.draws import Draws
+from robustnas.attack.per_image_random import Draws
 from robustnas.errors import OptionError
 from robustnas_plugins.attacks.corruption.fields import bell, filtered, shifted, unit
 

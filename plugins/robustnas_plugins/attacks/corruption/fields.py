@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, conv2d, grid_sample, interpolate, pad
 
-from robustnas.draws import Draws
+from robustnas.attack.per_image_random import Draws
 
 LEAST, USUAL = 16, 32
 """Pixels: images are treated as if their shorter side were at least the first; lengths are given for the second."""

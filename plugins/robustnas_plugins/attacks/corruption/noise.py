@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from robustnas.draws import Draws
+from robustnas.attack.per_image_random import Draws
 
 GAUSSIAN = (0.04, 0.07, 0.11, 0.16, 0.23)
 """Standard deviation, pixel units."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustnas.draws import Draws
+from robustnas.attack.per_image_random import Draws
 from robustnas_plugins.attacks.corruption.fields import (
     angles,
     bell,

@@ -1,0 +1,81 @@
+"""What answers tell before any attack: that they are random, no logits, or have nothing to do with the images.
+
+Robustness is cheap where nothing was learned: one answer for all images withstands every attack on those of that class.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from robustnas.attack.review.evidence import CHANCE, at_least
+from robustnas.attack.review.flag import Flag
+
+ROUNDING = 1e-5
+"""What two passes of one batch may differ by, as a share of the image's largest logit: sums in another order."""
+
+TO_ONE = 1e-4
+"""What probabilities may miss a sum of 1 by."""
+
+
+def randomised(first: Tensor, second: Tensor) -> list[Flag]:
+    """Two passes of the same images, (n, K) logits each: do they differ by more than rounding?"""
+    apart = (first - second).abs().amax(dim=1)
+    wrong = int((apart > ROUNDING * first.abs().amax(dim=1)).sum())
+    if wrong == 0:
+        return []
+    text = (
+        f"two passes of the same batch differ on {wrong} of {len(first)} images, by up to {float(apart.max()):.3g}: "
+        "an attack follows gradients of a network that is gone at the next pass; "
+        "expectation over transformation, which averages gradients over many passes, would do"
+    )
+    return [Flag("randomised-output", text)]
+
+
+def probabilities(logits: Tensor) -> list[Flag]:
+    """(n, K): do all rows lie in [0, 1] and sum to 1?
+
+    Logits can be so by chance only where there is one class.
+    """
+    inside = bool(((logits >= 0) & (logits <= 1)).all())
+    if logits.shape[1] < 2 or not inside or not bool(((logits.sum(dim=1) - 1).abs() <= TO_ONE).all()):
+        return []
+    text = (
+        f"the outputs for all {len(logits)} images lie in [0, 1] and sum to 1: losses of logits are flat on "
+        "probabilities, and attacks fail for that alone; the values before the softmax would do"
+    )
+    return [Flag("probabilities-for-logits", text)]
+
+
+def blind(predictions: Tensor, labels: Tensor, attack: str | None = None) -> list[Flag]:
+    """Is one answer all there is, or as good as what the network answers?
+
+    The best answer that does not look at the image is the class most frequent among the images.  A network is above
+    chance where a one-sided binomial test says that it is right with a larger probability than that answer: where so
+    many would be right with the answer's probability less often than `CHANCE`.  Where the images are too few for that
+    even if all are right, more than the answer has right will do.
+
+    Args:
+        predictions: (N,) int64 classes of the clean images; negative for none.
+        labels: (N,) int64.
+        attack: see `Flag`.
+    """
+    count, right = len(labels), int((predictions == labels).sum())
+    classes, images = labels.unique(return_counts=True)
+    most, found = int(images.max()), []
+    if len(classes) > 1 and bool((predictions == predictions[0]).all()):
+        what = f"class {int(predictions[0])}" if int(predictions[0]) >= 0 else "none"
+        text = (
+            f"the answer is {what} for all {count} images: what is right stays right under any attack, and says "
+            "nothing of robustness; a network that has learned to tell the classes apart would do"
+        )
+        found.append(Flag("constant-answer", text, attack))
+    share = most / count
+    chance = at_least(right, count, share)
+    if right <= most or (chance >= CHANCE and at_least(count, count, share) < CHANCE):
+        text = (
+            f"{right} of {count} clean images are right, and {most} would be if the answer were always class "
+            f"{int(classes[images.argmax()])} (as many or more by chance: {chance:.1g}): robustness of so little says "
+            "nothing; longer training, or more images where it is better than that, would do"
+        )
+        found.append(Flag("chance-level", text, attack))
+    return found

@@ -1,0 +1,12 @@
+"""Certificates of a network: margins and radii by bounds, radii under noise, and whether attacks contradict them."""
+
+from typing import TYPE_CHECKING
+
+from robustnas.runtime.facade import facade
+
+if TYPE_CHECKING:
+    from robustnas.certify.margins_and_radii import linearised_radius, margins, radius, rounded
+
+__all__ = ["linearised_radius", "margins", "radius", "rounded"]
+
+__getattr__ = facade(__name__, **dict.fromkeys(__all__, "margins_and_radii"))

@@ -1,0 +1,292 @@
+"""Verification-based evaluation: certified margins and certified radii of a trained network.
+
+An image is certified at a threat model when all its certified margins are above 0: then no admissible image
+is classified otherwise.  `robustnas.bounds` computes the bounds; here the network is put into eval mode,
+frozen, and put back, images go through in batches, and the radius is searched for.
+
+Rounding.  What is certified is the network with its weights as they are, in exact arithmetic.  Every margin is first
+lowered by a slack, for whoever computes the network in the same number format: units of rounding of the largest logit
+or of the bound itself, whichever is larger, and several times the error that the forward pass of this very image makes
+(measured against float64).  Then, what float32 has certified is computed again in float64, and that is the verdict; it
+is rounded down to float32.  A float64 network has nothing finer to be checked by: its margins are lowered by the units
+of rounding alone, which covers errors that are not amplified more than some 64 times on their way to the logits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from attrs import define
+from torch import Tensor, nn
+
+from robustnas.bounds import margins_within
+from robustnas.bounds.walk import Network
+from robustnas.certify.bracket import Bracket
+from robustnas.errors import InputError, UnsupportedOpError
+from robustnas.nn.float64 import doubled
+from robustnas.nn.read_only import frozen
+from robustnas.nn.wrappers import unwrapped
+from robustnas.runtime.device import float64_here, full_precision
+from robustnas.runtime.report import Report, silent
+from robustnas.threat import DUAL_ORDER, NORMS, ThreatModel, largest_radius
+
+ROUNDING = 64.0
+"""Certified margins are lowered by this many units of rounding of the largest logit or of the margin, in the number
+format the network computes in."""
+
+MEASURED = 8.0
+"""And by this many times the largest error of a logit at the clean image, if that is more."""
+
+ANSWERS = 1024.0
+"""Two answers to an image may differ by this many units of rounding of the largest logit: devices sum in any order."""
+
+CLOSE = 2.0**-10
+"""Margins below 0 by less than this share of the largest logit are computed again too."""
+
+FLOOR = 1e-12
+"""Pixels: a radius below this is 0."""
+
+
+def margins(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    method: str = "crown-ibp",
+    batch: int = 64,
+    report: Report = silent,
+) -> Tensor:
+    """Certified lower bounds of the margins f_y - f_j.
+
+    Args:
+        network: (N, C, H, W) in [0, 1] -> (N, K) logits; left in the mode it was in.
+        images: (N, C, H, W) in [0, 1], float32 or float64, on any device.
+        labels: (N,) true classes.
+        method: `ibp`, `crown-ibp`, `crown` or `alpha-crown`.
+        batch: images at a time.
+
+    Returns:
+        (N, K - 1) in logits, on the images' device, columns in the order of the classes without the true one.
+        -inf where no finite bound exists; never NaN.
+
+    Raises:
+        InputError: images or labels are not as above.
+        UnsupportedOpError: the network uses a function without a bound rule, or answers one image in different ways.
+    """
+    _check(images, labels, batch)
+    network, parts = unwrapped(network), []
+    with frozen(network), full_precision(), torch.no_grad():
+        for part, part_labels in _batches(network, images, labels, batch):
+            batch_of = _Batch(network, part, part_labels, threat.norm, method)
+            parts.append(batch_of.margins(threat.epsilon).to(images.device))
+            report(sum(map(len, parts)), len(images), "image")
+    return torch.cat(parts)
+
+
+def radius(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    norm: str,
+    method: str = "crown-ibp",
+    tolerance: float = 1e-3,
+    batch: int = 64,
+    report: Report = silent,
+) -> Tensor:
+    """Certified radius of each image: the largest epsilon found at which all margins are certified.
+
+    A bound need not fall steadily with epsilon, so what is returned is always an epsilon that was verified
+    itself. A search by bracketing, secants and bisection narrows the place where the bound crosses 0; images
+    leave when they are done.
+
+    Args:
+        norm: `linf`, `l2` or `l1`.
+        tolerance: relative width at which an image's search ends (an absolute width of 0.001 * tolerance
+            ends it too: radii below that are of no interest).  What the number format cannot resolve is not
+            asked of it: at least 16 units of rounding.
+
+    Returns:
+        (N,) in pixel units, on the images' device; 0 for a misclassified image; at most 1 (linf), sqrt(d) (l2) or
+        d (l1), which means the whole box of images.
+
+    Raises:
+        InputError: images, labels, norm or tolerance are not as above.
+        UnsupportedOpError: the network uses a function without a bound rule, or answers one image in different ways.
+    """
+    if norm not in NORMS:
+        raise InputError(f"norm {norm!r} is unknown; known are {', '.join(NORMS)}")
+    if not 0 < tolerance < 1:
+        raise InputError(f"tolerance {tolerance} is not between 0 and 1")
+    _check(images, labels, batch)
+    network, parts = unwrapped(network), []
+    with frozen(network), full_precision(), torch.no_grad():
+        for part, part_labels in _batches(network, images, labels, batch):
+            parts.append(_Batch(network, part, part_labels, norm, method).radius(tolerance).to(images.device))
+            report(sum(map(len, parts)), len(images), "image")
+    return torch.cat(parts)
+
+
+def _check(images: Tensor, labels: Tensor, batch: int) -> None:
+    if batch < 1:
+        raise InputError(f"batch {batch} is not a number of images; use at least 1")
+    if images.dim() < 2 or len(images) == 0:
+        raise InputError(f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image")
+    if labels.shape != images.shape[:1]:
+        raise InputError(f"{len(images)} images but labels of shape {tuple(labels.shape)}; expected ({len(images)},)")
+
+
+def _batches(network: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches on the network's device, without the caller's graph."""
+    held = next((tensor for tensor in (*network.parameters(), *network.buffers())), images)
+    parts = zip(torch.split(images.detach(), batch), torch.split(labels, batch), strict=True)
+    for part, part_labels in parts:
+        yield part.to(held.device), part_labels.to(held.device)
+
+
+def _check_answers(network: nn.Module, images: Tensor) -> None:
+    """Refuse a network whose answer to an image is not a function of that image: nothing can be proved of it.
+
+    It is asked twice, the second time with the images in another order, so that what depends on the place in the batch
+    shows too.
+    """
+    before = _random_state(images.device)
+    first, second = network(images), network(images.flip(0)).flip(0)
+    drawn = not all(map(torch.equal, before, _random_state(images.device)))
+    most = (first - second).abs().amax()
+    apart = bool(most > ANSWERS * torch.finfo(first.dtype).eps * first.abs().amax())
+    if drawn or apart:
+        cause = "it draws random numbers" if drawn else "it keeps a state, draws random numbers, or looks at the batch"
+        raise UnsupportedOpError(
+            f"the network answers the same image in different ways, its logits by up to {float(most):.3g} ({cause}), "
+            "so no margin of it can be certified; take that out of its forward pass, or certify the classifier that it "
+            "is under noise (section `smoothing` of a recipe)"
+        )
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    """Of the generators that a forward pass draws from where it is given none."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+@define(eq=False)
+class _Batch:
+    """Images that are certified together, by one method in one norm."""
+
+    network: nn.Module
+    images: Tensor
+    labels: Tensor
+    norm: str
+    method: str
+
+    @property
+    def rechecks(self) -> bool:
+        """Whether float32 verdicts are confirmed in float64."""
+        return self.images.dtype == torch.float32 and float64_here(self.images.device)
+
+    @cached_property
+    def size(self) -> Tensor:
+        """(N,) the largest logit of each clean image, in magnitude."""
+        return self.network(self.images).abs().amax(dim=1)  # type: ignore[no-any-return]
+
+    @cached_property
+    def slack(self) -> Tensor:
+        """(N,) by how much margins are lowered at least; asked for when the bounds have accepted network and images."""
+        _check_answers(self.network, self.images)
+        slack = ROUNDING * torch.finfo(self.size.dtype).eps * self.size
+        if self.rechecks:
+            error = doubled(self.network)(self.images.double()) - self.network(self.images).double()
+            slack = torch.maximum(slack, (MEASURED * error.abs().amax(dim=1)).to(slack))
+        return slack
+
+    def bound(self, epsilon: Tensor, method: str, chosen: Tensor | None = None) -> Tensor:
+        """(M, K - 1) lowered margins of the chosen images within epsilon (M,), in the images' number format."""
+        chosen = torch.arange(len(self.images), device=epsilon.device) if chosen is None else chosen
+        found = margins_within(self.network, self.images[chosen], self.labels[chosen], self.norm, epsilon, method)
+        return self._lowered(found, chosen)
+
+    def wide(self, epsilon: Tensor, chosen: Tensor) -> Tensor:
+        """The same in float64."""
+        network, images, labels = doubled(self.network), self.images[chosen].double(), self.labels[chosen]
+        found = margins_within(network, images, labels, self.norm, epsilon.double(), self.method)
+        return self._lowered(found, chosen)
+
+    def _lowered(self, bound: Tensor, chosen: Tensor) -> Tensor:
+        """(M, K - 1) bounds of the chosen images, float32 or float64, less what rounding may have done."""
+        slack = self.slack[chosen, None].to(bound)
+        slack = torch.maximum(slack, ROUNDING * torch.finfo(self.images.dtype).eps * bound.abs())
+        lowered = bound - slack
+        return torch.where(lowered.isnan(), -torch.inf, lowered)
+
+    def margins(self, epsilon: float) -> Tensor:
+        """(N, K - 1) within epsilon, what is certified from float64."""
+        within = torch.full((len(self.images),), epsilon, dtype=torch.float64)
+        # a ball that the number format makes smaller would be another claim; images of bytes are refused by the bounds
+        dtype = torch.promote_types(self.images.dtype, torch.float32)
+        narrow = rounded(within, dtype, up=True).to(self.images.device)
+        found = self.bound(narrow, self.method)
+        again = (found.amin(dim=1) > -CLOSE * self.size).nonzero().squeeze(1)
+        if not self.rechecks or len(again) == 0:
+            return found
+        wide = self.wide(within.to(self.images.device)[again], again)
+        return found.index_copy(0, again, rounded(wide, found.dtype, up=False))
+
+    def radius(self, tolerance: float) -> Tensor:
+        """(N,), see `radius`."""
+        margin = self.bound(self.images.new_zeros(len(self.images)), "ibp").amin(dim=1)
+        tolerance = max(tolerance, 16 * torch.finfo(self.images.dtype).eps)
+        active = (margin > 0).nonzero().squeeze(1)
+        certified = torch.zeros_like(margin)
+        most = math.log(largest_radius(self.norm, self.images[0].numel()))
+        least = certified.new_full((len(active),), math.log(FLOOR))
+        first = linearised_radius(self.network, self.images, self.labels, self.norm, margin)[active].log()
+        bracket = Bracket(least, torch.full_like(least, most), first)
+        while len(active) > 0:
+            trial = bracket.guess(tolerance)
+            bound = self.bound(trial.exp(), self.method, active).amin(dim=1)
+            verified = bound > 0
+            certified[active[verified]] = trial[verified].exp()
+            width = (margin[active] - bound) / margin[active]
+            bracket.note(trial, width.clamp_min(torch.finfo(width.dtype).tiny).log(), verified)
+            wide = bracket.above - bracket.below > tolerance
+            left = (wide & (bracket.above > math.log(1e-3 * tolerance))).nonzero().squeeze(1)
+            active, bracket = active[left], bracket.part(left)
+        return self._confirmed(certified, tolerance)
+
+    def _confirmed(self, radius: Tensor, tolerance: float) -> Tensor:
+        """Radii verified in float64: those that float32 alone had verified are shrunk until float64 does."""
+        radius, step = radius.clone(), tolerance / 2
+        pending = (radius > 0).nonzero().squeeze(1)
+        while self.rechecks and len(pending) > 0:
+            pending = pending[~(self.wide(radius[pending], pending).amin(dim=1) > 0)]
+            shrunk = radius[pending] * (1 - step)
+            radius[pending] = torch.where(shrunk > FLOOR, shrunk, 0.0)
+            pending, step = pending[radius[pending] > 0], min(2 * step, 0.5)
+        return radius
+
+
+def rounded(values: Tensor, dtype: torch.dtype, up: bool) -> Tensor:
+    """Values in a coarser number format, rounded up, or down, never to nearest."""
+    nearest = values.to(dtype)
+    wrong = nearest.to(values.dtype) < values if up else nearest.to(values.dtype) > values
+    end = torch.full_like(nearest, torch.inf if up else -torch.inf)
+    return torch.where(wrong, torch.nextafter(nearest, end), nearest)
+
+
+def linearised_radius(network: Network, images: Tensor, labels: Tensor, norm: str, margin: Tensor) -> Tensor:
+    """(N,) margin / dual norm of its gradient: the certified radius of the network's linearisation, pixel units.
+
+    What a certified radius tends to where the margin is small; where to look first elsewhere.
+    """
+    with torch.enable_grad():
+        leaf = images.detach().clone().requires_grad_()
+        logits = network(leaf)
+        true = logits.gather(1, labels[:, None].long()).squeeze(1)
+        wrong = logits.scatter(1, labels[:, None].long(), -torch.inf).amax(dim=1)
+        (gradient,) = torch.autograd.grad((true - wrong).sum(), leaf, allow_unused=True, materialize_grads=True)
+    length = torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL_ORDER[norm], dim=1)
+    guess = margin / length.clamp_min(torch.finfo(length.dtype).tiny)
+    return torch.nan_to_num(guess, nan=1e-3, posinf=1e6).clamp_min(1e-6)

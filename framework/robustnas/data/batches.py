@@ -1,0 +1,156 @@
+"""A batch as the parts in which it is computed: one process's share of it, cut again where it does not fit at once.
+
+    gradient of a batch = sum over processes, sum over parts of  share * gradient of the part's mean loss
+
+where `share` is the part's images over the images of the whole batch.  So data parallel and gradient accumulation are
+one sum, and the result does not depend on who computed what; except that batch norm sees one part at a time (over all
+processes: `robustnas.nn.synchronised`).
+
+Augmentation is drawn for the whole batch, by every process alike, and applied to the images at hand: the same seed
+gives the same images however a batch is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from robustnas.data.augment.augmentation import apply, draw
+from robustnas.data.prefetch import Feed
+from robustnas.errors import InputError
+from robustnas.runtime.processes import ALONE, World
+
+
+@frozen(eq=False)
+class Part:
+    """Some images of a batch.
+
+    Args:
+        images: (n, C, H, W) float32 in [0, 1], on the device, channels last.
+        labels: (n,) int64, on the device.
+        share: n over the images of the whole batch, over all processes.
+    """
+
+    images: Tensor
+    labels: Tensor
+    share: float
+
+
+Batch = tuple[Part, ...]
+
+
+@frozen(eq=False)
+class Batches:
+    """Makes batches of a split's images, augmented.
+
+    Args:
+        feed: of the split's images.
+        shape: rows and columns of an image, augmented.
+        crop: see `robustnas.data.augment.augmentation`.
+        flip: likewise.
+        cutout: likewise.
+        fill: what cutout leaves, a value a channel.
+        accumulate: parts that each process computes its share of a batch in.
+        world: the processes that share a batch.
+        random_resized_crop: see `robustnas.data.augment.augmentation`; images may be of another size than `shape` then.
+        colour_jitter: likewise.
+    """
+
+    feed: Feed
+    shape: tuple[int, int]
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
+    fill: Sequence[float] = ()
+    accumulate: int = 1
+    world: World = ALONE
+    random_resized_crop: Sequence[float] | None = None
+    colour_jitter: Sequence[float] | None = None
+
+    def of(self, order: Sequence[Tensor], generator: torch.Generator) -> Iterator[Batch]:
+        """The batches whose images are at each of `order`'s indices (n,); draws once a batch, as it is asked for."""
+        shares = [self._shares(len(indices)) for indices in order]
+        own = [torch.cat([indices[share] for share in some]) for indices, some in zip(order, shares, strict=True)]
+        for indices, some, found in zip(order, shares, self.feed.batches(own), strict=True):
+            yield self._batch(*found, len(indices), some, generator)
+
+    def _shares(self, count: int) -> list[slice]:
+        """This process's images of each part.  Parts are cut first: they are the same for any number of processes."""
+        shares = []
+        for part in parts(count, self.accumulate):
+            own = self.world.share(part.stop - part.start)
+            shares.append(slice(part.start + own.start, part.start + own.stop))
+        return shares
+
+    def _batch(
+        self, images: Tensor, labels: Tensor, count: int, shares: list[slice], generator: torch.Generator
+    ) -> Batch:
+        draws = draw(
+            count,
+            *self.shape,
+            generator,
+            crop=self.crop,
+            flip=self.flip,
+            cutout=self.cutout,
+            random_resized_crop=self.random_resized_crop,
+            colour_jitter=self.colour_jitter,
+            read=(images.shape[2], images.shape[3]),
+        )
+        own = torch.cat([torch.arange(share.start, share.stop) for share in shares])
+        fill = torch.tensor(self.fill) if self.fill else None
+        images = apply(images, draws[own], fill=fill)
+        images = images.contiguous(memory_format=torch.channels_last)
+        sizes = [share.stop - share.start for share in shares]
+        return tuple(
+            Part(some, truth, len(truth) / count)
+            for some, truth in zip(images.split(sizes), labels.split(sizes), strict=True)
+        )
+
+
+def parts(count: int, accumulate: int) -> list[slice]:
+    """`count` images in `accumulate` parts, fewer where a part would have less than the two that batch norm needs."""
+    pieces = max(min(accumulate, count // 2), 1)
+    return [slice(count * piece // pieces, count * (piece + 1) // pieces) for piece in range(pieces)]
+
+
+def check_fit(order: Sequence[Tensor], batch: int, accumulate: int, world: World, section: str) -> None:
+    """Whether every process gets its share of every batch, and batch norm at least two images at a time.
+
+    Args:
+        order: the batches of an epoch.
+        batch: the recipe's key, for the message.
+        accumulate: likewise.
+        world: the processes.
+        section: of the recipe, for the message.
+
+    Raises:
+        InputError: a batch that cannot be shared.
+    """
+    if batch % world.size:
+        near = max(batch // world.size, 1) * world.size
+        raise InputError(
+            f"{section}.batch {batch} cannot be shared equally by {world.size} processes; "
+            f"{section}.batch {near} would do, or another --nproc-per-node"
+        )
+    if batch < 2 * accumulate * world.size:
+        raise InputError(
+            f"{section}.batch {batch} in {accumulate} parts on {world.size} process(es) leaves fewer than 2 images a "
+            f"part, and batch norm needs 2; a larger {section}.batch or a smaller {section}.accumulate would do"
+        )
+    least = min(
+        (part.stop - part.start for indices in order for part in parts(len(indices), accumulate)), default=batch
+    )
+    if least < world.size:
+        raise InputError(
+            f"the last batch of an epoch, or a part of it, has {least} image(s) for {world.size} processes; "
+            f"another {section}.batch than {batch} would do"
+        )
+
+
+def gradient_of(parameter: nn.Parameter) -> Tensor:
+    """The gradient that a backward pass has left in a parameter."""
+    assert parameter.grad is not None
+    return parameter.grad

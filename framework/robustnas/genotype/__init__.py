@@ -1,0 +1,5 @@
+"""A discrete architecture of a cell space, and how scripts of the DARTS family write it."""
+
+from robustnas.genotype.cell_genotype import MOST_NODES, Gene, Genotype
+
+__all__ = ["MOST_NODES", "Gene", "Genotype"]

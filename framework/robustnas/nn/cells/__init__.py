@@ -1,0 +1,56 @@
+"""Cells: the parts that DARTS-family supernets and their discrete networks are made of.
+
+A cell is a small graph: two inputs (the outputs of the two cells before it), n nodes, an edge from every
+earlier state to every node.  In a supernet an edge mixes all candidate operations; in a discrete network each
+node keeps two edges with one operation each.  A space of your own needs a table of operations and a few
+lines:
+
+    table = {
+        "none": lambda channels, stride: None,                    # exactly zero, costs nothing
+        "skip": lambda channels, stride: nn.AvgPool2d(stride),    # any module that keeps the channels
+        "conv": lambda channels, stride: ReluConvNorm(channels, channels, 3, stride, affine=False),
+    }
+    cell = SharedCell(table, 2 * [3 * channels], channels, nodes=4, reduction=False)
+    output = cell(state0, state1, alpha.softmax(-1))              # alpha (14, 3) for 4 nodes
+    genes = strongest_inputs(alpha.softmax(-1), tuple(table), nodes=4)
+
+`SharedCell` computes once what edges share, `SearchCell` goes edge by edge: the results are the same, the
+second is the reference.  A table entry with `for_edges` (see `ForEdges`) is computed for all edges of a state
+at once.  With `partial=4` both let the operations act on a quarter of the channels (`partial_channels`), and
+both take a weight for each edge beside those of its operations:
+
+    cell = SharedCell(table, 2 * [3 * channels], channels, nodes=4, partial=4)
+    output = cell(state0, state1, alpha.softmax(-1), edge_weights)             # edge_weights (14,)
+    genes = strongest_inputs(alpha.softmax(-1), tuple(table), nodes=4, edge_weights=edge_weights)
+
+Every module here computes with ordinary torch functions, without in-place operations and without branching on
+values, so that bounds propagate through the same `forward`.
+"""
+
+from robustnas.nn.cells.discrete_cell import DiscreteCell, drop_path
+from robustnas.nn.cells.graph import edge_index, edges, reduction_cells, strongest_inputs
+from robustnas.nn.cells.layers import DepthwiseSeparable, FactorizedReduce, ReluConvNorm, preprocessing
+from robustnas.nn.cells.mixed_op import MixedOp, OpTable
+from robustnas.nn.cells.search_cell import SearchCell
+from robustnas.nn.cells.shared_cell import ForEdges, SharedCell
+from robustnas.nn.frozen_norm import convolve_and_norm, normalise
+
+__all__ = [
+    "DepthwiseSeparable",
+    "DiscreteCell",
+    "FactorizedReduce",
+    "ForEdges",
+    "MixedOp",
+    "OpTable",
+    "ReluConvNorm",
+    "SearchCell",
+    "SharedCell",
+    "convolve_and_norm",
+    "drop_path",
+    "edge_index",
+    "edges",
+    "normalise",
+    "preprocessing",
+    "reduction_cells",
+    "strongest_inputs",
+]

@@ -1,0 +1,75 @@
+"""The function and the layer that stand for torch's, and what they leave to torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import has_torch_function
+
+from robustnas.nn.fast.convolution.derivatives import convolution
+from robustnas.nn.fast.convolution.geometry import geometry_of
+
+Size = int | tuple[int, ...]
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv2d`, differentiable any number of times in the same time.
+
+    Torch does itself what it does well (one group), what is no plain tensor (the bounded values of
+    `robustnas.bounds` find their rule under torch's name), and what is compiled, traced or transformed (`torch.func`).
+
+    Args:
+        x: (N, C, H, W); without N torch's own function is used.
+        weight: (C', C / groups, rows, columns).
+        bias: (C',).
+    """
+    if (
+        groups == 1
+        or isinstance(padding, str)
+        or x.dim() != 4
+        or has_torch_function((x, weight, bias))
+        or torch._C._are_functorch_transforms_active()
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    ):
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        x, weight, bias = (_cast(tensor, kind) for tensor in (x, weight, bias))
+    geometry = geometry_of(
+        tuple(x.shape[1:]), tuple(weight.shape), _pair(stride), _pair(padding), _pair(dilation), groups
+    )
+    if geometry is None or not x.shape[0] or x.dtype != weight.dtype or x.device != weight.device:
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    return convolution(geometry, x, weight, bias)
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[-1])
+
+
+def _cast(tensor: Any, kind: str) -> Any:
+    """What autocast does to the arguments of a convolution."""
+    eligible = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64
+    return tensor.to(torch.get_autocast_dtype(kind)) if eligible else tensor
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` that computes with `conv2d`; parameters, their initial values and state_dict are the same."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.padding_mode != "zeros":
+            padded: Tensor = super()._conv_forward(input, weight, bias)
+            return padded
+        return conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)

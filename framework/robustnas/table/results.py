@@ -1,0 +1,339 @@
+"""From the results of a run directory to the table, to a list of what happened to each image, and to other forms."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+import torch
+
+from robustnas import table
+from robustnas.attack import columns as tables
+from robustnas.attack.review import answers
+from robustnas.attack.review.flag import SMOOTHED, Flag
+from robustnas.certify import verdicts
+from robustnas.certify.verdicts import Measured
+from robustnas.errors import InputError, RunDirectoryError, VerdictError
+from robustnas.plan import KINDS
+from robustnas.run import layout
+from robustnas.run.directory import RunDirectory
+from robustnas.run.layout import VIOLATION, Layout
+from robustnas.runtime import printable
+from robustnas.runtime.artifacts import damaged
+from robustnas.runtime.suggest import did_you_mean
+from robustnas.table import AttackColumn, Comparison, SeedResult, robustbench
+
+AUTOATTACK = "autoattack"
+"""The attack whose figure RobustBench lists, by its name in a recipe."""
+
+BUDGET = ("version", "steps", "queries")
+"""Its options without which it is the standard one."""
+
+
+NAMED = 8
+"""How many missing stages a note names."""
+
+
+def comparison(directory: RunDirectory) -> Comparison:
+    """The table of a run directory.
+
+    Where an attack disproved a certificate, both are left out; where two results of a network contradict each other
+    otherwise, all its attacks and certificates are.  Each is one of the comparison's `contradictions`.
+
+    Raises:
+        RunDirectoryError: a result is damaged.
+    """
+    shown = layout.read(directory)
+    columns = [AttackColumn(a.label, str(a.threat), a.worst_case, a.spared) for a in shown.attacks]
+    rows, contradictions = [], []
+    for method, seeds in shown.methods.items():
+        results = []
+        for seed, stages in seeds.items():
+            result, wrong = _believed(directory, shown, method, seed, stages)
+            results.append(result)
+            contradictions += wrong
+        rows.append(table.row(method, results, columns, shown.epsilons, shown.smoothing))
+    return Comparison(
+        threat=str(shown.threat),
+        rows=rows,
+        attacks=columns,
+        norms=shown.norms,
+        notes=[
+            *shown.notes,
+            *_weights(directory, shown),
+            *_divisions(directory, shown),
+            *_missing(directory, shown),
+        ],
+        epsilons=shown.epsilons,
+        smoothing=shown.smoothing,
+        contradictions=contradictions,
+        kept=_kept(directory, shown),
+    )
+
+
+def _weights(directory: RunDirectory, shown: Layout) -> list[str]:
+    """A note on what was taken from the files of networks made elsewhere."""
+    firsts = {method: next(iter(seeds.values()))["clean"] for method, seeds in shown.methods.items()}
+    taken = {method: (_result(directory, where) or {}).get("weights") for method, where in firsts.items()}
+    told = [f"{method} {text}" for method, text in taken.items() if isinstance(text, str)]
+    return [f"weights taken: {', '.join(told)}"] if told else []
+
+
+def check(directory: RunDirectory, method: str, seed: int) -> None:
+    """Refuse a network whose attacks and certificates contradict each other.
+
+    Raises:
+        RunDirectoryError: a result is damaged.
+        VerdictError: they do.
+    """
+    shown = layout.read(directory)
+    stages = shown.methods.get(method, {}).get(seed)
+    if stages is not None:
+        _, wrong = _believed(directory, shown, method, seed, stages)
+        if wrong:
+            raise VerdictError("\n".join(wrong))
+
+
+def _believed(
+    directory: RunDirectory, shown: Layout, method: str, seed: int, stages: dict[str, Any]
+) -> tuple[SeedResult, list[str]]:
+    """What the stages of a method and seed measured, without what was contradicted, and each contradiction."""
+    wrong = _proved_wrong(directory, method, seed, stages)
+    try:
+        # an attack that fooled a certified image has ended without a result; the certificate it disproved goes too
+        return _seed_result(directory, shown, method, seed, {**stages, "certify": None} if wrong else stages), wrong
+    except VerdictError as fault:
+        kept = {**stages, "probe": None, "certify": None, "attacks": {}}
+        return _seed_result(directory, shown, method, seed, kept), [*wrong, str(fault)]
+
+
+def _proved_wrong(directory: RunDirectory, method: str, seed: int, stages: dict[str, Any]) -> list[str]:
+    """A text for each attack that ended because it fooled an image within a certificate that is still there."""
+    found = []
+    for where in stages["attacks"].values():
+        folder = None if where is None else directory.at(where)
+        if folder is not None and not folder.done and folder.holds(VIOLATION):
+            told = folder.read_json(VIOLATION)
+            if not isinstance(told.get("text"), str):
+                raise RunDirectoryError(damaged(folder.path / VIOLATION, "it does not say what was contradicted"))
+            if told.get("certify") == stages["certify"]:
+                found.append(f"{method}, seed {seed}: {told['text']}")
+    return found
+
+
+def _divisions(directory: RunDirectory, shown: Layout) -> list[str]:
+    """What searches and trainings said of themselves: classes that a part of the images has none of, say."""
+    found: dict[str, list[str]] = {}
+    for method, seeds in shown.methods.items():
+        for seed, stages in seeds.items():
+            for kind in ("search", "train"):
+                result = _result(directory, stages[kind]) or {}
+                for note in result.get("notes", []):
+                    found.setdefault(str(note), []).append(f"{method} seed {seed}")
+    return [f"{note}: {', '.join(whose)}" for note, whose in found.items()]
+
+
+def _missing(directory: RunDirectory, shown: Layout, kinds: Sequence[str] = KINDS) -> list[str]:
+    """A note on what the recipe asks for and the directory does not hold: a stage that failed, or was not run.
+
+    Args:
+        kinds: of the stages that are asked about beside the attacks.
+    """
+    absent: list[str] = []
+    for method, seeds in shown.methods.items():
+        for seed, stages in seeds.items():
+            wanted = {kind: where for kind, where in stages.items() if kind in kinds}
+            wanted |= {f"attack {label}": where for label, where in stages["attacks"].items()}
+            absent += [
+                f"{what} of {method} (seed {seed})"
+                for what, where in wanted.items()
+                if where is not None and not directory.at(where).done
+            ]
+    more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+    return [f"without a result, as they failed or have not run: {', '.join(absent[:NAMED])}{more}"] if absent else []
+
+
+def _kept(directory: RunDirectory, shown: Layout) -> str:
+    """What a run directory holds that its last recipe did not ask for, in a line; empty for nothing."""
+    asked: set[str] = set()
+    for stages in (stages for seeds in shown.methods.values() for stages in seeds.values()):
+        asked.update(stages["attacks"].values(), (where for kind, where in stages.items() if kind != "attacks"))
+    others = {
+        kind: [one.parent.name for one in found if f"{kind}/{one.parent.name}" not in asked]
+        for kind in KINDS
+        for found in [sorted((directory.path / kind).glob("*/result.json"))]
+    }
+    counts = ", ".join(f"{kind} {len(names)}" for kind, names in others.items() if names)
+    whose = sorted({name.rpartition("-seed")[0] for names in others.values() for name in names})
+    return counts and (
+        f"not in this table, because the last recipe run in {directory.path} does not ask for them: finished stages "
+        f"of {', '.join(whose)} ({counts}); they are kept, and shown by the next run of a recipe that asks for them"
+    )
+
+
+def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int, stages: dict[str, Any]) -> SeedResult:
+    search = _result(directory, stages["search"], search_seconds=float)
+    train = _result(directory, stages["train"], parameters=int)
+    clean = _result(directory, stages["clean"], predictions=list, labels=list, parameters=int)
+    probe = _result(directory, stages["probe"], flags=list)
+    certify = _result(directory, stages["certify"], certified=list, radius=dict)
+    smooth = _result(directory, stages["smooth"], radius=list, predictions=list, labels=list)
+    measured = _measured(directory, shown, stages)
+    flags = [] if probe is None else [Flag.of(flag) for flag in probe["flags"]]
+    for one in measured:
+        told = _result(directory, stages["attacks"][one.label], flags=list) or {"flags": []}
+        # a result is found by its key, whatever its column was called when it was made
+        flags += [attrs.evolve(Flag.of(flag), attack=one.label) for flag in told["flags"]]
+    flags += verdicts.flags(measured, shown.values)
+    right = None if clean is None else torch.tensor(clean["predictions"]) == torch.tensor(clean["labels"])
+    if clean is not None:
+        flags += answers.blind(torch.tensor(clean["predictions"]), torch.tensor(clean["labels"]))
+    if smooth is not None:
+        flags += answers.blind(torch.tensor(smooth["predictions"]), torch.tensor(smooth["labels"]), SMOOTHED)
+    certified = None if certify is None else certify["certified"]
+    radius = {} if certify is None else certify["radius"]
+    verdicts.check(f"{method}, seed {seed}", measured, right, certified, radius, shown.threat)
+    made = train if train is not None else clean
+    return SeedResult(
+        seed=seed,
+        clean=None if right is None else right.tolist(),
+        attacks=verdicts.of(measured, shown.threat, shown.epsilons, whole=_whole(shown, stages, measured)),
+        certified=certified,
+        radius=radius,
+        smoothed=None if smooth is None else smooth["radius"],
+        flags=[flag.plain() for flag in flags],
+        parameters=None if made is None else made["parameters"],
+        search_seconds=None if search is None else search["search_seconds"],
+    )
+
+
+def _whole(shown: Layout, stages: dict[str, Any], measured: list[Measured]) -> bool:
+    """Whether every attack that counts for the worst case has been run: else there is no such figure."""
+    done = {one.label for one in measured}
+    return all(a.label in done for a in shown.attacks if a.worst_case and stages["attacks"].get(a.label) is not None)
+
+
+def _measured(directory: RunDirectory, shown: Layout, stages: dict[str, Any]) -> list[Measured]:
+    """What the attacks of one method and seed did, those that are done, in the order in which they were run."""
+    found = []
+    for a in shown.attacks:
+        where = stages["attacks"].get(a.label)
+        if where is not None and directory.at(where).done:
+            columns = tables.read(directory.at(where).path)
+            found.append(Measured(a.label, a.threat, a.access, a.spared, a.one_step, columns))
+    return found
+
+
+def _result(directory: RunDirectory, where: str | None, **keys: type) -> dict[str, Any] | None:
+    """What a stage wrote; None where it does not exist or has not run.
+
+    Raises:
+        RunDirectoryError: it lacks one of the keys, or what is there is of another type; names the file and how to
+            redo the stage.
+    """
+    if where is None:
+        return None
+    folder = directory.at(where)
+    if not folder.done:
+        return None
+    result = folder.result()
+    missing = [key for key in keys if key not in result]
+    if missing:
+        raise RunDirectoryError(damaged(folder.result_file, f"it has no {', '.join(missing)}"))
+    for key, kind in keys.items():
+        if not isinstance(result[key], kind):
+            raise RunDirectoryError(damaged(folder.result_file, f"its {key} is {result[key]!r:.60}"))
+    return result
+
+
+RECORD = (
+    "method", "seed", "attack", "norm", "epsilon", "variant", "index", "label", "clean", "tried", "success",
+    "prediction", "by", "distance", "size_linf", "size_l2", "size_l1",
+)  # fmt: skip
+"""The columns of `records`."""
+
+
+def records(directory: RunDirectory) -> tuple[str, list[str]]:
+    """What each attack did to each image: CSV, a line for each image, attack and radius or variant.
+
+    Returns:
+        The text, and a note where attacks are missing in it.
+
+    Raises:
+        RunDirectoryError: a result is damaged.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(RECORD)
+    shown = layout.read(directory)
+    for method, seeds in shown.methods.items():
+        for seed, stages in seeds.items():
+            for one in _measured(directory, shown, stages):
+                lines = ((method, seed, one.label, *line) for line in _lines(one.columns))
+                writer.writerows(map(printable.cell, line) for line in lines)
+    return out.getvalue(), _missing(directory, shown, kinds=())
+
+
+def _lines(columns: tables.Columns) -> Iterator[tuple[Any, ...]]:
+    """The lines of one attack, from the norm on; what is infinite or did not happen is empty."""
+    arrays = columns.arrays
+    parts = [str(part) for part in arrays["parts"]]
+    for row, (epsilon, variant) in enumerate(zip(arrays["epsilon"].tolist(), columns.variants, strict=True)):
+        several = [arrays[name][row].tolist() for name in ("tried", "success", "prediction", "by", "distance")]
+        sizes = [arrays[f"size_{norm}"][row].tolist() for norm in ("linf", "l2", "l1")]
+        whole = [arrays[name].tolist() for name in ("index", "label", "clean")]
+        for index, label, clean, tried, success, prediction, by, distance, *size in zip(
+            *whole, *several, *sizes, strict=True
+        ):
+            measured = ["" if one == float("inf") else one for one in size]
+            who = parts[by] if by >= 0 else ""
+            yield (
+                *(columns.norm, epsilon, variant, index, label, clean, tried, int(success), prediction, who),
+                *(distance, *measured),
+            )
+
+
+def leaderboard(directory: RunDirectory, method: str, about: dict[str, Any]) -> str:
+    """A method's result in the form of RobustBench's files, for its first seed.
+
+    Raises:
+        InputError: no such method, or no result of AutoAttack.
+    """
+    shown = layout.read(directory)
+    if method not in shown.methods:
+        names = list(shown.methods)
+        raise InputError(
+            f"{directory.path} has no method {method!r}{did_you_mean(method, names)}; it has {', '.join(names)}"
+        )
+    seed, stages = next(iter(shown.methods[method].items()))
+    result = _seed_result(directory, shown, method, seed, stages)
+    entry = next((a for a in shown.attacks if a.name == AUTOATTACK), None)
+    standing = None if entry is None else result.attacks.standing.get(entry.label)
+    if result.clean is None:
+        raise InputError(f"{directory.path} has no clean result of {method}; run its recipe to the end first")
+    shortened = entry is not None and any(name in entry.options for name in ("steps", "queries"))
+    notes = [about.pop("footnote", ""), f"On {len(result.clean)} test images."]
+    if entry is not None and entry.options.get("square_variant", "per-sample") != "reference":
+        notes.append("Square with positions of its own for each image, not the reference's.")
+    if entry is not None:
+        # another version, or a smaller budget, is not what the leaderboard's readers take it for
+        other = [f"{name} {entry.options[name]}" for name in BUDGET if name in entry.options]
+        other += [f"{name} {count}" for name in ("runs", "expectation") if (count := getattr(entry, name)) > 1]
+        notes += [f"AutoAttack with {', '.join(other)}."] if other else []
+    if entry is not None and entry.spared:
+        before = [a.label for a in shown.attacks[: shown.attacks.index(entry)] if a.threat.norm == entry.threat.norm]
+        notes.append(f"Worst case over {', '.join(before)} and AutoAttack.")
+    return robustbench.text(
+        robustbench.entry(
+            dataset=shown.dataset,
+            threat=shown.threat if entry is None else entry.threat,
+            clean=table.share(result.clean),
+            autoattack=None if standing is None else table.share(standing),
+            unreliable=bool(result.flags) or shortened,
+            footnote=" ".join(filter(None, notes)),
+            **about,
+        )
+    )

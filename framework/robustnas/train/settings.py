@@ -1,0 +1,205 @@
+"""Settings of training: section `train` of a recipe, and the regimes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import field, frozen
+from attrs.validators import and_, ge, gt, le, lt, optional
+
+from robustnas.data.parts import two_images_a_part
+from robustnas.options import option
+
+
+@frozen
+class Standard:
+    """Regime `standard`: cross-entropy on the clean images."""
+
+
+@frozen
+class Adversarial:
+    """Regime `adversarial`: cross-entropy on PGD images (Madry et al. 2018, arXiv:1706.06083)."""
+
+    steps: int = option(7, "steps of PGD", ge(1))
+    step_size: float | None = option(None, "size of a step in pixel units; default epsilon / 4", optional(gt(0.0)))
+
+
+@frozen
+class Trades:
+    """Regime `trades`: cross-entropy plus beta times KL(clean || perturbed) (Zhang et al. 2019, arXiv:1901.08573)."""
+
+    steps: int = option(10, "steps of the inner maximisation", ge(1))
+    step_size: float | None = option(None, "size of a step in pixel units; default epsilon / 4", optional(gt(0.0)))
+    beta: float = option(6.0, "weight of the KL term", gt(0.0))
+    noise: float = option(0.001, "standard deviation of the Gaussian noise it starts from, in pixel units", gt(0.0))
+
+
+@frozen
+class Certified:
+    """Regime `certified`: cross-entropy mixed with that of the worst bounded logits, IBP or CROWN-IBP.
+
+    Sources: Gowal et al. 2018, arXiv:1810.12715; Zhang et al. 2020, arXiv:1906.06316.
+    """
+
+    epsilon: float | None = option(
+        None, "radius at the end in pixel units; default the threat's (one a little larger is usual)", optional(gt(0.0))
+    )
+    warmup_epochs: float | None = option(
+        None, "epochs at the start with epsilon 0, a fraction too; default a twentieth of all", optional(ge(0.0))
+    )
+    ramp_epochs: float | None = option(
+        None, "epochs after these in which epsilon grows to its end; default half of all", optional(ge(0.0))
+    )
+    kappa_start: float = option(1.0, "weight of the clean loss as epsilon begins to grow", ge(0.0), le(1.0))
+    kappa_end: float = option(0.5, "weight of the clean loss once epsilon has grown", ge(0.0), lt(1.0))
+    beta_start: float = option(
+        1.0, "share of CROWN-IBP in the bounds as epsilon begins to grow, the rest is IBP", ge(0.0), le(1.0)
+    )
+    beta_end: float = option(0.0, "share of CROWN-IBP once epsilon has grown", ge(0.0), le(1.0))
+
+    def warmup(self, epochs: int) -> float:
+        """Epochs with epsilon 0, of `epochs` in all."""
+        return epochs / 20 if self.warmup_epochs is None else self.warmup_epochs
+
+    def ramp(self, epochs: int) -> float:
+        """Epochs in which epsilon grows, of `epochs` in all."""
+        return epochs / 2 if self.ramp_epochs is None else self.ramp_epochs
+
+    def end(self, epochs: int) -> float:
+        """Epochs after which epsilon stays at its end, of `epochs` in all."""
+        return self.warmup(epochs) + self.ramp(epochs)
+
+
+Regime = Standard | Adversarial | Trades | Certified
+REGIMES: dict[str, type[Regime]] = {
+    "standard": Standard,
+    "adversarial": Adversarial,
+    "trades": Trades,
+    "certified": Certified,
+}
+
+
+@frozen
+class Train:
+    """Section `train`: the discrete network, from scratch."""
+
+    epochs: int = option(600, "epochs of training", ge(1))
+    batch: int = option(96, "images in a batch", ge(2))
+    accumulate: int = option(1, "parts a batch is computed in where it does not fit; batch norm sees a part", ge(1))
+
+    @accumulate.validator
+    def _leaves_two(self, attribute: object, accumulate: int) -> None:
+        two_images_a_part(self.batch, accumulate)
+
+    precision: Literal["float32", "tf32", "bfloat16"] = option("float32", "of forward passes; weights stay float32")
+    recompute_cells: bool = option(
+        False, "compute each cell again in the backward pass: less memory, more time", identity=False
+    )
+    regime: Regime = field(
+        factory=Standard,
+        metadata={"help": "standard, adversarial, trades or certified; with options as {name: adversarial, steps: 7}"},
+    )
+
+    @regime.validator
+    def _fits(self, attribute: object, regime: Regime) -> None:
+        if isinstance(regime, Certified) and regime.end(self.epochs) > self.epochs:
+            warmup, ramp = regime.warmup(self.epochs), regime.ramp(self.epochs)
+            raise ValueError(
+                f"found warmup_epochs {warmup:g} and ramp_epochs {ramp:g}, together more than epochs: {self.epochs}, "
+                "so epsilon would never reach its end; smaller ones or more epochs would do"
+            )
+
+    lr: float = option(0.025, "learning rate at the start (SGD, cosine)", gt(0.0))
+    lr_min: float = option(0.0, "learning rate at the end", ge(0.0))
+    momentum: float = option(0.9, "momentum", ge(0.0), lt(1.0))
+    decay: float = option(3e-4, "weight decay", ge(0.0))
+    clip: float = option(5.0, "largest norm of the gradient", gt(0.0))
+    drop_path: float = option(0.2, "probability of dropping a path at the last epoch, rising from 0", ge(0.0), lt(1.0))
+    auxiliary: float = option(0.4, "weight of the auxiliary head's loss; 0 builds none", ge(0.0))
+    label_smoothing: float = option(0.0, "label smoothing of the cross-entropy", ge(0.0), lt(1.0))
+    crop: int = option(0, "augmentation: random crop after padding by this many pixels", ge(0))
+    flip: bool = option(False, "augmentation: random horizontal flip")
+    cutout: int | None = option(
+        None,
+        "augmentation: side of the square blanked out, in pixels; default 16, at most half the image's side",
+        optional(ge(0)),
+    )
+    random_resized_crop: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "augmentation: crop of a random share of the area, from the first to the second number, resized",
+            "identity": "if given",
+        },
+    )
+    read_size: int | None = option(
+        None,
+        "side of the square that images are read as for random_resized_crop; default the dataset's size",
+        optional(ge(1)),
+        identity="if given",
+    )
+    colour_jitter: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "augmentation: largest change of brightness, contrast, saturation and hue",
+            "identity": "if given",
+        },
+    )
+
+    @random_resized_crop.validator
+    def _shares(self, attribute: object, shares: list[float] | None) -> None:
+        if shares is None:
+            return
+        if len(shares) != 2 or not 0 < shares[0] <= shares[1] <= 1:
+            raise ValueError(
+                f"found {shares}; two shares of the area, ascending and within (0, 1], would do: [0.08, 1]"
+            )
+        if self.crop:
+            raise ValueError(f"found {shares} beside crop: {self.crop}; one of the two ways to crop would do")
+
+    @read_size.validator
+    def _is_cropped(self, attribute: object, read_size: int | None) -> None:
+        if read_size is not None and self.random_resized_crop is None:
+            raise ValueError(
+                f"found {read_size}, but nothing is cropped to the dataset's size; random_resized_crop: [0.08, 1] "
+                "beside it would do"
+            )
+
+    @colour_jitter.validator
+    def _strengths(self, attribute: object, strengths: list[float] | None) -> None:
+        if strengths is not None and (len(strengths) != 4 or min(strengths) < 0 or strengths[3] > 0.5):
+            raise ValueError(
+                f"found {strengths}; four numbers from 0 on, the last (hue, in turns) at most 0.5, would do: "
+                "[0.4, 0.4, 0.4, 0.2]"
+            )
+
+    checkpoint: Literal["last", "best"] = option(
+        "last", "network kept: of the last epoch, or the best on training images held out (never test images)"
+    )
+    holdout: float | None = option(
+        None,
+        "share of the training images held out when checkpoint is best; default 0.1",
+        optional(and_(gt(0.0), lt(1.0))),
+    )
+
+    @holdout.validator
+    def _used(self, attribute: object, holdout: float | None) -> None:
+        if holdout is not None and self.checkpoint != "best":
+            raise ValueError(
+                f"found {holdout:g}, but nothing is held out with checkpoint: last; checkpoint: best would do"
+            )
+
+    @property
+    def division(self) -> tuple[float, int, int]:
+        """What decides, with the seed, how training images are divided: trainings that agree in it share them alike."""
+        return self.held_out, self.batch, self.accumulate
+
+    def blanked(self, shape: tuple[int, int, int]) -> int:
+        """Side of the square blanked out of images of this shape, in pixels."""
+        return min(16, min(shape[1:]) // 2) if self.cutout is None else self.cutout
+
+    @property
+    def held_out(self) -> float:
+        """Share of the training images that do not train but choose the checkpoint."""
+        if self.checkpoint == "last":
+            return 0.0
+        return 0.1 if self.holdout is None else self.holdout

@@ -1,0 +1,174 @@
+"""What several attacks and certificates say together of one network, image by image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from robustnas.attack import AttackRecord
+from robustnas.attack.columns import of_records
+from robustnas.certify import verdicts
+from robustnas.certify.verdicts import Measured
+from robustnas.errors import VerdictError
+from robustnas.threat import NORMS, ThreatModel
+
+LINF, L2 = ThreatModel("linf", 0.1), ThreatModel("l2", 0.5)
+CLEAN = [False, True, True, True, True]
+"""Five images, the first wrong when clean; their places in the test split are 10, 20, ..."""
+
+
+def record(threat: ThreatModel, success: list[int], given: list[int] | None = None, **more: object) -> AttackRecord:
+    labels = torch.zeros(5, dtype=torch.int64)
+    clean = torch.where(torch.tensor(CLEAN), 0, 1)
+    fooled = torch.tensor([place in success for place in range(5)])
+    sizes = {norm: torch.where(fooled, threat.epsilon, float("inf")).double() for norm in NORMS}
+    found: dict[str, object] = {
+        "label": "x",
+        "threat": threat,
+        "batch": 5,
+        "seed": 0,
+        "labels": labels,
+        "clean": clean,
+        "tried": torch.tensor(CLEAN if given is None else [place in given for place in range(5)]).long(),
+        "perturbed": torch.where(fooled, 2, clean),
+        "success": fooled,
+        "by": torch.where(fooled, 0, -1),
+        "distance": torch.where(fooled, threat.epsilon, 0.0),
+        "sizes": sizes,
+        "answer": torch.where(fooled, 2, 0),
+        "evaluations": 10,
+    }
+    return AttackRecord(**{**found, **more})  # type: ignore[arg-type]
+
+
+def measured(label: str, *records: AttackRecord, access: str = "white-box", spared: bool = False) -> Measured:
+    columns = of_records(records, torch.arange(10, 60, 10))
+    return Measured(label, records[-1].threat, access, spared, False, columns)
+
+
+def test_robust_is_the_worst_case_of_each_image():
+    found = [measured("a", record(LINF, [1])), measured("b", record(LINF, [2])), measured("c", record(L2, [3, 4]))]
+    told = verdicts.of(found, LINF, [])
+    assert told.robust == [False, False, False, True, True]
+    assert told.standing == {"a": [0, 0, 1, 1, 1], "b": [0, 1, 0, 1, 1], "c": [0, 1, 1, 0, 0]}
+    assert told.evaluations == {"a": 2.0, "b": 2.0, "c": 2.0}
+
+
+def test_a_spared_column_is_what_the_attacks_up_to_it_left():
+    found = [
+        measured("a", record(LINF, [1])),
+        measured("b", record(LINF, [2], given=[2, 3, 4]), spared=True),
+        measured("c", record(L2, [4])),
+    ]
+    told = verdicts.of(found, LINF, [])
+    assert told.standing["b"] == [0, 0, 0, 1, 1]
+    assert told.standing["c"] == [0, 1, 1, 1, 0]
+
+
+def test_a_smaller_radius_counts_for_a_larger_one_and_not_the_other_way():
+    small, large = ThreatModel("linf", 0.05), ThreatModel("linf", 0.2)
+    found = [measured("a", record(small, [1]), record(LINF, [1, 2]), record(large, [1, 2, 3]))]
+    told = verdicts.of(found, LINF, [0.05, 0.2])
+    assert told.robust == [False, False, False, True, True]
+    assert told.curve == {0.05: [False, False, True, True, True], 0.2: [False, False, False, False, True]}
+    assert verdicts.of(found, small, []).robust == [False, False, True, True, True]
+    assert verdicts.of(found, ThreatModel("linf", 0.01), []).robust is None
+
+
+def test_a_corruption_is_a_mean_and_no_worst_case():
+    found = [
+        measured(
+            "noise", record(LINF, [1, 2], variant="fog/1"), record(LINF, [1], variant="fog/2"), access="corruption"
+        ),
+        measured("a", record(LINF, [4])),
+    ]
+    told = verdicts.of(found, LINF, [])
+    assert told.standing["noise"] == [0, 0, 0.5, 1, 1]
+    assert told.variants == {"noise": {"fog/1": 0.4, "fog/2": 0.6}}
+    assert told.robust == [False, True, True, True, False]
+
+
+def test_what_each_part_broke():
+    by = torch.tensor([-1, 0, 1, 1, -1])
+    found = measured("aa", record(LINF, [1, 2, 3], by=by, parts=("apgd", "square"), access=("white-box", "black-box")))
+    assert verdicts.of([found], LINF, []).parts == {"aa": {"apgd": 1, "square": 2}}
+
+
+def clean() -> torch.Tensor:
+    return torch.tensor(CLEAN)
+
+
+GOOD = [measured("a", record(LINF, [1]))]
+"""Image 1 (place 20) is fooled by a perturbation of 0.1 in every norm."""
+
+
+def test_results_that_agree_pass():
+    radius = {"linf": [0.0, 0.09, 0.3, 0.2], "l2": [0.0, 0.1, 0.4, 0.3]}
+    verdicts.check("m", GOOD, clean(), [False, False, True, True], radius, LINF)
+    verdicts.check("m", [], clean(), [False, True], {"linf": [0.0, 1.0]}, LINF)
+    verdicts.check("m", [], None, None, {}, LINF)
+
+
+@pytest.mark.parametrize(
+    ("certified", "radius", "message"),
+    [
+        ([False, True, False], {}, "test image 20 is certified and yet broken by a"),
+        ([True, False, False], {}, "test image 10 is certified and yet wrong when clean"),
+        (
+            [False] * 3,
+            {"linf": [0.0, 0.11, 0.0]},
+            "test image 20 has a certified linf radius of 0.11 and was fooled by .*0.1;",
+        ),
+        ([False] * 3, {"l1": [0.0, 0.11, 0.0]}, "test image 20 has a certified l1 radius"),
+    ],
+)
+def test_contradictions_name_the_image(certified, radius, message):
+    with pytest.raises(VerdictError, match=f"who: {message}"):
+        verdicts.check("who", GOOD, clean(), certified, radius, LINF)
+
+
+def test_an_attack_of_another_threat_may_break_what_is_certified():
+    verdicts.check("m", [measured("a", record(L2, [1]))], clean(), [False, True], {"linf": [0.0, 0.2]}, LINF)
+
+
+def test_a_corruption_counts_against_a_radius():
+    found = [measured("fog", record(LINF, [2], variant="fog/1"), access="corruption")]
+    with pytest.raises(VerdictError, match=r"test image 30 .* radius"):
+        verdicts.check("m", found, clean(), None, {"l2": [0.0, 0.0, 0.2]}, LINF)
+
+
+def test_clean_predictions_that_changed_are_told():
+    with pytest.raises(VerdictError, match="another clean prediction in a"):
+        verdicts.check("m", GOOD, torch.tensor([True] * 5), None, {}, LINF)
+
+
+def test_an_image_that_stands_without_having_been_tried_is_told():
+    found = [measured("a", record(LINF, [1])), measured("b", record(LINF, [3], given=[3, 4]), spared=True)]
+    with pytest.raises(VerdictError, match="test image 30 stands and was never given to b"):
+        verdicts.check("m", found, clean(), None, {}, LINF)
+    found = [measured("a", record(LINF, [1, 2])), measured("b", record(LINF, [3], given=[3, 4]), spared=True)]
+    verdicts.check("m", found, clean(), None, {}, LINF)
+
+
+def test_a_black_box_part_that_beats_the_white_box_parts_is_flagged():
+    by = torch.tensor([-1, 1, 1, 1, -1])
+    parts = {"parts": ("apgd", "square"), "access": ("white-box", "black-box"), "tried": torch.tensor([0, 2, 2, 2, 2])}
+    masked = measured("aa", record(LINF, [1, 2, 3], by=by, **parts))
+    assert "black-box-beats-white-box" in {flag.name for flag in verdicts.flags([masked], 16)}
+    sound = measured("aa", record(LINF, [1, 2, 3], by=torch.where(by == 1, 0, by), **parts))
+    assert not verdicts.flags([sound], 16)
+
+
+def test_a_worst_case_over_some_of_the_attacks_is_none():
+    told = verdicts.of(GOOD, LINF, [0.1], whole=False)
+    assert told.robust is None
+    assert told.curve == {}
+    assert told.standing["a"] == [0, 0, 1, 1, 1]
+
+
+def test_many_parts_are_counted():
+    """More than a byte holds: `runs: 200`, say."""
+    tried = torch.tensor([0, 200, 200, 200, 200])
+    found = measured("a", record(LINF, [1], tried=tried, by=torch.tensor([-1, 150, -1, -1, -1])))
+    assert found.columns.tensor("tried").tolist() == [tried.tolist()]
+    assert int(found.columns.tensor("by")[0, 1]) == 150

@@ -1,0 +1,437 @@
+"""Soundness as a claim with evidence: no admissible image was found below a certified bound, and faults are found.
+
+    python -m pytest -n 0 tests/test_soundness.py     prints what was checked
+
+The campaign is run once; the tests judge it. A violation names its network's seed, threat model and method.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import foolbox
+import pytest
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evidence.soundness.ledger import Case, Ledger
+from evidence.soundness.networks import (
+    CLASSES,
+    OF_VALUES,
+    SIZE,
+    RandomNetwork,
+    activations,
+    of_space,
+    recorded,
+    replaced,
+    shipped,
+    spaces,
+)  # fmt: skip
+from evidence.soundness.points import admissible, in_single, lowest, margins_at, sizes, some_points
+from robustnas import bounds, certify
+from robustnas.bounds import METHODS, Lines, Value, activation_rule, linear_rule
+from robustnas.bounds.region import Region
+from robustnas.threat import NORMS, ThreatModel
+
+SEEDS = 12
+"""Networks of the generator; at least as many as it has functions without weights."""
+QUICK = tuple(method for method in METHODS if method != "alpha-crown")
+"""The methods that need no optimisation for each bound."""
+LARGEST = {"linf": 0.5, "l2": 1.0, "l1": 2.0}
+"""Epsilons are drawn between 1e-5 and this."""
+
+
+def some_images(seed: int, count: int = 2, shape: tuple[int, int, int] = (2, *SIZE)) -> tuple[Tensor, Tensor]:
+    """Float32 images of which about every third pixel is 0 or 1, and labels."""
+    draw = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, *shape, generator=draw)
+    images = torch.where(torch.rand(images.shape, generator=draw) < 0.3, images.round(), images)
+    return images, torch.randint(0, CLASSES, (count,), generator=draw)
+
+
+def some_threat(norm: str, seed: int) -> ThreatModel:
+    """Epsilon spread evenly over its orders of magnitude."""
+    low, high = torch.tensor([1e-5, LARGEST[norm]]).log10().tolist()
+    return ThreatModel(norm, 10 ** Random(f"{norm} {seed}").uniform(low, high))
+
+
+def random_case(seed: int, norm: str, activation: str = "", block: str = "") -> Case:
+    # behind a block of values by values a backward pass for each entry is left to their own tests
+    methods = METHODS if seed % 4 == 0 else QUICK[:2] if block else QUICK
+    network = RandomNetwork(seed, activation=activation, block=block)
+    name = f"RandomNetwork({seed}, activation={activation!r}, block={block!r})"
+    return Case(name, network, *some_images(seed), some_threat(norm, seed), methods, seed)
+
+
+def space_case(space: str, discrete: bool, norm: str, epsilon: float) -> Case:
+    shape = (1, 4, 4)
+    network = of_space(space, discrete, 1, shape, cells=1, network_cells=1)
+    name = f"{space} {'discrete' if discrete else 'supernet'}"
+    return Case(name, network, *some_images(7, shape=shape), ThreatModel(norm, epsilon), QUICK)
+
+
+@frozen
+class Campaign:
+    ledger: Ledger
+    used: set[Any]
+    cases: list[str]
+
+
+@pytest.fixture(scope="module")
+def campaign() -> Campaign:
+    """Every network, norm and method, once."""
+    ledger, cases = Ledger(), []
+    # both look at the rules themselves, not at those that keep the record
+    shipped(), activations()
+    with recorded() as used:
+        for norm in NORMS:
+            for seed in range(SEEDS):
+                case = random_case(seed, norm)
+                ledger.double(case)
+                ledger.single(case)
+                cases.append(case.name)
+            for space in spaces():
+                for discrete in (False, True):
+                    # where the bounds are tight enough to be violated, and where float32 has most to round
+                    ledger.double(space_case(space, discrete, norm, 1e-3))
+                    ledger.single(space_case(space, discrete, norm, 0.02))
+                    cases.append(f"{space} {discrete}")
+        for index, activation in enumerate(activations()):
+            # each in one norm for either claim: the norm matters in front of the first layer only
+            for turn, check in enumerate((ledger.double, ledger.single)):
+                case = random_case(103 + index, NORMS[(index + turn) % len(NORMS)], activation)
+                check(case)
+            cases.append(case.name)
+        for index, block in enumerate(OF_VALUES):
+            for turn, check in enumerate((ledger.double, ledger.single)):
+                case = random_case(199 + index, NORMS[(index + turn) % len(NORMS)], block=block)
+                check(case)
+            cases.append(case.name)
+    return Campaign(ledger, used, cases)
+
+
+def test_no_bound_is_violated_in_100_000_checks(campaign: Campaign, capsys: pytest.CaptureFixture[str]):
+    with capsys.disabled():
+        print(f"\n{campaign.ledger.table()}")
+    assert not campaign.ledger.violations
+    assert campaign.ledger.checks >= 100_000
+
+
+def test_the_campaign_went_everywhere(campaign: Campaign):
+    """Every shipped rule, space, norm, method and both number formats; and close enough to matter."""
+    names = {rule: functions[0].__name__ for rule, functions in shipped().items()}
+    missing = [name for rule, name in names.items() if rule not in campaign.used]
+    assert not missing, f"no random network uses the rules of {missing}: add them to soundness/networks.py"
+    assert len(names) >= 20
+    lines = campaign.ledger.lines
+    claims = ("float64", "float32, exact network", "float32, rounded network")
+    assert set(lines) == {(claim, method, norm) for claim in claims for method in METHODS for norm in NORMS}
+    for (claim, method, norm), line in lines.items():
+        assert line.checks > 1000, (claim, method, norm)
+        if method != "ibp":
+            assert line.share < 0.02, f"{claim}, {method}, {norm}: no sampled image came near a bound"
+    assert {"darts", "pc-darts"} <= set(spaces())
+    assert len(campaign.cases) == len(NORMS) * (SEEDS + 2 * len(spaces())) + len(activations()) + len(OF_VALUES)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_images_that_attacks_of_foolbox_find_do_not_go_below_a_bound(norm: str):
+    net, (images, labels) = RandomNetwork(3), some_images(3, 4)
+    with torch.no_grad():
+        labels = net(images).argmax(dim=1)
+    threat = ThreatModel(norm, {"linf": 0.02, "l2": 0.1, "l1": 0.3}[norm])
+    model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
+    descent = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD, "l1": foolbox.attacks.L1PGD}[norm]
+    carlini = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=3, steps=20, stepsize=0.05)
+    start = admissible(torch.ones_like(images).flatten(1).double(), images.flatten(1).double(), threat)
+    corner = in_single((images.double() + start.view(images.shape))[None], images)[0]
+    found = []
+    for given in (images, corner):
+        found.append(descent(steps=10, rel_stepsize=0.3)(model, given, labels, epsilons=threat.epsilon)[1])
+        found.append(carlini(model, given, labels, epsilons=None)[1])
+    delta = torch.stack(found).detach().double() - images.double()
+    inside = admissible(delta.flatten(2), images.flatten(1).double(), threat).view(delta.shape)
+    points = in_single(images.double() + inside, images)
+    assert (sizes((points.double() - images.double()).flatten(2), norm) > 0.5 * threat.epsilon).sum() >= 8
+    with torch.no_grad():
+        values = margins_at(net, points, labels)[0]
+    for method in METHODS:
+        assert (certify.margins(net, images, labels, threat, method) <= values).all()
+
+
+def cancelling() -> nn.Sequential:
+    """Hidden values of some 400 that cancel to logits near 0: rounding is that of 400, not that of the logits."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 2)).eval()
+        with torch.no_grad():
+            net[1].weight.add_(1.0)
+            net[3].weight[0] = net[3].weight[1] + 1e-4 * torch.randn(64)
+            net[3].bias.sub_(net(torch.full((1, 1, 28, 28), 0.5))[0])
+    return net
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("spread", "share"), [(0.02, 0.0), (2e-4, 2e-3)])
+def test_close_calls_are_not_certified_where_large_numbers_cancel(spread: float, share: float, norm: str):
+    """All neurons are active, so the network is affine and its worst image is known.
+
+    The last bias is moved until the certified margin is just above `share` of the largest logit: then the worst
+    image's has to be above 0, too.  So has that of the worst image within the certified radius, where the search leaves
+    the margin close to 0.  The smaller the images' spread, the smaller the logits beside what cancels.
+    """
+    net = cancelling()
+    images = 0.5 + spread * torch.rand(24, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    label = torch.tensor([0])
+    threat = ThreatModel(norm, spread * {"linf": 5e-3, "l2": 0.1, "l1": 1.0}[norm])
+    exact = copy.deepcopy(net).double()
+    slopes = ((exact[3].weight[0] - exact[3].weight[1]) @ exact[1].weight).detach()
+
+    def worst(image: Tensor, threat: ThreatModel) -> float:
+        clean = image.double().flatten(1)
+        point = in_single((clean + lowest(slopes[None], clean, threat)).view(1, *image.shape), image)
+        with torch.no_grad():
+            return margins_at(exact, point.double(), label)[0].item()
+
+    certified = 0
+    for image in images[:, None]:
+        with torch.no_grad():
+            wanted = 2e-6 + share * net(image).abs().max()
+            net[3].bias[0] += wanted - certify.margins(net, image, label, threat)[0, 0]
+            exact[3].bias.copy_(net[3].bias)
+        found, true = certify.margins(net, image, label, threat).item(), worst(image, threat)
+        certified += found > 0
+        assert not found > 0 > true, f"certified {found:.2g}, and an admissible image has margin {true:.2g}"
+        radius = certify.radius(net, image, label, norm, tolerance=0.1).item()
+        if radius > 0:
+            assert worst(image, ThreatModel(norm, radius)) > 0
+    assert certified > 6
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_no_image_within_a_certified_radius_is_misclassified(norm: str):
+    checked = 0
+    for seed in range(10):
+        net, (images, _) = RandomNetwork(seed), some_images(seed)
+        exact = copy.deepcopy(net).double()
+        with torch.no_grad():
+            labels = net(images).argmax(dim=1)
+        for image, label, radius in zip(images, labels, certify.radius(net, images, labels, norm), strict=True):
+            threat = ThreatModel(norm, radius.item())
+            points = some_points(exact, image[None].double(), label[None], threat, seed)
+            with torch.no_grad():
+                points = in_single(points, image[None])
+                values = [margins_at(exact, points.double(), label[None])[0], margins_at(net, points, label[None])[0]]
+            if radius > 0:
+                assert all((value > 0).all() for value in values), f"RandomNetwork({seed}), {threat}"
+                checked += sum(value.numel() for value in values)
+    assert checked > 4000
+
+
+class Tilted(nn.Module):
+    """(N, d) -> (N, d): c z + s f(z), entry by entry, with z = l + (u - l) x; s is 1 or -1.
+
+    Over x in [0, 1] its least value is where a line of slope -c touches s f from below: with many c the bounds of many
+    (l, u) say whether the lines enclose f everywhere, not only at the ends.
+    """
+
+    def __init__(self, activation: str, sign: float, lower: Tensor, width: Tensor, tilt: Tensor):
+        super().__init__()
+        self.function, self.sign = activations()[activation], sign
+        self.lower, self.width, self.tilt = lower, width, tilt
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        z = images * self.width + self.lower
+        return self.sign * self.function(z) + z * self.tilt
+
+
+@pytest.mark.parametrize("activation", activations())
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_lines_of_an_activation_enclose_it(activation: str, dtype: torch.dtype):
+    """On intervals from 1e-6 to 100 wide, around 0 and far from it, against 400 points of each."""
+    count, draw = 256, torch.Generator().manual_seed(0)
+    width = 10 ** (8 * torch.rand(count, generator=draw, dtype=torch.float64) - 6)
+    middle = torch.randn(count, generator=draw, dtype=torch.float64) * torch.tensor([0.3, 3.0, 30.0, 1e-3]).repeat(64)
+    # a good part with the origin, a kink or an end of a flat piece inside, or at an end
+    lower = (middle - width / 2).to(dtype)
+    lower[::7] = 0.0
+    width = width.to(dtype)
+    width[3::7] = -lower[3::7].clamp_max(-1e-3)
+    tilt = torch.randn(count, generator=draw).to(dtype)
+    for sign in (1.0, -1.0):
+        net = Tilted(activation, sign, lower, width, tilt)
+        images, everything = torch.full((1, count), 0.5, dtype=dtype), ThreatModel("linf", 0.5)
+        bound = bounds.linear_bounds(net, images, torch.eye(count, dtype=dtype), everything)[0]
+        exact = Tilted(activation, sign, lower.double(), width.double(), tilt.double())
+        least = exact(torch.linspace(0, 1, 400, dtype=torch.float64)[:, None].expand(-1, count)).amin(dim=0)
+        # what the largest of the numbers met on the way may have lost
+        size = 1 + (lower.abs() + width) * (1 + tilt.abs())
+        assert bound.isfinite().all()
+        assert (bound <= least + 64 * torch.finfo(dtype).eps * size).all()
+        # nor is it vacuous: exact in the limit of narrow intervals
+        narrow = width < 1e-4
+        assert narrow.sum() > 30
+        assert (least - bound)[narrow].max() < 1e-2
+
+
+def tight_case(seed: int, norm: str, epsilon: float = 1e-3) -> Case:
+    return Case(f"tight {seed}", RandomNetwork(seed), *some_images(seed), ThreatModel(norm, epsilon), ("crown-ibp",))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_bounds_higher_by_a_fifth_of_their_width_are_caught(norm: str):
+    """What the campaign would have seen if the bounds were wrong, on networks where they are nearly tight."""
+    caught = 0
+    for seed in range(10):
+        case, ledger = tight_case(seed, norm), Ledger()
+        network, images = copy.deepcopy(case.network).double(), case.images.double()
+        points = some_points(network, images, case.labels, case.threat, seed)
+        with torch.no_grad():
+            values = margins_at(network, points, case.labels)[0]
+            bound = bounds.margins(network, images, case.labels, case.threat, "crown-ibp")
+        higher = bound + 0.2 * (values[0] - bound)
+        caught += ledger.check(case, values, higher, "float64", "crown-ibp", torch.full_like(bound, 1e-9)) > 0
+    assert caught >= 8
+
+
+def narrower(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule with intervals that are a fifth too narrow."""
+
+    def wrong(*args: Any, **kwargs: Any) -> Any:
+        value = rule(*args, **kwargs)
+        assert isinstance(value, Value)
+        value.radius = value.radius * 0.8
+        return value
+
+    return wrong
+
+
+def lines_without_offset(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """ReLU under its chord moved down to the origin: below the function on both sides."""
+
+    def lines(lower: Tensor, upper: Tensor, function: Callable[[Tensor], Tensor]) -> Lines:
+        chord = (function(upper) - function(lower)) / (upper - lower).clamp_min(1e-30)
+        nothing = torch.zeros_like(lower)
+        return Lines((upper > -lower).to(lower), None, chord, nothing)
+
+    return _made_by(lines)
+
+
+def steep_below(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """ReLU with its chord as the line below, too."""
+
+    def lines(lower: Tensor, upper: Tensor, function: Callable[[Tensor], Tensor]) -> Lines:
+        chord = (function(upper) - function(lower)) / (upper - lower).clamp_min(1e-30)
+        offset = function(lower) - chord * lower
+        return Lines(chord, offset, chord, offset)
+
+    return _made_by(lines)
+
+
+def _made_by(lines: Callable[..., Lines]) -> Callable[..., Any]:
+    """The rule that `activation_rule` makes of lines for ReLU."""
+
+    def stand_in(x: Tensor) -> Tensor:
+        return torch.relu(x)
+
+    activation_rule(stand_in)(lines)
+    handler: Callable[..., Any] = bounds.RULES.pop(stand_in)
+    return lambda function, value, inplace=False: handler(torch.relu, value)
+
+
+def signed_radius(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A convolution whose radius goes through the positive weights alone instead of |W|."""
+
+    def stand_in(x: Tensor, *rest: Any) -> Tensor:
+        return F.conv2d(x, *rest)
+
+    linear_rule(stand_in)(lambda radius, weight, bias=None, *rest: F.conv2d(radius, weight.clamp_min(0), None, *rest))
+    handler: Callable[..., Any] = bounds.RULES.pop(stand_in)
+    return lambda function, value, *rest: handler(F.conv2d, value, *rest)
+
+
+FAULTS: dict[str, tuple[Any, Any, str, float]] = {
+    "relu too narrow": (torch.relu, narrower, "ibp", 0.1),
+    "relu without offset": (torch.relu, lines_without_offset, "crown-ibp", 0.1),
+    "relu steep below": (torch.relu, steep_below, "crown-ibp", 0.4),
+    "max pooling too narrow": (F.max_pool2d, narrower, "crown-ibp", 0.1),
+    "batch norm too narrow": (F.batch_norm, narrower, "crown-ibp", 0.1),
+    "convolution with signed radius": (F.conv2d, signed_radius, "crown-ibp", 0.1),
+}
+"""A function, what is done to its rule, a method that shows it, and epsilon."""
+
+
+class Plain(nn.Module):
+    """Convolution, batch norm, ReLU, convolution, ReLU, max pooling, a linear layer without hidden spread.
+
+    Each entry of the last layer is reached along few paths, so that even intervals are nearly tight.
+    """
+
+    def __init__(self, seed: int):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.body = nn.Sequential(
+                nn.Conv2d(2, 2, 1),
+                nn.BatchNorm2d(2),
+                nn.ReLU(),
+                nn.Conv2d(2, 3, 2, groups=1),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            )
+            self.head = nn.Linear(3 * 2 * 2, CLASSES)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images).flatten(1))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_rule_is_caught(fault: str):
+    function, change, method, epsilon = FAULTS[fault]
+    right, wrong = Ledger(), Ledger()
+    for seed in range(12):
+        case = Case(f"{fault} {seed}", Plain(seed), *some_images(seed), ThreatModel("linf", epsilon), (method,), seed)
+        right.double(case)
+        with replaced(function, change):
+            wrong.double(case)
+    assert not right.violations
+    assert len(wrong.violations) >= 2, f"{fault}: {wrong.table()}"
+
+
+def test_a_wrong_minimum_over_the_region_is_caught(monkeypatch: pytest.MonkeyPatch):
+    minimum = Region.minimum
+    for norm in NORMS:
+        wrong = Ledger()
+        with monkeypatch.context() as patched:
+            patched.setattr(Region, "minimum", lambda self, slopes: 0.8 * minimum(self, slopes))
+            for seed in range(6):
+                wrong.double(tight_case(seed, norm))
+        assert len(wrong.violations) >= 4, norm
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_checked_points_are_admissible_and_reach_the_end_of_the_region(norm: str):
+    """The instrument itself: no point outside, and a linear function's lowest value is attained."""
+    images, labels = some_images(5, 3)
+    net = RandomNetwork(5)
+    threat = some_threat(norm, 3)
+    points = some_points(copy.deepcopy(net).double(), images.double(), labels, threat, 0)
+    clean = images.double().flatten(1)
+    delta = points.flatten(2) - clean
+    assert len(points) > 100
+    assert (sizes(delta, norm) <= threat.epsilon * (1 + 1e-9)).all()
+    assert ((points >= 0) & (points <= 1)).all()
+    slopes = torch.randn(50, *clean.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    best = lowest(slopes, clean, threat)
+    assert (sizes(best, norm) <= threat.epsilon * (1 + 1e-9)).all()
+    assert ((clean + best >= -1e-12) & (clean + best <= 1 + 1e-12)).all()
+    reached = (slopes * best).sum(-1)
+    for other in points.flatten(2) - clean:
+        assert (reached <= (slopes * other).sum(-1) + 1e-9).all()

@@ -1,0 +1,81 @@
+"""Batch norm statistics of passes that must leave none behind."""
+
+import pytest
+import torch
+from torch import nn
+
+from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
+from support.normed_network import IMAGES, KINDS, network
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+def test_an_eval_pass_repeats_the_training_pass_before_it(options):
+    net = network(**options)
+    with scratch_statistics(net):
+        trained = net(IMAGES)
+        with frozen_statistics(net):
+            torch.testing.assert_close(net(IMAGES), trained, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(net(IMAGES[:1]), trained[:1], rtol=1e-12, atol=1e-12)
+
+
+def test_without_the_correction_the_two_differ():
+    net = network()
+    with scratch_statistics(net, biased=False):
+        trained = net(IMAGES)
+        with frozen_statistics(net):
+            assert (net(IMAGES) - trained).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+def test_everything_is_put_back(options):
+    net = network(**options)
+    net(IMAGES)
+    net[0][1].eval()  # one module in another mode than the rest
+    before = {name: (id(buffer), buffer.clone()) for name, buffer in net.named_buffers()}
+    layers = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    settings = [(layer.momentum, layer.track_running_stats, layer.training) for layer in layers]
+    with pytest.raises(KeyboardInterrupt), scratch_statistics(net), frozen_statistics(net):
+        raise KeyboardInterrupt
+    with scratch_statistics(net):
+        net.train()
+        net(IMAGES)
+        net[0][1].eval()
+    after = dict(net.named_buffers())
+    assert set(after) == set(before)
+    assert len(before) >= 3
+    for name, (identity, value) in before.items():
+        assert id(after[name]) == identity
+        assert torch.equal(after[name], value)
+    assert [(layer.momentum, layer.track_running_stats, layer.training) for layer in layers] == settings
+    assert not any(layer._forward_hooks for layer in layers)
+
+
+def test_a_graph_built_inside_can_be_differentiated_outside():
+    net = network()
+    with scratch_statistics(net):
+        loss = net(IMAGES).square().sum()
+        with frozen_statistics(net):
+            loss = loss + net(IMAGES).sin().sum()
+        net(IMAGES + 0.1)
+    net(IMAGES)
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
+def test_scratch_statistics_nest():
+    net = network()
+    with scratch_statistics(net):
+        expected = net(IMAGES)
+        with scratch_statistics(net):
+            net(IMAGES * 0.5)
+        with frozen_statistics(net):
+            torch.testing.assert_close(net(IMAGES), expected)
+
+
+def test_a_poisoned_running_statistic_does_not_reach_the_scratch_ones():
+    net = network()
+    net[0][1].running_mean.fill_(torch.nan)
+    with scratch_statistics(net):
+        net(IMAGES)
+        with frozen_statistics(net):
+            assert net(IMAGES).isfinite().all()

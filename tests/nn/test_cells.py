@@ -1,0 +1,248 @@
+"""The parts of cells: mixed operations, search cells, discrete cells, and the graph they share."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from robustnas.errors import InputError
+from robustnas.nn.cells import (
+    DepthwiseSeparable,
+    DiscreteCell,
+    FactorizedReduce,
+    MixedOp,
+    ReluConvNorm,
+    SearchCell,
+    SharedCell,
+    drop_path,
+    edge_index,
+    edges,
+    reduction_cells,
+    strongest_inputs,
+)
+
+# a stranger's operations: not one of them is from the DARTS space
+TABLE = {
+    "conv": lambda channels, stride: ReluConvNorm(channels, channels, 3, stride, affine=False),
+    "zero": lambda channels, stride: None,
+    "mean": lambda channels, stride: nn.AvgPool2d(3, stride, padding=1, count_include_pad=False),
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def test_edges_are_numbered_in_order():
+    assert len(edges(4)) == 14
+    for nodes in (1, 2, 4, 5):
+        assert [edge_index(source, node) for source, node in edges(nodes)] == list(range(len(edges(nodes))))
+
+
+@pytest.mark.parametrize(
+    ("cells", "reductions"),
+    [(1, set()), (2, {1}), (3, {1, 2}), (4, {1, 2}), (8, {2, 5}), (14, {4, 9}), (20, {6, 13})],
+)
+def test_reductions_at_thirds(cells, reductions):
+    assert reduction_cells(cells) == reductions
+
+
+class TestMixedOp:
+    def test_is_the_weighted_sum_of_its_candidates(self):
+        mixed = MixedOp(TABLE, channels=4, stride=2).double()
+        x = torch.randn(3, 4, 5, 6, dtype=torch.float64)
+        weights = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+        conv, mean = mixed.candidates["conv"], mixed.candidates["mean"]
+        torch.testing.assert_close(mixed(x, weights), 0.2 * conv(x) + 0.3 * mean(x))
+
+    def test_zero_is_exactly_zero_and_has_no_module(self):
+        mixed = MixedOp(TABLE, channels=4, stride=1)
+        assert list(mixed.candidates) == ["conv", "mean"]
+        out = mixed(torch.randn(2, 4, 5, 5), torch.tensor([0.0, 1.0, 0.0]))
+        assert torch.equal(out, torch.zeros_like(out))
+
+    def test_weights_get_the_inner_product_as_gradient(self):
+        mixed = MixedOp(TABLE, channels=2, stride=1).double()
+        x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+        weights = torch.full((3,), 1 / 3, dtype=torch.float64, requires_grad=True)
+        (grad,) = torch.autograd.grad(mixed(x, weights).sum(), weights)
+        expected = [mixed.candidates["conv"](x).sum(), torch.zeros(()), mixed.candidates["mean"](x).sum()]
+        torch.testing.assert_close(grad, torch.stack([term.double() for term in expected]))
+
+    def test_a_table_of_zeros_is_refused(self):
+        with pytest.raises(InputError, match="zero, other all output zero"):
+            MixedOp({"zero": lambda c, s: None, "other": lambda c, s: None}, 4, 1)
+        with pytest.raises(InputError, match="none given"):
+            MixedOp({}, 4, 1)
+
+
+@pytest.mark.parametrize("kind", [SearchCell, SharedCell])
+@pytest.mark.parametrize("reduction", [False, True])
+@pytest.mark.parametrize("halve_first", [False, True])
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 1)])
+def test_search_cell_shapes_and_strides(kind, reduction, halve_first, size):
+    cell = kind(TABLE, (6, 5), 4, nodes=3, reduction=reduction, halve_first=halve_first)
+    rows, columns = size
+    first = torch.randn(2, 6, 2 * rows - 1 if halve_first else rows, 2 * columns if halve_first else columns)
+    out = cell(first, torch.randn(2, 5, rows, columns), torch.rand(9, 3))
+    halved = tuple((side + 1) // 2 for side in size)
+    assert out.shape == (2, 12, *(halved if reduction else size))
+    assert out.isfinite().all()
+
+
+def test_search_cell_is_the_sum_over_edges_written_out():
+    cell = SearchCell(TABLE, (3, 3), 2, nodes=2).double().eval()
+    first, second = torch.randn(2, 2, 3, 4, 4, dtype=torch.float64)
+    weights = torch.rand(5, 3, dtype=torch.float64)
+    a, b = cell.preprocess0(first), cell.preprocess1(second)
+    node2 = cell.edges[0](a, weights[0]) + cell.edges[1](b, weights[1])
+    node3 = cell.edges[2](a, weights[2]) + cell.edges[3](b, weights[3]) + cell.edges[4](node2, weights[4])
+    torch.testing.assert_close(cell(first, second, weights), torch.cat([node2, node3], 1))
+
+
+class Grouped:
+    """A stranger's table entry that builds all edges of a state at once."""
+
+    def __call__(self, channels, stride):
+        return DepthwiseSeparable(channels, 3, stride, affine=True)
+
+    def for_edges(self, channels, stride, edges):
+        return DepthwiseSeparable(channels, 3, stride, affine=True, edges=edges, rectify=False)
+
+
+class TestSharedCell:
+    """Computed state by state, a cell is the one computed edge by edge, to rounding in float64."""
+
+    @pytest.mark.parametrize("table", [TABLE, {**TABLE, "group": Grouped()}, {"group": Grouped()}])
+    @pytest.mark.parametrize("reduction", [False, True])
+    @pytest.mark.parametrize("training", [False, True])
+    def test_is_the_search_cell(self, table, reduction, training):
+        shared = SharedCell(table, (3, 2), 4, nodes=3, reduction=reduction).double().train(training)
+        naive = SearchCell(table, (3, 2), 4, nodes=3, reduction=reduction).double().train(training)
+        naive.load_state_dict(shared.per_edge(shared.state_dict()))
+        first, second = (torch.randn(4, c, 5, 6, dtype=torch.float64) for c in (3, 2))
+        weights = torch.rand(9, len(table), dtype=torch.float64, requires_grad=True)
+        outputs = [cell(first, second, weights) for cell in (shared, naive)]
+        torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
+        mask = torch.randn_like(outputs[0])
+        slopes = [torch.autograd.grad((out * mask).sum(), weights, retain_graph=True)[0] for out in outputs]
+        torch.testing.assert_close(*slopes, rtol=0, atol=1e-11)
+        for out in outputs:
+            (out * mask).sum().backward()
+        grads = shared.per_edge({name: one.grad for name, one in shared.named_parameters()})
+        expected = {name: one.grad for name, one in naive.named_parameters()}
+        assert grads.keys() == expected.keys()
+        assert grads
+        for name, grad in expected.items():
+            torch.testing.assert_close(grads[name], grad, rtol=0, atol=1e-11)
+        state = shared.per_edge(shared.state_dict())
+        assert state.keys() == naive.state_dict().keys()
+        for name, tensor in naive.state_dict().items():
+            torch.testing.assert_close(state[name], tensor, rtol=0, atol=1e-12)
+
+    def test_a_table_of_zeros_is_refused(self):
+        with pytest.raises(InputError, match="zero all output zero"):
+            SharedCell({"zero": lambda c, s: None}, (2, 2), 2)
+
+
+def test_discrete_cell_is_the_sum_written_out():
+    genes = [
+        ("conv", 1),
+        ("mean", 1),
+        ("zero", 0),
+        ("conv", 2),
+    ]  # one state twice in a node, as NASNet has it
+    cell = DiscreteCell(TABLE, genes, (3, 2), (3, 3), 2).double().eval()
+    first, second = torch.randn(2, 2, 3, 4, 4, dtype=torch.float64)
+    b = cell.preprocess1(second)
+    node2 = cell.ops[0](b) + cell.ops[1](b)
+    torch.testing.assert_close(cell(first, second), torch.cat([cell.ops[3](node2), node2], 1))
+
+
+def test_discrete_cell_refuses_an_operation_it_does_not_know():
+    with pytest.raises(InputError, match="no operation is called 'noise'; there are conv, zero, mean"):
+        DiscreteCell(TABLE, [("conv", 0), ("noise", 1)], (2,), (3, 3), 2)
+
+
+class TestFactorizedReduce:
+    def test_even_sizes_are_the_published_operation(self):
+        reduce = FactorizedReduce(3, 5, affine=True).double()
+        x = torch.randn(2, 3, 6, 8, dtype=torch.float64)
+        rectified = F.relu(x)
+        halves = [F.conv2d(rectified, reduce.even.weight, stride=2)]
+        halves.append(F.conv2d(rectified[:, :, 1:, 1:], reduce.odd.weight, stride=2))
+        published = F.batch_norm(torch.cat(halves, 1), None, None, training=True)
+        torch.testing.assert_close(reduce(x), published)
+
+    @pytest.mark.parametrize("size", [(1, 1), (7, 7), (5, 6), (6, 5), (2, 2)])
+    def test_any_size_halves_upwards_and_sees_both_diagonals(self, size):
+        reduce = FactorizedReduce(2, 4, affine=True).eval()
+        x = torch.rand(1, 2, *size, requires_grad=True)
+        out = reduce(x)
+        assert out.shape[-2:] == tuple((side + 1) // 2 for side in size)
+        out.sum().backward()
+        diagonal = torch.arange(size[0])[:, None] % 2 == torch.arange(size[1]) % 2
+        assert ((x.grad != 0).any(1)[0] == diagonal).all()  # pixels of even or of odd row and column
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_depthwise_separable_halves_upwards(kernel, dilation):
+    for side in (1, 2, 7, 8):
+        for stride in (1, 2):
+            layer = DepthwiseSeparable(3, kernel, stride, dilation, affine=False)
+            assert layer(torch.randn(2, 3, side, side)).shape[-1] == -(-side // stride)
+
+
+class TestDropPath:
+    def test_is_all_or_nothing_an_image(self):
+        x = torch.rand(400, 2, 3, 3) + 0.5
+        dropped = drop_path(x, 0.25)
+        ratio = (dropped / x).flatten(1)
+        assert torch.allclose(ratio, ratio[:, :1].expand_as(ratio))
+        assert {round(value, 4) for value in ratio[:, 0].tolist()} == {0.0, 1.3333}
+
+    def test_keeps_the_mean(self):
+        share = drop_path(torch.ones(20_000, 1, 1, 1), 0.3).mean().item()
+        assert share == pytest.approx(1.0, abs=5 * (0.3 / 0.7 / 20_000) ** 0.5)
+
+    def test_acts_in_training_only_and_not_on_identities(self):
+        table = {"same": lambda channels, stride: nn.Identity(), **TABLE}
+        kept = DiscreteCell(table, [("same", 0), ("same", 1)], (2,), (3, 3), 2)
+        moved = DiscreteCell(table, [("same", 0), ("mean", 1)], (2,), (3, 3), 2)
+        images = torch.randn(2, 8, 3, 4, 4)
+        assert torch.equal(kept(*images, 0.9), kept(*images))
+        assert not torch.equal(moved(*images, 0.9), moved(*images))
+        moved.eval()
+        assert torch.equal(moved(*images, 0.9), moved(*images))
+
+
+class TestStrongestInputs:
+    OPS = ("none", "a", "b")
+
+    def test_keeps_the_two_strongest_and_never_none(self):
+        mixing = torch.tensor(
+            [
+                [0.90, 0.04, 0.06],  # none is strongest and does not count
+                [0.10, 0.70, 0.20],
+                [0.00, 0.45, 0.55],
+                [0.98, 0.01, 0.01],
+                [0.30, 0.60, 0.10],
+            ]
+        )
+        assert strongest_inputs(mixing, self.OPS, 2) == (("b", 0), ("a", 1), ("b", 0), ("a", 2))
+
+    def test_reads_back_any_genotype_from_one_hot_weights(self):
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(20):
+            genes, mixing = [], torch.tensor([[1.0, 0.0, 0.0]]).repeat(14, 1)
+            for node in range(2, 6):
+                for source in sorted(torch.randperm(node, generator=generator)[:2].tolist()):
+                    op = int(torch.randint(1, 3, (), generator=generator))
+                    mixing[edge_index(source, node)] = F.one_hot(torch.tensor(op), 3).float()
+                    genes.append((self.OPS[op], source))
+            assert strongest_inputs(mixing, self.OPS, 4) == tuple(genes)
+
+    def test_equals_go_to_the_earlier(self):
+        assert strongest_inputs(torch.full((5, 3), 1 / 3), self.OPS, 2) == (("a", 0), ("a", 1)) * 2

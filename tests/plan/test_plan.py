@@ -1,0 +1,469 @@
+"""The plan: keys name results, shared stages are shared, and only what matters changes a key."""
+
+from __future__ import annotations
+
+import cProfile
+import io
+import json
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from robustnas.data.images import batches, shuffled
+from robustnas.errors import InputError, RecipeError
+from robustnas.plan import KINDS, Plan, digest, make, settings
+from robustnas.recipe.faults import Faults
+from robustnas.recipe.load import load
+from robustnas.recipe.resolved import resolved
+from robustnas.run import checks, layout, overview
+from robustnas.run.data import splits_here
+from robustnas.run.directory import RunDirectory
+from robustnas.train.settings import REGIMES, Train
+from robustnas_plugins.search_spaces.darts import Darts
+
+RECIPE = """
+dataset: digits
+search_space: {name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
+threat: {norm: linf, epsilon: 8/255}
+seeds: [0, 1]
+search: {epochs: 2}
+methods:
+  darts: {}
+  jac: {metric: jacobian}
+train: {epochs: 1}
+attacks: [fgsm, {name: pgd, steps: 2, step_size: 2/255}]
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def plan(recipe: Path, *overrides: str) -> Plan:
+    return make(load(recipe, overrides))
+
+
+def keys(found: Plan, kind: str, method: str | None = None) -> set[str]:
+    return {s.key for s in found.stages if s.kind == kind and method in (None, s.method)}
+
+
+def test_every_method_and_seed_has_its_stages(recipe: Path):
+    found = plan(recipe)
+    kinds = [s.kind for s in found.stages_of("jac", 1)]
+    assert kinds == ["search", "train", "clean", "probe", "certify", "attack", "attack"]
+    assert len(found.until(None)) == 2 * 2 * 7
+    assert {s.kind for s in found.until("search")} == {"search"}
+    assert {s.kind for s in found.until("train")} == {"search", "train"}
+
+
+def test_a_stage_needs_the_one_it_reads(recipe: Path):
+    found = plan(recipe)
+    by_key = {s.key: s for s in found.stages}
+    for stage in found.stages:
+        wanted = {"search": set(), "train": {"search"}, "clean": {"train"}}.get(stage.kind, {"train", "clean"})
+        assert {by_key[key].kind for key in stage.needs} == wanted
+        assert all((by_key[k].method, by_key[k].seed) == (stage.method, stage.seed) for k in stage.needs)
+
+
+def test_methods_that_share_a_stage_share_its_result(recipe: Path):
+    found = plan(recipe, "methods.same={}")
+    assert keys(found, "search", "same") == keys(found, "search", "darts")
+    assert keys(found, "train", "same") == keys(found, "train", "darts")
+    assert len(found.until(None)) == 2 * 2 * 7
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("search.epochs=3", {"search", "train", "clean", "probe", "attack", "certify"}),
+        ("search_space.channels=4", {"search", "train", "clean", "probe", "attack", "certify"}),
+        ("search_space.network_cells=2", {"train", "clean", "probe", "attack", "certify"}),
+        ("train.epochs=2", {"train", "clean", "probe", "attack", "certify"}),
+        ("train.random_resized_crop=[0.1, 1]", {"train", "clean", "probe", "attack", "certify"}),
+        ("evaluate.images=10", {"clean", "probe", "attack", "certify"}),
+        ("certify.method=ibp", {"certify"}),
+        ("certify.batch=7", set()),
+        ("seeds=[0, 1]", set()),
+    ],
+)
+def test_only_what_matters_changes_a_key(recipe: Path, override: str, changed: set[str]):
+    before, after = plan(recipe), plan(recipe, override)
+    assert {kind for kind in KINDS if keys(before, kind) != keys(after, kind)} == changed
+
+
+def test_keys_that_came_later_change_no_digest_until_they_are_given():
+    later = {"random_resized_crop": [0.1, 1.0], "read_size": 8, "colour_jitter": [0.4, 0.4, 0.4, 0.2]}
+    before = settings(Train(), regime=REGIMES)
+    assert settings(Train(**later), regime=REGIMES) == {**before, **later} != before
+
+
+def test_images_of_one_s_own_are_known_by_their_files_and_not_by_their_folder(recipe: Path, tmp_path: Path):
+    for number, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        (tmp_path / "here" / place).mkdir(parents=True)
+        (tmp_path / "here" / place / "0.png").write_bytes(b"x" * number)
+
+    def found(folder: str) -> Plan:
+        return plan(recipe, f"dataset={{name: image-folder, folder: {tmp_path / folder}, size: 8}}")
+
+    def changed(before: Plan, after: Plan) -> set[str]:
+        return {kind for kind in KINDS if keys(before, kind) != keys(after, kind)}
+
+    before = found("here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = found("there")
+    assert changed(before, moved) == set()
+    assert moved.identity == before.identity
+    (tmp_path / "there" / "test" / "a" / "0.png").write_bytes(b"mended")
+    mended = found("there")
+    assert changed(moved, mended) == {"clean", "probe", "attack", "certify"}, "no search and no training is lost"
+    assert mended.identity == moved.identity, "nor is the run directory another experiment's"
+    (tmp_path / "there" / "train" / "a" / "1.png").write_bytes(b"more")
+    after = found("there")
+    assert changed(mended, after) == {"search", "train", "clean", "probe", "attack", "certify"}
+    assert after.identity != mended.identity
+
+
+def test_a_network_made_elsewhere_is_measured_again_where_test_images_change(recipe: Path, tmp_path: Path):
+    (tmp_path / "own.py").write_text("import torch\n\ndef net():\n    return torch.nn.Flatten()\n")
+    sys.path.insert(0, str(tmp_path))
+    for number, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        (tmp_path / "data" / place).mkdir(parents=True)
+        (tmp_path / "data" / place / "0.png").write_bytes(b"x" * number)
+    given = [
+        f"dataset={{name: image-folder, folder: {tmp_path / 'data'}, size: 8}}",
+        "methods={own: {network: own:net}}",
+    ]
+    try:
+        before = plan(recipe, *given)
+        (tmp_path / "data" / "train" / "a" / "1.png").write_bytes(b"more")
+        assert keys(plan(recipe, *given), "clean") == keys(before, "clean")
+        (tmp_path / "data" / "test" / "a" / "1.png").write_bytes(b"more")
+        assert not keys(plan(recipe, *given), "clean") & keys(before, "clean")
+    finally:
+        sys.path.remove(str(tmp_path))
+
+
+def test_a_search_without_a_metric_does_not_depend_on_the_threat(recipe: Path):
+    before, after = plan(recipe), plan(recipe, "threat.epsilon=4/255")
+    assert keys(before, "search", "darts") == keys(after, "search", "darts")
+    assert keys(before, "train", "darts") == keys(after, "train", "darts"), "standard training ignores it too"
+    assert keys(before, "search", "jac") != keys(after, "search", "jac")
+    assert keys(before, "attack", "darts") != keys(after, "attack", "darts")
+
+
+def test_another_attack_leaves_the_others_alone(recipe: Path):
+    before = plan(recipe)
+    after = plan(
+        recipe,
+        "attacks=[fgsm, {name: pgd, steps: 2, step_size: 2/255}, {name: pgd, steps: 3, step_size: 2/255}]",
+    )
+    assert keys(before, "attack") < keys(after, "attack")
+    assert keys(before, "train") == keys(after, "train")
+
+
+SEVERAL = (
+    "attacks=[{name: square, queries: 10}, {name: pgd, steps: 9, step_size: 2/255}, fgsm, "
+    "{name: deepfool, threat: {norm: l2, epsilon: 0.5}}, {name: transfer, steps: 2, step_size: 2/255}, corruptions]"
+)
+
+
+def test_attacks_go_from_cheap_to_expensive_and_each_waits_for_those_before_it_in_its_norm(recipe: Path):
+    found = plan(recipe, SEVERAL)
+    stages = [s for s in found.stages_of("jac", 0) if s.kind == "attack"]
+    labels = [s.column.label for s in stages]
+    assert labels == ["fgsm", "pgd-9", "deepfool (l2 0.5)", "transfer-2", "square", "corruptions"]
+    by_key = {s.key: s.column.label for s in stages}
+    after = {s.column.label: [by_key[key] for key in s.after if key in by_key] for s in stages}
+    assert after["fgsm"] == after["deepfool (l2 0.5)"] == after["transfer-2"] == after["corruptions"] == []
+    assert after["pgd-9"] == ["fgsm"]
+    assert after["square"] == ["fgsm", "pgd-9", "transfer-2"]
+    certify = found.stage("certify", "jac", 0)
+    assert all(certify.key in s.after for s in stages), "what fools is held against the certificates"
+    assert [c.label for c in found.columns if c.worst_case] == ["fgsm", "pgd-9", "transfer-2", "square"]
+
+
+def test_attacks_on_all_images_wait_for_no_attack(recipe: Path):
+    found = plan(recipe, SEVERAL, "evaluate.attacked=all")
+    attacks = {s.key for s in found.stages if s.kind == "attack"}
+    assert len(attacks) == 4 * 6
+    assert not any(attacks.intersection(s.after) for s in found.stages)
+
+
+def test_images_of_transfer_need_the_other_networks(recipe: Path):
+    found = plan(recipe, SEVERAL)
+    stage = found.stage("attack", "jac", 0, "transfer-2")
+    assert found.networks["darts", 0] in stage.needs
+    with pytest.raises(RecipeError, match=r"transfer-2 .* there is one method"):
+        plan(recipe, SEVERAL, "methods.jac=null", "methods={darts: {}}")
+
+
+def test_a_smaller_radius_of_the_same_norm_is_inside_the_threat(recipe: Path):
+    found = plan(
+        recipe,
+        "attacks=[fgsm, {name: fgsm, label: a, threat: {epsilon: 1/255}}, "
+        "{name: fgsm, label: b, threat: {epsilon: 0.5}}]",
+        "evaluate.epsilons=[4/255, 1.0]",
+    )
+    columns = {c.label: c for c in found.columns}
+    assert {label: c.worst_case for label, c in columns.items()} == {"fgsm": True, "a": True, "b": False}
+    assert columns["fgsm"].radii == (4 / 255, found.threat.epsilon, 1.0)
+    assert columns["a"].radii == (1 / 255,)
+
+
+def test_where_data_lies_does_not_matter(recipe: Path, tmp_path: Path):
+    recipe.write_text(RECIPE.replace("dataset: digits", "dataset: mnist"))
+    before, after = plan(recipe), plan(recipe, f"dataset.folder={tmp_path}")
+    assert keys(before, "search") == keys(after, "search")
+    assert before.identity == after.identity
+
+
+def test_a_published_genotype_needs_no_search(recipe: Path):
+    found = plan(recipe, "methods.published={genotype: DARTS_V2}")
+    assert found.stages_of("published", 0)[0].kind == "train"
+    assert found.methods["published"].genotype is not None
+
+
+def test_a_genotype_file_is_found_beside_the_recipe(recipe: Path):
+    data = plan(recipe, "methods.p={genotype: DARTS_V1}").methods["p"].genotype
+    (recipe.parent / "cell.json").write_text(json.dumps(data))
+    sections = {
+        "_meta": {"made": "by hand"},
+        "genotypes": {"one": data, "_": "by hand"},
+        "others": {"deep": {"two": data}},
+    }
+    (recipe.parent / "many.json").write_text(json.dumps(sections))
+    assert plan(recipe, "methods.p={genotype: cell.json}").methods["p"].genotype == data
+    for name in ("one", "two"):
+        assert plan(recipe, f"methods.p={{genotype: 'many.json#{name}'}}").methods["p"].genotype == data
+
+
+def printed(data: dict) -> str:
+    """A genotype as DARTS's scripts print it."""
+    fields = {name: str([tuple(gene) for gene in data[name]]) for name in ("normal", "reduce")}
+    fields |= {f"{name}_concat": f"range({min(nodes)}, {max(nodes) + 1})" for name, nodes in concats(data).items()}
+    return f"Genotype({', '.join(f'{name}={text}' for name, text in fields.items())})"
+
+
+def concats(data: dict) -> dict:
+    return {name: data[f"{name}_concat"] for name in ("normal", "reduce")}
+
+
+def test_every_published_cell_is_the_same_stage_in_every_notation(recipe: Path):
+    """As a name, a text, a file of one, a script of many, a mapping, and with the cells of it as texts."""
+    folder, space = recipe.parent, load(recipe).recipe.search_space.plugin
+    cells = {
+        name: data
+        for name, data in space.published.items()
+        if all(c == list(range(c[0], c[-1] + 1)) for c in concats(data).values())
+    }
+    cells = dict(list(cells.items())[::5])
+    assert len(cells) == 3
+    (folder / "genotypes.py").write_text(
+        "\n".join(f"{name.replace('-', '_')} = {printed(data)}" for name, data in cells.items())
+    )
+    methods = {}
+    for name, data in cells.items():
+        (folder / f"{name}.txt").write_text(printed(data))
+        texts = {key: str(value) for key, value in data.items()}
+        ways = [name, printed(data), f"{name}.txt", f"genotypes.py#{name.replace('-', '_')}", dict(data), texts]
+        methods |= {f"{name}.{number}": {"genotype": way} for number, way in enumerate(ways)}
+    recipe.write_text(RECIPE.partition("methods:")[0] + json.dumps({"methods": methods})[1:-1])
+    found = plan(recipe, "attacks=[]", "train={epochs: 1}", "seeds=[0]")
+    for name in cells:
+        assert len({found.networks[f"{name}.{number}", 0] for number in range(6)}) == 1
+    again = Path(folder, "again.yaml")
+    again.write_text(yaml.safe_dump(resolved(load(recipe))))
+    assert make(load(again)).networks == plan(recipe).networks
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("DARTS_V9", "neither a file .* nor a published genotype.*DARTS_V2"),
+        ("x" * 300, "neither a file"),
+        ("broken.json", "is not JSON"),
+        ("broken.py", r"broken\.py:2:14: found 'f\(\.\.\.\)'; lists, pairs"),
+        ("two.py", r"two\.py holds several genotypes: A, B; .*two\.py#B would do"),
+        ("'two.py#C'", "has no entry 'C'.*it has A, B$"),
+        ("large.py", "has 250001 characters"),
+        ("{normal: 3}", "normal_concat, reduce, reduce_concat missing"),
+        ("'Genotype(normal=f())'", "methods.p.genotype: genotype:1:17: found 'f"),
+        ("deep.json", "is not JSON"),
+        ("'two.json#a'", "has 2 entries 'a' that differ"),
+        ("'two.json#b'", "has no entry 'b'.*it has a$"),
+        ("list.json", "does not hold a genotype"),
+        ("'list.json#x'", "no entry|has no entry"),
+        ("other.json", "methods.p.genotype"),
+    ],
+)
+def test_a_genotype_that_cannot_be_used_is_a_fault_of_the_recipe(recipe: Path, source: str, text: str):
+    (recipe.parent / "broken.json").write_text("{")
+    (recipe.parent / "broken.py").write_text("\nX = Genotype(f())")
+    (recipe.parent / "two.py").write_text("A = Genotype([], [1])\nB = Genotype([], [2])\n")
+    (recipe.parent / "large.py").write_text("#" * 250_001)
+    (recipe.parent / "deep.json").write_text("[" * 100_000)
+    (recipe.parent / "two.json").write_text('{"s": {"a": {"x": 1}}, "t": {"a": {"x": 2}}}')
+    (recipe.parent / "list.json").write_text("[1]")
+    (recipe.parent / "other.json").write_text('{"width": 4}')
+    with pytest.raises(RecipeError, match=text):
+        plan(recipe, f"methods.p={{genotype: {source}}}")
+
+
+def test_steps_are_counted_as_the_stages_take_them():
+    sizes = [(count, batch) for count in range(1, 12) for batch in range(1, 6)]
+    taken = {size: len(shuffled(torch.arange(size[0]), size[1], torch.Generator())) for size in sizes}
+    assert {size: batches(*size) for size in sizes} == taken
+    assert taken[9, 4] == 2, "an image left alone joins the batch before it"
+
+
+def test_files_of_a_base_lie_beside_it(recipe: Path):
+    base = recipe.parent / "sub" / "base.yaml"
+    base.parent.mkdir()
+    base.write_text(RECIPE.replace("darts: {}", "p: {genotype: g.json}"))
+    (base.parent / "g.json").write_text(
+        json.dumps(plan(recipe, "methods.p={genotype: DARTS_V2}").methods["p"].genotype)
+    )
+    recipe.write_text("extends: sub/base.yaml\n")
+    assert plan(recipe).methods["p"].genotype is not None
+    with pytest.raises(RecipeError, match=r"^--set methods.p.genotype=g.json: methods.p.genotype: found 'g.json'"):
+        plan(recipe, "methods.p.genotype=g.json")
+
+
+def test_what_plugins_refuse_of_the_dataset_is_told_at_once_and_in_place(recipe: Path):
+    recipe.write_text(
+        RECIPE.replace("metric: jacobian", "metric: {name: jacobian, rows: 11}").replace(
+            "[fgsm,", "[{name: corruptions, families: [saturate]},"
+        )
+        + "# end\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        plan(recipe, "methods.two={metric: [certified-bound, {name: jacobian, rows: 12}]}", "methods.p={genotype: NO}")
+    lines = RECIPE.splitlines()
+    rows, attacks = (next(i for i, line in enumerate(lines, 1) if word in line) for word in ("jacobian", "attacks"))
+    places = [re.split(": found|, found| of a network", fault)[0] for fault in caught.value.faults]
+    assert places == [
+        f"{recipe}:{rows}:17: methods.jac.metric: rows: 11",
+        f"{recipe}:{attacks}:11: attacks.0: saturate needs images of three channels",
+        "--set methods.two={metric: [certified-bound, {name: jacobian, rows: 12}]}: methods.two.metric.1: rows: 12",
+        "--set methods.p={genotype: NO}: methods.p.genotype",
+    ]
+    assert plan(recipe, "methods.jac.metric.rows=10", "attacks.0=fgsm").methods["jac"].metrics
+
+
+def test_gamma_matters_only_where_there_is_a_score(recipe: Path):
+    before, after = plan(recipe), plan(recipe, "search.gamma=0.5")
+    assert keys(before, "search", "darts") == keys(after, "search", "darts")
+    assert keys(before, "search", "jac") != keys(after, "search", "jac")
+    none = plan(recipe, "search.gamma=0")
+    assert keys(none, "search", "jac") == keys(before, "search", "darts"), "a score that weighs nothing is no score"
+
+
+def test_the_supernet_s_size_does_not_matter_to_a_published_genotype(recipe: Path):
+    override = "methods.p={genotype: DARTS_V2}"
+    before, after = plan(recipe, override), plan(recipe, override, "search_space.cells=2")
+    assert keys(before, "train", "p") == keys(after, "train", "p")
+    assert keys(before, "train", "darts") != keys(after, "train", "darts")
+
+
+@pytest.mark.parametrize("name", ["direct", "exported"])
+def test_another_version_of_a_third_party_plugin_is_another_result(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """However the package exports it: from the module that defines it, or from its top."""
+    root = tmp_path / "site"
+    (root / "stranger").mkdir(parents=True)
+    (root / "stranger" / "__init__.py").write_text("from stranger.impl import M\n")
+    (root / "stranger" / "impl.py").write_text(
+        "from attrs import frozen\n@frozen\nclass M:\n"
+        "    def score(self, network, images, labels, threat):\n        return network(images).amax(dim=1)\n"
+    )
+    monkeypatch.syspath_prepend(str(root))
+    found = []
+    for version in ("1.0", "2.0"):
+        info = root / "stranger.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: stranger\nVersion: {version}\n")
+        target = {"direct": "stranger.impl:M", "exported": "stranger:M"}[name]
+        (info / "entry_points.txt").write_text(f"[robustnas.metrics]\nstrange = {target}\n")
+        found.append(keys(plan(recipe, "methods.s={metric: strange}"), "search", "s"))
+    assert found[0] != found[1]
+
+
+def test_an_option_without_a_value_that_can_be_written_down_is_refused():
+    with pytest.raises(InputError, match="has no value that can be written down"):
+        digest("search", {"option": object()})
+    assert digest("search", {"option": {"a", "b"}}) == digest("search", {"option": {"b", "a"}})
+
+
+def test_a_wrong_genotype_is_reported_with_its_place_and_a_suggestion(recipe: Path):
+    recipe.write_text(RECIPE + "# more\n")
+    text = recipe.read_text().replace("  darts: {}", "  darts: {}\n  p: {genotype: DARTS_V3}")
+    recipe.write_text(text)
+    line = text.splitlines().index("  p: {genotype: DARTS_V3}") + 1
+    with pytest.raises(RecipeError) as fault:
+        plan(recipe)
+    assert str(fault.value).startswith(f"{recipe}:{line}:17: methods.p.genotype: found 'DARTS_V3'")
+    assert "did you mean 'DARTS_V" in str(fault.value)
+
+
+MANY = """
+dataset: digits
+search_space: {name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
+threat: {norm: linf, epsilon: 8/255}
+seeds: [0, 1, 2]
+attacks: [fgsm, {name: pgd, steps: 2, step_size: 2/255}, {name: square, queries: 5}]
+methods:
+"""
+SORTS = (
+    "metric: jacobian, search: {gamma: 1e-%d}",
+    "genotype: DARTS_V2, train: {lr: 1e-%d}",
+    "genotype: 'many.json#%d'",
+    "search_space: {cells: 1}, train: {lr: 2e-%d}",
+)
+"""Of methods, all of which differ in the number."""
+
+
+def test_a_plan_takes_time_in_proportion_to_its_rows(recipe: Path, monkeypatch: pytest.MonkeyPatch):
+    built: list[int] = []
+    for name in ("supernet", "network"):
+        monkeypatch.setattr(Darts, name, counted(getattr(Darts, name), built))
+    cell = json.dumps(Darts().published["DARTS_V2"])
+    cells = ",".join(f'"{number}": {cell}' for number in range(32))
+    (recipe.parent / "many.json").write_text(f"{{{cells}}}", encoding="utf-8")
+    directory = RunDirectory(recipe.parent / "run")
+    calls, networks = [], []
+    for count in (8, 8, 16, 32):  # once for what is imported and cached
+        methods = [f"  m{number}: {{{SORTS[number % 4] % number}}}\n" for number in range(count)]
+        recipe.write_text(MANY + "".join(methods), encoding="utf-8")
+        built.clear()
+        watched = cProfile.Profile()
+        watched.enable()
+        found = plan(recipe)
+        here = checks.check(found, load(recipe), Faults(), partial(splits_here, found))
+        overview.show(found, directory, Console(file=io.StringIO()), here.labels)
+        layout.describe(found, directory)
+        watched.disable()
+        calls.append(sum(entry.callcount for entry in watched.getstats()))
+        networks.append(len(built))
+    assert len(found.stages) == 3 * (16 * 8 + 16 * 7)
+    assert calls[3] - calls[2] < 2.2 * (calls[2] - calls[1]), "calls of functions, for twice as many rows each"
+    assert networks[1] == networks[3] <= 12, "each network that differs is built once by each who asks"
+
+
+def counted(method, built: list[int]):
+    """A method that notes that it was called."""
+
+    def noting(self, *arguments, **options):
+        built.append(1)
+        return method(self, *arguments, **options)
+
+    return noting

@@ -1,0 +1,422 @@
+"""The gradient attacks in plain torch: properties that hold for all of them, then what each is for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from robustnas.attack.foolbox_import import load_foolbox
+from robustnas.attack.per_image_random import Draws
+from robustnas.attack.pgd import along
+from robustnas.errors import OptionError
+from robustnas.runtime.seeding import seeded
+from robustnas.threat import ThreatModel
+from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy, AutoPGDLogitsRatio, AutoPGDTargeted
+from robustnas_plugins.attacks.apgd_steps import AutoPGD, radii, windows
+from robustnas_plugins.attacks.cw_linf import MarginPGD
+from robustnas_plugins.attacks.fgsm import FGSM
+from robustnas_plugins.attacks.gradient_steps import GradientSteps, shares
+from robustnas_plugins.attacks.losses import dlr, margin, targeted_dlr
+from robustnas_plugins.attacks.mi_fgsm import MomentumFGSM
+from robustnas_plugins.attacks.pgd import PGD
+from robustnas_plugins.attacks.random_images import far, inside
+from robustnas_plugins.attacks.transfer import Transfer
+from support.watched import Watched
+
+EPSILON = {"linf": 0.08, "l2": 0.2, "l1": 0.3}
+"""Radii at which some of the images below are fooled and some are not."""
+
+FACTORIES = {
+    "fgsm": FGSM(),
+    "fgsm, random start": FGSM(random_start=True),
+    "pgd": PGD(steps=6, step_size=0.05, restarts=2),
+    "mi-fgsm": MomentumFGSM(steps=6, step_size=0.05),
+    "cw-linf": MarginPGD(steps=6, step_size=0.05, restarts=2),
+    "transfer": Transfer(steps=6, step_size=0.05),
+    "apgd-ce": AutoPGDCrossEntropy(steps=15, restarts=2),
+    "apgd-dlr": AutoPGDLogitsRatio(steps=15),
+    "apgd-t": AutoPGDTargeted(steps=15, target_classes=3),
+}
+ONLY = {"mi-fgsm": ("linf", "l2"), "transfer": ("linf", "l2"), "cw-linf": ("linf",)}
+CASES = [(name, norm) for name in FACTORIES for norm in ONLY.get(name, ("linf", "l2", "l1"))]
+
+
+def wavy(classes=5, count=60):
+    """A network with several wrong ways up the loss, images near and far from its boundaries, and its own answers."""
+    with seeded(3, "wavy"):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(16, 40), nn.Tanh(), nn.Linear(40, classes))
+        with torch.no_grad():
+            network[1].weight.mul_(4)
+        images = torch.rand(count, 1, 4, 4)
+        images[: count // 3] = images[: count // 3].round()  # on the border of the box
+    for one in network.parameters():
+        one.requires_grad_(False)
+    return network, images, network(images).argmax(1)
+
+
+def attacked(factory, norm, network, images, labels, rows=None, epsilon=None):
+    """What an attack proposes for some of the images, each with its own draws."""
+    rows = torch.arange(len(images)) if rows is None else rows
+    threat = ThreatModel(norm, EPSILON[norm] if epsilon is None else epsilon)
+    draws = Draws.of_images(0, "test", rows)
+    return factory.build(threat).perturbed(network, images[rows], labels[rows], threat, draws).detach()
+
+
+class Constant(nn.Module):
+    """Class 0 by far, whatever the image: gradients are 0."""
+
+    def __init__(self, classes=4):
+        super().__init__()
+        self.logits = torch.zeros(classes)
+        self.logits[0] = 1.0
+
+    def forward(self, images):
+        return self.logits + 0 * images.flatten(1).sum(1, keepdim=True)
+
+
+def test_there_are_cases():
+    assert len(CASES) == 23
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_proposals_are_in_ball_and_box_and_fool_some(name, norm):
+    network, images, labels = wavy()
+    given = images.clone()
+    found = attacked(FACTORIES[name], norm, network, images, labels)
+    threat = ThreatModel(norm, EPSILON[norm])
+    assert torch.equal(given, images)
+    assert float(threat.distance(found, images).max()) <= threat.epsilon * (1 + 1e-6) + 1e-7
+    assert float(found.min()) >= 0
+    assert float(found.max()) <= 1
+    assert 0 < int((network(found).argmax(1) != labels).sum()) < len(images)
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_an_image_gets_the_same_whatever_the_batch_and_its_order(name, norm):
+    network, images, labels = wavy()
+    network, images = network.double(), images.double()  # rounding differs with the batch, and ascent enlarges it
+    together = attacked(FACTORIES[name], norm, network, images, labels)
+    for rows in (torch.arange(len(images)).flip(0), torch.arange(7, 31, 3), torch.tensor([11])):
+        alone = attacked(FACTORIES[name], norm, network, images, labels, rows)
+        torch.testing.assert_close(alone, together[rows], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_fooled_images_leave_at_once_and_no_image_costs_more_than_promised(name, norm):
+    network, images, labels = wavy()
+    watched = Watched(network, images, labels, ThreatModel(norm, EPSILON[norm]), strict=name != "transfer")
+    attacked(FACTORIES[name], norm, watched, images, labels)
+    promised = FACTORIES[name].evaluations(5)
+    assert int(watched.seen.max()) <= promised
+    if name == "transfer":
+        assert bool(watched.fooled.any())
+        assert bool((watched.seen == promised).all())
+    elif not name.startswith("fgsm"):
+        assert bool(watched.fooled.any())
+        assert int(watched.seen[watched.fooled].min()) < int(watched.seen.max())
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_nothing_moves_at_epsilon_0(name, norm):
+    network, images, labels = wavy()
+    assert torch.equal(attacked(FACTORIES[name], norm, network, images, labels, epsilon=0.0), images)
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_gradients_of_0_give_images_and_cost_what_is_promised(name, norm):
+    images, labels = wavy()[1], torch.zeros(60, dtype=torch.int64)
+    watched = Watched(Constant(), images, labels, ThreatModel(norm, EPSILON[norm]))
+    found = attacked(FACTORIES[name], norm, watched, images, labels)
+    assert bool(found.isfinite().all())
+    assert float(ThreatModel(norm, 1.0).distance(found, images).max()) <= EPSILON[norm] + 1e-6
+    promised = FACTORIES[name].evaluations(4)
+    # apgd looks once at each start: of one ball, in l1 of three
+    runs = {"apgd-ce": 2, "apgd-dlr": 1, "apgd-t": 3}.get(name, 0)
+    assert bool((watched.seen == promised - (2 * runs if norm != "l1" else 0)).all())
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_no_images_are_no_case_of_their_own(name, norm):
+    found = attacked(FACTORIES[name], norm, *wavy(), rows=torch.zeros(0, dtype=torch.int64))
+    assert found.shape == (0, 1, 4, 4)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_foolbox_can_call_them_by_itself(name):
+    foolbox = load_foolbox()
+    network, images, labels = wavy()
+    model = foolbox.PyTorchModel(network.eval(), bounds=(0, 1), device="cpu")
+    attack = FACTORIES[name].build(ThreatModel("linf", 0.08))
+    _, clipped, success = attack(model, images, labels, epsilons=[0.01, 0.08])
+    assert 0 <= int(success[0].sum()) < int(success[1].sum())
+    assert torch.equal(network(clipped[1]).argmax(1) != labels, success[1])
+
+
+def test_gradients_whose_squares_are_0_still_have_a_direction():
+    gradient = torch.tensor([3.0, -4.0, 0.0, 0.0]).view(1, 1, 2, 2)
+    for scale in (1e-36, 1e-30, 1.0, 1e30):
+        direction = along(shares(scale * gradient))
+        torch.testing.assert_close(direction, gradient / 5)
+    assert torch.equal(shares(0 * gradient), 0 * gradient)
+
+
+def test_no_gradient_stays_on_the_network():
+    network, images, labels = wavy()
+    for one in network.parameters():
+        one.requires_grad_(True)
+    for name in FACTORIES:
+        attacked(FACTORIES[name], "linf", network, images, labels)
+    assert all(one.grad is None for one in network.parameters())
+    assert not images.requires_grad
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_restarts_are_never_weaker(norm):
+    network, images, labels = wavy()
+    gained = 0
+    for form, options in (
+        (PGD, {"steps": 2, "step_size": 0.05}),
+        (AutoPGDCrossEntropy, {"steps": 5}),
+        (AutoPGDLogitsRatio, {"steps": 5}),
+        (AutoPGDTargeted, {"steps": 3, "target_classes": 1}),
+    ):
+        once, often = (attacked(form(**options, restarts=runs), norm, network, images, labels) for runs in (1, 5))
+        fell, fell_often = (network(found).argmax(1) != labels for found in (once, often))
+        assert bool((fell_often | ~fell).all())
+        assert torch.equal(once[fell], often[fell])
+        gained += int(fell_often.sum()) - int(fell.sum())
+    assert gained > 0
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_with_few_classes_differences_stand_in_for_the_ratios(norm):
+    two = wavy(2)
+    run = {"steps": 8}
+    ratio = attacked(AutoPGDLogitsRatio(**run), norm, *two)
+    assert torch.equal(attacked(AutoPGDTargeted(**run), norm, *two), ratio)
+    for classes in (2, 3):
+        logits = torch.arange(classes).flip(0).double().requires_grad_()
+        label = torch.tensor([0])
+        for loss, target in ((dlr, 0), *((targeted_dlr, target) for target in range(1, classes))):
+            (slope,) = torch.autograd.grad(loss(logits[None], label, torch.tensor([target])).sum(), logits)
+            assert slope.any(), (loss, classes, target)
+    # the cross-entropy of a network as sure as this has no gradient in float32, nor has a ratio of two logits
+    network, images, labels = two
+    sure = nn.Sequential(network, nn.Linear(2, 2, bias=False))
+    sure[1].weight = nn.Parameter(1e4 * torch.eye(2), requires_grad=False)
+    threat, draws = ThreatModel(norm, EPSILON[norm]), Draws.of_images(0, "test", torch.arange(60))
+    fell = [
+        int((sure(AutoPGD(norm, loss, 8).perturbed(sure, images, labels, threat, draws)).argmax(1) != labels).sum())
+        for loss in ("ce", "dlr", "dlr-targeted")
+    ]
+    assert fell[0] < min(fell[1:])
+    assert [AutoPGDTargeted(steps=10).evaluations(classes) for classes in (2, 3, 4, 10, 100)] == [14, 27, 40, 118, 118]
+
+
+def test_the_losses_by_hand_and_what_changes_them():
+    logits = torch.tensor([[4.0, 1.0, 3.0, 0.0], [1.0, 2.0, 0.0, 4.0]])
+    labels, targets = torch.tensor([0, 1]), torch.tensor([1, 3])
+    assert margin(logits, labels, labels).tolist() == [-1.0, 2.0]
+    torch.testing.assert_close(dlr(logits, labels, labels), torch.tensor([-1 / 3, 2 / 3]))
+    torch.testing.assert_close(targeted_dlr(logits, labels, targets), torch.tensor([-3 / 3.5, 2 / 3.5]))
+    moved = 100 * logits + 7
+    torch.testing.assert_close(dlr(moved, labels, labels), dlr(logits, labels, labels))
+    torch.testing.assert_close(targeted_dlr(moved, labels, targets), targeted_dlr(logits, labels, targets))
+
+
+def test_the_margin_has_a_gradient_where_the_cross_entropy_has_none():
+    network, images, labels = wavy()
+    sure = nn.Sequential(network, nn.Linear(5, 5, bias=False))
+    sure[1].weight = nn.Parameter(1e4 * torch.eye(5), requires_grad=False)
+    threat, draws = ThreatModel("linf", EPSILON["linf"]), Draws.of_images(0, "test", torch.arange(60))
+    plain, by_margin, by_ratio = (
+        int((sure(attack.perturbed(sure, images, labels, threat, draws)).argmax(1) != labels).sum())
+        for attack in (
+            GradientSteps("linf", 10, 0.03),
+            GradientSteps("linf", 10, 0.03, loss=margin),
+            AutoPGD("linf", "dlr", 10),
+        )
+    )
+    assert plain < min(by_margin, by_ratio) - 10
+
+
+def test_momentum_adds_gradients_of_one_size():
+    """Against the two lines of the source's algorithm, on a network whose gradient turns on the way."""
+    network, images, labels = wavy()
+    at, memory = images.clone(), torch.zeros_like(images)
+    threat = ThreatModel("linf", EPSILON["linf"])
+    for _ in range(6):
+        at.requires_grad_()
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(network(at), labels, reduction="sum"), at)
+        memory = memory + gradient / gradient.abs().sum(dim=(1, 2, 3), keepdim=True)
+        at = (at + 0.05 * memory.sign()).detach()
+        at = torch.minimum(torch.maximum(at, images - threat.epsilon), images + threat.epsilon).clamp(0, 1)
+    found = attacked(Transfer(steps=6, step_size=0.05), "linf", network, images, labels)
+    torch.testing.assert_close(found, at)
+    plain = attacked(Transfer(steps=6, step_size=0.05, momentum=0), "linf", network, images, labels)
+    assert not torch.allclose(plain, at)
+
+
+def test_images_made_to_transfer_go_on_when_their_source_is_fooled():
+    network, images, labels = wavy()
+    left, stayed = (
+        attacked(form(steps=6, step_size=0.05), "l2", network, images, labels) for form in (MomentumFGSM, Transfer)
+    )
+    assert (Transfer.access, Transfer.transfers) == ("black-box", True)
+    assert not hasattr(MomentumFGSM, "transfers")
+    fell = network(left).argmax(1) != labels
+    inner = torch.arange(60) >= 20  # at the border the box takes part of every step
+    distance = ThreatModel("l2", 1.0).distance
+    further = distance(stayed, images) > distance(left, images) + 1e-4
+    assert int((fell & inner).sum()) > 5
+    assert int(further[fell & inner].sum()) > 0.8 * int((fell & inner).sum())
+    assert torch.allclose(left[~fell], stayed[~fell], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm", "advice"),
+    [
+        (MomentumFGSM(1, 1), "l1", "mi-fgsm does not know the norm l1; it knows linf and l2; .*apgd-ce"),
+        (Transfer(1, 1), "l1", "transfer does not know the norm l1; it knows linf and l2; .*norm: linf"),
+        (MarginPGD(1, 1), "l2", "cw-linf does not know the norm l2; it knows linf; cw .*apgd-dlr"),
+    ],
+)
+def test_a_norm_an_attack_does_not_know_is_refused_with_advice(attack, norm, advice):
+    with pytest.raises(OptionError, match=advice):
+        attack.build(ThreatModel(norm, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "message"),
+    [
+        (MomentumFGSM, {"steps": 3}, "step_size"),
+        (MarginPGD, {"step_size": 0.1}, "steps"),
+        (Transfer, {"steps": 3, "step_size": 0.1, "momentum": -1}, "momentum"),
+        (AutoPGDCrossEntropy, {"steps": 0}, "steps"),
+        (AutoPGDLogitsRatio, {"eot_samples": 0}, "eot_samples"),
+        (AutoPGDTargeted, {"target_classes": 0}, "target_classes"),
+        (AutoPGDTargeted, {"restarts": 1.5}, "restarts"),
+    ],
+)
+def test_options_are_checked(form, options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        form(**options)
+
+
+def test_checkpoints_and_radii_are_those_of_the_papers():
+    hundred = windows(100)
+    assert [next(hundred) for _ in range(9)] == [22, 19, 16, 13, 10, 7, 6, 6, 6]
+    assert radii("linf", 100) == radii("l2", 100) == [(1.0, 100)]
+    assert radii("l1", 100) == [(3.0, 30), (2.0, 30), (1.0, 40)]
+    for steps in range(1, 60):
+        parts = radii("l1", steps)
+        assert sum(number for _, number in parts) == steps
+        assert parts[-1][0] == 1.0
+        assert all(number >= 1 for _, number in parts)
+        assert next(windows(steps)) >= 1
+
+
+class Peak(nn.Module):
+    """Two classes; the lead of the right one, class 0, is 1 plus the squared distance to one point, steep and flat."""
+
+    def __init__(self, peak):
+        super().__init__()
+        self.peak = peak
+        self.slopes = torch.linspace(1.0, 30.0, peak.numel())
+
+    def forward(self, images):
+        lead = 1 + ((images.flatten(1) - self.peak.flatten()) ** 2 * self.slopes).sum(1)
+        return torch.stack([lead, torch.zeros_like(lead)], dim=1)
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.3), ("l2", 0.6), ("l1", 1.5)])
+def test_steps_shrink_so_that_a_peak_inside_the_ball_is_met(norm, epsilon):
+    clean = torch.full((8, 1, 3, 3), 0.5)
+    peak = 0.5 + 0.05 * torch.tensor([1.0, -1, 1, 1, -1, 1, -1, -1, 1]).view(1, 3, 3)
+    network, labels, threat = Peak(peak), torch.zeros(8, dtype=torch.int64), ThreatModel(norm, epsilon)
+    draws = Draws.of_images(1, "peak", torch.arange(8))
+
+    def height(attack):
+        """(8,), how far the attack stays below the peak, at its highest image."""
+        return network(attack.perturbed(network, clean, labels, threat, draws).detach())[:, 0] - 1
+
+    short, long = (height(AutoPGD(norm, "ce", steps)) for steps in (10, 100))
+    fixed = height(GradientSteps(norm, 100, epsilon / 4, random_start=True))
+    assert bool((long < 0.1 * fixed).all())
+    assert float(long.mean()) < 0.5 * float(short.mean())
+
+
+class Flickering(nn.Module):
+    """Linear, with a large term added to the gradient at every other pass and taken off at the others."""
+
+    def __init__(self):
+        super().__init__()
+        self.sign = 1.0
+        with seeded(5, "flickering"):
+            self.weight, self.noise = torch.randn(16), 50 * torch.randn(16)
+
+    def forward(self, images):
+        self.sign = -self.sign
+        pixels = images.flatten(1) - 0.5
+        margin = 0.5 + pixels @ self.weight
+        noise = (pixels - pixels.detach()) @ self.noise  # 0, and has a gradient
+        return torch.stack([margin + self.sign * noise, torch.zeros_like(margin)], dim=1)
+
+
+def test_gradients_are_averaged_over_passes():
+    images, labels = torch.full((4, 1, 4, 4), 0.5), torch.zeros(4, dtype=torch.int64)
+    network = Flickering()
+    # just beyond the distance to the boundary: nearly every pixel must go the right way
+    threat = ThreatModel("linf", 1.02 * 0.5 / float(network.weight.abs().sum()))
+    draws = Draws.of_images(0, "eot", torch.arange(4))
+    fell = {}
+    for samples in (1, 2, 4):
+        found = AutoPGD("linf", "ce", 20, eot_samples=samples).perturbed(network, images, labels, threat, draws)
+        fell[samples] = int((network(found).argmax(1) != labels).sum())
+    assert fell == {1: 0, 2: 4, 4: 4}
+    assert AutoPGDCrossEntropy(10, eot_samples=4).evaluations(10) == 4 * 13
+
+
+def test_target_classes_are_the_likeliest_wrong_ones_in_turn():
+    """A target that no other loss looks at: class 3 is last of the clean logits, and the only one to be reached."""
+
+    class Hidden(nn.Module):
+        def forward(self, images):
+            brightness = images.flatten(1).mean(1)
+            ones = torch.ones_like(brightness)
+            return torch.stack([3 * ones, 2.9 - 0 * ones, 2.8 * ones, 40 * (brightness - 0.5)], dim=1)
+
+    images, labels = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.int64)
+    threat, draws = ThreatModel("linf", 0.1), Draws.of_images(0, "targets", torch.arange(3))
+    network = Hidden()
+    two, three = (
+        (network(AutoPGD("linf", "dlr-targeted", 10, target_classes=number).perturbed(
+            network, images, labels, threat, draws
+        )).argmax(1) != labels).sum().item()
+        for number in (2, 3)
+    )  # fmt: skip
+    assert (two, three) == (0, 3)
+    # those there are, if more are asked for
+    many = AutoPGD("linf", "dlr-targeted", 10, target_classes=50).perturbed(network, images, labels, threat, draws)
+    assert bool((network(many).argmax(1) == 3).all())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_starts_are_in_ball_and_box_and_each_image_has_its_own(norm):
+    clean = torch.full((400, 1, 4, 4), 0.5)
+    threat = ThreatModel(norm, 0.3)
+    draws = Draws.of_images(0, "start", torch.arange(400))
+    for start in (inside, far):
+        images = start(clean, threat, draws)
+        sizes = threat.distance(images, clean)
+        assert float(sizes.max()) <= threat.epsilon + 1e-6
+        assert torch.equal(start(clean[5:9], threat, draws.at(torch.arange(5, 9))), images[5:9])
+        assert len(images.flatten(1).unique(dim=0)) > 200  # in l1 some lie at the same corner of the ball
+        # means of 400 draws: a pixel's deviation is at most epsilon, so this is 3 standard errors and more
+        assert float((images - clean).mean(dim=0).abs().max()) < 0.15 * threat.epsilon
+    assert float(far(clean, threat, draws).sub(clean).abs().amax()) > 0
+    assert float(threat.distance(far(clean, threat, draws), clean).min()) > 0.999 * threat.epsilon
+    # uniform in a ball of 16 dimensions: half lie beyond the radius of half the volume
+    beyond = (threat.distance(inside(clean, threat, draws), clean) > threat.epsilon * 0.5 ** (1 / 16)).float().mean()
+    assert 0.4 < float(beyond) < 0.6

@@ -1,0 +1,242 @@
+"""FAB: exact on linear networks in every norm, never below the nearest, and an image's result is its own."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from robustnas.attack import predict
+from robustnas.attack.per_image_random import Draws
+from robustnas.runtime.seeding import seeded
+from robustnas.threat import NORMS, ThreatModel
+from robustnas_plugins.attacks import fab_steps
+from robustnas_plugins.attacks.fab import FAB, FABT
+from robustnas_plugins.attacks.fab_steps import FastAdaptiveBoundary
+from robustnas_plugins.attacks.hyperplane import nearest_step
+
+ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
+
+
+class Linear(nn.Module):
+    """Logits linear in the pixels."""
+
+    def __init__(self, classes, pixels=9):
+        super().__init__()
+        with seeded(classes, "linear"):
+            weight = torch.randn(classes, pixels)
+        self.weight = nn.Parameter(weight / 5, requires_grad=False)
+
+    def forward(self, images):
+        return (images.flatten(1) - 0.5) @ self.weight.T
+
+
+def images_of(count=30, spread=0.5):
+    generator = torch.Generator().manual_seed(2)
+    return 0.5 + spread * (2 * torch.rand(count, 1, 3, 3, generator=generator) - 1)
+
+
+def draws_of(images):
+    return Draws.of_images(0, "fab", torch.arange(len(images)))
+
+
+def exact_step(image, slope, gap, norm):
+    """Size of the shortest way, inside the box, along which a linear function rises by `gap`; infinite for none.
+
+    By bisection over a multiplier, one image at a time in float64: nothing is shared with the attack.
+    """
+    room = [1 - p if s > 0 else p for p, s in zip(image, slope, strict=True)]
+    size = [abs(s) for s in slope]
+    if sum(r * s for r, s in zip(room, size, strict=True)) < gap:
+        return math.inf
+    if norm == "l1":
+        left, spent = gap, 0.0
+        for s, r in sorted(zip(size, room, strict=True), reverse=True):
+            change = min(r, left / s)
+            left, spent = left - change * s, spent + change
+            if left <= 1e-12:
+                break
+        return spent
+    speed = [1.0] * len(size) if norm == "linf" else size
+    low, high = 0.0, 1e3
+    for _ in range(100):
+        middle = (low + high) / 2
+        rise = sum(s * min(middle * v, r) for s, v, r in zip(size, speed, room, strict=True))
+        low, high = (middle, high) if rise < gap else (low, middle)
+    moves = [min(high * v, r) for v, r in zip(speed, room, strict=True)]
+    return max(moves) if norm == "linf" else math.sqrt(sum(m * m for m in moves))
+
+
+def exact_distances(network, images, labels, norm):
+    """(N,) float64, the nearest boundary of a linear network inside the box."""
+    found = []
+    for image, label in zip(images.double(), labels, strict=True):
+        weight = network.weight.double()
+        logits = (image.flatten() - 0.5) @ weight.T
+        steps = [
+            exact_step(
+                image.flatten().tolist(), (weight[k] - weight[label]).tolist(), float(logits[label] - logits[k]), norm
+            )
+            for k in range(len(weight))
+            if k != label
+        ]
+        found.append(min(steps))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("gap", [-2.0, -0.3, 0.0, 0.5, 3.0])
+def test_the_step_to_a_hyperplane_is_the_shortest_inside_the_box(norm, gap):
+    generator = torch.Generator().manual_seed(0)
+    images, normals = torch.rand(40, 12, generator=generator), torch.randn(40, 12, generator=generator)
+    images[:, ::4], images[:, 1::5], normals[:, 3] = 0.0, 1.0, 0.0
+    steps = nearest_step(norm)(images, normals, torch.full((40,), gap))
+    after = images + steps
+    assert float(after.min()) >= -1e-6
+    assert float(after.max()) <= 1 + 1e-6
+    assert bool((steps[:, 3] == 0).all())
+    reached = (steps * normals).sum(dim=1)
+    slopes = normals * (1 if gap >= 0 else -1)
+    exact = torch.tensor(
+        [
+            exact_step(image, slope, abs(gap), norm)
+            for image, slope in zip(images.double().tolist(), (slopes.double() + 1e-300).tolist(), strict=True)
+        ]
+    )
+    meets = exact.isfinite()
+    assert int(meets.sum()) > 20
+    torch.testing.assert_close(reached[meets], torch.full_like(reached[meets], gap), atol=1e-4, rtol=0)
+    size = steps.double().norm(p=ORDER[norm], dim=1)
+    torch.testing.assert_close(size[meets], exact.double()[meets], atol=1e-4, rtol=1e-4)
+    # where the box is too small for the gap, everything that helps is done
+    best = torch.where(slopes > 0, 1 - images, -images)
+    torch.testing.assert_close(steps[~meets], torch.where(normals != 0, best, 0.0)[~meets], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_gap_without_a_slope_is_left(norm):
+    steps = nearest_step(norm)(torch.rand(3, 5), torch.zeros(3, 5), torch.tensor([1.0, 0.0, -1.0]))
+    assert bool((steps == 0).all())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("spread", [0.1, 0.5], ids=["box far", "box near"])
+@pytest.mark.parametrize("targeted", [True, False], ids=["targeted", "untargeted"])
+def test_on_a_linear_network_the_nearest_image_is_found(norm, classes, spread, targeted):
+    network, images = Linear(classes), images_of(spread=spread)
+    labels = predict(network, images)
+    plugin = FABT(steps=12) if targeted else FAB(steps=12)
+    threat = ThreatModel(norm, 0.1)
+    found = plugin.build(threat).nearest(network, images, labels, draws_of(images))
+    exact = exact_distances(network, images, labels, norm)
+    possible = exact.isfinite()
+    assert int(possible.sum()) >= 25
+    assert torch.equal(predict(network, found) != labels, possible)
+    assert torch.equal(found[~possible], images[~possible])
+    size = (found - images).double().flatten(1).norm(p=ORDER[norm], dim=1)
+    assert bool((size >= exact * (1 - 1e-5))[possible].all())  # nothing is nearer than the nearest
+    assert bool((size <= exact * 1.01 + 1e-5)[possible].all())
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+
+
+def wavy(classes=5, count=20):
+    """A small network with several wrong ways, and images it is right on."""
+    with seeded(3, "wavy"):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(9, 30), nn.Tanh(), nn.Linear(30, classes))
+        with torch.no_grad():
+            network[1].weight.mul_(4)
+        images = torch.rand(count, 1, 3, 3)
+    network.requires_grad_(False)
+    return network, images, predict(network, images)
+
+
+def sizes_of(network, found, images, labels, norm):
+    """(N,) sizes in the norm; infinite where the network is not fooled."""
+    size = ThreatModel(norm, 0.0).distance(found, images)
+    return torch.where(predict(network, found) != labels, size, math.inf)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("target_classes", [4, None], ids=["targeted", "untargeted"])
+def test_an_images_result_depends_on_that_image_alone(norm, target_classes, monkeypatch):
+    network, images, labels = wavy()
+    attack = FastAdaptiveBoundary(norm, steps=8, restarts=2, target_classes=target_classes)
+    together = attack.nearest(network, images, labels, draws_of(images))
+    assert bool((predict(network, together) != labels).any())
+    for chosen in (torch.arange(3, 8), torch.randperm(20, generator=torch.Generator().manual_seed(1))):
+        some = attack.nearest(network, images[chosen], labels[chosen], draws_of(images).at(chosen))
+        torch.testing.assert_close(some, together[chosen], atol=1e-4, rtol=0)
+    monkeypatch.setattr(fab_steps, "VALUES", 1)  # one class at a time
+    torch.testing.assert_close(attack.nearest(network, images, labels, draws_of(images)), together, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_more_classes_and_more_restarts_never_find_less(norm):
+    network, images, labels = wavy()
+    tried = []
+    for target_classes, restarts in ((1, 1), (4, 1), (4, 4)):
+        attack = FastAdaptiveBoundary(norm, steps=10, restarts=restarts, target_classes=target_classes)
+        found = attack.nearest(network, images, labels, draws_of(images))
+        tried.append(sizes_of(network, found, images, labels, norm))
+    one, all_classes, often = tried
+    # the final search ends at slightly different places of the boundary
+    assert bool((all_classes <= one * 1.01).all())
+    assert bool((often <= all_classes * 1.01).all())
+    assert float(all_classes.sum()) < float(one.sum())
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 12])
+def test_the_cost_is_what_is_announced_for_any_number_of_classes(classes):
+    network, images, labels = wavy(classes)
+    counted = 0
+
+    def counting(batch):
+        nonlocal counted
+        counted += len(batch)
+        return network(batch)
+
+    for plugin in (FABT(steps=6, restarts=2), FABT(steps=6, target_classes=2), FAB(steps=6, restarts=2)):
+        counted = 0
+        found = plugin.build(ThreatModel("l2", 1.0)).nearest(counting, images, labels, draws_of(images))
+        assert counted <= plugin.evaluations(classes) * len(images)
+        # only images for which nothing was found are spared the final search
+        assert counted >= (plugin.evaluations(classes) - 4) * len(images)
+        assert bool((predict(network, found) != labels).any())
+
+
+def test_it_leaves_no_gradients_and_its_images_as_they_were():
+    network, images, labels = wavy()
+    network.requires_grad_(True)
+    given = images.clone()
+    FABT(steps=3).build(ThreatModel("linf", 0.1)).nearest(network, given, labels, draws_of(images))
+    assert torch.equal(given, images)
+    assert all(one.grad is None for one in network.parameters())
+
+
+def test_a_flat_network_keeps_its_images():
+    images = images_of(4)
+    labels = torch.zeros(4, dtype=torch.int64)
+
+    def flat(batch):
+        return torch.tensor([1.0, 0.0, 0.5]) + 0 * batch.flatten(1).sum(dim=1, keepdim=True)
+
+    for norm in NORMS:
+        found = FABT(steps=3, restarts=2).build(ThreatModel(norm, 0.1)).nearest(flat, images, labels, draws_of(images))
+        assert torch.equal(found, images)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"restarts": 0}, "restarts"),
+        ({"target_classes": 0}, "target_classes"),
+        ({"alpha_max": 1.5}, "alpha_max"),
+        ({"eta": 0.9}, "eta"),
+        ({"beta": 1.0}, "beta"),
+    ],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        FABT(**options)

@@ -1,0 +1,123 @@
+"""What certificates of a stage say together, and work batch by batch that goes on where it was cut off."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from robustnas import certify
+from robustnas.certify.settings import Certify
+from robustnas.data.images import in_order
+from robustnas.errors import RunDirectoryError
+from robustnas.run import batchwise
+from robustnas.run.certification import _radii
+from robustnas.runtime import interrupt, progress_files
+from robustnas.runtime.artifacts import StageFolder
+from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.report import silent
+from robustnas.threat import ThreatModel
+
+FOUND = {"linf": [0.02, 0.0, 0.3, 0.0], "l2": [0.01, 0.0, 0.5, 0.0], "l1": [0.04, 0.0, 0.2, 0.0]}
+CERTIFIED = torch.tensor([True, False, True, True])
+
+
+@pytest.mark.parametrize(
+    ("threat", "norms", "expected"),
+    [
+        (
+            ("linf", 0.1),
+            ["linf", "l2", "l1"],
+            {"linf": [0.1, 0, 0.3, 0.1], "l2": [0.1, 0, 0.5, 0.1], "l1": [0.1, 0, 0.5, 0.1]},
+        ),
+        (
+            ("l2", 0.1),
+            ["l1", "linf", "l2"],
+            {"linf": [0.02, 0, 0.3, 0], "l2": [0.1, 0, 0.5, 0.1], "l1": [0.1, 0, 0.5, 0.1]},
+        ),
+        (("l1", 0.1), ["linf", "l1"], {"linf": [0.02, 0, 0.3, 0], "l1": [0.1, 0, 0.3, 0.1]}),
+        (("linf", 0.1), ["l1"], {"l1": [0.1, 0, 0.2, 0.1]}),
+        (("l1", 0.1), ["linf"], {"linf": [0.02, 0, 0.3, 0]}),
+        (("linf", 0.1), [], {}),
+    ],
+    ids=str,
+)
+def test_a_ball_inside_a_certified_ball_is_certified(monkeypatch, threat, norms, expected):
+    monkeypatch.setattr(certify, "radius", lambda network, x, y, norm, method: torch.tensor(FOUND[norm]))
+    plan = SimpleNamespace(certify=Certify(norms=norms), threat=ThreatModel(*threat))
+    images, labels = torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.long)
+    found = _radii(None, images, labels, plan, CERTIFIED)
+    assert list(found) == norms  # in the order of the recipe
+    for norm, radii in expected.items():
+        torch.testing.assert_close(found[norm], torch.tensor(radii, dtype=torch.float32))
+
+
+class Batches:
+    """Counts what it is asked for; the image at `stop` ends the sitting."""
+
+    def __init__(self, stop: int = -1, fault: BaseException | None = None):
+        self.stop, self.fault, self.asked = stop, fault, []
+
+    def __call__(self, places: torch.Tensor) -> batchwise.Rows:
+        if self.stop in places.tolist():
+            assert self.fault is not None
+            raise self.fault
+        self.asked += places.tolist()
+        return {"certified": [bool(place % 2) for place in places], "radius": [place / 7 for place in places.tolist()]}
+
+
+def sitting(folder: Path, compute: Batches, batch: int = 3, world: World = ALONE) -> batchwise.Rows:
+    task = SimpleNamespace(folder=StageFolder(folder), world=world, report=silent)
+    return batchwise.rows_of(task, in_order(10, batch), compute)
+
+
+def stops_at_the_second() -> Callable[[], None]:
+    """A check that stops at its second call."""
+    calls = iter([None, interrupt.Interrupted()])
+
+    def check() -> None:
+        fault = next(calls)
+        if fault is not None:
+            raise fault
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("fault", "seconds"),
+    [(interrupt.Interrupted(), 1000.0), (ZeroDivisionError(), -1.0)],
+    ids=["asked to stop", "killed after a write"],
+)
+def test_batches_of_an_earlier_sitting_are_not_done_again(tmp_path, monkeypatch, fault, seconds):
+    monkeypatch.setattr(progress_files, "SECONDS", seconds)
+    whole = sitting(tmp_path / "whole", Batches())
+    assert whole == {"certified": [bool(n % 2) for n in range(10)], "radius": [n / 7 for n in range(10)]}
+    with pytest.raises(type(fault)):
+        sitting(tmp_path / "cut", Batches(7, fault))
+    with pytest.raises(type(fault)):  # a second time, before anything new is done
+        sitting(tmp_path / "cut", Batches(7, fault))
+    with monkeypatch.context() as patched:
+        patched.setattr(interrupt, "check", stops_at_the_second())
+        with pytest.raises(interrupt.Interrupted):  # a third time, among what is done: that stays
+            sitting(tmp_path / "cut", Batches())
+    again = Batches()
+    assert sitting(tmp_path / "cut", again) == whole
+    assert again.asked == [6, 7, 8, 9]
+    batchwise.forget(SimpleNamespace(folder=StageFolder(tmp_path / "cut"), world=ALONE))
+    assert not list((tmp_path / "cut").iterdir())
+
+
+def test_a_batch_of_other_images_or_a_damaged_file_is_no_earlier_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress_files, "SECONDS", -1.0)
+    whole = sitting(tmp_path / "fours", Batches(), batch=4)
+    # the third batch of four has two images, and so has every batch of two
+    assert sitting(tmp_path / "fours", Batches(), batch=2) == whole
+    with pytest.raises(interrupt.Interrupted):
+        sitting(tmp_path, Batches(7, interrupt.Interrupted()))
+    again = Batches()
+    sitting(tmp_path, again, batch=4)
+    assert again.asked == list(range(10))
+    StageFolder(tmp_path).save_tensors("progress-0.pt", {"0": "x"})
+    with pytest.raises(RunDirectoryError, match=r"progress-0\.pt is damaged.*\n.*delete the folder"):
+        sitting(tmp_path, Batches())

@@ -1,0 +1,138 @@
+"""Steps, searches and trainings that one process or several can do: what `two_processes` compares."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from attrs import evolve, frozen
+
+from robustnas.contracts import Context
+from robustnas.data.batches import Part
+from robustnas.nn.normalize import PixelSupernet
+from robustnas.nn.synchronised import synchronise
+from robustnas.search import SearchTask
+from robustnas.search.hypergradient import Step
+from robustnas.search.objective import Objective
+from robustnas.search.settings import ORDERS, Search, Unrolled
+from robustnas.search.weights import weights
+from robustnas.threat import ThreatModel
+from robustnas.train import TrainTask
+from robustnas.train.settings import Certified, Train
+from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
+from robustnas_plugins.metrics.jacobian import Jacobian
+from robustnas_plugins.metrics.random_noise import RandomNoise
+from support.tiny_supernet import TinyDataset, TinySpace, TinySupernet, batch
+from support.toys import Bars, ToySpace
+
+THREAT = ThreatModel("linf", "8/255")
+COUNT = 9
+"""Images of a step: an odd number, so that the two shares differ."""
+
+
+@frozen
+class LogitSize:
+    """A smooth score: minus the mean square of the logits."""
+
+    def score(self, network, images, labels, threat):
+        return -network(images).square().mean(dim=1)
+
+
+ORDERS = {name: cls() for name, cls in ORDERS.items()}
+CASES = {
+    "plain": (),
+    "score": (LogitSize(),),
+    "jacobian": (Jacobian(),),
+    "noise": (RandomNoise(),),
+    "sdarts": (AdversarialAlpha(steps=2),),
+}
+
+
+def layer():
+    """A batch norm in float64, images of it, and a direction."""
+    torch.manual_seed(0)
+    module = torch.nn.BatchNorm2d(3).double()
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    images = torch.randn(5, 3, 2, 2, dtype=torch.float64)
+    return module, images, torch.randn_like(images)
+
+
+def warp(out):
+    return out.sin()
+
+
+def network():
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(8, 12), torch.nn.Tanh(), torch.nn.Linear(12, 3)
+    ).eval()
+    images = torch.rand(23, 2, 2, 2)
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    labels[::4] = (labels[::4] + 1) % 3
+    return model, images, labels
+
+
+def step_of(metrics, world):
+    """A step in float64, this process's share of it, with filled momentum buffers."""
+    torch.manual_seed(3)
+    supernet = PixelSupernet(TinySupernet(activation=torch.tanh), (0.5, 0.5), (0.25, 0.25)).double()
+    w = weights(supernet)
+    optimizer = torch.optim.SGD(w.parameters, 0.05, momentum=0.9, weight_decay=0.03)
+    torch.autograd.backward(F.cross_entropy(supernet(batch(8, 0, torch.float64)[0]), batch(8)[1]), inputs=w.parameters)
+    optimizer.step()
+    optimizer.zero_grad()
+    if world.size > 1:
+        synchronise(supernet)
+        w = weights(supernet)
+    mine = world.share(COUNT)
+    parts = [
+        (Part(images[mine], labels[mine], len(labels[mine]) / COUNT),)
+        for images, labels in (batch(COUNT, seed, torch.float64) for seed in (1, 2))
+    ]
+    contexts = [Context(0.5, torch.Generator().manual_seed(seed), F.cross_entropy, world.average) for seed in (4, 5)]
+    objective = Objective(tuple((1.0, metric) for metric in metrics), THREAT, 0.1)
+    return Step(supernet, objective, w, optimizer, *parts, *contexts, world)
+
+
+SETTINGS = Search(epochs=2, batch=6, warmup_epochs=0, gamma=0.05, alpha_lr=0.05, crop=1, flip=True, cutout=2)
+
+
+@frozen
+class SmoothSpace(TinySpace):
+    """Without kinks: where one is crossed, rounding would grow into another search."""
+
+    def supernet(self, shape, classes):
+        return TinySupernet(shape, classes, activation=torch.tanh)
+
+
+def search_task(*metrics, **settings):
+    pairs = tuple((1.0, metric) for metric in metrics)
+    return SearchTask(TinyDataset(), SmoothSpace(), pairs, THREAT, evolve(SETTINGS, **settings), 7)
+
+
+SEARCHES = {
+    "score": search_task(LogitSize()),
+    "sdarts, unrolled": search_task(AdversarialAlpha(steps=2), order=Unrolled()),
+    "in parts": search_task(LogitSize(), batch=8, accumulate=2),
+}
+
+
+@frozen
+class StillSpace(ToySpace):
+    """Networks without dropout, whose draws an image has for itself."""
+
+    def network(self, genotype, shape, classes, auxiliary=False):
+        made = super().network(genotype, shape, classes, auxiliary)
+        made.body[3].p = 0.0
+        return made
+
+
+TRAINING = Train(epochs=2, batch=16, lr=0.1, cutout=2, crop=1, drop_path=0.0, auxiliary=0.4, checkpoint="best")
+
+CERTIFIED = evolve(TRAINING, regime=Certified(warmup_epochs=0.5, ramp_epochs=1))
+
+TRAININGS = {
+    name: TrainTask(Bars(), StillSpace(), {"width": 4}, ThreatModel("linf", 0.1), settings, seed=3)
+    for name, settings in {"standard": TRAINING, "certified": CERTIFIED}.items()
+}

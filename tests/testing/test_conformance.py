@@ -1,0 +1,147 @@
+"""Being registered is being tested: every installed plugin is held to its contract by the kit."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+from PIL import Image
+
+from robustnas.errors import DataError
+from robustnas.options import options_of
+from robustnas.registry import ATTACKS, DATASETS, METRICS, REGISTRIES, SEARCH_SPACES
+from robustnas.testing import check_attack, check_dataset, check_metric, check_search_space
+from support.places import ROOT
+
+MNIST = ROOT.parent / "shared" / "data" / "mnist"
+
+OPTIONS = {
+    # the spaces' defaults are those of the papers, too large to build many times
+    ("search-space", "darts"): {"cells": 3, "channels": 4, "network_cells": 3, "network_channels": 4},
+    ("search-space", "pc-darts"): {"cells": 3, "channels": 4, "network_cells": 3, "network_channels": 4},
+    ("attack", "pgd"): {"steps": 5, "step_size": 0.05},
+    ("attack", "mi-fgsm"): {"steps": 5, "step_size": 0.25},
+    ("attack", "cw-linf"): {"steps": 5, "step_size": 0.25},
+    ("attack", "transfer"): {"steps": 5, "step_size": 0.25},
+    ("attack", "apgd-ce"): {"steps": 12},
+    ("attack", "apgd-dlr"): {"steps": 12},
+    ("attack", "apgd-t"): {"steps": 12},
+    ("attack", "cw"): {"steps": 20, "binary_search_steps": 4, "step_size": 0.05},
+    ("attack", "deepfool"): {"steps": 10},
+    ("attack", "ddn"): {"steps": 60},
+    ("attack", "fmn"): {"steps": 20},
+    ("attack", "boundary"): {"steps": 60},
+    ("attack", "hopskipjump"): {"steps": 2, "samples": 20},
+    ("attack", "corruptions"): {"severities": [3]},
+    ("attack", "fab-t"): {"steps": 5},
+    ("attack", "square"): {"queries": 50},
+    ("attack", "autoattack"): {"steps": 5, "queries": 20},
+    ("dataset", "mnist"): {"folder": str(MNIST)},
+}
+"""Options of a plugin that has some without a default, or defaults too large for a test."""
+
+DOWNLOADED = {"mnist", "fashion-mnist", "cifar10", "cifar100", "svhn"}
+"""Datasets whose files may not be here; tests download nothing."""
+
+CHECKED_WITH = {
+    "search-space": check_search_space,
+    "metric": check_metric,
+    "attack": check_attack,
+    "dataset": lambda plugin: check_dataset(plugin, limit=2000),
+}
+
+WALK = [
+    pytest.param(registry, name, id=f"{kind} {name}")
+    for kind, registry in REGISTRIES.items()
+    for name in registry.names()
+]
+
+
+def drawn_folder(root: Path, splits: tuple[str, str]) -> Path:
+    """Two classes of a few drawn photographs of 20x24 pixels, all different."""
+    draw = np.random.default_rng(0)
+    for split in splits:
+        for kind in ("circle", "square"):
+            folder = root / split / kind
+            folder.mkdir(parents=True)
+            for index in range(4):
+                pixels = draw.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return root
+
+
+def options_for(kind: str, name: str, tmp_path: Path) -> dict[str, object]:
+    if (kind, name) == ("dataset", "image-folder"):
+        return {"folder": str(drawn_folder(tmp_path, ("train", "test")))}
+    if (kind, name) == ("dataset", "imagenet"):
+        folder = drawn_folder(tmp_path, ("train", "val"))
+        return {"folder": str(folder), "size": 16, "resize": 18, "classes": 2}
+    return dict(OPTIONS.get((kind, name), {}))
+
+
+@pytest.mark.parametrize(("registry", "name"), WALK)
+def test_a_registered_plugin_keeps_its_contract(registry, name, tmp_path):
+    plugin_class = registry.load(name)
+    options = options_for(registry.kind, name, tmp_path)
+    missing = [option.name for option in options_of(plugin_class).values() if option.required]
+    if set(missing) - set(options):
+        pytest.skip(f"{name} is not ours and has no defaults for {', '.join(missing)}")
+    plugin = plugin_class(**options)
+    if registry.kind == "dataset" and name in DOWNLOADED:
+        try:
+            plugin.split("train")
+        except DataError as fault:
+            if "not found" not in str(fault):
+                raise
+            pytest.skip(str(fault).splitlines()[0])
+    CHECKED_WITH[registry.kind](plugin)
+
+
+def test_the_walk_covers_every_plugin_of_this_distribution():
+    """Read from pyproject.toml: an entry that is not installed is not walked."""
+    entries = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    walked = {(param.values[0].kind, param.values[1]) for param in WALK}
+    groups = {registry.group: kind for kind, registry in REGISTRIES.items()}
+    assert set(entries) == set(groups)
+    ours = {(groups[group], name) for group, names in entries.items() for name in names}
+    assert len(ours) >= 18
+    assert ours <= walked, f"not registered: {ours - walked}; run pip install -e ."
+
+
+@pytest.mark.parametrize("registry", [SEARCH_SPACES, METRICS, ATTACKS, DATASETS], ids=lambda one: one.kind)
+def test_every_kind_is_walked(registry):
+    assert registry.names(), f"nothing is registered in {registry.group}: run pip install -e ."
+    assert registry.kind in CHECKED_WITH
+
+
+def test_our_own_plugins_with_required_options_are_in_the_table(tmp_path):
+    """None of ours may fall to the skip that is meant for a stranger's."""
+    for param in WALK:
+        registry, name = param.values
+        entry = next(one for one in registry.entries() if one.name == name)
+        if entry.distribution != "robustnas":
+            continue
+        plugin_class = registry.load(name)
+        required = {option.name for option in options_of(plugin_class).values() if option.required}
+        assert required <= set(options_for(registry.kind, name, tmp_path / registry.kind / name))
+
+
+def test_what_may_be_skipped_for_its_files_is_what_can_be_downloaded():
+    can = {name for name in DATASETS.names() if "download" in options_of(DATASETS.load(name))}
+    assert can == DOWNLOADED
+
+
+@pytest.mark.parametrize("form", ["cifar", "imagenet"])
+def test_both_forms_of_darts_have_an_auxiliary_head(form):
+    options = OPTIONS["search-space", "darts"]
+    space = SEARCH_SPACES.load("darts")(**options, form=form)
+    check_search_space(space, shapes=((3, 16, 16),), auxiliary=True, methods=("ibp",))
+
+
+def test_a_space_has_published_genotypes_for_the_kit_to_build():
+    space = SEARCH_SPACES.load("darts")()
+    assert attrs.has(type(space))
+    assert {"DARTS_V1", "DARTS_V2"} <= set(space.published)

@@ -1,0 +1,493 @@
+"""Certified training: the loss is what it says, statistics move as ever, it resumes bit for bit, and it certifies."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+import torch.nn.functional as F
+from attrs import evolve, frozen
+from test_train import without_seconds
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from robustnas import certify, train
+from robustnas.errors import InputError, RecipeError, RunError
+from robustnas.nn.batch_statistics import noted_statistics
+from robustnas.nn.fast.recompute import recompute
+from robustnas.nn.normalize import PixelNetwork
+from robustnas.plan import make
+from robustnas.recipe.load import load
+from robustnas.runtime import interrupt, seeding
+from robustnas.runtime.artifacts import StageFolder
+from robustnas.runtime.report import silent
+from robustnas.threat import NORMS, ThreatModel
+from robustnas.train import certified as module
+from robustnas.train.certified import Moment, certified, grown, last_epsilon, loss, moment, worst_logits
+from robustnas.train.settings import Certified, Standard, Train
+from robustnas_plugins.search_spaces.darts import Darts
+from support import places
+from support.normed_network import IMAGES as SMALL
+from support.normed_network import KINDS
+from support.normed_network import network as small
+from support.shared_batches import StillSpace
+from support.toys import Bars, ToyNetwork, ToySpace
+
+CPU = torch.device("cpu")
+THREAT = ThreatModel("linf", 0.05)
+IMAGES = Bars().split("train")
+COUNT = 6
+"""Images of a step."""
+
+REGIME = Certified(warmup_epochs=0.5, ramp_epochs=2)
+SETTINGS = Train(epochs=4, batch=16, lr=0.1, cutout=2, crop=1, drop_path=0.2, auxiliary=0.4, regime=REGIME)
+
+
+def task(**changes: Any) -> train.TrainTask:
+    return train.TrainTask(Bars(), ToySpace(), {"width": 4}, THREAT, evolve(SETTINGS, **changes), seed=3)
+
+
+def toy() -> PixelNetwork:
+    """Without dropout, in float64, in training mode."""
+    with seeding.seeded(0, "test"):
+        network = ToyNetwork(4, 3, True)
+    network.body[3].p = 0.0  # type: ignore[union-attr,assignment]
+    return PixelNetwork(network, Bars.mean, Bars.std).double()
+
+
+def cells(recomputed: bool = False) -> PixelNetwork:
+    """Two cells with every kind of layer a cell has, as `toy`."""
+    space = Darts(network_cells=2, network_channels=2)
+    with seeding.seeded(1, "test"):
+        network = space.network(space.published["DARTS_V2"], (1, 6, 6), 3)
+    if recomputed:
+        recompute(network, "train.recompute_cells")
+    return PixelNetwork(network, Bars.mean, Bars.std).double()
+
+
+def at(
+    network: PixelNetwork,
+    epsilon: float,
+    kappa: float = 0.5,
+    beta: float = 0.0,
+    auxiliary: float = 0.0,
+    norm: str = "linf",
+    count: int = COUNT,
+    backward: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    images, labels = IMAGES.pixels[:count].double(), IMAGES.labels[:count]
+    with noted_statistics(network) as noted:
+        found = loss(Moment(epsilon, kappa, beta), network, images, labels, norm, F.cross_entropy, auxiliary, noted)
+        if backward:
+            torch.autograd.backward(found[0])
+    return found
+
+
+def gradients(network: nn.Module) -> list[torch.Tensor]:
+    return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+
+
+def test_epsilon_grows_smoothly_from_0_to_1_and_stays():
+    times = [step / 1000 for step in range(1001)]
+    values = [grown(time) for time in times]
+    assert values[0] == grown(-1.0) == 0
+    assert values[-1] == grown(2.0) == 1
+    steps = [after - before for before, after in pairwise(values)]
+    assert min(steps) > 0
+    assert all(after >= before - 1e-12 for before, after in pairwise(steps)), "a slope fell"
+    assert max(after - before for before, after in pairwise(steps)) < 1e-4, "the slope jumps"
+    assert steps[-1] == pytest.approx(steps[300])
+
+
+def test_the_schedule_moves_all_three_together():
+    regime = Certified(warmup_epochs=1, ramp_epochs=4, kappa_end=0.2, beta_start=0.8, beta_end=0.3)
+    assert moment(regime, 0.3, 10, 0.1) == moment(regime, 0.3, 10, 1.0) == Moment(0.0, 1.0, 0.8)
+    middle = moment(regime, 0.3, 10, 3.0)
+    share = grown(0.5)
+    assert middle.epsilon == pytest.approx(0.3 * share)
+    assert middle.kappa == pytest.approx(1 - 0.8 * share)
+    assert middle.beta == pytest.approx(0.8 - 0.5 * share)
+    for passed in (5.0, 7.5, 10.0):
+        found = moment(regime, 0.3, 10, passed)
+        assert (found.epsilon, found.kappa, found.beta) == pytest.approx((0.3, 0.2, 0.3))
+
+
+def test_without_a_ramp_epsilon_is_at_its_end_from_the_first_step():
+    assert moment(Certified(warmup_epochs=0, ramp_epochs=0), 0.3, 1, 0.01).epsilon == 0.3
+    assert moment(Certified(warmup_epochs=1, ramp_epochs=0), 0.3, 2, 1.0).epsilon == 0
+    assert moment(Certified(warmup_epochs=1, ramp_epochs=0), 0.3, 2, 1.01).epsilon == 0.3
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7, 600])
+def test_the_defaults_suit_any_number_of_epochs(epochs: int):
+    Train(epochs=epochs, regime=Certified())
+    assert moment(Certified(), 0.1, epochs, epochs).epsilon == 0.1
+    assert moment(Certified(), 0.1, epochs, epochs / 20).epsilon == 0
+
+
+@pytest.mark.parametrize("make_network", [toy, cells])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_at_epsilon_0_the_loss_and_its_gradients_are_those_of_standard_training(make_network: Any, beta: float):
+    """So the statistics that are lent are those of the pass, and carry their gradients."""
+    one, two = make_network(), make_network()
+    # a radius below rounding: with 0 itself nothing would be bounded
+    value, logits, _ = at(one, 1e-300, kappa=0.25, beta=beta, backward=True)
+    images, labels = IMAGES.pixels[:COUNT].double(), IMAGES.labels[:COUNT]
+    wanted = F.cross_entropy(two(images), labels)
+    wanted.backward()
+    assert value.item() == pytest.approx(wanted.item(), rel=1e-9)
+    assert torch.equal(logits, copy.deepcopy(make_network())(images))
+    assert len(gradients(one)) == len(gradients(two)) >= 5
+    for mine, its in zip(gradients(one), gradients(two), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-7, atol=1e-10)
+
+
+def test_with_epsilon_0_nothing_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "margins_within", None)
+    value, logits, proved = at(toy(), 0.0)
+    assert value.item() == pytest.approx(F.cross_entropy(logits, IMAGES.labels[:COUNT]).item())
+    assert torch.equal(proved, logits.argmax(1) == IMAGES.labels[:COUNT])
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4])
+def test_its_gradient_is_that_of_the_loss_statistics_included(beta: float):
+    network = toy()
+    at(network, 0.02, kappa=0.3, beta=beta, backward=True)
+    weights = [parameter for parameter in network.parameters() if parameter.grad is not None]
+    generator = torch.Generator().manual_seed(5)
+    direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in weights]
+    slope = sum((p.grad * d).sum().item() for p, d in zip(weights, direction, strict=True) if p.grad is not None)
+    step, ends = 1e-6, []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for p, d in zip(weights, direction, strict=True):
+                p += sign * step * d
+        ends.append(at(network, 0.02, kappa=0.3, beta=beta)[0].item())
+        with torch.no_grad():
+            for p, d in zip(weights, direction, strict=True):
+                p -= sign * step * d
+    assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_no_admissible_image_is_worse_than_the_worst_logits(norm: str, beta: float):
+    network, threat = toy(), ThreatModel(norm, {"linf": 0.03, "l2": 0.1, "l1": 0.3}[norm])
+    images, labels = IMAGES.pixels[:COUNT].double(), IMAGES.labels[:COUNT]
+    judged, _, proved = at(network, threat.epsilon, kappa=0.0, beta=beta, norm=norm)
+    generator, worst = torch.Generator().manual_seed(0), -torch.inf
+    with noted_statistics(network) as noted:
+        with noted.watched():
+            network(images)
+        with noted.lent(), torch.no_grad():
+            clean = F.cross_entropy(network(images), labels)
+            for _ in range(50):
+                noise = torch.randn(images.shape, generator=generator, dtype=images.dtype).sign()
+                logits = network(threat.project(images + noise, images))
+                worst = max(worst, F.cross_entropy(logits, labels).item())
+                assert not (proved & (logits.argmax(1) != labels)).any()
+    assert clean < worst <= judged.item()
+
+
+def test_it_is_linear_in_kappa_and_in_the_shares_of_both_bounds():
+    network = toy()
+    network.eval()  # statistics stay as they are, so that passes can be compared
+    bounds = {beta: at(network, 0.05, 0.0, beta)[0].item() for beta in (0.0, 1.0)}
+    assert bounds[1.0] < bounds[0.0], "CROWN-IBP is the tighter one, and its worst logits cost less"
+    assert bounds[1.0] < at(network, 0.05, 0.0, 0.5)[0].item() < bounds[0.0]
+    clean, half, robust = (at(network, 0.05, kappa)[0].item() for kappa in (1.0, 0.5, 0.0))
+    assert clean < robust
+    assert half == pytest.approx((clean + robust) / 2)
+
+
+@pytest.mark.parametrize(("beta", "wanted"), [(0.0, ["ibp"]), (0.3, ["ibp", "crown-ibp"]), (1.0, ["crown-ibp"])])
+def test_a_bound_without_a_share_is_not_computed(beta: float, wanted: list[str], monkeypatch: pytest.MonkeyPatch):
+    methods: list[str] = []
+    real = module.margins_within
+
+    def spy(*args: Any) -> torch.Tensor:
+        methods.append(args[-1])
+        return real(*args)
+
+    monkeypatch.setattr(module, "margins_within", spy)
+    at(toy(), 0.05, beta=beta)
+    assert methods == wanted
+
+
+def test_the_auxiliary_head_counts_by_its_weight_whatever_kappa_is():
+    for kappa in (0.0, 0.5):
+        network = toy()
+        network.network.drop_path = 0.0  # type: ignore[assignment]
+        head = F.cross_entropy(network.with_auxiliary(IMAGES.pixels[:COUNT].double())[1], IMAGES.labels[:COUNT]).item()
+        plain, with_head = (at(network, 0.05, kappa, auxiliary=weight)[0].item() for weight in (0.0, 0.5))
+        assert with_head == pytest.approx(plain + 0.5 * head)
+
+
+def test_worst_logits_stand_at_their_classes():
+    bounds = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    wanted = torch.tensor([[0.0, -1.0, -2.0], [-3.0, 0.0, -4.0], [-5.0, -6.0, 0.0]])
+    assert torch.equal(worst_logits(bounds, torch.tensor([0, 1, 2])), wanted)
+
+
+@pytest.mark.parametrize("make_network", [toy, cells])
+def test_running_statistics_move_as_in_ordinary_training(make_network: Any):
+    one, two = make_network(), make_network()
+    identities = {name: id(buffer) for name, buffer in one.named_buffers()}
+    for _ in range(2):
+        at(one, 0.05, backward=True)
+        two(IMAGES.pixels[:COUNT].double())
+    buffers = dict(two.named_buffers())
+    assert len(buffers) >= 5
+    for name, buffer in one.named_buffers():
+        assert torch.equal(buffer, buffers[name]), name
+        assert id(buffer) == identities[name]
+        assert not buffer.requires_grad
+    assert all(module.training for module in one.modules())
+    assert not any(module._forward_hooks for module in one.modules())
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+def test_every_kind_of_batch_norm_lends_what_it_normalised_with(options: dict[str, Any]):
+    net, twin = small(**options), small(**options)
+    net[0][1].eval()  # one layer that sees no batch
+    twin[0][1].eval()
+    layers = [layer for layer in net.modules() if isinstance(layer, _BatchNorm)]
+    settings = [(layer.momentum, layer.track_running_stats, layer.training, set(layer._buffers)) for layer in layers]
+    with noted_statistics(net) as noted:
+        with noted.watched():
+            trained = net(SMALL)
+        with noted.lent(), torch.no_grad():
+            torch.testing.assert_close(net(SMALL), trained, rtol=1e-12, atol=1e-12)
+        net(SMALL + 1)  # nobody watches
+        assert not noted.found
+    twin(SMALL)
+    twin(SMALL + 1)
+    assert [(it.momentum, it.track_running_stats, it.training, set(it._buffers)) for it in layers] == settings
+    assert len(layers) == 2
+    assert net.state_dict().keys() == twin.state_dict().keys()
+    assert all(torch.equal(value, twin.state_dict()[name]) for name, value in net.state_dict().items())
+
+
+def test_cells_that_are_computed_again_give_the_same_gradients():
+    one, two = cells(), cells(recomputed=True)
+    values = [at(network, 1e-3, backward=True)[0].item() for network in (one, two)]
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+    assert len(gradients(one)) == len(gradients(two)) >= 20
+    for mine, its in zip(gradients(one), gradients(two), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-9, atol=1e-12)
+
+
+def test_bounds_stay_float32_under_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    real = module.margins_within
+
+    def spy(*args: Any) -> torch.Tensor:
+        found = real(*args)
+        seen.append((torch.is_autocast_enabled("cpu"), found.dtype))
+        return found
+
+    monkeypatch.setattr(module, "margins_within", spy)
+    wanted = task(precision="bfloat16", epochs=1, regime=Certified(warmup_epochs=0))
+    train.run(wanted, StageFolder(tmp_path), CPU, silent)
+    assert set(seen) == {(False, torch.float32)}
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, checkpoint: str):
+    wanted = task(checkpoint=checkpoint)
+    whole = train.run(wanted, StageFolder(tmp_path / "whole"), CPU, silent)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(done: int, total: int, unit: str, **figures: float) -> None:
+        if done == 2:
+            raise KilledError
+
+    broken = StageFolder(tmp_path / "broken")
+    with pytest.raises(KilledError):
+        train.run(wanted, broken, CPU, kill)
+    torch.rand(7)  # a new process starts with another random state
+    same(tmp_path, whole, train.run(wanted, broken, CPU, silent))
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_asked_to_stop_inside_an_epoch_it_goes_on_where_its_schedule_was(
+    tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+):
+    wanted = task(epochs=2, batch=24, accumulate=2, regime=Certified(warmup_epochs=0.25, ramp_epochs=1.5))
+    whole = train.run(wanted, StageFolder(tmp_path / "whole"), CPU, silent)
+    asked: list[int] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(train.loop.interrupt, "asked", lambda: asked.append(0) or len(asked) == after)
+        with pytest.raises(interrupt.Interrupted):
+            train.run(wanted, StageFolder(tmp_path / "broken"), CPU, silent)
+    same(tmp_path, whole, train.run(wanted, StageFolder(tmp_path / "broken"), CPU, silent))
+
+
+def same(folder: Path, whole: Any, resumed: Any) -> None:
+    assert without_seconds(resumed) == without_seconds(whole)
+    one, two = (StageFolder(folder / name) for name in ("whole", "broken"))
+    assert without_seconds(one.history()) == without_seconds(two.history())
+    first, second = one.load_tensors("network.pt"), two.load_tensors("network.pt")
+    assert first is not None
+    assert second is not None
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+class WithoutNorm(nn.Module):
+    """A batch may be cut anywhere: nothing in it sees other images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.body(images)
+        return logits
+
+
+@frozen
+class WithoutNorms(ToySpace):
+    def network(self, *args: Any, **kwargs: Any) -> nn.Module:
+        return WithoutNorm()
+
+
+def test_a_batch_in_parts_is_the_same_step(tmp_path: Path):
+    wanted = evolve(task(epochs=3, drop_path=0.0, auxiliary=0.0), space=WithoutNorms())
+    found = []
+    for accumulate in (1, 3):
+        settings = evolve(wanted.settings, accumulate=accumulate)
+        folder = StageFolder(tmp_path / str(accumulate))
+        train.run(evolve(wanted, settings=settings), folder, CPU, silent)
+        weights = folder.load_tensors("network.pt")
+        assert weights is not None
+        found.append((weights, folder.history()[-1]))
+    (one, first), (two, second) = found
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5)
+    assert first["loss"] == pytest.approx(second["loss"], rel=1e-4)
+    assert first["certified"] == pytest.approx(second["certified"], abs=1e-6)
+
+
+def test_the_history_tells_the_schedule_and_the_share_certified(tmp_path: Path):
+    wanted = evolve(task(epochs=6, drop_path=0.0), space=StillSpace())
+    train.run(wanted, StageFolder(tmp_path), CPU, silent)
+    history = StageFolder(tmp_path).history()
+    assert [record["epsilon"] for record in history] == [
+        moment(REGIME, THREAT.epsilon, 6, epoch).epsilon for epoch in range(1, 7)
+    ]
+    assert history[0]["epsilon"] < history[1]["epsilon"] < history[2]["epsilon"] == THREAT.epsilon
+    assert (history[-1]["kappa"], history[-1]["beta"]) == (0.5, 0.0)
+    assert all(0 <= record["certified"] <= record["accuracy"] <= 1 for record in history)
+    assert history[-1]["certified"] > 0.5
+
+
+def test_the_best_epoch_is_judged_by_what_is_certified_once_epsilon_has_grown(tmp_path: Path):
+    regime = Certified(warmup_epochs=0, ramp_epochs=2.5, epsilon=0.06)
+    wanted = task(epochs=6, checkpoint="best", holdout=0.25, regime=regime)
+    result = train.run(wanted, StageFolder(tmp_path), CPU, silent)
+    history = StageFolder(tmp_path).history()
+    judged = {record["epoch"]: record["held_out"] for record in history if "held_out" in record}
+    assert list(judged) == [3, 4, 5, 6]
+    assert result["epoch_kept"] == next(epoch for epoch in judged if judged[epoch] == max(judged.values()))
+
+
+@pytest.mark.parametrize(("beta", "method"), [(0.0, "ibp"), (1.0, "crown-ibp")])
+def test_what_is_judged_is_what_certification_finds(beta: float, method: str):
+    network = toy().eval()
+    regime = Certified(beta_end=beta)
+    images, labels = IMAGES.pixels.double(), IMAGES.labels
+    shares = set()
+    for epsilon in (0.0, 0.001, 0.004, 0.016):
+        found = certified(regime, network, images, labels, "linf", epsilon)
+        margins = certify.margins(network, images, labels, ThreatModel("linf", epsilon), method)
+        assert torch.equal(found, (margins > 0).all(1))
+        shares.add(int(found.sum()))
+    assert len(shares) > 1
+
+
+def test_it_certifies_what_standard_training_does_not(tmp_path: Path):
+    shares, threat = {}, ThreatModel("linf", 0.15)
+    images = Bars().split("test")
+    for name, regime in (("standard", Standard()), ("certified", Certified(beta_start=0.0))):
+        wanted = evolve(task(epochs=8, regime=regime, drop_path=0.0, crop=0, cutout=0), threat=threat)
+        train.run(wanted, StageFolder(tmp_path / name), CPU, silent)
+        network = train.load(StageFolder(tmp_path / name), ToySpace(), {"width": 4}, Bars(), wanted.settings)
+        assert (network(images.pixels).argmax(1) == images.labels).float().mean() > 0.8
+        margins = certify.margins(network, images.pixels, images.labels, threat, "ibp")
+        shares[name] = (margins > 0).all(1).float().mean().item()
+    assert shares["standard"] < 0.2
+    assert shares["certified"] > 0.7
+
+
+RECIPE = """
+dataset: digits
+search_space: {name: darts, network_cells: 1, network_channels: 4}
+threat: {norm: linf, epsilon: 0.1}
+methods: {published: {genotype: DARTS_V2}}
+"""
+
+
+def read(tmp_path: Path, text: str) -> Any:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE + text, encoding="utf-8")
+    return load(path)
+
+
+def test_a_recipe_says_it_with_its_options(tmp_path: Path):
+    plain = read(tmp_path, "train: {regime: certified}\n")
+    assert plain.recipe.train.regime == Certified()
+    full = read(
+        tmp_path, "train: {epochs: 20, regime: {name: certified, epsilon: 8/255, ramp_epochs: 10, beta_start: 0}}\n"
+    )
+    assert full.recipe.train.regime == Certified(epsilon=8 / 255, ramp_epochs=10, beta_start=0.0)
+    keys = {make(loaded).stages[0].key for loaded in (plain, full, read(tmp_path, ""))}
+    assert len(keys) == 3
+
+
+def test_every_option_is_documented_with_its_default():
+    text = (places.ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert len(attrs.fields(Certified)) == 7
+    for found in attrs.fields(Certified):
+        default = "null" if found.default is None else found.default
+        assert f"\n| `{found.name}` | `{default}` | {found.metadata['help']} |\n" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "epochs: 10, regime: {name: certified, ramp_epochs: 10}",
+            r"warmup_epochs 0\.5 and ramp_epochs 10.*epochs: 10",
+        ),
+        ("epochs: 10, regime: {name: certified, warmup_epochs: 8}", "warmup_epochs 8 and ramp_epochs 5.*more epochs"),
+        ("regime: {name: certified, kappa_end: 1}", "kappa_end.*found 1.*less than 1"),
+        ("regime: {name: certified, beta_start: 2}", "beta_start.*found 2.*at most 1"),
+        ("regime: {name: certified, epsilon: 0}", "epsilon.*found 0.*more than 0"),
+        ("regime: {name: certified, ramp_epochs: -1}", "ramp_epochs.*found -1.*at least 0"),
+        ("regime: {name: certified, ramp: 3}", "unknown option of regime 'certified'.*ramp_epochs"),
+    ],
+)
+def test_bad_options_are_refused_in_the_recipe(tmp_path: Path, text: str, message: str):
+    with pytest.raises(RecipeError, match=message):
+        read(tmp_path, f"train: {{{text}}}\n")
+
+
+def test_an_epsilon_in_grey_levels_is_refused_before_training(tmp_path: Path):
+    regime = Certified(epsilon=8.0)
+    with pytest.raises(InputError, match=r"train\.regime\.epsilon is 8.*8/255"):
+        train.run(task(regime=regime), StageFolder(tmp_path), CPU, silent)
+    assert last_epsilon(regime, ThreatModel("l2", 1.0)) == 8.0
+    assert last_epsilon(Certified(), THREAT) == THREAT.epsilon
+
+
+def test_divergence_names_the_ramp(tmp_path: Path):
+    with pytest.raises(RunError, match=r"train\.lr or train\.clip, or a longer ramp_epochs"):
+        train.run(task(lr=1e30, clip=1e30), StageFolder(tmp_path), CPU, silent)

@@ -1,0 +1,156 @@
+"""What the documents say is so: names resolve, links lead somewhere, examples run, recipes load."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import tomllib
+from pathlib import Path
+
+import attrs
+import pytest
+import yaml
+from test_layers import PLUGINS_MAY_IMPORT, ROWS
+
+from robustnas.recipe import schema
+from robustnas.recipe.load import load
+from robustnas.registry import REGISTRIES
+from support.places import ROOT
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DOTTED = re.compile(r"\brobustnas(?:_plugins)?(?:\.[A-Za-z_]\w*)+")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def fenced(document: Path, language: str) -> list[str]:
+    found = FENCE.findall(document.read_text(encoding="utf-8"))
+    return [text for its_language, text in found if its_language == language]
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            thing = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[length:]:
+            fields = {one.name for one in getattr(thing, "__attrs_attrs__", ())}
+            if attribute in fields:
+                return True
+            if not hasattr(thing, attribute):
+                return False
+            thing = getattr(thing, attribute)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_dotted_name_resolves(document):
+    groups = {registry.group for registry in REGISTRIES.values()}
+    names = set(DOTTED.findall(document.read_text(encoding="utf-8"))) - groups
+    wrong = sorted(name for name in names if not resolves(name))
+    assert not wrong, f"{document.name} names what is not there: {wrong}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_relative_link_leads_to_a_file(document):
+    links = [link for link in LINK.findall(document.read_text(encoding="utf-8")) if "://" not in link]
+    missing = [link for link in links if not (document.parent / link.partition("#")[0]).exists()]
+    assert not missing, f"{document.name}: {missing}"
+
+
+def test_the_walks_over_documents_are_not_empty():
+    names = {path.name for path in DOCUMENTS}
+    assert {"README.md", "CONTRIBUTING.md", "plugins.md", "words.md", "architecture.md"} <= names
+    texts = [path.read_text(encoding="utf-8") for path in DOCUMENTS]
+    assert sum(len(DOTTED.findall(text)) for text in texts) > 20
+    assert sum(len(LINK.findall(text)) for text in texts) > 10
+
+
+@pytest.mark.parametrize(
+    "name", ["robustnas.nothing", "robustnas.threat.Nothing", "robustnas.threat.ThreatModel.nothing"]
+)
+def test_a_name_that_is_not_there_is_found(name):
+    assert not resolves(name)
+
+
+def test_whole_recipes_in_the_documents_load(tmp_path):
+    """A fenced block with a dataset and methods is a whole recipe; others are fragments, and are YAML."""
+    loaded = 0
+    for document in DOCUMENTS:
+        for text in fenced(document, "yaml"):
+            data = yaml.safe_load(text)
+            if isinstance(data, dict) and {"dataset", "methods"} <= data.keys():
+                file = tmp_path / f"{document.stem}-{loaded}.yaml"
+                file.write_text(text, encoding="utf-8")
+                load(file)
+                loaded += 1
+    assert loaded
+
+
+def test_the_plugin_guide_runs():
+    """Its examples in one namespace, then its tests: what a reader would do."""
+    blocks = fenced(ROOT / "docs" / "plugins.md", "python")
+    assert len(blocks) >= 6
+    space: dict[str, object] = {"__name__": "guide"}
+    for block in blocks:
+        exec(compile(block, "docs/plugins.md", "exec"), space)
+    tests = [thing for name, thing in space.items() if name.startswith("test_")]
+    assert len(tests) >= 4
+    for test in tests:
+        test()
+
+
+def test_the_plugin_guide_registers_what_it_writes():
+    (text,) = fenced(ROOT / "docs" / "plugins.md", "toml")
+    registered = tomllib.loads(text)["project"]["entry-points"]
+    assert set(registered) == {registry.group for registry in REGISTRIES.values()}
+    written = "\n".join(fenced(ROOT / "docs" / "plugins.md", "python"))
+    for group in registered.values():
+        for target in group.values():
+            module, _, name = target.partition(":")
+            if module.startswith("my_plugins."):
+                assert f'"""{module.partition(".")[2]}.py:' in written
+                assert f"class {name}:" in written
+            else:
+                assert resolves_class(module, name)
+
+
+def resolves_class(module: str, name: str) -> bool:
+    return isinstance(getattr(importlib.import_module(module), name), type)
+
+
+def test_the_map_shows_the_rows_that_are_enforced():
+    """docs/architecture.md repeats the rows of test_layers.py for people to read."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    shown = {int(row): set(names.split()) for row, names in re.findall(r"^row (\d+) +([a-z_ ]+)", text, re.MULTILINE)}
+    assert shown == dict(enumerate(ROWS))
+    (may,) = re.findall(r"robustnas_plugins may import\s+([a-z_, \n]+)\.", text)
+    assert {name.strip() for name in may.replace("\n", " ").split(",")} == PLUGINS_MAY_IMPORT
+
+
+def test_the_map_lists_what_is_in_the_framework():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listing = text.partition("```\nframework/robustnas/\n")[2].partition("```")[0]
+    listed = {
+        line.split()[0].rstrip("/").removesuffix(".py") for line in listing.splitlines() if re.match(r"  \w", line)
+    }
+    there = {path.name.removesuffix(".py") for path in (ROOT / "framework" / "robustnas").iterdir()}
+    there -= {"__init__", "__pycache__", "py.typed", "recipes"}
+    assert listed == there
+
+
+@pytest.mark.parametrize("section", ["Search", "Train", "Certify", "Smoothing", "Evaluate"])
+def test_every_key_of_a_section_is_documented_with_its_default(section: str) -> None:
+    cls = getattr(schema, section)
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").split(f"\n## {section.lower()}\n")[1]
+    rows = [line for line in text.split("\n## ")[0].splitlines() if line.startswith("| `")]
+    assert len(rows) == len(attrs.fields(cls)) >= 5
+    for row, found in zip(rows, attrs.fields(cls), strict=True):
+        assert row.startswith(f"| `{found.name}` | `")
+        assert row.endswith(f"` | {found.metadata['help']} |")
+        if isinstance(found.default, int | float) and not isinstance(found.default, bool):
+            assert f"| `{found.default}` |" in row

@@ -1,0 +1,461 @@
+"""The whole flow through the command line, on the shipped digits: tables, resume, locks, refusals."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robustnas.cli import main
+from robustnas.recipe import load
+from robustnas.run import directory
+from robustnas.run.directory import RunDirectory
+from robustnas.runtime.artifacts import StageFolder, forget
+
+RECIPE = """
+dataset: digits
+search_space: {name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
+threat: {norm: linf, epsilon: 0.02}
+seeds: [0]
+search: {epochs: 2, batch: 200}
+methods:
+  darts: {}
+  jac: {metric: {name: jacobian, rows: 1}}
+train: {epochs: 2, batch: 100, cutout: 0, auxiliary: 0, drop_path: 0, lr: 0.1}
+attacks: [fgsm, {name: pgd, steps: 3, step_size: 0.01}]
+evaluate: {images: 40}
+certify: {images: 10}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe and its finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "r.yaml").write_text(RECIPE)
+    assert main(["run", str(folder / "r.yaml"), "--out", str(folder / "run"), "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, free to be changed."""
+    shutil.copytree(finished, tmp_path / "c")
+    return tmp_path / "c"
+
+
+def run(folder: Path, *more: str) -> int:
+    return main(["run", str(folder / "r.yaml"), "--out", str(folder / "run"), *more])
+
+
+def results(folder: Path) -> dict[str, float]:
+    """Every result with the time it was written."""
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted((folder / "run").glob("*/*/result.json"))}
+
+
+def table(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "run" / "table.json").read_text())
+    return found
+
+
+MACHINE = ("waiting", "peak_memory")
+"""Figures of the machine, besides seconds."""
+
+
+def without_seconds(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {k: without_seconds(v) for k, v in data.items() if not k.endswith("_seconds") and k not in MACHINE}
+    return [without_seconds(v) for v in data] if isinstance(data, list) else data
+
+
+def test_a_run_ends_with_a_table(finished: Path):
+    rows = table(finished)["rows"]
+    assert [r["method"] for r in rows] == ["darts", "jac"]
+    for r in rows:
+        assert r["seeds"] == [0]
+        assert set(r["attacks"]) == {"fgsm", "pgd-3"}
+        assert r["robust"]["mean"] <= r["clean"]["mean"] <= 1
+        assert r["parameters"]["mean"] > 0
+        assert r["search_seconds"]["mean"] > 0
+        assert set(r["certified_radius"]) == {"linf", "l2", "l1"}
+    text = (finished / "run" / "table.md").read_text()
+    assert "| darts" in text
+    assert (finished / "run" / "table.csv").read_text().count("\n") == 3
+
+
+def test_running_again_does_nothing_and_says_the_same(copy: Path, capsys: pytest.CaptureFixture[str]):
+    before, rows = results(copy), table(copy)
+    assert run(copy) == 0
+    assert results(copy) == before
+    assert table(copy) == rows
+    printed = capsys.readouterr()
+    assert "darts" in printed.out
+    assert "14 of 14 stages were done before" in printed.err
+
+
+def test_an_added_attack_method_and_seed_do_only_what_is_new(copy: Path):
+    before = results(copy)
+    assert (
+        run(
+            copy,
+            "--quiet",
+            "--set",
+            "attacks=[fgsm, {name: pgd, steps: 3, step_size: 0.01}, {name: pgd, steps: 4, step_size: 0.01}]",
+        )
+        == 0
+    )
+    after = results(copy)
+    assert {k: after[k] for k in before} == before
+    assert len(after) - len(before) == 2, "one attack for each method"
+    assert run(copy, "--quiet", "--set", "seeds=[0, 1]") == 0
+    assert len(results(copy)) == len(after) + 14
+    assert table(copy)["rows"][0]["clean"]["std"] is not None
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("dataset=mnist", "dataset"),
+        ("search_space.cells=2", "search_space"),
+        ("threat.epsilon=0.03", "threat"),
+    ],
+)
+def test_another_experiment_is_refused(copy: Path, capsys: pytest.CaptureFixture[str], override: str, text: str):
+    before = results(copy)
+    assert run(copy, "--set", override) == 2
+    assert f"{text}: found" in capsys.readouterr().err
+    assert results(copy) == before
+
+
+def test_the_table_is_rebuilt_from_the_directory_alone(copy: Path, capsys: pytest.CaptureFixture[str]):
+    before = (copy / "run" / "table.json").read_bytes()
+    for name in ("table.json", "table.md", "table.csv", "recipe.yaml"):
+        (copy / "run" / name).unlink()
+    (copy / "r.yaml").unlink()
+    assert main(["table", str(copy / "run")]) == 0
+    assert (copy / "run" / "table.json").read_bytes() == before
+    assert "jac" in capsys.readouterr().out
+
+
+def test_the_stored_recipe_runs_as_it_stands_and_finds_everything_done(copy: Path):
+    before = results(copy)
+    assert main(["run", str(copy / "run" / "recipe.yaml"), "--out", str(copy / "run"), "--quiet"]) == 0
+    assert results(copy) == before
+
+
+@pytest.mark.parametrize("kind", ["search", "train", "clean", "attack", "certify"])
+def test_a_damaged_result_is_named_and_only_that_stage_is_redone(
+    copy: Path, capsys: pytest.CaptureFixture[str], kind: str
+):
+    before, rows = results(copy), table(copy)
+    damaged = next((copy / "run" / kind).glob("darts*")) / "result.json"
+    damaged.write_text('{"half": ')
+    assert run(copy, "--quiet") == 2 or kind == "search"
+    if kind == "search":  # nothing that is left to do reads it, but the table does
+        assert main(["table", str(copy / "run")]) == 2
+    message = capsys.readouterr().err
+    assert f"{damaged} is damaged" in message
+    assert f"delete the folder {damaged.parent}" in message
+    shutil.rmtree(damaged.parent)
+    assert run(copy, "--quiet") == 0
+    after = results(copy)
+    assert {k for k in before if after[k] != before[k]} == {str(damaged.relative_to(copy))}
+    assert without_seconds(table(copy)) == without_seconds(rows)
+
+
+def test_a_damaged_run_json_costs_no_stage(copy: Path, capsys: pytest.CaptureFixture[str]):
+    before = results(copy)
+    file = copy / "run" / "run.json"
+    file.write_text('{"half": ')
+    assert run(copy, "--quiet") == 2
+    message = capsys.readouterr().err
+    assert f"{file} is damaged" in message
+    assert f"delete the file {file} alone" in message
+    file.unlink()
+    assert run(copy, "--quiet") == 0
+    assert results(copy) == before
+
+
+def test_a_truncated_network_is_named(copy: Path, capsys: pytest.CaptureFixture[str]):
+    file = next((copy / "run" / "train").glob("darts*")) / "network.pt"
+    file.write_bytes(file.read_bytes()[:200])
+    for stage in (copy / "run" / "clean").glob("darts*"):
+        shutil.rmtree(stage)
+    assert run(copy, "--quiet") == 2
+    assert "network.pt is damaged" in capsys.readouterr().err
+
+
+def test_side_by_side_gives_the_same_table(finished: Path, tmp_path: Path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "robustnas", "run", str(finished / "r.yaml"), "--quiet"]
+    two = tmp_path / "two"
+    subprocess.run([*command, "--out", str(two), "--jobs", "2"], check=True, env=environment, timeout=300)
+    tables = [json.loads((folder / "table.json").read_text()) for folder in (finished / "run", two)]
+    assert without_seconds(tables[0]) == without_seconds(tables[1])
+
+
+def test_until_stops_after_the_stage(tmp_path: Path):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert run(tmp_path, "--quiet", "--until", "search") == 0
+    assert {Path(k).parts[1] for k in results(tmp_path)} == {"search"}
+    assert not (tmp_path / "run" / "table.json").exists()
+
+
+def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "robustnas",
+            "run",
+            str(folder / "r.yaml"),
+            "--out",
+            str(folder / "run"),
+            *more,
+        ],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit status and stderr."""
+    _, message = process.communicate(timeout=300)
+    return process.returncode, message
+
+
+def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, f"it ended early: {process.communicate()}"
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+LONG = RECIPE.replace("epochs: 2, batch: 200", "epochs: 15, batch: 200")
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The table of a longer search, never interrupted, with one thread."""
+    folder = tmp_path_factory.mktemp("long")
+    (folder / "r.yaml").write_text(LONG)
+    assert end(start(folder, "--quiet", "--set", "methods={darts: {}}"))[0] == 0
+    return table(folder)
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_kill_minus_nine_then_go_on_gives_the_same_table(tmp_path: Path, long_run: dict[str, Any], jobs: str):
+    (tmp_path / "r.yaml").write_text(LONG)
+    only = ("--set", "methods={darts: {}}", "--quiet", "--jobs", jobs)
+    process = start(tmp_path, *only)
+    checkpoints = tmp_path / "run" / "search"
+    wait_for(lambda: any(checkpoints.glob("*/history.jsonl")), process)
+    process.kill()
+    end(process)
+    assert not any(checkpoints.glob("*/result.json")), "it was killed in the middle of the search"
+    assert end(start(tmp_path, *only))[0] == 0
+    assert without_seconds(table(tmp_path)) == without_seconds(long_run)
+
+
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGTERM, "2")])
+def test_asked_to_stop_a_run_saves_and_goes_on_to_the_same_table(
+    tmp_path: Path, long_run: dict[str, Any], number: signal.Signals, jobs: str
+):
+    (tmp_path / "r.yaml").write_text(LONG)
+    only = ("--set", "methods={darts: {}}", "--jobs", jobs)
+    process = start(tmp_path, *only)
+    wait_for(lambda: any((tmp_path / "run" / "search").glob("*/history.jsonl")), process)
+    process.send_signal(number)
+    status, message = end(process)
+    assert status == 130, message
+    assert "stopping after this step" in message
+    assert "Traceback" not in message
+    (folder,) = (tmp_path / "run" / "search").iterdir()
+    assert not (folder / "result.json").exists(), "it was stopped in the middle of the search"
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["epochs"] == 15
+    assert end(start(tmp_path, *only, "--quiet"))[0] == 0
+    assert without_seconds(table(tmp_path)) == without_seconds(long_run)
+
+
+def test_two_runs_do_not_share_a_directory_and_ctrl_c_says_how_to_go_on(tmp_path: Path):
+    (tmp_path / "r.yaml").write_text(LONG)
+    first = start(tmp_path)
+    wait_for(lambda: any((tmp_path / "run" / "search").glob("*/history.jsonl")), first)
+    status, message = end(start(tmp_path))
+    assert status == 2
+    assert f"another run (process {first.pid} on {platform.node()}) works in this directory" in message
+    first.send_signal(signal.SIGINT)
+    status, message = end(first)
+    assert status == 130
+    assert "Traceback" not in message
+    assert f"robustnas run {tmp_path / 'r.yaml'}" in message
+
+
+def test_a_ctrl_c_that_an_import_swallows_is_honoured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    original, before = load.load, signal.getsignal(signal.SIGINT)
+
+    def swallows(*given: Any) -> Any:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return original(*given)
+
+    monkeypatch.setattr(load, "load", swallows)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert run(tmp_path) == 130
+    assert f"to go on where it stopped: robustnas run {tmp_path / 'r.yaml'}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_no_cuda_here_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert run(tmp_path, "--device", "cuda") == 2
+    assert "this machine has cpu" in capsys.readouterr().err
+
+
+def test_a_plan_runs_nothing(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert main(["plan", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run")]) == 0
+    assert not (tmp_path / "run").exists()
+    printed = capsys.readouterr().out
+    assert "2 x 3 = 6 steps" in printed
+    assert "0 of 14 stages are done" in printed
+    assert main(["plan", str(finished / "r.yaml"), "--out", str(finished / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "14 of 14 stages are done" in printed
+    assert f"{int(table(finished)['rows'][0]['parameters']['mean']):,}" in printed
+
+
+def test_a_stage_that_diverges_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert run(tmp_path, "--set", "methods.jac.train={lr: 1e30, clip: 1e30}") == 1
+    message = capsys.readouterr().err
+    assert "failed: jac seed 0 train" in message
+    rows = {r["method"]: r for r in table(tmp_path)["rows"]}
+    assert rows["darts"]["clean"] is not None
+    assert rows["jac"]["clean"] is None
+    assert rows["jac"]["search_seconds"] is not None
+
+
+def test_a_lost_search_takes_all_that_needs_it_along_and_nothing_else(tmp_path: Path):
+    """Side by side: where a search fails, its train, clean, attacks and certificate are left out; others go on."""
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    process = start(tmp_path, "--jobs", "2", "--set", "methods.jac.search={w_lr: 1e30, w_clip: 1e30}")
+    status, message = end(process)
+    assert status == 1
+    assert "failed: jac seed 0 search" in message
+    assert message.count("left out: jac seed 0") == 6
+    assert "Traceback" not in message
+    rows = {r["method"]: r for r in table(tmp_path)["rows"]}
+    assert rows["darts"]["robust"] is not None
+    assert rows["jac"]["search_seconds"] is None
+
+
+def test_a_training_whose_history_was_lost_goes_on(copy: Path):
+    """What a full disk between checkpoint and history leaves behind."""
+    rows = table(copy)
+    folder = next((copy / "run" / "train").glob("darts*"))
+    forget([folder / "result.json", folder / "history.jsonl"])
+    assert run(copy, "--quiet") == 0
+    assert without_seconds(table(copy)) == without_seconds(rows)
+    assert len((folder / "history.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_plugin_that_raises_is_named_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from robustnas_plugins.metrics.jacobian import Jacobian
+
+    def broken(self: Any, network: Any, images: Any, labels: Any, threat: Any) -> Any:
+        return [][0]
+
+    monkeypatch.setattr(Jacobian, "score", broken)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert run(tmp_path) == 1
+    message = capsys.readouterr().err
+    assert "failed: jac seed 0 search: IndexError: list index out of range (at " in message
+    assert "test_pipeline.py:" in message
+    assert "Traceback" not in message
+    (kept,) = (tmp_path / "run" / "search").glob("jac*/error.txt")
+    assert "Traceback" in kept.read_text()
+
+
+@pytest.mark.parametrize("text", ['{"half": ', "[]", "{}"])
+def test_a_damaged_layout_is_written_again(copy: Path, capsys: pytest.CaptureFixture[str], text: str):
+    before = results(copy)
+    (copy / "run" / "layout.json").write_text(text)
+    assert main(["table", str(copy / "run")]) == 2
+    assert f"delete the file {copy / 'run' / 'layout.json'} alone" in capsys.readouterr().err
+    assert run(copy, "--quiet") == 0
+    assert results(copy) == before
+
+
+def test_a_layout_of_a_newer_version_says_so(copy: Path, capsys: pytest.CaptureFixture[str]):
+    file = copy / "run" / "layout.json"
+    RunDirectory(copy / "run").write_json("layout.json", {**json.loads(file.read_text()), "schema": 99})
+    assert main(["table", str(copy / "run")]) == 2
+    message = capsys.readouterr().err
+    assert f"{file} is of schema 99 and this version of robustnas reads" in message
+    assert run(copy, "--quiet") == 0
+    assert main(["table", str(copy / "run")]) == 0
+
+
+def test_a_result_of_another_form_is_damaged(copy: Path, capsys: pytest.CaptureFixture[str]):
+    for kind, key in [
+        ("clean", "predictions"),
+        ("certify", "radius"),
+        ("probe", "flags"),
+        ("search", "search_seconds"),
+    ]:
+        file = next((copy / "run" / kind).glob("darts*")) / "result.json"
+        whole, written = json.loads(file.read_text()), StageFolder(file.parent)
+        written.finish({**whole, key: "x"})
+        assert main(["table", str(copy / "run")]) == 2
+        assert f"{file} is damaged: its {key} is 'x'" in capsys.readouterr().err
+        written.finish(whole)
+
+
+def test_what_a_kill_left_half_written_is_cleared(copy: Path):
+    left = next((copy / "run" / "train").glob("darts*")) / ".checkpoint.pt.abc.part"
+    left.write_bytes(b"half")
+    assert run(copy, "--quiet") == 0
+    assert not left.exists()
+
+
+def test_a_file_system_without_locks_is_not_called_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def refused(file: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(directory, "_try_lock", refused)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert run(tmp_path, "--quiet") == 2
+    message = capsys.readouterr().err
+    assert "has no locks" in message
+    assert "another run" not in message
+
+
+def test_a_run_that_is_refused_claims_nothing(tmp_path: Path):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert run(tmp_path, "--quiet", "--set", "evaluate.images=100000") == 2
+    assert run(tmp_path, "--quiet", "--set", "threat.epsilon=0.5", "--until", "search") == 0
