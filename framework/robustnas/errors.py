@@ -26,7 +26,7 @@ class RobustnasError(Exception):
 
     Attributes:
         exit_status: what the command line returns.
-        shared: all processes of the run raise it, at the same place (`robustnas.runtime.processes.World.agree`).
+        shared: all processes of the run raise it, at the same place (`runtime.processes.Processes.run_together`).
     """
 
     exit_status = 1

@@ -30,7 +30,7 @@ from robustnas.run.scheduler import Outcome, run_all
 from robustnas.runtime import device as devices
 from robustnas.runtime import interrupt, terminal
 from robustnas.runtime.artifacts import write_json, write_text
-from robustnas.runtime.processes import World, joined, launched, own_device
+from robustnas.runtime.processes import Processes, joined, launched, own_device
 from robustnas.table import results
 
 
@@ -64,20 +64,22 @@ def run(
     faults = Faults()
     todo = arranged(loaded, faults)
     directory = RunDirectory(out or default_directory(loaded))
-    with interrupt.listening(quiet), joined(chosen[0]) as world:
-        quiet = quiet or not world.first
+    with interrupt.listening(quiet), joined(chosen[0]) as processes:
+        quiet = quiet or not processes.first
         with ExitStack() as held:
-            world.agree(lambda: held.enter_context(directory.locked()) if world.first else None)
+            processes.run_together(lambda: held.enter_context(directory.locked()) if processes.first else None)
             stages = todo.until(until)
-            _prepare(loaded, todo, stages, directory, world, faults, quiet)
-            if keep and world.first:
+            _prepare(loaded, todo, stages, directory, processes, faults, quiet)
+            if keep and processes.first:
                 write_text(loaded.path, loaded.source)
             # of several processes one talks
-            progress = Progress(quiet=quiet, console=Console(stderr=True, quiet=not world.first))
+            progress = Progress(quiet=quiet, console=Console(stderr=True, quiet=not processes.first))
             with progress.shown():
-                outcome = run_all(todo, stages, directory, chosen, progress, world)
+                outcome = run_all(todo, stages, directory, chosen, progress, processes)
             # torchrun ends all processes when one of them has failed: the table comes first
-            world.agree(lambda: _write_table(directory, quiet) if until is None and world.first else None)
+            processes.run_together(
+                lambda: _write_table(directory, quiet) if until is None and processes.first else None
+            )
             return _conclude(outcome, progress, directory, until)
 
 
@@ -86,7 +88,7 @@ def _prepare(
     todo: Plan,
     stages: list[Stage],
     directory: RunDirectory,
-    world: World,
+    processes: Processes,
     faults: Faults,
     quiet: bool = True,
 ) -> None:
@@ -105,7 +107,7 @@ def _prepare(
         directory.check(todo)
         _verify(directory, stages)
         if faults or directory.lost(data.FILE) or len(directory.all_done(stages)) < len(stages):
-            found = checks.check(todo, loaded, faults, partial(data.splits, todo), world)
+            found = checks.check(todo, loaded, faults, partial(data.splits, todo), processes)
             assert found is not None
             data.verify(todo, found, directory, quiet)
         directory.claim(todo)
@@ -113,7 +115,7 @@ def _prepare(
         directory.write_json("layout.json", layout.describe(todo, directory))
 
     # the others go on when the directory is this experiment's, and fail if it cannot be
-    world.agree(lambda: first() if world.first else None)
+    processes.run_together(lambda: first() if processes.first else None)
 
 
 def _verify(directory: RunDirectory, stages: list[Stage]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustnas.attack import AttackRecord, evaluate, predict
 from robustnas.attack.foolbox_attack import BallAttack, InTurn, NearestAttack, Network
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.radii import at_radii
 from robustnas.data.images import InMemory
 from robustnas.threat import NORMS, ThreatModel
@@ -65,7 +65,9 @@ class Watched(BallAttack):
         self.inner = PGD(steps=6, step_size=0.06).build(ThreatModel("linf", epsilon))
         self.seen = seen
 
-    def perturbed(self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    def perturbed(
+        self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
+    ) -> Tensor:
         self.seen[threat.epsilon] = self.seen.get(threat.epsilon, 0) + len(images)
         found: Tensor = self.inner.perturbed(network, images, labels, threat, draws)
         return found
@@ -142,7 +144,7 @@ class Nearing(NearestAttack):
         super().__init__("linf")
         self.calls = calls
 
-    def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
         self.calls.append(len(images))
         return images + (1.0 - images) * 0.6 ** len(self.calls)
 
@@ -175,7 +177,7 @@ def both(counts: dict[str, int]) -> Callable[[ThreatModel], Any]:
         near = FABT(steps=3, target_classes=4).build(threat)
         run = near.nearest
 
-        def counted(network: Network, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        def counted(network: Network, images: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
             counts["near"] = counts.get("near", 0) + len(images)
             found: Tensor = run(network, images, labels, draws)
             return found

@@ -16,7 +16,7 @@ from robustnas.attack.review.probe import probe
 from robustnas.certify import smoothing
 from robustnas.data.images import InMemory, Streamed
 from robustnas.errors import DataError, DeviceError, OptionError, RobustnasError, RunError
-from robustnas.nn.read_only import frozen
+from robustnas.nn.read_only import read_only
 from robustnas.runtime.seeding import seeded
 from robustnas.threat import ThreatModel
 
@@ -256,11 +256,11 @@ def test_an_interrupt_passes_and_the_network_is_put_back():
 def test_frozen_puts_everything_back_and_keeps_batch_norm_still():
     network = mixed_network()
     with untouched(network):
-        with frozen(network):
+        with read_only(network):
             assert not any(module.training for module in network.modules())
             assert not any(parameter.requires_grad for parameter in network.parameters())
             network(torch.rand(4, 1, 4, 4))
-        with pytest.raises(ValueError, match="inside"), frozen(network):
+        with pytest.raises(ValueError, match="inside"), read_only(network):
             raise ValueError("inside")
 
 
@@ -324,7 +324,7 @@ def test_certificates_are_of_the_images_that_were_asked_about(write):
 
 def test_what_is_lent_is_taken_back_after_an_exception_and_whatever_it_holds():
     network = Writing(lambda x: 1 / 0, 2)
-    with frozen(network):
+    with read_only(network):
         for value in (0.5, float("nan")):
             images = torch.full((2, 1, 4, 4), value)
             assert torch.equal(network(images).isnan(), Small().eval()(images).isnan())
@@ -337,7 +337,7 @@ def test_what_is_lent_is_taken_back_after_an_exception_and_whatever_it_holds():
 def test_gradients_pass_through_what_is_lent_as_without():
     network, (images, labels) = Small().eval(), some()
     gradients = []
-    for around in (nullcontext(), frozen(network)):
+    for around in (nullcontext(), read_only(network)):
         leaf = images.clone().requires_grad_()
         with around:
             gradients += torch.autograd.grad(nn.functional.cross_entropy(network(leaf), labels), leaf)
@@ -366,7 +366,7 @@ def test_an_attack_that_changes_its_input_in_place_is_measured_from_the_clean_im
 
 
 class Noisy(FixedEpsilonAttack):
-    """Draws from every global generator there is, and remembers."""
+    """PerImageRandom from every global generator there is, and remembers."""
 
     distance = foolbox.distances.linf
 

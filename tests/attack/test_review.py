@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.autograd import grad as imported_by_name
 
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.review import gradients
 from robustnas.attack.review.answers import blind
 from robustnas.attack.review.evidence import FEWEST, at_least, by_chance, counts
@@ -127,7 +127,7 @@ def test_a_sound_network_earns_none(kind, norm, digits, request):
         right = (network(digits.pixels).argmax(1) == digits.labels).nonzero().squeeze(1)
     assert len(right) > 500
     # not by its tolerance: of all test images none is left
-    draws = Draws.of_images(0, "any", right)
+    draws = PerImageRandom.of_images(0, "any", right)
     left = gradients.standing_anywhere(network, digits.pixels[right], digits.labels[right], norm, draws)
     assert int(left.sum()) == 0
 
@@ -331,7 +331,7 @@ def test_labels_that_do_not_fit_are_refused(labels, standard, digits):
 
 def test_an_image_fares_the_same_in_any_batch_and_order(standard, digits):
     network, chosen = Shattered(standard), torch.arange(30)
-    draws = Draws.of_images(0, "any", chosen)
+    draws = PerImageRandom.of_images(0, "any", chosen)
     whole = gradients.standing_anywhere(network, digits.pixels[:30], digits.labels[:30], "linf", draws)
     assert 0 < int(whole.sum()) < 30
     part = torch.arange(29, 0, -2)
@@ -630,7 +630,7 @@ def test_how_many_images_count():
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_step_has_its_length_and_noise_its_size(norm):
-    images, draws = torch.full((5, 2, 4, 4), 0.5), Draws.of_images(0, "any", torch.arange(5))
+    images, draws = torch.full((5, 2, 4, 4), 0.5), PerImageRandom.of_images(0, "any", torch.arange(5))
     along = 1e-30 * torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     threat = ThreatModel(norm, 0.1)
     step = gradients._moved(images, along, 0.1, norm)

@@ -16,7 +16,7 @@ from torch import Tensor
 from robustnas.attack import AttackRecord, evaluate, predict
 from robustnas.cli import main
 from robustnas.runtime.artifacts import StageFolder
-from robustnas.runtime.processes import World
+from robustnas.runtime.processes import Processes
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy, AutoPGDTargeted
 from robustnas_plugins.attacks.cw_linf import MarginPGD
@@ -160,7 +160,7 @@ OURS: dict[str, Callable[[], Any]] = {
 }
 
 
-class Turns(World):
+class Turns(Processes):
     """Several processes, one after the other in this one: each deals itself its batches, and all hear of all."""
 
     def agree(self, compute: Callable[[], Any]) -> list[Any]:
@@ -231,7 +231,7 @@ def test_a_record_depends_on_the_place_in_the_data_set_and_not_on_the_order(whol
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_record_does_not_depend_on_how_many_processes_there_are(whole: tuple[str, AttackRecord], size: int):
     name, record = whole
-    shared = attacked(name, batch=9, world=Turns(0, size))
+    shared = attacked(name, batch=9, processes=Turns(0, size))
     same(record, shared)
     assert shared.evaluations == record.evaluations
 

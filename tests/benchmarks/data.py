@@ -31,7 +31,7 @@ from torchvision import transforms
 from robustnas.contracts import Images
 from robustnas.data.augment.augmentation import apply, draw
 from robustnas.data.images import InMemory, Streamed, shuffled
-from robustnas.data.prefetch import Feed
+from robustnas.data.prefetch import Prefetcher
 from robustnas_plugins.datasets.class_folders import Files, scan
 from robustnas_plugins.datasets.digits import Digits
 
@@ -81,7 +81,7 @@ class Opened:
 
 def ours(images: Images, workers: int, batch: int, crop: int, device: torch.device) -> Callable[[], Batches]:
     """Epochs through a feed."""
-    feed, epochs = Feed(images, device, workers=workers), iter(range(10**6))
+    feed, epochs = Prefetcher(images, device, workers=workers), iter(range(10**6))
     everything = torch.arange(len(images.labels))
 
     def epoch() -> Batches:

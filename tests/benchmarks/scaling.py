@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from stepping import Size, seconds, stepper
 
-from robustnas.runtime import processes as worlds
+from robustnas.runtime import processes as group
 from robustnas_plugins.search_spaces.darts import Darts
 
 BASE = Size(Darts(cells=4, channels=8), (3, 32, 32), 16)
@@ -43,15 +43,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    device = torch.device(worlds.own_device(arguments.device))
-    with worlds.joined(device) as world:
+    device = torch.device(group.own_device(arguments.device))
+    with group.joined(device) as processes:
         sizes = variants()
-        steps = {name: stepper(size, device=device, world=world) for name, size in sizes.items()}
+        steps = {name: stepper(size, device=device, processes=processes) for name, size in sizes.items()}
         found = seconds(steps, arguments.rounds, device)
-        if not world.first:
+        if not processes.first:
             return
         table = Table(
-            title=f"one plain step, first order, {world.size} process(es), {arguments.threads} thread(s), {device}"
+            title=f"one plain step, first order, {processes.size} process(es), {arguments.threads} thread(s), {device}"
         )
         for title in ("supernet", "seconds", "x base", "per image and cell"):
             table.add_column(title, justify="left" if title == "supernet" else "right")

@@ -19,7 +19,7 @@ from robustnas.nn.synchronised import synchronise
 from robustnas.runtime import seeding
 from robustnas.runtime.device import can_fuse
 from robustnas.runtime.precision import Precision
-from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.processes import ALONE, Processes
 from robustnas.search import settings
 from robustnas.search.bilevel import inner_step, outer_step
 from robustnas.search.compiled import Compiled
@@ -63,7 +63,7 @@ def stepper(
     precision: Precision = "float32",
     compiled: bool = False,
     recomputed: bool = False,
-    world: World = ALONE,
+    processes: Processes = ALONE,
 ) -> Callable[[], None]:
     """A function that does one step, outer and inner level, of a fresh search.  `batch` is over all processes."""
     device, count = torch.device(device), batch or size.batch
@@ -72,18 +72,18 @@ def stepper(
         supernet = PixelSupernet(size.space.supernet(size.shape, 10), (0.5,) * channels, (0.25,) * channels)
         images = torch.rand(2, count, *size.shape)
         labels = torch.randint(10, (2, count))
-    if world.size > 1:
+    if processes.size > 1:
         synchronise(supernet)
     if recomputed:
         recompute(supernet.supernet, "recomputed")
     supernet.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    w, mine = weights(supernet), world.share(count)
+    w, mine = weights(supernet), processes.share(count)
     fused = can_fuse(device)
     w_optimizer = torch.optim.SGD(w.parameters, 0.025, momentum=0.9, weight_decay=3e-4, fused=fused)
     alpha_optimizer = torch.optim.Adam(
         list(supernet.alpha.values()), 3e-4, betas=(0.5, 0.999), weight_decay=1e-3, fused=fused
     )
-    context = Context(0.5, seeding.generator(0, "benchmark", device=device), F.cross_entropy, world.average)
+    context = Context(0.5, seeding.generator(0, "benchmark", device=device), F.cross_entropy, processes.average)
     halves = [
         (
             Part(
@@ -97,7 +97,7 @@ def stepper(
     objective = Objective(
         metrics, ThreatModel("linf", "8/255"), 0.01, precision, Compiled(supernet) if compiled else None
     )
-    step = Step(supernet, objective, w, w_optimizer, halves[0], halves[1], context, context, world)
+    step = Step(supernet, objective, w, w_optimizer, halves[0], halves[1], context, context, processes)
     gradient = hypergradient(order or settings.FirstOrder())
 
     def once() -> None:

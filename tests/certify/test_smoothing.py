@@ -14,7 +14,7 @@ from robustnas.certify.smoothing import certify, lower_bound, predict
 from robustnas.data.images import First, InMemory, Streamed
 from robustnas.errors import DataError, DeviceError, InputError, RunError
 from robustnas.runtime import interrupt
-from robustnas.runtime.processes import World
+from robustnas.runtime.processes import Processes
 
 CPU = torch.device("cpu")
 SETTINGS = {"sigma": 0.25, "samples": 200, "selection": 20, "alpha": 0.01, "batch": 64, "device": CPU, "seed": 0}
@@ -185,7 +185,7 @@ def test_neither_order_nor_company_matters_and_the_seed_does():
     assert not torch.equal(other.count, whole.count)
 
 
-class Two(World):
+class Two(Processes):
     """One of two processes, where what both found is put together by the test."""
 
     def agree(self, compute):
@@ -195,10 +195,10 @@ class Two(World):
 def test_processes_share_the_images():
     network, images, labels = Halfplane(2.0, 1.0), spread(5), zeros(5)
     whole = certify(network, images, labels, **SETTINGS)
-    parts = [certify(network, images, labels, world=Two(rank, 2), **SETTINGS) for rank in (0, 1)]
+    parts = [certify(network, images, labels, processes=Two(rank, 2), **SETTINGS) for rank in (0, 1)]
     assert all((part.count == 0).sum() >= 2 for part in parts)
     assert torch.equal(parts[0].count + parts[1].count, whole.count)
-    idle = certify(network, images[:1], labels[:1], world=Two(0, 2), **SETTINGS)
+    idle = certify(network, images[:1], labels[:1], processes=Two(0, 2), **SETTINGS)
     assert idle.count.tolist() == [0], "more processes than images"
 
 

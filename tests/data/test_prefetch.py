@@ -13,7 +13,7 @@ import torch
 
 from robustnas.data.augment.augmentation import apply, draw
 from robustnas.data.images import First, InMemory, Streamed
-from robustnas.data.prefetch import Feed
+from robustnas.data.prefetch import Prefetcher
 from robustnas.errors import DataError, RunError
 
 # a machine with one core is told that two workers are many
@@ -54,7 +54,7 @@ def same(found, expected):
 @pytest.fixture(scope="module")
 def two():
     """One feed with two workers for all tests that do no harm to it: their start takes seconds."""
-    with Feed(streamed(2), "cpu") as feed:
+    with Prefetcher(streamed(2), "cpu") as feed:
         yield feed
     assert not multiprocessing.active_children()
 
@@ -70,7 +70,7 @@ def plain():
     ids=["bytes", "floats", "streamed", "first"],
 )
 def test_batches_are_the_images_and_labels_at_the_indices(images):
-    found = list(Feed(images, "cpu").batches(ORDER))
+    found = list(Prefetcher(images, "cpu").batches(ORDER))
     assert same(found, plain())
     assert all(one.dtype == torch.float32 for one, _ in found)
     assert not multiprocessing.active_children()
@@ -94,7 +94,7 @@ def test_a_seed_gives_the_same_augmented_batches_with_and_without_workers(two):
             draws = draw(len(labels), 6, 5, generator, crop=2, flip=True, cutout=2)
             yield apply(images, draws), labels
 
-    here = Feed(streamed(0), "cpu")
+    here = Prefetcher(streamed(0), "cpu")
     assert same(list(epoch(two, 3)), list(epoch(here, 3)))
     assert not same(list(epoch(two, 4)), list(epoch(here, 3)))
 
@@ -110,7 +110,7 @@ def test_batches_are_read_ahead_so_far_and_no_further(two):
     for number, _ in enumerate(two.batches(noted()), 1):
         assert len(taken) == min(number + 2, len(ORDER))
     taken.clear()
-    for number, _ in enumerate(Feed(streamed(0), "cpu").batches(noted()), 1):
+    for number, _ in enumerate(Prefetcher(streamed(0), "cpu").batches(noted()), 1):
         assert len(taken) == number
 
 
@@ -142,7 +142,7 @@ def test_streams_run_side_by_side_and_one_that_is_given_up_leaves_no_worker(two)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_is_told_alike_and_no_worker_stays(workers):
     before = len(multiprocessing.active_children())
-    feed = Feed(streamed(workers, broken=int(ORDER[2][0])), "cpu")
+    feed = Prefetcher(streamed(workers, broken=int(ORDER[2][0])), "cpu")
     stream = feed.batches(ORDER)
     assert same([next(stream), next(stream)], plain()[:2])
     with pytest.raises(DataError) as caught:
@@ -156,15 +156,15 @@ def test_images_that_cannot_be_sent_to_workers_are_told():
         pass
 
     before = len(multiprocessing.active_children())
-    feed = Feed(Streamed(Local(), LABELS, 1), "cpu")
+    feed = Prefetcher(Streamed(Local(), LABELS, 1), "cpu")
     with pytest.raises(DataError, match=r"Streamed cannot be sent .* workers: 0 "):
         next(feed.batches(ORDER))
     assert len(multiprocessing.active_children()) == before
-    assert same(list(Feed(Streamed(Local(), LABELS, 1), "cpu", workers=0).batches(ORDER)), plain())
+    assert same(list(Prefetcher(Streamed(Local(), LABELS, 1), "cpu", workers=0).batches(ORDER)), plain())
 
 
 def test_waiting_is_counted_from_the_last_reset_and_does_not_count_the_consumer():
-    feed = Feed(streamed(0, seconds=0.002), "cpu")
+    feed = Prefetcher(streamed(0, seconds=0.002), "cpu")
     assert feed.waited == 0
     for _ in feed.batches(ORDER[:2]):
         time.sleep(0.1)
@@ -179,7 +179,7 @@ def test_waiting_is_counted_from_the_last_reset_and_does_not_count_the_consumer(
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_told_when_its_batch_is_asked_for():
     before = set(multiprocessing.active_children())
-    feed = Feed(streamed(1, seconds=0.005), "cpu")
+    feed = Prefetcher(streamed(1, seconds=0.005), "cpu")
     stream = feed.batches(ORDER)
     next(stream)
     (process,) = set(multiprocessing.active_children()) - before
@@ -194,9 +194,9 @@ def test_workers_end_when_the_process_that_started_them_is_killed(tmp_path):
     program = (
         "import multiprocessing, os, signal, torch\n"
         "import test_prefetch\n"
-        "from robustnas.data.prefetch import Feed\n"
+        "from robustnas.data.prefetch import Prefetcher\n"
         "if __name__ == '__main__':\n"
-        "    stream = Feed(test_prefetch.streamed(2), 'cpu').batches(test_prefetch.ORDER)\n"
+        "    stream = Prefetcher(test_prefetch.streamed(2), 'cpu').batches(test_prefetch.ORDER)\n"
         "    next(stream)\n"
         "    print(*(process.pid for process in multiprocessing.active_children()), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -1,6 +1,6 @@
 """Soundness as a claim with evidence: no admissible image was found below a certified bound, and faults are found.
 
-    python -m pytest -n 0 tests/test_soundness.py     prints what was checked
+    python -m pytest -n 0 tests/evidence/test_soundness.py     prints what was checked
 
 The campaign is run once; the tests judge it. A violation names its network's seed, threat model and method.
 """

@@ -1,6 +1,6 @@
 """Certificates of networks that repeat pixels before they mix them: against exact minima, in every norm.
 
-python -m pytest -n 0 tests/test_soundness_copies.py     prints what was checked
+python -m pytest -n 0 tests/evidence/test_soundness_copies.py     prints what was checked
 """
 
 from __future__ import annotations

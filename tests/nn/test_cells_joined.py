@@ -10,7 +10,7 @@ from robustnas.nn.cells import DepthwiseSeparable, SearchCell, SharedCell
 from robustnas.nn.cells.separable_ops import SeparableOps, Stack
 from robustnas.nn.cells.shared_cell import mixtures
 from robustnas.nn.fast import separable_stage as stages
-from robustnas.nn.fast.separable_stage import Plan, stage
+from robustnas.nn.fast.separable_stage import StageShape, stage
 from robustnas.nn.joined_norm import JoinedNorm, scaled
 from robustnas.nn.synchronised import SynchronisedBatchNorm
 
@@ -79,7 +79,7 @@ class TestStage:
     def test_in_output_and_derivatives(self, ops, given, size, channels, stride, joined, monkeypatch):
         monkeypatch.setattr(stages, "JOINED", joined)
         edges, shared = 3, given == "shared"
-        plan = Plan(edges, stride, tuple(dilation for _, dilation in ops), shared)
+        plan = StageShape(edges, stride, tuple(dilation for _, dilation in ops), shared)
         wide = channels if shared else edges * channels
         inputs = [tensor(2, wide, *size, channels_last=True) for _ in range(1 if shared else len(ops))]
         inputs = [torch.cat(inputs, 1)] if given == "joined" else inputs
@@ -107,7 +107,7 @@ class TestStage:
 
     def test_gives_only_the_gradients_that_are_asked_for(self, ops, given, size, channels, stride):
         shared = given == "shared"
-        plan = Plan(2, stride, tuple(dilation for _, dilation in ops), shared)
+        plan = StageShape(2, stride, tuple(dilation for _, dilation in ops), shared)
         x = tensor(2, channels if shared else len(ops) * 2 * channels, *size)
         depthwise = [tensor(2 * channels, 1, kernel, kernel) for kernel, _ in ops]
         pointwise = tensor(len(ops) * 2 * channels, channels, 1, 1)
@@ -126,7 +126,7 @@ def test_a_small_image_is_convolved_with_one_joined_kernel(monkeypatch):
     monkeypatch.setattr(stages, "_joined_kernel", lambda *given: made.append(whole(*given)) or made[-1])
     depthwise = [torch.randn(4, 1, kernel, kernel) for kernel, _ in FOUR]
     for size in (4, 8):
-        plan = Plan(2, 1, tuple(dilation for _, dilation in FOUR), True)
+        plan = StageShape(2, 1, tuple(dilation for _, dilation in FOUR), True)
         stage(plan, [torch.randn(2, 2, size, size)], depthwise, torch.randn(16, 2, 1, 1))
     small, large = made
     assert small.shape == (16, 1, 5, 5)

@@ -15,7 +15,7 @@ from robustnas.run import batchwise
 from robustnas.run.certification import _radii
 from robustnas.runtime import interrupt, progress_files
 from robustnas.runtime.artifacts import StageFolder
-from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import silent
 from robustnas.threat import ThreatModel
 
@@ -67,8 +67,8 @@ class Batches:
         return {"certified": [bool(place % 2) for place in places], "radius": [place / 7 for place in places.tolist()]}
 
 
-def sitting(folder: Path, compute: Batches, batch: int = 3, world: World = ALONE) -> batchwise.Rows:
-    task = SimpleNamespace(folder=StageFolder(folder), world=world, report=silent)
+def sitting(folder: Path, compute: Batches, batch: int = 3, processes: Processes = ALONE) -> batchwise.Rows:
+    task = SimpleNamespace(folder=StageFolder(folder), processes=processes, report=silent)
     return batchwise.rows_of(task, in_order(10, batch), compute)
 
 
@@ -104,7 +104,7 @@ def test_batches_of_an_earlier_sitting_are_not_done_again(tmp_path, monkeypatch,
     again = Batches()
     assert sitting(tmp_path / "cut", again) == whole
     assert again.asked == [6, 7, 8, 9]
-    batchwise.forget(SimpleNamespace(folder=StageFolder(tmp_path / "cut"), world=ALONE))
+    batchwise.forget(SimpleNamespace(folder=StageFolder(tmp_path / "cut"), processes=ALONE))
     assert not list((tmp_path / "cut").iterdir())
 
 

@@ -1,6 +1,6 @@
 """A device that is not the CPU and needs no hardware: `elsewhere`, whose tensors lie on the CPU and say otherwise.
 
-    python tests/elsewhere.py RECIPE DIR [RECIPE DIR ...]      whole runs of the recipes there
+    python tests/support/fake_device.py RECIPE DIR [RECIPE DIR ...]      whole runs of the recipes there
 
 It is as strict as CUDA: an operation on tensors of both devices fails, unless those of the CPU are single numbers or
 indices; so does a generator of the other device; nothing becomes a numpy array without being fetched first.  What is

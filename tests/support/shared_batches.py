@@ -73,7 +73,7 @@ def network():
     return model, images, labels
 
 
-def step_of(metrics, world):
+def step_of(metrics, processes):
     """A step in float64, this process's share of it, with filled momentum buffers."""
     torch.manual_seed(3)
     supernet = PixelSupernet(TinySupernet(activation=torch.tanh), (0.5, 0.5), (0.25, 0.25)).double()
@@ -82,17 +82,19 @@ def step_of(metrics, world):
     torch.autograd.backward(F.cross_entropy(supernet(batch(8, 0, torch.float64)[0]), batch(8)[1]), inputs=w.parameters)
     optimizer.step()
     optimizer.zero_grad()
-    if world.size > 1:
+    if processes.size > 1:
         synchronise(supernet)
         w = weights(supernet)
-    mine = world.share(COUNT)
+    mine = processes.share(COUNT)
     parts = [
         (Part(images[mine], labels[mine], len(labels[mine]) / COUNT),)
         for images, labels in (batch(COUNT, seed, torch.float64) for seed in (1, 2))
     ]
-    contexts = [Context(0.5, torch.Generator().manual_seed(seed), F.cross_entropy, world.average) for seed in (4, 5)]
+    contexts = [
+        Context(0.5, torch.Generator().manual_seed(seed), F.cross_entropy, processes.average) for seed in (4, 5)
+    ]
     objective = Objective(tuple((1.0, metric) for metric in metrics), THREAT, 0.1)
-    return Step(supernet, objective, w, optimizer, *parts, *contexts, world)
+    return Step(supernet, objective, w, optimizer, *parts, *contexts, processes)
 
 
 SETTINGS = Search(epochs=2, batch=6, warmup_epochs=0, gamma=0.05, alpha_lr=0.05, crop=1, flip=True, cutout=2)

@@ -17,7 +17,7 @@ from robustnas.errors import RunError
 from robustnas.nn.synchronised import synchronise
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.interrupt import Interrupted
-from robustnas.runtime.processes import ALONE, World, joined
+from robustnas.runtime.processes import ALONE, Processes, joined
 from robustnas.runtime.report import silent
 from robustnas.search.bilevel import inner_step
 from robustnas.search.hypergradient import hypergradient
@@ -28,32 +28,32 @@ from support.shared_batches import CASES, ORDERS, SEARCHES, TRAININGS, layer, ne
 CPU = torch.device("cpu")
 
 
-def gradients_of_layer(world: World) -> dict[str, torch.Tensor]:
+def gradients_of_layer(processes: Processes) -> dict[str, torch.Tensor]:
     """Output, gradient and second derivative of a batch norm over both processes' halves of one batch."""
     module, images, direction = layer()
-    if world.size > 1:
+    if processes.size > 1:
         holder = torch.nn.Sequential(module)
         synchronise(holder)
         module = holder[0]
-    mine = world.share(len(images))
+    mine = processes.share(len(images))
     own = images[mine].requires_grad_()
     out = module(own)
     # sin: a loss whose second derivative is not zero; each process adds the terms of its images
     (first,) = torch.autograd.grad(warp(out).sum(), own, create_graph=True)
     (second,) = torch.autograd.grad((first * direction[mine]).sum(), own)
     parts = {"output": out.detach(), "gradient": first.detach(), "second": second}
-    whole = {name: torch.cat(world.gather(part)) for name, part in parts.items()}
+    whole = {name: torch.cat(processes.gather(part)) for name, part in parts.items()}
     return {**whole, "mean": module.running_mean, "variance": module.running_var}
 
 
-def evaluated(world: World) -> dict[str, torch.Tensor]:
+def evaluated(processes: Processes) -> dict[str, torch.Tensor]:
     """Predictions and an attack with random starts."""
     model, images, labels = network()
     threat = ThreatModel("linf", 0.1)
     attack = PGD(steps=2, step_size=0.05, restarts=2).build(threat)
-    record = evaluate(model, images, labels, attack, threat, batch=5, seed=3, label="pgd", world=world)
+    record = evaluate(model, images, labels, attack, threat, batch=5, seed=3, label="pgd", processes=processes)
     return {
-        "predictions": predict(model, images, batch=4, world=world),
+        "predictions": predict(model, images, batch=4, processes=processes),
         "perturbed": record.perturbed,
         "distance": record.distance,
         "found": record.found,
@@ -61,12 +61,12 @@ def evaluated(world: World) -> dict[str, torch.Tensor]:
     }
 
 
-def everything(world: World, out: Path) -> dict[str, dict[str, torch.Tensor]]:
+def everything(processes: Processes, out: Path) -> dict[str, dict[str, torch.Tensor]]:
     """All figures, by name."""
-    found = {"layer": gradients_of_layer(world), "evaluated": evaluated(world)}
+    found = {"layer": gradients_of_layer(processes), "evaluated": evaluated(processes)}
     for name, order in ORDERS.items():
         for metrics_name, metrics in CASES.items():
-            step = step_of(metrics, world)
+            step = step_of(metrics, processes)
             got = hypergradient(order)(step)
             loss, norm = inner_step(step, 5.0)
             found[f"{name}, {metrics_name}"] = {
@@ -79,14 +79,14 @@ def everything(world: World, out: Path) -> dict[str, dict[str, torch.Tensor]]:
                 **{name: value.clone() for name, value in step.supernet.state_dict().items()},
             }
     for name, task in SEARCHES.items():
-        folder = StageFolder(out / f"search {name} {world.size}", writes=world.first)
-        result = search.run(task, folder, CPU, silent, world)
+        folder = StageFolder(out / f"search {name} {processes.size}", writes=processes.first)
+        result = search.run(task, folder, CPU, silent, processes)
         found[f"search {name}"] = {table: torch.tensor(rows) for table, rows in result["alpha"].items()}
-        found[f"search {name}"]["last loss"] = torch.tensor(world.told(last(folder))["loss"])
+        found[f"search {name}"]["last loss"] = torch.tensor(processes.broadcast(last(folder))["loss"])
     for name, training in TRAININGS.items():
-        folder = StageFolder(out / f"train {name} {world.size}", writes=world.first)
-        result = train.run(training, folder, CPU, silent, world)
-        found[f"train {name}"] = world.told(folder.load_tensors("network.pt") if world.first else None)
+        folder = StageFolder(out / f"train {name} {processes.size}", writes=processes.first)
+        result = train.run(training, folder, CPU, silent, processes)
+        found[f"train {name}"] = processes.broadcast(folder.load_tensors("network.pt") if processes.first else None)
         found[f"train {name}"]["accuracy"] = torch.tensor(result["accuracy"])
     return found
 
@@ -97,45 +97,45 @@ def last(folder: StageFolder) -> dict[str, float]:
     return records[-1] if records else {"loss": 0.0}
 
 
-def messages(world: World) -> dict[str, torch.Tensor]:
-    """What the world is for: sums, flags, agreement on a fault."""
-    assert world.size == 2
+def messages(processes: Processes) -> dict[str, torch.Tensor]:
+    """What processes do together: sums, flags, agreement on a fault."""
+    assert processes.size == 2
     told = [
-        world.any(world.rank == 1),
-        not world.any(False),
-        world.told(world.rank) == 0,
-        world.gather(world.rank) == [0, 1],
+        processes.any(processes.rank == 1),
+        not processes.any(False),
+        processes.broadcast(processes.rank) == 0,
+        processes.gather(processes.rank) == [0, 1],
     ]
 
     def fails() -> int:
-        if world.rank == 1:
+        if processes.rank == 1:
             raise RunError("the second process says no")
         return 1
 
     try:
-        world.agree(fails)
+        processes.run_together(fails)
     except RunError as fault:
         told.append(str(fault) == "the second process says no" and fault.shared)
 
     def breaks() -> None:
-        raise MemoryError("no more") if world.rank == 1 else Interrupted
+        raise MemoryError("no more") if processes.rank == 1 else Interrupted
 
     try:
-        world.agree(breaks)
+        processes.run_together(breaks)
     except Interrupted:
         told.append(True)
 
     def runs_out() -> None:
-        if world.rank == 1:
+        if processes.rank == 1:
             raise MemoryError("no more")
 
     try:
-        world.agree(runs_out)
+        processes.run_together(runs_out)
     except RunError as fault:
         told.append(str(fault).startswith("MemoryError: no more (") and fault.shared)
     assert len(told) == 7
-    summed = world.sum([torch.tensor([1.0 + world.rank]), torch.ones(2, 2, dtype=torch.float64)])
-    average = world.average(torch.tensor(float(world.rank)), 1 + 2 * world.rank)
+    summed = processes.sum([torch.tensor([1.0 + processes.rank]), torch.ones(2, 2, dtype=torch.float64)])
+    average = processes.average(torch.tensor(float(processes.rank)), 1 + 2 * processes.rank)
     return {"told": torch.tensor(told), "sum": summed[0], "sum64": summed[1], "average": average}
 
 
@@ -144,14 +144,16 @@ if __name__ == "__main__":
     if "RANK" not in os.environ:
         torch.save(everything(ALONE, out), out / "one.pt")
     else:
-        with joined(CPU) as world:
-            found = everything(world, out)
-            found["messages"] = messages(world)
-            same = world.gather({name: {k: v.clone() for k, v in tensors.items()} for name, tensors in found.items()})
+        with joined(CPU) as processes:
+            found = everything(processes, out)
+            found["messages"] = messages(processes)
+            same = processes.gather(
+                {name: {k: v.clone() for k, v in tensors.items()} for name, tensors in found.items()}
+            )
             assert all(
                 torch.equal(tensor, same[1][name][key])
                 for name, tensors in same[0].items()
                 for key, tensor in tensors.items()
             ), "the processes disagree"
-            if world.first:
+            if processes.first:
                 torch.save(found, out / "two.pt")

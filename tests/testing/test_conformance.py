@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import attrs
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from robustnas import MOVED
 from robustnas.errors import DataError
 from robustnas.options import options_of
 from robustnas.registry import ATTACKS, DATASETS, METRICS, REGISTRIES, SEARCH_SPACES
@@ -145,3 +149,10 @@ def test_a_space_has_published_genotypes_for_the_kit_to_build():
     space = SEARCH_SPACES.load("darts")()
     assert attrs.has(type(space))
     assert {"DARTS_V1", "DARTS_V2"} <= set(space.published)
+
+
+@pytest.mark.parametrize("former", MOVED)
+def test_a_public_module_is_found_under_its_former_name(former: str):
+    with pytest.warns(DeprecationWarning, match=re.escape(f"{former} is {MOVED[former]} now")):
+        assert import_module(former) is import_module(MOVED[former])
+    del sys.modules[former]

@@ -12,7 +12,7 @@ from foolbox.attacks import L1FastGradientAttack, L2FastGradientAttack, LinfFast
 from torch import nn
 
 from robustnas.attack.foolbox_attack import BallAttack, Corruption, Each, InTurn, fooled
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.errors import OptionError
 from robustnas.testing import ConformanceError, check_attack
 
@@ -212,7 +212,7 @@ class OwnDraws(Guess):
     """Takes draws and draws from the global generator."""
 
     def perturbed(self, network, images, labels, threat, draws):
-        return super().perturbed(network, images, labels, threat, Draws.fresh(len(images)))
+        return super().perturbed(network, images, labels, threat, PerImageRandom.fresh(len(images)))
 
 
 class BatchCentre(Guess):

@@ -33,7 +33,7 @@ class BatchMean(Slope):
 
 
 class SampledBatchDependent(Slope):
-    """Draws at random, so it cannot be compared with single images; depends on the batch all the same."""
+    """PerImageRandom at random, so it cannot be compared with single images; depends on the batch all the same."""
 
     def score(self, network, images, labels, threat):
         score = super().score(network, images, labels, threat)

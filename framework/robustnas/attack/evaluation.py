@@ -26,7 +26,7 @@ from robustnas.attack.network import (
     predict,
     take,
 )
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.progress import Done, Progress
 from robustnas.attack.record import AttackRecord
 from robustnas.attack.runner import Runner, proposals, random_state, runners
@@ -34,10 +34,10 @@ from robustnas.attack.untouched import Untouched
 from robustnas.contracts import Images
 from robustnas.data.images import on_device
 from robustnas.errors import RunError
-from robustnas.nn.read_only import frozen
+from robustnas.nn.read_only import read_only
 from robustnas.runtime import interrupt
 from robustnas.runtime.device import float32_with_gradients
-from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report, silent
 from robustnas.threat import NORMS, ThreatModel
 
@@ -56,7 +56,7 @@ def evaluate(
     device: torch.device | str | None = None,
     label: str | None = None,
     report: Report = silent,
-    world: World = ALONE,
+    processes: Processes = ALONE,
     *,
     clean: Tensor | None = None,
     among: Tensor | None = None,
@@ -93,7 +93,7 @@ def evaluate(
         label: the attack's name in messages and seeds; None is its class.
         report: told after every batch, with the name of the part that is run and the share of images still right so far
             as `standing`.
-        world: the processes that share the batches; each returns the whole record.
+        processes: the processes that share the batches; each returns the whole record.
         clean: (N,) int64, the network's answers on the clean images, if they are known.
         among: (N,) bool, the images to attack; default all that are right when clean.
         before: what the same attack did at a smaller radius: images it fooled within this one are not attacked
@@ -122,7 +122,7 @@ def evaluate(
     labels = labels.detach().cpu()
     count = len(labels)
     if clean is None:
-        clean = predict(network, whole, batch, device, world, places=places)[:count]
+        clean = predict(network, whole, batch, device, processes, places=places)[:count]
     sources = on_device(whole, device)
     counted = Counted(network if source is None else source)
     seen: nn.Module = Expected(counted, expectation) if expectation > 1 else counted
@@ -133,7 +133,7 @@ def evaluate(
     parts, left_out = _possible(work, parts, state.standing)
     if threat.epsilon > 0 or not parts[0].bounded:
         for place, runner in enumerate(parts):
-            state.merge(place, _part(work, runner, state.todo(place, runner), kept, report, world, state, count))
+            state.merge(place, _part(work, runner, state.todo(place, runner), kept, report, processes, state, count))
     return attrs.evolve(state.record(work, parts), left_out=left_out)
 
 
@@ -264,7 +264,7 @@ def _possible(work: _Work, parts: list[Runner], standing: Tensor) -> tuple[list[
     others = [one for one in parts if one.access != "white-box"]
     if not 0 < len(others) < len(parts) or not bool(standing.any()):
         return parts, ()
-    with _looked_at([work.counted.network], work.device):
+    with _read_only([work.counted.network], work.device):
         # the first image for all processes: they must agree
         why = no_gradient(work.counted, take(work.images, standing.nonzero()[:1, 0], work.places))
     return (parts, ()) if why is None else (others, tuple(one.name for one in parts if one not in others))
@@ -276,14 +276,14 @@ def _part(
     todo: Tensor,
     progress: Progress,
     report: Report,
-    world: World,
+    processes: Processes,
     state: _State,
     count: int,
 ) -> Done:
     """One part of an attack on the images at `todo` (n,): what this and all other processes found."""
     key = f"{work.variant}/{work.threat.epsilon!r}/{runner.name}"
     # the first process's view: what another has written meanwhile, or a slow disk hides, must not part the batches
-    known = world.told(progress.of(key).indices)
+    known = processes.broadcast(progress.of(key).indices)
     if runner.takes_draws:
         batches = list(todo[~torch.isin(todo, known)].split(work.batch))
     else:  # places are cut, not what stands of them: who shares a batch is known beforehand
@@ -297,9 +297,9 @@ def _part(
         unit = " ".join(filter(None, (runner.name, "image")))
         if runner.name and batches:
             report(finished, count, unit, standing=int(state.standing.sum()) / max(count, 1))
-        with Untouched.held(networks) as untouched, _looked_at(networks, work.device):
+        with Untouched.held(networks) as untouched, _read_only(networks, work.device):
             model = load_foolbox().PyTorchModel(work.seen, bounds=(0, 1), device=work.device)
-            for indices in batches[world.rank :: world.size]:
+            for indices in batches[processes.rank :: processes.size]:
                 if interrupt.asked():
                     progress.write()
                 interrupt.check()
@@ -308,11 +308,11 @@ def _part(
                 so_far = progress.of(key)
                 broken = int((so_far.inside & (so_far.answer != work.labels[so_far.indices])).sum())
                 standing = (int(state.standing.sum()) - broken) / max(count, 1)
-                report(min(finished + done * world.size, count), count, unit, standing=standing)
+                report(min(finished + done * processes.size, count), count, unit, standing=standing)
         return progress.of(key)
 
     merged = Done()
-    for found in world.agree(own):
+    for found in processes.run_together(own):
         merged.add(found)
     return merged.chosen(torch.isin(merged.indices, todo))
 
@@ -358,7 +358,9 @@ def _batch(work: _Work, runner: Runner, model: Any, indices: Tensor, untouched: 
     return Done(indices, verdict.inside, verdict.answer, verdict.distance, verdict.sizes, cost)
 
 
-def _proposed(work: _Work, runner: Runner, model: Any, start: Tensor, truth: Tensor, draws: Draws, at: Tensor) -> Any:
+def _proposed(
+    work: _Work, runner: Runner, model: Any, start: Tensor, truth: Tensor, draws: PerImageRandom, at: Tensor
+) -> Any:
     """What the attack makes of a batch.
 
     Raises:
@@ -377,10 +379,10 @@ def _proposed(work: _Work, runner: Runner, model: Any, start: Tensor, truth: Ten
 
 
 @contextmanager
-def _looked_at(networks: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+def _read_only(networks: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
     """The networks frozen, in float32 with gradients."""
     with ExitStack() as stack:
         for network in networks:
-            stack.enter_context(frozen(network))
+            stack.enter_context(read_only(network))
         stack.enter_context(float32_with_gradients(device))
         yield

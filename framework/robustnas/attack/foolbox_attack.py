@@ -25,7 +25,7 @@ from eagerpy.astensor import astensor, astensor_
 from torch import Tensor
 
 from robustnas.attack.foolbox_import import load_foolbox
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.errors import OptionError
 from robustnas.threat import ThreatModel
 
@@ -62,8 +62,8 @@ class _InTorch:
         return getattr(_foolbox.distances, self.norm)
 
     def _torch(
-        self, inputs: Any, criterion: Any, draws: Draws | None, kwargs: Mapping[str, Any]
-    ) -> tuple[Tensor, Tensor, Draws, Callable[[Tensor], Any]]:
+        self, inputs: Any, criterion: Any, draws: PerImageRandom | None, kwargs: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor, PerImageRandom, Callable[[Tensor], Any]]:
         """Images, labels, draws, and the way back to the caller's type.
 
         Raises:
@@ -77,14 +77,26 @@ class _InTorch:
         tensor, restore = astensor_(inputs)
         images: Tensor = tensor.raw
         labels: Tensor = given.labels.raw.long()
-        return images, labels, draws or Draws.fresh(len(images), images.device), lambda found: restore(astensor(found))
+        return (
+            images,
+            labels,
+            draws or PerImageRandom.fresh(len(images), images.device),
+            lambda found: restore(astensor(found)),
+        )
 
 
 class BallAttack(_InTorch, _base.FixedEpsilonAttack, ABC):  # type: ignore[misc]
     """An untargeted attack inside a ball."""
 
     def run(
-        self, model: Any, inputs: Any, criterion: Any, *, epsilon: float, draws: Draws | None = None, **kwargs: Any
+        self,
+        model: Any,
+        inputs: Any,
+        criterion: Any,
+        *,
+        epsilon: float,
+        draws: PerImageRandom | None = None,
+        **kwargs: Any,
     ) -> Any:
         """(N, C, H, W) in [0, 1] -> the same, within epsilon of it; `criterion` is `Misclassification`."""
         images, labels, draws, back = self._torch(inputs, criterion, draws, kwargs)
@@ -92,7 +104,9 @@ class BallAttack(_InTorch, _base.FixedEpsilonAttack, ABC):  # type: ignore[misc]
             return back(self.perturbed(model, images, labels, ThreatModel(self.norm, epsilon), draws).detach())
 
     @abstractmethod
-    def perturbed(self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    def perturbed(
+        self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
+    ) -> Tensor:
         """Admissible images that fool, as far as the attack finds any.
 
         Args:
@@ -117,7 +131,7 @@ class NearestAttack(_InTorch, _base.MinimizationAttack, ABC):  # type: ignore[mi
         criterion: Any,
         *,
         early_stop: Any = None,
-        draws: Draws | None = None,
+        draws: PerImageRandom | None = None,
         **kwargs: Any,
     ) -> Any:
         """(N, C, H, W) in [0, 1] -> the same, the nearest images found that fool."""
@@ -126,7 +140,7 @@ class NearestAttack(_InTorch, _base.MinimizationAttack, ABC):  # type: ignore[mi
             return back(self.nearest(model, images, labels, draws).detach())
 
     @abstractmethod
-    def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
         """The nearest images found that fool: (N, C, H, W) in [0, 1]; one that was not fooled may be any image.
 
         Arguments as for `BallAttack.perturbed`, without a threat.
@@ -139,12 +153,14 @@ class Corruption(BallAttack):
     unbounded = True
     """The harness does not ask where in the ball the images are."""
 
-    def perturbed(self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    def perturbed(
+        self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
+    ) -> Tensor:
         """See `corrupted`."""
         return self.corrupted(images, draws)
 
     @abstractmethod
-    def corrupted(self, images: Tensor, draws: Draws) -> Tensor:
+    def corrupted(self, images: Tensor, draws: PerImageRandom) -> Tensor:
         """(N, C, H, W) in [0, 1] -> the same shape, in [0, 1]."""
 
 
@@ -163,7 +179,9 @@ class InTurn(BallAttack):
         super().__init__(norm)
         self.parts = dict(parts)
 
-    def perturbed(self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    def perturbed(
+        self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
+    ) -> Tensor:
         """What the first part that fools an image finds."""
         found = images.clone()
         standing = torch.arange(len(images), device=images.device)

@@ -13,10 +13,10 @@ from robustnas.attack.untouched import Untouched
 from robustnas.contracts import Images
 from robustnas.data.images import InMemory, in_order, on_device
 from robustnas.errors import DataError, DeviceError, RobustnasError, RunError, first_line, kind_of, said
-from robustnas.nn.read_only import frozen
+from robustnas.nn.read_only import read_only
 from robustnas.runtime import interrupt, memory
 from robustnas.runtime.device import float32_with_gradients
-from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report, silent
 
 
@@ -153,9 +153,9 @@ def no_gradient(network: nn.Module, images: Tensor) -> str | None:
     return None if found is not None else "the logits do not depend on the images differentiably"
 
 
-def own_batches(count: int, batch: int, world: World) -> list[Tensor]:
+def own_batches(count: int, batch: int, processes: Processes) -> list[Tensor]:
     """The batches of this process: the same cuts however many share them, so that random draws are the same."""
-    return in_order(count, batch)[world.rank :: world.size]
+    return in_order(count, batch)[processes.rank :: processes.size]
 
 
 def predict(
@@ -163,7 +163,7 @@ def predict(
     images: Images | Tensor,
     batch: int = 256,
     device: torch.device | str | None = None,
-    world: World = ALONE,
+    processes: Processes = ALONE,
     report: Report = silent,
     places: Tensor | None = None,
 ) -> Tensor:
@@ -174,7 +174,7 @@ def predict(
         images: all of these; a tensor is (N, C, H, W), uint8 or float in [0, 1].
         batch: images at once.
         device: where the network lives; None finds out.
-        world: the processes that share the batches; each returns all answers.
+        processes: the processes that share the batches; each returns all answers.
         report: told after every batch.
         places: (N,) int64, by which images are named in messages; default counted from 0.
 
@@ -191,16 +191,16 @@ def predict(
     def own() -> list[tuple[Tensor, Tensor]]:
         """The answers of this process's batches."""
         some, done = [], 0
-        with Untouched.held([network]) as untouched, frozen(network), float32_with_gradients(device):
-            for indices in own_batches(count, batch, world):
+        with Untouched.held([network]) as untouched, read_only(network), float32_with_gradients(device):
+            for indices in own_batches(count, batch, processes):
                 interrupt.check()
                 some.append((indices, answers(network, take(source, indices, names), names[indices]).cpu()))
                 untouched.check_itself()
                 done += len(indices)
-                report(min(done * world.size, count), count, "image")
+                report(min(done * processes.size, count), count, "image")
         return some
 
-    for share in world.agree(own):
+    for share in processes.run_together(own):
         for indices, classes in share:
             found[indices] = classes
     return found

@@ -45,7 +45,7 @@ def _number(*words: str | int) -> int:
 
 
 @frozen(eq=False)
-class Draws:
+class PerImageRandom:
     """Random numbers of N images; asking twice for the same gives the same, `of` makes other ones.
 
     Args:
@@ -55,22 +55,22 @@ class Draws:
     seeds: Tensor
 
     @staticmethod
-    def of_images(seed: int, label: str, indices: Tensor, device: torch.device | str = "cpu") -> Draws:
+    def of_images(seed: int, label: str, indices: Tensor, device: torch.device | str = "cpu") -> PerImageRandom:
         """The draws of the images at `indices` (N,) int64 of a dataset, for one use called `label`."""
-        return Draws(_mixed(indices.to(device) * GOLDEN + _number(seed, label)))
+        return PerImageRandom(_mixed(indices.to(device) * GOLDEN + _number(seed, label)))
 
     @staticmethod
-    def fresh(count: int, device: torch.device | str = "cpu") -> Draws:
-        """Draws that depend on torch's global generator: for attacks that nobody hands draws."""
-        return Draws(torch.randint(-(2**62), 2**62, (count,)).to(device))
+    def fresh(count: int, device: torch.device | str = "cpu") -> PerImageRandom:
+        """PerImageRandom that depend on torch's global generator: for attacks that nobody hands draws."""
+        return PerImageRandom(torch.randint(-(2**62), 2**62, (count,)).to(device))
 
-    def of(self, *words: str | int) -> Draws:
-        """Draws of the same images for another use, such as `of("restart", 2)`."""
-        return Draws(_mixed(self.seeds ^ _number(*words)))
+    def of(self, *words: str | int) -> PerImageRandom:
+        """PerImageRandom of the same images for another use, such as `of("restart", 2)`."""
+        return PerImageRandom(_mixed(self.seeds ^ _number(*words)))
 
-    def at(self, chosen: Tensor) -> Draws:
+    def at(self, chosen: Tensor) -> PerImageRandom:
         """The draws of some of the images: (n,) int64 places, or (N,) bool."""
-        return Draws(self.seeds[chosen])
+        return PerImageRandom(self.seeds[chosen])
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -100,3 +100,7 @@ class Draws:
     def exponential(self, *shape: int) -> Tensor:
         """`(N, *shape)` float32, exponential with mean 1."""
         return -torch.log1p(-self.uniform(*shape))
+
+
+Draws = PerImageRandom
+"""The class under its former name."""

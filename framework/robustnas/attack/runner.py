@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from robustnas.attack.foolbox_import import load_foolbox
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.errors import OptionError, RobustnasError, RunError, kind_of, said
 from robustnas.runtime import interrupt, memory
 from robustnas.runtime.seeding import derive, seeded
@@ -33,7 +33,7 @@ class Runner:
     """
 
     name: str
-    call: Callable[[Any, Tensor, Any, Draws], Any]
+    call: Callable[[Any, Tensor, Any, PerImageRandom], Any]
     stays_inside: bool
     takes_draws: bool
     bounded: bool
@@ -44,9 +44,9 @@ class Runner:
         """Whether what it finds is near rather than inside."""
         return not self.stays_inside
 
-    def draws(self, seed: int, label: str, indices: Tensor, device: Any) -> Draws:
+    def draws(self, seed: int, label: str, indices: Tensor, device: Any) -> PerImageRandom:
         """The draws of the images at `indices` (n,), those of a run of their own."""
-        found = Draws.of_images(seed, f"attack/{label}", indices, device)
+        found = PerImageRandom.of_images(seed, f"attack/{label}", indices, device)
         return found.of(self.name) if self.name else found
 
 
@@ -82,7 +82,7 @@ def _runner(attack: Any, threat: ThreatModel, label: str, name: str, access: str
         )
     takes_draws = bool(getattr(attack, "takes_draws", False))
 
-    def own(draws: Draws) -> dict[str, Any]:
+    def own(draws: PerImageRandom) -> dict[str, Any]:
         return {"draws": draws} if takes_draws else {}
 
     if isinstance(attack, base.MinimizationAttack):
@@ -123,7 +123,9 @@ def random_state(seed: int, label: str, first: int) -> Iterator[None]:
             random.setstate(plain)
 
 
-def proposals(runner: Runner, model: Any, images: Tensor, labels: Tensor, draws: Draws, label: str, at: Tensor) -> Any:
+def proposals(
+    runner: Runner, model: Any, images: Tensor, labels: Tensor, draws: PerImageRandom, label: str, at: Tensor
+) -> Any:
     """What the attack makes of images; it works on copies of its own.
 
     Raises:

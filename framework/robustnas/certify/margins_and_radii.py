@@ -27,7 +27,7 @@ from robustnas.bounds.walk import Network
 from robustnas.certify.bracket import Bracket
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.nn.float64 import doubled
-from robustnas.nn.read_only import frozen
+from robustnas.nn.read_only import read_only
 from robustnas.nn.wrappers import unwrapped
 from robustnas.runtime.device import float64_here, full_precision
 from robustnas.runtime.report import Report, silent
@@ -78,7 +78,7 @@ def margins(
     """
     _check(images, labels, batch)
     network, parts = unwrapped(network), []
-    with frozen(network), full_precision(), torch.no_grad():
+    with read_only(network), full_precision(), torch.no_grad():
         for part, part_labels in _batches(network, images, labels, batch):
             batch_of = _Batch(network, part, part_labels, threat.norm, method)
             parts.append(batch_of.margins(threat.epsilon).to(images.device))
@@ -122,7 +122,7 @@ def radius(
         raise InputError(f"tolerance {tolerance} is not between 0 and 1")
     _check(images, labels, batch)
     network, parts = unwrapped(network), []
-    with frozen(network), full_precision(), torch.no_grad():
+    with read_only(network), full_precision(), torch.no_grad():
         for part, part_labels in _batches(network, images, labels, batch):
             parts.append(_Batch(network, part, part_labels, norm, method).radius(tolerance).to(images.device))
             report(sum(map(len, parts)), len(images), "image")

@@ -24,14 +24,14 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.contracts import Images
 from robustnas.data.images import InMemory, on_device
 from robustnas.errors import DataError, DeviceError, InputError, RunError
-from robustnas.nn.read_only import frozen as looked_at
+from robustnas.nn.read_only import read_only
 from robustnas.runtime import interrupt
 from robustnas.runtime.device import full_precision
-from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report, silent
 
 ABSTAINS = -1
@@ -90,7 +90,7 @@ def certify(
     seed: int,
     indices: Tensor | None = None,
     report: Report = silent,
-    world: World = ALONE,
+    processes: Processes = ALONE,
 ) -> Smoothed:
     """CERTIFY of Cohen et al. 2019 for every image.
 
@@ -110,7 +110,7 @@ def certify(
             these are a part of; None counts from 0.  With the seed they fix the noise: batch, order and processes do
             not matter to it.
         report: told after every few images, with the share that is `certified` to be right so far.
-        world: the processes that share the images; each returns all.
+        processes: the processes that share the images; each returns all.
 
     Raises:
         InputError: a number makes no sense; images, labels or indices are not as above.
@@ -136,7 +136,7 @@ def certify(
         sure = torch.from_numpy(lower_bound(found[1].numpy(), samples, alpha) > 0.5)
         return sure & (found[0] == labels[at])
 
-    classes, count = _over_images(source, numbers, max(1, batch // selection), vote, chosen, right, report, world)
+    classes, count = _over_images(source, numbers, max(1, batch // selection), vote, chosen, right, report, processes)
     probability = lower_bound(count.numpy(), samples, alpha)
     return Smoothed(
         labels=labels,
@@ -160,7 +160,7 @@ def predict(
     seed: int,
     indices: Tensor | None = None,
     report: Report = silent,
-    world: World = ALONE,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """PREDICT of Cohen et al. 2019: the class of the smoothed classifier, (N,) int64 on the CPU; -1 where it abstains.
 
@@ -181,7 +181,7 @@ def predict(
         clear = torch.from_numpy(_coin(most.numpy(), second.numpy()) <= alpha)
         return torch.where(clear, first, ABSTAINS), most
 
-    return _over_images(source, numbers, max(1, batch // samples), vote, answered, None, report, world)[0]
+    return _over_images(source, numbers, max(1, batch // samples), vote, answered, None, report, processes)[0]
 
 
 def lower_bound(count: np.ndarray, samples: int, alpha: float) -> np.ndarray:
@@ -253,7 +253,9 @@ class _Vote:
             pairs = torch.arange(first, min(first + self.batch, len(clean) * samples))
             image, sample = pairs // samples, pairs % samples
             # every noisy copy has a seed of its own: which of them share a batch does not matter
-            draws = Draws.of_images(self.seed, f"smoothing {purpose}", numbers[image] * MOST + sample, self.device)
+            draws = PerImageRandom.of_images(
+                self.seed, f"smoothing {purpose}", numbers[image] * MOST + sample, self.device
+            )
             noise = draws.normal(*clean.shape[1:])
             logits: Tensor = self.network(clean[image.to(self.device)].add_(noise, alpha=self.sigma))
             broken = ~logits.isfinite().all(dim=1).cpu()
@@ -290,7 +292,7 @@ def _over_images(
     one: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     right: Callable[[Tensor, tuple[Tensor, Tensor]], Tensor] | None,
     report: Report,
-    world: World,
+    processes: Processes,
 ) -> tuple[Tensor, Tensor]:
     """Two int64 figures an image, (N,) both, of the first N images, by all processes together.
 
@@ -305,9 +307,9 @@ def _over_images(
     def own() -> list[tuple[Tensor, tuple[Tensor, Tensor]]]:
         found: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
         done = standing = 0
-        share = torch.arange(count)[world.share(count)]
+        share = torch.arange(count)[processes.share(count)]
         with (
-            looked_at(vote.network),
+            read_only(vote.network),
             full_precision(),
             torch.no_grad(),
             torch.autocast(vote.device.type, enabled=False),
@@ -320,11 +322,11 @@ def _over_images(
                 if right is not None:
                     standing += int(right(*found[-1]).sum())
                     figures["certified"] = standing / done
-                report(min(done * world.size, count), count, "image", **figures)
+                report(min(done * processes.size, count), count, "image", **figures)
         return found
 
     first, second = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
-    for some in world.agree(own):
+    for some in processes.run_together(own):
         for at, figures in some:
             first[at], second[at] = figures
     return first, second

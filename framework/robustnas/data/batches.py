@@ -19,9 +19,9 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from robustnas.data.augment.augmentation import apply, draw
-from robustnas.data.prefetch import Feed
+from robustnas.data.prefetch import Prefetcher
 from robustnas.errors import InputError
-from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.processes import ALONE, Processes
 
 
 @frozen(eq=False)
@@ -54,19 +54,19 @@ class Batches:
         cutout: likewise.
         fill: what cutout leaves, a value a channel.
         accumulate: parts that each process computes its share of a batch in.
-        world: the processes that share a batch.
+        processes: the processes that share a batch.
         random_resized_crop: see `robustnas.data.augment.augmentation`; images may be of another size than `shape` then.
         colour_jitter: likewise.
     """
 
-    feed: Feed
+    feed: Prefetcher
     shape: tuple[int, int]
     crop: int = 0
     flip: bool = False
     cutout: int = 0
     fill: Sequence[float] = ()
     accumulate: int = 1
-    world: World = ALONE
+    processes: Processes = ALONE
     random_resized_crop: Sequence[float] | None = None
     colour_jitter: Sequence[float] | None = None
 
@@ -81,7 +81,7 @@ class Batches:
         """This process's images of each part.  Parts are cut first: they are the same for any number of processes."""
         shares = []
         for part in parts(count, self.accumulate):
-            own = self.world.share(part.stop - part.start)
+            own = self.processes.share(part.stop - part.start)
             shares.append(slice(part.start + own.start, part.start + own.stop))
         return shares
 
@@ -116,36 +116,36 @@ def parts(count: int, accumulate: int) -> list[slice]:
     return [slice(count * piece // pieces, count * (piece + 1) // pieces) for piece in range(pieces)]
 
 
-def check_fit(order: Sequence[Tensor], batch: int, accumulate: int, world: World, section: str) -> None:
+def check_fit(order: Sequence[Tensor], batch: int, accumulate: int, processes: Processes, section: str) -> None:
     """Whether every process gets its share of every batch, and batch norm at least two images at a time.
 
     Args:
         order: the batches of an epoch.
         batch: the recipe's key, for the message.
         accumulate: likewise.
-        world: the processes.
+        processes: the processes.
         section: of the recipe, for the message.
 
     Raises:
         InputError: a batch that cannot be shared.
     """
-    if batch % world.size:
-        near = max(batch // world.size, 1) * world.size
+    if batch % processes.size:
+        near = max(batch // processes.size, 1) * processes.size
         raise InputError(
-            f"{section}.batch {batch} cannot be shared equally by {world.size} processes; "
+            f"{section}.batch {batch} cannot be shared equally by {processes.size} processes; "
             f"{section}.batch {near} would do, or another --nproc-per-node"
         )
-    if batch < 2 * accumulate * world.size:
+    if batch < 2 * accumulate * processes.size:
         raise InputError(
-            f"{section}.batch {batch} in {accumulate} parts on {world.size} process(es) leaves fewer than 2 images a "
-            f"part, and batch norm needs 2; a larger {section}.batch or a smaller {section}.accumulate would do"
+            f"{section}.batch {batch} in {accumulate} parts on {processes.size} process(es) leaves fewer than 2 images "
+            f"a part, and batch norm needs 2; a larger {section}.batch or a smaller {section}.accumulate would do"
         )
     least = min(
         (part.stop - part.start for indices in order for part in parts(len(indices), accumulate)), default=batch
     )
-    if least < world.size:
+    if least < processes.size:
         raise InputError(
-            f"the last batch of an epoch, or a part of it, has {least} image(s) for {world.size} processes; "
+            f"the last batch of an epoch, or a part of it, has {least} image(s) for {processes.size} processes; "
             f"another {section}.batch than {batch} would do"
         )
 

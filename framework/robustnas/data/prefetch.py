@@ -43,7 +43,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """What asks a run to stop."""
 
 
-class Feed:
+class Prefetcher:
     """Hands out batches, and knows how long it was waited for.
 
     Workers live from one call of `batches` to the next.  `close`, or the end of a `with` block, ends them; so does a

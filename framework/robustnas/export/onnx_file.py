@@ -20,7 +20,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from robustnas.errors import InputError, RobustnasError, RunError, first_line
-from robustnas.nn.read_only import frozen as looked_at
+from robustnas.nn.read_only import read_only
 from robustnas.runtime import seeding
 from robustnas.runtime.device import full_precision
 from robustnas.runtime.interrupt import wanted
@@ -63,7 +63,7 @@ def encode(network: nn.Module, image: Tensor) -> bytes:
     if other - {"torch.float32"}:
         raise InputError(f"the network holds {', '.join(sorted(other))}; float32 would do")
     file = io.BytesIO()
-    with looked_at(network), torch.no_grad(), _silenced():
+    with read_only(network), torch.no_grad(), _silenced():
         try:
             torch.onnx.export(
                 network,
@@ -139,7 +139,7 @@ def compare(data: bytes, network: nn.Module, images: Tensor, epsilon: float) -> 
     signs = torch.randint(0, 2, images.shape, generator=generator) * 2 - 1
     compared = torch.cat([images, (images + epsilon * signs).clamp(0.0, 1.0)])
     absolute = relative = 0.0
-    with looked_at(network), full_precision(), torch.no_grad():
+    with read_only(network), full_precision(), torch.no_grad():
         for image in compared.split(1):
             ours = network(image)
             theirs = torch.from_numpy(session.run([OUTPUT], {INPUT: image.numpy()})[0])

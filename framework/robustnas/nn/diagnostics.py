@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 
-def not_finite(network: nn.Module | None) -> str:
+def nonfinite_tensors(network: nn.Module | None) -> str:
     """The tensors of a network that hold a NaN or an infinity, the first few by name, as part of a message."""
     if network is None:
         return ""

@@ -17,7 +17,7 @@ from robustnas.errors import RunError
 
 
 @contextmanager
-def frozen(network: nn.Module) -> Iterator[nn.Module]:
+def read_only(network: nn.Module) -> Iterator[nn.Module]:
     """The network in eval mode, its parameters without `requires_grad`; also put back after an exception.
 
     Foolbox differentiates with `loss.backward()`, which would fill `.grad` of every parameter and so leak

@@ -30,29 +30,29 @@ def rows_of(task: Task, batches: Sequence[Tensor], compute: Callable[[Tensor], R
         RunDirectoryError: what an earlier sitting wrote is damaged.
         Interrupted: the process was asked to stop; what is done has been written.
     """
-    world, count = task.world, sum(len(places) for places in batches)
-    kept = _Kept(ProgressFiles(task.folder, world.rank))
+    processes, count = task.processes, sum(len(places) for places in batches)
+    kept = _Kept(ProgressFiles(task.folder, processes.rank))
 
     def own() -> dict[int, Rows]:
         done = certified = 0
         found = {}
         try:
-            for number in range(world.rank, len(batches), world.size):
+            for number in range(processes.rank, len(batches), processes.size):
                 interrupt.check()
                 places = batches[number]
                 found[number] = rows = kept.found(places) or compute(places)
                 kept.note(places, rows)
                 done, certified = done + len(places), certified + sum(rows["certified"])
-                task.report(min(done * world.size, count), count, "image", certified=certified / done)
+                task.report(min(done * processes.size, count), count, "image", certified=certified / done)
         except interrupt.Interrupted:
             kept.write()
             raise
-        if world.size > 1:
+        if processes.size > 1:
             kept.write()  # another process may yet be asked to stop
         return found
 
     merged: dict[int, Rows] = {}
-    for some in world.agree(own):
+    for some in processes.run_together(own):
         merged |= some
     names = list(merged[0]) if merged else []
     return {name: [one for number in sorted(merged) for one in merged[number][name]] for name in names}
@@ -60,8 +60,8 @@ def rows_of(task: Task, batches: Sequence[Tensor], compute: Callable[[Tensor], R
 
 def forget(task: Task) -> None:
     """Remove what was written on the way: the result is there."""
-    if task.world.first:
-        ProgressFiles(task.folder, task.world.rank).forget()
+    if task.processes.first:
+        ProgressFiles(task.folder, task.processes.rank).forget()
 
 
 @attrs.define(eq=False)

@@ -27,7 +27,7 @@ from robustnas.recipe.values import BAD, construct
 from robustnas.run.data import Splits
 from robustnas.run.task import load_foreign
 from robustnas.runtime import interrupt, seeding
-from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.processes import ALONE, Processes
 from robustnas.search.settings import Search
 from robustnas.search.weights import weights
 from robustnas.train.network import check_drop_path
@@ -35,7 +35,7 @@ from robustnas.train.settings import Train
 
 
 def check(
-    plan: Plan, loaded: Loaded, faults: Faults, read: Callable[[], Splits | None], world: World = ALONE
+    plan: Plan, loaded: Loaded, faults: Faults, read: Callable[[], Splits | None], processes: Processes = ALONE
 ) -> Splits | None:
     """All of it, which `plan` and `run` both ask for.
 
@@ -44,7 +44,7 @@ def check(
         loaded: the recipe, which knows where its keys are written.
         faults: of the recipe, as far as they are known.
         read: returns the images, or None where they are not on this machine.
-        world: the processes that will run it.
+        processes: the processes that will run it.
 
     Returns:
         The images.
@@ -56,7 +56,7 @@ def check(
     found = told(read, "", "dataset")
     check_networks(plan, told)
     if isinstance(found, Splits):
-        check_batches(plan, found.labels, world, told)
+        check_batches(plan, found.labels, processes, told)
         check_counts(plan, len(found.test.labels), told)
     faults.raise_all()
     return cast("Splits | None", found)
@@ -166,7 +166,7 @@ def _check_network(method: MethodPlan, genotype: Genotype, plan: Plan, told: Tol
         told(partial(cells_of, network, "train.recompute_cells"), method.name, "train.recompute_cells")
 
 
-def check_batches(plan: Plan, labels: Tensor, world: World, told: Told) -> None:
+def check_batches(plan: Plan, labels: Tensor, processes: Processes, told: Told) -> None:
     """Divide the training images, of these labels (N,), as every search and training will."""
     seen: set[Any] = set()
     for method in plan.methods.values():
@@ -178,8 +178,8 @@ def check_batches(plan: Plan, labels: Tensor, world: World, told: Told) -> None:
             continue
         seen.add(divisions)
         if method.genotype is None:
-            told(partial(search.divided, labels, method.search, plan.seeds[0], world), method.name, "search")
-        told(partial(train.divided, labels, method.train, plan.seeds[0], world), method.name, "train")
+            told(partial(search.divided, labels, method.search, plan.seeds[0], processes), method.name, "search")
+        told(partial(train.divided, labels, method.train, plan.seeds[0], processes), method.name, "train")
 
 
 def check_counts(plan: Plan, tested: int, told: Told) -> None:

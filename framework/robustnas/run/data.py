@@ -23,7 +23,7 @@ from torch import Tensor
 from robustnas.contracts import Images
 from robustnas.data import promises
 from robustnas.data.images import readers, state
-from robustnas.data.prefetch import Feed
+from robustnas.data.prefetch import Prefetcher
 from robustnas.errors import DataError, MissingDataError
 from robustnas.plan import Plan
 from robustnas.run.directory import RunDirectory
@@ -149,7 +149,7 @@ def _prints(plan: Plan, name: str, images: Images, indices: Tensor) -> Iterator[
     """Of the images at `indices` of the split `name`, each read and looked at."""
     order = list(indices.split(CHUNK))
     ahead = readers(images) > 0 and len(indices) >= AHEAD
-    with Feed(images, "cpu") as feed:
+    with Prefetcher(images, "cpu") as feed:
         taken = (found for found, _ in feed.batches(order)) if ahead else (images.take(part) for part in order)
         for part, found in zip(order, taken, strict=True):
             interrupt.check()

@@ -39,7 +39,7 @@ def clean(task: Task) -> None:
     loaded: list[str] = []
     network, (images, indices) = network_of(task, tell=loaded.append), evaluated_images(task.plan)
     predictions = attack.predict(
-        network, images, task.plan.evaluate.batch, task.device, task.world, report=task.report, places=indices
+        network, images, task.plan.evaluate.batch, task.device, task.processes, report=task.report, places=indices
     )
     finish(
         task,
@@ -57,7 +57,7 @@ def probe(task: Task) -> None:
     """What a reviewer would ask of the network before believing an attack."""
     network, (images, _) = network_of(task), evaluated_images(task.plan)
     found: list[dict[str, Any]] = []
-    if task.world.first:
+    if task.processes.first:
         flags = probed(
             network,
             images,
@@ -78,13 +78,13 @@ def attacked(task: Task) -> None:
     network, (images, indices) = network_of(task), evaluated_images(plan)
     answers = _clean_answers(task, images)
     earlier = _earlier(task)
-    progress = Progress(task.folder, task.world.rank)
+    progress = Progress(task.folder, task.processes.rank)
     settings: dict[str, Any] = {
         "batch": plan.evaluate.batch,
         "seed": task.stage.seed,
         "device": task.device,
         "report": task.report,
-        "world": task.world,
+        "processes": task.processes,
         "clean": answers,
         "expectation": column.attack.expectation,
         "runs": column.attack.runs,
@@ -158,7 +158,7 @@ def attacked(task: Task) -> None:
             "flags": [flag.plain() for flag in (*_left_out(column, records[0]), *_weak_steps(column, built))],
         },
     )
-    if task.world.first:
+    if task.processes.first:
         progress.forget()
 
 

@@ -20,7 +20,7 @@ from robustnas.run.progress import Progress
 from robustnas.run.stages import execute
 from robustnas.run.task import Task
 from robustnas.runtime import interrupt
-from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.processes import ALONE, Processes
 
 POLL_SECONDS = 0.2
 """How often a wait for the workers looks whether the run was asked to stop."""
@@ -41,7 +41,7 @@ def run_all(
     directory: RunDirectory,
     devices: Sequence[torch.device],
     progress: Progress,
-    world: World = ALONE,
+    processes: Processes = ALONE,
 ) -> Outcome:
     """Do `stages`, one at a time on each of `devices`, of which several may be the same.
 
@@ -52,14 +52,14 @@ def run_all(
         DeviceLostError: the device no longer answers.
         Interrupted: the process was asked to stop; what can be resumed has been saved.
     """
-    done = world.told(directory.all_done(stages))
+    done = processes.broadcast(directory.all_done(stages))
     todo = [stage for stage in stages if stage.key not in done]
     before = len(stages) - len(todo)
     progress.plan(len(stages), before)
     if len(devices) > 1 and len(todo) > 1:
         failures = _side_by_side(plan, todo, directory, devices[: len(todo)], progress)
     else:
-        failures = _one_by_one(plan, todo, directory, devices[0], progress, world)
+        failures = _one_by_one(plan, todo, directory, devices[0], progress, processes)
     return Outcome(len(directory.all_done(todo)), before, failures)
 
 
@@ -69,12 +69,12 @@ def _one_by_one(
     directory: RunDirectory,
     device: torch.device,
     progress: Progress,
-    world: World,
+    processes: Processes,
 ) -> list[tuple[Stage, RobustnasError]]:
     failures: list[tuple[Stage, RobustnasError]] = []
     lost: set[str] = set()
     for stage in todo:
-        if world.any(interrupt.asked()):
+        if processes.any(interrupt.asked()):
             raise interrupt.Interrupted
         if lost.intersection(stage.needs):
             lost.add(stage.key)
@@ -82,9 +82,9 @@ def _one_by_one(
             continue
         progress.started(stage)
         try:
-            execute(Task(plan, stage, directory, device, progress.reporter(stage), world))
+            execute(Task(plan, stage, directory, device, progress.reporter(stage), processes))
         except RobustnasError as fault:
-            if world.size > 1 and not fault.shared:
+            if processes.size > 1 and not fault.shared:
                 raise  # whether the others failed too cannot be asked: they may wait for this one
             _stop_if_hopeless(fault)
             failures.append((stage, fault))

@@ -70,7 +70,7 @@ def _search(task: Task) -> None:
         task.folder,
         task.device,
         task.report,
-        task.world,
+        task.processes,
     )
     task.folder.write_json("genotype.json", result["genotype"])
     finish(task, result)
@@ -90,7 +90,7 @@ def _train(task: Task) -> None:
         task.folder,
         task.device,
         task.report,
-        task.world,
+        task.processes,
     )
     finish(task, result)
 

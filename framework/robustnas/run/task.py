@@ -16,7 +16,7 @@ from robustnas.errors import RunDirectoryError, RunError
 from robustnas.plan import Foreign, MethodPlan, Plan, Stage
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime.artifacts import StageFolder, damaged
-from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report
 
 
@@ -68,7 +68,7 @@ class Task:
     directory: RunDirectory
     device: torch.device
     report: Report
-    world: World = ALONE
+    processes: Processes = ALONE
 
     @property
     def method(self) -> MethodPlan:
@@ -77,7 +77,7 @@ class Task:
     @property
     def folder(self) -> StageFolder:
         """The stage's folder; only the first process writes to it, but for what each keeps of its own."""
-        return self.directory.folder(self.stage).of_process(self.world.rank)
+        return self.directory.folder(self.stage).of_process(self.processes.rank)
 
     def genotype(self, name: str | None = None) -> Genotype:
         """The genotype of a method (default: the stage's own): fixed by the recipe, or found by its search."""
@@ -124,11 +124,11 @@ def trainable(network: nn.Module) -> int:
 
 def finish(task: Task, result: dict[str, Any]) -> None:
     """Write the result; the other processes go on when it is there to be read."""
-    task.folder.finish({**result, "provenance": provenance(task.device, task.world)})
-    task.world.told(None)
+    task.folder.finish({**result, "provenance": provenance(task.device, task.processes)})
+    task.processes.broadcast(None)
 
 
-def provenance(device: torch.device, world: World) -> dict[str, Any]:
+def provenance(device: torch.device, processes: Processes) -> dict[str, Any]:
     """What made a result, so that a figure can be traced: versions, device, threads, time."""
     import robustnas
 
@@ -137,6 +137,6 @@ def provenance(device: torch.device, world: World) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
-        "processes": world.size,
+        "processes": processes.size,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

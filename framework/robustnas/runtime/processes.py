@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 
 @frozen(eq=False)
-class World:
+class Processes:
     """This process among those that share a run.
 
     Args:
@@ -81,9 +81,9 @@ class World:
         """Whether the flag is set in any process."""
         if self.size == 1:
             return flag
-        told = torch.tensor(int(flag))
-        dist.all_reduce(told, op=dist.ReduceOp.MAX, group=self.messages)
-        return bool(told)
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.messages)
+        return bool(flags)
 
     def gather(self, value: Any) -> list[Any]:
         """Plain data of every process, by rank, on every process."""
@@ -93,7 +93,7 @@ class World:
         dist.all_gather_object(found, value, group=self.messages)
         return found
 
-    def agree(self, compute: Callable[[], Result]) -> list[Result]:
+    def run_together(self, compute: Callable[[], Result]) -> list[Result]:
         """What `compute` returns in every process, by rank, on every process.
 
         `compute` says nothing to the other processes.
@@ -123,7 +123,7 @@ class World:
                 raise found
         return [value for value, _ in answers]
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The first process's value, on every process."""
         if self.size == 1:
             return value
@@ -132,7 +132,7 @@ class World:
         return box[0]
 
 
-ALONE = World()
+ALONE = Processes()
 """One process."""
 
 
@@ -163,7 +163,7 @@ def own_device(name: str) -> str:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[World]:
+def joined(device: torch.device) -> Iterator[Processes]:
     """The processes that torchrun started, or this one alone."""
     if not launched():
         yield ALONE
@@ -174,15 +174,15 @@ def joined(device: torch.device) -> Iterator[World]:
     dist.init_process_group(backend)
     try:
         messages = dist.new_group(backend="gloo")
-        yield World(dist.get_rank(), dist.get_world_size(), messages)
+        yield Processes(dist.get_rank(), dist.get_world_size(), messages)
     finally:
         dist.destroy_process_group()
 
 
-def other_processes(path: Path, found: Any, world: World) -> str:
+def other_processes(path: Path, found: Any, processes: Processes) -> str:
     """The message for a checkpoint that another number of processes wrote."""
     return (
-        f"{path} was written by {found} process(es) and here are {world.size}: the random draws of an image depend on "
-        f"how many share a batch; nothing is lost\n"
+        f"{path} was written by {found} process(es) and here are {processes.size}: the random draws of an image depend "
+        f"on how many share a batch; nothing is lost\n"
         f"  go on with --nproc-per-node {found}, or delete the folder {path.parent} to do that stage again"
     )

@@ -48,10 +48,10 @@ def inner_step(step: Step, clip: float) -> tuple[Tensor, Tensor]:
             torch.autograd.backward(loss, inputs=parameters)
             losses.append(loss.detach())
     total = torch.stack(losses).sum()
-    if step.world.size > 1:
+    if step.processes.size > 1:
         # a weight that no loss depends on has no gradient, here as in any other process
         moved = [parameter for parameter in parameters if parameter.grad is not None]
-        *gradients, total = step.world.sum([*(gradient_of(parameter) for parameter in moved), total])
+        *gradients, total = step.processes.sum([*(gradient_of(parameter) for parameter in moved), total])
         for parameter, gradient in zip(moved, gradients, strict=True):
             # in place: fused optimisers take for granted that a gradient lies in memory as its parameter does
             gradient_of(parameter).copy_(gradient)

@@ -15,13 +15,13 @@ from attrs import define, field
 from robustnas.errors import RunDirectoryError, first_line
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.runtime.artifacts import StageFolder
-from robustnas.runtime.processes import ALONE, World, other_processes
+from robustnas.runtime.processes import ALONE, Processes, other_processes
 
 FILE = "checkpoint.pt"
 
 
 @define(eq=False)
-class Progress:
+class SearchState:
     """Everything that changes from one epoch to the next.
 
     Args:
@@ -32,7 +32,7 @@ class Progress:
         epochs: of the search this belongs to.
         records: history, one an epoch.
         seconds: time spent on the epochs that are done, over all sittings.
-        world: the processes that share the batches; random draws for an image depend on how many they are.
+        processes: the processes that share the batches; random draws for an image depend on how many they are.
         middle: of the epoch under way, where the search stopped inside one.
     """
 
@@ -43,7 +43,7 @@ class Progress:
     epochs: int
     records: list[dict[str, Any]] = field(factory=list)
     seconds: float = 0.0
-    world: World = ALONE
+    processes: Processes = ALONE
     middle: dict[str, Any] | None = None
 
     @property
@@ -58,14 +58,14 @@ class Progress:
         self.middle = None
 
 
-def save(progress: Progress, folder: StageFolder) -> None:
+def save(progress: SearchState, folder: StageFolder) -> None:
     """Write the checkpoint, then the history."""
     folder.save_tensors(
         FILE,
         {
             "seed": progress.seed,
             "epochs": progress.epochs,
-            "processes": progress.world.size,
+            "processes": progress.processes.size,
             "supernet": progress.supernet.state_dict(),
             "w_optimizer": progress.w_optimizer.state_dict(),
             "alpha_optimizer": progress.alpha_optimizer.state_dict(),
@@ -77,7 +77,7 @@ def save(progress: Progress, folder: StageFolder) -> None:
     folder.rewrite_history(progress.records)
 
 
-def restore(progress: Progress, folder: StageFolder) -> None:
+def restore(progress: SearchState, folder: StageFolder) -> None:
     """Fill `progress` from the folder's checkpoint, if there is one.
 
     Raises:
@@ -92,8 +92,8 @@ def restore(progress: Progress, folder: StageFolder) -> None:
                 f"{folder.path / FILE} belongs to another search: its {name} is {state.get(name)}, "
                 f"here {expected}; delete that folder to search again, or choose another run directory"
             )
-    if state.get("processes") != progress.world.size:
-        raise RunDirectoryError(other_processes(folder.path / FILE, state.get("processes"), progress.world))
+    if state.get("processes") != progress.processes.size:
+        raise RunDirectoryError(other_processes(folder.path / FILE, state.get("processes"), progress.processes))
     try:
         # Loading copies values into the tensors that are there, and refuses what does not fit.
         progress.supernet.load_state_dict(state["supernet"])

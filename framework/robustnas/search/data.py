@@ -10,18 +10,18 @@ from robustnas.data.images import shuffled
 from robustnas.data.stratified import halves, lacking
 from robustnas.errors import DataError
 from robustnas.runtime import seeding
-from robustnas.runtime.processes import World
+from robustnas.runtime.processes import Processes
 from robustnas.search.settings import Search
 
 
-def divided(labels: Tensor, settings: Search, seed: int, world: World) -> tuple[Tensor, Tensor]:
+def divided(labels: Tensor, settings: Search, seed: int, processes: Processes) -> tuple[Tensor, Tensor]:
     """Which training images move w, and which alpha: (n,) int64 both, disjoint, together all, of every class.
 
     Args:
         labels: (N,) int64, of the training images.
         settings: of the search.
         seed: of the method.
-        world: the processes that share each batch.
+        processes: the processes that share each batch.
 
     Raises:
         DataError: a part has fewer than two images.
@@ -35,7 +35,7 @@ def divided(labels: Tensor, settings: Search, seed: int, world: World) -> tuple[
         )
     for part in found:
         order = shuffled(part, settings.batch, torch.Generator())
-        check_fit(order, settings.batch, settings.accumulate, world, "search")
+        check_fit(order, settings.batch, settings.accumulate, processes, "search")
     return found
 
 

@@ -10,7 +10,7 @@ from attrs import define, field
 from torch import Tensor, nn
 
 from robustnas.errors import RunError
-from robustnas.nn.diagnostics import not_finite
+from robustnas.nn.diagnostics import nonfinite_tensors
 from robustnas.search.objective import Validation
 
 ADVICE = {
@@ -123,7 +123,7 @@ class Figures:
     def _check(self, rows: Tensor, first: int) -> None:
         if bool(rows.isfinite().all()):
             return
-        tensors = not_finite(self.network)
+        tensors = nonfinite_tensors(self.network)
         for step, row in enumerate(rows.tolist(), first):
             for (what, advice), value in zip(ADVICE.items(), row, strict=False):
                 if not math.isfinite(value):

@@ -25,7 +25,7 @@ from torch import Tensor
 from robustnas.contracts import Context
 from robustnas.data.batches import Batches
 from robustnas.data.images import shuffled
-from robustnas.data.prefetch import Feed
+from robustnas.data.prefetch import Prefetcher
 from robustnas.nn.fast.recompute import recompute
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.nn.synchronised import synchronise
@@ -34,10 +34,10 @@ from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.device import can_fuse
 from robustnas.runtime.memory import Peak, highest
 from robustnas.runtime.precision import policy
-from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report
 from robustnas.search.bilevel import inner_step, outer_step
-from robustnas.search.checkpoint import Progress, restore, save
+from robustnas.search.checkpoint import SearchState, restore, save
 from robustnas.search.compiled import Compiled
 from robustnas.search.data import divided, notes
 from robustnas.search.figures import Figures
@@ -51,7 +51,7 @@ MOST = 0.5
 
 
 def run(
-    task: SearchTask, folder: StageFolder, device: torch.device, report: Report, world: World = ALONE
+    task: SearchTask, folder: StageFolder, device: torch.device, report: Report, processes: Processes = ALONE
 ) -> dict[str, Any]:
     """Search a genotype, or go on with a search that was stopped.
 
@@ -60,7 +60,7 @@ def run(
         folder: gets `checkpoint.pt` and the history, an epoch at a time.
         device: where the supernet and the images live.
         report: is told after each epoch.
-        world: the processes that share each batch; all of them call this alike.
+        processes: the processes that share each batch; all of them call this alike.
 
     Returns:
         Plain data: `genotype`; `alpha`, tables by name; `epochs`; `parameters`, the supernet's trainable
@@ -76,7 +76,7 @@ def run(
         Interrupted: the process was asked to stop; the checkpoint holds the last step.
     """
     with policy(task.settings.precision):
-        search = _Search.prepared(task, folder, device, world)
+        search = _Search.prepared(task, folder, device, processes)
         progress = search.progress
         report(progress.epoch, task.settings.epochs, "epoch")
         with search.batches.feed:
@@ -120,37 +120,37 @@ class _Search:
     task: SearchTask
     folder: StageFolder
     device: torch.device
-    world: World
+    processes: Processes
     objective: Objective
     gradient: Callable[[Step], Hypergradient]
     w: Weights
-    progress: Progress
+    progress: SearchState
     parts: tuple[Tensor, Tensor]
     notes: list[str]
     batches: Batches
     peak: Peak
 
     @classmethod
-    def prepared(cls, task: SearchTask, folder: StageFolder, device: torch.device, world: World) -> _Search:
+    def prepared(cls, task: SearchTask, folder: StageFolder, device: torch.device, processes: Processes) -> _Search:
         """Supernet, optimisers and data, as the seed makes them or as the checkpoint left them."""
         settings, seed, dataset = task.settings, task.seed, task.dataset
         peak = Peak(device)
         images = dataset.split("train")
-        parts = divided(images.labels, settings, seed, world)
+        parts = divided(images.labels, settings, seed, processes)
         with seeding.seeded(seed, "search", "weights"):
             supernet = PixelSupernet(
                 task.space.supernet(dataset.shape, dataset.classes),  # type: ignore[arg-type]
                 dataset.mean,
                 dataset.std,
             )
-        if world.size > 1:
+        if processes.size > 1:
             synchronise(supernet)
         if settings.recompute_cells:
             recompute(supernet.supernet, "search.recompute_cells")
         # convolutions of few channels run up to 1.6 times as fast with channels last, on the CPU too
         supernet.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         w = weights(supernet)
-        progress = Progress(
+        progress = SearchState(
             supernet,
             torch.optim.SGD(
                 w.parameters,
@@ -168,19 +168,19 @@ class _Search:
             ),
             seed,
             settings.epochs,
-            world=world,
+            processes=processes,
         )
         restore(progress, folder)
 
         batches = Batches(
-            Feed(images, device),
+            Prefetcher(images, device),
             dataset.shape[1:],
             settings.crop,
             settings.flip,
             settings.cutout,
             dataset.mean,
             settings.accumulate,
-            world,
+            processes,
         )
         compiled = Compiled(supernet) if settings.compile else None
         objective = Objective(task.metrics, task.threat, settings.gamma, settings.precision, compiled)
@@ -188,7 +188,7 @@ class _Search:
             task,
             folder,
             device,
-            world,
+            processes,
             objective,
             hypergradient(settings.order),
             w,
@@ -210,7 +210,7 @@ class _Search:
                 epoch / settings.epochs,
                 seeding.generator(seed, "search", use, epoch, device=self.device),
                 F.cross_entropy,
-                self.world.average,
+                self.processes.average,
             )
             for use in ("inner", "outer")
         )
@@ -243,14 +243,14 @@ class _Search:
                     val_batch,
                     inner,
                     outer,
-                    self.world,
+                    self.processes,
                 )
                 seen = None
                 if epoch >= settings.warmup_epochs:
                     seen = outer_step(step, self.gradient, progress.alpha_optimizer)
                 moved = inner_step(step, settings.w_clip)
                 figures.note((len(trains[number - 1]), len(vals[number - 1])), seen, moved)
-                if number < len(trains) and self.world.any(interrupt.asked()):
+                if number < len(trains) and self.processes.any(interrupt.asked()):
                     figures.check()
                     progress.middle = {
                         "steps": number,
@@ -270,7 +270,7 @@ class _Search:
         machine = {"waiting": self.batches.feed.waited / seconds, **self.peak.read(), "epoch_seconds": seconds}
         progress.done({**record, **machine}, seconds)
         save(progress, self.folder)
-        if self.world.any(interrupt.asked()):
+        if self.processes.any(interrupt.asked()):
             raise interrupt.Interrupted
         return record
 

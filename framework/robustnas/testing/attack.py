@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from robustnas.attack import TOLERANCE, evaluate
 from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.network import Counted
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.runner import Runner, runners
 from robustnas.contracts import ACCESS
 from robustnas.errors import OptionError
@@ -73,7 +73,7 @@ class _Bench:
         model = foolbox.PyTorchModel(counted, bounds=(0, 1), device="cpu")
         given, labels = self.images[chosen], self.labels[chosen]
         torch.manual_seed(seed)
-        draws = Draws.of_images(self.seed, runner.name, chosen)
+        draws = PerImageRandom.of_images(self.seed, runner.name, chosen)
         found = runner.call(model, given, foolbox.criteria.Misclassification(labels.clone()), draws)
         self.verdict.require(
             torch.equal(given.detach(), self.images[chosen]), "leaves the clean images as they were", "they differ"

@@ -24,21 +24,21 @@ gradients pass (`robustnas.nn.batch_statistics`), and float32 whatever the preci
 from __future__ import annotations
 
 import torch
-from attrs import frozen as frozen_class
+from attrs import frozen
 from torch import Tensor
 
 from robustnas.bounds import margins_within
 from robustnas.errors import InputError
 from robustnas.nn.batch_statistics import Noted
 from robustnas.nn.normalize import PixelNetwork
-from robustnas.nn.read_only import frozen
+from robustnas.nn.read_only import read_only
 from robustnas.runtime.precision import single
 from robustnas.threat import ThreatModel
 from robustnas.train.regimes import Criterion, with_head
 from robustnas.train.settings import Certified
 
 
-@frozen_class
+@frozen
 class Moment:
     """What the schedule says of one step.
 
@@ -137,5 +137,5 @@ def certified(
 ) -> Tensor:
     """Which images the network, as it is evaluated, is certified for at the last epsilon: (N, C, H, W) -> (N,) bool."""
     last = Moment(end, regime.kappa_end, regime.beta_end)
-    with frozen(network), single(images.device), torch.no_grad():
+    with read_only(network), single(images.device), torch.no_grad():
         return (_margins(last, network, images, labels, norm) > 0).all(dim=1)

@@ -12,11 +12,11 @@ from torch import Tensor
 from robustnas.contracts import Dataset, Images
 from robustnas.data.batches import Batches, check_fit
 from robustnas.data.images import shuffled
-from robustnas.data.prefetch import Feed
+from robustnas.data.prefetch import Prefetcher
 from robustnas.data.stratified import halves, lacking
 from robustnas.errors import InputError
 from robustnas.runtime import seeding
-from robustnas.runtime.processes import World
+from robustnas.runtime.processes import Processes
 from robustnas.train.settings import Train
 
 
@@ -70,7 +70,7 @@ def check_augmentation(dataset: Dataset, settings: Train) -> None:
         )
 
 
-def divided(labels: Tensor, settings: Train, seed: int, world: World) -> tuple[Tensor, Tensor]:
+def divided(labels: Tensor, settings: Train, seed: int, processes: Processes) -> tuple[Tensor, Tensor]:
     """Which training images train, and which choose the checkpoint: (n,), (m,) int64, disjoint.
 
     All train, unless some of every class are held out to choose the checkpoint.
@@ -79,7 +79,7 @@ def divided(labels: Tensor, settings: Train, seed: int, world: World) -> tuple[T
         labels: (N,) int64, of the training images.
         settings: of the training.
         seed: of the method.
-        world: the processes that share each batch.
+        processes: the processes that share each batch.
 
     Raises:
         InputError: the processes cannot share the batches.
@@ -89,7 +89,7 @@ def divided(labels: Tensor, settings: Train, seed: int, world: World) -> tuple[T
     else:
         train, held_out = torch.arange(len(labels)), torch.arange(0)
     order = shuffled(train, settings.batch, torch.Generator())
-    check_fit(order, settings.batch, settings.accumulate, world, "train")
+    check_fit(order, settings.batch, settings.accumulate, processes, "train")
     return train, held_out
 
 
@@ -102,7 +102,9 @@ def notes(labels: Tensor, parts: tuple[Tensor, Tensor]) -> list[str]:
     ]
 
 
-def training_data(dataset: Dataset, settings: Train, seed: int, device: torch.device, world: World) -> TrainingData:
+def training_data(
+    dataset: Dataset, settings: Train, seed: int, device: torch.device, processes: Processes
+) -> TrainingData:
     """The images as `divided`, and their batches.
 
     Raises:
@@ -114,11 +116,11 @@ def training_data(dataset: Dataset, settings: Train, seed: int, device: torch.de
     else:
         reads: Callable[[int], Images] = dataset.training_images  # type: ignore[attr-defined]
         images = reads(settings.read_size)
-    parts = train, held_out = divided(images.labels, settings, seed, world)
-    feed = Feed(images, device)
+    parts = train, held_out = divided(images.labels, settings, seed, processes)
+    feed = Prefetcher(images, device)
     as_evaluated = feed
     if settings.read_size is not None and len(held_out) > 0:
-        as_evaluated = Feed(dataset.split("train"), device)
+        as_evaluated = Prefetcher(dataset.split("train"), device)
     batches = Batches(
         feed,
         (dataset.shape[1], dataset.shape[2]),
@@ -127,9 +129,9 @@ def training_data(dataset: Dataset, settings: Train, seed: int, device: torch.de
         settings.blanked(dataset.shape),
         dataset.mean,
         settings.accumulate,
-        world,
+        processes,
         settings.random_resized_crop,
         settings.colour_jitter,
     )
-    as_they_are = Batches(as_evaluated, batches.shape, world=world)
+    as_they_are = Batches(as_evaluated, batches.shape, processes=processes)
     return TrainingData(train, held_out, notes(images.labels, parts), batches, as_they_are)

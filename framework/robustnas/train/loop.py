@@ -24,7 +24,7 @@ from robustnas.data.batches import Batch, Part, gradient_of
 from robustnas.data.images import in_order, shuffled
 from robustnas.errors import RunDirectoryError, RunError, first_line
 from robustnas.nn.batch_statistics import Noted, noted_statistics
-from robustnas.nn.diagnostics import not_finite
+from robustnas.nn.diagnostics import nonfinite_tensors
 from robustnas.nn.fast.recompute import recompute
 from robustnas.nn.normalize import PixelNetwork
 from robustnas.nn.synchronised import synchronise
@@ -33,7 +33,7 @@ from robustnas.runtime.artifacts import StageFolder, damaged
 from robustnas.runtime.device import can_fuse
 from robustnas.runtime.memory import Peak, highest
 from robustnas.runtime.precision import mixed, policy
-from robustnas.runtime.processes import ALONE, World, other_processes
+from robustnas.runtime.processes import ALONE, Processes, other_processes
 from robustnas.runtime.report import Report
 from robustnas.threat import ThreatModel
 from robustnas.train import certified
@@ -58,7 +58,7 @@ class TrainTask:
 
 
 def run(
-    task: TrainTask, folder: StageFolder, device: torch.device, report: Report, world: World = ALONE
+    task: TrainTask, folder: StageFolder, device: torch.device, report: Report, processes: Processes = ALONE
 ) -> dict[str, Any]:
     """Train from scratch or from the last checkpoint; leaves `network.pt` in the folder.
 
@@ -67,7 +67,7 @@ def run(
         folder: gets checkpoints, the history and the network.
         device: where network and images live.
         report: is told after each epoch.
-        world: the processes that share each batch; all of them call this alike.
+        processes: the processes that share each batch; all of them call this alike.
 
     Returns:
         Plain data: genotype, parameters (without the auxiliary head), the epoch kept, last figures, train_seconds,
@@ -84,10 +84,10 @@ def run(
     if isinstance(settings.regime, Certified):
         certified.last_epsilon(settings.regime, task.threat)  # now, not in the first step
     peak = Peak(device)
-    data = training_data(task.dataset, settings, task.seed, device, world)
+    data = training_data(task.dataset, settings, task.seed, device, processes)
     with seeding.seeded(task.seed, "train", "weights"):
         network = build(task.space, task.genotype, task.dataset, settings)
-    if world.size > 1:
+    if processes.size > 1:
         synchronise(network)
     if settings.recompute_cells:
         recompute(network.network, "train.recompute_cells")
@@ -100,7 +100,7 @@ def run(
         weight_decay=settings.decay,
         fused=can_fuse(device),
     )
-    state = _resume(folder, network, optimizer, world)
+    state = _resume(folder, network, optimizer, processes)
 
     def checkpoint() -> None:
         folder.save_tensors(
@@ -123,10 +123,10 @@ def run(
                 raise interrupt.Interrupted
 
             with seeding.seeded(task.seed, "train", "layers", epoch):
-                figures = _Epoch(task, network, optimizer, data, epoch, device, world, stop).run(state["middle"])
+                figures = _Epoch(task, network, optimizer, data, epoch, device, processes, stop).run(state["middle"])
             state["middle"] = None
             if settings.checkpoint == "best" and _judged(settings, epoch):
-                held_out = _held_out_accuracy(task, network, data, world)
+                held_out = _held_out_accuracy(task, network, data, processes)
                 figures["held_out"] = held_out
                 if held_out > state["best"]:
                     state["best"], state["best_epoch"] = held_out, epoch
@@ -139,7 +139,7 @@ def run(
             checkpoint()
             folder.rewrite_history(records)
             report(epoch, settings.epochs, "epoch", **{k: v for k, v in figures.items() if k != "lr"})
-            if world.any(interrupt.asked()):
+            if processes.any(interrupt.asked()):
                 raise interrupt.Interrupted
     folder.rewrite_history(records)
     kept = settings.epochs
@@ -164,7 +164,7 @@ def run(
 
 
 def _resume(
-    folder: StageFolder, network: PixelNetwork, optimizer: torch.optim.Optimizer, world: World
+    folder: StageFolder, network: PixelNetwork, optimizer: torch.optim.Optimizer, processes: Processes
 ) -> dict[str, Any]:
     """The state after the last step that was checkpointed; of epoch 0 where there is none.
 
@@ -178,7 +178,7 @@ def _resume(
         "best_epoch": 0,
         "records": [],
         "middle": None,
-        "processes": world.size,
+        "processes": processes.size,
     }
     checkpoint = folder.load_tensors("checkpoint.pt")
     if checkpoint is None:
@@ -190,8 +190,8 @@ def _resume(
     except (RuntimeError, KeyError, ValueError, TypeError) as fault:
         why = f"it is not a checkpoint of this training: {first_line(fault)}"
         raise RunDirectoryError(damaged(folder.path / "checkpoint.pt", why)) from fault
-    if state["processes"] != world.size:
-        raise RunDirectoryError(other_processes(folder.path / "checkpoint.pt", state["processes"], world))
+    if state["processes"] != processes.size:
+        raise RunDirectoryError(other_processes(folder.path / "checkpoint.pt", state["processes"], processes))
     return state
 
 
@@ -215,7 +215,7 @@ class _Epoch:
     data: TrainingData
     epoch: int
     device: torch.device
-    world: World
+    processes: Processes
     stop: Callable[[dict[str, Any]], NoReturn]
 
     def run(self, middle: dict[str, Any] | None) -> dict[str, float]:
@@ -241,7 +241,7 @@ class _Epoch:
         for number, batch in enumerate(batches, done + 1):
             moment = self._moment(epoch - 1 + number / len(order))
             sums = sums + len(order[number - 1]) * self._step(batch, moment, generators["perturb"])
-            if number < len(order) and self.world.any(interrupt.asked()):
+            if number < len(order) and self.processes.any(interrupt.asked()):
                 self._check(sums)
                 self.stop(
                     {
@@ -274,8 +274,8 @@ class _Epoch:
                 torch.autograd.backward(part.share * loss)
                 seen += part.share * torch.stack([loss.detach().float(), *(some.float().mean() for some in right)])
         parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
-        if self.world.size > 1:
-            *gradients, seen = self.world.sum([*(gradient_of(parameter) for parameter in parameters), seen])
+        if self.processes.size > 1:
+            *gradients, seen = self.processes.sum([*(gradient_of(parameter) for parameter in parameters), seen])
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 # in place: fused optimisers take for granted that a gradient lies in memory as its parameter does
                 gradient_of(parameter).copy_(gradient)
@@ -311,8 +311,9 @@ class _Epoch:
         if not bool(sums.isfinite().all()):
             gentler = "" if self._moment(self.epoch) is None else ", or a longer ramp_epochs of train.regime,"
             raise RunError(
-                f"training diverged: the loss is {float(sums[0])} in epoch {self.epoch}{not_finite(self.network)}; the "
-                f"checkpoint of epoch {self.epoch - 1} is intact. A smaller train.lr or train.clip{gentler} would do"
+                f"training diverged: the loss is {float(sums[0])} in epoch {self.epoch}"
+                f"{nonfinite_tensors(self.network)}; the checkpoint of epoch {self.epoch - 1} is intact. "
+                f"A smaller train.lr or train.clip{gentler} would do"
             )
 
 
@@ -322,7 +323,7 @@ def _judged(settings: Train, epoch: int) -> bool:
     return not isinstance(regime, Certified) or epoch >= regime.end(settings.epochs)
 
 
-def _held_out_accuracy(task: TrainTask, network: PixelNetwork, data: TrainingData, world: World) -> float:
+def _held_out_accuracy(task: TrainTask, network: PixelNetwork, data: TrainingData, processes: Processes) -> float:
     """Accuracy on the images held out: clean, under the regime's own PGD, or certified at its last epsilon."""
     regime = task.settings.regime
     generator = seeding.generator(task.seed, "train", "held-out perturbation")  # the same start every epoch
@@ -340,4 +341,4 @@ def _held_out_accuracy(task: TrainTask, network: PixelNetwork, data: TrainingDat
             images = perturb(regime, network, images, part.labels, task.threat, generator)
         with torch.no_grad():
             correct += (network(images).argmax(1) == part.labels).sum()
-    return float(world.sum([correct])[0]) / len(data.held_out)
+    return float(processes.sum([correct])[0]) / len(data.held_out)

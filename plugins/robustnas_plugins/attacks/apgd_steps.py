@@ -37,7 +37,7 @@ from attrs import define, field, fields, frozen
 from torch import Tensor
 
 from robustnas.attack.foolbox_attack import BallAttack, Network, fooled
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.pgd import along
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.gradient_steps import shares
@@ -215,7 +215,9 @@ class AutoPGD(BallAttack):
         self.target_classes = target_classes
         self.eot_samples = eot_samples
 
-    def perturbed(self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    def perturbed(
+        self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
+    ) -> Tensor:
         """The first iterate that fools, or the best of the last run."""
         found = images.clone()
         if threat.epsilon == 0 or not len(images):

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from robustnas.attack.foolbox_attack import BallAttack, Network, fooled
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import ThreatModel
 
-Kind = Callable[[Draws, "tuple[int, ...]"], Tensor]
-"""Draws and the shape of an image -> (N, *shape) in units of which 1 is the radius of an l_inf ball."""
+Kind = Callable[[PerImageRandom, "tuple[int, ...]"], Tensor]
+"""PerImageRandom and the shape of an image -> (N, *shape) in units of which 1 is the radius of an l_inf ball."""
 
 
-def gaussian(draws: Draws, shape: tuple[int, ...]) -> Tensor:
+def gaussian(draws: PerImageRandom, shape: tuple[int, ...]) -> Tensor:
     """Standard normal."""
     return draws.normal(*shape)
 
 
-def uniform(draws: Draws, shape: tuple[int, ...]) -> Tensor:
+def uniform(draws: PerImageRandom, shape: tuple[int, ...]) -> Tensor:
     """Uniform in [-1, 1]."""
     return draws.uniform(*shape) * 2 - 1
 
@@ -41,7 +41,9 @@ class Drawn(BallAttack):
         self.times = times
         self.kind = kind
 
-    def perturbed(self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    def perturbed(
+        self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
+    ) -> Tensor:
         """See `BallAttack.perturbed`: the first draw that fools, else the last."""
         found = images.clone()
         standing = torch.arange(len(images), device=images.device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from robustnas.attack.foolbox_attack import NearestAttack, Network
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import DUAL_ORDER, largest_radius
 from robustnas_plugins.attacks.fab import FINAL
 from robustnas_plugins.attacks.hyperplane import nearest_step
@@ -69,7 +69,7 @@ class FastAdaptiveBoundary(NearestAttack):
         self.eta = eta
         self.beta = beta
 
-    def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
         """The nearest image found over classes and restarts; the clean one where none fools."""
         count = len(images)
         with torch.no_grad():
@@ -104,7 +104,7 @@ class FastAdaptiveBoundary(NearestAttack):
         wrong = logits.scatter(1, labels[:, None], -float("inf"))
         return wrong.argsort(dim=1, descending=True)[:, : min(self.target_classes, logits.shape[1] - 1)].T
 
-    def _start(self, images: Tensor, sizes: Tensor, draws: Draws) -> Tensor:
+    def _start(self, images: Tensor, sizes: Tensor, draws: PerImageRandom) -> Tensor:
         """Images half as far away as those of `sizes` (N,), in random directions; in the box."""
         shape = images.shape[1:]
         direction = draws.uniform(*shape) * 2 - 1 if self.norm == "linf" else draws.normal(*shape)

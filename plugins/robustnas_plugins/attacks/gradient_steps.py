@@ -13,7 +13,7 @@ from attrs import define, fields
 from torch import Tensor
 
 from robustnas.attack.foolbox_attack import BallAttack, Network, fooled
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.pgd import step
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.losses import Loss, cross_entropy
@@ -84,7 +84,9 @@ class GradientSteps(BallAttack):
         self.momentum = momentum
         self.leaves = leaves
 
-    def perturbed(self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    def perturbed(
+        self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
+    ) -> Tensor:
         """The iterate that fools, or the last one of the last run."""
         found = images.clone()
         rows = torch.arange(len(images), device=images.device)

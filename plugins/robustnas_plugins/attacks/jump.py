@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robustnas.attack.foolbox_attack import NearestAttack, Network, fooled
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas_plugins.attacks.hopskipjump import MOST_HALVINGS, SHORTER, samples_of
 from robustnas_plugins.attacks.starts import starts, straight, towards
 
@@ -44,7 +44,7 @@ class Jump(NearestAttack):
         self.gamma = gamma
         self.tries = tries
 
-    def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
         """See `NearestAttack.nearest`; an image without a start stays clean."""
         begun, has = starts(network, images, labels, draws, self.tries)
         standing = has.nonzero().squeeze(1)
@@ -54,7 +54,7 @@ class Jump(NearestAttack):
             )
         return begun
 
-    def _jumped(self, network: Network, clean: Tensor, start: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def _jumped(self, network: Network, clean: Tensor, start: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
         """From images that fool to nearer ones, (n, C, H, W)."""
         current = self._back(network, clean, start, labels)
         best, closest = current, self._distance(current, clean)
@@ -94,7 +94,7 @@ class Jump(NearestAttack):
         return towards(network, blend, far, shares, labels, halvings)
 
     def _direction(
-        self, network: Network, current: Tensor, labels: Tensor, radius: Tensor, count: int, draws: Draws
+        self, network: Network, current: Tensor, labels: Tensor, radius: Tensor, count: int, draws: PerImageRandom
     ) -> Tensor:
         """The gradient of the boundary, estimated (equations 9 and 16), of length 1 in l_2; its signs in l_inf."""
         total, plain, votes = torch.zeros_like(current), torch.zeros_like(current), torch.zeros_like(radius)
@@ -120,7 +120,7 @@ class Jump(NearestAttack):
             return gradient.sign()
         return _normalised(gradient)
 
-    def _noise(self, draws: Draws, shape: torch.Size) -> Tensor:
+    def _noise(self, draws: PerImageRandom, shape: torch.Size) -> Tensor:
         """(n, *shape) of length 1 in l_2: normal (l_2), uniform (l_inf)."""
         noise = draws.uniform(*shape) * 2 - 1 if self.norm == "linf" else draws.normal(*shape)
         return _normalised(noise)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from robustnas.attack.foolbox_attack import NearestAttack, Network
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import DUAL_ORDER
 
 ACROSS = 1.001
@@ -42,7 +42,7 @@ class MarginSteps(NearestAttack):
         self.step_size = step_size
         self.gamma = gamma
 
-    def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
         """See `NearestAttack.nearest`; an image that was never fooled stays clean."""
         order = {"linf": math.inf, "l2": 2.0, "l1": 1.0}[self.norm]
         delta, best_delta = torch.zeros_like(images), torch.zeros_like(images)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.pgd import along
 from robustnas.threat import ThreatModel
 
 
-def inside(clean: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+def inside(clean: Tensor, threat: ThreatModel, draws: PerImageRandom) -> Tensor:
     """Images uniform in the ball, put into the box where they are outside: (N, C, H, W) -> the same shape.
 
     In l_2 a normal direction at a radius whose power d is uniform, d pixel values: volume grows so.  In l_1 d of d + 1
@@ -35,7 +35,7 @@ def inside(clean: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
     return threat.project(clean + threat.epsilon * unit.to(clean), clean)
 
 
-def far(clean: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+def far(clean: Tensor, threat: ThreatModel, draws: PerImageRandom) -> Tensor:
     """Images far from the clean ones: (N, C, H, W) -> the same shape.
 
     On the border of the ball before the box is met: in l_inf uniform and scaled, in l_2 of normal direction; in l_1

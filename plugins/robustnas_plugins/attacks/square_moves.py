@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import ThreatModel
 
 TINY = 1e-12
@@ -49,7 +49,7 @@ class Moves(ABC):
         """Side in pixels of a square that covers this share of the image."""
 
     @abstractmethod
-    def start(self, own: Draws, shared: Draws) -> Tensor:
+    def start(self, own: PerImageRandom, shared: PerImageRandom) -> Tensor:
         """First images of the search, (n, C, H, W) in ball and box.
 
         Args:
@@ -84,7 +84,7 @@ class Flat(Moves):
         height, width = self.clean.shape[2:]
         return min(max(round(math.sqrt(share * height * width)), 1), height, width)
 
-    def start(self, own: Draws, shared: Draws) -> Tensor:
+    def start(self, own: PerImageRandom, shared: PerImageRandom) -> Tensor:
         """Vertical stripes one pixel wide, with a sign of their own in each channel."""
         channels, _, width = self.clean.shape[1:]
         return torch.where(own.signs(channels, 1, width) > 0, self.high, self.low)
@@ -117,7 +117,7 @@ class Bumps(Moves):
         wanted = max(round(math.sqrt(share * height * width)), 3)
         return min(wanted + 1 - wanted % 2, height, width)
 
-    def start(self, own: Draws, shared: Draws) -> Tensor:
+    def start(self, own: PerImageRandom, shared: PerImageRandom) -> Tensor:
         """Tiles of bumps, five along the shorter side, each with a direction of its own and a sign for each channel."""
         count, channels, height, width = self.clean.shape
         side = max(min(height, width) // TILES, 1)
@@ -192,7 +192,7 @@ class Pixels(Moves):
     def side(self, share: float) -> int:
         return 1
 
-    def start(self, own: Draws, shared: Draws) -> Tensor:
+    def start(self, own: PerImageRandom, shared: PerImageRandom) -> Tensor:
         """Every pixel value as far up or down as every other."""
         signs = own.of("signs").signs(*self.clean.shape[1:]).to(self.clean)
         return self.threat.project(self.clean + self.threat.epsilon * signs, self.clean)

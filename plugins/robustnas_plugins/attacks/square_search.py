@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustnas.attack.foolbox_attack import BallAttack, Network, fooled
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks import square_moves
 
@@ -54,7 +54,9 @@ class SquareSearch(BallAttack):
             iteration = iteration * PAPER_QUERIES // self.queries
         return float(self.p_init / 2 ** sum(iteration > end for end in SHRINKS))
 
-    def perturbed(self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    def perturbed(
+        self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
+    ) -> Tensor:
         """What the first restart that fools an image finds; of the last one where none does."""
         found = images.clone()
         standing = torch.arange(len(images), device=images.device)
@@ -70,7 +72,7 @@ class SquareSearch(BallAttack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        draws: Draws,
+        draws: PerImageRandom,
         restart: int,
         standing: Tensor,
         found: Tensor,
@@ -78,7 +80,7 @@ class SquareSearch(BallAttack):
         """One restart on the images at `standing` (n,); writes into `found`, returns who still stands."""
         moves = square_moves.moves(images[standing], threat, self.shared)
         own = draws.of("square", restart).at(standing)
-        common = Draws.of_images(0, "square", torch.full((1,), restart), images.device)
+        common = PerImageRandom.of_images(0, "square", torch.full((1,), restart), images.device)
         labels = labels[standing]
         best, lowest = moves.clean, torch.full((len(standing),), float("inf"), device=images.device)
         numbers = torch.empty(0)
@@ -109,7 +111,7 @@ class SquareSearch(BallAttack):
         found[standing] = best
         return standing
 
-    def _numbers(self, own: Draws, common: Draws, block: int, count: int, shared: int) -> Tensor:
+    def _numbers(self, own: PerImageRandom, common: PerImageRandom, block: int, count: int, shared: int) -> Tensor:
         """Uniform numbers for a block of iterations: (n, BLOCK, count)."""
         numbers = own.of("block", block).uniform(BLOCK, count)
         if self.shared:

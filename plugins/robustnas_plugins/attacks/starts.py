@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from robustnas.attack.foolbox_attack import Network, fooled
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 
 
-def starts(network: Network, images: Tensor, labels: Tensor, draws: Draws, tries: int) -> tuple[Tensor, Tensor]:
+def starts(
+    network: Network, images: Tensor, labels: Tensor, draws: PerImageRandom, tries: int
+) -> tuple[Tensor, Tensor]:
     """Images that fool, anywhere in the box: at most `tries` evaluations an image.
 
     By turns: the negative, uniform noise of every pixel, uniform noise of coarser and coarser squares (down to one grey
@@ -50,7 +52,7 @@ def _corner(images: Tensor, attempt: int) -> Tensor:
     return ((attempt >> places) & 1).to(images).view(1, *images.shape[1:]).expand_as(images)
 
 
-def _proposed(images: Tensor, draws: Draws, attempt: int) -> Tensor:
+def _proposed(images: Tensor, draws: PerImageRandom, attempt: int) -> Tensor:
     """The start to try at the `attempt`-th time, (n, C, H, W)."""
     if attempt == 0:
         return 1 - images

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustnas.attack.foolbox_attack import NearestAttack, Network, fooled
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas_plugins.attacks.boundary import BLENDS, LOOK
 from robustnas_plugins.attacks.starts import starts, straight, towards
 
@@ -44,7 +44,7 @@ class Walk(NearestAttack):
         self.inwards = inwards
         self.tries = tries
 
-    def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
         """See `NearestAttack.nearest`; an image without a start stays clean."""
         begun, has = starts(network, images, labels, draws, self.tries)
         standing = has.nonzero().squeeze(1)
@@ -56,7 +56,7 @@ class Walk(NearestAttack):
         begun[standing] = self._walked(network, clean, found, labels, draws)
         return begun
 
-    def _walked(self, network: Network, clean: Tensor, found: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def _walked(self, network: Network, clean: Tensor, found: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
         """From images that fool to nearer ones, (n, C, H, W)."""
         best = found.clone()
         places = torch.arange(len(clean), device=clean.device)

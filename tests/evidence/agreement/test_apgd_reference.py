@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from robustnas.attack.network import Counted
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.apgd_steps import AutoPGD
 
@@ -38,7 +38,7 @@ def reference(network, images, labels, threat, loss, restarts):
 def ours(network, images, labels, threat, loss, restarts):
     """What this project's attack proposes."""
     attack = AutoPGD(threat.norm, loss, restarts=restarts, target_classes=TARGETS)
-    draws = Draws.of_images(0, "agreement", torch.arange(len(images)))
+    draws = PerImageRandom.of_images(0, "agreement", torch.arange(len(images)))
     return attack.perturbed(network, images, labels, threat, draws)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustnas.attack.network import Counted
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.autoattack import AutoAttack
 
@@ -24,7 +24,7 @@ QUERIES = 1000
 
 def ours(network, images, labels, threat):
     attack = AutoAttack(square_variant="reference", queries=QUERIES).build(threat)
-    draws = Draws.of_images(0, "agreement", torch.arange(len(images)))
+    draws = PerImageRandom.of_images(0, "agreement", torch.arange(len(images)))
     return attack.perturbed(network, images, labels, threat, draws)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustnas.attack.network import Counted
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.fab import FAB, FABT
 from robustnas_plugins.attacks.hyperplane import nearest_step
@@ -46,7 +46,7 @@ def test_the_same_is_found_as_by_the_reference(subject, norm, targets):
     images, labels, threat = subject.images, subject.labels, ThreatModel(norm, RADII[norm])
     plugin = FABT(STEPS, target_classes=targets) if targets else FAB(STEPS)
     counted, started = Counted(subject.network), time.perf_counter()
-    draws = Draws.of_images(0, "agreement", torch.arange(len(images)))
+    draws = PerImageRandom.of_images(0, "agreement", torch.arange(len(images)))
     found = plugin.build(threat).nearest(counted, images, labels, draws)
     sizes = threat.distance(found, images)
     assert bool((subject.network(found).argmax(1) != labels).all())

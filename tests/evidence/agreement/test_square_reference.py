@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustnas.attack.network import Counted
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.square import Square
 
@@ -24,7 +24,7 @@ SEEDS = 3
 
 def ours(network, images, labels, threat, seed, variant="reference"):
     attack = Square(queries=QUERIES, variant=variant).build(threat)
-    draws = Draws.of_images(seed, "agreement", torch.arange(len(images)))
+    draws = PerImageRandom.of_images(seed, "agreement", torch.arange(len(images)))
     return attack.perturbed(network, images, labels, threat, draws)
 
 

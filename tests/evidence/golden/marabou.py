@@ -1,6 +1,6 @@
 """Least margins of a tiny network, proved by Marabou, a complete verifier that shares no code with this package.
 
-    python tests/golden/marabou.py MARABOU > tests/golden/marabou.json
+    python tests/evidence/golden/marabou.py MARABOU > tests/evidence/golden/marabou.json
 
 MARABOU is the program of `pip install maraboupy==2.0.0`.  It is given the files that `robustnas.export` writes.  For
 an image and an epsilon it is asked whether the margin of some admissible image is as small as a number.  Bisection
@@ -138,8 +138,8 @@ def main(program: str) -> None:
                 rows.append({**row, "above": above, "below": below})
     provenance = {
         "program": "Marabou 2.0.0 (maraboupy 2.0.0, wheel for CPython 3.11 on Linux x86-64)",
-        "command": "python tests/golden/marabou.py MARABOU, which runs: MARABOU network.onnx property.vnnlib",
-        "network": "class Tiny of tests/golden/marabou.py, weights and pixels in units of 1/16",
+        "command": "python tests/evidence/golden/marabou.py MARABOU, which runs: MARABOU network.onnx property.vnnlib",
+        "network": "class Tiny of tests/evidence/golden/marabou.py, weights and pixels in units of 1/16",
         "slack": SLACK,
     }
     text = json.dumps({"provenance": provenance, **golden, "least_margins": rows}, indent=1)

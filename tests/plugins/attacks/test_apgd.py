@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from robustnas.attack.foolbox_import import load_foolbox
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.pgd import along
 from robustnas.errors import OptionError
 from robustnas.runtime.seeding import seeded
@@ -59,7 +59,7 @@ def attacked(factory, norm, network, images, labels, rows=None, epsilon=None):
     """What an attack proposes for some of the images, each with its own draws."""
     rows = torch.arange(len(images)) if rows is None else rows
     threat = ThreatModel(norm, EPSILON[norm] if epsilon is None else epsilon)
-    draws = Draws.of_images(0, "test", rows)
+    draws = PerImageRandom.of_images(0, "test", rows)
     return factory.build(threat).perturbed(network, images[rows], labels[rows], threat, draws).detach()
 
 
@@ -205,7 +205,7 @@ def test_with_few_classes_differences_stand_in_for_the_ratios(norm):
     network, images, labels = two
     sure = nn.Sequential(network, nn.Linear(2, 2, bias=False))
     sure[1].weight = nn.Parameter(1e4 * torch.eye(2), requires_grad=False)
-    threat, draws = ThreatModel(norm, EPSILON[norm]), Draws.of_images(0, "test", torch.arange(60))
+    threat, draws = ThreatModel(norm, EPSILON[norm]), PerImageRandom.of_images(0, "test", torch.arange(60))
     fell = [
         int((sure(AutoPGD(norm, loss, 8).perturbed(sure, images, labels, threat, draws)).argmax(1) != labels).sum())
         for loss in ("ce", "dlr", "dlr-targeted")
@@ -229,7 +229,7 @@ def test_the_margin_has_a_gradient_where_the_cross_entropy_has_none():
     network, images, labels = wavy()
     sure = nn.Sequential(network, nn.Linear(5, 5, bias=False))
     sure[1].weight = nn.Parameter(1e4 * torch.eye(5), requires_grad=False)
-    threat, draws = ThreatModel("linf", EPSILON["linf"]), Draws.of_images(0, "test", torch.arange(60))
+    threat, draws = ThreatModel("linf", EPSILON["linf"]), PerImageRandom.of_images(0, "test", torch.arange(60))
     plain, by_margin, by_ratio = (
         int((sure(attack.perturbed(sure, images, labels, threat, draws)).argmax(1) != labels).sum())
         for attack in (
@@ -335,7 +335,7 @@ def test_steps_shrink_so_that_a_peak_inside_the_ball_is_met(norm, epsilon):
     clean = torch.full((8, 1, 3, 3), 0.5)
     peak = 0.5 + 0.05 * torch.tensor([1.0, -1, 1, 1, -1, 1, -1, -1, 1]).view(1, 3, 3)
     network, labels, threat = Peak(peak), torch.zeros(8, dtype=torch.int64), ThreatModel(norm, epsilon)
-    draws = Draws.of_images(1, "peak", torch.arange(8))
+    draws = PerImageRandom.of_images(1, "peak", torch.arange(8))
 
     def height(attack):
         """(8,), how far the attack stays below the peak, at its highest image."""
@@ -369,7 +369,7 @@ def test_gradients_are_averaged_over_passes():
     network = Flickering()
     # just beyond the distance to the boundary: nearly every pixel must go the right way
     threat = ThreatModel("linf", 1.02 * 0.5 / float(network.weight.abs().sum()))
-    draws = Draws.of_images(0, "eot", torch.arange(4))
+    draws = PerImageRandom.of_images(0, "eot", torch.arange(4))
     fell = {}
     for samples in (1, 2, 4):
         found = AutoPGD("linf", "ce", 20, eot_samples=samples).perturbed(network, images, labels, threat, draws)
@@ -388,7 +388,7 @@ def test_target_classes_are_the_likeliest_wrong_ones_in_turn():
             return torch.stack([3 * ones, 2.9 - 0 * ones, 2.8 * ones, 40 * (brightness - 0.5)], dim=1)
 
     images, labels = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.int64)
-    threat, draws = ThreatModel("linf", 0.1), Draws.of_images(0, "targets", torch.arange(3))
+    threat, draws = ThreatModel("linf", 0.1), PerImageRandom.of_images(0, "targets", torch.arange(3))
     network = Hidden()
     two, three = (
         (network(AutoPGD("linf", "dlr-targeted", 10, target_classes=number).perturbed(
@@ -406,7 +406,7 @@ def test_target_classes_are_the_likeliest_wrong_ones_in_turn():
 def test_starts_are_in_ball_and_box_and_each_image_has_its_own(norm):
     clean = torch.full((400, 1, 4, 4), 0.5)
     threat = ThreatModel(norm, 0.3)
-    draws = Draws.of_images(0, "start", torch.arange(400))
+    draws = PerImageRandom.of_images(0, "start", torch.arange(400))
     for start in (inside, far):
         images = start(clean, threat, draws)
         sizes = threat.distance(images, clean)

@@ -11,7 +11,7 @@ from torch import nn
 from robustnas.attack import evaluate, predict
 from robustnas.attack.foolbox_attack import InTurn, NearestAttack
 from robustnas.attack.foolbox_import import load_foolbox
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.errors import RunError
 from robustnas.run.evaluation import _left_out
 from robustnas.runtime.seeding import seeded
@@ -30,7 +30,7 @@ def subject(classes=5, count=30):
             network[1].weight.mul_(2)
         images = torch.rand(count, 1, 5, 5)
     network.requires_grad_(False)
-    return network, images, predict(network, images), Draws.of_images(0, "autoattack", torch.arange(count))
+    return network, images, predict(network, images), PerImageRandom.of_images(0, "autoattack", torch.arange(count))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from robustnas.attack import evaluate, predict
 from robustnas.attack.columns import of_records
 from robustnas.attack.foolbox_attack import Each
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.certify.verdicts import Measured, shown
 from robustnas.errors import OptionError
 from robustnas.runtime.seeding import seeded
@@ -54,11 +54,11 @@ def natural(count: int, channels: int, height: int, width: int) -> Tensor:
     return 0.05 + 0.9 * (scene - low.view(-1, 1, 1, 1)) / (high - low).view(-1, 1, 1, 1)
 
 
-def draws_of(count: int, seed: int = 0) -> Draws:
-    return Draws.of_images(seed, "corruptions", torch.arange(count))
+def draws_of(count: int, seed: int = 0) -> PerImageRandom:
+    return PerImageRandom.of_images(seed, "corruptions", torch.arange(count))
 
 
-def corrupted(family: str, severity: int, images: Tensor, draws: Draws | None = None) -> Tensor:
+def corrupted(family: str, severity: int, images: Tensor, draws: PerImageRandom | None = None) -> Tensor:
     return Natural("linf", family, severity).corrupted(images, draws_of(len(images)) if draws is None else draws)
 
 
@@ -307,7 +307,7 @@ def test_through_the_harness_no_ball_bounds_them_and_the_column_is_their_mean(ep
         )
         # what was shown, made again beside the harness
         attacked = (labels == predict(network, images)).nonzero().squeeze(1)
-        draws = Draws.of_images(0, f"attack/corruptions/{variant}", attacked)
+        draws = PerImageRandom.of_images(0, f"attack/corruptions/{variant}", attacked)
         answers = predict(network, part.corrupted(images[attacked], draws))
         stands = torch.zeros(40, dtype=torch.bool)
         stands[attacked] = answers == labels[attacked]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from robustnas.attack import predict
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.runtime.seeding import seeded
 from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.attacks import fab_steps
@@ -37,7 +37,7 @@ def images_of(count=30, spread=0.5):
 
 
 def draws_of(images):
-    return Draws.of_images(0, "fab", torch.arange(len(images)))
+    return PerImageRandom.of_images(0, "fab", torch.arange(len(images)))
 
 
 def exact_step(image, slope, gap, norm):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from robustnas.attack import evaluate, predict
 from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.network import Counted
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.runner import runners
 from robustnas.errors import OptionError
 from robustnas.runtime.seeding import seeded
@@ -54,7 +54,7 @@ def run(plugin: Any, norm: str, network: nn.Module, images: Tensor, labels: Tens
     (runner,) = runners(plugin.build(ThreatModel(norm, 0.1)), ThreatModel(norm, 0.1), "attack")
     model = foolbox.PyTorchModel(network.eval(), bounds=(0, 1), device="cpu")
     criterion = foolbox.criteria.Misclassification(labels[chosen])
-    return runner.call(model, images[chosen], criterion, Draws.of_images(0, "nearest", chosen))
+    return runner.call(model, images[chosen], criterion, PerImageRandom.of_images(0, "nearest", chosen))
 
 
 def size(norm: str, found: Tensor, images: Tensor) -> Tensor:
@@ -299,7 +299,7 @@ def test_random_numbers_are_those_of_the_image(name):
     others = (
         SHORT[name]
         .build(ThreatModel("l2", 0.1))
-        .nearest(network, images, labels, Draws.of_images(1, "nearest", torch.arange(4)))
+        .nearest(network, images, labels, PerImageRandom.of_images(1, "nearest", torch.arange(4)))
     )
     if name != "fmn":  # which need not have found anything
         assert not torch.equal(others, first)

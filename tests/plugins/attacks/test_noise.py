@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustnas.attack import evaluate, predict
 from robustnas.attack.network import Counted
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.attacks.noise import GaussianNoise, UniformNoise
 
@@ -30,7 +30,7 @@ def drawn(factory, norm: str, images: Tensor, times: int = 1, network: nn.Module
     """What the attack gives, against class 0."""
     threat = ThreatModel(norm, RADII[norm] if epsilon is None else epsilon)
     attack = factory(draws=times).build(threat)
-    draws = Draws.of_images(0, "noise", torch.arange(len(images)))
+    draws = PerImageRandom.of_images(0, "noise", torch.arange(len(images)))
     return attack.perturbed(
         Never() if network is None else network, images, torch.zeros(len(images)).long(), threat, draws
     )
@@ -97,7 +97,7 @@ def test_no_two_images_and_no_two_draws_are_alike(factory, norm):
     assert torch.equal(drawn(factory, norm, images), draws[0])
     other = factory(draws=1).build(ThreatModel(norm, RADII[norm]))
     threat, labels = ThreatModel(norm, RADII[norm]), torch.zeros(6).long()
-    elsewhere = other.perturbed(Never(), images, labels, threat, Draws.of_images(1, "noise", torch.arange(6)))
+    elsewhere = other.perturbed(Never(), images, labels, threat, PerImageRandom.of_images(1, "noise", torch.arange(6)))
     assert not torch.isclose(elsewhere, draws[0]).flatten(1).all(dim=1).any()
 
 
@@ -151,7 +151,7 @@ def test_images_leave_once_they_are_fooled_with_the_first_draw_that_does(factory
 @pytest.mark.parametrize("factory", BOTH)
 def test_nothing_is_shown_when_nothing_stands(factory):
     network, threat, labels = Counted(Never()), ThreatModel("l2", 0.1), torch.ones(3).long()
-    factory(draws=5).build(threat).perturbed(network, grey(3), labels, threat, Draws.fresh(3))
+    factory(draws=5).build(threat).perturbed(network, grey(3), labels, threat, PerImageRandom.fresh(3))
     assert network.images == 3  # all fell to the first draw
 
 
@@ -161,7 +161,7 @@ def test_an_images_result_is_its_own(factory, norm):
     images = near_the_boundary()
     threat = ThreatModel(norm, {"linf": 0.05, "l2": 0.1, "l1": 0.25}[norm])
     attack, network = factory(draws=4).build(threat), Linear(2).double()
-    draws, labels = Draws.of_images(0, "noise", torch.arange(len(images))), torch.zeros(len(images)).long()
+    draws, labels = PerImageRandom.of_images(0, "noise", torch.arange(len(images))), torch.zeros(len(images)).long()
 
     def inside(batch: Tensor) -> Tensor:
         return network(batch.double())  # so that no decision hangs on rounding

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robustnas.attack import predict
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.runtime.seeding import seeded
 from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.attacks.square import VARIANTS, Square
@@ -41,7 +41,7 @@ def subject(height=6, width=6, channels=1, classes=4, count=24):
             network[1].weight.mul_(2)
         images = torch.rand(count, channels, height, width)
     network.requires_grad_(False)
-    return network, images, predict(network, images), Draws.of_images(0, "square", torch.arange(count))
+    return network, images, predict(network, images), PerImageRandom.of_images(0, "square", torch.arange(count))
 
 
 def fell(network, found, labels):
@@ -124,7 +124,7 @@ def test_queries_are_what_an_image_that_stands_costs():
 @pytest.mark.parametrize("norm", NORMS)
 def test_squares_reach_the_last_row_and_column_but_for_the_reference(norm):
     clean = torch.full((24, 1, 6, 6), 0.5)
-    draws = Draws.of_images(0, "reach", torch.arange(24))
+    draws = PerImageRandom.of_images(0, "reach", torch.arange(24))
     threat = ThreatModel(norm, 0.1)
     touched = {}
     for variant in VARIANTS:
@@ -143,10 +143,12 @@ def test_squares_reach_the_last_row_and_column_but_for_the_reference(norm):
 def test_in_the_reference_variant_all_images_share_their_squares():
     images = torch.full((8, 1, 6, 6), 0.5)
     threat = ThreatModel("linf", 0.1)
-    own = Draws.of_images(0, "share", torch.arange(8))
+    own = PerImageRandom.of_images(0, "share", torch.arange(8))
     for shared, places in ((True, 1), (False, 8)):
         search = SquareSearch("linf", queries=9, p_init=0.8, restarts=1, shared=shared, rescaled=True)
-        numbers = search._numbers(own, Draws.of_images(0, "common", torch.zeros(1, dtype=torch.int64)), 0, 3, 3)
+        numbers = search._numbers(
+            own, PerImageRandom.of_images(0, "common", torch.zeros(1, dtype=torch.int64)), 0, 3, 3
+        )
         assert numbers.shape == (8, 64, 3)
         assert len(numbers[:, 0].unique(dim=0)) == places
         changed = FORMS["linf"](images, threat, short=shared).candidate(images, 2, numbers[:, 0]) != images
@@ -195,7 +197,7 @@ def test_per_sample_finds_what_hangs_on_the_last_row():
     images = torch.full((30, 1, 8, 8), 0.5)
     labels = torch.zeros(30, dtype=torch.int64)
     threat = ThreatModel("linf", 0.1)
-    draws = Draws.of_images(0, "row", torch.arange(30))
+    draws = PerImageRandom.of_images(0, "row", torch.arange(30))
     found = {
         variant: Square(queries=1500, variant=variant).build(threat).perturbed(network, images, labels, threat, draws)
         for variant in VARIANTS

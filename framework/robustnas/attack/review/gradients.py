@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.pgd import step
 from robustnas.attack.review.evidence import CHANCE, FEWEST, by_chance, counts
 from robustnas.attack.review.flag import Flag
@@ -104,7 +104,7 @@ def _moved(images: Tensor, along: Tensor, length: float, norm: str) -> Tensor:
     return step(images, along, length, norm).clamp(0.0, 1.0)
 
 
-def standing_anywhere(network: Network, images: Tensor, labels: Tensor, norm: str, draws: Draws) -> Tensor:
+def standing_anywhere(network: Network, images: Tensor, labels: Tensor, norm: str, draws: PerImageRandom) -> Tensor:
     """Which images survive gradient ascent on the cross-entropy where every image is allowed: (n,) bool.
 
     At that radius the ball holds the box, so projecting is clamping.  Costs at most STARTS (STEPS + 1) evaluations an
@@ -131,7 +131,7 @@ def standing_anywhere(network: Network, images: Tensor, labels: Tensor, norm: st
     return standing
 
 
-def reaches_zero(network: Network, images: Tensor, labels: Tensor, norm: str, draws: Draws) -> list[Flag]:
+def reaches_zero(network: Network, images: Tensor, labels: Tensor, norm: str, draws: PerImageRandom) -> list[Flag]:
     """Does gradient ascent break every image where every image is allowed, all but a few?"""
     standing = int(standing_anywhere(network, images, labels, norm, draws).sum())
     if not counts(standing, len(images), STANDING) and standing < len(images):
@@ -145,7 +145,7 @@ def reaches_zero(network: Network, images: Tensor, labels: Tensor, norm: str, dr
     return [Flag("does-not-reach-zero", text)]
 
 
-def _noise(images: Tensor, radius: float, norm: str, draws: Draws) -> Tensor:
+def _noise(images: Tensor, radius: float, norm: str, draws: PerImageRandom) -> Tensor:
     """Images with noise of this size, clamped to the box: (n, C, H, W).
 
     In linf uniform in the ball; in l2 and l1 the same direction at that length, as a step has it.
@@ -158,7 +158,7 @@ def _noise(images: Tensor, radius: float, norm: str, draws: Draws) -> Tensor:
     return (images + radius * noise).clamp(0.0, 1.0)
 
 
-def against_noise(network: Network, images: Tensor, labels: Tensor, norm: str, draws: Draws) -> list[Flag]:
+def against_noise(network: Network, images: Tensor, labels: Tensor, norm: str, draws: PerImageRandom) -> list[Flag]:
     """Does one step along the gradient break fewer images than noise of its size, by more than chance?
 
     At the smallest of `RADII` at which either breaks so many that a difference can be told from chance: there a step is

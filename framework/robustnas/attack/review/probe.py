@@ -7,14 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.review import answers, gradients
 from robustnas.attack.review.flag import Flag
 from robustnas.attack.review.inner import gradients_in_forward
 from robustnas.contracts import Images
 from robustnas.data.images import in_order, on_device
 from robustnas.errors import DataError, RobustnasError, RunError, kind_of, said
-from robustnas.nn.read_only import frozen
+from robustnas.nn.read_only import read_only
 from robustnas.runtime import interrupt
 from robustnas.runtime.device import float32_with_gradients
 from robustnas.runtime.report import Report, silent
@@ -67,7 +67,7 @@ def probe(
     source = on_device(images, device)
     checked = _checked(network)
     found: list[Flag] = []
-    with frozen(network), float32_with_gradients(device), seeded(seed, "review"):
+    with read_only(network), float32_with_gradients(device), seeded(seed, "review"):
         with torch.no_grad():
             right = _right(checked, source, labels, count, device)
             report(1, CHECKS, "check")
@@ -79,7 +79,7 @@ def probe(
         found += _inner(checked, first)
         report(3, CHECKS, "check")
         if len(right):
-            truth, draws = labels[right].to(device), Draws.of_images(seed, "review", right, device)
+            truth, draws = labels[right].to(device), PerImageRandom.of_images(seed, "review", right, device)
             found += gradients.zero(checked, first, truth)
             report(4, CHECKS, "check")
             found += gradients.against_noise(checked, first, truth, norm, draws)

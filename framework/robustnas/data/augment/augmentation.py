@@ -27,7 +27,7 @@ from robustnas.data.pixels import sent, unit
 
 
 @frozen(eq=False)
-class Draws:
+class AugmentationPlan:
     """What happens to each image of a batch.  `draws[some]` is what happens to some of them, a slice or indices.
 
     Args:
@@ -54,7 +54,7 @@ class Draws:
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, some: slice | Tensor, /) -> Draws:
+    def __getitem__(self, some: slice | Tensor, /) -> AugmentationPlan:
         boxes = None if self.boxes is None else self.boxes[some]
         jitter = None if self.jitter is None else self.jitter[some]
         return evolve(self, table=self.table[some], boxes=boxes, jitter=jitter)
@@ -71,7 +71,7 @@ def draw(
     random_resized_crop: Sequence[float] | None = None,
     colour_jitter: Sequence[float] | None = None,
     read: tuple[int, int] | None = None,
-) -> Draws:
+) -> AugmentationPlan:
     """Draws for a batch of `count` images.
 
     Args:
@@ -104,10 +104,10 @@ def draw(
         boxes = resized_crop.boxes(count, *(read or (height, width)), random_resized_crop, generator)
     if colour_jitter is not None:
         jitter = colours.draw(count, colour_jitter, generator)
-    return Draws(table, height, width, crop, flip, cutout, boxes, jitter)
+    return AugmentationPlan(table, height, width, crop, flip, cutout, boxes, jitter)
 
 
-def apply(images: Tensor, draws: Draws, fill: Tensor | None = None) -> Tensor:
+def apply(images: Tensor, draws: AugmentationPlan, fill: Tensor | None = None) -> Tensor:
     """Augmented images: (N, C, H, W), uint8 or in [0, 1] -> the same, in new memory where anything changed.
 
     Bytes stay bytes where pixels only move; otherwise they become float32 in [0, 1].  Applied to bytes or to the same
@@ -136,7 +136,7 @@ def apply(images: Tensor, draws: Draws, fill: Tensor | None = None) -> Tensor:
     return _blanked(unit(images), draws, numbers, fill) if draws.cutout else images
 
 
-def _placed(images: Tensor, draws: Draws, numbers: Tensor) -> Tensor:
+def _placed(images: Tensor, draws: AugmentationPlan, numbers: Tensor) -> Tensor:
     """Cropped and mirrored at once: each pixel is looked up in the padded image.
 
     One look-up by flat place took a quarter of the time of indexing by image, channel, row and column (32x32x3 and
@@ -152,7 +152,7 @@ def _placed(images: Tensor, draws: Draws, numbers: Tensor) -> Tensor:
     return padded.flatten(2).gather(2, places).view(images.shape)
 
 
-def _blanked(images: Tensor, draws: Draws, numbers: Tensor, fill: Tensor | None) -> Tensor:
+def _blanked(images: Tensor, draws: AugmentationPlan, numbers: Tensor, fill: Tensor | None) -> Tensor:
     """One square of each image replaced by the fill."""
     # the square covers [centre - cutout // 2, centre - cutout // 2 + cutout)
     top, left = numbers[:, 3, None] - draws.cutout // 2, numbers[:, 4, None] - draws.cutout // 2

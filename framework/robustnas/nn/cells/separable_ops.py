@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from robustnas.nn.cells.layers import DepthwiseSeparable
 from robustnas.nn.cells.mixed_op import total
 from robustnas.nn.fast.convolution import conv2d
-from robustnas.nn.fast.separable_stage import Plan, convolved, stage
+from robustnas.nn.fast.separable_stage import StageShape, convolved, stage
 from robustnas.nn.frozen_norm import is_constant, scale_and_shift
 from robustnas.nn.joined_norm import JoinedNorm, scaled
 
@@ -61,13 +61,13 @@ class Stack:
         return len(norms) == 1 and all(one.depthwise.stride == two.depthwise.stride for one, two in strides)
 
 
-class _Stage(nn.Module):
+class _SeparableStage(nn.Module):
     """The layers at one depth of several stacks."""
 
     def __init__(self, layers: Sequence[DepthwiseSeparable], edges: int, shared: bool):
         super().__init__()
         dilations = tuple(layer.depthwise.dilation[0] for layer in layers)
-        self.plan = Plan(edges, layers[0].depthwise.stride[0], dilations, shared)
+        self.plan = StageShape(edges, layers[0].depthwise.stride[0], dilations, shared)
         self.depthwise = nn.ParameterList(layer.depthwise.weight for layer in layers)
         self.pointwise = nn.Parameter(torch.cat([layer.pointwise.weight.detach() for layer in layers]))
         self.norm = JoinedNorm.of([layer.norm for layer in layers])
@@ -112,7 +112,7 @@ class SeparableOps(nn.Module):
         depths = range(max(map(len, layers.values())))
         self.reaching = [[name for name in self.names if len(layers[name]) > depth] for depth in depths]
         self.stages = nn.ModuleList(
-            _Stage([layers[name][depth] for name in names], edges, shared=depth == 0)
+            _SeparableStage([layers[name][depth] for name in names], edges, shared=depth == 0)
             for depth, names in enumerate(self.reaching)
         )
 
@@ -120,7 +120,7 @@ class SeparableOps(nn.Module):
         """state (N, C, H, W), shares of each operation (edges,) -> the mixed outputs (N, edges * C, H', W')."""
         inputs, sums = [state], []
         for here, (names, beyond) in zip(self.stages, pairwise([*self.reaching, []]), strict=True):
-            assert isinstance(here, _Stage)
+            assert isinstance(here, _SeparableStage)
             ending = len(names) - len(beyond)
             width = here.norm.num_features // (len(names) * self.edges)
             one = here.pointwise.new_ones(self.edges)

@@ -32,7 +32,7 @@ SIDE = 5
 
 
 @frozen
-class Plan:
+class StageShape:
     """What a stage computes besides its tensors.
 
     Args:
@@ -48,7 +48,9 @@ class Plan:
     shared: bool
 
 
-def stage(plan: Plan, inputs: Sequence[Tensor], depthwise: Sequence[Tensor], pointwise: Tensor) -> tuple[Tensor, ...]:
+def stage(
+    plan: StageShape, inputs: Sequence[Tensor], depthwise: Sequence[Tensor], pointwise: Tensor
+) -> tuple[Tensor, ...]:
     """The stage's outputs for M operations: M of (N, edges * C', H', W'), or those joined.
 
     Args:
@@ -58,7 +60,7 @@ def stage(plan: Plan, inputs: Sequence[Tensor], depthwise: Sequence[Tensor], poi
         pointwise: (M * edges * C', C, 1, 1).
     """
     if by_hand(*inputs, pointwise, *depthwise):
-        outputs: tuple[Tensor, ...] = _Stage.apply(plan, pointwise, *depthwise, *inputs)
+        outputs: tuple[Tensor, ...] = _FusedStage.apply(plan, pointwise, *depthwise, *inputs)
         return outputs
     return (composed(plan, inputs, depthwise, pointwise),)
 
@@ -74,13 +76,13 @@ def by_hand(*tensors: Tensor) -> bool:
     )
 
 
-def composed(plan: Plan, inputs: Sequence[Tensor], depthwise: Sequence[Tensor], pointwise: Tensor) -> Tensor:
+def composed(plan: StageShape, inputs: Sequence[Tensor], depthwise: Sequence[Tensor], pointwise: Tensor) -> Tensor:
     """`stage`, joined, by functions that every kind of tensor and every order of differentiation has."""
     inner = convolved(plan, inputs, depthwise)
     return conv2d(torch.cat(inner, dim=1), pointwise, groups=len(inner) * plan.edges)
 
 
-def convolved(plan: Plan, inputs: Sequence[Tensor], depthwise: Sequence[Tensor]) -> list[Tensor]:
+def convolved(plan: StageShape, inputs: Sequence[Tensor], depthwise: Sequence[Tensor]) -> list[Tensor]:
     """Rectifier and depthwise convolutions alone, (N, edges * C, H', W') for each operation."""
     seen = [F.relu(x) for x in _arranged(inputs, len(depthwise), plan.shared)]
     if plan.shared:
@@ -91,11 +93,11 @@ def convolved(plan: Plan, inputs: Sequence[Tensor], depthwise: Sequence[Tensor])
     ]
 
 
-class _Stage(torch.autograd.Function):
+class _FusedStage(torch.autograd.Function):
     # `forward` with `ctx`: the newer form, with setup_context, costs 0.1 ms a call
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, pointwise: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore
+    def forward(ctx: Any, plan: StageShape, pointwise: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore
         count = len(plan.dilations)
         depthwise, inputs = tensors[:count], tensors[count:]
         joint = _joined_kernel(plan, depthwise, inputs[0])
@@ -204,7 +206,7 @@ def _or_none(gradients: Sequence[Tensor], of: Sequence[Tensor]) -> Sequence[Tens
     return gradients or [None] * len(of)
 
 
-def _joined_kernel(plan: Plan, depthwise: Sequence[Tensor], x: Tensor) -> Tensor | None:
+def _joined_kernel(plan: StageShape, depthwise: Sequence[Tensor], x: Tensor) -> Tensor | None:
     """All operations' kernels as one weight (M * edges * C, 1, side, side) without dilation, zeros in between.
 
     Entries that see nothing but padding are left out.  None if the image is too large, or the side would be, for
@@ -224,7 +226,7 @@ def _joined_kernel(plan: Plan, depthwise: Sequence[Tensor], x: Tensor) -> Tensor
     return joined
 
 
-def _taken_apart(plan: Plan, depthwise: Sequence[Tensor], joined: Tensor) -> list[Tensor]:
+def _taken_apart(plan: StageShape, depthwise: Sequence[Tensor], joined: Tensor) -> list[Tensor]:
     """A gradient of the joined kernel -> those of the operations' kernels."""
     apart = []
     for part, weight, dilation in zip(joined.chunk(len(depthwise)), depthwise, plan.dilations, strict=True):

@@ -18,7 +18,7 @@ from robustnas.data.batches import Part
 from robustnas.nn.batch_statistics import scratch_statistics
 from robustnas.nn.fast.double_backward import double_backward
 from robustnas.search.hypergradient.step import Step
-from robustnas.search.hypergradient.virtual import Draws, replayed
+from robustnas.search.hypergradient.virtual import GeneratorState, replayed
 from robustnas.search.objective import training_loss
 
 
@@ -29,7 +29,7 @@ class Curvature:
     for every product, so that no more than one is ever held.
     """
 
-    def __init__(self, step: Step, start: Draws):
+    def __init__(self, step: Step, start: GeneratorState):
         self._step, self._start = step, start
         self._kept: list[tuple[Tensor, ...]] = []
 
@@ -56,7 +56,7 @@ class Curvature:
                 materialize_grads=True,
             )
             total = [a + b for a, b in zip(total, found, strict=True)] if total else list(found)
-        return self._step.world.sum(total)
+        return self._step.processes.sum(total)
 
     def _gradients(self) -> Iterator[tuple[Tensor, ...]]:
         """Each part's gradient of L_train in w, with its graph."""

@@ -13,7 +13,7 @@ from robustnas.contracts import Context
 from robustnas.data.batches import Batch
 from robustnas.nn.batch_statistics import scratch_statistics
 from robustnas.nn.normalize import PixelSupernet
-from robustnas.runtime.processes import ALONE, World
+from robustnas.runtime.processes import ALONE, Processes
 from robustnas.search.objective import GradientSum, Objective, Validation, training_loss, validate
 from robustnas.search.weights import Weights
 
@@ -31,7 +31,7 @@ class Step:
         val: this process's parts of the outer level's batch.
         inner: context of the inner level's loss.
         outer: context of the outer level's loss.
-        world: the processes that share the two batches.
+        processes: the processes that share the two batches.
     """
 
     supernet: PixelSupernet
@@ -42,7 +42,7 @@ class Step:
     val: Batch
     inner: Context
     outer: Context
-    world: World = ALONE
+    processes: Processes = ALONE
 
     @property
     def alpha(self) -> list[nn.Parameter]:
@@ -71,7 +71,7 @@ def inner_gradient(step: Step, inputs: Sequence[Tensor], *, precise: bool = Fals
     with scratch_statistics(step.supernet, biased=False):
         for part in step.train:
             total.add(training_loss(step.objective, step.supernet, part, step.inner, precise=precise))
-    return step.world.sum(total.gradients)
+    return step.processes.sum(total.gradients)
 
 
 def outer_gradient(step: Step, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Validation]:
@@ -79,6 +79,6 @@ def outer_gradient(step: Step, inputs: Sequence[Tensor]) -> tuple[list[Tensor], 
     total = GradientSum(list(inputs))
     seen = validate(step.objective, step.supernet, step.val, step.outer, total.add)
     figures = {name: value for name, value in attrs.asdict(seen, recurse=False).items() if value is not None}
-    summed = step.world.sum([*total.gradients, *figures.values()])
+    summed = step.processes.sum([*total.gradients, *figures.values()])
     gradients, whole = summed[: len(inputs)], dict(zip(figures, summed[len(inputs) :], strict=True))
     return gradients, attrs.evolve(seen, **whole)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from robustnas.search.hypergradient.step import Hypergradient, Step, inner_gradient
-from robustnas.search.hypergradient.virtual import Draws, at_virtual_step, draws, rate, replayed, rewind
+from robustnas.search.hypergradient.virtual import GeneratorState, at_virtual_step, draws, rate, replayed, rewind
 from robustnas.search.settings import Unrolled
 from robustnas.search.weights import replaced
 
@@ -46,7 +46,7 @@ def unrolled(step: Step, order: Unrolled | None = None) -> Hypergradient:
     return Hypergradient(gradients_of_alpha, validation)
 
 
-def _alpha_gradient(step: Step, direction: list[Tensor], radius: Tensor, start: Draws) -> list[Tensor]:
+def _alpha_gradient(step: Step, direction: list[Tensor], radius: Tensor, start: GeneratorState) -> list[Tensor]:
     """grad_alpha L_train at w + radius * direction."""
     values = [w.detach() + radius * v for w, v in zip(step.weights.parameters, direction, strict=True)]
     with replaced(step.weights, values), replayed(start):

@@ -52,7 +52,7 @@ def _moved(step: Step, gradients: list[Tensor]) -> list[Tensor]:
 
 
 @frozen(eq=False)
-class Draws:
+class GeneratorState:
     """The state of every generator the inner loss may draw from."""
 
     generator: torch.Generator
@@ -64,14 +64,14 @@ class Draws:
         seeding.put_back(self.states, {"inner": self.generator}, self.device)
 
 
-def draws(step: Step) -> Draws:
+def draws(step: Step) -> GeneratorState:
     """The state as it is now."""
     device, generator = step.train[0].images.device, step.inner.generator
-    return Draws(generator, device, seeding.states({"inner": generator}, device))
+    return GeneratorState(generator, device, seeding.states({"inner": generator}, device))
 
 
 @contextmanager
-def replayed(draws: Draws) -> Iterator[None]:
+def replayed(draws: GeneratorState) -> Iterator[None]:
     """Inside, the inner loss draws what it drew then; afterwards the generators go on where they were."""
     before = seeding.states({"inner": draws.generator}, draws.device)
     draws.put_back()
@@ -81,6 +81,6 @@ def replayed(draws: Draws) -> Iterator[None]:
         seeding.put_back(before, {"inner": draws.generator}, draws.device)
 
 
-def rewind(draws: Draws) -> None:
+def rewind(draws: GeneratorState) -> None:
     """The inner loss's own generator back to its state then: the inner step draws what its rehearsal drew."""
     draws.generator.set_state(draws.states["inner"])

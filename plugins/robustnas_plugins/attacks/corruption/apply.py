@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from robustnas.attack.foolbox_attack import Corruption
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas_plugins.attacks.corruption import blur, digital, noise, weather
 
-Family = Callable[[Tensor, int, Draws], Tensor]
+Family = Callable[[Tensor, int, PerImageRandom], Tensor]
 """Images (N, C, H, W) in [0, 1], severity 1 to 5, draws -> images of the same shape, near [0, 1]."""
 
 FAMILIES: Mapping[str, Family] = {
@@ -50,6 +50,6 @@ class Natural(Corruption):
         self.family = family
         self.severity = severity
 
-    def corrupted(self, images: Tensor, draws: Draws) -> Tensor:
+    def corrupted(self, images: Tensor, draws: PerImageRandom) -> Tensor:
         """See `Corruption.corrupted`."""
         return FAMILIES[self.family](images, self.severity, draws).clamp(0.0, 1.0)

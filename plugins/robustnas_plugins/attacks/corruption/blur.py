@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas_plugins.attacks.corruption.fields import angles, bell, disc, filtered, line, shifted, unit
 
 DEFOCUS = (0.6, 1.0, 1.5, 2.1, 2.8)
@@ -23,12 +23,12 @@ GAUSSIAN = (0.5, 0.8, 1.1, 1.5, 2.1)
 """Sigma, pixels."""
 
 
-def defocus_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def defocus_blur(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """The mean over a disc."""
     return filtered(images, disc(DEFOCUS[severity - 1] * unit(images), images.device))
 
 
-def glass_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def glass_blur(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """A slight gaussian blur, then each pixel from a random place nearby."""
     reach, sigma = GLASS[severity - 1]
     soft = filtered(images, bell(sigma * unit(images), images.device))
@@ -36,12 +36,12 @@ def glass_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
     return shifted(soft, shifts.to(images))
 
 
-def motion_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def motion_blur(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """The mean along a line of any direction."""
     return filtered(images, line(MOTION[severity - 1] * unit(images), angles(draws, 0, 180)))
 
 
-def zoom_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def zoom_blur(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """The mean of the image and of its magnifications about the centre."""
     total = images.clone()
     for zoom in range(1, ZOOMS + 1):
@@ -52,6 +52,6 @@ def zoom_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
     return total / (ZOOMS + 1)
 
 
-def gaussian_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def gaussian_blur(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """The mean weighted by a gaussian."""
     return filtered(images, bell(GAUSSIAN[severity - 1] * unit(images), images.device))

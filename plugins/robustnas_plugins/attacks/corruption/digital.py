@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.errors import OptionError
 from robustnas_plugins.attacks.corruption.fields import bell, filtered, shifted, unit
 
@@ -26,20 +26,20 @@ JPEG = (50, 30, 18, 11, 6)
 """Quality, as the Independent JPEG Group counts it."""
 
 
-def brightness(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def brightness(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """More value in the colour space HSV, hue and saturation kept; black turns grey."""
     value = images.amax(dim=1, keepdim=True)
     more = (value + BRIGHTNESS[severity - 1]).clamp_max(1.0)
     return torch.where(value > 0, images * more / value.clamp_min(1e-12), more)
 
 
-def contrast(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def contrast(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """Towards the mean of each channel."""
     mean = images.mean(dim=(2, 3), keepdim=True)
     return mean + CONTRAST[severity - 1] * (images - mean)
 
 
-def saturate(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def saturate(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """More saturation in HSV, hue and value kept.
 
     Raises:
@@ -55,14 +55,14 @@ def saturate(images: Tensor, severity: int, draws: Draws) -> Tensor:
     return value - (value - images) * factor
 
 
-def elastic(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def elastic(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """Pixels from elsewhere, by a smooth random field of shifts."""
     size, length = (number * unit(images) for number in ELASTIC[severity - 1])
     field = filtered(draws.normal(2, *images.shape[2:]).to(images), bell(length, images.device))
     return shifted(images, size * field / field.flatten(1).square().mean(dim=1).sqrt()[:, None, None, None])
 
 
-def pixelate(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def pixelate(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """Means of fewer, larger pixels."""
     share = PIXELATE[severity - 1]
     height, width = images.shape[2:]
@@ -98,7 +98,7 @@ CHROMINANCE = (
 """Steps of quantisation for the chrominance: the same, table K.2."""
 
 
-def jpeg(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def jpeg(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """To luminance and chrominance, 8x8 cosine transform, quantisation, and back; chrominance is not made coarser.
 
     Sources: ITU-T T.81, annexes A.3.3 and K; JFIF 1.02 for the colours; the scale of the tables by quality is that of

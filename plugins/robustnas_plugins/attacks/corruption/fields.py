@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, conv2d, grid_sample, interpolate, pad
 
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 
 LEAST, USUAL = 16, 32
 """Pixels: images are treated as if their shorter side were at least the first; lengths are given for the second."""
@@ -30,14 +30,14 @@ def spread(values: Tensor) -> Tensor:
     return ((flat - low) / (high - low).clamp_min(1e-12)).view_as(values)
 
 
-def smooth(draws: Draws, height: int, width: int, cell: float) -> Tensor:
+def smooth(draws: PerImageRandom, height: int, width: int, cell: float) -> Tensor:
     """(N, 1, H, W) normal numbers on a grid of `cell` pixels, joined smoothly; about as large as they are."""
     rows, columns = max(math.ceil(height / cell), 1) + 1, max(math.ceil(width / cell), 1) + 1
     coarse = draws.normal(1, rows, columns)
     return interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
 
 
-def clouds(draws: Draws, height: int, width: int, decay: float) -> Tensor:
+def clouds(draws: PerImageRandom, height: int, width: int, decay: float) -> Tensor:
     """(N, 1, H, W) in [0, 1]: smooth fields of cells from the whole image down to a pixel, each `decay` as strong."""
     side = max(height, width)
     total: Tensor | float = 0.0
@@ -85,7 +85,7 @@ def line(length: float, angles: Tensor) -> Tensor:
     return (length / 2 + 1 - along.abs()).clamp(0.0, 1.0) * (1 - beside.abs()).clamp_min(0.0)
 
 
-def angles(draws: Draws, low: float, high: float) -> Tensor:
+def angles(draws: PerImageRandom, low: float, high: float) -> Tensor:
     """(N,) radians, uniform in [low, high), given in degrees."""
     return torch.deg2rad(low + (high - low) * draws.uniform())
 

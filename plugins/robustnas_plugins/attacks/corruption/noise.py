@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 
 GAUSSIAN = (0.04, 0.07, 0.11, 0.16, 0.23)
 """Standard deviation, pixel units."""
@@ -19,12 +19,12 @@ SPECKLE = (0.12, 0.2, 0.3, 0.42, 0.6)
 """Standard deviation as a share of the pixel."""
 
 
-def gaussian_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def gaussian_noise(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """x + sigma n."""
     return images + GAUSSIAN[severity - 1] * draws.normal(*images.shape[1:]).to(images)
 
 
-def shot_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def shot_noise(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """Poisson(photons x) / photons: counts up while the distribution function is below a uniform number."""
     photons = PHOTONS[severity - 1]
     mean = images * photons  # at most 60, so that exp(-mean) is a float32
@@ -39,7 +39,7 @@ def shot_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
     return counted / photons
 
 
-def impulse_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def impulse_noise(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """Salt and pepper, each channel of a pixel on its own."""
     share = IMPULSE[severity - 1]
     uniform = draws.uniform(*images.shape[1:]).to(images)
@@ -47,6 +47,6 @@ def impulse_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
     return torch.where(uniform < share / 2, torch.zeros_like(images), salted)
 
 
-def speckle_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def speckle_noise(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """x (1 + sigma n)."""
     return images * (1 + SPECKLE[severity - 1] * draws.normal(*images.shape[1:]).to(images))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustnas.attack.per_image_random import Draws
+from robustnas.attack.per_image_random import PerImageRandom
 from robustnas_plugins.attacks.corruption.fields import (
     angles,
     bell,
@@ -31,7 +31,7 @@ SPATTER = ((0.1, 0.45), (0.17, 0.5), (0.24, 0.55), (0.31, 0.62), (0.4, 0.7))
 """Share of the image under the drops, and how much they hide."""
 
 
-def snow(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def snow(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """A paler scene, and flakes that fall in one direction, blurred along it."""
     share, pale = SNOW[severity - 1]
     lit = torch.maximum(images, 0.5 + 0.5 * grey(images))
@@ -44,7 +44,7 @@ def snow(images: Tensor, severity: int, draws: Draws) -> Tensor:
     return scene + (traces * (length + 1)).clamp_max(1.0)
 
 
-def frost(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def frost(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """Ridges of smooth noise, thin and branching, laid over the image; whiter than what they cover.
 
     The families' authors lay photographs of frost over the image; this texture is computed.
@@ -60,7 +60,7 @@ def frost(images: Tensor, severity: int, draws: Draws) -> Tensor:
     return images * (1 - cover) + tint(images, 0.85, 0.93, 1.0) * cover
 
 
-def fog(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def fog(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """Light grey in clouds of every size, over the whole image and thinner in places."""
     thick, decay = FOG[severity - 1]
     height, width = images.shape[2:]
@@ -69,7 +69,7 @@ def fog(images: Tensor, severity: int, draws: Draws) -> Tensor:
     return images * (1 - cover) + tint(images, 0.8, 0.8, 0.82) * cover
 
 
-def spatter(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def spatter(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
     """Drops of water with soft edges, paler than most scenes."""
     share, hides = SPATTER[severity - 1]
     height, width = images.shape[2:]
