@@ -23,6 +23,7 @@ from robustnas.bounds.scale import portion
 from robustnas.bounds.value import Value
 from robustnas.bounds.walk import ENTRIES, Network, Walk
 from robustnas.errors import InputError, UnsupportedOpError
+from robustnas.nn.margin import other_logits
 from robustnas.nn.wrappers import unwrapped
 from robustnas.threat import DUAL_ORDER, NORMS, ThreatModel
 
@@ -275,8 +276,7 @@ def _margin_rows(logits: Value, labels: Tensor, targets: str) -> Tensor:
         raise InputError(f"label {int(labels.max())} for a network of {classes} classes; labels are 0 to {classes - 1}")
     true = labels[:, None].long()
     if targets == "strongest":
-        others = _clean(logits).detach().scatter(1, true, -torch.inf)
-        wrong = others.argmax(dim=1, keepdim=True)
+        wrong = other_logits(_clean(logits).detach(), labels).argmax(dim=1, keepdim=True)
     else:
         index = torch.arange(classes - 1, device=labels.device).expand(count, -1)
         wrong = index + (index >= true).long()

@@ -27,6 +27,7 @@ from robustnas.bounds.walk import Network
 from robustnas.certify.bracket import Bracket
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.nn.float64 import doubled
+from robustnas.nn.margin import margin_to_best_other
 from robustnas.nn.read_only import read_only
 from robustnas.nn.wrappers import unwrapped
 from robustnas.runtime.device import float64_here, full_precision
@@ -283,10 +284,8 @@ def linearised_radius(network: Network, images: Tensor, labels: Tensor, norm: st
     """
     with torch.enable_grad():
         leaf = images.detach().clone().requires_grad_()
-        logits = network(leaf)
-        true = logits.gather(1, labels[:, None].long()).squeeze(1)
-        wrong = logits.scatter(1, labels[:, None].long(), -torch.inf).amax(dim=1)
-        (gradient,) = torch.autograd.grad((true - wrong).sum(), leaf, allow_unused=True, materialize_grads=True)
+        lead = margin_to_best_other(network(leaf), labels).sum()
+        (gradient,) = torch.autograd.grad(lead, leaf, allow_unused=True, materialize_grads=True)
     length = torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL_ORDER[norm], dim=1)
     guess = margin / length.clamp_min(torch.finfo(length.dtype).tiny)
     return torch.nan_to_num(guess, nan=1e-3, posinf=1e6).clamp_min(1e-6)

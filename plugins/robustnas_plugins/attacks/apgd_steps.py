@@ -39,6 +39,7 @@ from torch import Tensor
 from robustnas.attack.foolbox_attack import BallAttack, Network, fooled
 from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.pgd import along
+from robustnas.nn.margin import other_logits
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.gradient_steps import shares
 from robustnas_plugins.attacks.losses import Loss, cross_entropy, dlr, targeted_dlr
@@ -243,7 +244,7 @@ class AutoPGD(BallAttack):
             return {"ce": cross_entropy, "dlr": dlr}[self.loss], none
         with torch.no_grad():
             logits = torch.stack([network(images) for _ in range(self.eot_samples)]).mean(dim=0)
-        likely = logits.scatter(1, none, float("-inf")).argsort(dim=1, descending=True, stable=True)
+        likely = other_logits(logits, labels).argsort(dim=1, descending=True, stable=True)
         return targeted_dlr, likely[:, : min(self.target_classes, logits.shape[1] - 1)]
 
     def _run(self, landscape: _Landscape, search: _Search, threat: ThreatModel, found: Tensor) -> None:

@@ -18,6 +18,7 @@ from torch.linalg import vector_norm
 
 from robustnas.attack.foolbox_attack import NearestAttack, Network
 from robustnas.attack.per_image_random import PerImageRandom
+from robustnas.nn.margin import margin_to_best_other, other_logits
 from robustnas.threat import DUAL_ORDER, largest_radius
 from robustnas_plugins.attacks.fab import FINAL
 from robustnas_plugins.attacks.hyperplane import nearest_step
@@ -101,8 +102,11 @@ class FastAdaptiveBoundary(NearestAttack):
         """Wrong classes by falling logit, (T, N) int64; in the untargeted attack -1 for any, (1, N)."""
         if self.target_classes is None:
             return torch.full_like(labels, -1)[None]
-        wrong = logits.scatter(1, labels[:, None], -float("inf"))
-        return wrong.argsort(dim=1, descending=True)[:, : min(self.target_classes, logits.shape[1] - 1)].T
+        return (
+            other_logits(logits, labels)
+            .argsort(dim=1, descending=True)[:, : min(self.target_classes, logits.shape[1] - 1)]
+            .T
+        )
 
     def _start(self, images: Tensor, sizes: Tensor, draws: PerImageRandom) -> Tensor:
         """Images half as far away as those of `sizes` (N,), in random directions; in the box."""
@@ -173,9 +177,7 @@ class FastAdaptiveBoundary(NearestAttack):
 
 def _leads(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """By how much the largest other logit leads the label's, and how much may be rounding: (n, K) -> (n,) both."""
-    at = labels[:, None]
-    leads = logits.scatter(1, at, -float("inf")).amax(dim=1) - logits.gather(1, at).squeeze(1)
-    return leads, CLEAR * logits.abs().amax(dim=1)
+    return -margin_to_best_other(logits, labels), CLEAR * logits.abs().amax(dim=1)
 
 
 def _closer(network: Network, clean: Tensor, labels: Tensor, near: Tensor, found: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional
 
+from robustnas.nn.margin import margin_to_best_other
+
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(n, K) logits, (n,) labels, (n,) target classes -> (n,); an untargeted loss does not look at the targets."""
 
@@ -38,7 +40,7 @@ def margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 
     The attack of the source stops raising it at a confidence; here a fooled image leaves, so there is nothing to stop.
     """
-    return _best_other(logits, labels) - _own(logits, labels)
+    return -margin_to_best_other(logits, labels)
 
 
 def dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
@@ -51,18 +53,8 @@ def dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """(n,), above 0 where the target leads the label."""
-    towards = logits.gather(1, targets[:, None]).squeeze(1) - _own(logits, labels)
+    towards = (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])).squeeze(1)
     if logits.shape[1] < 4:
         return towards
     top = logits.topk(4, dim=1).values
     return towards / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + SMALLEST)
-
-
-def _own(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n,) logits of the labels."""
-    return logits.gather(1, labels[:, None]).squeeze(1)
-
-
-def _best_other(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n,) largest logits of the other classes."""
-    return logits.scatter(1, labels[:, None], float("-inf")).amax(dim=1)

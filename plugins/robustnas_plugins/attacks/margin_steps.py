@@ -17,6 +17,7 @@ from torch import Tensor
 
 from robustnas.attack.foolbox_attack import NearestAttack, Network
 from robustnas.attack.per_image_random import PerImageRandom
+from robustnas.nn.margin import margin_to_best_other
 from robustnas.threat import DUAL_ORDER
 
 ACROSS = 1.001
@@ -90,9 +91,7 @@ def _margins(network: Network, images: Tensor, labels: Tensor) -> tuple[Tensor, 
     """f_y - max_{j != y} f_j (N,), whether images fool (N,) bool, and minus the gradient of the margin (N, C, H, W)."""
     pixels = images.detach().requires_grad_(True)
     logits = network(pixels)
-    right = logits.gather(1, labels[:, None])[:, 0]
-    wrong = logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
-    margin = right - wrong
+    margin = margin_to_best_other(logits, labels)
     (slope,) = torch.autograd.grad(margin.sum(), pixels)
     return margin.detach(), logits.detach().argmax(dim=1) != labels, -slope
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustnas.attack.foolbox_attack import BallAttack, Network, fooled
 from robustnas.attack.per_image_random import PerImageRandom
+from robustnas.nn.margin import margin_to_best_other
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks import square_moves
 
@@ -94,7 +95,7 @@ class SquareSearch(BallAttack):
                 side = moves.side(self.share(iteration))
                 candidate = moves.candidate(best, side, numbers[:, iteration % BLOCK])
             logits = network(candidate)
-            margins = _margins(logits, labels)
+            margins = margin_to_best_other(logits, labels)
             lower = margins < lowest
             lowest = torch.where(lower, margins, lowest)
             best = torch.where(lower[:, None, None, None], candidate, best)
@@ -117,10 +118,3 @@ class SquareSearch(BallAttack):
         if self.shared:
             numbers[:, :, :shared] = common.of("block", block).uniform(BLOCK, shared)
         return numbers
-
-
-def _margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """By how much the label's logit leads the largest other: (n, K) -> (n,)."""
-    at = labels[:, None]
-    others = logits.scatter(1, at, -float("inf")).amax(dim=1)
-    return logits.gather(1, at).squeeze(1) - others

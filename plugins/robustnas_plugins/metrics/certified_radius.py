@@ -28,6 +28,7 @@ from robustnas.certify import linearised_radius
 from robustnas.certify.bracket import Bracket
 from robustnas.errors import RunError
 from robustnas.nn.float64 import doubled
+from robustnas.nn.margin import margin_to_best_other
 from robustnas.threat import largest_radius
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class CertifiedRadius:
             return log_widths_within(computed, pixels, labels, threat.norm, at.exp(), self.method, "strongest")[:, 0]
 
         with torch.no_grad():
-            aim = _margin(computed(pixels), labels)
+            aim = margin_to_best_other(computed(pixels), labels)
             right = aim > 0
             aim = torch.where(right, aim, 1.0).log()
             first = linearised_radius(computed, pixels, labels, threat.norm, aim.exp()).log()
@@ -127,12 +128,6 @@ class CertifiedRadius:
             width = log_width(leaf)
             (slope,) = torch.autograd.grad(width.sum(), leaf, retain_graph=grows)
         with torch.set_grad_enabled(grows):
-            margin = _margin(network(images), labels)
+            margin = margin_to_best_other(network(images), labels)
             aim = torch.where(right, margin, 1.0).log()
             return at + (aim - width) / torch.nan_to_num(slope, nan=1.0).clamp(*SLOPE)
-
-
-def _margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N,) clean margins to the strongest wrong class."""
-    true = labels[:, None].long()
-    return logits.gather(1, true).squeeze(1) - logits.scatter(1, true, -torch.inf).amax(dim=1)
