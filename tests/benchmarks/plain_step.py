@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import textbook
 import torch
@@ -26,6 +28,10 @@ from stepping import SIZES, Size, stepper
 
 from robustnas.runtime import seeding
 from robustnas_plugins.search_spaces.darts import Darts
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.edge_by_edge import per_edge
 
 NETWORKS = {
     "digits": evolve(SIZES["digits"], batch=16),
@@ -46,13 +52,13 @@ def textbook_stepper(size: Size, batch: int) -> Callable[[], None]:
         images, labels = torch.rand(2, batch, *size.shape), torch.randint(10, (2, batch))
     images = (images - 0.5) / 0.25
     theirs = textbook.TextbookSupernet(channels, 10, size.space.cells, size.space.channels)
-    theirs.load_per_edge(ours.per_edge(ours.state_dict()))
+    theirs.load_per_edge(per_edge(ours, ours.state_dict()))
     with torch.no_grad():
         outputs = [network.double().train()(images[0].double()) for network in (ours, theirs)]
     counts = [sum(one.numel() for one in weights) for weights in (theirs.weights(), _weights(ours))]
     if not torch.allclose(*outputs, rtol=0, atol=1e-9) or counts[0] != counts[1]:
         raise SystemExit(f"not the same network: {counts} weights, outputs differ by {_distance(*outputs):.1e}")
-    theirs.load_per_edge(ours.per_edge(ours.state_dict()))
+    theirs.load_per_edge(per_edge(ours, ours.state_dict()))
     return textbook.stepper(theirs.float(), (images[0], labels[0]), (images[1], labels[1]))
 
 

@@ -13,8 +13,8 @@ from attrs import frozen
 
 from robustnas.contracts import Context
 from robustnas.data.batches import Part
-from robustnas.nn.fast.recompute import recompute
 from robustnas.nn.normalize import PixelSupernet
+from robustnas.nn.recompute import recompute
 from robustnas.nn.synchronised import synchronise
 from robustnas.runtime import seeding
 from robustnas.runtime.device import can_fuse

@@ -156,7 +156,7 @@ class TextbookSupernet(nn.Module):
         return [parameter for name, parameter in self.named_parameters() if not name.startswith("alpha.")]
 
     def load_per_edge(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the weights and statistics of `DartsSupernet.per_edge(supernet.state_dict())`.
+        """Take the weights and statistics of `support.edge_by_edge.per_edge(supernet, supernet.state_dict())`.
 
         Raises:
             RuntimeError: the two are not the same network.

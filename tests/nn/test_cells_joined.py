@@ -6,13 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
-from robustnas.nn.cells import DepthwiseSeparable, SearchCell, SharedCell
+from robustnas.nn.cells import DepthwiseSeparable, SharedCell
 from robustnas.nn.cells.separable_ops import SeparableOps, Stack
-from robustnas.nn.cells.shared_cell import mixtures
+from robustnas.nn.fast import JoinedNorm, StageShape, mixtures, scaled, stage
 from robustnas.nn.fast import separable_stage as stages
-from robustnas.nn.fast.separable_stage import StageShape, stage
-from robustnas.nn.joined_norm import JoinedNorm, scaled
 from robustnas.nn.synchronised import SynchronisedBatchNorm
+from support.edge_by_edge import per_edge, search_cell
 
 FOUR = ((3, 1), (5, 1), (3, 2), (5, 2))
 """Kernel and dilation of the DARTS space's operations."""
@@ -198,9 +197,7 @@ class TestCell:
 
     def pair(self, table, training=True):
         shared = SharedCell(table, (3, 2), 2, nodes=2, reduction=True).double().train(training)
-        naive = SearchCell(table, (3, 2), 2, nodes=2, reduction=True).double().train(training)
-        naive.load_state_dict(shared.per_edge(shared.state_dict()))
-        return shared, naive
+        return shared, search_cell(shared, table)
 
     def inputs(self, table):
         return tensor(3, 3, 6, 6), tensor(3, 2, 6, 6), torch.rand(5, len(table), dtype=torch.float64)
@@ -225,12 +222,12 @@ class TestCell:
         mask = torch.randn_like(outputs[0])
         for out in outputs:
             (out * mask).sum().backward()
-        found = shared.per_edge({name: one.grad for name, one in shared.named_parameters()})
+        found = per_edge(shared, {name: one.grad for name, one in shared.named_parameters()})
         expected = {name: one.grad for name, one in naive.named_parameters()}
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-10)
-        state = shared.per_edge(shared.state_dict())
+        state = per_edge(shared, shared.state_dict())
         for name, one in naive.state_dict().items():
             torch.testing.assert_close(state[name], one, rtol=0, atol=1e-12)
 
@@ -252,7 +249,7 @@ class TestCell:
             named = dict(zip(names, found, strict=True))
             products.append(named)
         shared, _ = self.pair(TABLE)
-        own = shared.per_edge({name: one for name, one in products[0].items() if name != "weights"})
+        own = per_edge(shared, {name: one for name, one in products[0].items() if name != "weights"})
         torch.testing.assert_close(products[0]["weights"], products[1].pop("weights"), rtol=1e-9, atol=1e-9)
         assert own.keys() == products[1].keys()
         for name, one in products[1].items():

@@ -15,8 +15,8 @@ from robustnas.bounds import margins
 from robustnas.contracts import Context
 from robustnas.errors import InputError, RunError
 from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
-from robustnas.nn.fast.recompute import cells_of, recompute
 from robustnas.nn.normalize import PixelSupernet
+from robustnas.nn.recompute import cells_of, recompute
 from robustnas.runtime import seeding
 from robustnas.runtime.memory import Tally
 from robustnas.search.bilevel import inner_step, outer_step

@@ -13,7 +13,7 @@ from torch import nn
 
 from robustnas.cli import main
 from robustnas.errors import InputError, OptionError, RunError
-from robustnas.nn.fast.recompute import recompute
+from robustnas.nn.recompute import recompute
 from robustnas.plan import KINDS
 from robustnas.recipe.faults import Faults, Mark
 from robustnas.run.checks import Told, check_networks

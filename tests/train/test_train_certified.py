@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from robustnas import certify, train
 from robustnas.errors import InputError, RecipeError, RunError
 from robustnas.nn.batch_statistics import noted_statistics
-from robustnas.nn.fast.recompute import recompute
 from robustnas.nn.normalize import PixelNetwork
+from robustnas.nn.recompute import recompute
 from robustnas.plan import make
 from robustnas.recipe.load import load
 from robustnas.runtime import interrupt, seeding

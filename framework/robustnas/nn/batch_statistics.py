@@ -150,7 +150,7 @@ def noted_statistics(network: nn.Module) -> Iterator[Noted]:
                 bounds = margins(network, images, labels, threat)
             torch.autograd.backward(loss_of(logits, bounds))
 
-    Backward passes belong inside: cells that are computed again there (`robustnas.nn.fast.recompute`) must find what
+    Backward passes belong inside: cells that are computed again there (`robustnas.nn.recompute`) must find what
     hung on them before.
     """
     noted = Noted(network)

@@ -18,7 +18,7 @@ from robustnas.attack.settings import Evaluate
 from robustnas.certify.settings import Certify, Smoothing
 from robustnas.contracts import Genotype
 from robustnas.errors import DataError, InputError
-from robustnas.nn.fast.recompute import cells_of
+from robustnas.nn.recompute import cells_of
 from robustnas.plan import MethodPlan, Plan
 from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults, Mark

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 
 from robustnas.contracts import Context
 from robustnas.data.batches import Part
-from robustnas.nn.fast.recompute import recompute
 from robustnas.nn.normalize import PixelSupernet
+from robustnas.nn.recompute import recompute
 from robustnas.runtime import memory, seeding
 from robustnas.search.bilevel import inner_step, outer_step
 from robustnas.search.hypergradient import Step, hypergradient

@@ -26,8 +26,8 @@ from robustnas.contracts import Context
 from robustnas.data.batches import Batches
 from robustnas.data.images import shuffled
 from robustnas.data.prefetch import Prefetcher
-from robustnas.nn.fast.recompute import recompute
 from robustnas.nn.normalize import PixelSupernet
+from robustnas.nn.recompute import recompute
 from robustnas.nn.synchronised import synchronise
 from robustnas.runtime import interrupt, seeding
 from robustnas.runtime.artifacts import StageFolder

@@ -25,8 +25,8 @@ from robustnas.data.images import in_order, shuffled
 from robustnas.errors import RunDirectoryError, RunError, first_line
 from robustnas.nn.batch_statistics import Noted, noted_statistics
 from robustnas.nn.diagnostics import nonfinite_tensors
-from robustnas.nn.fast.recompute import recompute
 from robustnas.nn.normalize import PixelNetwork
+from robustnas.nn.recompute import recompute
 from robustnas.nn.synchronised import synchronise
 from robustnas.runtime import interrupt, seeding
 from robustnas.runtime.artifacts import StageFolder, damaged

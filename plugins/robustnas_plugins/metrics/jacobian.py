@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from robustnas.contracts import Shape
 from robustnas.errors import OptionError
-from robustnas.nn.fast.double_backward import double_backward
+from robustnas.nn.fast import double_backward
 from robustnas.threat import DUAL_ORDER, ThreatModel
 
 ROWS_AT_ONCE = 10

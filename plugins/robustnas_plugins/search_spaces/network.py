@@ -96,7 +96,16 @@ class DiscreteNetwork(nn.Module):
             reduction = index in reductions
             channels = 2 * channels if reduction else channels
             genes, concat = genotype.cell(reduction)
-            cell = DiscreteCell(table, genes, concat, (before, last), channels, reduction, halve_first, affine)
+            cell = DiscreteCell(
+                table,
+                genes,
+                concat,
+                (before, last),
+                channels,
+                reduction=reduction,
+                halve_first=halve_first,
+                affine=affine,
+            )
             self.cells.append(cell)
             before, last, halve_first = last, len(concat) * channels, reduction
             if auxiliary and index == self.auxiliary_after:

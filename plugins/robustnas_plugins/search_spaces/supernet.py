@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustnas.nn.cells import OpTable, SearchCell, SharedCell, edges, reduction_cells
+from robustnas.nn.cells import OpTable, SharedCell, edges, reduction_cells
 from robustnas_plugins.search_spaces.stems import CifarStem
 
 KINDS = ("normal", "reduce")
@@ -29,7 +29,6 @@ class DartsSupernet(nn.Module):
         cells: number of cells.
         channels: channels of the first cell's nodes; a reduction cell doubles them.
         nodes: nodes of a cell.
-        cell: how cells are computed; `SearchCell` goes edge by edge and gives the same results.
         partial: the operations act on one in so many channels (`robustnas.nn.cells.partial_channels`).
         beta: whether the edges that enter a node are weighted by a softmax of their own (PC-DARTS).
 
@@ -47,7 +46,6 @@ class DartsSupernet(nn.Module):
         cells: int,
         channels: int,
         nodes: int = 4,
-        cell: type[SharedCell] | type[SearchCell] = SharedCell,
         partial: int = 1,
         beta: bool = False,
     ):
@@ -61,8 +59,17 @@ class DartsSupernet(nn.Module):
         for index in range(cells):
             reduction = index in self.reductions
             channels = 2 * channels if reduction else channels
-            halve_first = index - 1 in self.reductions
-            self.cells.append(cell(table, (before, last), channels, nodes, reduction, halve_first, partial))
+            self.cells.append(
+                SharedCell(
+                    table,
+                    (before, last),
+                    channels,
+                    nodes,
+                    reduction=reduction,
+                    halve_first=index - 1 in self.reductions,
+                    partial=partial,
+                )
+            )
             before, last = last, nodes * channels
         self.classifier = nn.Linear(last, classes)
         shapes = {kind: (len(edges(nodes)), len(table)) for kind in KINDS}
@@ -86,16 +93,6 @@ class DartsSupernet(nn.Module):
             first, second = second, layer(first, second, weights[kind], entering[kind])
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(second, 1).flatten(1))
         return logits
-
-    def per_edge(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This supernet's tensors (or gradients) by name -> by the names they have edge by edge, views."""
-        found = {name: tensor for name, tensor in tensors.items() if not name.startswith("cells.")}
-        for index, cell in enumerate(self.cells):
-            prefix = f"cells.{index}."
-            own = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
-            parts = cell.per_edge(own) if isinstance(cell, SharedCell) else own
-            found.update({prefix + name: tensor for name, tensor in parts.items()})
-        return found
 
 
 def beta_names(kind: str, nodes: int) -> list[str]:

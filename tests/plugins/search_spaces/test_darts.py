@@ -11,12 +11,13 @@ from attrs import fields
 from robustnas.contracts import SearchSpace
 from robustnas.errors import InputError
 from robustnas.genotype import Genotype
-from robustnas.nn.cells import SearchCell, edge_index
+from robustnas.nn.cells import edge_index
 from robustnas_plugins.search_spaces.darts import Darts
 from robustnas_plugins.search_spaces.ops import DISCRETE, SEARCH
-from robustnas_plugins.search_spaces.subnetwork import subnetwork
 from robustnas_plugins.search_spaces.supernet import DartsSupernet
 from support import shared_data
+from support.edge_by_edge import per_edge, textbook
+from support.subnetwork import subnetwork
 
 FACTS = shared_data.FOLDER / "genotypes.json"
 PUBLISHED = Darts().published
@@ -67,7 +68,7 @@ class TestSizes:
     def test_supernet(self):
         with torch.device("meta"):
             supernet = Darts().supernet((3, 32, 32), 10)
-            naive = DartsSupernet(SEARCH, 3, 10, cells=8, channels=16, cell=SearchCell)
+            naive = textbook(supernet, SEARCH)
         assert weights(supernet) == weights(naive) == 1_930_618
         assert {name: tuple(alpha.shape) for name, alpha in supernet.alpha.items()} == {
             "normal": (14, 8),
@@ -252,20 +253,19 @@ class TestSupernet:
 @pytest.mark.parametrize("training", [True, False])
 def test_supernet_is_the_one_computed_edge_by_edge(training):
     shared = DartsSupernet(SEARCH, 3, 5, cells=3, channels=3).double()
-    naive = DartsSupernet(SEARCH, 3, 5, cells=3, channels=3, cell=SearchCell).double()
     images, labels = torch.rand(4, 3, 9, 7, dtype=torch.float64), torch.arange(4)
     shared(images)  # running statistics of their own
-    naive.load_state_dict(shared.per_edge(shared.state_dict()))
+    naive = textbook(shared, SEARCH)
     for supernet in (shared, naive):
         supernet.train(training)
         F.cross_entropy(supernet(images), labels).backward()
     torch.testing.assert_close(shared(images), naive(images), rtol=0, atol=1e-12)
-    grads = shared.per_edge({name: one.grad for name, one in shared.named_parameters()})
+    grads = per_edge(shared, {name: one.grad for name, one in shared.named_parameters()})
     expected = {name: one.grad for name, one in naive.named_parameters()}
     assert grads.keys() == expected.keys()
     for name, grad in expected.items():
         torch.testing.assert_close(grads[name], grad, rtol=0, atol=1e-11)
-    state = shared.per_edge(shared.state_dict())
+    state = per_edge(shared, shared.state_dict())
     for name, tensor in naive.state_dict().items():
         torch.testing.assert_close(state[name], tensor, rtol=0, atol=1e-12)
 

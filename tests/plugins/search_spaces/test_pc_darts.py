@@ -9,7 +9,7 @@ from torch import nn
 from robustnas.bounds import margins
 from robustnas.contracts import Context, SearchSpace
 from robustnas.errors import InputError
-from robustnas.nn.cells import ReluConvNorm, SearchCell, SharedCell, edge_index, edges, strongest_inputs
+from robustnas.nn.cells import ReluConvNorm, SharedCell, edge_index, edges, strongest_inputs
 from robustnas.nn.cells.partial_channels import acting, parted, passed_by, shuffled
 from robustnas.plan import make
 from robustnas.recipe.load import load
@@ -19,8 +19,9 @@ from robustnas_plugins.metrics.random_noise import RandomNoise
 from robustnas_plugins.search_spaces.darts import Darts
 from robustnas_plugins.search_spaces.ops import SEARCH
 from robustnas_plugins.search_spaces.pc_darts import PcDarts
-from robustnas_plugins.search_spaces.subnetwork import subnetwork
 from robustnas_plugins.search_spaces.supernet import DartsSupernet
+from support.edge_by_edge import per_edge, search_cell, textbook
+from support.subnetwork import subnetwork
 
 SMALL = PcDarts(cells=3, channels=8, network_cells=2, network_channels=4)
 OPS = list(SEARCH)
@@ -61,13 +62,9 @@ def spread(supernet):
 
 def pair(partial=4, channels=8, beta=True):
     """A supernet computed state by state, and the textbook's with the same tensors; float64."""
-    shared, naive = (
-        DartsSupernet(SEARCH, 3, 5, cells=3, channels=channels, cell=cell, partial=partial, beta=beta).double()
-        for cell in (SharedCell, SearchCell)
-    )
+    shared = DartsSupernet(SEARCH, 3, 5, cells=3, channels=channels, partial=partial, beta=beta).double()
     settled(spread(shared), torch.rand(6, 3, 9, 7, dtype=torch.float64))
-    naive.load_state_dict(shared.per_edge(shared.state_dict()))
-    return shared, naive
+    return shared, textbook(shared, SEARCH)
 
 
 class TestPartialChannels:
@@ -102,9 +99,8 @@ class TestPartialChannels:
         for partial in (5, 0, -1):
             with pytest.raises(InputError, match=f"one in {partial} of 12 channels; a number that divides 12"):
                 acting(12, partial)
-        for kind in (SharedCell, SearchCell):
-            with pytest.raises(InputError, match="one in 3 of 8 channels"):
-                kind(TABLE, (8, 8), 8, partial=3)
+        with pytest.raises(InputError, match="one in 3 of 8 channels"):
+            SharedCell(TABLE, (8, 8), 8, partial=3)
 
 
 class TestStateByState:
@@ -124,7 +120,7 @@ class TestStateByState:
             (outputs[-1] * mask).sum().backward()
         assert outputs[0].std() > 1e-2
         torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
-        grads = shared.per_edge({name: one.grad for name, one in shared.named_parameters()})
+        grads = per_edge(shared, {name: one.grad for name, one in shared.named_parameters()})
         expected = {name: one.grad for name, one in naive.named_parameters()}
         assert grads.keys() == expected.keys()
         assert {"alpha.normal", "cells.0.edges.13.candidates.sep_conv_3x3.1.pointwise.weight"} <= grads.keys()
@@ -132,18 +128,15 @@ class TestStateByState:
         for name, grad in expected.items():
             torch.testing.assert_close(grads[name], grad, rtol=0, atol=1e-10)
             assert grad.abs().max() > 1e-6 or "alpha" not in name
-        state = shared.per_edge(shared.state_dict())
+        state = per_edge(shared, shared.state_dict())
         for name, tensor in naive.state_dict().items():
             torch.testing.assert_close(state[name], tensor, rtol=0, atol=1e-12)
 
     @pytest.mark.parametrize("weighted", [True, False])
     @pytest.mark.parametrize("reduction", [True, False])
     def test_a_stranger_gets_it_from_the_same_cell(self, weighted, reduction):
-        shared, naive = (
-            kind(TABLE, (3, 2), 6, nodes=3, reduction=reduction, partial=3).double()
-            for kind in (SharedCell, SearchCell)
-        )
-        naive.load_state_dict(shared.per_edge(shared.state_dict()))
+        shared = SharedCell(TABLE, (3, 2), 6, nodes=3, reduction=reduction, partial=3).double()
+        naive = search_cell(shared, TABLE)
         first, second = (torch.randn(4, c, 5, 6, dtype=torch.float64) for c in (3, 2))
         weights = torch.rand(9, 3, dtype=torch.float64, requires_grad=True)
         factors = torch.rand(9, dtype=torch.float64, requires_grad=True) if weighted else None

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from robustnas.bounds.registration import only_first, propagate, root, rule, scale_entries, spellings
 from robustnas.bounds.scale import portion
 from robustnas.bounds.value import Features, Function, Value, refuse
-from robustnas.nn.fast.convolution import conv2d
-from robustnas.nn.fixed_norm import scale_and_shift
+from robustnas.nn.fast import conv2d, scale_and_shift
 
 DIMENSIONS = {"conv1d": 3, "conv2d": 4, "conv3d": 5}
 

@@ -14,10 +14,9 @@ lines:
     output = cell(state0, state1, alpha.softmax(-1))              # alpha (14, 3) for 4 nodes
     genes = strongest_inputs(alpha.softmax(-1), tuple(table), nodes=4)
 
-`SharedCell` computes once what edges share, `SearchCell` goes edge by edge: the results are the same, the
-second is the reference.  A table entry with `for_edges` (see `ForEdges`) is computed for all edges of a state
-at once.  With `partial=4` both let the operations act on a quarter of the channels (`partial_channels`), and
-both take a weight for each edge beside those of its operations:
+`SharedCell` computes once what edges share.  A table entry with `for_edges` (see `ForEdges`) is computed for all
+edges of a state at once.  With `partial=4` the operations act on a quarter of the channels (`partial_channels`); each
+edge can have a weight beside those of its operations:
 
     cell = SharedCell(table, 2 * [3 * channels], channels, nodes=4, partial=4)
     output = cell(state0, state1, alpha.softmax(-1), edge_weights)             # edge_weights (14,)
@@ -30,20 +29,17 @@ values, so that bounds propagate through the same `forward`.
 from robustnas.nn.cells.discrete_cell import DiscreteCell, drop_path
 from robustnas.nn.cells.graph import edge_index, edges, reduction_cells, strongest_inputs
 from robustnas.nn.cells.layers import DepthwiseSeparable, FactorizedReduce, ReluConvNorm, preprocessing
-from robustnas.nn.cells.mixed_op import MixedOp, OpTable
-from robustnas.nn.cells.search_cell import SearchCell
-from robustnas.nn.cells.shared_cell import ForEdges, SharedCell
-from robustnas.nn.frozen_norm import convolve_and_norm, normalise
+from robustnas.nn.cells.op_table import ForEdges, OpTable
+from robustnas.nn.cells.shared_cell import SharedCell
+from robustnas.nn.fast import convolve_and_norm, normalise
 
 __all__ = [
     "DepthwiseSeparable",
     "DiscreteCell",
     "FactorizedReduce",
     "ForEdges",
-    "MixedOp",
     "OpTable",
     "ReluConvNorm",
-    "SearchCell",
     "SharedCell",
     "convolve_and_norm",
     "drop_path",

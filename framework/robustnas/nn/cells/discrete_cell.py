@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustnas.errors import InputError
 from robustnas.genotype import Gene
 from robustnas.nn.cells.layers import preprocessing
-from robustnas.nn.cells.mixed_op import OpTable
+from robustnas.nn.cells.op_table import OpTable
 
 
 def drop_path(x: Tensor, probability: float) -> Tensor:
@@ -59,13 +59,14 @@ class DiscreteCell(nn.Module):
         concat: Sequence[int],
         in_channels: Sequence[int],
         channels: int,
+        *,
         reduction: bool = False,
         halve_first: bool = False,
         affine: bool = True,
     ):
         super().__init__()
-        self.preprocess0 = preprocessing(in_channels[0], channels, halve_first, affine=affine)
-        self.preprocess1 = preprocessing(in_channels[1], channels, False, affine=affine)
+        self.preprocess0 = preprocessing(in_channels[0], channels, halve=halve_first, affine=affine)
+        self.preprocess1 = preprocessing(in_channels[1], channels, halve=False, affine=affine)
         self.sources = tuple(source for _, source in genes)
         self.concat = tuple(concat)
         self.ops = nn.ModuleList()

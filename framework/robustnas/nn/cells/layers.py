@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustnas.nn.fast.convolution import Conv2d
-from robustnas.nn.frozen_norm import convolve_and_norm, convolve_with, is_frozen, scale_and_shift
+from robustnas.nn.fast import Conv2d, convolve_and_norm, convolve_scaled, is_folded, of_layer
 
 
 class ReluConvNorm(nn.Module):
@@ -91,20 +90,19 @@ class FactorizedReduce(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
-        if is_frozen(self.norm, x):
+        folded = is_folded(self.norm, x)
+        if folded:
             half = self.even.out_channels
-            (even, odd), (low, high) = (part.tensor_split([half]) for part in scale_and_shift(self.norm))
-            halves = convolve_with(self.even, even, low, x), convolve_with(self.odd, odd, high, x)
+            (even, odd), (low, high) = (part.tensor_split([half]) for part in of_layer(self.norm))
+            halves = convolve_scaled(self.even, even, low, x), convolve_scaled(self.odd, odd, high, x)
         else:
             halves = self.even(x), self.odd(x)
         joined = torch.cat([halves[0], halves[1][:, :, 1:, 1:]], dim=1)
-        if is_frozen(self.norm, x):
-            return joined
-        normed: Tensor = self.norm(joined)
+        normed: Tensor = joined if folded else self.norm(joined)
         return normed
 
 
-def preprocessing(channels: int, out_channels: int, halve: bool, *, affine: bool) -> nn.Module:
+def preprocessing(channels: int, out_channels: int, *, halve: bool, affine: bool) -> nn.Module:
     """What brings a cell's input to the cell's channels, and to half the size where `halve`."""
     if halve:
         return FactorizedReduce(channels, out_channels, affine=affine)

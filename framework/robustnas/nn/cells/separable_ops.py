@@ -13,18 +13,16 @@ over the operations that end is then part of that convolution, too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from itertools import pairwise
+from operator import add
 
 import torch
 from attrs import frozen
 from torch import Tensor, nn
 
 from robustnas.nn.cells.layers import DepthwiseSeparable
-from robustnas.nn.cells.mixed_op import total
-from robustnas.nn.fast.convolution import conv2d
-from robustnas.nn.fast.separable_stage import StageShape, convolved, stage
-from robustnas.nn.frozen_norm import is_constant, scale_and_shift
-from robustnas.nn.joined_norm import JoinedNorm, scaled
+from robustnas.nn.fast import JoinedNorm, StageShape, conv2d, convolved, is_fixed, of_layer, scaled, stage
 
 
 @frozen
@@ -86,11 +84,11 @@ class _SeparableStage(nn.Module):
         """In eval mode: the sum of the first `ending` layers' outputs, and the outputs of the others."""
         edges, count = self.plan.edges, len(self.depthwise)
         inner = convolved(self.plan, inputs, list(self.depthwise))
-        scale, shift = (part * factors for part in scale_and_shift(self.norm))
+        scale, shift = (part * factors for part in of_layer(self.norm))
         weight = (self.pointwise * scale.view(-1, 1, 1, 1)).unflatten(0, (count, -1)).unbind()
         bias = shift.view(count, -1).unbind()
         outputs = [conv2d(*one, groups=edges) for one in zip(inner, weight, bias, strict=True)]
-        return total(outputs[:ending]), outputs[ending:]
+        return reduce(add, outputs[:ending]), outputs[ending:]
 
 
 class SeparableOps(nn.Module):
@@ -126,7 +124,7 @@ class SeparableOps(nn.Module):
             one = here.pointwise.new_ones(self.edges)
             factors = torch.stack([shares[name] for name in names[:ending]] + [one] * len(beyond)).flatten()
             factors = factors.repeat_interleave(width)
-            if ending and is_constant(here.norm):
+            if ending and is_fixed(here.norm):
                 mixed, inputs = here.folded(inputs, factors, ending)
                 sums.append(mixed)
             else:
@@ -136,21 +134,4 @@ class SeparableOps(nn.Module):
                     outputs = list(outputs[0].split([own] * ending + [own * len(beyond)] * bool(beyond), dim=1))
                 sums += outputs[:ending]
                 inputs = outputs[ending:]
-        return total(sums)
-
-    def per_edge(self, edge: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This module's tensors (or gradients) by name -> those of one edge, by operation and its own names."""
-        found = {}
-        for name, tensor in tensors.items():
-            _, depth, part, *rest = name.split(".")
-            names = self.reaching[int(depth)]
-            if part == "depthwise":
-                owners, part, rest = [names[int(rest[0])]], "depthwise", ["weight"]
-            elif part == "pointwise":
-                owners, rest = names, ["weight"]
-            else:
-                owners = names
-            for index, owner in enumerate(owners):
-                own = tensor.chunk(len(owners))[index].chunk(self.edges)[edge] if tensor.dim() else tensor
-                found[".".join([owner, *([depth] if owner in self.nested else []), part, *rest])] = own
-        return found
+        return reduce(add, sums)

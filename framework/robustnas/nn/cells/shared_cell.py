@@ -1,7 +1,7 @@
 """A cell of a supernet, computed state by state: what all edges that leave a state share is done once.
 
-Equal to `SearchCell`, edge by edge, in outputs, gradients and batch norm statistics; `per_edge` gives its
-tensors by the names they have there.  How an operation is computed follows from its entry in the table:
+Outputs, gradients and batch norm statistics are those of a cell with a module of its own for every edge.  How an
+operation is computed follows from its entry in the table:
 
     has `for_edges`      one module for all edges of a state (grouped convolutions); those that are stacks of
                          depthwise-separable layers are one module together (`separable_ops`)
@@ -14,34 +14,21 @@ they are pooled once, and joined and shuffled once a node, after its edges are a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import has_torch_function
 
+from robustnas.errors import InputError
 from robustnas.nn.cells.graph import edge_index
 from robustnas.nn.cells.layers import preprocessing
-from robustnas.nn.cells.mixed_op import OpTable, nothing_computes, total
+from robustnas.nn.cells.op_table import ForEdges, OpTable
 from robustnas.nn.cells.partial_channels import acting, parted, passed_by, shuffled
 from robustnas.nn.cells.separable_ops import SeparableOps, Stack
-from robustnas.nn.fast.separable_stage import by_hand
-
-
-@runtime_checkable
-class ForEdges(Protocol):
-    """An entry of an operation table that can also build one module for several edges at once."""
-
-    def for_edges(self, channels: int, stride: int, edges: int) -> nn.Module:
-        """The operation on `edges` edges that leave one state.
-
-        The module maps (N, edges * channels, H, W), the state after relu, repeated for every edge, to
-        (N, edges * channels, ceil(H / stride), ceil(W / stride)).  Every parameter and buffer of it with
-        dimensions is that of the single operation, edge after edge along the first dimension, and its
-        submodules have the single operation's names.
-        """
+from robustnas.nn.fast import mixtures
 
 
 class LeavingEdges(nn.Module):
@@ -79,69 +66,49 @@ class LeavingEdges(nn.Module):
                 self.common[name] = built[0]
         self.separable = SeparableOps(stacks, edges) if stacks else None
         if not (self.grouped or self.common or self.single or self.separable):
-            raise nothing_computes(table)
+            names = ", ".join(table) or "(none given)"
+            raise InputError(f"the operations {names} all output zero; add one that computes")
 
     def forward(self, state: Tensor, weights: Tensor) -> list[Tensor]:
         """state (N, C, H, W), weights (edges, O) -> what each edge adds to the node it enters."""
         terms: list[list[Tensor]] = [[] for _ in range(self.edges)]
-        joined = self._joined(state, weights)
-        if joined:
-            for edge, own in enumerate(total(joined).chunk(self.edges, dim=1)):
-                terms[edge].append(own)
+        of_all_edges = self._of_all_edges(state, weights)
+        if of_all_edges:
+            for edge, part in enumerate(reduce(add, of_all_edges).chunk(self.edges, dim=1)):
+                terms[edge].append(part)
         if self.common:
-            several = weights[:, [self.columns[name] for name in self.common]]
-            for edge, part in enumerate(mixtures(several, [op(state) for op in self.common.values()])):
+            shares = weights[:, [self.columns[name] for name in self.common]]
+            for edge, part in enumerate(mixtures(shares, [op(state) for op in self.common.values()])):
                 terms[edge].append(part)
         for name, ops in self.single.items():
-            shares = weights[:, self.columns[name]].unbind()
-            for edge, (op, share) in enumerate(zip(ops.children(), shares, strict=True)):
+            column = weights[:, self.columns[name]].unbind()
+            for edge, (op, share) in enumerate(zip(ops.children(), column, strict=True)):
                 terms[edge].append(share * op(state))
-        return [total(edge) for edge in terms]
+        return [reduce(add, edge) for edge in terms]
 
-    def _joined(self, state: Tensor, weights: Tensor) -> list[Tensor]:
+    def _of_all_edges(self, state: Tensor, weights: Tensor) -> list[Tensor]:
         """The terms that are computed for all edges at once, (N, edges * C, H', W') each."""
         shares = {name: weights[:, column] for name, column in self.columns.items()}
-        joined = [] if self.separable is None else [self.separable(state, shares)]
+        terms = [] if self.separable is None else [self.separable(state, shares)]
         if self.grouped:
             repeated = torch.cat([F.relu(state)] * self.edges, dim=1)
             for name, op in self.grouped.items():
                 share = shares[name].repeat_interleave(self.channels)
-                joined.append(share.view(1, -1, 1, 1) * op(repeated))
-        return joined
-
-    def per_edge(self, edge: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This module's tensors (or gradients) by name -> those of one edge, as `MixedOp` names them."""
-        found = {}
-        for name, tensor in tensors.items():
-            kind, op, *rest = name.split(".")
-            if kind == "separable" or (kind == "single" and rest.pop(0) != str(edge)):
-                continue
-            if kind == "grouped" and tensor.dim():
-                tensor = tensor.chunk(self.edges)[edge]
-            found[".".join([op, *rest])] = tensor
-        if self.separable is not None:
-            found.update(self.separable.per_edge(edge, _below("separable.", tensors)))
-        return {f"candidates.{name}": tensor for name, tensor in found.items()}
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
-
-
-def mixtures(shares: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
-    """sum_k shares[e, k] * outputs[k] for every e: shares (E, K), K tensors of one shape -> E of that shape."""
-    if has_torch_function(tuple(outputs)):  # bounded values: few functions of several entries, for what each costs
-        return list(torch.einsum("ek,nkchw->nechw", shares, torch.stack(list(outputs), dim=1)).unbind(dim=1))
-    if not by_hand(shares, *outputs):
-        return [total([share * one for share, one in zip(row.unbind(), outputs, strict=True)]) for row in shares]
-    # one product over all entries; in the order they have in channels-last memory
-    stacked = torch.stack([one.permute(0, 2, 3, 1) for one in outputs])
-    mixed = (shares @ stacked.flatten(1)).unflatten(1, stacked.shape[1:])
-    return [one.permute(0, 3, 1, 2) for one in mixed.unbind()]
+                terms.append(share.view(1, -1, 1, 1) * op(repeated))
+        return terms
 
 
 class SharedCell(nn.Module):
-    """Two inputs, `nodes` nodes, a mixed operation on every edge; takes and gives what `SearchCell` does.
+    """Two inputs, `nodes` nodes, a mixed operation on every edge; the output joins all nodes.
+
+    Args:
+        table: the candidate operations of every edge.
+        in_channels: channels of the two inputs.
+        channels: channels of a node; the output has nodes * channels.
+        nodes: number of nodes.
+        reduction: the edges that leave the inputs have stride 2.
+        halve_first: the first input has twice the rows and columns of the second (the cell before was a reduction).
+        partial: the operations act on one in so many channels (see `partial_channels`); 1 for all.
 
     Raises:
         InputError: no operation computes anything, or `partial` does not divide the channels.
@@ -153,14 +120,15 @@ class SharedCell(nn.Module):
         in_channels: Sequence[int],
         channels: int,
         nodes: int = 4,
+        *,
         reduction: bool = False,
         halve_first: bool = False,
         partial: int = 1,
     ):
         super().__init__()
         self.nodes, self.partial = nodes, partial
-        self.preprocess0 = preprocessing(in_channels[0], channels, halve_first, affine=False)
-        self.preprocess1 = preprocessing(in_channels[1], channels, False, affine=False)
+        self.preprocess0 = preprocessing(in_channels[0], channels, halve=halve_first, affine=False)
+        self.preprocess1 = preprocessing(in_channels[1], channels, halve=False, affine=False)
         self.targets = [range(max(2, source + 1), nodes + 2) for source in range(nodes + 1)]
         self.strides = [2 if reduction and source < 2 else 1 for source in range(nodes + 1)]
         self.leaving = nn.ModuleList(
@@ -196,24 +164,10 @@ class SharedCell(nn.Module):
         self, node: int, terms: Sequence[Tensor], passing: Sequence[Tensor], edge_weights: Tensor | None
     ) -> Tensor:
         """The state that edges enter: what their operations add, and what passes by those."""
-        mixed = total(terms)
+        mixed = reduce(add, terms)
         if self.partial == 1:
             return mixed
         if edge_weights is not None:
             edges = edge_weights[edge_index(0, node) : edge_index(0, node + 1)].unbind()
             passing = [share * others for share, others in zip(edges, passing, strict=True)]
-        return shuffled([mixed, *total(passing).chunk(self.partial - 1, dim=1)])
-
-    def per_edge(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This cell's tensors (or gradients) by name -> by the names they have in `SearchCell`, views."""
-        found = {name: tensor for name, tensor in tensors.items() if not name.startswith("leaving.")}
-        for source, targets in enumerate(self.targets):
-            prefix = f"leaving.{source}."
-            own = _below(prefix, tensors)
-            leaving = self.leaving[source]
-            assert isinstance(leaving, LeavingEdges)
-            for position, target in enumerate(targets):
-                edge = f"edges.{edge_index(source, target)}."
-                parts = leaving.per_edge(position, own)
-                found.update({edge + name: tensor for name, tensor in parts.items()})
-        return found
+        return shuffled([mixed, *reduce(add, passing).chunk(self.partial - 1, dim=1)])

@@ -1,1 +1,45 @@
-"""The speed layer: the same results as plain torch, sooner or in less memory."""
+"""The speed layer: what plain torch computes, sooner.
+
+Every part of it can be switched off (`robustnas.nn.fast.switch`), and then plain torch computes the same, to rounding.
+`python tests/benchmarks/fast.py` measures what each part gains; docs/performance.md has the tables.
+
+The rest of the product imports what stands here, from here, and nothing that lies below.
+"""
+
+from robustnas.nn.fast.convolution import Conv2d, conv2d
+from robustnas.nn.fast.double_backward import double_backward
+from robustnas.nn.fast.folded_norm import (
+    JoinedNorm,
+    convolve_and_norm,
+    convolve_scaled,
+    is_fixed,
+    is_folded,
+    normalise,
+    of_layer,
+    scale_and_shift,
+    scaled,
+)
+from robustnas.nn.fast.mixtures import mixtures
+from robustnas.nn.fast.separable_stage import StageShape, convolved, stage
+from robustnas.nn.fast.switch import PARTS, plain
+
+__all__ = [
+    "PARTS",
+    "Conv2d",
+    "JoinedNorm",
+    "StageShape",
+    "conv2d",
+    "convolve_and_norm",
+    "convolve_scaled",
+    "convolved",
+    "double_backward",
+    "is_fixed",
+    "is_folded",
+    "mixtures",
+    "normalise",
+    "of_layer",
+    "plain",
+    "scale_and_shift",
+    "scaled",
+    "stage",
+]

@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from robustnas.nn.fast import switch
 from robustnas.nn.fast.convolution import conv2d
-from robustnas.nn.fixed_norm import scale_and_shift
+from robustnas.nn.fast.folded_norm import scale_and_shift
 
 Function = Callable[..., Any]
 
@@ -41,16 +42,17 @@ class _Mode(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         instead = INSTEAD.get(func)
-        if instead is None or not torch.is_grad_enabled() or not _is_plain(args, kwargs):
+        if instead is None or not switch.is_on("double backward") or not _worth_it(args, kwargs):
             return func(*args, **kwargs)
         return instead(func, *args, **kwargs)
 
 
-def _is_plain(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the first argument is a tensor that takes part in autograd, and nothing more than a tensor."""
+def _worth_it(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a graph is made, and the first argument is part of it and nothing more than a tensor."""
     first = args[0] if args else kwargs.get("input")
     return (
-        type(first) is Tensor
+        torch.is_grad_enabled()
+        and type(first) is Tensor
         and first.requires_grad
         and first.is_floating_point()
         and not torch._C._are_functorch_transforms_active()

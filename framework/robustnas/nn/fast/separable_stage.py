@@ -20,6 +20,7 @@ from attrs import frozen
 from torch import Tensor
 from torch.overrides import has_torch_function
 
+from robustnas.nn.fast import switch
 from robustnas.nn.fast.convolution import conv2d, kernels
 from robustnas.nn.fast.convolution.geometry import Geometry, geometry_of
 from robustnas.nn.fast.convolution.pointwise import correlate, image, multiply, pixels
@@ -59,7 +60,7 @@ def stage(
         depthwise: M weights (edges * C, 1, k, k).
         pointwise: (M * edges * C', C, 1, 1).
     """
-    if by_hand(*inputs, pointwise, *depthwise):
+    if switch.is_on("stages") and by_hand(*inputs, pointwise, *depthwise):
         outputs: tuple[Tensor, ...] = _FusedStage.apply(plan, pointwise, *depthwise, *inputs)
         return outputs
     return (composed(plan, inputs, depthwise, pointwise),)

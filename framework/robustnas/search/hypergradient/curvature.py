@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustnas.data.batches import Part
 from robustnas.nn.batch_statistics import scratch_statistics
-from robustnas.nn.fast.double_backward import double_backward
+from robustnas.nn.fast import double_backward
 from robustnas.search.hypergradient.step import Step
 from robustnas.search.hypergradient.virtual import GeneratorState, replayed
 from robustnas.search.objective import training_loss

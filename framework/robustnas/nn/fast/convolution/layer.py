@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import has_torch_function
 
+from robustnas.nn.fast import switch
 from robustnas.nn.fast.convolution.derivatives import convolution
 from robustnas.nn.fast.convolution.geometry import geometry_of
 
@@ -36,6 +37,7 @@ def conv2d(
     """
     if (
         groups == 1
+        or not switch.is_on("convolutions")
         or isinstance(padding, str)
         or x.dim() != 4
         or has_torch_function((x, weight, bias))

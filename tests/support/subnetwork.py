@@ -18,6 +18,7 @@ from robustnas.nn.cells import edge_index
 from robustnas_plugins.search_spaces.network import DiscreteNetwork
 from robustnas_plugins.search_spaces.ops import SEARCH, checked
 from robustnas_plugins.search_spaces.supernet import DartsSupernet
+from support.edge_by_edge import per_edge
 
 
 def subnetwork(supernet: DartsSupernet, data: contracts.Genotype) -> DiscreteNetwork:
@@ -46,7 +47,7 @@ def subnetwork(supernet: DartsSupernet, data: contracts.Genotype) -> DiscreteNet
             channels=supernet.channels,
             affine=False,
         )
-    state = supernet.per_edge(supernet.state_dict())
+    state = per_edge(supernet, supernet.state_dict())
     network.load_state_dict(
         {name: _inherited(name, state, supernet, genotype) for name in network.state_dict()}, assign=True
     )
