@@ -33,37 +33,6 @@ class RobustnasError(Exception):
     shared = False
 
 
-LONGEST = 2000
-"""Characters of an exception's text that are told."""
-
-
-def kind_of(thing: object) -> str:
-    """The name of the class of something, which its own code has no part in."""
-    name: str = type.__dict__["__name__"].__get__(type(thing))
-    return name
-
-
-def said(fault: BaseException) -> str:
-    """The text of an exception, which may be anybody's: one that cannot make it, or makes a book, is told so."""
-    try:
-        text = str.__str__(str(fault))
-    except BaseException as raised:  # whatever it is, it is about a text
-        return f"its text cannot be had, as that raises {kind_of(raised)}"
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text)} characters)"
-
-
-def kind_and_text(fault: BaseException) -> str:
-    """What Python prints of an exception: its kind, and its text where it has one."""
-    text = said(fault)
-    return f"{kind_of(fault)}: {text}" if text else kind_of(fault)
-
-
-def first_line(fault: BaseException) -> str:
-    """The first line of an exception's text, its kind where it has none."""
-    lines = said(fault).strip().splitlines()
-    return lines[0] if lines else kind_of(fault)
-
-
 class RunError(RobustnasError):
     """The run failed although its input was good."""
 
@@ -120,10 +89,3 @@ class RunDirectoryError(InputError):
 
 class UnsupportedOpError(InputError):
     """A network uses an operation without a bound rule."""
-
-
-def carried(fault: RobustnasError) -> RobustnasError:
-    """The same fault as another process can read it: of a class of this module, whatever a plugin derives from them."""
-    ours = [one for one in type(fault).__mro__ if one.__module__ == __name__ and one is not RecipeError]
-    kind: type[RobustnasError] = ours[0]
-    return kind(said(fault))

@@ -16,7 +16,7 @@ from robustnas.run import scheduler
 from robustnas.run.data import SAMPLE
 from robustnas.run.stages import execute
 from robustnas.run.task import Task
-from robustnas.runtime.memory import Tally
+from robustnas.runtime.tally import Tally
 from support.fake_package import install
 
 IMAGE = 3 * 64 * 64 * 4

@@ -15,7 +15,7 @@ busy for a while slows both sides of it.  With one thread on the CPU the time is
 programs disturb less than the clock on the wall.  The device is waited for before the clock is read.
 
 `MB` is the most that is held at once beside network and images: on CUDA as torch's allocator counts it, work space
-included; elsewhere the bytes of all tensors alive (`robustnas.runtime.memory.Tally`), work space not included.
+included; elsewhere the bytes of all tensors alive (`robustnas.runtime.tally.Tally`), work space not included.
 
 `margin` is the mean bound of the margin, in logits, and `width` the mean over images of the decimal logarithm of how
 far it lies below the clean margin; the weights are random, so these compare methods, not networks.
@@ -43,7 +43,7 @@ from robustnas.bounds.margins import TARGETS
 from robustnas.nn.normalize import PixelNetwork, PixelSupernet
 from robustnas.runtime import seeding
 from robustnas.runtime.device import full_precision
-from robustnas.runtime.memory import Tally
+from robustnas.runtime.tally import Tally
 from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.search_spaces.darts import Darts
 

@@ -18,7 +18,7 @@ from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.nn.recompute import cells_of, recompute
 from robustnas.runtime import seeding
-from robustnas.runtime.memory import Tally
+from robustnas.runtime.tally import Tally
 from robustnas.search.bilevel import inner_step, outer_step
 from robustnas.search.hypergradient import Step, hypergradient
 from robustnas.search.objective import Objective

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from robustnas.cli import main
-from robustnas.errors import InputError, RobustnasError, RunError, carried, first_line, said
+from robustnas.errors import InputError, RobustnasError, RunError
 from robustnas.runtime import interrupt
-from robustnas.runtime.strangers import contained, told
+from robustnas.runtime.strangers import carried, contained, first_line, text_of, traced
 from support.evaluated_digits import SOURCE, prepare, weights
 from support.fake_package import group, install
 
@@ -265,10 +265,10 @@ def test_texts_of_exceptions_are_made_whatever_they_are():
         def __str__(self) -> str:
             raise GeneratorExit
 
-    assert said(MuteError()) == "its text cannot be had, as that raises GeneratorExit"
-    assert said(ValueError("x" * 5000)).endswith("... (5000 characters)")
+    assert text_of(MuteError()) == "its text cannot be had, as that raises GeneratorExit"
+    assert text_of(ValueError("x" * 5000)).endswith("... (5000 characters)")
     assert first_line(ValueError()) == "ValueError"
     assert first_line(ValueError("a\nb")) == "a"
     assert type(carried(MuteError())) is InputError
-    assert told(ValueError("a\nb")) == "ValueError: a"
+    assert traced(ValueError("a\nb")) == "ValueError: a"
     assert isinstance(carried(RobustnasError("x")), RobustnasError)

@@ -27,6 +27,7 @@ from torch import Tensor
 from robustnas.attack.record import AttackRecord
 from robustnas.errors import RunDirectoryError
 from robustnas.runtime.artifacts import StageFolder, damaged
+from robustnas.runtime.strangers import described
 from robustnas.threat import NORMS
 
 FILE = "columns.npz"
@@ -114,5 +115,4 @@ def read(path: Path) -> Columns:
             with np.load(opened, allow_pickle=False) as found:
                 return Columns({name: found[name] for name in NAMES})
         except Exception as fault:  # NumPy and zipfile raise many kinds for a damaged file; all mean the same
-            why = f"{type(fault).__name__}: {fault}".splitlines()[0]
-            raise RunDirectoryError(damaged(path / FILE, why)) from fault
+            raise RunDirectoryError(damaged(path / FILE, described(fault))) from fault

@@ -12,12 +12,14 @@ from robustnas.attack.judge import TOLERANCE
 from robustnas.attack.untouched import Untouched
 from robustnas.contracts import Images
 from robustnas.data.images import InMemory, in_order, on_device
-from robustnas.errors import DataError, DeviceError, RobustnasError, RunError, first_line, kind_of, said
+from robustnas.errors import DataError, DeviceError, RunError
 from robustnas.nn.read_only import read_only
-from robustnas.runtime import interrupt, memory
+from robustnas.runtime import interrupt
 from robustnas.runtime.device import float32_with_gradients
+from robustnas.runtime.machine_faults import blaming, device_lost, out_of_memory
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report, silent
+from robustnas.runtime.strangers import first_line
 
 
 class Counted(nn.Module):
@@ -31,16 +33,9 @@ class Counted(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         self.images += len(images)
-        try:
+        # the attack that asks it is not to blame for what it raises
+        with blaming("the network", f"in its forward pass for images {tuple(images.shape)}"):
             logits: Tensor = self.network(images)
-        except RobustnasError:
-            raise
-        except BaseException as fault:
-            if interrupt.wanted(fault) or memory.out_of_memory(fault) or memory.device_lost(fault):
-                raise  # that is told with what would do
-            # a stranger's code too, and the attack that asked it is not to blame
-            what = f"the network raised {kind_of(fault)} in its forward pass for images {tuple(images.shape)}"
-            raise RunError(f"{what}: {text}" if (text := said(fault)) else what) from fault
         return logits
 
 
@@ -147,7 +142,7 @@ def no_gradient(network: nn.Module, images: Tensor) -> str | None:
     try:
         (found,) = torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
     except RuntimeError as fault:  # a step without a derivative, which torch finds out on the way back only
-        if memory.out_of_memory(fault) or memory.device_lost(fault):
+        if out_of_memory(fault) or device_lost(fault):
             raise
         return first_line(fault)
     return None if found is not None else "the logits do not depend on the images differentiably"

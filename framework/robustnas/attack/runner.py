@@ -13,8 +13,8 @@ from torch import Tensor
 
 from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.per_image_random import PerImageRandom
-from robustnas.errors import OptionError, RobustnasError, RunError, kind_of, said
-from robustnas.runtime import interrupt, memory
+from robustnas.errors import OptionError
+from robustnas.runtime.machine_faults import blaming
 from robustnas.runtime.seeding import derive, seeded
 from robustnas.threat import ORDER, ThreatModel
 
@@ -131,13 +131,5 @@ def proposals(
     Raises:
         RunError: the attack raised.
     """
-    try:
+    with blaming(f"attack {label}", f"on images {int(at[0])} to {int(at[-1])}"):
         return runner.call(model, images.clone(), load_foolbox().criteria.Misclassification(labels.clone()), draws)
-    except RobustnasError:
-        raise
-    except BaseException as fault:
-        if interrupt.wanted(fault) or memory.out_of_memory(fault) or memory.device_lost(fault):
-            raise  # that is told with what would do
-        # a stranger's code: whatever it raises is its fault, and the table goes on
-        where = f"attack {label} raised {kind_of(fault)} on images {int(at[0])} to {int(at[-1])}"
-        raise RunError(f"{where}: {text}" if (text := said(fault)) else where) from fault

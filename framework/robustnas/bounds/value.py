@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import resolve_name
 
 from robustnas.bounds.ball import Ball
-from robustnas.errors import UnsupportedOpError, kind_of, said
+from robustnas.errors import UnsupportedOpError
+from robustnas.runtime.strangers import first_line
 
 if TYPE_CHECKING:
     from robustnas.bounds.walk import Walk
@@ -292,11 +293,10 @@ def refuse(function: Function | str, value: Value, reason: str, advice: str = AD
 
 def _fails(function: Function, value: Value, fault: Exception) -> NoReturn:
     """Refuse a call that its rule cannot bound: tensors that do not go together, or a kind it was not made for."""
-    lines = said(fault).strip().splitlines() or [kind_of(fault)]
     name, shape = function_name(function), tuple(value.centre.shape)
     raise UnsupportedOpError(
         f"{name} in {_place(value.walk.network)}: its rule fails for these arguments, the bounded one of shape {shape} "
-        f"and {value.centre.dtype}: {lines[0]}; {ADVICE}"
+        f"and {value.centre.dtype}: {first_line(fault)}; {ADVICE}"
     ) from fault
 
 

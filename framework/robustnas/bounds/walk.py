@@ -14,8 +14,9 @@ from torch import Tensor
 from robustnas.bounds.ball import Ball
 from robustnas.bounds.region import Region
 from robustnas.bounds.value import Value
-from robustnas.errors import InputError, UnsupportedOpError, said
+from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.nn.wrappers import eager
+from robustnas.runtime.strangers import text_of
 
 Network = Callable[[Tensor], Tensor]
 
@@ -212,7 +213,7 @@ def _answer(network: Network, images: Value) -> Tensor:
     try:
         return network(images)
     except RuntimeError as fault:
-        if "TorchScript" not in said(fault):
+        if "TorchScript" not in text_of(fault):
             raise
         raise UnsupportedOpError(
             "the network calls a function that is TorchScript (torch.jit.script), whose operations can be run, not "

@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 
 from robustnas.cli import commands
 from robustnas.cli.parser import parse
-from robustnas.errors import InputError, RecipeError, RobustnasError, kind_and_text, said
+from robustnas.errors import InputError, RecipeError, RobustnasError
 from robustnas.runtime.given_file import shown
 from robustnas.runtime.interrupt import Ended, Interrupted, ending
+from robustnas.runtime.strangers import described, last_line, text_of
 from robustnas.runtime.terminal import tell
 
 __all__ = ["main"]
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RobustnasError as fault:
         # The faults of a recipe begin with their places in its file, as editors expect.
         if not (fault.shared and os.environ.get("RANK", "0") != "0"):  # what all processes raise, one says
-            tell("\n".join(fault.faults) if type(fault) is RecipeError else f"robustnas: {said(fault)}", error=True)
+            tell("\n".join(fault.faults) if type(fault) is RecipeError else f"robustnas: {text_of(fault)}", error=True)
         return 2 if isinstance(fault, InputError) else 1  # whatever a plugin's own says
     except (Ended, Interrupted):
         goes_on = command in (commands.run, commands.evaluate)
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as fault:  # a disk that became full or read-only where nothing more precise is known, or a path
         where = f"{shown(str(fault.filename))}: " if fault.filename else ""
-        tell(f"robustnas: {where}{fault.strerror or said(fault)}", error=True)
+        tell(f"robustnas: {where}{fault.strerror or text_of(fault)}", error=True)
         return InputError.exit_status if fault.errno in NAMES else 1
     except BaseException as fault:  # a plugin's own, before any stage could be blamed for it, or ours
         tell(f"robustnas: {_unforeseen(fault)}", error=True)
@@ -71,11 +72,10 @@ def _unforeseen(fault: BaseException) -> str:
     import tempfile
     import traceback
 
-    last = traceback.extract_tb(fault.__traceback__)[-1]
     with tempfile.NamedTemporaryFile("w", prefix="robustnas-", suffix=".txt", delete=False, encoding="utf-8") as kept:
         kept.write("".join(traceback.format_exception(fault)))
     return (
-        f"{kind_and_text(fault)} (at {last.filename}:{last.lineno}), a fault of the plugin or of robustnas in "
+        f"{described(fault, whole=True, at=f'at {last_line(fault)}')}, a fault of the plugin or of robustnas in "
         f"which that line is; the traceback is in {kept.name}"
     )
 

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustnas.errors import InputError, said
+from robustnas.errors import InputError
 from robustnas.runtime import interrupt, printable, terminal
+from robustnas.runtime.strangers import text_of
 from robustnas.runtime.terminal import tell, write
 
 
@@ -158,7 +159,7 @@ def list_plugins(arguments: argparse.Namespace) -> int:
             try:
                 options_of(registry.load(name))
             except PluginError as fault:
-                faults[name] = said(fault)
+                faults[name] = text_of(fault)
         notes += [fault for name, fault in faults.items() if name not in conflicts]
         for entry in registered:
             row = (registry.kind, entry.name, entry.provider, entry.target)

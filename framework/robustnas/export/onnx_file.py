@@ -19,11 +19,12 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from robustnas.errors import InputError, RobustnasError, RunError, first_line
+from robustnas.errors import InputError, RobustnasError, RunError
 from robustnas.nn.read_only import read_only
 from robustnas.runtime import seeding
 from robustnas.runtime.device import full_precision
 from robustnas.runtime.interrupt import wanted
+from robustnas.runtime.strangers import first_line
 
 OPERATOR_SET = 13
 INPUT, OUTPUT = "X", "Y"

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from robustnas.contracts import Shape
-from robustnas.errors import InputError, RunError, said
+from robustnas.errors import InputError, RunError
 from robustnas.foreign.messages import ELSEWHERE, few, kind, theirs
 from robustnas.nn.normalize import PixelNetwork
 from robustnas.nn.read_only import lent
 from robustnas.runtime import interrupt
+from robustnas.runtime.strangers import text_of
 
 PROBED = (28, 32, 64, 96, 128, 160, 224, 299, 384)
 """Rows and columns tried where a network does not take the dataset's images."""
@@ -93,7 +94,7 @@ def _inside(answer: Any, wanted: tuple[int, int]) -> str:
 
 def _advice(network: nn.Module, fault: BaseException, shape: Shape, count: int) -> Iterator[str]:
     """What would do where a network raised that on so many images: the likeliest first, or nothing."""
-    text = said(fault)
+    text = text_of(fault)
     if isinstance(fault, AttributeError) and (name := getattr(fault, "name", None) or _attribute(text)):
         if name == "drop_path_prob":
             yield (

@@ -24,7 +24,7 @@ from robustnas.foreign.archive import ADVICE, LEAST, Archive, file_size, opened
 from robustnas.foreign.messages import few, kind
 from robustnas.foreign.pickled import LONGEST, Stored, Thing, mappings, state_of
 from robustnas.foreign.settings import Weights
-from robustnas.runtime.strangers import told
+from robustnas.runtime.strangers import traced
 from robustnas.runtime.suggest import did_you_mean
 
 WRAPPERS = ("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
@@ -167,7 +167,7 @@ def _load(network: nn.Module, state: dict[str, Any], fit: Fit) -> tuple[list[str
     try:
         found = network.load_state_dict(state, strict=False)
     except (RuntimeError, TypeError, AttributeError) as fault:
-        raise InputError(f"is refused by torch: {told(fault)}") from fault
+        raise InputError(f"is refused by torch: {traced(fault)}") from fault
     return (
         [name for name in found.missing_keys if not _counts(name)],
         [name for name in found.unexpected_keys if not _counts(name)],

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from robustnas.errors import UnsupportedOpError, first_line, said
+from robustnas.errors import UnsupportedOpError
 from robustnas.nn.wrappers import eager
+from robustnas.runtime.strangers import first_line, text_of
 
 
 def doubled(network: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -33,7 +34,7 @@ def doubled(network: nn.Module) -> Callable[[Tensor], Tensor]:
             with eager(), Wide():
                 logits: Tensor = torch.func.functional_call(network, state, (images,))
         except (RuntimeError, TypeError) as fault:
-            if not _OF_TYPES.search(said(fault)):
+            if not _OF_TYPES.search(text_of(fault)):
                 raise
             raise UnsupportedOpError(
                 "the network does not compute in float64, in which its certificates are confirmed "

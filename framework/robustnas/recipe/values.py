@@ -13,7 +13,6 @@ from __future__ import annotations
 import enum
 import math
 import re
-import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -23,13 +22,14 @@ from typing import Any, Literal, Union
 
 import attrs
 
-from robustnas.errors import RobustnasError, kind_of, said
+from robustnas.errors import RobustnasError
 from robustnas.options import MISSING, Option, options_of, type_text, value_text
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
 from robustnas.runtime.given_file import shown
 from robustnas.runtime.interrupt import wanted
 from robustnas.runtime.quoted import quoted
+from robustnas.runtime.strangers import described, last_line, text_of
 from robustnas.runtime.suggest import did_you_mean
 from robustnas.search.settings import ORDERS, Order
 from robustnas.threat import pixels
@@ -140,8 +140,7 @@ def _told(fault: BaseException, value: Any) -> str:
         return _words(fault, value)
     if isinstance(fault, OSError) and fault.strerror:
         return f"{'' if fault.filename is None else f'{shown(str(fault.filename))}: '}{fault.strerror}"
-    frame = traceback.extract_tb(fault.__traceback__)[-1]
-    return f"failed with {kind_of(fault)}: {said(fault)} ({frame.filename}:{frame.lineno})"
+    return f"failed with {described(fault, whole=True, at=last_line(fault))}"
 
 
 def read_named(node: Node, choices: Mapping[str, type], kind: str, faults: Faults) -> Any:
@@ -311,7 +310,7 @@ def _words(fault: BaseException, value: Any) -> str:
         options, wrong = arguments[2], arguments[3]
         if isinstance(options, (Sequence, Set)) and not isinstance(options, str):
             return _not_among(wrong, list(options))
-    text = said(ValueError(arguments[0])) if arguments else type(fault).__name__
+    text = text_of(ValueError(arguments[0])) if arguments else type(fault).__name__
     return text if "found" in text or isinstance(value, dict) else f"found {found(value)}; {text}"
 
 

@@ -24,13 +24,14 @@ from robustnas.attack.review.probe import probe as probed
 from robustnas.attack.review.records import of_options
 from robustnas.certify.verdicts import contradicted
 from robustnas.contracts import Images
-from robustnas.errors import OptionError, RunDirectoryError, RunError, VerdictError, said
+from robustnas.errors import OptionError, RunDirectoryError, RunError, VerdictError
 from robustnas.plan import sources
 from robustnas.plan.columns import Column
 from robustnas.run.evaluated import evaluated_images, network_of
 from robustnas.run.layout import VIOLATION
 from robustnas.run.task import Task, finish, trainable
 from robustnas.runtime.artifacts import damaged
+from robustnas.runtime.strangers import text_of
 from robustnas.threat import ThreatModel
 
 
@@ -136,7 +137,7 @@ def attacked(task: Task) -> None:
         built = build(column, column.threat)
         records = recorded(built)
     except OptionError as fault:  # what is made of the options shows only here, and concerns this attack alone
-        raise RunError(said(fault)) from fault
+        raise RunError(text_of(fault)) from fault
     found = tables.of_records(records, indices)
     tables.write(found, task.folder)
     finish(

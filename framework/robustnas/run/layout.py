@@ -19,6 +19,7 @@ from robustnas.plan.columns import Column, before, cost
 from robustnas.run import data
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime.artifacts import StageFolder, damaged, of_no_stage, read_json
+from robustnas.runtime.strangers import described
 from robustnas.threat import ThreatModel
 
 SCHEMA = 2
@@ -112,7 +113,7 @@ def read(directory: RunDirectory) -> Layout:
             },
         )
     except (KeyError, TypeError, AttributeError, ValueError) as fault:
-        raise RunDirectoryError(damaged(file, f"{type(fault).__name__}: {fault}", of_no_stage(file))) from fault
+        raise RunDirectoryError(damaged(file, described(fault, whole=True), of_no_stage(file))) from fault
 
 
 def _stages(data: Any) -> dict[str, Any]:

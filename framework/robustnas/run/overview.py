@@ -12,12 +12,13 @@ from torch import Tensor
 from robustnas import search, train
 from robustnas.data.images import batches
 from robustnas.data.stratified import first_half
-from robustnas.errors import RobustnasError, said
+from robustnas.errors import RobustnasError
 from robustnas.plan import Foreign, MethodPlan, Plan
 from robustnas.run.directory import RunDirectory
 from robustnas.run.task import TrainingOnly, genotype_of, load_foreign, trainable
 from robustnas.runtime import memory, terminal
 from robustnas.runtime.processes import ALONE
+from robustnas.runtime.strangers import text_of
 from robustnas.search import SearchTask
 from robustnas.search.footprint import step_bytes
 from robustnas.search.settings import Search
@@ -130,7 +131,7 @@ def _memory(method: MethodPlan, plan: Plan, notes: list[str]) -> str:
         with terminal.working(f"memory of a step of {method.name}"):
             return f"~{memory.text(search_memory(method, plan))}"
     except RobustnasError as fault:
-        notes.append(f"the memory of {method.name} is not known: {said(fault)}")
+        notes.append(f"the memory of {method.name} is not known: {text_of(fault)}")
         return "-"
 
 

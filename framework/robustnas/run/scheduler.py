@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 import torch
 from attrs import field, frozen
 
-from robustnas.errors import DeviceLostError, DiskFullError, InputError, RobustnasError, RunError, said
+from robustnas.errors import DeviceLostError, DiskFullError, InputError, RobustnasError, RunError
 from robustnas.plan import Plan, Stage
 from robustnas.run import workers
 from robustnas.run.directory import RunDirectory
@@ -21,6 +21,7 @@ from robustnas.run.stages import execute
 from robustnas.run.task import Task
 from robustnas.runtime import interrupt
 from robustnas.runtime.processes import ALONE, Processes
+from robustnas.runtime.strangers import text_of
 
 POLL_SECONDS = 0.2
 """How often a wait for the workers looks whether the run was asked to stop."""
@@ -89,7 +90,7 @@ def _one_by_one(
             _stop_if_hopeless(fault)
             failures.append((stage, fault))
             lost.add(stage.key)
-            progress.failed(stage, said(fault))
+            progress.failed(stage, text_of(fault))
         else:
             progress.finished(stage)
     return failures
@@ -163,7 +164,7 @@ def _side_by_side(
                 _stop_if_hopeless(fault)
                 failures.append((working, fault))
                 lost.add(working.key)
-                progress.failed(working, said(fault))
+                progress.failed(working, text_of(fault))
         interrupt.check()
     finally:
         for worker in pool:

@@ -18,11 +18,12 @@ import traceback
 from collections.abc import Callable
 
 from robustnas import search, train
-from robustnas.errors import RobustnasError, RunError, kind_and_text
+from robustnas.errors import RobustnasError, RunError
 from robustnas.run import certification, evaluation
 from robustnas.run.task import Task, TrainingOnly, finish
-from robustnas.runtime import interrupt, memory
-from robustnas.runtime.strangers import unchanged
+from robustnas.runtime import interrupt
+from robustnas.runtime.machine_faults import explain
+from robustnas.runtime.strangers import described, last_line, unchanged
 
 ERROR = "error.txt"
 """Where the traceback of a stage that failed is kept."""
@@ -45,15 +46,13 @@ def execute(task: Task) -> None:
     except BaseException as fault:
         if interrupt.wanted(fault):
             raise
-        explained = memory.explain(fault, task.stage.kind)
+        explained = explain(fault, task.stage.kind)
         if explained is not None:
             raise explained from fault
-        last = traceback.extract_tb(fault.__traceback__)[-1]
         kept = task.folder.path / ERROR
         task.folder.write_text(ERROR, "".join(traceback.format_exception(fault)))
-        raise RunError(
-            f"{kind_and_text(fault)} (at {last.filename}:{last.lineno}); the traceback is in {kept}"
-        ) from fault
+        what = described(fault, whole=True, at=f"at {last_line(fault)}")
+        raise RunError(f"{what}; the traceback is in {kept}") from fault
 
 
 def _search(task: Task) -> None:

@@ -17,11 +17,11 @@ from typing import Any
 import attrs
 import torch
 
-from robustnas.errors import RobustnasError, RunError, carried
+from robustnas.errors import RobustnasError, RunError
 from robustnas.plan import Plan, Stage
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime import interrupt
-from robustnas.runtime.strangers import told
+from robustnas.runtime.strangers import carried, traced
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -113,6 +113,6 @@ def _serve(
                 if interrupt.asked():
                     pipe.send(("interrupted",))
                     return
-                pipe.send(("failed", RunError(told(fault))))  # a plugin's own: nobody asked
+                pipe.send(("failed", RunError(traced(fault))))  # a plugin's own: nobody asked
             else:
                 pipe.send(("done",))

@@ -21,9 +21,9 @@ import torch.distributed as dist
 from attrs import frozen
 from torch import Tensor
 
-from robustnas.errors import DeviceError, RobustnasError, RunError, carried
+from robustnas.errors import DeviceError, RobustnasError, RunError
 from robustnas.runtime.interrupt import Interrupted, wanted
-from robustnas.runtime.strangers import told
+from robustnas.runtime.strangers import carried, traced
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells each of its processes."""
@@ -113,7 +113,7 @@ class Processes:
         except BaseException as raised:  # the others wait: whatever it is, they have to hear of it
             if wanted(raised):
                 raise
-            fault = RunError(told(raised))
+            fault = RunError(traced(raised))
             fault.__cause__ = raised
         answers = self.gather((result, carried(fault) if isinstance(fault, RobustnasError) else fault))
         for _, found in answers:

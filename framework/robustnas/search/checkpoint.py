@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from attrs import define, field
 
-from robustnas.errors import RunDirectoryError, first_line
+from robustnas.errors import RunDirectoryError
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.processes import ALONE, Processes, other_processes
+from robustnas.runtime.strangers import first_line
 
 FILE = "checkpoint.pt"
 

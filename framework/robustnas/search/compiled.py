@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustnas.errors import first_line
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.runtime import terminal
+from robustnas.runtime.strangers import described
 
 VARIANTS = 16
 """Versions of one forward pass: either mode of batch norm's momentum, weights in their places or exchanged, the last
@@ -57,7 +57,7 @@ class Compiled:
             except Exception as fault:
                 if not _of_the_compiler(fault):
                     raise
-                self.why_not = f"{type(fault).__name__}: {first_line(fault)}"
+                self.why_not = described(fault)
                 terminal.tell(f"robustnas: search.compile: going on without: {self.why_not}", error=True)
         logits: Tensor = self.supernet(images)
         return logits

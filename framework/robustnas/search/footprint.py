@@ -20,7 +20,8 @@ from robustnas.contracts import Context
 from robustnas.data.batches import Part
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.nn.recompute import recompute
-from robustnas.runtime import memory, seeding
+from robustnas.runtime import seeding
+from robustnas.runtime.tally import Tally, extrapolated
 from robustnas.search.bilevel import inner_step, outer_step
 from robustnas.search.hypergradient import Step, hypergradient
 from robustnas.search.objective import Objective
@@ -41,14 +42,14 @@ def step_bytes(task: SearchTask) -> int:
     """
     images = math.ceil(task.settings.batch / task.settings.accumulate)
     few, many = TINY
-    return memory.extrapolated((few, trace(task, few)), (many, trace(task, many)), images)
+    return extrapolated((few, trace(task, few)), (many, trace(task, many)), images)
 
 
 def trace(task: SearchTask, images: int) -> list[int]:
     """Bytes alive after each operation of one step of both levels at `images` images, in order."""
     settings, dataset = task.settings, task.dataset
     objective = Objective(task.metrics, task.threat, settings.gamma, settings.precision)
-    tally = memory.Tally()
+    tally = Tally()
     with seeding.seeded(0, "footprint"), tally:
         supernet = PixelSupernet(
             task.space.supernet(dataset.shape, dataset.classes),  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from robustnas.runtime.strangers import described
 from robustnas.threat import ThreatModel
 
 HOOKS = (
@@ -64,7 +65,7 @@ class Judge:
         except Exception as fault:  # whatever a plugin raises is the finding, and is chained to it
             if isinstance(fault, (ConformanceError, *unless)):
                 raise
-            found = f"it raised {type(fault).__name__}: {fault}"
+            found = f"it raised {described(fault, whole=True)}"
             raise ConformanceError(self.plugin, promise, f"{found}; {hint}" if hint else found) from fault
 
     def refuses(self, promise: str, kind: type[Exception], call: Callable[[], object]) -> None:
@@ -74,7 +75,7 @@ class Judge:
         except kind:
             return
         except Exception as fault:  # the wrong refusal is the finding, and is chained to it
-            raise ConformanceError(self.plugin, promise, f"it raised {type(fault).__name__}: {fault}") from fault
+            raise ConformanceError(self.plugin, promise, f"it raised {described(fault, whole=True)}") from fault
         raise ConformanceError(self.plugin, promise, "it raised nothing")
 
     @contextmanager

@@ -22,7 +22,7 @@ from torch import Tensor
 from robustnas.contracts import Dataset, Genotype, SearchSpace
 from robustnas.data.batches import Batch, Part, gradient_of
 from robustnas.data.images import in_order, shuffled
-from robustnas.errors import RunDirectoryError, RunError, first_line
+from robustnas.errors import RunDirectoryError, RunError
 from robustnas.nn.batch_statistics import Noted, noted_statistics
 from robustnas.nn.diagnostics import nonfinite_tensors
 from robustnas.nn.normalize import PixelNetwork
@@ -35,6 +35,7 @@ from robustnas.runtime.memory import Peak, highest
 from robustnas.runtime.precision import mixed, policy
 from robustnas.runtime.processes import ALONE, Processes, other_processes
 from robustnas.runtime.report import Report
+from robustnas.runtime.strangers import first_line
 from robustnas.threat import ThreatModel
 from robustnas.train import certified
 from robustnas.train.certified import Moment

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from robustnas.contracts import Dataset, Genotype, SearchSpace
-from robustnas.errors import InputError, RunDirectoryError, first_line
+from robustnas.errors import InputError, RunDirectoryError
 from robustnas.nn.normalize import PixelNetwork
 from robustnas.runtime.artifacts import damaged
+from robustnas.runtime.strangers import first_line
 
 if TYPE_CHECKING:
     from robustnas.runtime.artifacts import StageFolder

@@ -16,8 +16,8 @@ from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.pgd import step
 from robustnas.attack.review.evidence import CHANCE, FEWEST, by_chance, counts
 from robustnas.attack.review.flag import Flag
-from robustnas.errors import first_line
 from robustnas.runtime import interrupt
+from robustnas.runtime.strangers import first_line
 from robustnas.threat import ThreatModel, largest_radius
 
 Network = Callable[[Tensor], Tensor]

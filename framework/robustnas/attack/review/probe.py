@@ -13,10 +13,11 @@ from robustnas.attack.review.flag import Flag
 from robustnas.attack.review.inner import gradients_in_forward
 from robustnas.contracts import Images
 from robustnas.data.images import in_order, on_device
-from robustnas.errors import DataError, RobustnasError, RunError, kind_of, said
+from robustnas.errors import DataError, RunError
 from robustnas.nn.read_only import read_only
 from robustnas.runtime import interrupt
 from robustnas.runtime.device import float32_with_gradients
+from robustnas.runtime.machine_faults import blaming
 from robustnas.runtime.report import Report, silent
 from robustnas.runtime.seeding import seeded
 
@@ -111,14 +112,8 @@ def _checked(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """
 
     def call(images: Tensor) -> Tensor:
-        try:
+        with blaming("the network", "in its forward pass"):
             logits = network(images)
-        except (RobustnasError, torch.OutOfMemoryError):
-            raise
-        except BaseException as fault:  # a stranger's code: whatever it raises is its fault
-            if interrupt.wanted(fault):
-                raise
-            raise RunError(f"the network raised {kind_of(fault)} in its forward pass: {said(fault)}") from fault
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
             what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise RunError(f"the network must return logits (N, K) for N = {len(images)} images, found {what}")

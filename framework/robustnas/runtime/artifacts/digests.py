@@ -23,6 +23,7 @@ from attrs import evolve, field, frozen
 
 from robustnas.errors import RunDirectoryError
 from robustnas.runtime.artifacts.files import damaged, json_bytes, regular, sha256, write_atomically, write_bytes
+from robustnas.runtime.strangers import kind_of
 
 FILE = "digests.json"
 
@@ -66,7 +67,7 @@ def read(file: Path, remedy: str | None = None) -> Digests:
             tuple(data["older"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
-        raise RunDirectoryError(damaged(file, f"it does not hold digests ({type(fault).__name__})", remedy)) from fault
+        raise RunDirectoryError(damaged(file, f"it does not hold digests ({kind_of(fault)})", remedy)) from fault
     if claimed != hashlib.sha256(before + mark).hexdigest():
         raise RunDirectoryError(damaged(file, "its own digest says that it is not what was written", remedy))
     if found.of is not None and found.of != key_of(file.parent):

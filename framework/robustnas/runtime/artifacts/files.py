@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from robustnas.errors import DiskFullError, RunDirectoryError, said
+from robustnas.errors import DiskFullError, RunDirectoryError
 from robustnas.runtime.printable import json_text
+from robustnas.runtime.strangers import text_of
 
 
 def _umask() -> int:
@@ -105,7 +106,7 @@ def disk_full(fault: BaseException) -> bool:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
         seen = seen.__cause__ or seen.__context__
-    return isinstance(fault, RuntimeError) and "PytorchStreamWriter failed" in said(fault)
+    return isinstance(fault, RuntimeError) and "PytorchStreamWriter failed" in text_of(fault)
 
 
 def write_json(path: Path, data: Any) -> None:

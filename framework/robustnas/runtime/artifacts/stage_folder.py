@@ -17,6 +17,7 @@ from attrs import frozen
 from robustnas.errors import RunDirectoryError
 from robustnas.runtime.artifacts import digests
 from robustnas.runtime.artifacts.files import damaged, json_bytes, real_folder, write_text
+from robustnas.runtime.strangers import described
 
 
 def read_json(path: Path, remedy: str | None = None) -> Any:
@@ -161,7 +162,7 @@ class StageFolder:
             try:
                 state = torch.load(file, map_location="cpu", weights_only=True)
             except Exception as fault:  # torch raises many kinds for a damaged file; all mean the same to the user
-                raise RunDirectoryError(damaged(path, f"{type(fault).__name__}: {fault}".splitlines()[0])) from fault
+                raise RunDirectoryError(damaged(path, described(fault))) from fault
         if not isinstance(state, dict):
             raise RunDirectoryError(damaged(path, "it does not hold a mapping"))
         return state
