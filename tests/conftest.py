@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -13,6 +14,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the processes that tes
 if "PYTEST_XDIST_WORKER" in os.environ:
     # workers ignore Ctrl-C, which some tests are about
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe `r.yaml` and its finished run `run`; whoever changes it takes `finished_copy`."""
+    from support.finished_run import finish  # it imports torch, which few tests need
+
+    folder = tmp_path_factory.mktemp("finished")
+    finish(folder)
+    return folder
+
+
+@pytest.fixture
+def finished_copy(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, free to be changed."""
+    return Path(shutil.copytree(finished_run, tmp_path / "c"))
 
 
 @pytest.fixture

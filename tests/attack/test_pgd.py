@@ -8,7 +8,7 @@ from torch import nn
 
 from robustnas.attack.pgd import ascend, pgd, pushes, random_image
 from robustnas.threat import NORMS, ThreatModel
-from support.tiny_supernet import TinySupernet, batch
+from support.networks import TinySupernet, batch
 
 THREATS = [ThreatModel("linf", "16/255"), ThreatModel("l2", 0.5), ThreatModel("l1", 3)]
 

@@ -5,31 +5,31 @@ import torch
 from torch import nn
 
 from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
-from support.normed_network import IMAGES, KINDS, network
+from support.networks import NORMED_IMAGES, NORMS, normed
 
 
-@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("options", NORMS.values(), ids=NORMS)
 def test_an_eval_pass_repeats_the_training_pass_before_it(options):
-    net = network(**options)
+    net = normed(**options)
     with scratch_statistics(net):
-        trained = net(IMAGES)
+        trained = net(NORMED_IMAGES)
         with frozen_statistics(net):
-            torch.testing.assert_close(net(IMAGES), trained, rtol=1e-12, atol=1e-12)
-            torch.testing.assert_close(net(IMAGES[:1]), trained[:1], rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(net(NORMED_IMAGES), trained, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(net(NORMED_IMAGES[:1]), trained[:1], rtol=1e-12, atol=1e-12)
 
 
 def test_without_the_correction_the_two_differ():
-    net = network()
+    net = normed()
     with scratch_statistics(net, biased=False):
-        trained = net(IMAGES)
+        trained = net(NORMED_IMAGES)
         with frozen_statistics(net):
-            assert (net(IMAGES) - trained).abs().max() > 1e-4
+            assert (net(NORMED_IMAGES) - trained).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("options", NORMS.values(), ids=NORMS)
 def test_everything_is_put_back(options):
-    net = network(**options)
-    net(IMAGES)
+    net = normed(**options)
+    net(NORMED_IMAGES)
     net[0][1].eval()  # one module in another mode than the rest
     before = {name: (id(buffer), buffer.clone()) for name, buffer in net.named_buffers()}
     layers = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -38,7 +38,7 @@ def test_everything_is_put_back(options):
         raise KeyboardInterrupt
     with scratch_statistics(net):
         net.train()
-        net(IMAGES)
+        net(NORMED_IMAGES)
         net[0][1].eval()
     after = dict(net.named_buffers())
     assert set(after) == set(before)
@@ -51,31 +51,31 @@ def test_everything_is_put_back(options):
 
 
 def test_a_graph_built_inside_can_be_differentiated_outside():
-    net = network()
+    net = normed()
     with scratch_statistics(net):
-        loss = net(IMAGES).square().sum()
+        loss = net(NORMED_IMAGES).square().sum()
         with frozen_statistics(net):
-            loss = loss + net(IMAGES).sin().sum()
-        net(IMAGES + 0.1)
-    net(IMAGES)
+            loss = loss + net(NORMED_IMAGES).sin().sum()
+        net(NORMED_IMAGES + 0.1)
+    net(NORMED_IMAGES)
     loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
 
 
 def test_scratch_statistics_nest():
-    net = network()
+    net = normed()
     with scratch_statistics(net):
-        expected = net(IMAGES)
+        expected = net(NORMED_IMAGES)
         with scratch_statistics(net):
-            net(IMAGES * 0.5)
+            net(NORMED_IMAGES * 0.5)
         with frozen_statistics(net):
-            torch.testing.assert_close(net(IMAGES), expected)
+            torch.testing.assert_close(net(NORMED_IMAGES), expected)
 
 
 def test_a_poisoned_running_statistic_does_not_reach_the_scratch_ones():
-    net = network()
+    net = normed()
     net[0][1].running_mean.fill_(torch.nan)
     with scratch_statistics(net):
-        net(IMAGES)
+        net(NORMED_IMAGES)
         with frozen_statistics(net):
-            assert net(IMAGES).isfinite().all()
+            assert net(NORMED_IMAGES).isfinite().all()

@@ -29,7 +29,7 @@ from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.certified_bound import CertifiedBound
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.search_spaces.darts import Darts
-from support.tiny_supernet import CellSupernet, batch, parts
+from support.networks import CellSupernet, batch, parts
 
 KEY = "search.recompute_cells"
 THREAT = ThreatModel("linf", "1/255")

@@ -29,7 +29,7 @@ from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.certified_bound import CertifiedBound
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.search_spaces.darts import Darts
-from support.tiny_supernet import CellSupernet, TinyDataset, TinySpace
+from support.networks import CellSupernet, TinyDataset, TinySpace
 
 CPU = torch.device("cpu")
 MB = 1_000_000

@@ -17,7 +17,7 @@ from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.metrics.random_noise import RandomNoise
-from support.tiny_supernet import TinyDataset, TinySpace, TinySupernet
+from support.networks import TinyDataset, TinySpace, TinySupernet
 
 CPU = torch.device("cpu")
 SETTINGS = Search(epochs=4, batch=5, warmup_epochs=1, gamma=0.05, alpha_lr=0.05, crop=1, flip=True, cutout=2)

@@ -30,7 +30,7 @@ from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.metrics.random_noise import RandomNoise
-from support.tiny_supernet import TinySupernet, batch, parts, whole
+from support.networks import TinySupernet, batch, parts, whole
 
 THREAT = ThreatModel("linf", "8/255")
 ALL = [first_order, unrolled, exact, neumann, conjugate_gradient]

@@ -18,8 +18,7 @@ from robustnas.search.settings import ORDERS
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.metrics.random_noise import RandomNoise
 from robustnas_plugins.search_spaces.darts import Darts
-from support.tiny_supernet import TinyDataset
-from support.toys import Bars
+from support.networks import Bars, TinyDataset
 
 
 def alpha(one, folder: Path) -> torch.Tensor:

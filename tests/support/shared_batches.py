@@ -21,8 +21,7 @@ from robustnas.train.settings import Certified, Train
 from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.metrics.random_noise import RandomNoise
-from support.tiny_supernet import TinyDataset, TinySpace, TinySupernet, batch
-from support.toys import Bars, ToySpace
+from support.networks import Bars, TinyDataset, TinySpace, TinySupernet, batch
 
 THREAT = ThreatModel("linf", "8/255")
 COUNT = 9
@@ -121,7 +120,7 @@ SEARCHES = {
 
 
 @frozen
-class StillSpace(ToySpace):
+class StillSpace(TinySpace):
     """Networks without dropout, whose draws an image has for itself."""
 
     def network(self, genotype, shape, classes, auxiliary=False):

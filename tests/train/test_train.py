@@ -23,7 +23,7 @@ from robustnas.train.loop import learning_rate
 from robustnas.train.regimes import loss as regime_loss
 from robustnas.train.regimes import perturb
 from robustnas.train.settings import Adversarial, Standard, Trades, Train
-from support.toys import Bars, ToyNetwork, ToySpace
+from support.networks import Bars, TinyNetwork, TinySpace
 
 CPU = torch.device("cpu")
 THREAT = ThreatModel("linf", 0.1)
@@ -32,7 +32,7 @@ SETTINGS = Train(epochs=4, batch=16, lr=0.1, cutout=2, crop=1, drop_path=0.2, au
 
 def task(**changes: Any) -> train.TrainTask:
     settings = evolve(SETTINGS, **changes)
-    return train.TrainTask(Bars(), ToySpace(), {"width": 4}, THREAT, settings, seed=3)
+    return train.TrainTask(Bars(), TinySpace(), {"width": 4}, THREAT, settings, seed=3)
 
 
 MACHINE = ("waiting", "peak_memory")
@@ -54,7 +54,7 @@ def test_it_learns_and_reports_every_epoch(tmp_path: Path):
         lambda done, total, unit, **f: seen.append((done, total, unit)),
     )
     assert seen == [(e, 8, "epoch") for e in range(9)]
-    network = train.load(StageFolder(tmp_path), ToySpace(), {"width": 4}, Bars(), task(epochs=8).settings)
+    network = train.load(StageFolder(tmp_path), TinySpace(), {"width": 4}, Bars(), task(epochs=8).settings)
     images = Bars().split("test")
     accuracy = (network(images.pixels).argmax(1) == images.labels).float().mean()
     assert accuracy > 0.8
@@ -256,7 +256,7 @@ def test_best_is_chosen_on_images_that_did_not_train(tmp_path: Path):
 
 def network() -> PixelNetwork:
     with seeding.seeded(0, "test"):
-        return PixelNetwork(ToyNetwork(4, 3, True), Bars.mean, Bars.std)
+        return PixelNetwork(TinyNetwork(4, 3, True), Bars.mean, Bars.std)
 
 
 @pytest.mark.parametrize("regime", [Adversarial(steps=3), Trades(steps=3)])
@@ -366,7 +366,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path):
 
 
 def test_drop_path_of_a_network_without_it_is_refused():
-    class Plain(ToySpace):
+    class Plain(TinySpace):
         def network(self, *args: Any, **kwargs: Any) -> Any:
             return torch.nn.Flatten()
 

@@ -32,11 +32,11 @@ from robustnas.train.certified import Moment, certified, grown, last_epsilon, lo
 from robustnas.train.settings import Certified, Standard, Train
 from robustnas_plugins.search_spaces.darts import Darts
 from support import places
-from support.normed_network import IMAGES as SMALL
-from support.normed_network import KINDS
-from support.normed_network import network as small
+from support.networks import NORMED_IMAGES as SMALL
+from support.networks import NORMS as KINDS
+from support.networks import Bars, TinyNetwork, TinySpace
+from support.networks import normed as small
 from support.shared_batches import StillSpace
-from support.toys import Bars, ToyNetwork, ToySpace
 
 CPU = torch.device("cpu")
 THREAT = ThreatModel("linf", 0.05)
@@ -49,13 +49,13 @@ SETTINGS = Train(epochs=4, batch=16, lr=0.1, cutout=2, crop=1, drop_path=0.2, au
 
 
 def task(**changes: Any) -> train.TrainTask:
-    return train.TrainTask(Bars(), ToySpace(), {"width": 4}, THREAT, evolve(SETTINGS, **changes), seed=3)
+    return train.TrainTask(Bars(), TinySpace(), {"width": 4}, THREAT, evolve(SETTINGS, **changes), seed=3)
 
 
 def toy() -> PixelNetwork:
     """Without dropout, in float64, in training mode."""
     with seeding.seeded(0, "test"):
-        network = ToyNetwork(4, 3, True)
+        network = TinyNetwork(4, 3, True)
     network.body[3].p = 0.0  # type: ignore[union-attr,assignment]
     return PixelNetwork(network, Bars.mean, Bars.std).double()
 
@@ -354,7 +354,7 @@ class WithoutNorm(nn.Module):
 
 
 @frozen
-class WithoutNorms(ToySpace):
+class WithoutNorms(TinySpace):
     def network(self, *args: Any, **kwargs: Any) -> nn.Module:
         return WithoutNorm()
 
@@ -419,7 +419,7 @@ def test_it_certifies_what_standard_training_does_not(tmp_path: Path):
     for name, regime in (("standard", Standard()), ("certified", Certified(beta_start=0.0))):
         wanted = evolve(task(epochs=8, regime=regime, drop_path=0.0, crop=0, cutout=0), threat=threat)
         train.run(wanted, StageFolder(tmp_path / name), CPU, silent)
-        network = train.load(StageFolder(tmp_path / name), ToySpace(), {"width": 4}, Bars(), wanted.settings)
+        network = train.load(StageFolder(tmp_path / name), TinySpace(), {"width": 4}, Bars(), wanted.settings)
         assert (network(images.pixels).argmax(1) == images.labels).float().mean() > 0.8
         margins = certify.margins(network, images.pixels, images.labels, threat, "ibp")
         shares[name] = (margins > 0).all(1).float().mean().item()

@@ -23,65 +23,11 @@ from robustnas.recipe import load
 from robustnas.run import directory
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime.artifacts import StageFolder, forget
-
-RECIPE = """
-dataset: digits
-search_space: {name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
-threat: {norm: linf, epsilon: 0.02}
-seeds: [0]
-search: {epochs: 2, batch: 200}
-methods:
-  darts: {}
-  jac: {metric: {name: jacobian, rows: 1}}
-train: {epochs: 2, batch: 100, cutout: 0, auxiliary: 0, drop_path: 0, lr: 0.1}
-attacks: [fgsm, {name: pgd, steps: 3, step_size: 0.01}]
-evaluate: {images: 40}
-certify: {images: 10}
-"""
+from support.finished_run import RECIPE, results, run, table, without_seconds
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a recipe and its finished run."""
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "r.yaml").write_text(RECIPE)
-    assert main(["run", str(folder / "r.yaml"), "--out", str(folder / "run"), "--quiet"]) == 0
-    return folder
-
-
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, free to be changed."""
-    shutil.copytree(finished, tmp_path / "c")
-    return tmp_path / "c"
-
-
-def run(folder: Path, *more: str) -> int:
-    return main(["run", str(folder / "r.yaml"), "--out", str(folder / "run"), *more])
-
-
-def results(folder: Path) -> dict[str, float]:
-    """Every result with the time it was written."""
-    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted((folder / "run").glob("*/*/result.json"))}
-
-
-def table(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run" / "table.json").read_text())
-    return found
-
-
-MACHINE = ("waiting", "peak_memory")
-"""Figures of the machine, besides seconds."""
-
-
-def without_seconds(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {k: without_seconds(v) for k, v in data.items() if not k.endswith("_seconds") and k not in MACHINE}
-    return [without_seconds(v) for v in data] if isinstance(data, list) else data
-
-
-def test_a_run_ends_with_a_table(finished: Path):
-    rows = table(finished)["rows"]
+def test_a_run_ends_with_a_table(finished_run: Path):
+    rows = table(finished_run)["rows"]
     assert [r["method"] for r in rows] == ["darts", "jac"]
     for r in rows:
         assert r["seeds"] == [0]
@@ -90,38 +36,38 @@ def test_a_run_ends_with_a_table(finished: Path):
         assert r["parameters"]["mean"] > 0
         assert r["search_seconds"]["mean"] > 0
         assert set(r["certified_radius"]) == {"linf", "l2", "l1"}
-    text = (finished / "run" / "table.md").read_text()
+    text = (finished_run / "run" / "table.md").read_text()
     assert "| darts" in text
-    assert (finished / "run" / "table.csv").read_text().count("\n") == 3
+    assert (finished_run / "run" / "table.csv").read_text().count("\n") == 3
 
 
-def test_running_again_does_nothing_and_says_the_same(copy: Path, capsys: pytest.CaptureFixture[str]):
-    before, rows = results(copy), table(copy)
-    assert run(copy) == 0
-    assert results(copy) == before
-    assert table(copy) == rows
+def test_running_again_does_nothing_and_says_the_same(finished_copy: Path, capsys: pytest.CaptureFixture[str]):
+    before, rows = results(finished_copy), table(finished_copy)
+    assert run(finished_copy) == 0
+    assert results(finished_copy) == before
+    assert table(finished_copy) == rows
     printed = capsys.readouterr()
     assert "darts" in printed.out
     assert "14 of 14 stages were done before" in printed.err
 
 
-def test_an_added_attack_method_and_seed_do_only_what_is_new(copy: Path):
-    before = results(copy)
+def test_an_added_attack_method_and_seed_do_only_what_is_new(finished_copy: Path):
+    before = results(finished_copy)
     assert (
         run(
-            copy,
+            finished_copy,
             "--quiet",
             "--set",
             "attacks=[fgsm, {name: pgd, steps: 3, step_size: 0.01}, {name: pgd, steps: 4, step_size: 0.01}]",
         )
         == 0
     )
-    after = results(copy)
+    after = results(finished_copy)
     assert {k: after[k] for k in before} == before
     assert len(after) - len(before) == 2, "one attack for each method"
-    assert run(copy, "--quiet", "--set", "seeds=[0, 1]") == 0
-    assert len(results(copy)) == len(after) + 14
-    assert table(copy)["rows"][0]["clean"]["std"] is not None
+    assert run(finished_copy, "--quiet", "--set", "seeds=[0, 1]") == 0
+    assert len(results(finished_copy)) == len(after) + 14
+    assert table(finished_copy)["rows"][0]["clean"]["std"] is not None
 
 
 @pytest.mark.parametrize(
@@ -132,77 +78,81 @@ def test_an_added_attack_method_and_seed_do_only_what_is_new(copy: Path):
         ("threat.epsilon=0.03", "threat"),
     ],
 )
-def test_another_experiment_is_refused(copy: Path, capsys: pytest.CaptureFixture[str], override: str, text: str):
-    before = results(copy)
-    assert run(copy, "--set", override) == 2
+def test_another_experiment_is_refused(
+    finished_copy: Path, capsys: pytest.CaptureFixture[str], override: str, text: str
+):
+    before = results(finished_copy)
+    assert run(finished_copy, "--set", override) == 2
     assert f"{text}: found" in capsys.readouterr().err
-    assert results(copy) == before
+    assert results(finished_copy) == before
 
 
-def test_the_table_is_rebuilt_from_the_directory_alone(copy: Path, capsys: pytest.CaptureFixture[str]):
-    before = (copy / "run" / "table.json").read_bytes()
+def test_the_table_is_rebuilt_from_the_directory_alone(finished_copy: Path, capsys: pytest.CaptureFixture[str]):
+    before = (finished_copy / "run" / "table.json").read_bytes()
     for name in ("table.json", "table.md", "table.csv", "recipe.yaml"):
-        (copy / "run" / name).unlink()
-    (copy / "r.yaml").unlink()
-    assert main(["table", str(copy / "run")]) == 0
-    assert (copy / "run" / "table.json").read_bytes() == before
+        (finished_copy / "run" / name).unlink()
+    (finished_copy / "r.yaml").unlink()
+    assert main(["table", str(finished_copy / "run")]) == 0
+    assert (finished_copy / "run" / "table.json").read_bytes() == before
     assert "jac" in capsys.readouterr().out
 
 
-def test_the_stored_recipe_runs_as_it_stands_and_finds_everything_done(copy: Path):
-    before = results(copy)
-    assert main(["run", str(copy / "run" / "recipe.yaml"), "--out", str(copy / "run"), "--quiet"]) == 0
-    assert results(copy) == before
+def test_the_stored_recipe_runs_as_it_stands_and_finds_everything_done(finished_copy: Path):
+    before = results(finished_copy)
+    assert (
+        main(["run", str(finished_copy / "run" / "recipe.yaml"), "--out", str(finished_copy / "run"), "--quiet"]) == 0
+    )
+    assert results(finished_copy) == before
 
 
 @pytest.mark.parametrize("kind", ["search", "train", "clean", "attack", "certify"])
 def test_a_damaged_result_is_named_and_only_that_stage_is_redone(
-    copy: Path, capsys: pytest.CaptureFixture[str], kind: str
+    finished_copy: Path, capsys: pytest.CaptureFixture[str], kind: str
 ):
-    before, rows = results(copy), table(copy)
-    damaged = next((copy / "run" / kind).glob("darts*")) / "result.json"
+    before, rows = results(finished_copy), table(finished_copy)
+    damaged = next((finished_copy / "run" / kind).glob("darts*")) / "result.json"
     damaged.write_text('{"half": ')
-    assert run(copy, "--quiet") == 2 or kind == "search"
+    assert run(finished_copy, "--quiet") == 2 or kind == "search"
     if kind == "search":  # nothing that is left to do reads it, but the table does
-        assert main(["table", str(copy / "run")]) == 2
+        assert main(["table", str(finished_copy / "run")]) == 2
     message = capsys.readouterr().err
     assert f"{damaged} is damaged" in message
     assert f"delete the folder {damaged.parent}" in message
     shutil.rmtree(damaged.parent)
-    assert run(copy, "--quiet") == 0
-    after = results(copy)
-    assert {k for k in before if after[k] != before[k]} == {str(damaged.relative_to(copy))}
-    assert without_seconds(table(copy)) == without_seconds(rows)
+    assert run(finished_copy, "--quiet") == 0
+    after = results(finished_copy)
+    assert {k for k in before if after[k] != before[k]} == {str(damaged.relative_to(finished_copy))}
+    assert without_seconds(table(finished_copy)) == without_seconds(rows)
 
 
-def test_a_damaged_run_json_costs_no_stage(copy: Path, capsys: pytest.CaptureFixture[str]):
-    before = results(copy)
-    file = copy / "run" / "run.json"
+def test_a_damaged_run_json_costs_no_stage(finished_copy: Path, capsys: pytest.CaptureFixture[str]):
+    before = results(finished_copy)
+    file = finished_copy / "run" / "run.json"
     file.write_text('{"half": ')
-    assert run(copy, "--quiet") == 2
+    assert run(finished_copy, "--quiet") == 2
     message = capsys.readouterr().err
     assert f"{file} is damaged" in message
     assert f"delete the file {file} alone" in message
     file.unlink()
-    assert run(copy, "--quiet") == 0
-    assert results(copy) == before
+    assert run(finished_copy, "--quiet") == 0
+    assert results(finished_copy) == before
 
 
-def test_a_truncated_network_is_named(copy: Path, capsys: pytest.CaptureFixture[str]):
-    file = next((copy / "run" / "train").glob("darts*")) / "network.pt"
+def test_a_truncated_network_is_named(finished_copy: Path, capsys: pytest.CaptureFixture[str]):
+    file = next((finished_copy / "run" / "train").glob("darts*")) / "network.pt"
     file.write_bytes(file.read_bytes()[:200])
-    for stage in (copy / "run" / "clean").glob("darts*"):
+    for stage in (finished_copy / "run" / "clean").glob("darts*"):
         shutil.rmtree(stage)
-    assert run(copy, "--quiet") == 2
+    assert run(finished_copy, "--quiet") == 2
     assert "network.pt is damaged" in capsys.readouterr().err
 
 
-def test_side_by_side_gives_the_same_table(finished: Path, tmp_path: Path):
+def test_side_by_side_gives_the_same_table(finished_run: Path, tmp_path: Path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "robustnas", "run", str(finished / "r.yaml"), "--quiet"]
+    command = [sys.executable, "-m", "robustnas", "run", str(finished_run / "r.yaml"), "--quiet"]
     two = tmp_path / "two"
     subprocess.run([*command, "--out", str(two), "--jobs", "2"], check=True, env=environment, timeout=300)
-    tables = [json.loads((folder / "table.json").read_text()) for folder in (finished / "run", two)]
+    tables = [json.loads((folder / "table.json").read_text()) for folder in (finished_run / "run", two)]
     assert without_seconds(tables[0]) == without_seconds(tables[1])
 
 
@@ -332,17 +282,17 @@ def test_no_cuda_here_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "this machine has cpu" in capsys.readouterr().err
 
 
-def test_a_plan_runs_nothing(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_plan_runs_nothing(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "r.yaml").write_text(RECIPE)
     assert main(["plan", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run")]) == 0
     assert not (tmp_path / "run").exists()
     printed = capsys.readouterr().out
     assert "2 x 3 = 6 steps" in printed
     assert "0 of 14 stages are done" in printed
-    assert main(["plan", str(finished / "r.yaml"), "--out", str(finished / "run")]) == 0
+    assert main(["plan", str(finished_run / "r.yaml"), "--out", str(finished_run / "run")]) == 0
     printed = capsys.readouterr().out
     assert "14 of 14 stages are done" in printed
-    assert f"{int(table(finished)['rows'][0]['parameters']['mean']):,}" in printed
+    assert f"{int(table(finished_run)['rows'][0]['parameters']['mean']):,}" in printed
 
 
 def test_a_stage_that_diverges_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -370,13 +320,13 @@ def test_a_lost_search_takes_all_that_needs_it_along_and_nothing_else(tmp_path: 
     assert rows["jac"]["search_seconds"] is None
 
 
-def test_a_training_whose_history_was_lost_goes_on(copy: Path):
+def test_a_training_whose_history_was_lost_goes_on(finished_copy: Path):
     """What a full disk between checkpoint and history leaves behind."""
-    rows = table(copy)
-    folder = next((copy / "run" / "train").glob("darts*"))
+    rows = table(finished_copy)
+    folder = next((finished_copy / "run" / "train").glob("darts*"))
     forget([folder / "result.json", folder / "history.jsonl"])
-    assert run(copy, "--quiet") == 0
-    assert without_seconds(table(copy)) == without_seconds(rows)
+    assert run(finished_copy, "--quiet") == 0
+    assert without_seconds(table(finished_copy)) == without_seconds(rows)
     assert len((folder / "history.jsonl").read_text().splitlines()) == 2
 
 
@@ -400,44 +350,44 @@ def test_a_plugin_that_raises_is_named_with_its_place(
 
 
 @pytest.mark.parametrize("text", ['{"half": ', "[]", "{}"])
-def test_a_damaged_layout_is_written_again(copy: Path, capsys: pytest.CaptureFixture[str], text: str):
-    before = results(copy)
-    (copy / "run" / "layout.json").write_text(text)
-    assert main(["table", str(copy / "run")]) == 2
-    assert f"delete the file {copy / 'run' / 'layout.json'} alone" in capsys.readouterr().err
-    assert run(copy, "--quiet") == 0
-    assert results(copy) == before
+def test_a_damaged_layout_is_written_again(finished_copy: Path, capsys: pytest.CaptureFixture[str], text: str):
+    before = results(finished_copy)
+    (finished_copy / "run" / "layout.json").write_text(text)
+    assert main(["table", str(finished_copy / "run")]) == 2
+    assert f"delete the file {finished_copy / 'run' / 'layout.json'} alone" in capsys.readouterr().err
+    assert run(finished_copy, "--quiet") == 0
+    assert results(finished_copy) == before
 
 
-def test_a_layout_of_a_newer_version_says_so(copy: Path, capsys: pytest.CaptureFixture[str]):
-    file = copy / "run" / "layout.json"
-    RunDirectory(copy / "run").write_json("layout.json", {**json.loads(file.read_text()), "schema": 99})
-    assert main(["table", str(copy / "run")]) == 2
+def test_a_layout_of_a_newer_version_says_so(finished_copy: Path, capsys: pytest.CaptureFixture[str]):
+    file = finished_copy / "run" / "layout.json"
+    RunDirectory(finished_copy / "run").write_json("layout.json", {**json.loads(file.read_text()), "schema": 99})
+    assert main(["table", str(finished_copy / "run")]) == 2
     message = capsys.readouterr().err
     assert f"{file} is of schema 99 and this version of robustnas reads" in message
-    assert run(copy, "--quiet") == 0
-    assert main(["table", str(copy / "run")]) == 0
+    assert run(finished_copy, "--quiet") == 0
+    assert main(["table", str(finished_copy / "run")]) == 0
 
 
-def test_a_result_of_another_form_is_damaged(copy: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_result_of_another_form_is_damaged(finished_copy: Path, capsys: pytest.CaptureFixture[str]):
     for kind, key in [
         ("clean", "predictions"),
         ("certify", "radius"),
         ("probe", "flags"),
         ("search", "search_seconds"),
     ]:
-        file = next((copy / "run" / kind).glob("darts*")) / "result.json"
+        file = next((finished_copy / "run" / kind).glob("darts*")) / "result.json"
         whole, written = json.loads(file.read_text()), StageFolder(file.parent)
         written.finish({**whole, key: "x"})
-        assert main(["table", str(copy / "run")]) == 2
+        assert main(["table", str(finished_copy / "run")]) == 2
         assert f"{file} is damaged: its {key} is 'x'" in capsys.readouterr().err
         written.finish(whole)
 
 
-def test_what_a_kill_left_half_written_is_cleared(copy: Path):
-    left = next((copy / "run" / "train").glob("darts*")) / ".checkpoint.pt.abc.part"
+def test_what_a_kill_left_half_written_is_cleared(finished_copy: Path):
+    left = next((finished_copy / "run" / "train").glob("darts*")) / ".checkpoint.pt.abc.part"
     left.write_bytes(b"half")
-    assert run(copy, "--quiet") == 0
+    assert run(finished_copy, "--quiet") == 0
     assert not left.exists()
 
 

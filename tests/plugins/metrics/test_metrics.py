@@ -16,7 +16,7 @@ from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.metrics.mixing import END, START, perturbed, schedule
 from robustnas_plugins.metrics.random_noise import RandomNoise
-from support.tiny_supernet import TinySupernet, batch
+from support.networks import TinySupernet, batch
 
 THREATS = [ThreatModel("linf", "8/255"), ThreatModel("l2", 0.5), ThreatModel("l1", 6)]
 METRICS = [
