@@ -2,22 +2,19 @@
 
     recipe -> plan -> search -> genotype -> train -> attack + certify -> table
 
-The loader (`recipe.load`) has checked every name and option; `plan.make` arranges stages; `run.scheduler` does
-those that are not done; `run.stages` says what each one is; `table.results` turns their results into the one table.
+The loader (`recipe.load`) has checked every name and option; `plan.arrange` arranges stages; `run.scheduler` does
+those that are not done; `run.stages` says what each one is; `table.finished` shows their results as the one table.
 """
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from robustnas import table
-from robustnas.errors import InputError, RunDirectoryError, VerdictError
+from robustnas.errors import InputError
 from robustnas.plan import Plan, Stage, arranged
 from robustnas.recipe.document import text_of
 from robustnas.recipe.faults import Faults
@@ -29,9 +26,9 @@ from robustnas.run.progress import Progress
 from robustnas.run.scheduler import Outcome, run_all
 from robustnas.runtime import device as devices
 from robustnas.runtime import interrupt, terminal
-from robustnas.runtime.artifacts import write_json, write_text
+from robustnas.runtime.artifacts import write_text
 from robustnas.runtime.processes import Processes, joined, launched, own_device
-from robustnas.table import results
+from robustnas.table import finished
 
 
 def run(
@@ -78,7 +75,7 @@ def run(
                 outcome = run_all(todo, stages, directory, chosen, progress, processes)
             # torchrun ends all processes when one of them has failed: the table comes first
             processes.run_together(
-                lambda: _write_table(directory, quiet) if until is None and processes.first else None
+                lambda: finished.write(directory, quiet=quiet) if until is None and processes.first else None
             )
             return _conclude(outcome, progress, directory, until)
 
@@ -112,7 +109,7 @@ def _prepare(
             data.verify(todo, found, directory, quiet)
         directory.claim(todo)
         directory.write_text("recipe.yaml", text_of(resolved(loaded, trains)))
-        directory.write_json("layout.json", layout.describe(todo, directory))
+        directory.write_json("layout.json", layout.describe(todo, directory, data.notes(directory)))
 
     # the others go on when the directory is this experiment's, and fail if it cannot be
     processes.run_together(lambda: first() if processes.first else None)
@@ -127,15 +124,9 @@ def _verify(directory: RunDirectory, stages: list[Stage]) -> None:
     folders = directory.folders(stages)
     undone = {key for key, folder in folders.items() if not folder.done}
     read_on = {key for stage in stages if stage.key in undone for key in stage.needs}
-    _note(directory.verify(folders.values(), written_anew=True))
+    finished.tell(directory.verify(folders.values(), written_anew=True))
     for key, folder in folders.items():
         folder.verify(key in read_on)
-
-
-def _note(notes: list[str]) -> None:
-    """Tell on stderr, which no result is written to."""
-    for note in notes:
-        terminal.tell(f"robustnas: {note}", error=True)
 
 
 def plan(loaded: Loaded, *, out: Path | None = None, memory: bool = False) -> None:
@@ -155,72 +146,9 @@ def plan(loaded: Loaded, *, out: Path | None = None, memory: bool = False) -> No
     overview.show(todo, directory, Console(), None if found is None else found.labels, estimate=memory)
 
 
-def show_table(directory: Path) -> None:
-    """Build and print the table of a run directory again, from the results it holds.
-
-    Raises:
-        RunDirectoryError: it is not a run directory.
-    """
-    _write_table(_run_directory(directory), quiet=False)
-
-
-def records(directory: Path) -> str:
-    """What each attack did to each image of a run: CSV, a line for each image, attack and radius or variant.
-
-    Raises:
-        RunDirectoryError: it is not a run directory.
-    """
-    text, without = results.records(_run_directory(directory))
-    _note(without)
-    return text
-
-
-def leaderboard(directory: Path, method: str, **about: Any) -> str:
-    """A method's result in the form of RobustBench's files.
-
-    Args:
-        about: what the run does not know, as `robustnas.table.robustbench.entry` takes it.
-
-    Raises:
-        InputError: no such method, or no result of AutoAttack.
-    """
-    return results.leaderboard(_run_directory(directory), method, about)
-
-
-def _run_directory(directory: Path) -> RunDirectory:
-    """A run directory whose results can be read.
-
-    Raises:
-        RunDirectoryError: it is none, or something is not what was written.
-    """
-    if not os.path.lexists(directory / "layout.json"):
-        raise RunDirectoryError(
-            f"{directory} is not a run directory: it has no layout.json; `robustnas run RECIPE` makes one in runs/"
-        )
-    found = RunDirectory(directory)
-    _note(found.verify(layout.read(found).folders(found)))
-    return found
-
-
 def default_directory(loaded: Loaded) -> Path:
     """`runs/<recipe name>` below the working directory."""
     return Path("runs") / loaded.name
-
-
-def _write_table(directory: RunDirectory, quiet: bool) -> None:
-    """Write the table, and print it.
-
-    Raises:
-        VerdictError: results contradict each other; the table is written without them.
-    """
-    compared = results.comparison(directory)
-    write_json(directory.path / "table.json", table.json_data(compared))
-    write_text(directory.path / "table.md", table.markdown(compared))
-    write_text(directory.path / "table.csv", table.csv_text(compared))
-    if not quiet:
-        table.show(compared, Console())
-    if compared.contradictions:
-        raise VerdictError("\n".join(compared.contradictions))
 
 
 def _conclude(outcome: Outcome, progress: Progress, directory: RunDirectory, until: str | None) -> int:

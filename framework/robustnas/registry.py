@@ -174,16 +174,12 @@ def _import(group: str, entry: Entry, what: str) -> Any:
     """
     from stevedore.driver import DriverManager
 
-    class FreshDriver(DriverManager[Any]):
-        """A driver of exactly the entry point found, not of what a cache remembers."""
-
-        def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
-            return [entry.point]
-
+    # exactly the entry point found, not what a cache on the disk remembers
+    DriverManager.ENTRY_POINT_CACHE[group] = [entry.point]
     # foolbox imports GitPython, which fails to import where git is not installed unless told to keep quiet.
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     with contained(lambda text: PluginError(f"{what} does not import: {text}")):
-        return FreshDriver(group, entry.name).driver
+        return DriverManager(group, entry.name).driver
 
 
 def metric_parts(metric: object) -> frozenset[str]:

@@ -450,7 +450,7 @@ def test_a_plan_takes_time_in_proportion_to_its_rows(recipe: Path, monkeypatch: 
         found = plan(recipe)
         here = checks.check(found, load(recipe), Faults(), partial(splits_here, found))
         overview.show(found, directory, Console(file=io.StringIO()), here.labels)
-        layout.describe(found, directory)
+        layout.describe(found, directory, [])
         watched.disable()
         calls.append(sum(entry.callcount for entry in watched.getstats()))
         networks.append(len(built))

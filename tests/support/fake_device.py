@@ -161,6 +161,7 @@ def run(recipe: Path, out: Path) -> None:
     from robustnas.run.progress import Progress
     from robustnas.run.scheduler import run_all
     from robustnas.runtime.processes import ALONE
+    from robustnas.table import finished
 
     loaded = load(str(recipe), [])
     plan, directory = make(loaded), RunDirectory(out)
@@ -168,7 +169,7 @@ def run(recipe: Path, out: Path) -> None:
     pipeline._prepare(loaded, plan, stages, directory, ALONE, Faults())
     with Strict():
         outcome = run_all(plan, stages, directory, [torch.device(NAME, 0)], Progress(quiet=True))
-    pipeline._write_table(directory, quiet=True)
+    finished.write(directory, quiet=True)
     assert not outcome.failures, "\n".join(f"{stage.title}: {fault}" for stage, fault in outcome.failures)
 
 

@@ -78,7 +78,6 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 
     fake.run = run
     fake.plan = lambda loaded, **keys: asked.append(("plan", loaded, keys))
-    fake.show_table = lambda directory: asked.append(("table", directory, {}))
     monkeypatch.setitem(sys.modules, "robustnas.pipeline", fake)
     monkeypatch.setattr(robustnas, "pipeline", fake, raising=False)
     return types.SimpleNamespace(asked=asked, module=fake)
@@ -95,12 +94,11 @@ def test_run_passes_on_what_was_typed(folder: Path, pipeline: types.SimpleNamesp
     assert (second.recipe.seeds, second.recipe.search.epochs) == ((3,), 2)
 
 
-def test_plan_and_table(folder: Path, pipeline: types.SimpleNamespace) -> None:
+def test_plan_and_table(folder: Path, pipeline: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "good.yaml", "--out", "o"]) == 0
-    assert cli.main(["table", "runs/x"]) == 0
-    assert [what for what, _, _ in pipeline.asked] == ["plan", "table"]
-    assert pipeline.asked[0][2] == {"out": Path("o"), "memory": False}
-    assert pipeline.asked[1][1] == Path("runs/x")
+    assert [(what, keys) for what, _, keys in pipeline.asked] == [("plan", {"out": Path("o"), "memory": False})]
+    assert cli.main(["table", "runs/x"]) == 2
+    assert "runs/x is not a run directory: it has no layout.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,9 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def table(arguments: argparse.Namespace) -> int:
-    from robustnas import pipeline
+    from robustnas.table import finished
 
-    pipeline.show_table(arguments.directory)
+    finished.show(arguments.directory)
     return 0
 
 
@@ -80,15 +80,15 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def records(arguments: argparse.Namespace) -> int:
-    from robustnas import pipeline
+    from robustnas.table import finished
 
-    return _given(pipeline.records(arguments.directory), arguments.output)
+    return _given(finished.records(arguments.directory), arguments.output)
 
 
 def robustbench(arguments: argparse.Namespace) -> int:
-    from robustnas import pipeline
+    from robustnas.table import finished
 
-    found = pipeline.leaderboard(
+    found = finished.leaderboard(
         arguments.directory,
         arguments.method,
         name=arguments.title or arguments.method,

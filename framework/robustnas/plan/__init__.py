@@ -9,13 +9,18 @@ the recipe's loader has checked.
     stages       values: a stage, a method with its names resolved, the whole plan
     keys         digests of what determines a result
     genotypes    the genotype that a recipe names
-    make         from a checked recipe to a plan
+    arrange      from a checked recipe to a plan
 """
+
+from typing import TYPE_CHECKING
 
 from robustnas.plan.genotypes import find_genotype
 from robustnas.plan.keys import RESULTS, digest, identity, settings
-from robustnas.plan.make import arranged, make
 from robustnas.plan.stages import KINDS, Foreign, Kind, MethodPlan, Plan, Stage, sources
+from robustnas.runtime.facade import facade
+
+if TYPE_CHECKING:
+    from robustnas.plan.arrange import arranged, make
 
 __all__ = [
     "KINDS",
@@ -33,3 +38,5 @@ __all__ = [
     "settings",
     "sources",
 ]
+
+__getattr__ = facade(__name__, arranged="arrange", make="arrange")

@@ -7,6 +7,7 @@ plugins or its data.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,7 +17,6 @@ from robustnas.errors import RunDirectoryError
 from robustnas.options import plain
 from robustnas.plan import KINDS, Foreign, Plan, Stage
 from robustnas.plan.columns import Column, before, cost
-from robustnas.run import data
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime.artifacts import StageFolder, damaged, of_no_stage, read_json
 from robustnas.runtime.strangers import described
@@ -140,8 +140,12 @@ def _folder(kind: str, where: Any) -> str | None:
     return str(where)
 
 
-def describe(plan: Plan, directory: RunDirectory) -> dict[str, Any]:
-    """The layout as plain data."""
+def describe(plan: Plan, directory: RunDirectory, notes: Sequence[str]) -> dict[str, Any]:
+    """The layout as plain data.
+
+    Args:
+        notes: what a reader of the table must know of the images.
+    """
     folders = directory.folders(plan.until(None))  # of stages with one key the first is done, for all
 
     def where(stage: Stage | None) -> str | None:
@@ -171,7 +175,7 @@ def describe(plan: Plan, directory: RunDirectory) -> dict[str, Any]:
         "norms": [] if plan.certify is None else list(plan.certify.norms),
         "epsilons": list(plan.evaluate.epsilons) if plan.columns else [],
         "smoothing": None if plan.smoothing is None else list(plan.smoothing.radii),
-        "notes": [*_notes(plan), *data.notes(directory)],
+        "notes": [*_notes(plan), *notes],
         "methods": {
             method: {
                 str(seed): {

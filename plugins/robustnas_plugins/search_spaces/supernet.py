@@ -71,12 +71,14 @@ class DartsSupernet(nn.Module):
                 )
             )
             before, last = last, nodes * channels
-        self.classifier = nn.Linear(last, classes)
+        self.classifier = last_layer = nn.Linear(last, classes)
         shapes = {kind: (len(edges(nodes)), len(table)) for kind in KINDS}
         if beta:
             shapes |= {name: (1, node + 2) for kind in KINDS for node, name in enumerate(beta_names(kind, nodes))}
-        # small, so that all operations start with nearly equal weights (DARTS), and all edges too (PC-DARTS)
-        alpha = {name: nn.Parameter(1e-3 * torch.randn(shape)) for name, shape in shapes.items()}
+        # small, so that all operations start with nearly equal weights (DARTS), and all edges too (PC-DARTS); drawn on
+        # the CPU, as random numbers on the meta device, where weights are only counted, import torch's compiler
+        drawn = {name: 1e-3 * torch.randn(shape, device="cpu") for name, shape in shapes.items()}
+        alpha = {name: nn.Parameter(start.to(last_layer.weight.device)) for name, start in drawn.items()}
         self.alpha = cast("Mapping[str, nn.Parameter]", nn.ParameterDict(alpha))
 
     def mixing(self) -> dict[str, Tensor]:

@@ -67,7 +67,11 @@ class _SeparableStage(nn.Module):
         dilations = tuple(layer.depthwise.dilation[0] for layer in layers)
         self.plan = StageShape(edges, layers[0].depthwise.stride[0], dilations, shared)
         self.depthwise = nn.ParameterList(layer.depthwise.weight for layer in layers)
-        self.pointwise = nn.Parameter(torch.cat([layer.pointwise.weight.detach() for layer in layers]))
+        weights = [layer.pointwise.weight.detach() for layer in layers]
+        # not torch.cat, which imports the compiler (2 CPU seconds) where weights are only counted, on the meta device
+        self.pointwise = nn.Parameter(weights[0].new_empty(sum(map(len, weights)), *weights[0].shape[1:]))
+        for place, weight in zip(self.pointwise.detach().split([*map(len, weights)]), weights, strict=True):
+            place.copy_(weight)
         self.norm = JoinedNorm.of([layer.norm for layer in layers])
 
     def forward(self, inputs: Sequence[Tensor], factors: Tensor) -> list[Tensor]:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from attrs import frozen
 
 from robustnas.errors import RunDirectoryError
@@ -147,6 +146,8 @@ class StageFolder:
 
     def save_tensors(self, name: str, state: dict[str, Any]) -> None:
         """Tensors and plain data under `name`, loadable with `weights_only=True`."""
+        import torch  # where tensors are read or written: tables and lists come without it
+
         self.write(name, lambda file: torch.save(state, file))
 
     def load_tensors(self, name: str) -> dict[str, Any] | None:
@@ -157,6 +158,8 @@ class StageFolder:
         """
         if not self.holds(name):
             return None
+        import torch
+
         path = self.path / name
         with digests.opened(path) as file:
             try:

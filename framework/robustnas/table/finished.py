@@ -1,0 +1,89 @@
+"""What is read of a run directory once its stages are done: its table, its records, its entry for RobustBench.
+
+Nothing here imports torch: a table of results is there at once.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from robustnas import table
+from robustnas.errors import RunDirectoryError, VerdictError
+from robustnas.run import layout
+from robustnas.run.directory import RunDirectory
+from robustnas.runtime import terminal
+from robustnas.runtime.artifacts import write_json, write_text
+from robustnas.table import results
+
+
+def show(directory: Path) -> None:
+    """Build and print the table of a run directory again, from the results it holds.
+
+    Raises:
+        RunDirectoryError: it is not a run directory.
+    """
+    write(_opened(directory))
+
+
+def records(directory: Path) -> str:
+    """What each attack did to each image of a run: CSV, a line for each image, attack and radius or variant.
+
+    Raises:
+        RunDirectoryError: it is not a run directory.
+    """
+    text, without = results.records(_opened(directory))
+    tell(without)
+    return text
+
+
+def leaderboard(directory: Path, method: str, **about: Any) -> str:
+    """A method's result in the form of RobustBench's files.
+
+    Args:
+        about: what the run does not know, as `robustnas.table.robustbench.entry` takes it.
+
+    Raises:
+        InputError: no such method, or no result of AutoAttack.
+    """
+    return results.leaderboard(_opened(directory), method, about)
+
+
+def write(directory: RunDirectory, *, quiet: bool = False) -> None:
+    """Write the table, and print it.
+
+    Raises:
+        VerdictError: results contradict each other; the table is written without them.
+    """
+    compared = results.comparison(directory)
+    write_json(directory.path / "table.json", table.json_data(compared))
+    write_text(directory.path / "table.md", table.markdown(compared))
+    write_text(directory.path / "table.csv", table.csv_text(compared))
+    if not quiet:
+        table.show(compared, Console())
+    if compared.contradictions:
+        raise VerdictError("\n".join(compared.contradictions))
+
+
+def tell(notes: list[str]) -> None:
+    """Print notes on stderr, which no result is written to."""
+    for note in notes:
+        terminal.tell(f"robustnas: {note}", error=True)
+
+
+def _opened(path: Path) -> RunDirectory:
+    """The run directory at a path, whose results can be read.
+
+    Raises:
+        RunDirectoryError: it is none, or something is not what was written.
+    """
+    if not os.path.lexists(path / "layout.json"):
+        raise RunDirectoryError(
+            f"{path} is not a run directory: it has no layout.json; `robustnas run RECIPE` makes one in runs/"
+        )
+    directory = RunDirectory(path)
+    tell(directory.verify(layout.read(directory).folders(directory)))
+    return directory
