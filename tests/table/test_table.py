@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from robustnas.attack.column import Column
 from robustnas.certify.verdicts import Verdicts
 from robustnas.table import (
-    AttackColumn,
     Comparison,
     SeedResult,
     cells,
@@ -28,13 +28,14 @@ from robustnas.table import (
     row,
     show,
 )
+from robustnas.threat import ThreatModel
 from support import places
 
-THREAT = "linf 8/255"
+THREAT = ThreatModel("linf", 8 / 255)
 COLUMNS = [
-    AttackColumn("fgsm", THREAT, True),
-    AttackColumn("pgd-20", THREAT, True, spared=True),
-    AttackColumn("cw (l2 0.5)", "l2 0.5", False),
+    Column("fgsm", THREAT),
+    Column("pgd-20", THREAT, spared=True),
+    Column("cw (l2 0.5)", ThreatModel("l2", 0.5), worst_case=False),
 ]
 ATTACKS = Verdicts(
     standing={"fgsm": [0, 1, 1, 1], "pgd-20": [0, 0, 1, 1], "cw (l2 0.5)": [0, 0, 0, 0]},
@@ -78,8 +79,8 @@ def test_curve_smoothing_and_cost_of_a_row():
     assert found["smoothed_radius"]["mean"] == pytest.approx(0.3)
     assert found["evaluations"]["pgd-20"]["mean"] == 11.0
     line = "model evaluations a test image: fgsm 1.5, pgd-20 11.0, cw (l2 0.5) 400.0"
-    assert line in markdown(Comparison(THREAT, [found], COLUMNS, [], []))
-    shown = Comparison(THREAT, [found], COLUMNS, [], [], [0.1], [0.25, 0.5])
+    assert line in markdown(Comparison(str(THREAT), [found], COLUMNS, [], []))
+    shown = Comparison(str(THREAT), [found], COLUMNS, [], [], [0.1], [0.25, 0.5])
     wanted = {"after pgd-20 %", "robust at 0.1 %", "smoothed at 0.25 %", "smoothed radius l2"}
     assert wanted <= set(cells(shown)[0])
 
@@ -90,7 +91,7 @@ def test_a_row_with_a_flag_is_marked_and_the_flag_is_said_under_the_table():
         row("masked", [result(0, flags=[flag]), result(1, flags=[flag])], COLUMNS),
         row("sound", [result()], COLUMNS),
     ]
-    found = Comparison(THREAT, rows, COLUMNS, [], ["a note"])
+    found = Comparison(str(THREAT), rows, COLUMNS, [], ["a note"])
     assert [line[0][0] for line in cells(found)[1]] == ["masked (!)", "sound"]
     assert questions(found) == ["(!) zero-gradients: 60 of 64 images have no gradient; in (seeds) masked (0, 1)"]
     out = io.StringIO()
@@ -105,7 +106,7 @@ def test_variants_are_a_matrix_of_their_own():
         return result(attacks=evolve(ATTACKS, variants={"fgsm": shares}))
 
     rows = [row("a", [of(b=0.5), of(b=0.7)], COLUMNS), row("b", [of(a=0.25)], COLUMNS)]
-    found = Comparison(THREAT, rows, COLUMNS, [], [])
+    found = Comparison(str(THREAT), rows, COLUMNS, [], [])
     assert matrices(found) == [
         ("fgsm: percent right under each", ["a", "b"], [("b", ["60.00", "-"]), ("a", ["-", "25.00"])])
     ]
@@ -137,7 +138,7 @@ def test_every_norm_that_was_measured_is_a_column():
     assert found["certified_radius"]["l1"]["mean"] == pytest.approx(0.75)
     assert found["certified_radius_all"]["l1"]["mean"] == pytest.approx(0.5625)
     assert found["certified_radius"]["l2"] is None
-    measured = Comparison(THREAT, [found], COLUMNS, ["l1", "linf"], [])
+    measured = Comparison(str(THREAT), [found], COLUMNS, ["l1", "linf"], [])
     assert [title for title in cells(measured)[0] if "radius" in title] == ["radius l1", "radius linf"]
     assert "radius_l1_mean,radius_l1_std,radius_linf_mean" in csv_text(measured).splitlines()[0]
 
@@ -147,7 +148,7 @@ def comparison() -> Comparison:
         row("darts", [result(0), result(1, clean=[True] * 4)], COLUMNS),
         row("dsrna-cb", [result(0, parameters=999), result(1)], COLUMNS),
     ]
-    return Comparison(THREAT, rows, COLUMNS, ["linf", "l2"], ["a note"])
+    return Comparison(str(THREAT), rows, COLUMNS, ["linf", "l2"], ["a note"])
 
 
 def test_best_is_marked_once_for_its_direction():
@@ -179,7 +180,7 @@ def test_what_does_not_look_at_images_is_the_best_of_nothing(name: str, attack: 
         row("a", [result(smoothed=[0.5] * 4)], COLUMNS, smoothing=[]),
         row("b", [result(smoothed=[0.2] * 4, clean=[False] * 4, certified=[False] * 4, parameters=9999)], COLUMNS),
     ]
-    titles, body = cells(Comparison(THREAT, rows, COLUMNS, [], [], smoothing=[]))
+    titles, body = cells(Comparison(str(THREAT), rows, COLUMNS, [], [], smoothing=[]))
     best = {title: [line[0][0] for line in body if line[i][1]] for i, title in enumerate(titles)}
     for title in ("clean %", "certified %", "parameters", "smoothed radius l2"):
         assert best[title] == (["blind (!)"] if title in spared else ["a"]), title
@@ -190,7 +191,7 @@ def test_a_figure_over_some_of_the_seeds_says_so_and_one_figure_is_not_the_best(
         row("a", [result(0, search_seconds=None), result(1, certified=None, search_seconds=None)], COLUMNS),
         row("b", [result(0), result(1)], COLUMNS),
     ]
-    titles, body = cells(Comparison(THREAT, rows, COLUMNS, [], []))
+    titles, body = cells(Comparison(str(THREAT), rows, COLUMNS, [], []))
     shown = {title: [line[i] for line in body] for i, title in enumerate(titles)}
     assert shown["certified %"] == [("25.00 (1 of 2 seeds)", False), ("25.00 ± 0.00", False)]
     assert shown["search s"] == [("-", False), ("2.5 ± 0.0", False)]
@@ -198,9 +199,9 @@ def test_a_figure_over_some_of_the_seeds_says_so_and_one_figure_is_not_the_best(
 
 
 def test_names_are_shown_as_they_are_written():
-    attack = AttackColumn("a|b [red]", THREAT, True)
+    attack = Column("a|b [red]", THREAT)
     variants = Verdicts(standing={attack.label: [1, 1, 1, 1]}, variants={attack.label: {"fog|1 [red]": 0.5}})
-    found = Comparison(THREAT, [row("m", [result(attacks=variants)], [attack])], [attack], [], [])
+    found = Comparison(str(THREAT), [row("m", [result(attacks=variants)], [attack])], [attack], [], [])
     out = io.StringIO()
     show(found, Console(file=out))
     assert out.getvalue().count("a|b [red]") == 2

@@ -12,12 +12,12 @@ import attrs
 from attrs import frozen
 
 from robustnas import foreign
+from robustnas.attack.column import Column
 from robustnas.contracts import Dataset, SearchSpace
 from robustnas.data import promises as dataset_promises
 from robustnas.foreign.settings import Weights
 from robustnas.genotype.darts_notation import is_call
-from robustnas.plan import columns as attack_order
-from robustnas.plan.columns import Column
+from robustnas.plan.columns import before, columns
 from robustnas.plan.genotypes import find_genotype, read_genotypes
 from robustnas.plan.keys import contents, digest, identity, settings
 from robustnas.plan.stages import Foreign, MethodPlan, Plan, Stage, each_once
@@ -110,18 +110,18 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         for fault in trial.found:
             key = f"methods.{name}.weights" if fault.text.startswith("--weights") else path
             faults.add(loaded.place(key), key, fault.text)
-    columns = attack_order.columns(recipe.attacks, recipe.threat, recipe.evaluate.epsilons, dataset.classes)
-    for column in columns:
+    attacks = columns(recipe, dataset.classes)
+    for column in attacks:
         if column.transfers and len(recipe.methods) < 2:
             text = f"{column.label} shows each network images that were made on the others', and there is one method"
             faults.add(loaded.place("attacks"), "attacks", f"{text}; a second one, or another attack, would do")
-    evaluated = Evaluated.of(recipe, columns)
-    transfers = any(column.transfers for column in columns)
+    evaluated = Evaluated.of(recipe, attacks)
+    transfers = any(column.transfers for column in attacks)
     others = {seed: each_once(networks, seed) if transfers else {} for seed in recipe.seeds}
     stages: list[Stage] = []
-    for (name, seed), before in made.items():
-        needs = tuple(stage.key for stage in before if stage.kind == "train")
-        stages += before
+    for (name, seed), own in made.items():
+        needs = tuple(stage.key for stage in own if stage.kind == "train")
+        stages += own
         stages += _evaluation_stages(evaluated, name, seed, networks[name, seed], needs, others[seed])
     return Plan(
         name=loaded.name,
@@ -129,7 +129,8 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         threat=recipe.threat,
         methods=methods,
         seeds=recipe.seeds,
-        columns=tuple(columns),
+        columns=tuple(attacks),
+        attacks={str(attack.label): attack.use.plugin for attack in recipe.attacks},
         certify=recipe.certify,
         smoothing=recipe.smoothing,
         evaluate=recipe.evaluate,
@@ -316,22 +317,22 @@ class Evaluated:
     @classmethod
     def of(cls, recipe: Recipe, columns: Sequence[Column]) -> Evaluated:
         """What they share in a recipe."""
-        survivors = recipe.evaluate.attacked == "survivors"
+        uses = {attack.label: attack.use for attack in recipe.attacks}
         return cls(
             recipe=recipe,
             dataset=identity("dataset", recipe.dataset, split="test"),
             test_contents=contents(recipe.dataset, "test"),
             columns=columns,
-            before={one.label: attack_order.before(one, columns) if survivors else [] for one in columns},
+            before={column.label: before(column, columns) for column in columns},
             attacks={
                 column.label: {
-                    "attack": identity("attack", column.attack.use),
+                    "attack": identity("attack", uses[column.label]),
                     "threat": attrs.asdict(column.threat),
                     "radii": column.radii,
-                    "expectation": column.attack.expectation,
-                    "runs": column.attack.runs,
+                    "expectation": column.expectation,
+                    "runs": column.runs,
                     "batch": recipe.evaluate.batch,  # some random attacks draw a batch at a time
-                    "carry": survivors,
+                    "carry": recipe.evaluate.attacked == "survivors",
                 }
                 for column in columns
             },

@@ -9,96 +9,71 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import frozen
+import attrs
 
+from robustnas.attack.column import ONE_STEP, Column
 from robustnas.contracts import ACCESS
-from robustnas.recipe.schema import Attack
-from robustnas.threat import ThreatModel
+from robustnas.options import plain
+from robustnas.recipe.schema import Attack, Recipe
 
 UNKNOWN_COST = 1000.0
 """Evaluations an image, for an attack that tells neither them nor its steps."""
 
 
-@frozen
-class Column:
-    """One attack of the recipe, as it is run and shown.
-
-    Args:
-        attack: the recipe's entry.
-        threat: at which it is shown.
-        radii: at which it is run, ascending; the threat's is among them.
-        access: of `robustnas.contracts.ACCESS`.
-        transfers: whether its images are made on the networks of other methods.
-        worst_case: whether it counts for `robust`: every image it may show is one of the recipe's threat.
-    """
-
-    attack: Attack
-    threat: ThreatModel
-    radii: tuple[float, ...]
-    access: str
-    transfers: bool
-    worst_case: bool
-
-    @property
-    def label(self) -> str:
-        """The column's name."""
-        return str(self.attack.label)
-
-    @property
-    def threats(self) -> list[ThreatModel]:
-        """The threats of its radii."""
-        return [ThreatModel(self.threat.norm, radius) for radius in self.radii]
-
-    @property
-    def passes_on(self) -> bool:
-        """Whether the attacks after it, in the same norm, are spared the images it fooled."""
-        return self.access != "corruption"
-
-    @property
-    def spared(self) -> bool:
-        """Whether it is spared the images that attacks before it fooled.
-
-        Corruptions are no worst case, and a matrix of transfer has an entry for every image.
-        """
-        return self.access != "corruption" and not self.transfers
-
-
-def columns(attacks: Sequence[Attack], threat: ThreatModel, epsilons: Sequence[float], classes: int) -> list[Column]:
+def columns(recipe: Recipe, classes: int) -> list[Column]:
     """The columns of a recipe, in the order in which they are run.
 
     Args:
-        attacks: of the recipe.
-        threat: of the recipe.
-        epsilons: further radii for attacks of the recipe's own threat.
+        recipe: with its attacks, their threat, and the further radii at which attacks of the recipe's threat are run.
         classes: K of the data set.
     """
-
-    def column(attack: Attack) -> Column:
-        own = attack.threat or threat
-        access = str(getattr(attack.use.plugin, "access", "white-box"))
-        transfers = bool(getattr(attack.use.plugin, "transfers", False))
-        on_curve = own == threat and access != "corruption" and not transfers
-        return Column(
-            attack=attack,
-            threat=own,
-            radii=tuple(sorted({own.epsilon, *epsilons})) if on_curve else (own.epsilon,),
-            access=access,
-            transfers=transfers,
-            worst_case=access != "corruption" and own.norm == threat.norm and own.epsilon <= threat.epsilon,
-        )
-
-    found = [column(attack) for attack in attacks]
-    return sorted(found, key=lambda one: (ACCESS.index(one.access), cost(one.attack, classes)))
+    costs = {str(attack.label): _cost(attack, classes) for attack in recipe.attacks}
+    found = [_column(attack, recipe, costs[str(attack.label)]) for attack in recipe.attacks]
+    found.sort(key=lambda column: (ACCESS.index(column.access), costs[column.label]))
+    if recipe.evaluate.attacked == "survivors":
+        found = [attrs.evolve(column, spared=bool(_sparing(column, found))) for column in found]
+    return found
 
 
-def cost(attack: Attack, classes: int) -> float:
+def before(column: Column, run: Sequence[Column]) -> list[Column]:
+    """The columns of `run`, in order, whose fooled images `column` is spared."""
+    return _sparing(column, run) if column.spared else []
+
+
+def _column(attack: Attack, recipe: Recipe, cost: float) -> Column:
+    """The column of one entry of a recipe; what it is spared is not known yet."""
+    threat, own = recipe.threat, attack.threat or recipe.threat
+    access = str(getattr(attack.use.plugin, "access", "white-box"))
+    transfers = bool(getattr(attack.use.plugin, "transfers", False))
+    on_curve = own == threat and access != "corruption" and not transfers
+    return Column(
+        label=str(attack.label),
+        threat=own,
+        name=attack.use.name,
+        options=plain(attack.use.options),
+        radii=sorted({own.epsilon, *recipe.evaluate.epsilons}) if on_curve else (own.epsilon,),
+        access=access,
+        transfers=transfers,
+        worst_case=access != "corruption" and own.norm == threat.norm and own.epsilon <= threat.epsilon,
+        runs=attack.runs,
+        expectation=attack.expectation,
+        one_step=cost <= ONE_STEP,
+    )
+
+
+def _cost(attack: Attack, classes: int) -> float:
     """Evaluations of the network an image costs at most, as far as the attack tells."""
     plugin = attack.use.plugin
     each = plugin.evaluations(classes) if hasattr(plugin, "evaluations") else getattr(plugin, "steps", UNKNOWN_COST)
     return float(each if isinstance(each, int | float) else UNKNOWN_COST) * attack.expectation * attack.runs
 
 
-def before(column: Column, run: Sequence[Column]) -> list[Column]:
-    """The columns of `run`, in order, whose fooled images `column` is spared."""
-    place = run.index(column)
-    return [one for one in run[:place] if column.spared and one.passes_on and one.threat.norm == column.threat.norm]
+def _sparing(column: Column, run: Sequence[Column]) -> list[Column]:
+    """The columns before this one that break images of its norm, which it need not try again.
+
+    None for a corruption, which is no worst case, nor for a transfer: its matrix has an entry for every image.
+    """
+    if column.is_corruption or column.transfers:
+        return []
+    earlier = run[: [one.label for one in run].index(column.label)]
+    return [one for one in earlier if not one.is_corruption and one.threat.norm == column.threat.norm]

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from attrs import Factory, frozen
 
+from robustnas.attack.column import Column
 from robustnas.attack.settings import Evaluate
 from robustnas.certify.settings import Certify, Smoothing
 from robustnas.contracts import Dataset, Genotype, SearchSpace
 from robustnas.foreign.settings import Weights
-from robustnas.plan.columns import Column
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
 from robustnas.train.settings import Train
@@ -105,6 +105,8 @@ class Plan:
     methods: Mapping[str, MethodPlan]
     seeds: tuple[int, ...]
     columns: tuple[Column, ...]
+    attacks: Mapping[str, Any]
+    """The plugin of each column, by label."""
     certify: Certify | None
     smoothing: Smoothing | None
     evaluate: Evaluate

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robustnas import attack
 from robustnas.attack import columns as tables
+from robustnas.attack.column import Column
 from robustnas.attack.evaluation import evaluate
 from robustnas.attack.progress import Progress
 from robustnas.attack.radii import at_radii
@@ -26,7 +27,6 @@ from robustnas.certify.verdicts import contradicted
 from robustnas.contracts import Images
 from robustnas.errors import OptionError, RunDirectoryError, RunError, VerdictError
 from robustnas.plan import sources
-from robustnas.plan.columns import Column
 from robustnas.run.evaluated import evaluated_images, network_of
 from robustnas.run.layout import VIOLATION
 from robustnas.run.task import Task, finish, trainable
@@ -87,14 +87,14 @@ def attacked(task: Task) -> None:
         "report": task.report,
         "processes": task.processes,
         "clean": answers,
-        "expectation": column.attack.expectation,
-        "runs": column.attack.runs,
+        "expectation": column.expectation,
+        "runs": column.runs,
         "access": column.access,
         "progress": progress,
         "watch": _watch(task, indices),
         "places": indices,
     }
-    name = column.attack.use.name
+    plugin = plan.attacks[column.label]
 
     def variant(built: Any, called: str, source: nn.Module | None = None) -> AttackRecord:
         """One of several columns of one attack: every image, one radius."""
@@ -104,7 +104,7 @@ def attacked(task: Task) -> None:
             images.labels,
             built,
             column.threat,
-            label=name,
+            label=column.name,
             variant=called,
             source=source,
             **settings,
@@ -125,16 +125,16 @@ def attacked(task: Task) -> None:
             network,
             images,
             images.labels,
-            lambda threat: build(column, threat),
+            lambda threat: build(plugin, threat),
             column.threats,
-            label=name,
+            label=column.name,
             left=left,
             carry=plan.evaluate.attacked == "survivors",
             **settings,
         )
 
     try:
-        built = build(column, column.threat)
+        built = build(plugin, column.threat)
         records = recorded(built)
     except OptionError as fault:  # what is made of the options shows only here, and concerns this attack alone
         raise RunError(text_of(fault)) from fault
@@ -143,7 +143,7 @@ def attacked(task: Task) -> None:
     finish(
         task,
         {
-            "attack": name,
+            "attack": column.name,
             "threat": {"norm": column.threat.norm, "epsilon": column.threat.epsilon},
             "radii": list(column.radii),
             "access": column.access,
@@ -156,16 +156,15 @@ def attacked(task: Task) -> None:
             "batch": plan.evaluate.batch,
             "draws": "an image" if getattr(built, "takes_draws", False) else "a batch",
             "foolbox": _foolbox_version(),
-            "flags": [flag.plain() for flag in (*_left_out(column, records[0]), *_weak_steps(column, built))],
+            "flags": [flag.plain() for flag in (*_left_out(column, records[0]), *_weak_steps(column, plugin, built))],
         },
     )
     if task.processes.first:
         progress.forget()
 
 
-def build(column: Column, threat: ThreatModel) -> Any:
-    """The foolbox attack of a column at a radius."""
-    plugin = column.attack.use.plugin
+def build(plugin: Any, threat: ThreatModel) -> Any:
+    """The foolbox attack of a plugin for a threat."""
     return plugin.build(threat) if hasattr(plugin, "build") else plugin
 
 
@@ -187,13 +186,12 @@ def _left_out(column: Column, record: AttackRecord) -> list[Flag]:
     return [Flag("zero-gradients", text, column.label)]
 
 
-def _weak_steps(column: Column, built: Any) -> list[Flag]:
+def _weak_steps(column: Column, plugin: Any, built: Any) -> list[Flag]:
     """A warning for each radius that the steps of an attack inside the ball cannot cross."""
     from robustnas.attack.foolbox_import import load_foolbox
 
-    if isinstance(built, load_foolbox().attacks.base.MinimizationAttack) or column.access == "corruption":
+    if isinstance(built, load_foolbox().attacks.base.MinimizationAttack) or column.is_corruption:
         return []
-    plugin = column.attack.use.plugin
     found = []
     for threat in column.threats:
         steps, size = getattr(plugin, "steps", None), getattr(plugin, "step_size", None)

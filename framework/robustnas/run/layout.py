@@ -13,10 +13,9 @@ from typing import Any
 
 from attrs import frozen
 
+from robustnas.attack.column import Column
 from robustnas.errors import RunDirectoryError
-from robustnas.options import plain
 from robustnas.plan import KINDS, Foreign, Plan, Stage
-from robustnas.plan.columns import Column, before, cost
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime.artifacts import StageFolder, damaged, of_no_stage, read_json
 from robustnas.runtime.strangers import described
@@ -25,28 +24,8 @@ from robustnas.threat import ThreatModel
 SCHEMA = 2
 """Of the file; raised when its meaning changes."""
 
-ONE_STEP = 2
-"""Evaluations an image, at most, of an attack of a single step."""
-
-
 VIOLATION = "violation.json"
 """In the folder of an attack that fooled a certified image: which certificates, and what happened."""
-
-
-@frozen
-class AttackEntry:
-    """How an attack's results are to be shown: as in `robustnas.plan.columns.Column`, without its plugin."""
-
-    label: str
-    name: str
-    options: dict[str, Any]
-    threat: ThreatModel
-    worst_case: bool
-    access: str
-    spared: bool
-    runs: int
-    expectation: int
-    one_step: bool
 
 
 @frozen
@@ -68,7 +47,7 @@ class Layout:
     dataset: str
     threat: ThreatModel
     values: int
-    attacks: list[AttackEntry]
+    attacks: list[Column]
     norms: list[str]
     epsilons: list[float]
     smoothing: list[float] | None
@@ -102,7 +81,7 @@ def read(directory: RunDirectory) -> Layout:
             dataset=str(data["dataset"]),
             threat=ThreatModel(**data["threat"]),
             values=int(data["values"]),
-            attacks=[AttackEntry(**{**a, "threat": ThreatModel(**a["threat"])}) for a in data["attacks"]],
+            attacks=[Column.of(attack) for attack in data["attacks"]],
             norms=list(data["norms"]),
             epsilons=[float(epsilon) for epsilon in data["epsilons"]],
             smoothing=None if data["smoothing"] is None else [float(radius) for radius in data["smoothing"]],
@@ -151,27 +130,12 @@ def describe(plan: Plan, directory: RunDirectory, notes: Sequence[str]) -> dict[
     def where(stage: Stage | None) -> str | None:
         return None if stage is None else folders[stage.key].path.relative_to(directory.path).as_posix()
 
-    sparing = plan.evaluate.attacked == "survivors"
     return {
         "schema": SCHEMA,
         "dataset": plan.identity["dataset"]["name"],
         "threat": {"norm": plan.threat.norm, "epsilon": plan.threat.epsilon},
         "values": math.prod(plan.dataset.shape),
-        "attacks": [
-            {
-                "label": column.label,
-                "name": column.attack.use.name,
-                "options": plain(column.attack.use.options),
-                "threat": {"norm": column.threat.norm, "epsilon": column.threat.epsilon},
-                "worst_case": column.worst_case,
-                "access": column.access,
-                "spared": sparing and bool(before(column, plan.columns)),
-                "runs": column.attack.runs,
-                "expectation": column.attack.expectation,
-                "one_step": cost(column.attack, plan.dataset.classes) <= ONE_STEP,
-            }
-            for column in plan.columns
-        ],
+        "attacks": [column.plain() for column in plan.columns],
         "norms": [] if plan.certify is None else list(plan.certify.norms),
         "epsilons": list(plan.evaluate.epsilons) if plan.columns else [],
         "smoothing": None if plan.smoothing is None else list(plan.smoothing.radii),
@@ -210,16 +174,16 @@ def _notes(plan: Plan) -> list[str]:
             f"robust: right when clean and under each of {', '.join(worst)} at {plan.threat}, image by image; a dash "
             "where one of them is missing"
         )
-    if evaluate.attacked == "survivors" and any(before(column, plan.columns) for column in plan.columns):
+    if any(column.spared for column in plan.columns):
         notes.append(
             "after X: right when clean, under X and under the attacks before it in its norm, at its radius or a "
             "smaller one; not X's own figure, as X was given only what those left standing (evaluate.attacked: all "
             "gives every attack every image)"
         )
-    others = [named(c) for c in plan.columns if not c.worst_case and c.access != "corruption"]
+    others = [named(c) for c in plan.columns if not c.worst_case and not c.is_corruption]
     if others:
         notes.append(f"of another threat, not part of robust: {', '.join(others)}")
-    corruptions = [column.label for column in plan.columns if column.access == "corruption"]
+    corruptions = [column.label for column in plan.columns if column.is_corruption]
     if corruptions:
         notes.append(f"{', '.join(corruptions)}: mean over corruptions and severities, not part of robust")
     if plan.certify is not None:

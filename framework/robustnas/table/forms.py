@@ -8,12 +8,13 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from attrs import frozen
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from robustnas.attack.column import Column
 from robustnas.attack.review.flag import BLIND, SMOOTHED
 from robustnas.runtime import printable, terminal
 from robustnas.table.rows import Comparison, Figure, figure
@@ -25,19 +26,25 @@ FLAGGED = "(!)"
 
 
 @frozen
-class _Column:
+class _Printed:
     """A printed column: where its figure is in a row, how it is written, and which direction is better."""
 
     title: str
-    pick: Callable[[dict[str, Any]], Figure]
+    keys: tuple[str, ...]
     write: Callable[[float], str]
-    largest_is_best: bool
-    smoothed: bool = False
+    largest_is_best: bool = True
+
+    def pick(self, row: dict[str, Any]) -> Figure:
+        """The column's figure in a row."""
+        found: Any = row
+        for key in self.keys:
+            found = found[key]
+        return cast(Figure, found)
 
     def compared(self, row: dict[str, Any]) -> bool:
         """Whether the row may be the best here: not if a seed's classifier does not look at its images."""
         blind = {flag["attack"] for flag in row["flags"] if flag["name"] in BLIND}
-        return None not in blind and not (self.smoothed and SMOOTHED in blind)
+        return None not in blind and not (self.keys[0].startswith("smoothed") and SMOOTHED in blind)
 
 
 def _percent(value: float) -> str:
@@ -57,41 +64,34 @@ def _seconds(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _columns(comparison: Comparison) -> list[_Column]:
-    columns = [_Column("clean %", lambda r: r["clean"], _percent, True)]
+def _columns(comparison: Comparison) -> list[_Printed]:
+    """The columns of the printed table, from left to right."""
+    columns = [_Printed("clean %", ("clean",), _percent)]
+    columns += [_Printed(_title(attack), ("attacks", attack.label), _percent) for attack in comparison.attacks]
+    if any(attack.worst_case for attack in comparison.attacks):
+        columns.append(_Printed("robust %", ("robust",), _percent))
     columns += [
-        _Column(a.title, lambda r, label=a.label: r["attacks"][label], _percent, True)  # type: ignore[misc]
-        for a in comparison.attacks
+        _Printed(f"robust at {radius_text(e)} %", ("robust_at", f"{e:g}"), _percent) for e in comparison.epsilons
     ]
-    if any(a.worst_case for a in comparison.attacks):
-        columns.append(_Column("robust %", lambda r: r["robust"], _percent, True))
-    columns += [
-        _Column(f"robust at {radius_text(e)} %", lambda r, e=e: r["robust_at"][f"{e:g}"], _percent, True)  # type: ignore[misc]
-        for e in comparison.epsilons
-    ]
-    if any(r["certified"] is not None for r in comparison.rows):
-        columns.append(_Column("certified %", lambda r: r["certified"], _percent, True))
-    columns += [
-        _Column(f"radius {n}", lambda r, n=n: r["certified_radius"][n], _pixels, True)  # type: ignore[misc]
-        for n in comparison.norms
-    ]
+    if any(row["certified"] is not None for row in comparison.rows):
+        columns.append(_Printed("certified %", ("certified",), _percent))
+    columns += [_Printed(f"radius {norm}", ("certified_radius", norm), _pixels) for norm in comparison.norms]
     if comparison.smoothing is not None:
-        columns += [
-            _Column(f"smoothed at {e:g} %", lambda r, e=e: r["smoothed"][f"{e:g}"], _percent, True, smoothed=True)  # type: ignore[misc]
-            for e in comparison.smoothing
-        ]
-        columns.append(_Column("smoothed radius l2", lambda r: r["smoothed_radius"], _pixels, True, smoothed=True))
-    columns.append(_Column("parameters", lambda r: r["parameters"], _count, False))
-    columns.append(_Column("search s", lambda r: r["search_seconds"], _seconds, False))
+        columns += [_Printed(f"smoothed at {e:g} %", ("smoothed", f"{e:g}"), _percent) for e in comparison.smoothing]
+        columns.append(_Printed("smoothed radius l2", ("smoothed_radius",), _pixels))
+    columns.append(_Printed("parameters", ("parameters",), _count, largest_is_best=False))
+    columns.append(_Printed("search s", ("search_seconds",), _seconds, largest_is_best=False))
     return columns
 
 
-def _columns_of_all(comparison: Comparison) -> list[_Column]:
-    """What is no column of the printed table: see `radii_of_all`."""
-    return [
-        _Column(f"radius {n} all", lambda r, n=n: r["certified_radius_all"][n], _pixels, True)  # type: ignore[misc]
-        for n in comparison.norms
-    ]
+def _title(attack: Column) -> str:
+    """The title of an attack's column."""
+    return f"after {attack.label} %" if attack.spared else f"{attack.label} %"
+
+
+def _columns_of_all(comparison: Comparison) -> list[_Printed]:
+    """What is no column of the printed table, but a line under it: see `radii_of_all`."""
+    return [_Printed(f"radius {norm} all", ("certified_radius_all", norm), _pixels) for norm in comparison.norms]
 
 
 def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]]]]:
@@ -133,7 +133,8 @@ def json_data(comparison: Comparison) -> dict[str, Any]:
         "schema": SCHEMA,
         "threat": comparison.threat,
         "attacks": {
-            a.label: {"threat": a.threat, "worst_case": a.worst_case, "spared": a.spared} for a in comparison.attacks
+            a.label: {"threat": str(a.threat), "worst_case": a.worst_case, "spared": a.spared}
+            for a in comparison.attacks
         },
         "epsilons": comparison.epsilons,
         "notes": comparison.notes,

@@ -24,7 +24,7 @@ from robustnas.run.layout import VIOLATION, Layout
 from robustnas.runtime import printable
 from robustnas.runtime.artifacts import damaged
 from robustnas.runtime.suggest import did_you_mean
-from robustnas.table import AttackColumn, Comparison, SeedResult, robustbench
+from robustnas.table import Comparison, SeedResult, robustbench
 
 AUTOATTACK = "autoattack"
 """The attack whose figure RobustBench lists, by its name in a recipe."""
@@ -47,7 +47,6 @@ def comparison(directory: RunDirectory) -> Comparison:
         RunDirectoryError: a result is damaged.
     """
     shown = layout.read(directory)
-    columns = [AttackColumn(a.label, str(a.threat), a.worst_case, a.spared) for a in shown.attacks]
     rows, contradictions = [], []
     for method, seeds in shown.methods.items():
         results = []
@@ -55,11 +54,11 @@ def comparison(directory: RunDirectory) -> Comparison:
             result, wrong = _believed(directory, shown, method, seed, stages)
             results.append(result)
             contradictions += wrong
-        rows.append(table.row(method, results, columns, shown.epsilons, shown.smoothing))
+        rows.append(table.row(method, results, shown.attacks, shown.epsilons, shown.smoothing))
     return Comparison(
         threat=str(shown.threat),
         rows=rows,
-        attacks=columns,
+        attacks=shown.attacks,
         norms=shown.norms,
         notes=[
             *shown.notes,

@@ -12,27 +12,13 @@ from typing import Any
 
 from attrs import field, frozen
 
+from robustnas.attack.column import Column
 from robustnas.certify.verdicts import Verdicts
 from robustnas.threat import NORMS
 
 Figure = dict[str, Any] | None
 """`{"mean", "std", "values"}`, values a seed in the order of the row's seeds, None where that seed's was not measured;
 mean and sample standard deviation (n - 1) are over the others, and std is None where there is one.  None: no seed's."""
-
-
-@frozen
-class AttackColumn:
-    """One attack of the recipe, as a column."""
-
-    label: str
-    threat: str
-    worst_case: bool = field(metadata={"help": "its images are of the recipe's threat, so it counts for `robust`"})
-    spared: bool = field(default=False, metadata={"help": "it was spared the images that attacks before it fooled"})
-
-    @property
-    def title(self) -> str:
-        """Of the printed column."""
-        return f"after {self.label} %" if self.spared else f"{self.label} %"
 
 
 @frozen
@@ -95,7 +81,7 @@ def _radius(result: SeedResult, norm: str, over_correct: bool) -> float | None:
 def row(
     method: str,
     results: Sequence[SeedResult],
-    columns: Sequence[AttackColumn],
+    columns: Sequence[Column],
     epsilons: Sequence[float] = (),
     smoothing: Sequence[float] | None = None,
 ) -> dict[str, Any]:
@@ -148,7 +134,7 @@ class Comparison:
 
     threat: str
     rows: list[dict[str, Any]]
-    attacks: list[AttackColumn]
+    attacks: list[Column]
     norms: list[str]
     notes: list[str]
     epsilons: list[float] = field(factory=list)
