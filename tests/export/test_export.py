@@ -340,7 +340,7 @@ def test_what_has_no_form_in_onnx_is_refused_in_a_line(capfd: pytest.CaptureFixt
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run directory."""
     folder = tmp_path_factory.mktemp("export")
-    install(folder / "site", "export-toys", {"robustnas.datasets": {"bars": "support.toys:Bars"}})
+    install(folder / "site", "export-toys", {"robustnas.datasets": {"bars": "support.networks:Bars"}})
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder / "site"))
         (folder / "r.yaml").write_text(RECIPE)
