@@ -21,6 +21,9 @@ NORMS = ("linf", "l2", "l1")
 ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 """Order p of each norm, as foolbox and torch name it."""
 
+USUAL_RADIUS = {"linf": "8/255", "l2": "0.5", "l1": "12"}
+"""What is usual in each norm where no radius is given: those of RobustBench, and of Croce and Hein 2021 in l_1."""
+
 DUAL_ORDER = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 """Order q of the dual norm of each threat norm p, 1/p + 1/q = 1: gradients are measured in it."""
 

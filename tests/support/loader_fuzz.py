@@ -27,7 +27,7 @@ from attrs import Factory, define, frozen
 from robustnas.errors import InputError, RecipeError
 from robustnas.plan import make
 from robustnas.recipe.load import load, written
-from robustnas.recipe.of_network import Asked, recipe
+from robustnas.recipe.of_network import Evaluation, recipe
 from robustnas.registry import Registry
 
 LONGEST = 20
@@ -320,7 +320,9 @@ def tried(one: Mutant, folder: Path) -> tuple[bool, str]:
             if one.asked is None:
                 loaded = load(path, one.sets)
             else:
-                loaded = written(recipe(Asked(**one.asked)), folder / "evaluate.yaml", "robustnas evaluate", one.sets)
+                loaded = written(
+                    recipe(Evaluation(**one.asked)), folder / "evaluate.yaml", "robustnas evaluate", one.sets
+                )
             make(loaded)
     except InputError as fault:
         return False, _badly_told(fault)

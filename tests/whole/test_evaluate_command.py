@@ -26,7 +26,7 @@ from robustnas.cli import main
 from robustnas.errors import InputError
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import load, written
-from robustnas.recipe.of_network import Asked, recipe
+from robustnas.recipe.of_network import Evaluation, recipe
 from robustnas.recipe.resolved import resolved
 from robustnas.run import checks
 from robustnas_plugins.datasets.digits import Digits
@@ -369,7 +369,7 @@ def test_other_weights_are_another_network_and_the_same_are_not(here: Path, comp
 def test_which_weights_are_meant_is_said_alike_in_both_places(here: Path, capsys: pytest.CaptureFixture[str]):
     shifted = {f"net.{name}": tensor + 1 for name, tensor in weights().items()}
     torch.save({"model": weights(), "ema": shifted}, "two.pt")
-    asked = Asked(network=f"{MODULE}:make", weights=Path("two.pt"), dataset="digits")
+    asked = Evaluation(network=f"{MODULE}:make", weights=Path("two.pt"), dataset="digits")
     refused = written(recipe(asked), Path("r.yaml"), "evaluate")
     with pytest.raises(InputError, match=r"several networks: model, ema \(prefix net\.\); .* --weights-key "):
         checks.check(plan.make(refused), refused, Faults(), lambda: None)

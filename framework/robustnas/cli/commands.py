@@ -7,11 +7,14 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from robustnas.errors import InputError
 from robustnas.runtime import interrupt, printable, terminal
 from robustnas.runtime.strangers import text_of
 from robustnas.runtime.terminal import tell, write
+
+Value = TypeVar("Value")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,23 +55,9 @@ def table(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     from robustnas.recipe.load import written
-    from robustnas.recipe.of_network import Asked, name_of, recipe
+    from robustnas.recipe.of_network import Evaluation, name_of, recipe
 
-    asked = Asked(
-        network=arguments.network,
-        weights=arguments.weights,
-        weights_key=arguments.weights_key,
-        weights_prefix=arguments.weights_prefix,
-        dataset=arguments.dataset,
-        name=arguments.name,
-        normalize=arguments.normalize,
-        norm=arguments.norm,
-        epsilon=arguments.epsilon,
-        attacks=arguments.attack,
-        images=arguments.images,
-        certify=arguments.certify,
-        seed=arguments.seed,
-    )
+    asked = _filled(Evaluation, arguments)
     out: Path = arguments.out or Path("runs") / f"evaluate-{name_of(asked)}"
     with interrupt.listening(arguments.quiet):
         loaded = written(recipe(asked), out / "evaluate.yaml", "robustnas evaluate", arguments.set)
@@ -88,19 +77,24 @@ def records(arguments: argparse.Namespace) -> int:
 def robustbench(arguments: argparse.Namespace) -> int:
     from robustnas.table import finished
 
+    about = {key: getattr(arguments, key) for key in ("architecture", "link", "authors", "footnote", "additional_data")}
     found = finished.leaderboard(
         arguments.directory,
         arguments.method,
         name=arguments.title or arguments.method,
-        architecture=arguments.architecture,
-        link=arguments.link,
-        authors=arguments.authors,
         venue=arguments.venue or "N/A",
-        footnote=arguments.footnote,
         number_forward_passes=arguments.passes,
-        additional_data=arguments.additional_data,
+        **about,
     )
     return _given(found, arguments.output)
+
+
+def _filled(cls: type[Value], arguments: argparse.Namespace, **others: Any) -> Value:
+    """An object of an attrs class whose fields are called as the arguments of a command are."""
+    import attrs
+
+    names = [field.name for field in attrs.fields(cls) if field.name not in others]  # type: ignore[arg-type]
+    return cls(**{name: getattr(arguments, name) for name in names}, **others)
 
 
 def _given(text: str, path: Path | None) -> int:
@@ -123,20 +117,7 @@ def export(arguments: argparse.Namespace) -> int:
     from robustnas.export import TIMEOUT, Request, export
 
     versions = {"1": ("1.0",), "2": ("2.0",), "both": ("1.0", "2.0")}[arguments.vnnlib]
-    bundle = export(
-        Request(
-            run=arguments.run,
-            method=arguments.method,
-            seed=arguments.seed,
-            images=arguments.images,
-            norm=arguments.norm,
-            epsilon=arguments.epsilon,
-            versions=versions,
-            enclosing_box=arguments.enclosing_box,
-            timeout=arguments.timeout or TIMEOUT,
-            output=arguments.output,
-        )
-    )
+    bundle = export(_filled(Request, arguments, versions=versions, timeout=arguments.timeout or TIMEOUT))
     images, certified = bundle.manifest["properties"]["images"], bundle.manifest["certificates"]["certified"]
     tell(f"{bundle.path}\n  {certified} of {images} images certified; README.txt says how to check them")
     return 0

@@ -151,6 +151,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attack",
         action="append",
+        dest="attacks",
         default=[],
         metavar="YAML",
         help="an attack: fgsm, or '{name: pgd, steps: 20, step_size: 2/255}'; may be given again "

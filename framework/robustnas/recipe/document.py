@@ -71,6 +71,16 @@ class Node:
     value: bool | int | float | str | tuple[Node, ...] | dict[str, Node] | None
     keys: dict[str, Mark] = Factory(dict)
 
+    @property
+    def entries(self) -> dict[str, Node]:
+        """The nodes of a mapping by key; none where it is something else."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    @property
+    def given(self) -> dict[str, Node]:
+        """The entries that are not null."""
+        return {key: node for key, node in self.entries.items() if node.value is not None}
+
     def plain(self) -> Any:
         """The value without its places."""
         if isinstance(self.value, dict):

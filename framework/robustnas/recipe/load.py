@@ -17,13 +17,14 @@ from attrs import evolve, field, frozen
 from robustnas.attack.settings import Evaluate
 from robustnas.certify.settings import Certify, Smoothing
 from robustnas.errors import InputError, RecipeError
+from robustnas.options import MISSING
 from robustnas.recipe import shelf, together
-from robustnas.recipe.document import Node, below, parse, read, text_of
+from robustnas.recipe.document import Node, parse, read, text_of
 from robustnas.recipe.faults import Faults, Mark, nearest
 from robustnas.recipe.methods import read_methods
 from robustnas.recipe.overlay import assign, overlay
 from robustnas.recipe.plugins import Plugins
-from robustnas.recipe.schema import Method, Recipe
+from robustnas.recipe.schema import Recipe
 from robustnas.recipe.values import BAD, found, read_object, read_value, refuse_unknown
 from robustnas.registry import DATASETS, SEARCH_SPACES
 from robustnas.search.settings import Search
@@ -123,23 +124,19 @@ def _checked(root: Node | None, faults: Faults, path: Path, text: str, overrides
     Raises:
         RecipeError: there are faults.
     """
-    parts = _parts(root, faults) if root is not None else {}
-    places = _places(root) if root is not None else {}
-    crossed = Faults()
-    if parts:
-        _check_together(parts, root, places, str(path), crossed)
+    parts, places, crossed = {}, {}, Faults()
+    if root is not None:
+        parts, places = _parts(root, faults), _places(root)
+        _check_together(parts, root, together.Noting(places, str(path), crossed))
     if len(faults):
         faults.join(crossed)
         faults.raise_all()
     return Loaded(Recipe(**parts), path.stem, path, text, tuple(overrides), places, crossed)
 
 
-def _check_together(
-    parts: Mapping[str, Any], root: Node | None, places: Mapping[str, Mark], file: str, faults: Faults
-) -> None:
+def _check_together(parts: Mapping[str, Any], root: Node, note: together.Noting) -> None:
     """What the parts that could be read say of each other."""
-    attacks = parts.get("attacks", ())
-    listed = root.value.get("attacks") if root is not None and isinstance(root.value, dict) else None
+    attacks, listed = parts.get("attacks", ()), root.entries.get("attacks")
     whole = listed is not None and isinstance(listed.value, tuple) and len(listed.value) == len(attacks)
     good = {key: parts[key] for key in ("dataset", "threat") if parts.get(key) not in (None, BAD)}
     together.check(
@@ -148,10 +145,8 @@ def _check_together(
             threat=good.get("threat"),
             methods=parts.get("methods", {}),
             attacks=attacks if whole else (),  # else their places are not known
-            places=places,
         ),
-        file,
-        faults,
+        note,
     )
 
 
@@ -249,25 +244,22 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
     plugins = Plugins(faults)
     parts: dict[str, Any] = {}
 
-    def section(key: str, cls: type) -> Any:
-        """A section of plain keys; its defaults where it is absent, or has faults that are noted already."""
+    def section(key: str, cls: type, absent: Any) -> Any:
+        """A section of plain keys, its defaults where it has faults, which are noted already; `absent` without it."""
         if key not in given:
-            return cls()
+            return absent
         value = read_object(cls, given[key], faults, f"key of {key}")
         return cls() if value is BAD else value
 
-    parts["search"], parts["train"] = section("search", Search), section("train", Train)
-    parts["evaluate"] = section("evaluate", Evaluate)
-    switch = given.get("certify")
-    if switch is not None and (switch.value is None or isinstance(switch.value, bool)):
-        parts["certify"] = Certify() if switch.value else None
-    else:
-        parts["certify"] = section("certify", Certify)
-    switch = given.get("smoothing")
-    if switch is not None and (switch.value is None or isinstance(switch.value, bool)):
-        parts["smoothing"] = Smoothing() if switch.value else None
-    elif switch is not None:
-        parts["smoothing"] = section("smoothing", Smoothing)
+    def switched(key: str, cls: type, absent: Any) -> Any:
+        """The same of a section that may be `true` or `false` as a whole."""
+        switch = given[key].value if key in given else MISSING
+        return section(key, cls, absent) if not isinstance(switch, bool | None) else cls() if switch else None
+
+    parts["search"], parts["train"] = section("search", Search, Search()), section("train", Train, Train())
+    parts["evaluate"] = section("evaluate", Evaluate, Evaluate())
+    parts["certify"] = switched("certify", Certify, Certify())
+    parts["smoothing"] = switched("smoothing", Smoothing, None)
     threat: Any = read_object(ThreatModel, given["threat"], faults, "key of threat") if "threat" in given else BAD
     parts["threat"] = threat
     for key, registry in (("dataset", DATASETS), ("search_space", SEARCH_SPACES)):
@@ -278,14 +270,10 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
         known = None if threat is BAD else threat
         parts["attacks"] = plugins.attacks(given["attacks"], given.get("threat"), known)
     if "methods" in given:
-        parts["methods"] = read_methods(given["methods"], given, parts["search"], parts["train"], plugins, faults)
-        if threat is not BAD:
-            _check_radii(parts["methods"], given["methods"], threat, faults)
+        parts["methods"] = read_methods(given["methods"], given, parts["search"], parts["train"], plugins)
     _check_size(root, parts, faults)
-    if threat is not BAD and threat.norm == "linf" and any(epsilon > 1 for epsilon in parts["evaluate"].epsilons):
-        node = given["evaluate"]
-        text = f"found {parts['evaluate'].epsilons}; fractions of the pixel range, at most 1 in linf, would do"
-        faults.add(node.mark, below(node.path, "epsilons"), text)
+    if threat is not BAD:
+        _check_radii(root, parts, threat, faults)
     return parts
 
 
@@ -300,20 +288,22 @@ def _check_size(root: Node, parts: Mapping[str, Any], faults: Faults) -> None:
 
 def _all_foreign(node: Node | None) -> bool:
     """Whether every method is a network made elsewhere, so that no search space is needed."""
-    entries = list(node.value.values()) if node is not None and isinstance(node.value, dict) else []
-    return bool(entries) and all(isinstance(one.value, dict) and "network" in one.value for one in entries)
+    methods = [] if node is None else list(node.entries.values())
+    return bool(methods) and all("network" in method.entries for method in methods)
 
 
-def _check_radii(methods: dict[str, Method], node: Node, threat: ThreatModel, faults: Faults) -> None:
-    """The last epsilon of certified training is one of its method's threat."""
-    for name, method in methods.items():
+def _check_radii(root: Node, parts: Mapping[str, Any], threat: ThreatModel, faults: Faults) -> None:
+    """Radii of other sections than the threat's, which are fractions of the pixel range in linf too."""
+    epsilons = parts["evaluate"].epsilons
+    if threat.norm == "linf" and any(epsilon > 1 for epsilon in epsilons):
+        text = f"found {epsilons}; fractions of the pixel range, at most 1 in linf, would do"
+        faults.add(root.entries["evaluate"].mark, "evaluate.epsilons", text)
+    for name, method in parts.get("methods", {}).items():
         regime, norm = method.train.regime, (method.threat or threat).norm
         if isinstance(regime, Certified) and regime.epsilon is not None and regime.epsilon > 1 and norm == "linf":
-            text = (
-                f"found {regime.epsilon:g}; a fraction of the pixel range, at most 1 for linf, would do, such as 8/255"
-            )
-            assert isinstance(node.value, dict)
-            faults.add(node.value[name].mark, f"{below(node.path, name)}.train.regime.epsilon", text)
+            text = "a fraction of the pixel range, at most 1 for linf, would do, such as 8/255"
+            place = root.entries["methods"].entries[name].mark
+            faults.add(place, f"methods.{name}.train.regime.epsilon", f"found {regime.epsilon:g}; {text}")
 
 
 def _seeds(node: Node, faults: Faults) -> tuple[int, ...]:

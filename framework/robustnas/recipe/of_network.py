@@ -15,10 +15,7 @@ from robustnas.recipe.faults import Faults, Mark
 from robustnas.recipe.methods import NAME
 from robustnas.runtime.given_file import shown
 from robustnas.runtime.quoted import quoted
-from robustnas.threat import NORMS, pixels
-
-EPSILONS = {"linf": "8/255", "l2": "0.5", "l1": "12"}
-"""The radius taken in each norm where none is given: those of RobustBench, and of Croce and Hein 2021 in l_1."""
+from robustnas.threat import NORMS, USUAL_RADIUS, pixels
 
 MOST_TOLD = 5
 """Faults of one option that are told."""
@@ -29,7 +26,7 @@ STEP = 8
 
 
 @frozen
-class Asked:
+class Evaluation:
     """One evaluation.
 
     Args:
@@ -63,13 +60,13 @@ class Asked:
     weights_prefix: str | None = None
 
 
-def name_of(asked: Asked) -> str:
+def name_of(asked: Evaluation) -> str:
     """The row's name, which names folders too."""
     given = asked.name or asked.network.rpartition(":")[2] or "network"
     return given if NAME.fullmatch(given) else "network"
 
 
-def recipe(asked: Asked) -> dict[str, Any]:
+def recipe(asked: Evaluation) -> dict[str, Any]:
     """The recipe as plain data.
 
     Raises:
@@ -82,7 +79,7 @@ def recipe(asked: Asked) -> dict[str, Any]:
         )
     if asked.norm not in NORMS:
         raise InputError(f"--norm {shown(asked.norm)}: {', '.join(NORMS)} would do")
-    epsilon = asked.epsilon or EPSILONS[asked.norm]
+    epsilon = asked.epsilon or USUAL_RADIUS[asked.norm]
     try:
         radius = pixels(epsilon)
     except ValueError as fault:

@@ -13,10 +13,10 @@ from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.overlay import overlay
 from robustnas.recipe.schema import Attack, Use
-from robustnas.recipe.values import BAD, construct, found, name_of, read_object, read_value
+from robustnas.recipe.values import BAD, construct, found, name_of, read_object, read_value, refuse
 from robustnas.registry import ATTACKS, METRICS, Entry, Registry, is_foolbox_attack, metric_parts
 from robustnas.runtime.quoted import quoted
-from robustnas.threat import ThreatModel
+from robustnas.threat import USUAL_RADIUS, ThreatModel
 
 MOST_METRICS, MOST_ATTACKS = 20, 100
 """Of a method and of a recipe: each attack waits for those before it, and is a column of the table."""
@@ -52,16 +52,14 @@ class Plugins:
         name = str(name_node.value)
         loaded = self._loaded(registry, name)
         if isinstance(loaded, PluginError):
-            self.faults.add(name_node.mark, name_node.path, str(loaded))
-            return BAD
+            return refuse(name_node, str(loaded), self.faults)
         cls, provider = loaded
         options = node if isinstance(node.value, dict) else Node(node.mark, node.path, {})
         what = f"option of {registry.kind} {name!r}"
         plugin = read_object(cls, options, self.faults, what, ("name", *reserved), at=name_node)
         if plugin is BAD:
             return BAD
-        given = options.value if isinstance(options.value, dict) else {}
-        written = {key: entry.plain() for key, entry in given.items() if key not in ("name", *reserved)}
+        written = {key: entry.plain() for key, entry in options.entries.items() if key not in ("name", *reserved)}
         return self.made.setdefault((registry.kind, name, repr(written)), Use(name, written, plugin, provider))
 
     def _loaded(self, registry: Registry, name: str) -> tuple[type, str | None] | PluginError:
@@ -84,36 +82,32 @@ class Plugins:
         """Key `metric` of a method: one, or a weighted list; `BAD` with faults."""
         nodes = node.value if isinstance(node.value, tuple) else (node,)
         if not nodes:
-            self.faults.add(node.mark, node.path, "found an empty list; leave metric out for plain DARTS")
-            return BAD
+            return refuse(node, "found an empty list; leave metric out for plain DARTS", self.faults)
         if len(nodes) > MOST_METRICS:
-            self.faults.add(node.mark, node.path, f"found {len(nodes)} metrics; at most {MOST_METRICS} would do")
-            return BAD
+            return refuse(node, f"found {len(nodes)} metrics; at most {MOST_METRICS} would do", self.faults)
         weighted = [self._weighted(entry) for entry in nodes]
         if any(entry is BAD for entry in weighted):
             return BAD
         for part in ("inner_loss", "outer_loss"):
             owners = [entry for entry in zip(nodes, weighted, strict=True) if part in metric_parts(entry[1][1].plugin)]
             for extra, (_, use) in owners[1:]:
-                text = f"found {use.name!r}, the second metric with {part}; a level has one loss"
-                self.faults.add(extra.mark, extra.path, text)
+                refuse(extra, f"found {use.name!r}, the second metric with {part}; a level has one loss", self.faults)
             if len(owners) > 1:
                 return BAD
         return tuple(weighted)
 
     def _weighted(self, node: Node) -> Any:
+        """A metric with its weight, 1 by default; `BAD` with faults."""
         use = self.use(node, METRICS, ("weight",))
-        entry = node.value.get("weight") if isinstance(node.value, dict) else None
+        entry = node.entries.get("weight")
         weight = 1.0
         if entry is not None:
             weight = read_value(entry, float, self.faults)
             if weight is not BAD and weight < 0:
-                self.faults.add(entry.mark, entry.path, f"found {found(entry.value)}; at least 0 would do")
-                weight = BAD
+                weight = refuse(entry, f"found {found(entry.value)}; at least 0 would do", self.faults)
             if use is not BAD and "score" not in metric_parts(use.plugin):
                 text = f"found a weight for {use.name!r}, which has no score to weigh; leave weight out"
-                self.faults.add(entry.mark, entry.path, text)
-                return BAD
+                return refuse(entry, text, self.faults)
         return BAD if BAD in (use, weight) else (weight, use)
 
     def attacks(self, node: Node, threat_node: Node | None, threat: ThreatModel | None) -> tuple[Attack, ...]:
@@ -147,37 +141,18 @@ class Plugins:
 
     def _attack(self, node: Node, threat_node: Node | None, threat: ThreatModel | None) -> Any:
         use = self.use(node, ATTACKS, ("threat", "label", *COUNTS))
-        entries = node.value if isinstance(node.value, dict) else {}
         own: Any = threat
-        if "threat" in entries and entries["threat"].value is not None:
-            merged = overlay(threat_node, entries["threat"])
-            assert merged is not None
-            own = read_object(ThreatModel, merged, self.faults, "key of threat")
-            if own is not BAD and threat is not None and own.norm != threat.norm:
-                given = entries["threat"].value
-                if not isinstance(given, dict) or "epsilon" not in given:
-                    text = f"missing beside norm: {own.norm}, in which {threat.norm}'s radius means something else"
-                    would = {"linf": "8/255", "l2": "0.5", "l1": "12"}[own.norm]
-                    place = entries["threat"]
-                    self.faults.add(place.mark, below(place.path, "epsilon"), f"{text}; epsilon: {would} would do")
-                    return BAD
-        label: Any = None
-        if "label" in entries:
-            label = read_value(entries["label"], str, self.faults)
-            if label is not BAD and not (label.strip() and label.isprintable() and len(label) <= LONGEST_LABEL):
-                text = f"a name of at most {LONGEST_LABEL} printable characters would do"
-                what = f"found {quoted(label)}" if label.strip() else "found no text"
-                self.faults.add(entries["label"].mark, entries["label"].path, f"{what}; {text}")
-                label = BAD
-        counts = {key: self._count(entries[key]) for key in COUNTS if key in entries}
+        if "threat" in node.given:
+            own = self._own_threat(node.given["threat"], threat_node, threat)
+        label = self._label(node.entries["label"]) if "label" in node.entries else None
+        counts = {key: self._count(node.entries[key]) for key in COUNTS if key in node.entries}
         if use is BAD or own is BAD or own is None or label is BAD or BAD in counts.values():
             return BAD
         if not self._suits(use, own, node):
             return BAD
         for key in counts if getattr(use.plugin, "access", "") == "corruption" else ():
             text = "found for a corruption, which looks for nothing and is a mean; leave it out"
-            self.faults.add(entries[key].mark, entries[key].path, text)
-            return BAD
+            return refuse(node.entries[key], text, self.faults)
         differs = threat is not None and own != threat
         if label is None:
             steps = use.options.get("steps")
@@ -185,17 +160,35 @@ class Plugins:
             label += f" ({own})" if differs else ""
         return Attack(use, own if differs else None, label, **counts)
 
+    def _own_threat(self, node: Node, recipe: Node | None, threat: ThreatModel | None) -> Any:
+        """The threat of one attack, laid over the recipe's; `BAD` with a fault."""
+        merged = overlay(recipe, node)
+        assert merged is not None
+        own = read_object(ThreatModel, merged, self.faults, "key of threat")
+        if own is BAD or threat is None or own.norm == threat.norm or "epsilon" in node.entries:
+            return own
+        text = f"missing beside norm: {own.norm}, in which {threat.norm}'s radius means something else"
+        self.faults.add(node.mark, below(node.path, "epsilon"), f"{text}; epsilon: {USUAL_RADIUS[own.norm]} would do")
+        return BAD
+
+    def _label(self, node: Node) -> Any:
+        """The name of an attack's column; `BAD` with a fault."""
+        label = read_value(node, str, self.faults)
+        if label is BAD or (label.strip() and label.isprintable() and len(label) <= LONGEST_LABEL):
+            return label
+        what = f"found {quoted(label)}" if label.strip() else "found no text"
+        return refuse(node, f"{what}; a name of at most {LONGEST_LABEL} printable characters would do", self.faults)
+
     def _count(self, node: Node) -> Any:
         """A whole number from 1; `BAD` with a fault."""
         count = read_value(node, int, self.faults)
         if count is not BAD and count < 1:
-            self.faults.add(node.mark, node.path, f"found {count}; a whole number from 1 would do")
-            return BAD
+            return refuse(node, f"found {count}; a whole number from 1 would do", self.faults)
         return count
 
     def _suits(self, use: Use, threat: ThreatModel, node: Node) -> bool:
         """Whether an attack knows the norm of its threat; a fault where it does not."""
-        place = node.value.get("threat", node) if isinstance(node.value, dict) else node
+        place = node.entries.get("threat", node)
         if not is_foolbox_attack(type(use.plugin)):
             return construct(lambda: use.plugin.build(threat), place, self.faults) is not BAD
         return construct(lambda: _compare(use, threat), place, self.faults) is not BAD

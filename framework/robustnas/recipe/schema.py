@@ -75,6 +75,11 @@ class Method:
     search: Search = field(factory=Search)
     train: Train = field(factory=Train)
 
+    @property
+    def searches(self) -> bool:
+        """Whether its genotype has yet to be found."""
+        return self.network is None and self.genotype is None
+
 
 @frozen
 class Recipe:

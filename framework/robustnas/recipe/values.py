@@ -59,9 +59,7 @@ def read_value(node: Node, annotation: Any, faults: Faults) -> Any:
         return _union(node, annotation, arguments, faults)
     kind = origin or annotation
     if not isinstance(kind, type):
-        return _refuse(
-            node, f"found {found(node.value)}; {type_text(annotation)} cannot be written in a recipe", faults
-        )
+        return refuse(node, f"found {found(node.value)}; {type_text(annotation)} cannot be written in a recipe", faults)
     if issubclass(kind, enum.Enum):
         value = _choice(node, [member.value for member in kind], faults)
         return value if value is BAD else kind(value)
@@ -95,7 +93,7 @@ def read_object(
     """
     entries = node.value if node.value is not None else {}
     if not isinstance(entries, dict):
-        return _refuse(node, f"found {found(node.value)}; a mapping would do", faults)
+        return refuse(node, f"found {found(node.value)}; a mapping would do", faults)
     before = faults.noted
     options = options_of(cls)
     reserved = set(reserved)
@@ -131,7 +129,7 @@ def construct(make: Callable[[], Any], node: Node, faults: Faults) -> Any:
     except BaseException as fault:  # a plugin's own failure is told like any other fault of the recipe, not hidden
         if wanted(fault):
             raise
-        return _refuse(node, _told(fault, node.value), faults)
+        return refuse(node, _told(fault, node.value), faults)
 
 
 def _told(fault: BaseException, value: Any) -> str:
@@ -257,13 +255,13 @@ def _validate(
             except AttributeError as fault:
                 # A rule that compares fields cannot be judged while one of them is missing or wrong itself.
                 if not incomplete:
-                    _refuse(entries[name], _told(fault, entries[name].value), faults)
+                    refuse(entries[name], _told(fault, entries[name].value), faults)
                     break
             except BaseException as fault:  # as in `construct`
                 if wanted(fault):
                     raise
                 rule = _rule(leaf, numbers, entries[name].value) if isinstance(fault, (ValueError, TypeError)) else None
-                _refuse(entries[name], rule or _told(fault, entries[name].value), faults)
+                refuse(entries[name], rule or _told(fault, entries[name].value), faults)
                 break
 
 
@@ -325,7 +323,7 @@ def _choice(node: Node, options: Sequence[Any], faults: Faults) -> Any:
     for option in options:
         if type(option) is type(node.value) and option == node.value:
             return option
-    return _refuse(node, _not_among(node.value, options), faults)
+    return refuse(node, _not_among(node.value, options), faults)
 
 
 def _union(node: Node, annotation: Any, members: Sequence[Any], faults: Faults) -> Any:
@@ -349,7 +347,7 @@ def _number(node: Node, faults: Faults) -> Any:
             return numerator / denominator
         except (ValueError, ZeroDivisionError, OverflowError) as fault:
             why = "which divides by zero" if isinstance(fault, ZeroDivisionError) else "which is not a finite number"
-            return _refuse(node, f"found {found(value)}, {why}; a number such as 0.03 or 8/255 would do", faults)
+            return refuse(node, f"found {found(value)}, {why}; a number such as 0.03 or 8/255 would do", faults)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return _expected(node, float, faults)
     try:
@@ -357,7 +355,7 @@ def _number(node: Node, faults: Faults) -> Any:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        return _refuse(node, f"found {found(number)}; a finite number would do", faults)
+        return refuse(node, f"found {found(number)}; a finite number would do", faults)
     return number
 
 
@@ -376,7 +374,7 @@ def _list(node: Node, annotation: Any, kind: type, arguments: Sequence[Any], fau
     if kind is tuple and arguments and arguments[-1] is not Ellipsis:
         if len(arguments) != len(node.value):
             text = f"found a list of {len(node.value)}; a list of {len(arguments)} would do"
-            return _refuse(node, text, faults)
+            return refuse(node, text, faults)
         wanted = arguments
     values = [read_value(item, want, faults) for item, want in zip(node.value, wanted, strict=True)]
     if any(value is BAD for value in values):
@@ -389,9 +387,10 @@ def _expected(node: Node, annotation: Any, faults: Faults) -> Any:
     wanted = {int: "an integer", float: "a number such as 0.03 or 8/255", str: "text", bool: "true or false"}
     would = wanted.get(annotation) or type_text(annotation)
     quoted = " (text)" if isinstance(node.value, str) and annotation in (int, float, bool) else ""
-    return _refuse(node, f"found {found(node.value)}{quoted}; {would} would do", faults)
+    return refuse(node, f"found {found(node.value)}{quoted}; {would} would do", faults)
 
 
-def _refuse(node: Node, text: str, faults: Faults) -> Any:
+def refuse(node: Node, text: str, faults: Faults) -> Any:
+    """Note a fault of a node, and return `BAD`."""
     faults.add(node.mark, node.path, text)
     return BAD
