@@ -42,7 +42,7 @@ from robustnas.bounds import METHODS, log_widths, margins
 from robustnas.bounds.margins import TARGETS
 from robustnas.nn.normalize import PixelNetwork, PixelSupernet
 from robustnas.runtime import seeding
-from robustnas.runtime.device import full_precision
+from robustnas.runtime.precision import full_precision
 from robustnas.runtime.tally import Tally
 from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.search_spaces.darts import Darts

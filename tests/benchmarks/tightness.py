@@ -39,7 +39,7 @@ from robustnas.recipe.load import load
 from robustnas.run.directory import RunDirectory
 from robustnas.run.stages import genotype_of
 from robustnas.runtime import seeding
-from robustnas.runtime.device import full_precision
+from robustnas.runtime.precision import full_precision
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.pgd import PGD
 

@@ -36,7 +36,7 @@ from robustnas.data.images import on_device
 from robustnas.errors import RunError
 from robustnas.nn.read_only import read_only
 from robustnas.runtime import interrupt
-from robustnas.runtime.device import float32_with_gradients
+from robustnas.runtime.precision import float32_with_gradients
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report, silent
 from robustnas.threat import NORMS, ThreatModel

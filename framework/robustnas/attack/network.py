@@ -15,8 +15,8 @@ from robustnas.data.images import InMemory, in_order, on_device
 from robustnas.errors import DataError, DeviceError, RunError
 from robustnas.nn.read_only import read_only
 from robustnas.runtime import interrupt
-from robustnas.runtime.device import float32_with_gradients
 from robustnas.runtime.machine_faults import blaming, device_lost, out_of_memory
+from robustnas.runtime.precision import float32_with_gradients
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report, silent
 from robustnas.runtime.strangers import first_line

@@ -30,7 +30,8 @@ from robustnas.nn.float64 import doubled
 from robustnas.nn.margin import margin_to_best_other
 from robustnas.nn.read_only import read_only
 from robustnas.nn.wrappers import unwrapped
-from robustnas.runtime.device import float64_here, full_precision
+from robustnas.runtime.device import float64_here
+from robustnas.runtime.precision import full_precision
 from robustnas.runtime.report import Report, silent
 from robustnas.threat import DUAL_ORDER, NORMS, ThreatModel, largest_radius
 

@@ -30,7 +30,7 @@ from robustnas.data.images import InMemory, on_device
 from robustnas.errors import DataError, DeviceError, InputError, RunError
 from robustnas.nn.read_only import read_only
 from robustnas.runtime import interrupt
-from robustnas.runtime.device import full_precision
+from robustnas.runtime.precision import full_precision
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report, silent
 

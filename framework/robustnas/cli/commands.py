@@ -114,10 +114,9 @@ def _given(text: str, path: Path | None) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    from robustnas.export import TIMEOUT, Request, export
+    from robustnas.export import Request, export
 
-    versions = {"1": ("1.0",), "2": ("2.0",), "both": ("1.0", "2.0")}[arguments.vnnlib]
-    bundle = export(_filled(Request, arguments, versions=versions, timeout=arguments.timeout or TIMEOUT))
+    bundle = export(_filled(Request, arguments))
     images, certified = bundle.manifest["properties"]["images"], bundle.manifest["certificates"]["certified"]
     tell(f"{bundle.path}\n  {certified} of {images} images certified; README.txt says how to check them")
     return 0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import asdict, frozen
 from torch import Tensor, nn
 
 from robustnas import __version__, plan, train
@@ -26,7 +26,7 @@ from robustnas.data.images import First
 from robustnas.errors import InputError, RunDirectoryError
 from robustnas.export import box, certificates, onnx_file, vnnlib
 from robustnas.export.readme import readme
-from robustnas.export.request import IMAGES, VERSIONS, Request
+from robustnas.export.request import IMAGES, TIMEOUT, Request
 from robustnas.plan import Plan
 from robustnas.recipe.load import load
 from robustnas.run.directory import RunDirectory
@@ -38,7 +38,7 @@ from robustnas.runtime.artifacts import (
     of_no_stage,
     opened,
     real_folder,
-    write_atomically,
+    write_bytes,
     write_json,
     write_text,
 )
@@ -48,6 +48,7 @@ from robustnas.table import results
 from robustnas.threat import NORMS, ThreatModel
 
 NETWORK = "network.onnx"
+NOT_COMPARED = "not compared: onnxruntime was not installed"
 
 
 @frozen
@@ -83,7 +84,7 @@ def export(request: Request, report: Report = silent) -> Bundle:
     output = _free(request.output or directory.path / "export" / _name(request.method, seed, threat))
     network = _trained(directory, arranged, request.method, seed)
     images, labels, places = _images(request, arranged)
-    onnx_file.needs()
+    onnx_file.needed()  # refused at once, before anything is computed
     with torch.no_grad():
         predictions = torch.cat([network(image) for image in images.split(1)]).argmax(dim=1)
     data = onnx_file.encode(network, images[0])
@@ -116,7 +117,7 @@ def export(request: Request, report: Report = silent) -> Bundle:
             "operator_set": onnx_file.OPERATOR_SET,
             "input": [1, *images.shape[1:]],
             "output": [1, arranged.dataset.classes],
-            "compared_with_torch": _agreement(agreement),
+            "compared_with_torch": NOT_COMPARED if agreement is None else asdict(agreement),
         },
         "properties": {
             "threat": {"norm": threat.norm, "epsilon": threat.epsilon},
@@ -135,16 +136,12 @@ def export(request: Request, report: Report = silent) -> Bundle:
         "versions": {"robustnas": __version__, **_versions("torch", "onnx", "onnxruntime")},
     }
     with _whole(output) as folder:
-        write_atomically(folder / NETWORK, lambda file: _write(file, data))
+        write_bytes(folder / NETWORK, data)
         _properties(folder, request, images, labels, arranged.dataset.classes, threat)
         write_text(folder / "certificates.csv", certificates.table(found, labels.tolist(), predictions.tolist()))
         write_text(folder / "README.txt", readme(manifest))
         write_json(folder / "manifest.json", manifest)
     return Bundle(output, manifest)
-
-
-def _write(file: Any, data: bytes) -> None:
-    file.write(data)
 
 
 def _plan(run: Path) -> Plan:
@@ -243,7 +240,7 @@ def _properties(
                 "satisfiable exactly if an image in the box is not classified so",
             )
             write_text(folder / name, vnnlib.WRITERS[syntax](ends, label, classes, comments))
-            instances.append(f"{NETWORK},{name},{request.timeout}\n")
+            instances.append(f"{NETWORK},{name},{request.timeout or TIMEOUT}\n")
         write_text(folder / ("instances.csv" if number == 0 else f"instances-{syntax}.csv"), "".join(instances))
 
 
@@ -264,8 +261,8 @@ def _command(request: Request, seed: int, threat: ThreatModel, images: int) -> s
     """A command that writes the same again, where the run directory is."""
     words = ["robustnas", "export", request.run.name or "RUN", request.method, "--seed", str(seed)]
     words += ["--images", str(images), "--norm", threat.norm, "--epsilon", repr(threat.epsilon)]
-    words += ["--vnnlib", "both" if set(request.versions) == set(VERSIONS) else request.versions[0][0]]
-    words += ["--timeout", str(request.timeout), *(["--enclosing-box"] if request.enclosing_box else [])]
+    words += ["--vnnlib", request.vnnlib]
+    words += ["--timeout", str(request.timeout or TIMEOUT), *(["--enclosing-box"] if request.enclosing_box else [])]
     return shlex.join(words)
 
 
@@ -277,17 +274,6 @@ def _stage_name(directory: RunDirectory, arranged: Plan, kind: plan.Kind, method
     """The folder of a stage; None where there is none, as for a network made elsewhere."""
     stage = arranged.stage(kind, method, seed)
     return None if stage is None else directory.folder(stage).path.name
-
-
-def _agreement(agreement: onnx_file.Agreement | None) -> dict[str, Any] | str:
-    if agreement is None:
-        return "not compared: onnxruntime was not installed"
-    return {
-        "by": agreement.runtime,
-        "images": agreement.images,
-        "largest_difference": agreement.absolute,
-        "relative_to_largest_logit": agreement.relative,
-    }
 
 
 def _versions(*packages: str) -> dict[str, str | None]:

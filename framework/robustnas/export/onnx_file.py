@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from robustnas.errors import InputError, RobustnasError, RunError
 from robustnas.nn.read_only import read_only
 from robustnas.runtime import seeding
-from robustnas.runtime.device import full_precision
 from robustnas.runtime.interrupt import wanted
+from robustnas.runtime.precision import full_precision
 from robustnas.runtime.strangers import first_line
 
 OPERATOR_SET = 13
@@ -37,16 +37,16 @@ class Agreement:
     """How far the file's logits are from torch's.
 
     Args:
-        runtime: the program that ran the file.
+        by: the program that ran the file.
         images: how many were compared.
-        relative: largest difference, relative to the image's largest logit.
-        absolute: largest difference.
+        largest_difference: of a logit.
+        relative_to_largest_logit: the largest difference as a share of the image's largest logit.
     """
 
-    runtime: str
+    by: str
     images: int
-    relative: float
-    absolute: float
+    largest_difference: float
+    relative_to_largest_logit: float
 
 
 def encode(network: nn.Module, image: Tensor) -> bytes:
@@ -59,7 +59,7 @@ def encode(network: nn.Module, image: Tensor) -> bytes:
     Raises:
         InputError: the package onnx is missing, the network is not float32, or it does something ONNX has no form for.
     """
-    onnx = _needed()
+    onnx = needed()
     other = {str(tensor.dtype) for tensor in network.state_dict().values() if tensor.is_floating_point()}
     if other - {"torch.float32"}:
         raise InputError(f"the network holds {', '.join(sorted(other))}; float32 would do")
@@ -154,19 +154,15 @@ def compare(data: bytes, network: nn.Module, images: Tensor, epsilon: float) -> 
             f"the ONNX file is not the network: its logits differ from torch's by {relative:.1e} of the largest, more "
             f"than {TOLERANCE:g}; one of its operations means something else there, and nothing was written"
         )
-    return Agreement(f"onnxruntime {runtime.__version__}", len(compared), relative, absolute)
+    return Agreement(f"onnxruntime {runtime.__version__}", len(compared), absolute, relative)
 
 
-def needs() -> None:
-    """Refuse at once where the file could not be made.
+def needed() -> ModuleType:
+    """The package onnx, with its parts that check a file.
 
     Raises:
-        InputError: the package onnx is missing.
+        InputError: it is missing.
     """
-    _needed()
-
-
-def _needed() -> ModuleType:
     try:
         import_module("onnx.checker")
         import_module("onnx.shape_inference")

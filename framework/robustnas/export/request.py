@@ -6,8 +6,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-VERSIONS = ("1.0", "2.0")
-"""Of VNN-LIB."""
+VERSIONS = {"1": ("1.0",), "2": ("2.0",), "both": ("1.0", "2.0")}
+"""Versions of VNN-LIB, by what is asked for."""
 IMAGES = 20
 TIMEOUT = 300
 
@@ -23,9 +23,9 @@ class Request:
         images: the first of those evaluated; None: IMAGES, or all where there are fewer.
         norm: None: the recipe's.
         epsilon: pixel units; None: the recipe's.
-        versions: of VNN-LIB, some of VERSIONS.
+        vnnlib: a key of VERSIONS.
         enclosing_box: for another norm than l_inf, write the box around the ball.
-        timeout: seconds a verifier is given for an image, as `instances.csv` says it.
+        timeout: seconds a verifier is given for an image, as `instances.csv` says it; None: TIMEOUT.
         output: the folder to write; None: in the run directory.
     """
 
@@ -35,7 +35,12 @@ class Request:
     images: int | None = None
     norm: str | None = None
     epsilon: float | None = None
-    versions: tuple[str, ...] = VERSIONS
+    vnnlib: str = "both"
     enclosing_box: bool = False
-    timeout: int = TIMEOUT
+    timeout: int | None = None
     output: Path | None = None
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The versions of VNN-LIB that are written; the first is the one that `instances.csv` lists."""
+        return VERSIONS[self.vnnlib]

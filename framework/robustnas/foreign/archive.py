@@ -8,12 +8,12 @@ than some copies of the network it is for.
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, BinaryIO
 
 import torch
@@ -23,6 +23,7 @@ from robustnas.errors import InputError
 from robustnas.foreign import pickled
 from robustnas.foreign.messages import few
 from robustnas.foreign.pickled import Storage, Stored
+from robustnas.runtime import given_file
 
 ADVICE = "a file written by torch.save(network.state_dict(), path) would do"
 
@@ -126,8 +127,8 @@ def opened(path: Path, network: int) -> Iterator[Archive]:
             goes on after the file's name.
     """
     try:
-        size = file_size(path)
-        with path.open("rb") as file:
+        with given_file.opened(path, lambda kind: f"is no file but {kind}; {ADVICE}") as file:
+            size = os.fstat(file.fileno()).st_size
             start = file.read(16)
             file.seek(0)
             if start.startswith(b"PK\x03\x04"):
@@ -140,19 +141,6 @@ def opened(path: Path, network: int) -> Iterator[Archive]:
         raise InputError(f"cannot be read: {fault.strerror or fault}; {ADVICE}") from fault
     except (*DAMAGED, RecursionError, MemoryError) as fault:
         raise InputError(f"is not a file of torch.save, or a damaged one ({str(fault)[:100]}); {ADVICE}") from fault
-
-
-def file_size(path: Path) -> int:
-    """Bytes of a file.
-
-    Raises:
-        InputError: it is something else, which may have no end.
-        OSError: it is not there.
-    """
-    found = path.stat()
-    if not S_ISREG(found.st_mode):
-        raise InputError(f"is no file; {ADVICE}")
-    return found.st_size
 
 
 def _check_kind(start: bytes) -> None:

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from robustnas.errors import InputError
-from robustnas.foreign.archive import ADVICE, LEAST, Archive, file_size, opened
+from robustnas.foreign.archive import ADVICE, LEAST, Archive, opened
 from robustnas.foreign.messages import few, kind
 from robustnas.foreign.pickled import LONGEST, Stored, Thing, mappings, state_of
 from robustnas.foreign.settings import Weights
+from robustnas.runtime import given_file
 from robustnas.runtime.strangers import traced
 from robustnas.runtime.suggest import did_you_mean
 
@@ -311,12 +312,9 @@ def _equal(archive: Archive, one: Any, other: Any) -> bool:
 
 
 def sha256(path: Path, what: str) -> str:
-    """Of a file, of any size, in hexadecimal digits."""
+    """The digest of a file of any size, in hexadecimal digits; `what` begins the message where it cannot be read."""
     try:
-        file_size(path)
-        with path.open("rb") as file:
+        with given_file.opened(path, lambda kind: f"{what}: {path} is no file but {kind}; {ADVICE}") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except InputError as fault:
-        raise InputError(f"{what}: {path} {fault}") from fault
     except OSError as fault:
         raise InputError(f"{what}: {path} cannot be read: {fault.strerror}; a file would do") from fault

@@ -1,10 +1,8 @@
-"""The device a run computes on, and float32 proper on it."""
+"""The devices a run computes on, by the names that its user gives them, and what they can do."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -55,32 +53,3 @@ def can_fuse(device: torch.device) -> bool:
 def float64_here(device: torch.device) -> bool:
     """Whether the device computes in float64; Apple's does not."""
     return device.type != "mps"
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Float32 proper on CUDA: by default convolutions round their inputs to 10 bits there (TF32).
-
-    Evaluation and certification both run inside this, so that they judge the same network.
-    """
-    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    if not torch.cuda.is_available() or not (cudnn or matmul):
-        yield
-        return
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
-
-
-@contextmanager
-def float32_with_gradients(device: torch.device) -> Iterator[None]:
-    """Gradients on, mixed precision and TF32 off, whatever the caller has set."""
-    with (
-        full_precision(),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
-    ):
-        yield

@@ -5,7 +5,7 @@
     bfloat16    plain forward passes in mixed precision (autocast), with tf32 for the rest
 
 Whatever the precision, bounds, Jacobians and other scores, the passes a Hessian-vector product is made of, norms,
-optimisers and weights stay float32; evaluation and certification are float32 proper (`robustnas.runtime.device`).
+optimisers and weights stay float32; evaluation and certification are float32 proper.
 """
 
 from __future__ import annotations
@@ -20,17 +20,38 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 @contextmanager
-def policy(precision: Precision) -> Iterator[None]:
-    """Inside, CUDA rounds the inputs of float32 convolutions and products, or does not; elsewhere nothing changes."""
-    if not torch.cuda.is_available():
+def tf32(*, allowed: bool) -> Iterator[None]:
+    """Inside, CUDA rounds the inputs of float32 convolutions and products to 10 bits, or it does not.
+
+    By default torch rounds those of convolutions.  Evaluation and certification both run without, so that they judge
+    the same network.  Elsewhere than on CUDA nothing changes.
+    """
+    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    if not torch.cuda.is_available() or cudnn == matmul == allowed:
         yield
         return
-    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
         yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
+
+
+def policy(precision: Precision) -> AbstractContextManager[None]:
+    """Inside, plain passes compute with the float32 of this precision."""
+    return tf32(allowed=precision != "float32")
+
+
+def full_precision() -> AbstractContextManager[None]:
+    """Inside, float32 is float32 proper."""
+    return tf32(allowed=False)
+
+
+@contextmanager
+def float32_with_gradients(device: torch.device) -> Iterator[None]:
+    """Inside, gradients are on, mixed precision and TF32 off, whatever the caller has set."""
+    with full_precision(), torch.inference_mode(False), torch.enable_grad(), single(device):
+        yield
 
 
 def mixed(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:

@@ -1,7 +1,8 @@
-"""The promises of a search space's discrete networks."""
+"""The promises of a search space's genotypes and of its discrete networks."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -9,44 +10,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustnas.contracts import Genotype, SearchSpace, Shape
+from robustnas.contracts import Genotype
 from robustnas.errors import InputError
-from robustnas.testing.module import built, check_alone, check_bounds, check_repeatable, logits_of
-from robustnas.testing.plain_data import require_plain
+from robustnas.testing.module import Bench
 from robustnas.testing.promise import Judge, close
 from robustnas.threat import NORMS
 
 
-def check_networks(
-    space: SearchSpace,
-    genotypes: list[Genotype],
-    shape: Shape,
-    classes: int,
-    images: Tensor,
-    verdict: Judge,
-    seed: int,
-    methods: Sequence[str],
-) -> None:
-    """The discrete networks of a few genotypes."""
-    promise = "network builds from a genotype"
+def check_networks(bench: Bench, genotypes: list[Genotype], methods: Sequence[str]) -> None:
+    """The discrete networks of a few genotypes build, treat each image alone, drop paths and have bounds."""
     dropped: list[bool] = []
     for genotype in genotypes:
-        build = partial(space.network, genotype, shape, classes)
-        network, other = (built(build, seed, promise, verdict) for _ in range(2))
-        check_repeatable(network, other, "the network", verdict)
+        make = partial(bench.space.network, genotype, bench.shape, bench.classes)
+        network = bench.built(make, "the network", "network builds from a genotype")
         if isinstance(getattr(network, "drop_path", None), float):
-            dropped.append(_drop_path_acts(network, images, verdict))
-        check_alone(network, images, classes, "the network", verdict)
-        check_bounds(network, images, classes, methods[-1:], NORMS[:1], verdict, "the network")
-    verdict.require(
+            dropped.append(_drop_path_acts(network, bench.images, bench.verdict))
+        bench.check_alone(network, "the network")
+        bench.check_bounds(network, "the network", methods[-1:], NORMS[:1])
+    bench.verdict.require(
         not dropped or any(dropped),
         "drop_path drops paths in training mode",
         f"logits of {len(dropped)} networks do not vary at drop_path 0.5",
     )
-    verdict.refuses(
+    bench.verdict.refuses(
         "network refuses a genotype that is not of this space with an InputError",
         InputError,
-        lambda: space.network({"no-such-key": 1}, shape, classes),
+        lambda: bench.space.network({"no-such-key": 1}, bench.shape, bench.classes),
     )
 
 
@@ -72,51 +61,60 @@ def _drop_path_acts(network: Any, images: Tensor, verdict: Judge) -> bool:
     return varies
 
 
-def check_auxiliary(
-    space: SearchSpace,
-    genotype: Genotype,
-    shape: Shape,
-    classes: int,
-    images: Tensor,
-    verdict: Judge,
-    seed: int,
-    auxiliary: bool | None,
-) -> None:
+def check_auxiliary(bench: Bench, genotype: Genotype, wanted: bool | None) -> None:
     """With auxiliary=True a network has a head, or the space says with an InputError that it has none."""
+    verdict, images = bench.verdict, bench.images
     promise = "network(auxiliary=True) has with_auxiliary(images), or raises InputError"
     try:
-        torch.manual_seed(seed)
+        torch.manual_seed(bench.seed)
         with verdict.promised(promise, unless=(InputError,)):
-            network: Any = space.network(genotype, shape, classes, auxiliary=True)
+            network: Any = bench.space.network(genotype, bench.shape, bench.classes, auxiliary=True)
     except InputError as refusal:
-        verdict.require(auxiliary is not True, "has an auxiliary head", f"InputError: {refusal}")
+        verdict.require(wanted is not True, "has an auxiliary head", f"InputError: {refusal}")
         return
-    verdict.require(auxiliary is not False, "refuses an auxiliary head with an InputError", "it builds one")
+    verdict.require(wanted is not False, "refuses an auxiliary head with an InputError", "it builds one")
     for mode in (True, False):
         network.train(mode)
         with verdict.promised(promise):
             pair = network.with_auxiliary(images)
         verdict.require(
-            isinstance(pair, tuple) and [tuple(one.shape) for one in pair] == [(len(images), classes)] * 2,
+            isinstance(pair, tuple) and [tuple(one.shape) for one in pair] == [(len(images), bench.classes)] * 2,
             "with_auxiliary gives two (N, K) logits",
             repr([tuple(one.shape) for one in pair]),
         )
-    plain = logits_of(network, images, classes, "a network with an auxiliary head", verdict)
+    plain = bench.logits(network, images, "a network with an auxiliary head")
     verdict.require(close(plain, pair[0]), "the first logits of with_auxiliary are the network's own", "they differ")
     verdict.require(
         not close(plain, pair[1], 1e-6), "the auxiliary head's logits are its own", "they are the network's"
     )
 
 
-def check_published(space: SearchSpace, shape: Shape, classes: int, verdict: Judge) -> None:
+def check_published(bench: Bench) -> None:
     """Published genotypes build; on the meta device, which holds no weights."""
-    published = getattr(space, "published", {})
-    verdict.require(
-        isinstance(published, Mapping),
-        "published is a mapping of names to genotypes",
-        type(published).__name__,
+    published = getattr(bench.space, "published", {})
+    bench.verdict.require(
+        isinstance(published, Mapping), "published is a mapping of names to genotypes", type(published).__name__
     )
     for name, genotype in published.items():
-        require_plain(genotype, f"the published genotype {name!r}", verdict)
-        with verdict.promised(f"the published genotype {name!r} builds"), torch.device("meta"):
-            space.network(genotype, shape, classes)
+        require_plain(genotype, f"the published genotype {name!r}", bench.verdict)
+        with bench.verdict.promised(f"the published genotype {name!r} builds"), torch.device("meta"):
+            bench.space.network(genotype, bench.shape, bench.classes)
+
+
+def require_plain(genotype: Any, what: str, verdict: Judge) -> None:
+    """Require plain data: what comes back from JSON is what went in, so no tuples, tensors or integer keys."""
+    promise = f"{what} is plain data that JSON keeps as it is"
+    with verdict.promised(promise):
+        back = json.loads(json.dumps(genotype, allow_nan=False))
+    verdict.require(isinstance(genotype, dict), promise, type(genotype).__name__)
+    verdict.require(_identical(back, genotype), promise, f"{str(genotype)[:80]} comes back as {str(back)[:80]}")
+
+
+def _identical(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_identical(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_identical, one, other))
+    return bool(one == other)

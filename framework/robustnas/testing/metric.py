@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from attrs import frozen
 from torch import Tensor, nn
 
 from robustnas.contracts import Context
@@ -16,6 +17,8 @@ from robustnas.threat import NORMS, ThreatModel
 
 IMAGES = 5
 LEVELS = {"inner_loss": "the weights", "outer_loss": "alpha"}
+TIMES = (0.0, 0.5, 1.0)
+"""Shares of a search that have passed."""
 
 
 def check_metric(
@@ -39,9 +42,7 @@ def check_metric(
     metric, verdict = made(plugin), judge(plugin)
     kept = [name for name in ("score", *LEVELS) if callable(getattr(metric, name, None))]
     verdict.require(
-        bool(kept),
-        "has at least one of score, inner_loss, outer_loss",
-        f"{type(metric).__name__} has none of them",
+        bool(kept), "has at least one of score, inner_loss, outer_loss", f"{type(metric).__name__} has none of them"
     )
     verdict.require(
         bool(norms) and set(norms) <= set(NORMS), f"is checked for norms of {', '.join(NORMS)}", f"norms={norms!r}"
@@ -49,50 +50,62 @@ def check_metric(
     verdict.require(len(set(epsilons)) == 2, "is checked for two radii", f"epsilons={epsilons!r}")
     with own_randomness(seed), torch.enable_grad():
         for norm in norms:
-            threats = [ThreatModel(norm, epsilon) for epsilon in sorted(epsilons)]
-            check_suited(metric, SHAPE, CLASSES, threats[1], verdict)
+            small, large = (ThreatModel(norm, epsilon) for epsilon in sorted(epsilons))
+            check_suited(metric, SHAPE, CLASSES, large, verdict)
             if "score" in kept:
                 for name, network in (("a supernet", TinySupernet()), ("a discrete network", tiny_network())):
-                    _check_score(_Score(metric.score, verdict, name, seed), network, threats)
+                    _check_score(_Score(metric.score, verdict, name, seed), network, small, large)
                 if callable(getattr(metric, "at", None)):
-                    _check_over_time(metric, verdict, seed, threats[1])
+                    _check_over_time(metric, verdict, seed, large)
             for level in kept:
                 if level in LEVELS:
-                    _check_loss(getattr(metric, level), level, verdict, threats[1], seed)
+                    _check_loss(getattr(metric, level), level, verdict, large, seed)
 
 
+def _called(call: Callable[..., Any], name: str, where: str, kept: tuple[Tensor, Tensor], verdict: Judge) -> Tensor:
+    """What a method returns, called `where` with copies of images and labels, which it leaves as they are."""
+    given, true = kept[0].clone(), kept[1].clone()
+    with verdict.promised(f"{name} works {where}", "name the norms it knows: check_metric(..., norms=...)"):
+        value = call(given, true)
+    form, shape = (
+        ("a tensor of shape (N,), a number an image", true.shape) if name == "score" else ("a scalar tensor", ())
+    )
+    verdict.require(
+        isinstance(value, Tensor) and value.shape == shape,
+        f"{name} is {form}",
+        f"shape {tuple(value.shape)} for N = {len(true)}" if isinstance(value, Tensor) else type(value).__name__,
+    )
+    verdict.require(bool(value.isfinite().all()), f"{name} is finite", f"{figures(value)} {where}")
+    verdict.require(
+        torch.equal(given.detach(), kept[0]) and torch.equal(true, kept[1]) and not given.requires_grad,
+        f"{name} leaves the images and labels as they were",
+        "they differ after the call",
+    )
+    return torch.as_tensor(value)
+
+
+@frozen(eq=False)
 class _Score:
-    """A metric's `score` called as the framework calls it: seeded, on copies of the images."""
+    """A metric's `score`, called as the framework calls it: seeded, on copies of the images."""
 
-    def __init__(self, score: Callable[..., Tensor], verdict: Judge, place: str, seed: int):
-        self.score, self.verdict, self.place, self.seed = score, verdict, place, seed
+    score: Callable[..., Tensor]
+    verdict: Judge
+    place: str
+    seed: int
 
     def __call__(
         self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int | None = None
     ) -> Tensor:
         torch.manual_seed(self.seed if seed is None else seed)
-        given, true = images.clone(), labels.clone()
-        with self.verdict.promised(
-            f"score works for {self.place} under {threat}",
-            "name the norms it knows: check_metric(..., norms=...)",
-        ):
-            score = self.score(network, given, true, threat)
-        self.verdict.require(
-            isinstance(score, Tensor) and score.shape == labels.shape,
-            "score is a tensor of shape (N,), a number an image",
-            f"{tuple(score.shape)} for N = {len(labels)}" if isinstance(score, Tensor) else f"{type(score).__name__}",
+        where = f"for {self.place} under {threat}"
+        return _called(
+            lambda *given: self.score(network, *given, threat), "score", where, (images, labels), self.verdict
         )
-        self.verdict.require(bool(score.isfinite().all()), "score is finite", f"{figures(score)} under {threat}")
-        self.verdict.require(
-            torch.equal(given.detach(), images) and torch.equal(true, labels) and not given.requires_grad,
-            "score leaves the images and labels as they were",
-            "they differ after the call",
-        )
-        return score
 
 
-def _check_score(score: _Score, network: nn.Module, threats: list[ThreatModel]) -> None:
-    verdict, small, large = score.verdict, threats[0], threats[1]
+def _check_score(score: _Score, network: nn.Module, small: ThreatModel, large: ThreatModel) -> None:
+    """One score is repeatable, of each image alone, not larger for a larger ball, and differentiable."""
+    verdict = score.verdict
     images, labels = tiny_images(IMAGES)
     fit(network, *tiny_images(24), steps=15)
     _plant_gradients(network)
@@ -100,14 +113,12 @@ def _check_score(score: _Score, network: nn.Module, threats: list[ThreatModel]) 
         once = score(network, images, labels, large)
         again = score(network, images, labels, large)
     verdict.require(
-        close(once, again, 1e-6),
-        "score is repeatable given torch's seed",
-        f"{figures(once)}, then {figures(again)}",
+        close(once, again, 1e-6), "score is repeatable given torch's seed", f"{figures(once)}, then {figures(again)}"
     )
     _check_alone(score, network, images, labels, large, once)
 
     wide, narrow = once.detach(), score(network, images, labels, small).detach()
-    slack = 1e-4 * (narrow.abs() + wide.abs()) + 1e-6
+    slack = 1e-4 * (narrow.abs() + wide.abs()) + 1e-6  # scores are sums in float32, whose order may differ
     verdict.require(
         bool((wide <= narrow + slack).all()),
         "score does not grow with epsilon",
@@ -122,7 +133,7 @@ def _check_over_time(metric: Any, verdict: Judge, seed: int, threat: ThreatModel
     network, (images, labels) = TinySupernet(), tiny_images(IMAGES)
     fit(network, *tiny_images(24), steps=15)
     whole = _Score(metric.score, verdict, "a supernet", seed)(network, images, labels, threat)
-    for progress in (0.0, 0.5, 1.0):
+    for progress in TIMES:
         with verdict.promised(f"at({progress}) returns an object with a score", "return self where nothing changes"):
             score = metric.at(progress).score
         found = _Score(score, verdict, f"a supernet at progress {progress}", seed)(network, images, labels, threat)
@@ -134,7 +145,7 @@ def _check_over_time(metric: Any, verdict: Judge, seed: int, threat: ThreatModel
 
 
 def _plant_gradients(network: nn.Module) -> None:
-    """Gradients that a metric must neither clear nor add to; one parameter has none, and must get none."""
+    """Plant gradients that a metric must neither clear nor add to; one parameter has none, and must get none."""
     for one in list(network.parameters())[1:]:
         one.grad = torch.full_like(one, 0.5)
 
@@ -147,34 +158,32 @@ def _check_alone(
     A metric that draws at random draws by position.  So first every *other* image is replaced, which keeps
     each position's draw; a metric that does not draw is also asked for single images and for a moved batch.
     """
-    promise = "an image's score depends on that image alone"
     together = together.detach()
+
+    def require(found: Tensor, expected: Tensor, what: str) -> None:
+        score.verdict.require(
+            close(found, expected),
+            "an image's score depends on that image alone",
+            what.format(figures(expected), figures(found)) + f", {score.place}",
+        )
+
     others, other_labels = tiny_images(IMAGES)
     others, other_labels = 1 - others, other_labels.roll(1)
     for index in range(IMAGES):
         mixed, mixed_labels = others.clone(), other_labels.clone()
         mixed[index], mixed_labels[index] = images[index], labels[index]
         found = score(network, mixed, mixed_labels, threat)[index].detach()
-        score.verdict.require(
-            close(found, together[index]),
-            promise,
-            f"{figures(together[index])} for image {index}, {figures(found)} beside others, {score.place}",
-        )
+        require(found, together[index], f"{{}} for image {index}, {{}} beside others")
     if not all(close(score(network, images, labels, threat, seed), together, 1e-6) for seed in (101, 102, 103)):
         return
     moved = torch.arange(IMAGES).roll(1)  # every image has another place
     for order in (moved, *torch.arange(IMAGES).view(-1, 1)):
         found = score(network, images[order], labels[order], threat)
-        score.verdict.require(
-            close(found, together[order]),
-            promise,
-            f"{figures(together[order])} in a batch, {figures(found)} as {order.tolist()}, {score.place}",
-        )
+        require(found, together[order], f"{{}} in a batch, {{}} as {order.tolist()}")
 
 
 def _check_gradient(score: _Score, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
     """Where the score depends on the weights or on alpha, it has a finite gradient there that is not zero."""
-    verdict = score.verdict
     alphas = list(network.alpha.values()) if isinstance(network, TinySupernet) else []
     weights = [one for one in network.parameters() if all(one is not alpha for alpha in alphas)]
     once = score(network, images, labels, threat).detach()
@@ -190,8 +199,8 @@ def _check_gradient(score: _Score, network: nn.Module, images: Tensor, labels: T
                 one.copy_(was)
         if depends[name]:
             fresh = score(network, images, labels, threat).sum()  # moving the parameters has cut the graph of `once`
-            _require_gradient(verdict, fresh, group, f"score is differentiable in {name} of {score.place}")
-    verdict.require(
+            _require_gradient(score.verdict, fresh, group, f"score is differentiable in {name} of {score.place}")
+    score.verdict.require(
         any(depends.values()),
         "score depends on the network's weights or on alpha",
         f"{figures(once)} for {score.place} whatever they are",
@@ -199,6 +208,7 @@ def _check_gradient(score: _Score, network: nn.Module, images: Tensor, labels: T
 
 
 def _require_gradient(verdict: Judge, value: Tensor, group: list[nn.Parameter], promise: str) -> None:
+    """Require a finite gradient of a scalar in a group of parameters, that is not zero in all of them."""
     verdict.require(value.requires_grad, promise, "the value has no gradient (is it detached?)")
     found = torch.autograd.grad(value, group, allow_unused=True, retain_graph=True)
     slopes = [one for one in found if one is not None]
@@ -207,49 +217,25 @@ def _require_gradient(verdict: Judge, value: Tensor, group: list[nn.Parameter], 
 
 
 def _check_loss(loss: Callable[..., Tensor], name: str, verdict: Judge, threat: ThreatModel, seed: int) -> None:
-    """A loss of one level, on a supernet in training mode, at three times of a search."""
+    """A loss of one level is held to its promises on a supernet in training mode, at three times of a search."""
     supernet = TinySupernet()
     images, labels = tiny_images(IMAGES + 1)
     settle(supernet, images)
     _plant_gradients(supernet)
     group = [one for one in supernet.parameters() if (one is supernet.edges) == (LEVELS[name] == "alpha")]
-    for progress in (0.0, 0.5, 1.0):
+
+    def value_at(progress: float) -> Tensor:
+        torch.manual_seed(seed)
+        context = Context(progress, torch.Generator().manual_seed(seed), F.cross_entropy)
+        call = lambda *given: loss(supernet, *given, threat, context)  # noqa: E731
+        return _called(call, name, f"under {threat} at progress {progress}", (images, labels), verdict)
+
+    for progress in TIMES:
         with verdict.unchanged(supernet, f"the supernet ({name})", buffers=False):
-            value = _value(loss, name, verdict, supernet, images, labels, threat, progress, seed)
-            again = _value(loss, name, verdict, supernet, images, labels, threat, progress, seed)
+            value, again = value_at(progress), value_at(progress)
             verdict.require(
                 close(value, again, 1e-6),
                 f"{name} gives the same value when the generator is in the same state",
                 f"{figures(value)}, then {figures(again)} at progress {progress}",
             )
             _require_gradient(verdict, value, group, f"{name} is differentiable in {LEVELS[name]}")
-
-
-def _value(
-    loss: Callable[..., Tensor],
-    name: str,
-    verdict: Judge,
-    supernet: TinySupernet,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    progress: float,
-    seed: int,
-) -> Tensor:
-    torch.manual_seed(seed)
-    context = Context(progress, torch.Generator().manual_seed(seed), F.cross_entropy)
-    given, true = images.clone(), labels.clone()
-    with verdict.promised(f"{name} works under {threat}", "name the norms it knows: check_metric(..., norms=...)"):
-        value = loss(supernet, given, true, threat, context)
-    verdict.require(
-        isinstance(value, Tensor) and value.shape == (),
-        f"{name} is a scalar tensor",
-        f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__,
-    )
-    verdict.require(bool(value.isfinite()), f"{name} is finite", f"{figures(value)} at progress {progress}")
-    verdict.require(
-        torch.equal(given.detach(), images) and torch.equal(true, labels) and not given.requires_grad,
-        f"{name} leaves the images and labels as they were",
-        "they differ after the call",
-    )
-    return value

@@ -3,106 +3,108 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
+from attrs import frozen
 from torch import Tensor, nn
 
 from robustnas.bounds import margins
+from robustnas.contracts import SearchSpace, Shape
 from robustnas.nn.read_only import lent
 from robustnas.testing.networks import settle
 from robustnas.testing.promise import Judge, close, figures
 from robustnas.threat import ThreatModel
 
 
-def built(build: Callable[[], object], seed: int, promise: str, verdict: Judge) -> nn.Module:
-    """A module built from a seed, in training mode."""
-    torch.manual_seed(seed)
-    with verdict.promised(promise):
-        module = build()
-    if not isinstance(module, nn.Module):
-        verdict.require(False, f"{promise}, as an nn.Module", type(module).__name__)
-    return cast("nn.Module", module).train()
+@frozen(eq=False)
+class Bench:
+    """A search space, and what it is tried on: images (N, C, H, W) of so many classes, built from a seed."""
 
+    space: SearchSpace
+    images: Tensor
+    classes: int
+    seed: int
+    verdict: Judge
 
-def logits_of(module: nn.Module, images: Tensor, classes: int, what: str, verdict: Judge, **more: Any) -> Tensor:
-    """What a supernet or a network gives, after a look at its shape."""
-    promise = f"{what} maps images (N, C, H, W) to logits (N, K)"
-    with verdict.promised(promise), lent(module):
-        logits: Tensor = module(images, **more)
-    shape = (len(images), classes)
-    verdict.require(
-        isinstance(logits, Tensor) and logits.shape == shape,
-        promise,
-        f"{tuple(logits.shape)} instead of {shape} for images {tuple(images.shape)}"
-        if isinstance(logits, Tensor)
-        else type(logits).__name__,
-    )
-    verdict.require(
-        logits.dtype == torch.float32 and bool(logits.isfinite().all()),
-        f"{what} gives finite float32 logits",
-        f"{logits.dtype}, {figures(logits)}",
-    )
-    return logits
+    @property
+    def shape(self) -> Shape:
+        """(C, H, W) of the images."""
+        _, channels, rows, columns = self.images.shape
+        return channels, rows, columns
 
+    def built(self, build: Callable[[], object], what: str, promise: str) -> Any:
+        """A module in training mode, which is the same in two builds from one seed."""
+        twice = []
+        for _ in range(2):
+            torch.manual_seed(self.seed)
+            with self.verdict.promised(promise):
+                module = build()
+            self.verdict.require(isinstance(module, nn.Module), f"{promise}, as an nn.Module", type(module).__name__)
+            twice.append(module.train())  # type: ignore[attr-defined]
+        first, second = (module.state_dict() for module in twice)
+        self.verdict.require(
+            first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first),
+            f"{what} is the same when torch's seed is the same",
+            "two builds from one seed have other tensors",
+        )
+        return twice[0]
 
-def check_repeatable(one: nn.Module, other: nn.Module, what: str, verdict: Judge) -> None:
-    """Two builds from one seed hold the same tensors."""
-    first, second = one.state_dict(), other.state_dict()
-    verdict.require(
-        first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first),
-        f"{what} is the same when torch's seed is the same",
-        "two builds from one seed have other tensors",
-    )
+    def logits(self, module: nn.Module, images: Tensor, what: str) -> Tensor:
+        """The logits of a supernet or a network, after a look at them."""
+        promise, shape = f"{what} maps images (N, C, H, W) to logits (N, K)", (len(images), self.classes)
+        with self.verdict.promised(promise), lent(module):
+            logits: Tensor = module(images)
+        self.verdict.require(
+            isinstance(logits, Tensor) and logits.shape == shape,
+            promise,
+            f"{tuple(logits.shape)} instead of {shape} for images {tuple(images.shape)}"
+            if isinstance(logits, Tensor)
+            else type(logits).__name__,
+        )
+        self.verdict.require(
+            logits.dtype == torch.float32 and bool(logits.isfinite().all()),
+            f"{what} gives finite float32 logits",
+            f"{logits.dtype}, {figures(logits)}",
+        )
+        return logits
 
+    def check_alone(self, module: nn.Module, what: str) -> None:
+        """In eval mode, batch norm's statistics measured, an image's logits depend on that image alone."""
+        torch.manual_seed(0)
+        settle(module, self.images)
+        module.eval()
+        with torch.no_grad():
+            together = self.logits(module, self.images, what)
+            for image, expected in zip(self.images.split(1), together, strict=True):
+                alone = self.logits(module, image, what)[0]
+                self.verdict.require(
+                    close(alone, expected),
+                    f"in eval mode {what} treats each image alone",
+                    f"{figures(expected)} in a batch, {figures(alone)} alone",
+                )
 
-def check_alone(module: nn.Module, images: Tensor, classes: int, what: str, verdict: Judge) -> None:
-    """In eval mode, batch norm's statistics measured, an image's logits depend on that image alone."""
-    torch.manual_seed(0)
-    settle(module, images)
-    module.eval()
-    with torch.no_grad():
-        together = logits_of(module, images, classes, what, verdict)
-        for index in range(len(images)):
-            alone = logits_of(module, images[index : index + 1], classes, what, verdict)[0]
-            verdict.require(
-                close(alone, together[index]),
-                f"in eval mode {what} treats each image alone",
-                f"{figures(together[index])} in a batch, {figures(alone)} alone",
-            )
-
-
-def check_bounds(
-    module: nn.Module,
-    images: Tensor,
-    classes: int,
-    methods: Sequence[str],
-    norms: Sequence[str],
-    verdict: Judge,
-    what: str,
-) -> None:
-    """Every operation of a module in eval mode has a bound rule, and bounds are below the plain margins."""
-    module.eval()
-    labels = torch.arange(len(images)) % classes
-    with torch.no_grad():
-        logits = module(images)
-    wrong = ~nn.functional.one_hot(labels, classes).bool()
-    plain = (logits.gather(1, labels[:, None]) - logits)[wrong].view(len(images), classes - 1)
-    slack = 1e-4 * logits.abs().max() + 1e-5
-    for method in methods:
-        for norm in norms:
-            with (
-                verdict.promised(f"bounds cover every operation of {what} ({method}, {norm})"),
-                torch.no_grad(),
-            ):
-                lower = margins(module, images, labels, ThreatModel(norm, 1e-6), method=method)
-            verdict.require(
-                lower.shape == (len(images), classes - 1) and bool(lower.isfinite().all()),
-                f"bounds of {what} are finite ({method}, {norm}, epsilon 1e-6)",
-                figures(lower),
-            )
-            verdict.require(
-                bool((lower <= plain + slack).all()),
-                f"bounds of {what} hold at the clean images ({method}, {norm})",
-                f"lower bounds {figures(lower)} of margins {figures(plain)}",
-            )
+    def check_bounds(self, module: nn.Module, what: str, methods: Sequence[str], norms: Sequence[str]) -> None:
+        """Every operation of a module in eval mode has a bound rule, and bounds are below the plain margins."""
+        module.eval()
+        labels = torch.arange(len(self.images)) % self.classes
+        with torch.no_grad():
+            logits = module(self.images)
+        wrong = ~nn.functional.one_hot(labels, self.classes).bool()
+        plain = (logits.gather(1, labels[:, None]) - logits)[wrong].view(len(labels), self.classes - 1)
+        slack = 1e-4 * logits.abs().max() + 1e-5  # bounds sum the same products in another order
+        for method in methods:
+            for norm in norms:
+                promise = f"bounds cover every operation of {what} ({method}, {norm})"
+                with self.verdict.promised(promise), torch.no_grad():
+                    lower = margins(module, self.images, labels, ThreatModel(norm, 1e-6), method=method)
+                self.verdict.require(
+                    lower.shape == plain.shape and bool(lower.isfinite().all()),
+                    f"bounds of {what} are finite ({method}, {norm}, epsilon 1e-6)",
+                    figures(lower),
+                )
+                self.verdict.require(
+                    bool((lower <= plain + slack).all()),
+                    f"bounds of {what} hold at the clean images ({method}, {norm})",
+                    f"lower bounds {figures(lower)} of margins {figures(plain)}",
+                )

@@ -46,7 +46,7 @@ class Judge:
     plugin: str
 
     def require(self, kept: bool | Tensor, promise: str, found: str) -> None:
-        """Nothing, if the promise is kept.
+        """Do nothing if the promise is kept.
 
         Raises:
             ConformanceError: it is not.
@@ -56,7 +56,7 @@ class Judge:
 
     @contextmanager
     def promised(self, promise: str, hint: str = "", unless: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-        """What the plugin does inside succeeds; an exception of its own is a broken promise and its cause.
+        """Require that what the plugin does inside succeeds; an exception of its own is a broken promise.
 
         Exceptions named in `unless` are the plugin's right, and pass through.
         """
@@ -69,18 +69,17 @@ class Judge:
             raise ConformanceError(self.plugin, promise, f"{found}; {hint}" if hint else found) from fault
 
     def refuses(self, promise: str, kind: type[Exception], call: Callable[[], object]) -> None:
-        """The call raises `kind`, and nothing else."""
+        """Require that the call raises `kind`, and nothing else."""
         try:
-            call()
+            with self.promised(promise, unless=(kind,)):
+                call()
         except kind:
             return
-        except Exception as fault:  # the wrong refusal is the finding, and is chained to it
-            raise ConformanceError(self.plugin, promise, f"it raised {described(fault, whole=True)}") from fault
         raise ConformanceError(self.plugin, promise, "it raised nothing")
 
     @contextmanager
-    def unchanged(self, module: nn.Module, what: str, buffers: bool = True) -> Iterator[None]:
-        """What happens inside leaves mode, parameters, gradients, `requires_grad` and hooks as they were.
+    def unchanged(self, module: nn.Module, what: str, *, buffers: bool = True) -> Iterator[None]:
+        """Require that what happens inside leaves mode, parameters, gradients, `requires_grad` and hooks as they were.
 
         `buffers=False` lets buffers move: a plain forward pass in training mode moves batch norm's.
         """
@@ -94,12 +93,12 @@ class Judge:
 
 
 def judge(plugin: object) -> Judge:
-    """A judge of one plugin, by the name of its class."""
+    """The judge of one plugin, named as its class is."""
     return Judge(plugin.__name__ if isinstance(plugin, type) else type(plugin).__name__)
 
 
 def made(plugin: Any) -> Any:
-    """The plugin itself, or made with default options if it is a class.
+    """The plugin itself; a class is made into one with its default options.
 
     Raises:
         ConformanceError: a class whose options have no defaults; pass an object then.
@@ -111,7 +110,7 @@ def made(plugin: Any) -> Any:
 
 
 def check_suited(plugin: Any, shape: tuple[int, ...], classes: int, threat: ThreatModel, verdict: Judge) -> None:
-    """`robustnas.contracts.Suited`: a `check`, where there is one, lets pass what the kit tries the plugin on."""
+    """Require that `check` (`robustnas.contracts.Suited`), where there is one, lets pass what the kit tries."""
     if not hasattr(plugin, "check"):
         return
     where = f"images {tuple(shape)}, {classes} classes and {threat}"
@@ -146,7 +145,7 @@ def _same(one: Any, other: Any) -> bool:
 
 @contextmanager
 def own_randomness(seed: int) -> Iterator[None]:
-    """Torch's global generator seeded inside; those of torch, NumPy and Python as they were afterwards."""
+    """Seed torch's global generator inside, and put those of torch, NumPy and Python back afterwards."""
     plain, legacy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -158,7 +157,7 @@ def own_randomness(seed: int) -> Iterator[None]:
 
 
 def close(one: Tensor, other: Tensor, share: float = 1e-3) -> bool:
-    """Equal up to rounding: within `share` of the larger of their sizes, everywhere."""
+    """Whether two tensors are equal up to rounding: everywhere within `share` of the larger of their sizes."""
     if one.shape != other.shape:
         return False
     size = float(torch.maximum(one.detach().abs().max(), other.detach().abs().max()))
@@ -166,6 +165,6 @@ def close(one: Tensor, other: Tensor, share: float = 1e-3) -> bool:
 
 
 def figures(values: Tensor) -> str:
-    """A few numbers for a message."""
+    """The first few numbers of a tensor, for a message."""
     flat = values.detach().flatten()
     return "[" + ", ".join(f"{float(value):.4g}" for value in flat[:6]) + (", ...]" if len(flat) > 6 else "]")

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustnas.contracts import Genotype, SearchSpace, Shape
-from robustnas.testing.discrete_network import check_auxiliary, check_networks, check_published
-from robustnas.testing.module import built, check_alone, check_bounds, check_repeatable, logits_of
-from robustnas.testing.plain_data import require_plain
-from robustnas.testing.promise import Judge, close, figures, judge, made, own_randomness
+from robustnas.contracts import Genotype, Shape
+from robustnas.testing.discrete_network import check_auxiliary, check_networks, check_published, require_plain
+from robustnas.testing.module import Bench
+from robustnas.testing.promise import close, figures, judge, made, own_randomness
 from robustnas.threat import NORMS
 
 IMAGES = 3
@@ -49,33 +48,35 @@ def check_search_space(
     with own_randomness(seed), torch.enable_grad():
         bounds: tuple[Sequence[str], Sequence[str]] = (methods, NORMS)
         for shape in shapes:
-            images = torch.rand(IMAGES, *shape)
-            supernet = _check_supernet(space, shape, classes, images, verdict, seed)
-            _check_alpha(supernet, images, verdict)
-            _check_mixing(supernet, images, verdict)
-            check_bounds(supernet, images, classes, *bounds, verdict, "the supernet")
+            bench = Bench(space, torch.rand(IMAGES, *shape), classes, seed, verdict)
+            supernet = _check_supernet(bench)
+            _check_alpha(bench, supernet)
+            _check_mixing(bench, supernet)
+            bench.check_bounds(supernet, "the supernet", *bounds)
             bounds = (methods[-1:], NORMS[:1])  # which rules there are does not depend on the shape
-            genotypes = _check_genotypes(space, supernet, verdict)
-            check_networks(space, genotypes, shape, classes, images, verdict, seed, methods)
-            check_auxiliary(space, genotypes[0], shape, classes, images, verdict, seed, auxiliary)
-        check_published(space, shapes[-1], classes, verdict)
+            genotypes = _check_genotypes(bench, supernet)
+            check_networks(bench, genotypes, methods)
+            check_auxiliary(bench, genotypes[0], auxiliary)
+        check_published(bench)
 
 
-def _check_supernet(space: SearchSpace, shape: Shape, classes: int, images: Tensor, verdict: Judge, seed: int) -> Any:
-    promise = f"supernet builds for images {shape} and {classes} classes"
-    supernet = built(lambda: space.supernet(shape, classes), seed, promise, verdict)
-    other = built(lambda: space.supernet(shape, classes), seed, promise, verdict)
-    check_repeatable(supernet, other, "the supernet", verdict)
+def _check_supernet(bench: Bench) -> Any:
+    """A supernet that is of one seed, of float32, and treats each image alone."""
+    supernet = bench.built(
+        lambda: bench.space.supernet(bench.shape, bench.classes),
+        "the supernet",
+        f"supernet builds for images {bench.shape} and {bench.classes} classes",
+    )
     odd = [name for name, one in supernet.named_parameters() if one.dtype != torch.float32]
-    verdict.require(not odd, "the supernet's parameters are float32", f"{odd[:3]} are not")
-    logits_of(supernet, images, classes, "the supernet", verdict)
-    check_alone(supernet, images, classes, "the supernet", verdict)
+    bench.verdict.require(not odd, "the supernet's parameters are float32", f"{odd[:3]} are not")
+    bench.logits(supernet, bench.images, "the supernet")
+    bench.check_alone(supernet, "the supernet")
     return supernet
 
 
-def _check_alpha(supernet: Any, images: Tensor, verdict: Judge) -> None:
+def _check_alpha(bench: Bench, supernet: Any) -> None:
     """Alpha is made of the module's own parameters, and each edge of it reaches the logits."""
-    promise = "alpha is a mapping of names to (E, O) parameters"
+    verdict, promise = bench.verdict, "alpha is a mapping of names to (E, O) parameters"
     with verdict.promised(promise):
         alpha = dict(supernet.alpha.items())  # an nn.ParameterDict is a mapping too, though not by its type
     verdict.require(bool(alpha), promise, "it is empty")
@@ -90,7 +91,7 @@ def _check_alpha(supernet: Any, images: Tensor, verdict: Judge) -> None:
         verdict.require(one.dim() == 2 and one.requires_grad, promise, f"alpha[{name!r}] is {tuple(one.shape)}")
     torch.manual_seed(0)
     supernet.train()  # as in a search
-    total = (supernet(images) * torch.randn(IMAGES, 1)).sin().sum()
+    total = (supernet(bench.images) * torch.randn(IMAGES, 1)).sin().sum()
     slopes = torch.autograd.grad(total, list(alpha.values()), allow_unused=True) if total.requires_grad else ()
     for name, slope in zip(alpha, slopes or [None] * len(alpha), strict=True):
         still = None if slope is None else (slope.abs().sum(dim=1) == 0).nonzero().flatten().tolist()
@@ -99,29 +100,29 @@ def _check_alpha(supernet: Any, images: Tensor, verdict: Judge) -> None:
         verdict.require(still == [], "alpha reaches the logits", f"the gradient in rows {still} of {name!r} is zero")
 
 
-def _check_mixing(supernet: Any, images: Tensor, verdict: Judge) -> None:
+def _check_mixing(bench: Bench, supernet: Any) -> None:
     """`mixing()` is softmax(alpha); the argument `mixing` stands in for it."""
-    with verdict.promised("mixing() gives the weights of the candidates"):
+    with bench.verdict.promised("mixing() gives the weights of the candidates"):
         mixing = supernet.mixing()
-    verdict.require(
-        set(mixing) == set(supernet.alpha.keys())
-        and all(mixing[name].shape == one.shape for name, one in supernet.alpha.items()),
+    shapes = {name: tuple(one.shape) for name, one in mixing.items()}
+    bench.verdict.require(
+        shapes == {name: tuple(one.shape) for name, one in supernet.alpha.items()},
         "mixing() has the names and shapes of alpha",
-        f"{ {name: tuple(one.shape) for name, one in mixing.items()} }",
+        str(shapes),
     )
     for name, one in mixing.items():
-        verdict.require(
+        bench.verdict.require(
             bool(((one.sum(dim=1) - 1).abs() < 1e-5).all() and (one >= 0).all()),
             "rows of mixing() are not negative and sum to 1",
             f"{name!r} has rows that sum to {figures(one.sum(dim=1))}",
         )
     promise = "the argument mixing stands in for softmax(alpha)"
     supernet.eval()
-    with torch.no_grad(), verdict.promised(promise):
-        plain, same = supernet(images), supernet(images, mixing=supernet.mixing())
-        other = supernet(images, mixing=_one_hot(supernet, 1))
-    verdict.require(close(plain, same), promise, "mixing=mixing() gives other logits than no argument")
-    verdict.require(not close(plain, other, 1e-5), promise, "one-hot mixing gives the logits of no argument")
+    with torch.no_grad(), bench.verdict.promised(promise):
+        plain, same = supernet(bench.images), supernet(bench.images, mixing=supernet.mixing())
+        other = supernet(bench.images, mixing=_one_hot(supernet, 1))
+    bench.verdict.require(close(plain, same), promise, "mixing=mixing() gives other logits than no argument")
+    bench.verdict.require(not close(plain, other, 1e-5), promise, "one-hot mixing gives the logits of no argument")
 
 
 def _one_hot(supernet: Any, seed: int) -> dict[str, Tensor]:
@@ -153,13 +154,15 @@ class _OneHot(nn.Module):
         return logits
 
 
-def _check_genotypes(space: SearchSpace, supernet: Any, verdict: Judge) -> list[Genotype]:
-    promise = "one-hot mixing gives a genotype"
-    genotypes: list[Genotype] = []
+def _check_genotypes(bench: Bench, supernet: Any) -> list[Genotype]:
+    """Genotypes of a few one-hot choices: plain data, a function of `mixing()`, and not all the same."""
+    verdict, genotypes = bench.verdict, list[Genotype]()
     for choice in range(CHOICES):
         stand_in: Any = _OneHot(supernet, _one_hot(supernet, choice))
-        with verdict.promised(promise, "read alpha and mixing() alone: the supernet may be wrapped"):
-            genotype, again = space.genotype(stand_in), space.genotype(stand_in)
+        with verdict.promised(
+            "one-hot mixing gives a genotype", "read alpha and mixing() alone: the supernet may be wrapped"
+        ):
+            genotype, again = bench.space.genotype(stand_in), bench.space.genotype(stand_in)
         require_plain(genotype, "a genotype", verdict)
         verdict.require(genotype == again, "a genotype is a function of mixing()", "two calls give two genotypes")
         genotypes.append(genotype)
@@ -170,5 +173,5 @@ def _check_genotypes(space: SearchSpace, supernet: Any, verdict: Judge) -> list[
         f"{CHOICES} one-hot choices at random all give {str(genotypes[0])[:80]}",
     )
     with verdict.promised("softmax(alpha) gives a genotype"):
-        require_plain(space.genotype(supernet), "a genotype", verdict)
+        require_plain(bench.space.genotype(supernet), "a genotype", verdict)
     return genotypes

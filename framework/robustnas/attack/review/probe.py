@@ -16,8 +16,8 @@ from robustnas.data.images import in_order, on_device
 from robustnas.errors import DataError, RunError
 from robustnas.nn.read_only import read_only
 from robustnas.runtime import interrupt
-from robustnas.runtime.device import float32_with_gradients
 from robustnas.runtime.machine_faults import blaming
+from robustnas.runtime.precision import float32_with_gradients
 from robustnas.runtime.report import Report, silent
 from robustnas.runtime.seeding import seeded
 

@@ -16,6 +16,7 @@ from robustnas.runtime.artifacts.files import (
     of_no_stage,
     real_folder,
     write_atomically,
+    write_bytes,
     write_json,
     write_text,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "read_json",
     "real_folder",
     "write_atomically",
+    "write_bytes",
     "write_json",
     "write_recorded",
     "write_text",

@@ -149,7 +149,7 @@ def missing(path: Path) -> bool:
     return bool(known) and None not in known  # type: ignore[operator]
 
 
-def write_recorded(path: Path, write_to: Callable[[IO[bytes]], None], of: str | None, register: str = FILE) -> None:
+def write_recorded(path: Path, write_to: Callable[[IO[bytes]], object], of: str | None, register: str = FILE) -> None:
     """Write a file whole, with its digest.
 
     Args:

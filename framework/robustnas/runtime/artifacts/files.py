@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from robustnas.errors import DiskFullError, RunDirectoryError
+from robustnas.runtime.given_file import NEVER_WAITING, kind_of_file
 from robustnas.runtime.printable import json_text
 from robustnas.runtime.strangers import text_of
 
@@ -35,12 +35,12 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
 PART = ".part"
 """How the name of a file ends that is being written; one that a killed process leaves behind is never read."""
 
-NEVER_WAITING = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-"""Follow no link, and wait for no other end of a pipe, should one take a file's place after it was looked at."""
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+"""Follow no link, should one take a file's place after it was looked at."""
 
 
 def write_atomically(
-    path: Path, write: Callable[[IO[bytes]], None], announce: Callable[[str], None] | None = None
+    path: Path, write: Callable[[IO[bytes]], object], announce: Callable[[str], None] | None = None
 ) -> None:
     """Write a file whole: into a neighbour, flushed to the disk, then renamed over `path`.
 
@@ -84,9 +84,7 @@ def write_atomically(
 def sha256(file: IO[bytes]) -> str:
     """Of a whole open file, in hexadecimal digits; the file is at its beginning afterwards."""
     file.seek(0)
-    digest = hashlib.sha256()
-    while some := file.read(1 << 20):
-        digest.update(some)
+    digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # typeshed wants more than it reads with
     file.seek(0)
     return digest.hexdigest()
 
@@ -126,21 +124,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """A file of these bytes."""
-
-    def write(file: IO[bytes]) -> None:
-        file.write(data)
-
-    write_atomically(path, write)
-
-
-KINDS = (
-    (stat.S_ISLNK, "a symbolic link"),
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISBLK, "a device"),
-    (stat.S_ISCHR, "a device"),
-)
+    write_atomically(path, lambda file: file.write(data))
 
 
 def regular(path: Path, remedy: str | None = None) -> IO[bytes]:
@@ -153,13 +137,12 @@ def regular(path: Path, remedy: str | None = None) -> IO[bytes]:
         RunDirectoryError: it is not there, may not be read, or is something else than a file: a link, say.
     """
     try:
-        kind = os.lstat(path).st_mode
-        if stat.S_ISREG(kind):
-            return os.fdopen(os.open(path, os.O_RDONLY | NEVER_WAITING), "rb")
+        kind = kind_of_file(os.lstat(path).st_mode)
+        if kind is None:
+            return os.fdopen(os.open(path, NEVER_WAITING | NO_LINK), "rb")
     except OSError as fault:
         raise RunDirectoryError(damaged(path, f"it cannot be read: {fault.strerror or fault}", remedy)) from fault
-    found = next((words for is_one, words in KINDS if is_one(kind)), "no file")
-    raise RunDirectoryError(damaged(path, f"it cannot be read: it is {found}, where a file was written", remedy))
+    raise RunDirectoryError(damaged(path, f"it cannot be read: it is {kind}, where a file was written", remedy))
 
 
 def held_open(path: Path) -> IO[str]:
@@ -172,7 +155,7 @@ def held_open(path: Path) -> IO[str]:
     words = "delete it and run the same command again: nothing else is lost"
     if os.path.lexists(path):
         regular(path, words).close()
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | NEVER_WAITING, 0o666)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | NEVER_WAITING | NO_LINK, 0o666)
     if os.fstat(handle).st_nlink > 1:
         os.close(handle)
         raise RunDirectoryError(damaged(path, "it is a link to a file with another name too", words))

@@ -128,7 +128,7 @@ class StageFolder:
         """Write the result; from now on the stage is done."""
         self.write_json(self.result_file.name, result)
 
-    def write(self, name: str, write: Callable[[IO[bytes]], None]) -> None:
+    def write(self, name: str, write: Callable[[IO[bytes]], object]) -> None:
         """A file under `name`, whole, with its digest."""
         if self.writes:
             self.own()
@@ -192,10 +192,7 @@ class StageFolder:
         self._write_bytes(HISTORY, text.encode())
 
     def _write_bytes(self, name: str, data: bytes) -> None:
-        def write(file: IO[bytes]) -> None:
-            file.write(data)
-
-        self.write(name, write)
+        self.write(name, lambda file: file.write(data))
 
     def own(self) -> None:
         """The folder, and the one of all stages of its kind, are the run directory's own.
