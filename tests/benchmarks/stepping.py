@@ -64,6 +64,7 @@ def stepper(
     compiled: bool = False,
     recomputed: bool = False,
     processes: Processes = ALONE,
+    layout: torch.memory_format = torch.channels_last,
 ) -> Callable[[], None]:
     """A function that does one step, outer and inner level, of a fresh search.  `batch` is over all processes."""
     device, count = torch.device(device), batch or size.batch
@@ -76,7 +77,7 @@ def stepper(
         synchronise(supernet)
     if recomputed:
         recompute(supernet.supernet, "recomputed")
-    supernet.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    supernet.to(device, memory_format=layout).train()  # type: ignore[call-overload]
     w, mine = weights(supernet), processes.share(count)
     fused = can_fuse(device)
     w_optimizer = torch.optim.SGD(w.parameters, 0.025, momentum=0.9, weight_decay=3e-4, fused=fused)
@@ -87,7 +88,7 @@ def stepper(
     halves = [
         (
             Part(
-                some[mine].to(device).contiguous(memory_format=torch.channels_last),
+                some[mine].to(device).contiguous(memory_format=layout),
                 truth[mine].to(device),
                 len(truth[mine]) / count,
             ),
