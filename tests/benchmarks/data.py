@@ -30,7 +30,8 @@ from torchvision import transforms
 
 from robustnas.contracts import Images
 from robustnas.data.augment.augmentation import apply, draw
-from robustnas.data.images import InMemory, Streamed, shuffled
+from robustnas.data.images import InMemory, Streamed
+from robustnas.data.order import shuffled
 from robustnas.data.prefetch import Prefetcher
 from robustnas_plugins.datasets.class_folders import Files, scan
 from robustnas_plugins.datasets.digits import Digits

@@ -11,7 +11,8 @@ from scipy.stats import binomtest, norm
 from torch import nn
 
 from robustnas.certify.smoothing import certify, lower_bound, predict
-from robustnas.data.images import First, InMemory, Streamed
+from robustnas.data.images import InMemory, Streamed
+from robustnas.data.selection import first
 from robustnas.errors import DataError, DeviceError, InputError, RunError
 from robustnas.runtime import interrupt
 from robustnas.runtime.processes import Processes
@@ -207,7 +208,7 @@ def test_streamed_images_and_bytes_are_those_in_memory():
     pixels = (spread(5) * 255).to(torch.uint8)
     expected = certify(network, pixels, labels, **SETTINGS)
     for images in (Streamed(list(pixels), labels), InMemory(pixels, labels)):
-        assert torch.equal(certify(network, First(images, 5), labels, **SETTINGS).radius, expected.radius)
+        assert torch.equal(certify(network, first(images, 5), labels, **SETTINGS).radius, expected.radius)
     assert torch.equal(certify(network, pixels, labels[:3], **SETTINGS).radius, expected.radius[:3])
 
 

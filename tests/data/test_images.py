@@ -7,17 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustnas.contracts import Images
-from robustnas.data.images import (
-    Chosen,
-    First,
-    InMemory,
-    Streamed,
-    in_order,
-    on_device,
-    readers,
-    shuffled,
-    stored,
-)
+from robustnas.data.images import InMemory, Streamed, on_device
+from robustnas.data.order import in_order, shuffled
+from robustnas.data.selection import Chosen, first, readers, stored
 from robustnas.errors import DataError
 
 
@@ -53,7 +45,7 @@ def test_images_as_they_are_stored_and_who_reads_them():
     pixels, labels = some(9)
     indices = torch.tensor([8, 0, 5])
     streamed = Streamed(list(pixels), labels, 3)
-    for images, workers in ((streamed, 3), (First(streamed, 9), 3), (Streamed(list(pixels), labels), 0)):
+    for images, workers in ((streamed, 3), (first(streamed, 9), 3), (Streamed(list(pixels), labels), 0)):
         found = stored(images, indices)
         assert found.dtype == torch.uint8
         assert torch.equal(found, pixels[indices])
@@ -178,22 +170,22 @@ def test_in_order_counts_up(count, batch, sizes):
 def test_the_first_images_of_a_split():
     pixels, labels = some(9)
     images = InMemory(pixels, labels)
-    first = on_device(First(images, 4), "cpu")
-    assert torch.equal(first.labels, labels[:4])
-    assert torch.equal(first.take(torch.arange(4)), images.take(torch.arange(4)))
+    some_of_them = on_device(first(images, 4), "cpu")
+    assert torch.equal(some_of_them.labels, labels[:4])
+    assert torch.equal(some_of_them.take(torch.arange(4)), images.take(torch.arange(4)))
     with pytest.raises(DataError, match="10 images are asked for and there are 9"):
-        First(images, 10)
+        first(images, 10)
 
 
 def test_chosen_images_of_a_split():
     pixels, labels = some(9)
     places = torch.tensor([7, 2, 2, 8])
     streamed = Streamed(list(pixels), labels, 3)
-    for images in (InMemory(pixels, labels), streamed, First(streamed, 9), Chosen(streamed, torch.arange(9))):
+    for images in (InMemory(pixels, labels), streamed, first(streamed, 9), Chosen(streamed, torch.arange(9))):
         chosen = Chosen(images, places)
         assert torch.equal(chosen.labels, labels[places])
         assert torch.equal(on_device(chosen, "cpu").take(torch.tensor([3, 0])), pixels[[8, 7]] / 255)
-        assert torch.equal(First(chosen, 2).take(torch.tensor([1])), pixels[[2]] / 255)
+        assert torch.equal(first(chosen, 2).take(torch.tensor([1])), pixels[[2]] / 255)
         assert readers(chosen) == readers(images)
         assert torch.equal(stored(chosen, torch.tensor([3, 1])), stored(images, torch.tensor([8, 2])))
     assert stored(Chosen(streamed, places), torch.tensor([0])).dtype == torch.uint8

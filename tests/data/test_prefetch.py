@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from robustnas.data.augment.augmentation import apply, draw
-from robustnas.data.images import First, InMemory, Streamed
+from robustnas.data.images import InMemory, Streamed
 from robustnas.data.prefetch import Prefetcher
+from robustnas.data.selection import first
 from robustnas.errors import DataError, RunError
 
 # a machine with one core is told that two workers are many
@@ -66,7 +67,7 @@ def plain():
 
 @pytest.mark.parametrize(
     "images",
-    [InMemory(PIXELS, LABELS), InMemory(PIXELS.float() / 255, LABELS), streamed(0), First(streamed(0), COUNT)],
+    [InMemory(PIXELS, LABELS), InMemory(PIXELS.float() / 255, LABELS), streamed(0), first(streamed(0), COUNT)],
     ids=["bytes", "floats", "streamed", "first"],
 )
 def test_batches_are_the_images_and_labels_at_the_indices(images):

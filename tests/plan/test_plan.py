@@ -15,7 +15,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from robustnas.data.images import batches, shuffled
+from robustnas.data.order import batch_count, shuffled
 from robustnas.errors import InputError, RecipeError
 from robustnas.plan import KINDS, Plan, digest, make, settings
 from robustnas.recipe.faults import Faults
@@ -321,7 +321,7 @@ def test_a_genotype_that_cannot_be_used_is_a_fault_of_the_recipe(recipe: Path, s
 def test_steps_are_counted_as_the_stages_take_them():
     sizes = [(count, batch) for count in range(1, 12) for batch in range(1, 6)]
     taken = {size: len(shuffled(torch.arange(size[0]), size[1], torch.Generator())) for size in sizes}
-    assert {size: batches(*size) for size in sizes} == taken
+    assert {size: batch_count(*size) for size in sizes} == taken
     assert taken[9, 4] == 2, "an image left alone joins the batch before it"
 
 

@@ -9,7 +9,7 @@ import torch
 
 from robustnas import certify
 from robustnas.certify.settings import Certify
-from robustnas.data.images import in_order
+from robustnas.data.order import in_order
 from robustnas.errors import RunDirectoryError
 from robustnas.run import batchwise
 from robustnas.run.certification import _radii

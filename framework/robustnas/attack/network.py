@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from robustnas.attack.judge import TOLERANCE
 from robustnas.attack.untouched import Untouched
 from robustnas.contracts import Images
-from robustnas.data.images import InMemory, in_order, on_device
+from robustnas.data.images import InMemory, on_device
+from robustnas.data.order import in_order
 from robustnas.errors import DataError, DeviceError, RunError
 from robustnas.nn.read_only import read_only
 from robustnas.runtime import interrupt

@@ -1,13 +1,10 @@
-"""Labelled images of one split, in memory or read when asked for, and the order in which they are visited.
+"""Labelled images of one split, in memory or read when they are asked for.
 
     InMemory     a tensor, uint8 (a pixel 255 is 1.0) or float in [0, 1]; may live on the device
     Streamed     a sequence that reads one image at a time, when it is asked for
-    First        the first so many of others
-    Chosen       those at given places of others
     on_device    the same images, handed out on a device
 
-All keep `robustnas.contracts.Images`: `take` gives float32 in [0, 1].  Orders are lists of index tensors,
-drawn from a generator, so that an epoch is a function of its seed.
+All keep `robustnas.contracts.Images`: `take` gives float32 in [0, 1].
 """
 
 from __future__ import annotations
@@ -44,18 +41,14 @@ def _tensor(values: Tensor | np.ndarray) -> Tensor:
 
 
 def _label_tensor(labels: Tensor | np.ndarray) -> Tensor:
-    """Labels as a tensor; whole numbers of NumPy, of whatever size, as int64.
-
-    Raises:
-        DataError: as `_tensor`.
-    """
+    """Labels as a tensor; whole numbers of NumPy, of whatever size, as int64."""
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "ui":
         labels = labels.astype(np.int64)
     return _tensor(labels)
 
 
 def check_labels(labels: Tensor, count: int) -> None:
-    """Whether labels are (N,) int64, one for each of `count` images.
+    """Refuse labels that are not (N,) int64, one for each of `count` images.
 
     Raises:
         DataError: they are not.
@@ -136,11 +129,11 @@ class Streamed:
         Raises:
             DataError: an image cannot be read, or its shape differs from the others'.
         """
+        if self.workers == 0 or len(indices) < 2:
+            return unit(self.read(indices))
         wanted = indices.tolist()
-        if self.workers > 0 and len(wanted) > 1:
-            with ThreadPoolExecutor(self.workers) as pool:
-                return unit(self._batch(wanted, list(pool.map(self.source.__getitem__, wanted))))
-        return unit(self.read(indices))
+        with ThreadPoolExecutor(self.workers) as pool:
+            return unit(self._stacked(wanted, list(pool.map(self.source.__getitem__, wanted))))
 
     def read(self, indices: Tensor) -> Tensor:
         """The same as the source has it, uint8 or float in [0, 1], read in the caller's thread.
@@ -149,26 +142,26 @@ class Streamed:
             DataError: an image cannot be read, or its shape differs from the others'.
         """
         wanted = indices.tolist()
-        return self._batch(wanted, [self.source[index] for index in wanted])
+        return self._stacked(wanted, [self.source[index] for index in wanted])
 
-    def _batch(self, wanted: list[int], found: list[Tensor]) -> Tensor:
-        """One tensor of the images found at the indices wanted."""
-        if not found:
+    def _stacked(self, indices: list[int], images: list[Tensor]) -> Tensor:
+        """One tensor of the images that were read at the indices."""
+        if not images:
             first = self.source[0]
             return first.new_empty((0, *first.shape))
-        for index, image in zip(wanted, found, strict=True):
-            if image.shape != found[0].shape:
+        for index, image in zip(indices, images, strict=True):
+            if image.shape != images[0].shape:
                 raise DataError(
-                    f"image {index} has shape {tuple(image.shape)} where image {wanted[0]} has "
-                    f"{tuple(found[0].shape)}: all images of a dataset have one shape"
+                    f"image {index} has shape {tuple(image.shape)} where image {indices[0]} has "
+                    f"{tuple(images[0].shape)}: all images of a dataset have one shape"
                 )
         # a stack of bytes and floats would be floats of two scales
-        mixed = any(image.dtype != found[0].dtype for image in found)
-        return torch.stack([unit(image) for image in found] if mixed else found)
+        mixed = any(image.dtype != images[0].dtype for image in images)
+        return torch.stack([unit(image) for image in images] if mixed else images)
 
 
 @frozen(eq=False)
-class Moved:
+class _Moved:
     """Images that are moved to a device as they are taken."""
 
     images: Images
@@ -176,71 +169,10 @@ class Moved:
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64, on the CPU."""
         return self.images.labels
 
     def take(self, indices: Tensor) -> Tensor:
-        """The images at `indices` (n,) int64 -> (n, C, H, W) float32 in [0, 1], on the device."""
         return sent(self.images.take(indices), self.device)
-
-
-@frozen(eq=False)
-class First:
-    """The first `count` images of a split."""
-
-    images: Images
-    count: int
-
-    def __attrs_post_init__(self) -> None:
-        if not 0 <= self.count <= len(self.images.labels):
-            raise DataError(f"{self.count} images are asked for and there are {len(self.images.labels)}")
-
-    @property
-    def labels(self) -> Tensor:
-        """(count,) int64, on the CPU."""
-        return self.images.labels[: self.count]
-
-    def take(self, indices: Tensor) -> Tensor:
-        """The images at `indices` (n,) int64 below `count` -> (n, C, H, W) float32 in [0, 1]."""
-        return self.images.take(indices)
-
-
-@frozen(eq=False)
-class Chosen:
-    """The images of a split at some of its indices, in the order of these.
-
-    Args:
-        indices: (n,) int64 on the CPU, into `images`.
-
-    Raises:
-        DataError: the indices are of another type, or there are no such images.
-    """
-
-    images: Images
-    indices: Tensor
-
-    def __attrs_post_init__(self) -> None:
-        count = len(self.images.labels)
-        if self.indices.dtype != torch.int64 or self.indices.dim() != 1:
-            raise DataError(
-                f"indices must be int64 of shape (n,), found {self.indices.dtype} of {tuple(self.indices.shape)}"
-            )
-        outside = self.indices[(self.indices < 0) | (self.indices >= count)]
-        if len(outside) > 0:
-            raise DataError(f"image {int(outside[0])} is asked for and there are {count}, counted from 0")
-
-    @property
-    def labels(self) -> Tensor:
-        """(n,) int64, on the CPU."""
-        return self.images.labels[self.indices]
-
-    def take(self, indices: Tensor) -> Tensor:
-        """The images at `indices` (m,) int64 of the chosen -> (m, C, H, W) float32 in [0, 1]."""
-        return self.images.take(self.places(indices))
-
-    def places(self, indices: Tensor) -> Tensor:
-        """Indices (m,) of the chosen as indices (m,) of the split."""
-        return self.indices[indices.to(self.indices.device)]
 
 
 def on_device(images: Images, device: torch.device | str) -> Images:
@@ -251,53 +183,4 @@ def on_device(images: Images, device: torch.device | str) -> Images:
     device = torch.device(device)
     if isinstance(images, InMemory):
         return InMemory(images.pixels.to(device), images.labels)
-    return Moved(images, device)
-
-
-def stored(images: Images, indices: Tensor) -> Tensor:
-    """The images at `indices` (n,) int64 as they are read, (n, C, H, W), uint8 or float in [0, 1].
-
-    On the way to a device or from another process, bytes take a quarter of the room.
-    """
-    if isinstance(images, First):
-        return stored(images.images, indices)
-    if isinstance(images, Chosen):
-        return stored(images.images, images.places(indices))
-    return images.read(indices) if isinstance(images, Streamed) else images.take(indices)
-
-
-def state(images: Images, indices: Tensor) -> str | None:
-    """What tells the images at `indices` (n,) int64 from changed ones without reading them; None where nothing does."""
-    of_source = getattr(images.source, "state", None) if isinstance(images, Streamed) else None
-    return None if of_source is None else str(of_source(indices))
-
-
-def readers(images: Images) -> int:
-    """How many processes their dataset wants to read images ahead; 0 where there is nothing to read."""
-    if isinstance(images, First | Chosen):
-        return readers(images.images)
-    return images.workers if isinstance(images, Streamed) else 0
-
-
-def shuffled(indices: Tensor, batch: int, generator: torch.Generator) -> list[Tensor]:
-    """One epoch: every one of `indices` (n,) once, in random order, in batches of `batch`.
-
-    A last batch of one image joins the batch before it: batch norm cannot train on a single image.
-    """
-    order = torch.randperm(len(indices), generator=generator, device=generator.device).to(indices.device)
-    indices = indices[order]
-    batches = [indices[first : first + batch] for first in range(0, len(indices), batch)]
-    if batch > 1 and len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
-
-
-def batches(count: int, batch: int) -> int:
-    """How many batches `shuffled` makes of `count` indices."""
-    left_alone = count > batch > 1 and count % batch == 1
-    return -(-count // batch) - left_alone
-
-
-def in_order(count: int, batch: int) -> list[Tensor]:
-    """The indices 0 to count - 1 in ascending order, in batches of `batch`; the last may be smaller."""
-    return [torch.arange(first, min(first + batch, count)) for first in range(0, count, batch)]
+    return _Moved(images, device)

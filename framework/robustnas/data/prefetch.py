@@ -35,8 +35,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from robustnas.contracts import Images
-from robustnas.data.images import InMemory, on_device, readers, stored
+from robustnas.data.images import InMemory, on_device
 from robustnas.data.pixels import sent, unit
+from robustnas.data.selection import readers, stored
 from robustnas.errors import DataError, RobustnasError, RunError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from robustnas import __version__, plan, train
 from robustnas.certify.settings import Certify
-from robustnas.data.images import First
+from robustnas.data.selection import first
 from robustnas.errors import InputError, RunDirectoryError
 from robustnas.export import box, certificates, onnx_file, vnnlib
 from robustnas.export.readme import readme
@@ -218,8 +218,8 @@ def _images(request: Request, arranged: Plan) -> tuple[Tensor, Tensor, Tensor]:
     count = min(IMAGES, len(places)) if request.images is None else request.images
     if count < 1:
         raise InputError(f"found {count} images; 1 or more would do")
-    first = First(evaluated, count)
-    return first.take(torch.arange(count)).cpu(), first.labels, places[:count]
+    images = first(evaluated, count)
+    return images.take(torch.arange(count)).cpu(), images.labels, places[:count]
 
 
 def _properties(

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from robustnas import certify
 from robustnas.certify import smoothing
-from robustnas.data.images import Chosen, in_order
+from robustnas.data.order import in_order
+from robustnas.data.selection import Chosen
 from robustnas.errors import RunError, UnsupportedOpError
 from robustnas.plan import Plan
 from robustnas.run.batchwise import Rows, forget, rows_of

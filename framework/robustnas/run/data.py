@@ -22,8 +22,8 @@ from torch import Tensor
 
 from robustnas.contracts import Images
 from robustnas.data import promises
-from robustnas.data.images import readers, state
 from robustnas.data.prefetch import Prefetcher
+from robustnas.data.selection import readers, state
 from robustnas.errors import DataError, MissingDataError
 from robustnas.plan import Plan
 from robustnas.run.directory import RunDirectory

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustnas import train
 from robustnas.contracts import Images
-from robustnas.data.images import Chosen, First
+from robustnas.data.selection import Chosen, first
 from robustnas.data.stratified import balanced
 from robustnas.plan import Plan
 from robustnas.run.task import Task, load_foreign
@@ -50,10 +50,10 @@ def evaluated_images(plan: Plan, among: int | None = None, split: Images | None 
     wanted = plan.evaluate.images
     indices = torch.arange(len(images.labels))
     if wanted is not None and plan.evaluate.subset == "first":
-        images, indices = First(images, wanted), indices[:wanted]
+        images, indices = first(images, wanted), indices[:wanted]
     elif wanted is not None:
         indices = balanced(images.labels, wanted, plan.evaluate.subset_seed)
         images = Chosen(images, indices)
     if among is not None and among < len(indices):
-        images, indices = First(images, among), indices[:among]
+        images, indices = first(images, among), indices[:among]
     return images, indices

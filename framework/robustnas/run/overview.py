@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from robustnas import search, train
-from robustnas.data.images import batches
+from robustnas.data.order import batch_count
 from robustnas.data.stratified import first_half
 from robustnas.errors import RobustnasError
 from robustnas.plan import Foreign, MethodPlan, Plan
@@ -159,7 +159,7 @@ def _stages(here: Here, method: MethodPlan, seed: int) -> tuple[str, str, str]:
     train_count = count
     if count is not None and method.train.checkpoint == "best":
         train_count = first_half(count, 1 - method.train.held_out)
-    each = None if train_count is None else batches(train_count, method.train.batch)
+    each = None if train_count is None else batch_count(train_count, method.train.batch)
     second = state(trained, _steps(method.train.epochs, each))
     return first, second, f"{done} of {len(evaluation)} done" if done else f"{len(evaluation)} stages"
 
@@ -168,7 +168,7 @@ def _search_batches(method: MethodPlan, count: int | None) -> int | None:
     """Steps an epoch: the images that move w set them."""
     if count is None:
         return None
-    return batches(first_half(count, method.search.train_share), method.search.batch)
+    return batch_count(first_half(count, method.search.train_share), method.search.batch)
 
 
 def _steps(epochs: int, batches: int | None) -> str:

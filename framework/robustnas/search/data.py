@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustnas.data.batches import check_fit
-from robustnas.data.images import shuffled
+from robustnas.data.order import shuffled
 from robustnas.data.stratified import halves, lacking
 from robustnas.errors import DataError
 from robustnas.runtime import seeding

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from robustnas.contracts import Context
 from robustnas.data.batches import Batches
-from robustnas.data.images import shuffled
+from robustnas.data.order import shuffled
 from robustnas.data.prefetch import Prefetcher
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.nn.recompute import recompute

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustnas.contracts import Dataset, Images
 from robustnas.data.batches import Batches, check_fit
-from robustnas.data.images import shuffled
+from robustnas.data.order import shuffled
 from robustnas.data.prefetch import Prefetcher
 from robustnas.data.stratified import halves, lacking
 from robustnas.errors import InputError

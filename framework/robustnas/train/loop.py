@@ -21,7 +21,7 @@ from torch import Tensor
 
 from robustnas.contracts import Dataset, Genotype, SearchSpace
 from robustnas.data.batches import Batch, Part, gradient_of
-from robustnas.data.images import in_order, shuffled
+from robustnas.data.order import in_order, shuffled
 from robustnas.errors import RunDirectoryError, RunError
 from robustnas.nn.batch_statistics import Noted, noted_statistics
 from robustnas.nn.diagnostics import nonfinite_tensors

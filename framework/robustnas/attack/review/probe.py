@@ -12,7 +12,8 @@ from robustnas.attack.review import answers, gradients
 from robustnas.attack.review.flag import Flag
 from robustnas.attack.review.inner import gradients_in_forward
 from robustnas.contracts import Images
-from robustnas.data.images import in_order, on_device
+from robustnas.data.images import on_device
+from robustnas.data.order import in_order
 from robustnas.errors import DataError, RunError
 from robustnas.nn.read_only import read_only
 from robustnas.runtime import interrupt
