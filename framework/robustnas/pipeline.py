@@ -23,7 +23,7 @@ from robustnas.recipe.resolved import resolved
 from robustnas.run import checks, data, layout, overview
 from robustnas.run.directory import RunDirectory
 from robustnas.run.progress import Progress
-from robustnas.run.scheduler import Outcome, run_all
+from robustnas.run.scheduler import run_all
 from robustnas.runtime import device as devices
 from robustnas.runtime import interrupt, terminal
 from robustnas.runtime.artifacts import write_text
@@ -72,12 +72,12 @@ def run(
             # of several processes one talks
             progress = Progress(quiet=quiet, console=Console(stderr=True, quiet=not processes.first))
             with progress.shown():
-                outcome = run_all(todo, stages, directory, chosen, progress, processes)
+                failures = run_all(todo, stages, directory, chosen, progress, processes)
             # torchrun ends all processes when one of them has failed: the table comes first
             processes.run_together(
                 lambda: finished.write(directory, quiet=quiet) if until is None and processes.first else None
             )
-            return _conclude(outcome, progress, directory, until)
+            return _conclude(len(failures), progress, directory, until)
 
 
 def _prepare(
@@ -151,12 +151,13 @@ def default_directory(loaded: Loaded) -> Path:
     return Path("runs") / loaded.name
 
 
-def _conclude(outcome: Outcome, progress: Progress, directory: RunDirectory, until: str | None) -> int:
+def _conclude(failed: int, progress: Progress, directory: RunDirectory, until: str | None) -> int:
+    """Say how it ended; returns the exit status."""
     console = progress.console
-    if outcome.failures:
+    if failed:
         terminal.say(
             console,
-            f"{len(outcome.failures)} stage(s) failed, each for the reason above; the others are done. The same "
+            f"{failed} stage(s) failed, each for the reason above; the others are done. The same "
             "command tries what failed again, and is of use once that reason is gone",
             "red",
         )

@@ -168,9 +168,9 @@ def run(recipe: Path, out: Path) -> None:
     stages = plan.until(None)
     pipeline._prepare(loaded, plan, stages, directory, ALONE, Faults())
     with Strict():
-        outcome = run_all(plan, stages, directory, [torch.device(NAME, 0)], Progress(quiet=True))
+        failures = run_all(plan, stages, directory, [torch.device(NAME, 0)], Progress(quiet=True))
     finished.write(directory, quiet=True)
-    assert not outcome.failures, "\n".join(f"{stage.title}: {fault}" for stage, fault in outcome.failures)
+    assert not failures, "\n".join(f"{stage.title}: {fault}" for stage, fault in failures)
 
 
 def strictness() -> None:

@@ -21,11 +21,10 @@ from robustnas.plan.columns import before, columns
 from robustnas.plan.genotypes import find_genotype, read_genotypes
 from robustnas.plan.keys import contents, digest, identity, settings
 from robustnas.plan.stages import Foreign, MethodPlan, Plan, Stage, each_once
-from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import Method, Recipe, Use
-from robustnas.recipe.values import BAD, construct
+from robustnas.recipe.values import BAD
 from robustnas.registry import metric_parts
 from robustnas.search.settings import ORDERS
 from robustnas.train.settings import REGIMES, Standard
@@ -78,7 +77,8 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         dataset_promises.declared(dataset, dataset_promises.refused(recipe.dataset.name))
         return identity("dataset", recipe.dataset)
 
-    seen = construct(declared, Node(loaded.place("dataset"), "dataset", {}), faults)
+    note = loaded.noting(faults)
+    seen = note.attempt(declared, "dataset")
     if seen is BAD:
         faults.raise_all()  # nothing can be said of networks for images that are not known
     about = {
@@ -92,29 +92,21 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
     networks: dict[tuple[str, int], str] = {}
     known = Known(Sizes(dataset), cache(read_genotypes), cache(foreign.digest))
     for name, method in recipe.methods.items():
-        path = _at_fault(loaded, name, method)
 
         def planned(name: str = name, method: Method = method) -> None:
             found = _method(loaded, name, method, known)
             if found.network is None:
                 found = _without_what_is_not_there(loaded, found, known.sizes, notes)
-                for note in _sizes_by_default(method.search_space or recipe.search_space):
-                    notes.setdefault(note, []).append(name)
+                for text in _sizes_by_default(method.search_space or recipe.search_space):
+                    notes.setdefault(text, []).append(name)
             stages_at = _network_stages(loaded, found, method, seen, known)
             for seed in recipe.seeds:
                 made[name, seed], networks[name, seed] = stages_at(seed)
             methods[name] = found
 
-        trial = Faults()
-        construct(planned, Node(loaded.place(path), path, {}), trial)
-        for fault in trial.found:
-            key = f"methods.{name}.weights" if fault.text.startswith("--weights") else path
-            faults.add(loaded.place(key), key, fault.text)
+        key = "search_space" if method.searches else "genotype" if method.network is None else "network"
+        note.attempt(planned, key, name)
     attacks = columns(recipe, dataset.classes)
-    for column in attacks:
-        if column.transfers and len(recipe.methods) < 2:
-            text = f"{column.label} shows each network images that were made on the others', and there is one method"
-            faults.add(loaded.place("attacks"), "attacks", f"{text}; a second one, or another attack, would do")
     evaluated = Evaluated.of(recipe, attacks)
     transfers = any(column.transfers for column in attacks)
     others = {seed: each_once(networks, seed) if transfers else {} for seed in recipe.seeds}
@@ -139,14 +131,6 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         networks=networks,
         notes=notes,
     )
-
-
-def _at_fault(loaded: Loaded, name: str, method: Method) -> str:
-    """The key of a method that is at fault where it cannot be planned."""
-    if method.network is not None:
-        return f"methods.{name}.network"
-    own = f"methods.{name}.{'search_space' if method.genotype is None else 'genotype'}"
-    return own if method.genotype is not None or own in loaded.places else "search_space"
 
 
 def _method(loaded: Loaded, name: str, method: Method, known: Known) -> MethodPlan:

@@ -22,6 +22,7 @@ from robustnas.recipe import shelf, together
 from robustnas.recipe.document import Node, parse, read, text_of
 from robustnas.recipe.faults import Faults, Mark, nearest
 from robustnas.recipe.methods import read_methods
+from robustnas.recipe.noting import Noting
 from robustnas.recipe.overlay import assign, overlay
 from robustnas.recipe.plugins import Plugins
 from robustnas.recipe.schema import Recipe
@@ -68,6 +69,10 @@ class Loaded:
     def place(self, path: str) -> Mark:
         """Where a key is written; of one that is not, where the nearest above it is."""
         return nearest(self.places, path, str(self.path))
+
+    def noting(self, faults: Faults) -> Noting:
+        """What notes in `faults` what is wrong, where it is written."""
+        return Noting(self.places, str(self.path), faults)
 
     def beside(self, path: str) -> Path:
         """The folder that a file named by a key is relative to: of the recipe that says so, which may be the base."""
@@ -127,14 +132,14 @@ def _checked(root: Node | None, faults: Faults, path: Path, text: str, overrides
     parts, places, crossed = {}, {}, Faults()
     if root is not None:
         parts, places = _parts(root, faults), _places(root)
-        _check_together(parts, root, together.Noting(places, str(path), crossed))
+        _check_together(parts, root, Noting(places, str(path), crossed))
     if len(faults):
         faults.join(crossed)
         faults.raise_all()
     return Loaded(Recipe(**parts), path.stem, path, text, tuple(overrides), places, crossed)
 
 
-def _check_together(parts: Mapping[str, Any], root: Node, note: together.Noting) -> None:
+def _check_together(parts: Mapping[str, Any], root: Node, note: Noting) -> None:
     """What the parts that could be read say of each other."""
     attacks, listed = parts.get("attacks", ()), root.entries.get("attacks")
     whole = listed is not None and isinstance(listed.value, tuple) and len(listed.value) == len(attacks)

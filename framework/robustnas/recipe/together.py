@@ -13,8 +13,8 @@ from typing import Any
 from attrs import frozen
 
 from robustnas.contracts import Shape
-from robustnas.recipe.document import Node
-from robustnas.recipe.faults import Faults, Mark, nearest
+from robustnas.recipe.faults import Faults
+from robustnas.recipe.noting import Noting
 from robustnas.recipe.schema import Attack, Method
 from robustnas.recipe.values import BAD, construct
 from robustnas.threat import ThreatModel, largest_radius
@@ -33,33 +33,6 @@ class Parts:
     threat: ThreatModel | None
     methods: Mapping[str, Method]
     attacks: tuple[Attack, ...]
-
-
-@frozen
-class Noting:
-    """Notes what is wrong at the place of a key.
-
-    Args:
-        places: where every key is written.
-        file: the recipe's.
-        faults: takes what is wrong.
-    """
-
-    places: Mapping[str, Mark]
-    file: str
-    faults: Faults
-
-    def __call__(self, path: str, text: str) -> None:
-        self.faults.add(self.node(path).mark, path, text)
-
-    def node(self, path: str) -> Node:
-        """Stands for the value of a key, wherever that is written."""
-        return Node(nearest(self.places, path, self.file), path, {})
-
-    def own(self, method: str, key: str) -> str:
-        """The path of a key of a method where it has that itself, else of the recipe's."""
-        path = f"methods.{method}.{key}"
-        return path if path in self.places else key
 
 
 def check(parts: Parts, note: Noting) -> None:
