@@ -18,13 +18,6 @@ from support import loader_fuzz
 from support.loader_fuzz import BASE, furnish, fuzz, mutant, tried
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of a test."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_damaged_recipes_are_taken_or_refused_in_place(folder: Path) -> None:
     found = fuzz(range(60), folder)
     assert found.escapes == []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,24 +14,9 @@ from robustnas.recipe.resolved import resolved
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
 from robustnas.train.settings import Adversarial, Trades
-from support.small_recipes import BASE, faults, install_plugins, recipe
+from support.small_recipes import BASE, faults, recipe
 
-
-@pytest.fixture(scope="module", autouse=True)
-def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Small plugins of every kind, installed for these tests."""
-    site = tmp_path_factory.mktemp("site")
-    install_plugins(site)
-    sys.path.insert(0, str(site))
-    yield
-    sys.path.remove(str(site))
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of a test."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("small_plugins")
 
 
 # What is read

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,24 +12,9 @@ from robustnas.errors import RecipeError
 from robustnas.recipe.document import parse
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import load
-from support.small_recipes import BASE, faults, install_plugins
+from support.small_recipes import BASE, faults
 
-
-@pytest.fixture(scope="module", autouse=True)
-def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Small plugins of every kind, installed for these tests."""
-    site = tmp_path_factory.mktemp("site")
-    install_plugins(site)
-    sys.path.insert(0, str(site))
-    yield
-    sys.path.remove(str(site))
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of a test."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("small_plugins")
 
 
 # Files that are no recipe

@@ -214,24 +214,8 @@ def _damaged(data: bytes, draw: random.Random) -> bytes:
             there = draw.randrange(len(data) + 1)
             data = data[:there] + piece + data[there:]
         elif accident == 5:
-            signs = (
-                b"[",
-                b"]",
-                b"{",
-                b"}",
-                b":",
-                b",",
-                b"\n",
-                b"\t",
-                b"\r",
-                b"#",
-                b"&a ",
-                b"*a ",
-                b"- ",
-                b"'",
-                b'"',
-                b"|",
-            )
+            marks = (b"[ ] { } : , \n \t \r #", b"' \" |")
+            signs = [*marks[0].split(b" "), b"&a ", b"*a ", b"- ", *marks[1].split(b" ")]
             data = data[:start] + draw.choice(signs) + data[start:]
         elif accident == 6:
             data = data.replace(b"\n", draw.choice((b"\r", b"\r\n", b"\n\n", "\u2028".encode(), b"\n\t", b" ")))
