@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from robustnas.errors import InputError
 from robustnas.runtime import interrupt, printable, terminal
@@ -89,12 +89,11 @@ def robustbench(arguments: argparse.Namespace) -> int:
     return _given(found, arguments.output)
 
 
-def _filled(cls: type[Value], arguments: argparse.Namespace, **others: Any) -> Value:
+def _filled(cls: type[Value], arguments: argparse.Namespace) -> Value:
     """An object of an attrs class whose fields are called as the arguments of a command are."""
     import attrs
 
-    names = [field.name for field in attrs.fields(cls) if field.name not in others]  # type: ignore[arg-type]
-    return cls(**{name: getattr(arguments, name) for name in names}, **others)
+    return cls(**{field.name: getattr(arguments, field.name) for field in attrs.fields(cls)})  # type: ignore[arg-type]
 
 
 def _given(text: str, path: Path | None) -> int:
