@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import attrs
 from attrs import frozen
 
 if TYPE_CHECKING:
@@ -164,15 +165,11 @@ class Suited(Protocol):
 class AttackFactory(Protocol):
     """Makes a foolbox attack for one threat model.  A foolbox `Attack` class may be registered as it is.
 
-    It may have, beside `build`:
+    Beside `build` it may have the members of `AttackTraits` and the `check` of `Suited`.  Attacks run from cheap to
+    expensive by their `evaluations`.  An `access` of `noise` shows what comes and looks at the class alone; a
+    `corruption` is never part of the worst case.
 
-    - `access`: what the attack knows of the network, `white-box` (where it says nothing), `black-box`, `noise` or
-      `corruption`.  Noise shows what comes and looks at the class alone; a corruption is never part of the worst case.
-    - `evaluations(classes) -> float`: model evaluations an image costs at most; attacks run from cheap to expensive.
-    - `transfers = True`: its images are made on the networks of the other methods and judged on this one.
-    - `check`, see `Suited`.
-
-    `robustnas.attack.foolbox_attack` has base classes for attacks in plain torch.
+    `robustnas.attack.foolbox_attack` has base classes for attacks in plain torch, which bring `build`.
     """
 
     def build(self, threat: ThreatModel) -> FoolboxAttack:
@@ -184,6 +181,37 @@ class AttackFactory(Protocol):
         Raises:
             OptionError: this attack does not know that norm.
         """
+
+
+@frozen
+class AttackTraits:
+    """What an attack may say beside `build`; the defaults hold where it says nothing.
+
+    The last four are read from what `build` returns.
+
+    Args:
+        access: what it knows of the network, of `ACCESS`.
+        transfers: whether its images are made on the networks of the other methods and judged on this one.
+        evaluations: number of classes -> model evaluations an image costs at most.
+        takes_draws: whether its `run` takes the draws of each image, `robustnas.attack.per_image_random`.
+        unbounded: whether no ball bounds what it shows, and the harness does not ask for one.
+        parts: attacks by name that it is composed of; none where it is one.
+        every: whether each part is run on every image, as a column of its own.
+    """
+
+    access: str = "white-box"
+    transfers: bool = False
+    evaluations: Callable[[int], float] | None = None
+    takes_draws: bool = False
+    unbounded: bool = False
+    parts: Mapping[str, Any] | None = None
+    every: bool = False
+
+    @classmethod
+    def of(cls, attack: object, access: str = "white-box") -> AttackTraits:
+        """The traits of an attack; `access` holds where it does not tell its own."""
+        defaults = attrs.asdict(cls(access=access), recurse=False)
+        return cls(**{name: getattr(attack, name, default) for name, default in defaults.items()})
 
 
 @runtime_checkable

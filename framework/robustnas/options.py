@@ -10,13 +10,13 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any, Literal, Union
 
 import attrs
 from attrs import field, frozen
-from attrs.validators import and_
+from attrs.validators import and_, ge, instance_of
 
 from robustnas.errors import PluginError
 from robustnas.runtime.strangers import contained
@@ -25,17 +25,30 @@ MISSING: Any = attrs.NOTHING
 """The default of an option that has none."""
 
 
-def option(default: Any, help: str, *validators: Any, **metadata: Any) -> Any:
+def option(
+    default: Any,
+    help: str,
+    *validators: Any,
+    at_least: int | None = None,
+    converter: Callable[[Any], Any] | None = None,
+    **metadata: Any,
+) -> Any:
     """An attrs field that is an option: of a plugin, or of a section of a recipe.
 
     Args:
-        default: what stands when it is left out.
+        default: what stands when it is left out, `MISSING` where it must be given; `attrs.Factory` makes a new one.
         help: one line of documentation.
         validators: rules of `attrs.validators`, all of which hold.
+        at_least: the option is a whole number, and this the least.
+        converter: what makes the value of what is given.
         metadata: how keys of stages see it: `identity`, `stage` (see `robustnas.plan.keys`).
     """
+    rules = validators if at_least is None else (instance_of(int), ge(at_least), *validators)
     return field(
-        default=default, validator=and_(*validators) if validators else None, metadata={"help": help, **metadata}
+        default=default,
+        validator=and_(*rules) if rules else None,
+        converter=converter,
+        metadata={"help": help, **metadata},
     )
 
 

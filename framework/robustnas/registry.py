@@ -189,9 +189,9 @@ def metric_parts(metric: object) -> frozenset[str]:
 
 
 def is_foolbox_attack(cls: type) -> bool:
-    """Whether a class is a foolbox `Attack`; imports nothing, since such a class has imported foolbox."""
+    """Whether a class is a foolbox `Attack` as it is, without a `build`; imports nothing, it has imported foolbox."""
     module = sys.modules.get("foolbox.attacks.base")
-    return module is not None and issubclass(cls, module.Attack)
+    return module is not None and issubclass(cls, module.Attack) and _own(cls, "build") is None
 
 
 def _own(cls: type, name: str) -> Any:

@@ -41,8 +41,7 @@ PLUGINS_MAY_IMPORT = {
 WITHOUT_TORCH = ("errors", "threat", "contracts", "registry", "options", "recipe", "cli")
 """What listing, help and the loading of a recipe are made of: torch takes a second, they take a tenth."""
 
-CIRCLES_TO_MEND = {"robustnas.bounds.value", "robustnas_plugins.attacks.fab", "robustnas_plugins.attacks.boundary",
-                   "robustnas_plugins.attacks.hopskipjump"}  # fmt: skip
+CIRCLES_TO_MEND = {"robustnas.bounds.value"}
 
 
 def modules(folder: Path) -> dict[str, str]:

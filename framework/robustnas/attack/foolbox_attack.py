@@ -1,4 +1,4 @@
-"""Foolbox attacks written in plain torch: what an author leaves to a base class.
+"""Base classes of attacks in plain torch: what an author leaves to them.
 
     BallAttack      proposes an image inside the ball                  has `perturbed`
     NearestAttack   proposes the nearest image that fools, anywhere    has `nearest`
@@ -6,18 +6,19 @@
     InTurn          several attacks, each on the images that still stand
     Each            several attacks, each on every image
 
-All are foolbox attacks: `attack(model, images, criterion, epsilons=...)` works.  The harness also hands them the draws
-of each image (`robustnas.attack.per_image_random`), so that what an image gets does not depend on the batch it is in.
+An attrs class that derives from one of the first three is a plugin: its fields are its options, `norms` says which
+norms it knows, and the inherited `build` makes the attack for one of them.  What is built is a foolbox attack:
+`attack(model, images, criterion, epsilons=...)` works.  The harness also hands it the draws of each image
+(`robustnas.attack.per_image_random`), so that what an image gets does not depend on the batch it is in.
 
 Images that are fooled should leave the batch: `network` may be called with any of the images, as few as stand.
-
-This module imports foolbox; a plugin's module imports it inside `build`, so that listing plugins stays fast.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -26,8 +27,9 @@ from torch import Tensor
 
 from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.per_image_random import PerImageRandom
+from robustnas.contracts import AttackTraits
 from robustnas.errors import OptionError
-from robustnas.threat import ThreatModel
+from robustnas.threat import NORMS, ThreatModel
 
 _foolbox: Any = load_foolbox()
 _base: Any = _foolbox.attacks.base
@@ -41,20 +43,63 @@ def fooled(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.argmax(dim=1) != labels
 
 
-class _InTorch:
+class KnownNorms:
+    """An attack that says which norms it knows, and refuses the others with one message."""
+
+    name: str = ""
+    """Its name in a recipe; for messages."""
+
+    norms: tuple[str, ...] = NORMS
+    """The norms it knows."""
+
+    instead: str = ""
+    """What would do in the other norms; for messages."""
+
+    def require(self, threat: ThreatModel) -> None:
+        """Refuse a threat in a norm that the attack does not know.
+
+        Raises:
+            OptionError: says which norms it knows and what would do.
+        """
+        if threat.norm not in self.norms:
+            known = f"it knows {' and '.join(self.norms)}"
+            advice = f"; {self.instead}" if self.instead else ""
+            name = self.name or type(self).__name__
+            raise OptionError(f"attack {name} does not know the norm {threat.norm}; {known}{advice}")
+
+
+class _InTorch(KnownNorms):
     """The norm an attack measures in, and the way in and out of foolbox's types.
+
+    A plugin has options instead of this constructor, and is given its norm by `build`.  A class that does not look at
+    gradients says so: `access = "black-box"`.
 
     Args:
         norm: `linf`, `l2` or `l1`.
-
-    A class that does not look at gradients says so: `access = "black-box"`.
     """
 
     takes_draws = True
     """The harness hands such attacks `draws`."""
 
+    norm: str = ""
+    """The norm it is made for; none before `build`."""
+
     def __init__(self, norm: str):
         self.norm = norm
+        self.norms = (norm,)
+
+    def build(self, threat: ThreatModel) -> Any:
+        """This attack in the norm of a threat.
+
+        Raises:
+            OptionError: it does not know that norm.
+        """
+        self.require(threat)
+        if self.norm == threat.norm:
+            return self
+        built = copy(self)
+        object.__setattr__(built, "norm", threat.norm)  # a plugin is frozen
+        return built
 
     @property
     def distance(self) -> Any:
@@ -156,7 +201,7 @@ class Corruption(BallAttack):
     def perturbed(
         self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
     ) -> Tensor:
-        """See `corrupted`."""
+        """The corrupted images, whatever the network and the threat."""
         return self.corrupted(images, draws)
 
     @abstractmethod
@@ -190,7 +235,7 @@ class InTurn(BallAttack):
                 break
             criterion = _foolbox.criteria.Misclassification(labels[standing])
             own: dict[str, Any] = {}
-            if getattr(part, "takes_draws", False):
+            if AttackTraits.of(part).takes_draws:
                 own["draws"] = draws.of(name).at(standing)
             if isinstance(part, _base.MinimizationAttack):
                 proposed = part.run(network, images[standing], criterion, **own)

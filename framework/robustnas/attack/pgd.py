@@ -124,7 +124,7 @@ def _random_start(images: Tensor, threat: ThreatModel, generator: torch.Generato
     radius = torch.rand(len(images), generator=generator, device=generator.device)
     # A ball's volume grows as radius ** dimensions, hence the root.
     radius = radius ** (1.0 / images[0].numel())
-    return threat.epsilon * along(direction) * _per_image(radius.to(images), images)
+    return threat.epsilon * along(direction) * per_image(radius.to(images), images)
 
 
 def _uniform_in_l1(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -171,9 +171,9 @@ def pushes(images: Tensor, gradient: Tensor, length: float) -> Tensor:
 def along(direction: Tensor) -> Tensor:
     """Length 1 in l_2, image by image: (N, C, H, W)."""
     length = direction.flatten(1).norm(dim=1).clamp_min(torch.finfo(direction.dtype).tiny)
-    return direction / _per_image(length, direction)
+    return direction / per_image(length, direction)
 
 
-def _per_image(values: Tensor, images: Tensor) -> Tensor:
+def per_image(values: Tensor, images: Tensor) -> Tensor:
     """(N,) -> (N, 1, 1, 1), to multiply images with."""
     return values.view(-1, *[1] * (images.dim() - 1))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.per_image_random import PerImageRandom
+from robustnas.contracts import AttackTraits
 from robustnas.errors import OptionError
 from robustnas.runtime.machine_faults import blaming
 from robustnas.runtime.seeding import derive, seeded
@@ -60,7 +61,7 @@ def runners(attack: Any, threat: ThreatModel, label: str, runs: int = 1, access:
     Raises:
         OptionError: it is not a foolbox attack, or it measures perturbations in another norm.
     """
-    parts: dict[str, Any] = getattr(attack, "parts", None) or {"": attack}
+    parts = AttackTraits.of(attack).parts or {"": attack}
     once = [_runner(part, threat, label, name, access) for name, part in parts.items()]
     again = [
         attrs.evolve(one, name=" ".join(filter(None, (one.name, f"run {run + 1}"))))
@@ -80,10 +81,10 @@ def _runner(attack: Any, threat: ThreatModel, label: str, name: str, access: str
             f"attack {label} perturbs in l_{order:g} and the threat is {threat}; "
             "give the attack a threat of its own, or use an attack of that norm"
         )
-    takes_draws = bool(getattr(attack, "takes_draws", False))
+    traits = AttackTraits.of(attack, access)
 
     def own(draws: PerImageRandom) -> dict[str, Any]:
-        return {"draws": draws} if takes_draws else {}
+        return {"draws": draws} if traits.takes_draws else {}
 
     if isinstance(attack, base.MinimizationAttack):
         call = lambda model, images, criterion, draws: attack.run(  # noqa: E731
@@ -102,9 +103,9 @@ def _runner(attack: Any, threat: ThreatModel, label: str, name: str, access: str
         name=name,
         call=call,
         stays_inside=not isinstance(attack, base.MinimizationAttack),
-        takes_draws=takes_draws,
-        bounded=not getattr(attack, "unbounded", False),
-        access=str(getattr(attack, "access", access)),
+        takes_draws=bool(traits.takes_draws),
+        bounded=not traits.unbounded,
+        access=str(traits.access),
     )
 
 

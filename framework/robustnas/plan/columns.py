@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import attrs
 
 from robustnas.attack.column import ONE_STEP, Column
-from robustnas.contracts import ACCESS
+from robustnas.contracts import ACCESS, AttackTraits
 from robustnas.options import plain
 from robustnas.recipe.schema import Attack, Recipe
 
@@ -43,8 +43,8 @@ def before(column: Column, run: Sequence[Column]) -> list[Column]:
 def _column(attack: Attack, recipe: Recipe, cost: float) -> Column:
     """The column of one entry of a recipe; what it is spared is not known yet."""
     threat, own = recipe.threat, attack.threat or recipe.threat
-    access = str(getattr(attack.use.plugin, "access", "white-box"))
-    transfers = bool(getattr(attack.use.plugin, "transfers", False))
+    traits = AttackTraits.of(attack.use.plugin)
+    access, transfers = str(traits.access), bool(traits.transfers)
     on_curve = own == threat and access != "corruption" and not transfers
     return Column(
         label=str(attack.label),
@@ -64,7 +64,8 @@ def _column(attack: Attack, recipe: Recipe, cost: float) -> Column:
 def _cost(attack: Attack, classes: int) -> float:
     """Evaluations of the network an image costs at most, as far as the attack tells."""
     plugin = attack.use.plugin
-    each = plugin.evaluations(classes) if hasattr(plugin, "evaluations") else getattr(plugin, "steps", UNKNOWN_COST)
+    tells = AttackTraits.of(plugin).evaluations
+    each = getattr(plugin, "steps", UNKNOWN_COST) if tells is None else tells(classes)
     return float(each if isinstance(each, int | float) else UNKNOWN_COST) * attack.expectation * attack.runs
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import Factory, define
 
+from robustnas.contracts import AttackTraits
 from robustnas.errors import OptionError, PluginError
 from robustnas.options import options_of
 from robustnas.recipe.document import Node, below
@@ -150,7 +151,7 @@ class Plugins:
             return BAD
         if not self._suits(use, own, node):
             return BAD
-        for key in counts if getattr(use.plugin, "access", "") == "corruption" else ():
+        for key in counts if AttackTraits.of(use.plugin).access == "corruption" else ():
             text = "found for a corruption, which looks for nothing and is a mean; leave it out"
             return refuse(node.entries[key], text, self.faults)
         differs = threat is not None and own != threat

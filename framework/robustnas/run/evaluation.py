@@ -24,7 +24,7 @@ from robustnas.attack.review.flag import Flag
 from robustnas.attack.review.probe import probe as probed
 from robustnas.attack.review.records import of_options
 from robustnas.certify.verdicts import contradicted
-from robustnas.contracts import Images
+from robustnas.contracts import AttackTraits, Images
 from robustnas.errors import OptionError, RunDirectoryError, RunError, VerdictError
 from robustnas.plan import sources
 from robustnas.run.evaluated import evaluated_images, network_of
@@ -119,8 +119,8 @@ def attacked(task: Task) -> None:
         """One a radius or a variant."""
         if column.transfers:
             return [variant(built, f"from {method}", source) for method, source in _sources(task).items()]
-        if getattr(built, "every", False):
-            return [variant(part, called) for called, part in built.parts.items()]
+        if traits.every and traits.parts:
+            return [variant(part, called) for called, part in traits.parts.items()]
         return at_radii(
             network,
             images,
@@ -135,6 +135,7 @@ def attacked(task: Task) -> None:
 
     try:
         built = build(plugin, column.threat)
+        traits = AttackTraits.of(built)
         records = recorded(built)
     except OptionError as fault:  # what is made of the options shows only here, and concerns this attack alone
         raise RunError(text_of(fault)) from fault
@@ -154,7 +155,7 @@ def attacked(task: Task) -> None:
             "fooled": [int(record.success.sum()) for record in records],
             "evaluations": sum(record.evaluations for record in records),
             "batch": plan.evaluate.batch,
-            "draws": "an image" if getattr(built, "takes_draws", False) else "a batch",
+            "draws": "an image" if traits.takes_draws else "a batch",
             "foolbox": _foolbox_version(),
             "flags": [flag.plain() for flag in (*_left_out(column, records[0]), *_weak_steps(column, plugin, built))],
         },

@@ -17,7 +17,7 @@ from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.network import Counted
 from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.runner import Runner, runners
-from robustnas.contracts import ACCESS
+from robustnas.contracts import ACCESS, AttackTraits
 from robustnas.errors import OptionError
 from robustnas.testing.networks import CLASSES, fit, tiny_images, tiny_network
 from robustnas.testing.promise import Judge, check_suited, judge, made, own_randomness
@@ -59,7 +59,7 @@ class _Bench:
     @property
     def sighted(self) -> bool:
         """Whether it may see gradients: of the network it attacks, or of the other methods' networks."""
-        return self.access == "white-box" or bool(getattr(self.attack, "transfers", False))
+        return self.access == "white-box" or bool(AttackTraits.of(self.attack).transfers)
 
     def run(self, runner: Runner, chosen: Tensor, seed: int) -> tuple[Any, int]:
         """What a part gives for the images at `chosen` (n,), run as the harness runs it, and what it evaluated.
@@ -95,7 +95,7 @@ def check_attack(plugin: Any, *, norms: Sequence[str] | None = None, epsilon: fl
     """
     attack, verdict = made(plugin), judge(plugin)
     verdict.require(norms is None or bool(norms), "is checked for at least one norm", f"norms={norms!r}")
-    access = getattr(attack, "access", "white-box")
+    access = AttackTraits.of(attack).access
     verdict.require(access in ACCESS, f"access is one of {', '.join(ACCESS)}", repr(access))
     _check_promised_cost(attack, verdict)
     network, images, labels = copy.deepcopy(_learned(seed))
@@ -129,11 +129,12 @@ def _learned(seed: int) -> tuple[nn.Module, Tensor, Tensor]:
 
 def _check_promised_cost(attack: Any, verdict: Judge) -> None:
     """`evaluations`, where there is one, gives a positive number for any number of classes."""
-    if not hasattr(attack, "evaluations"):
+    tells = AttackTraits.of(attack).evaluations
+    if tells is None:
         return
     for classes in (2, CLASSES, 1000):
         with verdict.promised(f"evaluations({classes}) tells what an image costs at most"):
-            cost = attack.evaluations(classes)
+            cost = tells(classes)
         verdict.require(
             isinstance(cost, int | float) and math.isfinite(cost) and cost > 0,
             "evaluations is a positive number",
@@ -175,8 +176,9 @@ def _built(attack: Any, threat: ThreatModel, verdict: Judge) -> Any:
 def _parts(bench: _Bench, threat: ThreatModel) -> list[Runner]:
     """The parts of the attack for a threat, as the harness takes it apart; one that is not composed is its own part."""
     built = _built(bench.attack, threat, bench.verdict)
-    if hasattr(built, "parts"):
-        bench.verdict.require(bool(built.parts), "is composed of at least one part", "parts is empty")
+    composed = AttackTraits.of(built).parts
+    if composed is not None:
+        bench.verdict.require(bool(composed), "is composed of at least one part", "parts is empty")
     with bench.verdict.promised("every part is a foolbox attack whose distance is the threat's norm"):
         parts = runners(built, threat, bench.verdict.plugin)
     bench.verdict.require(
@@ -198,8 +200,8 @@ def _check_radius(bench: _Bench, threat: ThreatModel) -> None:
         _check_images(bench, part, found, threat)
         if part.takes_draws:
             _check_independence(bench, part, found.detach(), threat)
-    if hasattr(bench.attack, "evaluations"):
-        promised = bench.attack.evaluations(CLASSES)
+    if (tells := AttackTraits.of(bench.attack).evaluations) is not None:
+        promised = tells(CLASSES)
         bench.verdict.require(
             cost <= promised * count,
             "an image costs at most `evaluations`",

@@ -12,18 +12,17 @@ Source: Croce and Hein 2020, arXiv:2003.01690.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from attrs import field, frozen
-from attrs.validators import and_, ge, in_, instance_of
+from attrs import frozen
+from attrs.validators import in_
 
+from robustnas.attack.foolbox_attack import InTurn
+from robustnas.options import option
 from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy, AutoPGDLogitsRatio, AutoPGDTargeted
 from robustnas_plugins.attacks.fab import FAB, FABT
 from robustnas_plugins.attacks.square import VARIANTS, Square
-
-if TYPE_CHECKING:
-    from foolbox.attacks.base import Attack as FoolboxAttack
 
 VERSIONS = ("standard", "rand", "plus")
 
@@ -35,29 +34,23 @@ class AutoAttack:
     Parts towards classes try all wrong ones where there are fewer than they ask for.
     """
 
-    version: str = field(
-        default="standard",
-        validator=in_(VERSIONS),
-        metadata={"help": "standard, plus (more starts and losses), or rand (for networks whose answers are random)"},
+    version: str = option(
+        "standard",
+        "standard, plus (more starts and losses), or rand (for networks whose answers are random)",
+        in_(VERSIONS),
     )
-    square_variant: str = field(
-        default="per-sample",
-        validator=in_(VARIANTS),
-        metadata={"help": "Square's squares: per-sample is stronger, reference is what leaderboards ran"},
+    square_variant: str = option(
+        "per-sample",
+        "Square's squares: per-sample is stronger, reference is what leaderboards ran",
+        in_(VARIANTS),
     )
-    steps: int = field(
-        default=100,
-        validator=and_(instance_of(int), ge(1)),
-        metadata={"help": "steps of AutoPGD and FAB; with fewer than 100 the figures are not AutoAttack's"},
+    steps: int = option(
+        100, "steps of AutoPGD and FAB; with fewer than 100 the figures are not AutoAttack's", at_least=1
     )
-    queries: int = field(
-        default=5000,
-        validator=and_(instance_of(int), ge(1)),
-        metadata={"help": "queries of Square; with fewer than 5000 the figures are not AutoAttack's"},
-    )
+    queries: int = option(5000, "queries of Square; with fewer than 5000 the figures are not AutoAttack's", at_least=1)
 
     def parts(self, norm: str) -> dict[str, Any]:
-        """Factories of the attacks in the order in which they are tried, by name."""
+        """The attacks in the order in which they are tried, by name."""
         sparse = norm == "l1"
         square = Square(queries=self.queries, variant=self.square_variant, rescaled=False)
         if self.version == "rand":
@@ -81,14 +74,9 @@ class AutoAttack:
             "square": square,
         }
 
-    def build(self, threat: ThreatModel) -> FoolboxAttack:
+    def build(self, threat: ThreatModel) -> InTurn:
         """The parts in turn, for `threat.norm`."""
-        # imported here because it imports foolbox
-        from robustnas.attack.foolbox_attack import InTurn
-
-        parts = {name: part.build(threat) for name, part in self.parts(threat.norm).items()}
-        attack: FoolboxAttack = InTurn(threat.norm, parts)
-        return attack
+        return InTurn(threat.norm, {name: part.build(threat) for name, part in self.parts(threat.norm).items()})
 
     def evaluations(self, classes: int) -> float:
         """Model evaluations an image that stands to the end costs: of all parts, and one that judges after each."""

@@ -8,59 +8,44 @@ Source: Carlini and Wagner 2017, arXiv:1608.04644, section VI-A.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from attrs import field, frozen
-from attrs.validators import and_, ge, gt, instance_of
+from attrs import frozen
+from attrs.validators import ge, gt
 
+from robustnas.attack.foolbox_attack import KnownNorms
 from robustnas.attack.foolbox_import import load_foolbox
+from robustnas.options import option
 from robustnas.threat import ThreatModel
-from robustnas_plugins.attacks.norms import for_norm
-
-if TYPE_CHECKING:
-    from foolbox.attacks.base import Attack as FoolboxAttack
 
 
 @frozen
-class CarliniWagner:
+class CarliniWagner(KnownNorms):
     """Carlini and Wagner's attack in l_2.  Costs up to `binary_search_steps * steps` evaluations an image."""
 
-    steps: int = field(
-        default=1000,
-        validator=and_(instance_of(int), ge(1)),
-        metadata={"help": "steps of Adam for each weight c; a few hundred are weak"},
+    name = "cw"
+    norms = ("l2",)
+    instead = "give it a threat of its own, threat: {norm: l2, epsilon: 0.5}, or use pgd for linf and l1"
+
+    steps: int = option(1000, "steps of Adam for each weight c; a few hundred are weak", at_least=1)
+    step_size: float = option(
+        0.01, "learning rate of Adam, in the space of the change of variables", gt(0.0), converter=float
     )
-    step_size: float = field(
-        default=0.01,
-        converter=float,
-        validator=gt(0.0),
-        metadata={"help": "learning rate of Adam, in the space of the change of variables"},
-    )
-    confidence: float = field(
-        default=0.0,
-        converter=float,
-        validator=ge(0.0),
-        metadata={"help": "logits by which the wrong class must lead"},
-    )
-    binary_search_steps: int = field(
-        default=9, validator=and_(instance_of(int), ge(1)), metadata={"help": "weights c tried an image"}
-    )
-    initial_const: float = field(default=1e-3, converter=float, validator=gt(0.0), metadata={"help": "first weight c"})
+    confidence: float = option(0.0, "logits by which the wrong class must lead", ge(0.0), converter=float)
+    binary_search_steps: int = option(9, "weights c tried an image", at_least=1)
+    initial_const: float = option(1e-3, "first weight c", gt(0.0), converter=float)
 
     def evaluations(self, classes: int) -> float:
         """One a step of Adam, for every weight c; a batch that no longer gains ends earlier."""
         return float(self.binary_search_steps * self.steps)
 
-    def build(self, threat: ThreatModel) -> FoolboxAttack:
-        """The attack; l_2 only."""
-        forms = {"l2": load_foolbox().attacks.L2CarliniWagnerAttack}
-        instead = "give it a threat of its own, threat: {norm: l2, epsilon: 0.5}, or use pgd for linf and l1"
-        form: Any = for_norm("cw", forms, threat, instead)
-        attack: FoolboxAttack = form(
+    def build(self, threat: ThreatModel) -> Any:
+        """Foolbox's form of the attack; l_2 only."""
+        self.require(threat)
+        return load_foolbox().attacks.L2CarliniWagnerAttack(
             binary_search_steps=self.binary_search_steps,
             steps=self.steps,
             stepsize=self.step_size,
             confidence=self.confidence,
             initial_const=self.initial_const,
         )
-        return attack

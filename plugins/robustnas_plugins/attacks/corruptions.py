@@ -7,17 +7,17 @@ they are no part of the worst case.  What each family does is in the package `co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
-from attrs import field, frozen
+import attrs
+from attrs import frozen
 
+from robustnas.attack.foolbox_attack import Each
 from robustnas.contracts import Shape
 from robustnas.errors import OptionError
+from robustnas.options import option
 from robustnas.runtime.suggest import did_you_mean
 from robustnas.threat import ThreatModel
-
-if TYPE_CHECKING:
-    from foolbox.attacks.base import Attack as FoolboxAttack
+from robustnas_plugins.attacks.corruption.apply import Natural
 
 ANY_IMAGE = (
     "gaussian-noise",
@@ -49,13 +49,13 @@ SEVERITIES = (1, 2, 3, 4, 5)
 class Corruptions:
     """Natural corruptions; every family at every severity is one part of the column, which is their mean."""
 
-    access: ClassVar[str] = "corruption"
+    access = "corruption"
 
-    families: list[str] = field(
-        factory=lambda: list(ANY_IMAGE),
-        metadata={"help": "names of families; by default all but saturate, which needs three channels"},
+    families: list[str] = option(
+        attrs.Factory(lambda: list(ANY_IMAGE)),
+        "names of families; by default all but saturate, which needs three channels",
     )
-    severities: list[int] = field(factory=lambda: list(SEVERITIES), metadata={"help": "of 1 to 5"})
+    severities: list[int] = option(attrs.Factory(lambda: list(SEVERITIES)), "of 1 to 5")
 
     @families.validator
     def _known(self, attribute: object, families: list[str]) -> None:
@@ -89,19 +89,14 @@ class Corruptions:
         """One for every part: the judging."""
         return float(len(self.families) * len(self.severities))
 
-    def build(self, threat: ThreatModel) -> FoolboxAttack:
+    def build(self, threat: ThreatModel) -> Each:
         """All parts, named `snow/3` and so on; sizes are reported in `threat.norm`."""
-        # imported here because they derive from foolbox classes
-        from robustnas.attack.foolbox_attack import Each
-        from robustnas_plugins.attacks.corruption.apply import Natural
-
         parts = {
             f"{family}/{severity}": Natural(threat.norm, family, severity)
             for family in self.families
             for severity in self.severities
         }
-        attack: FoolboxAttack = Each(threat.norm, parts)
-        return attack
+        return Each(threat.norm, parts)
 
 
 def _once(name: str, values: Sequence[object]) -> None:

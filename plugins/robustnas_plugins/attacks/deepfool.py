@@ -6,50 +6,38 @@ Source: Moosavi-Dezfooli et al. 2016, arXiv:1511.04599.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from attrs import field, frozen
-from attrs.validators import and_, ge, instance_of
+from attrs import frozen
+from attrs.validators import ge
 
+from robustnas.attack.foolbox_attack import KnownNorms
 from robustnas.attack.foolbox_import import load_foolbox
+from robustnas.options import option
 from robustnas.threat import ThreatModel
-from robustnas_plugins.attacks.norms import for_norm
-
-if TYPE_CHECKING:
-    from foolbox.attacks.base import Attack as FoolboxAttack
 
 
 @frozen
-class DeepFool:
+class DeepFool(KnownNorms):
     """DeepFool in l_inf or l_2."""
 
-    steps: int = field(
-        default=50,
-        validator=and_(instance_of(int), ge(1)),
-        metadata={"help": "largest number of steps; ends when all images of a batch are fooled"},
-    )
-    overshoot: float = field(
-        default=0.02,
-        converter=float,
-        validator=ge(0.0),
-        metadata={"help": "share by which the boundary is crossed"},
-    )
-    candidates: int = field(
-        default=10,
-        validator=and_(instance_of(int), ge(2)),
-        metadata={"help": "most likely classes whose boundaries are considered, the true one included"},
+    name = "deepfool"
+    norms = ("linf", "l2")
+    instead = "in l1 fgsm and pgd would do, or give it a threat of its own, threat: {norm: l2, epsilon: 0.5}"
+
+    steps: int = option(50, "largest number of steps; ends when all images of a batch are fooled", at_least=1)
+    overshoot: float = option(0.02, "share by which the boundary is crossed", ge(0.0), converter=float)
+    candidates: int = option(
+        10, "most likely classes whose boundaries are considered, the true one included", at_least=2
     )
 
     def evaluations(self, classes: int) -> float:
         """One to rank the classes, then one a step for every wrong class that is considered."""
         return float(1 + self.steps * (min(self.candidates, classes) - 1))
 
-    def build(self, threat: ThreatModel) -> FoolboxAttack:
-        """The attack for `threat.norm`."""
-        attacks: Any = load_foolbox().attacks
-        classes = {"linf": attacks.LinfDeepFoolAttack, "l2": attacks.L2DeepFoolAttack}
-        instead = "in l1 fgsm and pgd would do, or give it a threat of its own, threat: {norm: l2, epsilon: 0.5}"
-        attack: FoolboxAttack = for_norm("deepfool", classes, threat, instead)(
-            steps=self.steps, overshoot=self.overshoot, candidates=self.candidates
-        )
-        return attack
+    def build(self, threat: ThreatModel) -> Any:
+        """Foolbox's form of the attack for the threat's norm."""
+        self.require(threat)
+        attacks = load_foolbox().attacks
+        form = {"linf": attacks.LinfDeepFoolAttack, "l2": attacks.L2DeepFoolAttack}[threat.norm]
+        return form(steps=self.steps, overshoot=self.overshoot, candidates=self.candidates)

@@ -8,22 +8,34 @@ logits: an image that is fooled leaves with the iterate that fools it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from attrs import define, fields
+from attrs.validators import gt
 from torch import Tensor
 
 from robustnas.attack.foolbox_attack import BallAttack, Network, fooled
 from robustnas.attack.per_image_random import PerImageRandom
-from robustnas.attack.pgd import step
-from robustnas.threat import ThreatModel
-from robustnas_plugins.attacks.losses import Loss, cross_entropy
+from robustnas.attack.pgd import per_image, step
+from robustnas.options import MISSING, option
+from robustnas.threat import ThreatModel, pixels
+from robustnas_plugins.attacks.losses import cross_entropy
 from robustnas_plugins.attacks.random_images import inside
+
+RESTARTS = "runs from new random starts; images already fooled are left out of the next"
+"""Help of the option `restarts`."""
+
+
+def step_size_option(unit: str = "") -> Any:
+    """The option of that name: required, in pixel units."""
+    return option(MISSING, f"size of a step in pixel units{unit}; 2/255 is a number", gt(0.0), converter=pixels)
 
 
 def shares(gradient: Tensor) -> Tensor:
     """The gradient of each image over its l_1 norm: (n, C, H, W) -> the same; 0 stays 0, and no square underflows."""
     size = gradient.flatten(1).abs().sum(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
-    return gradient / size.view(-1, *[1] * (gradient.dim() - 1))
+    return gradient / per_image(size, gradient)
 
 
 @define(eq=False)
@@ -46,43 +58,37 @@ class _Standing:
 
     def keep(self, chosen: Tensor) -> None:
         """Leave the others: (n,) bool."""
-        for one in fields(_Standing):
-            setattr(self, one.name, getattr(self, one.name)[chosen])
+        for part in fields(_Standing):
+            setattr(self, part.name, getattr(self, part.name)[chosen])
 
 
 class GradientSteps(BallAttack):
-    """Steps of one size along the gradient of a loss.
+    """Steps of one size along the gradient of a loss.  A plugin has what it leaves to its users as fields."""
 
-    Args:
-        norm: `linf`, `l2` or `l1`.
-        steps: steps of one run; each costs one evaluation an image.
-        step_size: length of a step in the norm, in pixel units; None is epsilon.
-        loss: what is raised.
-        restarts: runs, each of what stands after the one before; more than one need `random_start`.
-        random_start: start at an image uniform in the ball instead of the clean one.
-        momentum: decay of earlier gradients in the direction.
-        leaves: whether an image stops when it is fooled; images that shall fool other networks go on to the end.
-    """
+    steps: int = 1
+    """Steps of one run; each costs one evaluation an image."""
 
-    def __init__(
-        self,
-        norm: str,
-        steps: int,
-        step_size: float | None = None,
-        loss: Loss = cross_entropy,
-        restarts: int = 1,
-        random_start: bool = False,
-        momentum: float = 0.0,
-        leaves: bool = True,
-    ):
-        super().__init__(norm)
-        self.steps = steps
-        self.step_size = step_size
-        self.loss = loss
-        self.restarts = restarts
-        self.random_start = random_start
-        self.momentum = momentum
-        self.leaves = leaves
+    step_size: float | None = None
+    """Length of a step in the norm, in pixel units; None is epsilon."""
+
+    restarts: int = 1
+    """Runs, each of what stands after the one before; more than one need `random_start`."""
+
+    random_start: bool = False
+    """Whether a run starts at an image uniform in the ball instead of the clean one."""
+
+    momentum: float = 0.0
+    """Decay of earlier gradients in the direction."""
+
+    leaves: bool = True
+    """Whether an image stops when it is fooled; images that shall fool other networks go on to the end."""
+
+    loss = staticmethod(cross_entropy)
+    """What is raised."""
+
+    def evaluations(self, classes: int) -> float:
+        """Model evaluations an image costs at most: a run's last iterate is looked at where another run follows."""
+        return float(self.restarts * (self.steps + 1) - 1)
 
     def perturbed(
         self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom

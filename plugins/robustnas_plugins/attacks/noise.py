@@ -13,49 +13,61 @@ then clipped to the box, which only shortens it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import torch
+from attrs import frozen
+from torch import Tensor
 
-from attrs import field, frozen
-from attrs.validators import and_, ge, instance_of
-
-from robustnas.threat import ThreatModel
-
-if TYPE_CHECKING:
-    from foolbox.attacks.base import Attack as FoolboxAttack
+from robustnas.attack.foolbox_attack import BallAttack, Network, fooled
+from robustnas.attack.per_image_random import PerImageRandom
+from robustnas.attack.pgd import per_image
+from robustnas.options import option
+from robustnas.threat import ORDER, ThreatModel
 
 
 @frozen
-class GaussianNoise:
+class GaussianNoise(BallAttack):
     """Gaussian noise of the ball's size, in every norm; the worst of some draws."""
 
-    access: ClassVar[str] = "noise"
+    access = "noise"
 
-    draws: int = field(
-        default=10,
-        validator=and_(instance_of(int), ge(1)),
-        metadata={"help": "draws an image; ends with the first that fools it"},
-    )
+    draws: int = option(10, "draws an image; ends with the first that fools it", at_least=1)
 
     def evaluations(self, classes: int) -> float:
         """One a draw."""
         return float(self.draws)
 
-    def build(self, threat: ThreatModel) -> FoolboxAttack:
-        """The attack for `threat.norm`."""
-        # imported here because it derives from a foolbox class
-        from robustnas_plugins.attacks.drawn import Drawn, gaussian
+    def perturbed(
+        self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
+    ) -> Tensor:
+        """The first draw that fools, else the last."""
+        found = images.clone()
+        standing = torch.arange(len(images), device=images.device)
+        for time in range(self.draws):
+            if not len(standing):
+                break
+            noise = self._noise(draws.at(standing).of("draw", time), images.shape[1:])
+            clean = images[standing]
+            found[standing] = threat.project(clean + threat.epsilon * _scaled(noise, threat.norm).to(clean), clean)
+            with torch.no_grad():
+                broken = fooled(network(found[standing]), labels[standing])
+            standing = standing[~broken]
+        return found
 
-        attack: FoolboxAttack = Drawn(threat.norm, self.draws, gaussian)
-        return attack
+    def _noise(self, draws: PerImageRandom, shape: torch.Size) -> Tensor:
+        """(n, *shape) in units of which 1 is the radius of an l_inf ball."""
+        return draws.normal(*shape)
 
 
 @frozen
 class UniformNoise(GaussianNoise):
     """Uniform noise of the ball's size, in every norm; the worst of some draws."""
 
-    def build(self, threat: ThreatModel) -> FoolboxAttack:
-        """The attack for `threat.norm`."""
-        from robustnas_plugins.attacks.drawn import Drawn, uniform
+    def _noise(self, draws: PerImageRandom, shape: torch.Size) -> Tensor:
+        return draws.uniform(*shape) * 2 - 1
 
-        attack: FoolboxAttack = Drawn(threat.norm, self.draws, uniform)
-        return attack
+
+def _scaled(noise: Tensor, norm: str) -> Tensor:
+    """The noise in a ball of radius 1, (n, C, H, W): on its surface, but in l_inf."""
+    if norm == "linf":
+        return noise.clamp(-1.0, 1.0)
+    return noise / per_image(noise.flatten(1).norm(p=ORDER[norm], dim=1).clamp_min(1e-12), noise)

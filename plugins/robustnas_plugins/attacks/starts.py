@@ -15,6 +15,9 @@ from torch.nn.functional import interpolate
 from robustnas.attack.foolbox_attack import Network, fooled
 from robustnas.attack.per_image_random import PerImageRandom
 
+TRIES = "images tried as a start; an image without one is left clean"
+"""Help of the option `tries`."""
+
 
 def starts(
     network: Network, images: Tensor, labels: Tensor, draws: PerImageRandom, tries: int

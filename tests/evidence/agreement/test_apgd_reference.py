@@ -11,7 +11,7 @@ import torch
 from robustnas.attack.network import Counted
 from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import ThreatModel
-from robustnas_plugins.attacks.apgd_steps import AutoPGD
+from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy, AutoPGDLogitsRatio, AutoPGDTargeted
 
 base = pytest.importorskip(
     "pyautoattack.autopgd_base", reason="the reference implementation, pyautoattack, is not installed"
@@ -37,9 +37,11 @@ def reference(network, images, labels, threat, loss, restarts):
 
 def ours(network, images, labels, threat, loss, restarts):
     """What this project's attack proposes."""
-    attack = AutoPGD(threat.norm, loss, restarts=restarts, target_classes=TARGETS)
+    forms = {"ce": AutoPGDCrossEntropy, "dlr": AutoPGDLogitsRatio}
+    targeted = AutoPGDTargeted(restarts=restarts, target_classes=TARGETS)
+    plugin = targeted if loss == "dlr-targeted" else forms[loss](restarts=restarts)
     draws = PerImageRandom.of_images(0, "agreement", torch.arange(len(images)))
-    return attack.perturbed(network, images, labels, threat, draws)
+    return plugin.build(threat).perturbed(network, images, labels, threat, draws)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -12,11 +12,10 @@ from robustnas.attack.pgd import along
 from robustnas.errors import OptionError
 from robustnas.runtime.seeding import seeded
 from robustnas.threat import ThreatModel
-from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy, AutoPGDLogitsRatio, AutoPGDTargeted
-from robustnas_plugins.attacks.apgd_steps import AutoPGD, radii, windows
+from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy, AutoPGDLogitsRatio, AutoPGDTargeted, radii, windows
 from robustnas_plugins.attacks.cw_linf import MarginPGD
 from robustnas_plugins.attacks.fgsm import FGSM
-from robustnas_plugins.attacks.gradient_steps import GradientSteps, shares
+from robustnas_plugins.attacks.gradient_steps import shares
 from robustnas_plugins.attacks.losses import dlr, margin, targeted_dlr
 from robustnas_plugins.attacks.mi_fgsm import MomentumFGSM
 from robustnas_plugins.attacks.pgd import PGD
@@ -205,10 +204,9 @@ def test_with_few_classes_differences_stand_in_for_the_ratios(norm):
     network, images, labels = two
     sure = nn.Sequential(network, nn.Linear(2, 2, bias=False))
     sure[1].weight = nn.Parameter(1e4 * torch.eye(2), requires_grad=False)
-    threat, draws = ThreatModel(norm, EPSILON[norm]), PerImageRandom.of_images(0, "test", torch.arange(60))
     fell = [
-        int((sure(AutoPGD(norm, loss, 8).perturbed(sure, images, labels, threat, draws)).argmax(1) != labels).sum())
-        for loss in ("ce", "dlr", "dlr-targeted")
+        int((sure(attacked(form(steps=8), norm, sure, images, labels)).argmax(1) != labels).sum())
+        for form in (AutoPGDCrossEntropy, AutoPGDLogitsRatio, AutoPGDTargeted)
     ]
     assert fell[0] < min(fell[1:])
     assert [AutoPGDTargeted(steps=10).evaluations(classes) for classes in (2, 3, 4, 10, 100)] == [14, 27, 40, 118, 118]
@@ -229,14 +227,9 @@ def test_the_margin_has_a_gradient_where_the_cross_entropy_has_none():
     network, images, labels = wavy()
     sure = nn.Sequential(network, nn.Linear(5, 5, bias=False))
     sure[1].weight = nn.Parameter(1e4 * torch.eye(5), requires_grad=False)
-    threat, draws = ThreatModel("linf", EPSILON["linf"]), PerImageRandom.of_images(0, "test", torch.arange(60))
     plain, by_margin, by_ratio = (
-        int((sure(attack.perturbed(sure, images, labels, threat, draws)).argmax(1) != labels).sum())
-        for attack in (
-            GradientSteps("linf", 10, 0.03),
-            GradientSteps("linf", 10, 0.03, loss=margin),
-            AutoPGD("linf", "dlr", 10),
-        )
+        int((sure(attacked(plugin, "linf", sure, images, labels)).argmax(1) != labels).sum())
+        for plugin in (PGD(10, 0.03), MarginPGD(10, 0.03), AutoPGDLogitsRatio(10))
     )
     assert plain < min(by_margin, by_ratio) - 10
 
@@ -264,7 +257,6 @@ def test_images_made_to_transfer_go_on_when_their_source_is_fooled():
         attacked(form(steps=6, step_size=0.05), "l2", network, images, labels) for form in (MomentumFGSM, Transfer)
     )
     assert (Transfer.access, Transfer.transfers) == ("black-box", True)
-    assert not hasattr(MomentumFGSM, "transfers")
     fell = network(left).argmax(1) != labels
     inner = torch.arange(60) >= 20  # at the border the box takes part of every step
     distance = ThreatModel("l2", 1.0).distance
@@ -339,10 +331,10 @@ def test_steps_shrink_so_that_a_peak_inside_the_ball_is_met(norm, epsilon):
 
     def height(attack):
         """(8,), how far the attack stays below the peak, at its highest image."""
-        return network(attack.perturbed(network, clean, labels, threat, draws).detach())[:, 0] - 1
+        return network(attack.build(threat).perturbed(network, clean, labels, threat, draws).detach())[:, 0] - 1
 
-    short, long = (height(AutoPGD(norm, "ce", steps)) for steps in (10, 100))
-    fixed = height(GradientSteps(norm, 100, epsilon / 4, random_start=True))
+    short, long = (height(AutoPGDCrossEntropy(steps)) for steps in (10, 100))
+    fixed = height(PGD(100, epsilon / 4))
     assert bool((long < 0.1 * fixed).all())
     assert float(long.mean()) < 0.5 * float(short.mean())
 
@@ -372,7 +364,7 @@ def test_gradients_are_averaged_over_passes():
     draws = PerImageRandom.of_images(0, "eot", torch.arange(4))
     fell = {}
     for samples in (1, 2, 4):
-        found = AutoPGD("linf", "ce", 20, eot_samples=samples).perturbed(network, images, labels, threat, draws)
+        found = AutoPGDCrossEntropy(20, eot_samples=samples).perturbed(network, images, labels, threat, draws)
         fell[samples] = int((network(found).argmax(1) != labels).sum())
     assert fell == {1: 0, 2: 4, 4: 4}
     assert AutoPGDCrossEntropy(10, eot_samples=4).evaluations(10) == 4 * 13
@@ -391,14 +383,14 @@ def test_target_classes_are_the_likeliest_wrong_ones_in_turn():
     threat, draws = ThreatModel("linf", 0.1), PerImageRandom.of_images(0, "targets", torch.arange(3))
     network = Hidden()
     two, three = (
-        (network(AutoPGD("linf", "dlr-targeted", 10, target_classes=number).perturbed(
+        (network(AutoPGDTargeted(10, target_classes=number).perturbed(
             network, images, labels, threat, draws
         )).argmax(1) != labels).sum().item()
         for number in (2, 3)
     )  # fmt: skip
     assert (two, three) == (0, 3)
     # those there are, if more are asked for
-    many = AutoPGD("linf", "dlr-targeted", 10, target_classes=50).perturbed(network, images, labels, threat, draws)
+    many = AutoPGDTargeted(10, target_classes=50).perturbed(network, images, labels, threat, draws)
     assert bool((network(many).argmax(1) == 3).all())
 
 

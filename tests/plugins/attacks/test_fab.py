@@ -10,9 +10,8 @@ from robustnas.attack import predict
 from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.runtime.seeding import seeded
 from robustnas.threat import NORMS, ThreatModel
-from robustnas_plugins.attacks import fab_steps
+from robustnas_plugins.attacks import fab as module
 from robustnas_plugins.attacks.fab import FAB, FABT
-from robustnas_plugins.attacks.fab_steps import FastAdaptiveBoundary
 from robustnas_plugins.attacks.hyperplane import nearest_step
 
 ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
@@ -158,16 +157,16 @@ def sizes_of(network, found, images, labels, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("target_classes", [4, None], ids=["targeted", "untargeted"])
-def test_an_images_result_depends_on_that_image_alone(norm, target_classes, monkeypatch):
+@pytest.mark.parametrize("form", [FABT, FAB], ids=["targeted", "untargeted"])
+def test_an_images_result_depends_on_that_image_alone(norm, form, monkeypatch):
     network, images, labels = wavy()
-    attack = FastAdaptiveBoundary(norm, steps=8, restarts=2, target_classes=target_classes)
+    attack = form(steps=8, restarts=2).build(ThreatModel(norm, 0.1))
     together = attack.nearest(network, images, labels, draws_of(images))
     assert bool((predict(network, together) != labels).any())
     for chosen in (torch.arange(3, 8), torch.randperm(20, generator=torch.Generator().manual_seed(1))):
         some = attack.nearest(network, images[chosen], labels[chosen], draws_of(images).at(chosen))
         torch.testing.assert_close(some, together[chosen], atol=1e-4, rtol=0)
-    monkeypatch.setattr(fab_steps, "VALUES", 1)  # one class at a time
+    monkeypatch.setattr(module, "VALUES", 1)  # one class at a time
     torch.testing.assert_close(attack.nearest(network, images, labels, draws_of(images)), together, atol=1e-4, rtol=0)
 
 
@@ -176,8 +175,8 @@ def test_more_classes_and_more_restarts_never_find_less(norm):
     network, images, labels = wavy()
     tried = []
     for target_classes, restarts in ((1, 1), (4, 1), (4, 4)):
-        attack = FastAdaptiveBoundary(norm, steps=10, restarts=restarts, target_classes=target_classes)
-        found = attack.nearest(network, images, labels, draws_of(images))
+        plugin = FABT(steps=10, restarts=restarts, target_classes=target_classes)
+        found = plugin.build(ThreatModel(norm, 0.1)).nearest(network, images, labels, draws_of(images))
         tried.append(sizes_of(network, found, images, labels, norm))
     one, all_classes, often = tried
     # the final search ends at slightly different places of the boundary

@@ -10,7 +10,6 @@ from robustnas.runtime.seeding import seeded
 from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.attacks.square import VARIANTS, Square
 from robustnas_plugins.attacks.square_moves import FORMS
-from robustnas_plugins.attacks.square_search import SquareSearch
 
 RADII = {"linf": 0.15, "l2": 0.6, "l1": 2.5}
 
@@ -144,9 +143,8 @@ def test_in_the_reference_variant_all_images_share_their_squares():
     images = torch.full((8, 1, 6, 6), 0.5)
     threat = ThreatModel("linf", 0.1)
     own = PerImageRandom.of_images(0, "share", torch.arange(8))
-    for shared, places in ((True, 1), (False, 8)):
-        search = SquareSearch("linf", queries=9, p_init=0.8, restarts=1, shared=shared, rescaled=True)
-        numbers = search._numbers(
+    for variant, shared, places in (("reference", True, 1), ("per-sample", False, 8)):
+        numbers = Square(queries=9, variant=variant)._numbers(
             own, PerImageRandom.of_images(0, "common", torch.zeros(1, dtype=torch.int64)), 0, 3, 3
         )
         assert numbers.shape == (8, 64, 3)
@@ -157,16 +155,13 @@ def test_in_the_reference_variant_all_images_share_their_squares():
 
 
 def test_squares_shrink_as_in_the_paper_and_stretched_over_the_queries():
-    def search(queries, rescaled):
-        return SquareSearch("linf", queries=queries, p_init=0.8, restarts=1, shared=False, rescaled=rescaled)
-
     ends = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-    paper = search(10000, True)
+    paper = Square(queries=10000)
     for halvings, end in enumerate(ends):
         assert paper.share(end) == 0.8 / 2**halvings
         assert paper.share(end + 1) == 0.8 / 2 ** (halvings + 1)
-        assert search(1000, True).share(end // 10) == 0.8 / 2**halvings
-    assert search(100, False).share(99) == paper.share(99) != search(100, True).share(99)
+        assert Square(queries=1000).share(end // 10) == 0.8 / 2**halvings
+    assert Square(queries=100, rescaled=False).share(99) == paper.share(99) != Square(queries=100).share(99)
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
