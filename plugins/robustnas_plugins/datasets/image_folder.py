@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import Attribute, Factory, field, frozen
+from attrs import Attribute, Factory, frozen
 from attrs.validators import and_, deep_iterable, ge, gt, in_, instance_of, optional
 
 from robustnas.contracts import Images, Shape
 from robustnas.data.images import InMemory, Streamed
 from robustnas.errors import DataError
+from robustnas.options import MISSING, option
 from robustnas_plugins.datasets.class_folders import (
     WORKERS,
     ClassFolders,
@@ -41,11 +42,11 @@ NAME = "image-folder"
 
 
 def _statistic(what: str, default: float, *rules: Any) -> Any:
-    return field(
-        default=Factory(lambda self: (default,) * self.channels, takes_self=True),
+    return option(
+        Factory(lambda self: (default,) * self.channels, takes_self=True),
+        f"{what} of the training images, a number for each channel; default {default} each",
+        deep_iterable(and_(instance_of((float, int)), *rules)),
         converter=tuple,
-        validator=deep_iterable(and_(instance_of((float, int)), *rules)),
-        metadata={"help": f"{what} of the training images, a number for each channel; default {default} each"},
     )
 
 
@@ -57,34 +58,24 @@ class ImageFolder:
     read to find better ones.
     """
 
-    folder: str = field(
-        validator=instance_of(str),
-        metadata={
-            "help": "folder with train/ and test/ (or val/), in each a folder for each class",
-            "identity": False,
-        },
+    folder: str = option(
+        MISSING,
+        "folder with train/ and test/ (or val/), in each a folder for each class",
+        instance_of(str),
+        identity=False,
     )
-    size: int | None = field(
-        default=None,
-        validator=optional(and_(instance_of(int), ge(4))),
-        metadata={"help": "resize the shorter side to this and cut a square; default: all have one size already"},
+    size: int | None = option(
+        None,
+        "resize the shorter side to this and cut a square; default: all have one size already",
+        optional(and_(instance_of(int), ge(4))),
     )
-    channels: int = field(default=3, validator=in_((1, 3)), metadata={"help": "3 reads images in colour, 1 in grey"})
+    channels: int = option(3, "3 reads images in colour, 1 in grey", in_((1, 3)))
     mean: tuple[float, ...] = _statistic("mean", 0.5)
     std: tuple[float, ...] = _statistic("standard deviation", 0.25, gt(0.0))
-    stream: bool = field(
-        default=False,
-        validator=instance_of(bool),
-        metadata={
-            "help": "read images each time they are needed, instead of once into memory",
-            "identity": False,
-        },
+    stream: bool = option(
+        False, "read images each time they are needed, instead of once into memory", instance_of(bool), identity=False
     )
-    workers: int = field(
-        default=2,
-        validator=and_(instance_of(int), ge(0)),
-        metadata={"help": WORKERS, "identity": False},
-    )
+    workers: int = option(2, WORKERS, at_least=0, identity=False)
 
     @mean.validator
     @std.validator

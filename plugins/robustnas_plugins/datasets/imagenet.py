@@ -10,43 +10,34 @@ Results are of ImageNet wherever it lies: its million files are not looked throu
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from attrs import field, frozen
-from attrs.validators import and_, ge, instance_of, optional
+from attrs import frozen
+from attrs.validators import instance_of, optional
 
 from robustnas.contracts import Images, Shape
 from robustnas.data.images import Streamed
 from robustnas.errors import DataError, MissingDataError
+from robustnas.options import option
 from robustnas_plugins.datasets.class_folders import WORKERS, ClassFolders, Files, same_classes, scan, shown
 from robustnas_plugins.datasets.places import data_root, missing
 from robustnas_plugins.datasets.splits import is_train
-
-
-def _count(default: int, at_least: int, help: str, **metadata: Any) -> Any:
-    return field(
-        default=default,
-        validator=and_(instance_of(int), ge(at_least)),
-        metadata={"help": help, **metadata},
-    )
 
 
 @frozen
 class ImageNet:
     """ImageNet (ILSVRC 2012) photographs, (3, size, size).  Russakovsky et al. 2015, arXiv:1409.0575."""
 
-    folder: str | None = field(
-        default=None,
-        validator=optional(instance_of(str)),
-        metadata={
-            "help": "folder with train/ and val/; default imagenet/ in ROBUSTNAS_DATA, then in ./data",
-            "identity": False,
-        },
+    folder: str | None = option(
+        None,
+        "folder with train/ and val/; default imagenet/ in ROBUSTNAS_DATA, then in ./data",
+        optional(instance_of(str)),
+        identity=False,
     )
-    size: int = _count(224, 8, "side of the square cut from the centre, in pixels")
-    resize: int = _count(256, 8, "shorter side before cutting, in pixels; at least size")
-    classes: int = _count(1000, 2, "class folders there must be")
-    workers: int = _count(2, 0, WORKERS, identity=False)
+    size: int = option(224, "side of the square cut from the centre, in pixels", at_least=8)
+    resize: int = option(256, "shorter side before cutting, in pixels; at least size", at_least=8)
+    classes: int = option(1000, "class folders there must be", at_least=2)
+    workers: int = option(2, WORKERS, at_least=0, identity=False)
     mean: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)
     std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
 

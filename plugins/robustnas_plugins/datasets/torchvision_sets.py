@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from attrs import field, frozen
+from attrs import frozen
 from attrs.validators import instance_of, optional
 
 from robustnas.contracts import Images, Shape
 from robustnas.data.images import InMemory
 from robustnas.errors import DataError, MissingDataError
+from robustnas.options import option
 from robustnas_plugins.datasets import idx
 from robustnas_plugins.datasets.downloads import fetch
 from robustnas_plugins.datasets.places import data_root, md5, missing
@@ -42,22 +43,16 @@ MNIST_SIZES = {"train": 60_000, "t10k": 10_000}
 
 
 def _folder() -> Any:
-    return field(
-        default=None,
-        validator=optional(instance_of(str)),
-        metadata={
-            "help": "folder that holds the files; default the variable ROBUSTNAS_DATA, then ./data",
-            "identity": False,
-        },
+    return option(
+        None,
+        "folder that holds the files; default the variable ROBUSTNAS_DATA, then ./data",
+        optional(instance_of(str)),
+        identity=False,
     )
 
 
 def _download() -> Any:
-    return field(
-        default=False,
-        validator=instance_of(bool),
-        metadata={"help": "fetch the files into the folder if they are not there", "identity": False},
-    )
+    return option(False, "fetch the files into the folder if they are not there", instance_of(bool), identity=False)
 
 
 @frozen

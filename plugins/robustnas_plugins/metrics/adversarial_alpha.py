@@ -17,12 +17,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from attrs import field, frozen
-from attrs.validators import ge, instance_of
+from attrs import frozen
+from attrs.validators import ge
 from torch import Tensor
 
 from robustnas.contracts import Context, Supernet
 from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
+from robustnas.options import option
 from robustnas.threat import ThreatModel
 from robustnas_plugins.metrics.mixing import END, START, perturbed, schedule
 
@@ -31,23 +32,9 @@ from robustnas_plugins.metrics.mixing import END, START, perturbed, schedule
 class AdversarialAlpha:
     """Trains w at the mixing weights near the clean ones that hurt most; has no score."""
 
-    steps: int = field(
-        default=7,
-        validator=[instance_of(int), ge(1)],
-        metadata={"help": "steps of the ascent, each of size 2 eps / steps"},
-    )
-    start: float = field(
-        default=START,
-        converter=float,
-        validator=ge(0.0),
-        metadata={"help": "eps at the first epoch, largest change of a mixing weight"},
-    )
-    end: float = field(
-        default=END,
-        converter=float,
-        validator=ge(0.0),
-        metadata={"help": "eps after the last epoch, largest change of a mixing weight"},
-    )
+    steps: int = option(7, "steps of the ascent, each of size 2 eps / steps", at_least=1)
+    start: float = option(START, "eps at the first epoch, largest change of a mixing weight", ge(0.0), converter=float)
+    end: float = option(END, "eps after the last epoch, largest change of a mixing weight", ge(0.0), converter=float)
 
     def inner_loss(
         self, supernet: Supernet, images: Tensor, labels: Tensor, threat: ThreatModel, context: Context

@@ -11,13 +11,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from attrs import field, frozen
-from attrs.validators import ge, gt, in_, instance_of, optional
+from attrs import frozen
+from attrs.validators import gt, in_, optional
 from torch import Tensor
 
 from robustnas.attack.pgd import pgd
 from robustnas.contracts import Context, Supernet
 from robustnas.nn.batch_statistics import scratch_statistics
+from robustnas.options import option
 from robustnas.threat import ThreatModel, pixels
 
 
@@ -29,21 +30,14 @@ def _step_size(value: str | float | None) -> float | None:
 class AdversarialTraining:
     """Trains on perturbed images; has no score."""
 
-    steps: int = field(
-        default=7,
-        validator=[instance_of(int), ge(1)],
-        metadata={"help": "steps of PGD after its random start"},
+    steps: int = option(7, "steps of PGD after its random start", at_least=1)
+    step_size: float | None = option(
+        None, "size of a step in pixel units; default epsilon / 4", optional(gt(0.0)), converter=_step_size
     )
-    step_size: float | None = field(
-        default=None,
-        converter=_step_size,
-        validator=optional(gt(0.0)),
-        metadata={"help": "size of a step in pixel units; default epsilon / 4"},
-    )
-    levels: Literal["both", "inner"] = field(
-        default="both",
-        validator=in_(("both", "inner")),
-        metadata={"help": "levels that see perturbed images: both, or inner (alpha then moves on clean ones)"},
+    levels: Literal["both", "inner"] = option(
+        "both",
+        "levels that see perturbed images: both, or inner (alpha then moves on clean ones)",
+        in_(("both", "inner")),
     )
 
     def inner_loss(

@@ -18,12 +18,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import field, frozen
-from attrs.validators import and_, ge, in_, instance_of, le
+from attrs import frozen
+from attrs.validators import ge, in_, instance_of, le
 
 from robustnas.bounds import METHODS, log_widths, margins
 from robustnas.errors import RunError
 from robustnas.nn.float64 import doubled
+from robustnas.options import option
 from robustnas.threat import ThreatModel, pixels
 
 if TYPE_CHECKING:
@@ -48,45 +49,38 @@ class CertifiedBound:
     and costs one backward pass where `mean` costs one for each wrong class.
     """
 
-    method: str = field(
-        default="crown-ibp",
-        validator=in_(METHODS),
-        metadata={"help": "bound: ibp, crown-ibp, crown or alpha-crown (each tighter and dearer)"},
+    method: str = option(
+        "crown-ibp", "bound: ibp, crown-ibp, crown or alpha-crown (each tighter and dearer)", in_(METHODS)
     )
-    epsilon: float | None = field(
-        default=None,
-        converter=_radius,
-        metadata={"help": "radius of the metric in pixel units, 8/255 is a number; the threat's if not given"},
+    epsilon: float | None = option(
+        None, "radius of the metric in pixel units, 8/255 is a number; the threat's if not given", converter=_radius
     )
-    ramp: float = field(
-        default=0.0,
+    ramp: float = option(
+        0.0,
+        "share of the search over which the radius grows from a hundredth of epsilon to epsilon",
+        ge(0.0),
+        le(1.0),
         converter=float,
-        validator=and_(ge(0.0), le(1.0)),
-        metadata={"help": "share of the search over which the radius grows from a hundredth of epsilon to epsilon"},
     )
-    targets: str = field(
-        default="strongest",
-        validator=in_(("strongest", "mean")),
-        metadata={"help": "margin to the strongest wrong class (our choice), or the mean over all wrong classes"},
+    targets: str = option(
+        "strongest",
+        "margin to the strongest wrong class (our choice), or the mean over all wrong classes",
+        in_(("strongest", "mean")),
     )
 
-    scale: str = field(
-        default="margin",
-        validator=in_(("margin", "log")),
-        metadata={
-            "help": "the margin's bound in logits (the paper's), or minus the log of its width (for deep supernets)"
-        },
+    scale: str = option(
+        "margin",
+        "the margin's bound in logits (the paper's), or minus the log of its width (for deep supernets)",
+        in_(("margin", "log")),
     )
-    normalise: bool = field(
-        default=False,
-        validator=instance_of(bool),
-        metadata={"help": "divide by the deviation of the clean logits, so that their scale cannot be the gain"},
+    normalise: bool = option(
+        False, "divide by the deviation of the clean logits, so that their scale cannot be the gain", instance_of(bool)
     )
 
-    precision: str = field(
-        default="float32",
-        validator=in_(("float32", "float64")),
-        metadata={"help": "arithmetic of the bound: float64 is slower, and with scale: margin overflows later"},
+    precision: str = option(
+        "float32",
+        "arithmetic of the bound: float64 is slower, and with scale: margin overflows later",
+        in_(("float32", "float64")),
     )
 
     @epsilon.validator

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from attrs import field, frozen
-from attrs.validators import and_, ge, in_, le
+from attrs import frozen
+from attrs.validators import ge, in_, le
 
 from robustnas.bounds import METHODS, log_widths_within
 from robustnas.certify import linearised_radius
@@ -29,6 +29,7 @@ from robustnas.certify.bracket import Bracket
 from robustnas.errors import RunError
 from robustnas.nn.float64 import doubled
 from robustnas.nn.margin import margin_to_best_other
+from robustnas.options import option
 from robustnas.threat import largest_radius
 
 if TYPE_CHECKING:
@@ -51,27 +52,18 @@ SLOPE = 0.25, 1e6
 class CertifiedRadius:
     """Certified radius of each image in the threat's norm; larger is more robust.  The threat's epsilon has no say."""
 
-    method: str = field(
-        default="crown-ibp",
-        validator=in_(METHODS),
-        metadata={"help": "bound: ibp, crown-ibp, crown or alpha-crown (each tighter and dearer)"},
+    method: str = option(
+        "crown-ibp", "bound: ibp, crown-ibp, crown or alpha-crown (each tighter and dearer)", in_(METHODS)
     )
-    scale: str = field(
-        default="log",
-        validator=in_(("log", "pixels")),
-        metadata={"help": "the radius in pixel units, or its natural logarithm"},
-    )
-    steps: int = field(
-        default=2,
+    scale: str = option("log", "the radius in pixel units, or its natural logarithm", in_(("log", "pixels")))
+    steps: int = option(
+        2,
+        "bounds that the search for the radius takes, before the one that is differentiated",
+        ge(0),
+        le(30),
         converter=int,
-        validator=and_(ge(0), le(30)),
-        metadata={"help": "bounds that the search for the radius takes, before the one that is differentiated"},
     )
-    precision: str = field(
-        default="float32",
-        validator=in_(("float32", "float64")),
-        metadata={"help": "arithmetic of the bound; float64 is slower"},
-    )
+    precision: str = option("float32", "arithmetic of the bound; float64 is slower", in_(("float32", "float64")))
 
     def score(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
         """images (N, C, H, W) in [0, 1], labels (N,) -> (N,) radii in pixel units, or their logarithms.

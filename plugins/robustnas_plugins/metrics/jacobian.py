@@ -14,13 +14,14 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import torch
-from attrs import field, frozen
+from attrs import frozen
 from attrs.validators import ge, instance_of, optional
 from torch import Tensor, nn
 
 from robustnas.contracts import Shape
 from robustnas.errors import OptionError
 from robustnas.nn.fast import double_backward
+from robustnas.options import option
 from robustnas.threat import DUAL_ORDER, ThreatModel
 
 ROWS_AT_ONCE = 10
@@ -31,10 +32,10 @@ ROWS_AT_ONCE = 10
 class Jacobian:
     """Minus the mean dual norm of the rows of the logits' Jacobian."""
 
-    rows: int | None = field(
-        default=None,
-        validator=optional([instance_of(int), ge(1)]),
-        metadata={"help": "rows of the Jacobian per image, drawn afresh without replacement; default all K, exactly"},
+    rows: int | None = option(
+        None,
+        "rows of the Jacobian per image, drawn afresh without replacement; default all K, exactly",
+        optional([instance_of(int), ge(1)]),
     )
 
     def check(self, shape: Shape, classes: int, threat: ThreatModel) -> None:

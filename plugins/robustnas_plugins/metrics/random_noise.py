@@ -15,11 +15,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from attrs import field, frozen
+from attrs import frozen
 from attrs.validators import ge, in_, optional
 from torch import Tensor
 
 from robustnas.contracts import Context, Supernet
+from robustnas.options import option
 from robustnas.threat import ThreatModel, pixels
 from robustnas_plugins.metrics.mixing import END, START, perturbed, schedule
 
@@ -32,31 +33,27 @@ def _scale(value: str | float | None) -> float | None:
 class RandomNoise:
     """Trains w under random noise; has no score."""
 
-    target: Literal["alpha", "input"] = field(
-        default="alpha",
-        validator=in_(("alpha", "input")),
-        metadata={"help": "what is disturbed: alpha (the mixing weights, SDARTS-RS) or input (the images)"},
+    target: Literal["alpha", "input"] = option(
+        "alpha",
+        "what is disturbed: alpha (the mixing weights, SDARTS-RS) or input (the images)",
+        in_(("alpha", "input")),
     )
-    distribution: Literal["uniform", "gaussian"] = field(
-        default="uniform",
-        validator=in_(("uniform", "gaussian")),
-        metadata={"help": "of the noise: uniform in [-eps, eps], or gaussian of deviation eps (input only)"},
+    distribution: Literal["uniform", "gaussian"] = option(
+        "uniform",
+        "of the noise: uniform in [-eps, eps], or gaussian of deviation eps (input only)",
+        in_(("uniform", "gaussian")),
     )
-    start: float | None = field(
-        default=None,
+    start: float | None = option(
+        None,
+        "eps at the first epoch; default 0.03 for alpha, the threat's epsilon for input (l1: epsilon / d)",
+        optional(ge(0.0)),
         converter=_scale,
-        validator=optional(ge(0.0)),
-        metadata={
-            "help": "eps at the first epoch; default 0.03 for alpha, the threat's epsilon for input (l1: epsilon / d)"
-        },
     )
-    end: float | None = field(
-        default=None,
+    end: float | None = option(
+        None,
+        "eps after the last epoch; default 0.3 for alpha, the threat's epsilon for input (l1: epsilon / d)",
+        optional(ge(0.0)),
         converter=_scale,
-        validator=optional(ge(0.0)),
-        metadata={
-            "help": "eps after the last epoch; default 0.3 for alpha, the threat's epsilon for input (l1: epsilon / d)"
-        },
     )
 
     @distribution.validator

@@ -20,10 +20,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, frozen
 
 from robustnas.genotype import Genotype
 from robustnas.nn.cells import strongest_inputs
+from robustnas.options import option
 from robustnas_plugins.search_spaces import ops, published, sizes
 from robustnas_plugins.search_spaces.darts import NODES, OUTPUT, Darts
 from robustnas_plugins.search_spaces.network import DiscreteNetwork
@@ -47,10 +48,8 @@ class PcDarts:
 
     cells: int = sizes.cells()
     channels: int = sizes.channels([_equal_parts])
-    partial: int = field(
-        default=4,
-        validator=sizes.at_least(1),
-        metadata={"help": "operations of the supernet act on one in so many channels; 1 for all", "stage": "search"},
+    partial: int = option(
+        4, "operations of the supernet act on one in so many channels; 1 for all", sizes.at_least(1), stage="search"
     )
     network_cells: int = sizes.network_cells()
     network_channels: int = sizes.network_channels()

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from attrs import Attribute, field
+from attrs import Attribute
+
+from robustnas.options import option
 
 MOST_CELLS = 100
 """Five times as many as those of the literature; a tenth of a second each, to be built."""
@@ -38,28 +40,28 @@ def _known_form(plugin: Any, attribute: Attribute[Any], value: Any) -> None:
 def cells() -> Any:
     """The supernet's depth."""
     text = "cells of the supernet; those at a third and two thirds of the depth reduce"
-    return field(default=8, validator=at_least(1, MOST_CELLS), metadata={"help": text, "stage": "search"})
+    return option(8, text, at_least(1, MOST_CELLS), stage="search")
 
 
 def channels(rules: Sequence[Rule] = ()) -> Any:
     """The supernet's width, with the space's own rules for it."""
     text = "channels of the supernet's first cell; each reduction cell doubles them"
-    return field(default=16, validator=[at_least(2), *rules], metadata={"help": text, "stage": "search"})
+    return option(16, text, at_least(2), *rules, stage="search")
 
 
 def network_cells() -> Any:
     """The discrete network's depth."""
     text = "cells of the discrete network (DARTS: 20 for CIFAR, 14 for ImageNet)"
-    return field(default=20, validator=at_least(1, MOST_CELLS), metadata={"help": text, "stage": "train"})
+    return option(20, text, at_least(1, MOST_CELLS), stage="train")
 
 
 def network_channels() -> Any:
     """The discrete network's width."""
     text = "channels of the discrete network's first cell (DARTS: 36 for CIFAR, 48 for ImageNet)"
-    return field(default=36, validator=at_least(2), metadata={"help": text, "stage": "train"})
+    return option(36, text, at_least(2), stage="train")
 
 
 def form() -> Any:
     """The discrete network's stem."""
     text = "stem of the discrete network: cifar keeps the image size, imagenet divides it by 8"
-    return field(default="cifar", validator=_known_form, metadata={"help": text, "stage": "train"})
+    return option("cifar", text, _known_form, stage="train")
