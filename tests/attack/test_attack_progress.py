@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustnas.attack import AttackRecord, evaluate
+from robustnas.attack import Conditions, Outcomes, evaluate
 from robustnas.attack.foolbox_attack import InTurn
-from robustnas.attack.progress import Done, Progress
+from robustnas.attack.progress import Progress
 from robustnas.attack.radii import at_radii
 from robustnas.data.images import InMemory
 from robustnas.errors import RunDirectoryError
@@ -89,7 +89,7 @@ def attacks() -> dict[str, Any]:
     }
 
 
-def attacked(name: str, network: nn.Module, progress: Progress | None, **settings: Any) -> AttackRecord:
+def attacked(name: str, network: nn.Module, progress: Progress | None, among: Tensor | None = None) -> Outcomes:
     images, labels = some(COUNT)
     clean = trained()(images).argmax(dim=1)
     return evaluate(
@@ -98,17 +98,13 @@ def attacked(name: str, network: nn.Module, progress: Progress | None, **setting
         labels,
         attacks()[name],
         LINF,
-        batch=13,
-        seed=3,
-        label=name,
-        clean=clean,
-        progress=progress,
-        **settings,
+        Conditions(batch=13, seed=3, label=name, clean=clean, progress=progress),
+        among=among,
     )
 
 
-def same(one: AttackRecord, other: AttackRecord) -> None:
-    for name in ("tried", "perturbed", "success", "by", "distance", "answer", "evaluations"):
+def same(one: Outcomes, other: Outcomes) -> None:
+    for name in ("tried", "prediction", "success", "by", "distance", "answer", "evaluations"):
         left, right = getattr(one, name), getattr(other, name)
         assert torch.equal(torch.as_tensor(left), torch.as_tensor(right)), name
     for norm, size in one.sizes.items():
@@ -147,7 +143,7 @@ def test_killed_it_loses_the_batch_and_nothing_else(name: str, tmp_path: Path):
 def test_killed_at_the_second_radius_the_first_is_not_attacked_again(tmp_path: Path):
     images, labels = some(COUNT)
 
-    def records(network: nn.Module, progress: Progress) -> list[AttackRecord]:
+    def records(network: nn.Module, progress: Progress) -> list[Outcomes]:
         build = lambda threat: PGD(steps=4, step_size=0.08).build(threat)  # noqa: E731
         return at_radii(
             network,
@@ -155,11 +151,8 @@ def test_killed_at_the_second_radius_the_first_is_not_attacked_again(tmp_path: P
             labels,
             build,
             [ThreatModel("linf", radius) for radius in RADII],
-            label="pgd",
+            Conditions(label="pgd", batch=13, clean=trained()(images).argmax(dim=1), progress=progress),
             left=lambda _: torch.ones(COUNT, dtype=torch.bool),
-            batch=13,
-            clean=trained()(images).argmax(dim=1),
-            progress=progress,
         )
 
     whole = Counter()
@@ -206,17 +199,20 @@ def test_what_two_processes_did_twice_counts_once(tmp_path: Path):
 
 def test_rows_that_are_there_stay_as_they_are():
     done, again = (
-        Done(torch.arange(3), torch.ones(3, dtype=torch.bool), torch.full((3,), answer), torch.zeros(3))
-        for answer in (1, 2)
+        Outcomes(
+            LINF, index=index, label=index, clean=index, answer=torch.full((3,), answer), cost=torch.ones(3).double()
+        )
+        for index, answer in ((torch.arange(3), 1), (torch.arange(2, 5), 2))
     )
-    for one in (done, again):
-        one.sizes = {norm: torch.zeros(3, dtype=torch.float64) for norm in one.sizes}
-        one.cost = torch.ones(3, dtype=torch.float64)
-    again.indices = torch.arange(2, 5)
-    done.add(again)
-    assert done.indices.tolist() == [0, 1, 2, 3, 4]
-    assert done.answer.tolist() == [1, 1, 1, 2, 2]
-    assert float(done.cost.sum()) == 5
+    both = done.joined(again)
+    assert both.index.tolist() == [0, 1, 2, 3, 4]
+    assert both.answer.tolist() == [1, 1, 1, 2, 2]
+    assert float(both.cost.sum()) == 5
+
+
+def test_what_an_older_version_had_begun_is_begun_anew(tmp_path: Path):
+    StageFolder(tmp_path).save_tensors("progress-0.pt", {"/0.12/": {"indices": torch.arange(3), "cost": torch.ones(3)}})
+    assert len(Progress(StageFolder(tmp_path)).of("/0.12/", LINF).index) == 0
 
 
 @pytest.mark.usefixtures("often")
@@ -271,7 +267,7 @@ def test_a_run_that_is_stopped_in_an_attack_ends_with_the_same_columns(
     assert run(tmp_path) == 0
     assert calls == every, "no batch twice"
     for label in ("fgsm", "pgd"):
-        one, other = (columns(tmp_path / out, label).arrays for out in ("whole", "run"))
+        one, other = (columns(tmp_path / out, label) for out in ("whole", "run"))
         assert one.keys() == other.keys()
         for name, array in one.items():
             assert np.array_equal(array, other[name]), name

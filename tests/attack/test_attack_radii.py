@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustnas.attack import AttackRecord, evaluate, predict
+from robustnas.attack import Conditions, Outcomes, evaluate, predict
 from robustnas.attack.foolbox_attack import BallAttack, InTurn, NearestAttack, Network
 from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.radii import at_radii
@@ -40,16 +40,20 @@ def grid(
     build: Callable[[ThreatModel], Any],
     wanted: list[ThreatModel],
     left: Callable[[float], Tensor] = everybody,
+    *,
+    carry: bool = True,
     **settings: Any,
-) -> list[AttackRecord]:
+) -> list[Outcomes]:
     images, labels = some(COUNT)
-    network = trained()
-    return at_radii(network, InMemory(images, labels), labels, build, wanted, left=left, **{**SETTINGS, **settings})
+    network, conditions = trained(), Conditions(**{**SETTINGS, **settings})
+    return at_radii(network, InMemory(images, labels), labels, build, wanted, conditions, left=left, carry=carry)
 
 
-def alone(build: Callable[[ThreatModel], Any], threat: ThreatModel, **settings: Any) -> AttackRecord:
+def alone(build: Callable[[ThreatModel], Any], threat: ThreatModel, **settings: Any) -> Outcomes:
     images, labels = some(COUNT)
-    return evaluate(trained(), images, labels, build(threat), threat, **{**SETTINGS, **settings})
+    held = {name: settings.pop(name) for name in ("among", "before") if name in settings}
+    conditions = Conditions(**{**SETTINGS, **settings})
+    return evaluate(trained(), images, labels, build(threat), threat, conditions, **held)
 
 
 def right() -> Tensor:
@@ -98,7 +102,7 @@ def test_without_carrying_everything_is_attacked_at_every_radius_with_the_same_v
         assert torch.equal(known, other.success)
     for record, threat in zip(every, threats(*RADII), strict=True):
         single = alone(build, threat)
-        for name in ("success", "perturbed", "distance", "tried"):
+        for name in ("success", "prediction", "distance", "tried"):
             assert torch.equal(getattr(record, name), getattr(single, name))
 
 
@@ -131,7 +135,7 @@ def test_who_minimises_runs_once_and_says_at_each_radius_what_it_would_say_alone
     for record, single in zip(records, singles, strict=True):
         assert record.threat == single.threat
         assert torch.equal(record.success, single.success)
-        assert torch.equal(record.perturbed[record.success], single.perturbed[record.success])
+        assert torch.equal(record.prediction[record.success], single.prediction[record.success])
         torch.testing.assert_close(record.distance[record.success], single.distance[single.success], atol=1e-5, rtol=0)
         assert torch.equal(record.by >= 0, record.success)
     assert 0 < int(records[0].success.sum()) < int(records[-1].success.sum())
@@ -208,7 +212,7 @@ def test_a_radius_of_zero_is_nobodys_ball():
         records = grid(build, threats(0.0, *RADII[2:]))
         assert not records[0].success.any()
         assert records[1].success.any()
-        assert torch.equal(records[0].perturbed, records[0].clean)
+        assert torch.equal(records[0].prediction, records[0].clean)
 
 
 def test_sizes_are_of_the_same_perturbation_in_every_norm():

@@ -15,7 +15,7 @@ from foolbox.attacks.base import FixedEpsilonAttack
 from torch import Tensor, nn
 
 from robustnas import certify
-from robustnas.attack import evaluate
+from robustnas.attack import Conditions, evaluate
 from robustnas.cli import main
 from robustnas.errors import RunError
 from robustnas.threat import ThreatModel
@@ -317,7 +317,7 @@ def test_a_changed_network_is_told_and_put_back(do: Callable[[Any], None]):
     before = evaluate(network, images, labels, FGSM().build(LINF), LINF)
     held = {name: (tensor, tensor.detach().clone()) for name, tensor in network.state_dict(keep_vars=True).items()}
     with pytest.raises(RunError, match=rf"attack bad changed the network \({CHANGES[do]}\).*is as it was") as caught:
-        evaluate(network, images, labels, Change(do), LINF, label="bad", batch=10)
+        evaluate(network, images, labels, Change(do), LINF, Conditions(label="bad", batch=10))
     assert "results are not used" in str(caught.value)
     now = network.state_dict(keep_vars=True)
     assert now.keys() == held.keys()
@@ -359,7 +359,7 @@ def test_a_network_that_changes_itself_later_is_told_instead_of_the_attack(every
 
     network, (images, labels) = Seldom(), some(20)
     with pytest.raises(RunError, match="the network's own forward pass changes asked in eval mode"):
-        evaluate(network, images, labels, PGD(steps=10, step_size=0.01).build(LINF), LINF, clean=labels)
+        evaluate(network, images, labels, PGD(steps=10, step_size=0.01).build(LINF), LINF, Conditions(clean=labels))
     assert network.asked == 0
 
 
@@ -367,7 +367,7 @@ def test_an_attack_that_trains_is_told_and_the_mode_is_put_back():
     network, (images, labels) = trained(), some(20)
     for do in (lambda net: net.train(), lambda net: net[1].train()):
         with pytest.raises(RunError, match="attack bad put the network into training mode"):
-            evaluate(network, images, labels, Change(do), LINF, label="bad")
+            evaluate(network, images, labels, Change(do), LINF, Conditions(label="bad"))
         assert not any(module.training for module in network.modules())
 
 

@@ -11,7 +11,7 @@ from foolbox.attacks.base import FixedEpsilonAttack, MinimizationAttack
 from torch import nn
 
 from robustnas import certify
-from robustnas.attack import evaluate, predict, robust
+from robustnas.attack import Conditions, evaluate, predict, robust
 from robustnas.attack.review.probe import probe
 from robustnas.certify import smoothing
 from robustnas.data.images import InMemory, Streamed
@@ -96,7 +96,7 @@ def test_fooled_means_right_when_clean_and_wrong_on_the_admissible_image():
     assert record.clean.tolist() == [0, 0, 0, 1]
     assert record.correct.tolist() == [True, True, False, True]
     assert record.success.tolist() == [True, False, False, False]
-    assert record.perturbed.tolist() == [1, 0, 0, 1]
+    assert record.prediction.tolist() == [1, 0, 0, 1]
     torch.testing.assert_close(record.distance, torch.tensor([0.08, 0.08, 0.0, 0.08]))
     assert record.found.isfinite().tolist() == [True, False, False, False]
 
@@ -109,7 +109,6 @@ def test_an_image_that_is_wrong_when_clean_is_neither_attacked_nor_healed():
     assert not record.success.any()
     assert not robust(record.correct, [record.success]).any()
     assert record.evaluations == 0
-    assert record.evaluations_per_image == 0
 
 
 def test_an_attack_that_minimises_proves_nothing_beyond_the_ball():
@@ -120,7 +119,7 @@ def test_an_attack_that_minimises_proves_nothing_beyond_the_ball():
 
     record = evaluate(Brightness(), images, labels, Minimal(to_just_bright), LINF)
     assert record.success.tolist() == [True, False, False]
-    assert record.perturbed.tolist() == [1, 0, 0]
+    assert record.prediction.tolist() == [1, 0, 0]
     torch.testing.assert_close(record.distance, torch.tensor([0.06, 0.0, 0.0]))
     expected = torch.tensor([0.06, 0.21, float("inf")], dtype=torch.float64)
     torch.testing.assert_close(record.found, expected, atol=1e-7, rtol=0)
@@ -149,7 +148,7 @@ def test_a_lying_attack_is_caught_and_the_image_named(lie):
     # the first four are wrong when clean: the image named is the one in the dataset, not the one in the batch
     images, labels = levels(0.2, 0.2, 0.2, 0.2, 0.4, 0.45), torch.tensor([1, 1, 1, 1, 0, 0])
     with pytest.raises(RunError, match=message) as caught:
-        evaluate(Brightness(), images, labels, Fixed(change), LINF, batch=6, label="liar")
+        evaluate(Brightness(), images, labels, Fixed(change), LINF, Conditions(batch=6, label="liar"))
     assert "attack liar" in str(caught.value)
 
 
@@ -180,7 +179,7 @@ def test_epsilon_zero_changes_nothing(attack):
     images, labels = levels(0.45, 0.2, 0.8), torch.tensor([0, 1, 1])
     record = evaluate(Brightness(), images, labels, attack, ThreatModel("linf", 0))
     assert not record.success.any()
-    assert torch.equal(record.perturbed, record.clean)
+    assert torch.equal(record.prediction, record.clean)
     assert not record.distance.any()
 
 
@@ -220,7 +219,7 @@ def test_the_network_is_left_as_it_was():
     network, (images, labels) = mixed_network(), some()
     attack = foolbox.attacks.LinfPGD(steps=3, abs_stepsize=0.2)
     with untouched(network):
-        record = evaluate(network, images, labels, attack, WIDE, batch=5)
+        record = evaluate(network, images, labels, attack, WIDE, Conditions(batch=5))
     assert record.success.any()
 
 
@@ -233,7 +232,7 @@ def test_the_network_is_left_as_it_was_after_an_exception():
         untouched(network),
         pytest.raises(RunError, match=r"attack broken raised ZeroDivisionError.*half way"),
     ):
-        evaluate(network, images, labels, Fixed(fail), LINF, label="broken")
+        evaluate(network, images, labels, Fixed(fail), LINF, Conditions(label="broken"))
 
 
 def test_an_exception_without_text_is_told_by_its_kind():
@@ -291,10 +290,10 @@ class Writing(Small):
 LOOKS = {
     "predict": lambda network, images, labels: predict(network, images, batch=3),
     "evaluate": lambda network, images, labels: evaluate(
-        network, images, labels, foolbox.attacks.LinfPGD(steps=5), LINF, clean=labels
+        network, images, labels, foolbox.attacks.LinfPGD(steps=5), LINF, Conditions(clean=labels)
     ),
     "source": lambda network, images, labels: evaluate(
-        Small(), images, labels, foolbox.attacks.LinfPGD(steps=5), LINF, source=network
+        Small(), images, labels, foolbox.attacks.LinfPGD(steps=5), LINF, Conditions(source=network)
     ),
     "smoothing": lambda network, images, labels: smoothing.certify(
         network, images, labels, sigma=0.1, samples=20, selection=5, alpha=0.1, batch=12, device=CPU, seed=0
@@ -349,7 +348,12 @@ def test_a_network_that_raises_under_attack_is_named_not_the_attack():
     images, labels = some()
     with pytest.raises(RunError, match=r"^the network raised ZeroDivisionError in its forward pass for images \(5, 1,"):
         evaluate(
-            Writing(lambda x: 1 / 0, 3), images, labels, foolbox.attacks.LinfPGD(steps=5), LINF, batch=5, clean=labels
+            Writing(lambda x: 1 / 0, 3),
+            images,
+            labels,
+            foolbox.attacks.LinfPGD(steps=5),
+            LINF,
+            Conditions(batch=5, clean=labels),
         )
 
 
@@ -381,7 +385,9 @@ class Noisy(FixedEpsilonAttack):
 
 def run_noisy(seed=0, label="noisy", batch=5):
     attack, (images, labels) = Noisy(), some()
-    record = evaluate(Small(), images, labels, attack, ThreatModel("linf", 0.3), batch, seed, label=label)
+    record = evaluate(
+        Small(), images, labels, attack, ThreatModel("linf", 0.3), Conditions(batch=batch, seed=seed, label=label)
+    )
     return attack.draws, record
 
 
@@ -397,7 +403,7 @@ def test_draws_depend_on_seed_label_and_batch_alone():
     assert draws == again
     assert len(draws) == 3
     assert len(set(draws)) == 3
-    for name in ("clean", "perturbed", "success", "distance", "found"):
+    for name in ("clean", "prediction", "success", "distance", "found"):
         assert torch.equal(getattr(first, name), getattr(second, name))
     assert run_noisy(seed=1)[0][0] != draws[0]
     assert run_noisy(label="other")[0][0] != draws[0]
@@ -424,7 +430,7 @@ def test_it_works_where_the_caller_has_switched_gradients_off(mode):
         copies = images.clone()  # inference tensors in inference mode
         found = evaluate(network, copies, labels.clone(), attack, WIDE)
         assert not torch.is_grad_enabled()
-    assert torch.equal(expected.perturbed, found.perturbed)
+    assert torch.equal(expected.prediction, found.prediction)
     assert expected.success.any()
 
 
@@ -448,20 +454,19 @@ def test_images_in_memory_streamed_and_as_a_tensor_are_one():
     labels = predict(Small(), pixels)
     attack = foolbox.attacks.LinfFastGradientAttack()
     kinds = (pixels, InMemory(pixels, labels), Streamed(list(pixels), labels))
-    records = [evaluate(Small(), images, labels, attack, LINF, batch=5) for images in kinds]
+    records = [evaluate(Small(), images, labels, attack, LINF, Conditions(batch=5)) for images in kinds]
     assert torch.equal(records[0].distance, records[1].distance)
     assert torch.equal(records[0].distance, records[2].distance)
-    fewer = evaluate(Small(), kinds[1], labels[:7], attack, LINF, batch=5)
-    assert torch.equal(fewer.perturbed, records[0].perturbed[:7])
+    fewer = evaluate(Small(), kinds[1], labels[:7], attack, LINF, Conditions(batch=5))
+    assert torch.equal(fewer.prediction, records[0].prediction[:7])
 
 
 def test_evaluations_are_counted_image_by_image():
     images, labels = some()
     labels[:4] = (labels[:4] + 1) % 3  # wrong when clean: not attacked
     attack = foolbox.attacks.LinfPGD(steps=3, abs_stepsize=0.2)
-    record = evaluate(Small(), images, labels, attack, LINF, batch=5)
+    record = evaluate(Small(), images, labels, attack, LINF, Conditions(batch=5))
     assert record.evaluations == 8 * 3
-    assert record.evaluations_per_image == 3
 
 
 def test_progress_is_reported():
@@ -474,8 +479,7 @@ def test_progress_is_reported():
         labels,
         attack,
         LINF,
-        5,
-        report=lambda done, total, unit, **f: told.append((done, total, unit, f)),
+        Conditions(batch=5, report=lambda done, total, unit, **f: told.append((done, total, unit, f))),
     )
     assert [one[:3] for one in told] == [(5, 12, "image"), (10, 12, "image"), (12, 12, "image")]
     share = float(robust(record.correct, [record.success]).float().mean())
@@ -493,7 +497,7 @@ def test_foolbox_wrappers_that_can_only_be_called_are_called():
 def test_an_attack_of_another_norm_is_refused():
     images, labels = some()
     with pytest.raises(OptionError, match="l_2 and the threat is linf"):
-        evaluate(Small(), images, labels, foolbox.attacks.L2PGD(steps=2), LINF, label="pgd")
+        evaluate(Small(), images, labels, foolbox.attacks.L2PGD(steps=2), LINF, Conditions(label="pgd"))
     with pytest.raises(OptionError, match="l_inf and the threat is l2"):
         evaluate(Small(), images, labels, foolbox.attacks.LinfPGD(steps=2), L2)
     with pytest.raises(OptionError, match="not a foolbox Attack"):
@@ -541,8 +545,8 @@ def test_robust_is_the_worst_case_image_by_image():
 def test_the_order_of_batches_does_not_matter_to_a_deterministic_attack():
     images, labels = some()
     attack = foolbox.attacks.LinfPGD(steps=4, abs_stepsize=0.04, random_start=False)
-    whole, pieces = (evaluate(Small(), images, labels, attack, LINF, batch) for batch in (12, 1))
-    assert torch.equal(whole.perturbed, pieces.perturbed)
+    whole, pieces = (evaluate(Small(), images, labels, attack, LINF, Conditions(batch=batch)) for batch in (12, 1))
+    assert torch.equal(whole.prediction, pieces.prediction)
     torch.testing.assert_close(whole.distance, pieces.distance, atol=1e-5, rtol=0)
 
 
@@ -558,7 +562,7 @@ def test_what_minimises_is_kept_as_it_is_even_when_it_is_beyond_the_ball_by_roun
     record = evaluate(Brightness(), levels(0.449998), torch.tensor([0]), attack, threat)
     assert not record.success.any()
     assert float(record.found) == pytest.approx(0.050005, abs=1e-7)
-    assert record.at(ThreatModel("linf", 0.06)).success.all()
+    assert record.at(0.06).success.all()
 
 
 def test_running_out_of_memory_is_not_the_attacks_fault():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustnas.attack import AttackRecord, evaluate, predict
+from robustnas.attack import Conditions, Outcomes, evaluate, predict
 from robustnas.cli import main
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.processes import Processes
@@ -59,13 +59,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.chdir(home)
 
 
-def arrays(folder: Path, label: str) -> dict[str, Any]:
-    return columns(folder, label).arrays
-
-
 def fooled(folder: Path, labels: tuple[str, ...], epsilon: float) -> Any:
     """(N,) bool, by any of the attacks at this radius or a smaller one."""
-    found = [arrays(folder, label) for label in labels]
+    found = [columns(folder, label) for label in labels]
     return np.any([one["success"][one["epsilon"] <= epsilon].any(axis=0) for one in found], axis=0)
 
 
@@ -99,7 +95,7 @@ def test_attacks_are_run_from_cheap_to_expensive_whatever_the_recipe_says(folder
 def test_every_survivor_saw_every_attack_and_nobody_else_did(folder: Path):
     looked = 0
     for place, label in enumerate(LABELS):
-        one = arrays(folder / "survivors", label)
+        one = columns(folder / "survivors", label)
         right = one["clean"] == one["label"]
         for row, epsilon in enumerate(one["epsilon"]):
             earlier = fooled(folder / "survivors", LABELS[:place], epsilon) if place else np.zeros_like(right)
@@ -114,12 +110,12 @@ def test_every_survivor_saw_every_attack_and_nobody_else_did(folder: Path):
 
 
 def test_it_costs_fewer_evaluations(folder: Path):
-    costs = {how: {label: arrays(folder / how, label)["evaluations"].sum() for label in LABELS} for how in HOWS}
+    costs = {how: {label: columns(folder / how, label)["evaluations"].sum() for label in LABELS} for how in HOWS}
     for label in LABELS:
         assert 0 < costs["survivors"][label] <= costs["all"][label]
     assert sum(costs["survivors"].values()) < 0.9 * sum(costs["all"].values())
     for label in ("deepfool", "fab"):
-        assert not arrays(folder / "all", label)["evaluations"][1:].any(), "run once, for all radii"
+        assert not columns(folder / "all", label)["evaluations"][1:].any(), "run once, for all radii"
 
 
 HOWS = ("survivors", "all")
@@ -130,7 +126,7 @@ def test_certified_robust_clean_image_by_image(folder: Path, how: str):
     (where,) = (folder / how / "certify").iterdir()
     result = StageFolder(where).result()
     certified = np.array(result["certified"])
-    first = arrays(folder / how, "fgsm")
+    first = columns(folder / how, "fgsm")
     right = first["clean"] == first["label"]
     robust = right & ~fooled(folder / how, LABELS, 0.06)
     assert len(certified) == 60
@@ -139,7 +135,7 @@ def test_certified_robust_clean_image_by_image(folder: Path, how: str):
     assert np.all(right >= robust)
     found = 0
     for norm, radius in result["radius"].items():
-        size = np.min([columns(folder / how, label).size(norm).numpy() for label in LABELS], axis=0)[:60]
+        size = np.min([columns(folder / how, label)[f"size_{norm}"].min(axis=0) for label in LABELS], axis=0)[:60]
         assert np.all(np.array(radius) <= size * (1 + 1e-6)), norm
         found += int(np.isfinite(size).sum())
     assert found > 60
@@ -163,7 +159,7 @@ OURS: dict[str, Callable[[], Any]] = {
 class Turns(Processes):
     """Several processes, one after the other in this one: each deals itself its batches, and all hear of all."""
 
-    def agree(self, compute: Callable[[], Any]) -> list[Any]:
+    def run_together(self, compute: Callable[[], Any]) -> list[Any]:
         found = []
         for rank in range(self.size):
             object.__setattr__(self, "rank", rank)
@@ -171,19 +167,20 @@ class Turns(Processes):
         object.__setattr__(self, "rank", 0)
         return found
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         return value
 
 
-def attacked(name: str, count: int = 60, **settings: Any) -> AttackRecord:
+def attacked(name: str, count: int = 60, **settings: Any) -> Outcomes:
     images, labels = some(count)
     network = trained()
-    settings = {"clean": predict(network, images), "batch": 64, **settings}
-    return evaluate(network, images, labels, OURS[name]().build(LINF), LINF, label=name, seed=4, **settings)
+    among = settings.pop("among", None)
+    conditions = Conditions(**{"label": name, "seed": 4, "clean": predict(network, images), "batch": 64, **settings})
+    return evaluate(network, images, labels, OURS[name]().build(LINF), LINF, conditions, among=among)
 
 
-def same(one: AttackRecord, other: AttackRecord, among: Tensor | slice = slice(None)) -> None:
-    for name in ("tried", "success", "perturbed", "by", "answer"):
+def same(one: Outcomes, other: Outcomes, among: Tensor | slice = slice(None)) -> None:
+    for name in ("tried", "success", "prediction", "by", "answer"):
         assert torch.equal(getattr(one, name)[among], getattr(other, name)[among]), name
     torch.testing.assert_close(one.distance[among], other.distance[among], atol=1e-4, rtol=0)
     for norm, size in one.sizes.items():
@@ -191,7 +188,7 @@ def same(one: AttackRecord, other: AttackRecord, among: Tensor | slice = slice(N
 
 
 @pytest.fixture(scope="module", params=list(OURS))
-def whole(request: pytest.FixtureRequest) -> tuple[str, AttackRecord]:
+def whole(request: pytest.FixtureRequest) -> tuple[str, Outcomes]:
     """An attack of ours, and what it does to all images in one batch."""
     record = attacked(request.param)
     assert record.success.any()
@@ -199,14 +196,14 @@ def whole(request: pytest.FixtureRequest) -> tuple[str, AttackRecord]:
     return request.param, record
 
 
-def test_a_record_does_not_depend_on_the_batch(whole: tuple[str, AttackRecord]):
+def test_a_record_does_not_depend_on_the_batch(whole: tuple[str, Outcomes]):
     name, record = whole
     pieces = attacked(name, batch=7)
     same(record, pieces)
     assert pieces.evaluations == record.evaluations
 
 
-def test_a_record_does_not_depend_on_what_else_is_attacked(whole: tuple[str, AttackRecord]):
+def test_a_record_does_not_depend_on_what_else_is_attacked(whole: tuple[str, Outcomes]):
     name, record = whole
     among = torch.arange(60) % 3 == 0
     part = attacked(name, among=among)
@@ -216,30 +213,30 @@ def test_a_record_does_not_depend_on_what_else_is_attacked(whole: tuple[str, Att
     assert part.evaluations < record.evaluations
 
 
-def test_a_record_depends_on_the_place_in_the_data_set_and_not_on_the_order(whole: tuple[str, AttackRecord]):
+def test_a_record_depends_on_the_place_in_the_data_set_and_not_on_the_order(whole: tuple[str, Outcomes]):
     name, record = whole
     images, labels = some(60)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(3))[:40]
     threat, attack = LINF, OURS[name]().build(LINF)
-    settings = {"label": name, "seed": 4, "batch": 16, "places": order}
-    mixed = evaluate(trained(), images[order], labels[order], attack, threat, **settings)  # type: ignore[arg-type]
+    conditions = Conditions(label=name, seed=4, batch=16, places=order)
+    mixed = evaluate(trained(), images[order], labels[order], attack, threat, conditions)
     assert torch.equal(mixed.success, record.success[order])
     assert torch.equal(mixed.by, record.by[order])
     torch.testing.assert_close(mixed.distance, record.distance[order], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_a_record_does_not_depend_on_how_many_processes_there_are(whole: tuple[str, AttackRecord], size: int):
+def test_a_record_does_not_depend_on_how_many_processes_there_are(whole: tuple[str, Outcomes], size: int):
     name, record = whole
     shared = attacked(name, batch=9, processes=Turns(0, size))
     same(record, shared)
     assert shared.evaluations == record.evaluations
 
 
-def test_another_seed_draws_other_numbers(whole: tuple[str, AttackRecord]):
+def test_another_seed_draws_other_numbers(whole: tuple[str, Outcomes]):
     """The comparisons can fail: of attacks that draw at all."""
     name, record = whole
-    other = evaluate(trained(), *some(60), OURS[name]().build(LINF), LINF, label=name, seed=5)
+    other = evaluate(trained(), *some(60), OURS[name]().build(LINF), LINF, Conditions(label=name, seed=5))
     same_draws = torch.equal(other.sizes["l2"], record.sizes["l2"])
     if name != "fab-t":  # its restarts draw, and seldom find what is nearer
         assert same_draws == (name == "mi-fgsm")

@@ -34,7 +34,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustnas.attack import AttackRecord, evaluate, predict
+from robustnas.attack import Conditions, Outcomes, evaluate, predict
 from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.network import Counted
 from robustnas.attack.radii import at_radii
@@ -124,7 +124,7 @@ class Bench:
         """(N,) bool."""
         return self.clean == self.labels
 
-    def attacked(self, name: str, attack: Any, among: Tensor | None = None) -> AttackRecord:
+    def attacked(self, name: str, attack: Any, among: Tensor | None = None) -> Outcomes:
         """One attack by the harness."""
         return evaluate(
             self.network,
@@ -132,9 +132,7 @@ class Bench:
             self.labels,
             attack,
             self.threat,
-            batch=self.batch,
-            label=name,
-            clean=self.clean,
+            Conditions(batch=self.batch, label=name, clean=self.clean),
             among=among,
         )
 
@@ -288,9 +286,8 @@ def _ours(bench: Bench, factory: Any, radii: list[float]) -> tuple[int, int]:
         bench.labels,
         factory.build,
         [ThreatModel("linf", radius) for radius in radii],
-        label="ours",
+        Conditions(label="ours", batch=bench.batch),
         left=lambda _: torch.ones(len(bench.labels), dtype=torch.bool),
-        batch=bench.batch,
     )
     return sum(record.evaluations for record in records), int(records[-1].success.sum())
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
+from typing import Any
 
-from robustnas.attack import AttackRecord
-from robustnas.attack.columns import of_records
+import numpy as np
+import pytest
+
+from robustnas.attack import Outcomes
+from robustnas.attack.column import Column
+from robustnas.attack.review.records import of_attacks
 from robustnas.certify import verdicts
-from robustnas.certify.verdicts import Measured
+from robustnas.certify.verdicts import Attacked
 from robustnas.errors import VerdictError
 from robustnas.threat import NORMS, ThreatModel
 
@@ -17,33 +20,23 @@ CLEAN = [False, True, True, True, True]
 """Five images, the first wrong when clean; their places in the test split are 10, 20, ..."""
 
 
-def record(threat: ThreatModel, success: list[int], given: list[int] | None = None, **more: object) -> AttackRecord:
-    labels = torch.zeros(5, dtype=torch.int64)
-    clean = torch.where(torch.tensor(CLEAN), 0, 1)
-    fooled = torch.tensor([place in success for place in range(5)])
-    sizes = {norm: torch.where(fooled, threat.epsilon, float("inf")).double() for norm in NORMS}
-    found: dict[str, object] = {
-        "label": "x",
-        "threat": threat,
-        "batch": 5,
-        "seed": 0,
-        "labels": labels,
-        "clean": clean,
-        "tried": torch.tensor(CLEAN if given is None else [place in given for place in range(5)]).long(),
-        "perturbed": torch.where(fooled, 2, clean),
+def record(threat: ThreatModel, success: list[int], given: list[int] | None = None, **more: Any) -> Outcomes:
+    label = np.zeros(5, dtype=np.int64)
+    clean = np.where(CLEAN, 0, 1)
+    fooled = np.isin(np.arange(5), success)
+    found: dict[str, Any] = {
+        "tried": np.array(CLEAN if given is None else np.isin(np.arange(5), given)).astype(np.int64),
+        "prediction": np.where(fooled, 2, clean),
         "success": fooled,
-        "by": torch.where(fooled, 0, -1),
-        "distance": torch.where(fooled, threat.epsilon, 0.0),
-        "sizes": sizes,
-        "answer": torch.where(fooled, 2, 0),
+        "by": np.where(fooled, 0, -1),
+        **{f"size_{norm}": np.where(fooled, threat.epsilon, np.inf) for norm in NORMS},
         "evaluations": 10,
     }
-    return AttackRecord(**{**found, **more})  # type: ignore[arg-type]
+    return Outcomes(threat, index=np.arange(10, 60, 10), label=label, clean=clean, **{**found, **more})
 
 
-def measured(label: str, *records: AttackRecord, access: str = "white-box", spared: bool = False) -> Measured:
-    columns = of_records(records, torch.arange(10, 60, 10))
-    return Measured(label, records[-1].threat, access, spared, False, columns)
+def measured(label: str, *rows: Outcomes, access: str = "white-box", spared: bool = False) -> Attacked:
+    return Column(label, rows[-1].threat, access=access, spared=spared), rows
 
 
 def test_robust_is_the_worst_case_of_each_image():
@@ -89,13 +82,13 @@ def test_a_corruption_is_a_mean_and_no_worst_case():
 
 
 def test_what_each_part_broke():
-    by = torch.tensor([-1, 0, 1, 1, -1])
+    by = np.array([-1, 0, 1, 1, -1])
     found = measured("aa", record(LINF, [1, 2, 3], by=by, parts=("apgd", "square"), access=("white-box", "black-box")))
     assert verdicts.of([found], LINF, []).parts == {"aa": {"apgd": 1, "square": 2}}
 
 
-def clean() -> torch.Tensor:
-    return torch.tensor(CLEAN)
+def clean() -> Any:
+    return np.array(CLEAN)
 
 
 GOOD = [measured("a", record(LINF, [1]))]
@@ -139,7 +132,7 @@ def test_a_corruption_counts_against_a_radius():
 
 def test_clean_predictions_that_changed_are_told():
     with pytest.raises(VerdictError, match="another clean prediction in a"):
-        verdicts.check("m", GOOD, torch.tensor([True] * 5), None, {}, LINF)
+        verdicts.check("m", GOOD, np.array([True] * 5), None, {}, LINF)
 
 
 def test_an_image_that_stands_without_having_been_tried_is_told():
@@ -151,12 +144,12 @@ def test_an_image_that_stands_without_having_been_tried_is_told():
 
 
 def test_a_black_box_part_that_beats_the_white_box_parts_is_flagged():
-    by = torch.tensor([-1, 1, 1, 1, -1])
-    parts = {"parts": ("apgd", "square"), "access": ("white-box", "black-box"), "tried": torch.tensor([0, 2, 2, 2, 2])}
+    by = np.array([-1, 1, 1, 1, -1])
+    parts = {"parts": ("apgd", "square"), "access": ("white-box", "black-box"), "tried": np.array([0, 2, 2, 2, 2])}
     masked = measured("aa", record(LINF, [1, 2, 3], by=by, **parts))
-    assert "black-box-beats-white-box" in {flag.name for flag in verdicts.flags([masked], 16)}
-    sound = measured("aa", record(LINF, [1, 2, 3], by=torch.where(by == 1, 0, by), **parts))
-    assert not verdicts.flags([sound], 16)
+    assert "black-box-beats-white-box" in {flag.name for flag in of_attacks([masked], 16)}
+    sound = measured("aa", record(LINF, [1, 2, 3], by=np.where(by == 1, 0, by), **parts))
+    assert not of_attacks([sound], 16)
 
 
 def test_a_worst_case_over_some_of_the_attacks_is_none():
@@ -164,11 +157,3 @@ def test_a_worst_case_over_some_of_the_attacks_is_none():
     assert told.robust is None
     assert told.curve == {}
     assert told.standing["a"] == [0, 0, 1, 1, 1]
-
-
-def test_many_parts_are_counted():
-    """More than a byte holds: `runs: 200`, say."""
-    tried = torch.tensor([0, 200, 200, 200, 200])
-    found = measured("a", record(LINF, [1], tried=tried, by=torch.tensor([-1, 150, -1, -1, -1])))
-    assert found.columns.tensor("tried").tolist() == [tried.tolist()]
-    assert int(found.columns.tensor("by")[0, 1]) == 150

@@ -7,11 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustnas.attack.columns import Columns, read
+from robustnas.attack.outcomes import FILE
 from robustnas.cli import main
 from robustnas.runtime.seeding import seeded
 from robustnas_plugins.datasets.digits import Digits
@@ -106,9 +107,10 @@ def stage(folder: Path, label: str, method: str = "net") -> Path:
     return found
 
 
-def columns(folder: Path, label: str, method: str = "net") -> Columns:
-    """What one attack of a run directory did."""
-    return read(stage(folder, label, method))
+def columns(folder: Path, label: str, method: str = "net") -> dict[str, Any]:
+    """What one attack of a run directory did, as NumPy reads it."""
+    with np.load(stage(folder, label, method) / FILE, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def table(folder: Path) -> dict[str, Any]:

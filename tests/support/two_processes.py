@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from robustnas import search, train
-from robustnas.attack import evaluate, predict
+from robustnas.attack import Conditions, evaluate, predict
 from robustnas.errors import RunError
 from robustnas.nn.synchronised import synchronise
 from robustnas.runtime.artifacts import StageFolder
@@ -51,10 +51,12 @@ def evaluated(processes: Processes) -> dict[str, torch.Tensor]:
     model, images, labels = network()
     threat = ThreatModel("linf", 0.1)
     attack = PGD(steps=2, step_size=0.05, restarts=2).build(threat)
-    record = evaluate(model, images, labels, attack, threat, batch=5, seed=3, label="pgd", processes=processes)
+    record = evaluate(
+        model, images, labels, attack, threat, Conditions(batch=5, seed=3, label="pgd", processes=processes)
+    )
     return {
         "predictions": predict(model, images, batch=4, processes=processes),
-        "perturbed": record.perturbed,
+        "perturbed": record.prediction,
         "distance": record.distance,
         "found": record.found,
         "evaluations": torch.tensor(record.evaluations),

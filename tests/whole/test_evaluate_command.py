@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 import torch
 import yaml
 from torch import nn
 
 from robustnas import plan
-from robustnas.attack.columns import read
+from robustnas.attack import outcomes
 from robustnas.cli import main
 from robustnas.errors import InputError
 from robustnas.recipe.faults import Faults
@@ -262,14 +263,12 @@ def test_transfer_is_a_matrix_of_sources_and_methods(compared: str):
         (found,) = row["variants"]["transfer"]
         assert set(found) == {f"from {other}" for other in rows if other != method}
         (folder,) = Path("compared").glob(f"attack/{method}-seed0-transfer-*")
-        columns = read(folder)
-        right = columns.tensor("clean") == columns.tensor("label")
-        assert columns.variants == sorted(found)
-        for place, source in enumerate(columns.variants):
+        rows = outcomes.load(folder)
+        assert [row.variant for row in rows] == sorted(found)
+        for one in rows:
             # an entry for every image, whatever other attacks did
-            assert torch.equal(columns.tensor("tried")[place] > 0, right)
-            standing = right & ~columns.tensor("success")[place]
-            assert found[source] == pytest.approx(float(standing.double().mean()))
+            assert np.array_equal(one.tried > 0, one.correct)
+            assert found[one.variant] == pytest.approx((one.correct & ~one.success).mean())
         assert min(found.values()) >= mean(row["attacks"]["transfer"]) >= mean(row["robust"])
     written = Path("compared/table.md").read_text()
     assert "transfer: percent right under each" in written

@@ -6,7 +6,7 @@ on the images that still stand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from robustnas.attack.conditions import Conditions
 from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.judge import check_images, judge
 from robustnas.attack.network import (
@@ -26,9 +27,9 @@ from robustnas.attack.network import (
     predict,
     take,
 )
+from robustnas.attack.outcomes import Outcomes
 from robustnas.attack.per_image_random import PerImageRandom
-from robustnas.attack.progress import Done, Progress
-from robustnas.attack.record import AttackRecord
+from robustnas.attack.progress import Progress
 from robustnas.attack.runner import Runner, proposals, random_state, runners
 from robustnas.attack.untouched import Untouched
 from robustnas.contracts import Images
@@ -37,12 +38,10 @@ from robustnas.errors import RunError
 from robustnas.nn.read_only import read_only
 from robustnas.runtime import interrupt
 from robustnas.runtime.precision import float32_with_gradients
-from robustnas.runtime.processes import ALONE, Processes
-from robustnas.runtime.report import Report, silent
-from robustnas.threat import NORMS, ThreatModel
+from robustnas.threat import ThreatModel
 
-Watch = Callable[[Tensor, Tensor, Tensor, dict[str, Tensor]], None]
-"""Told of images that were fooled: which of the N (n,), clean and perturbed images, sizes by norm."""
+USUAL = Conditions()
+"""One run in batches of 256, with the random numbers of seed 0."""
 
 
 def evaluate(
@@ -51,26 +50,12 @@ def evaluate(
     labels: Tensor,
     attack: Any,
     threat: ThreatModel,
-    batch: int = 256,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    label: str | None = None,
-    report: Report = silent,
-    processes: Processes = ALONE,
+    conditions: Conditions = USUAL,
     *,
-    clean: Tensor | None = None,
     among: Tensor | None = None,
-    before: AttackRecord | None = None,
-    source: nn.Module | None = None,
-    expectation: int = 1,
-    runs: int = 1,
-    variant: str = "",
-    access: str = "white-box",
-    progress: Progress | None = None,
-    watch: Watch | None = None,
-    places: Tensor | None = None,
-) -> AttackRecord:
-    """One attack on one network.
+    before: Outcomes | None = None,
+) -> Outcomes:
+    """Run one attack on one network, and judge what it proposes.
 
     Attacks that work inside a ball are given epsilon; attacks that minimise the perturbation run once, and
     what they find outside the ball is no success at this epsilon (it is kept in `sizes`).  Where epsilon is
@@ -78,7 +63,7 @@ def evaluate(
 
     Random draws.  An attack that takes draws (`robustnas.attack.foolbox_attack`) gives an image the same result
     whatever the batch, the order and the processes, to rounding.  Others draw from global generators, seeded for each
-    batch from `seed`, `label` and the batch's first place; their batches are cut from all images, `batch` places
+    batch from the seed, the label and the batch's first place; their batches are cut from all images, so many places
     each, and hold what still stands of those.
 
     Args:
@@ -87,153 +72,62 @@ def evaluate(
         labels: (N,) int64.
         attack: a foolbox `Attack`, as `AttackFactory.build` makes it.
         threat: norm and epsilon in pixel units.
-        batch: images attacked at once.
-        seed: the recipe's seed.
-        device: where the network lives; None finds out.
-        label: the attack's name in messages and seeds; None is its class.
-        report: told after every batch, with the name of the part that is run and the share of images still right so far
-            as `standing`.
-        processes: the processes that share the batches; each returns the whole record.
-        clean: (N,) int64, the network's answers on the clean images, if they are known.
+        conditions: how the attack is run, and what is known of the images beforehand.
         among: (N,) bool, the images to attack; default all that are right when clean.
         before: what the same attack did at a smaller radius: images it fooled within this one are not attacked
             again, and what minimises is not run again where it was run.
-        source: the network the attack sees; default the one that judges.
-        expectation: passes averaged in each evaluation that the attack sees, for randomised networks.
-        runs: how often the attack is run, each time on the images that still stand.
-        variant: see `AttackRecord`.
-        access: what the attack knows of the network: `white-box`, `black-box`, `noise` or `corruption`.
-        progress: what is done already, and where to note what is.
-        watch: told of every image that was fooled.
-        places: (N,) int64, the images' places in the data set that these are a part of: by them an image is named in
-            messages and draws its random numbers.  Default: counted from 0.
 
     Raises:
         RunError: the attack raised, changed the network, or returned what is not an admissible image; names attack
             and image.
         OptionError: the attack measures in another norm than the threat.
         DataError: images or labels are not what is promised above.
-        DeviceError: the network is not on `device`.
+        DeviceError: the network is not on the device.
     """
-    label = type(attack).__name__ if label is None else label
-    parts = runners(attack, threat, label, runs, access)
-    device = device_of(network, device)
+    label = type(attack).__name__ if conditions.label is None else conditions.label
+    parts = runners(attack, threat, label, conditions.runs, conditions.access)
+    device = device_of(network, conditions.device)
     whole = as_images(images, labels)
     labels = labels.detach().cpu()
-    count = len(labels)
+    places = torch.arange(len(labels)) if conditions.places is None else conditions.places
+    clean = conditions.clean
     if clean is None:
-        clean = predict(network, whole, batch, device, processes, places=places)[:count]
-    sources = on_device(whole, device)
-    counted = Counted(network if source is None else source)
-    seen: nn.Module = Expected(counted, expectation) if expectation > 1 else counted
-    state = _State.at_start(labels, clean, threat, among, before)
-    names = torch.arange(count) if places is None else places
-    work = _Work(network, seen, counted, sources, labels, names, threat, device, label, variant, batch, seed, watch)
-    kept = Progress() if progress is None else progress
-    parts, left_out = _possible(work, parts, state.standing)
+        clean = predict(network, whole, conditions.batch, device, conditions.processes, places=conditions.places)
+        clean = clean[: len(labels)]
+    if before is None:
+        outcomes = Outcomes(threat, index=places, label=labels, clean=clean, variant=conditions.variant)
+    else:
+        outcomes = attrs.evolve(before.at(threat.epsilon), tried=torch.zeros_like(before.tried), evaluations=0)
+    run = _Run.of(network, on_device(whole, device), outcomes, device, label, conditions)
+    wanted = outcomes.correct if among is None else outcomes.correct & among
+    parts, left_out = run.possible(parts, wanted & ~outcomes.success)
     if threat.epsilon > 0 or not parts[0].bounded:
-        for place, runner in enumerate(parts):
-            state.merge(place, _part(work, runner, state.todo(place, runner), kept, report, processes, state, count))
-    return attrs.evolve(state.record(work, parts), left_out=left_out)
-
-
-@attrs.define(eq=False)
-class _State:
-    """What is known of each of N images so far."""
-
-    labels: Tensor
-    clean: Tensor
-    threat: ThreatModel
-    standing: Tensor
-    tried: Tensor
-    before: AttackRecord | None
-    perturbed: Tensor
-    by: Tensor
-    finder: Tensor
-    distance: Tensor
-    sizes: dict[str, Tensor]
-    answer: Tensor
-    evaluations: int = 0
-
-    @staticmethod
-    def at_start(
-        labels: Tensor, clean: Tensor, threat: ThreatModel, among: Tensor | None, before: AttackRecord | None
-    ) -> _State:
-        count, right = len(labels), clean == labels
-        state = _State(
-            labels=labels,
-            clean=clean,
-            threat=threat,
-            standing=right if among is None else right & among,
-            tried=torch.zeros(count, dtype=torch.int64),
-            before=before,
-            perturbed=clean.clone(),
-            by=torch.full((count,), -1),
-            finder=torch.full((count,), -1),
-            distance=torch.zeros(count),
-            sizes={norm: torch.full((count,), float("inf"), dtype=torch.float64) for norm in NORMS},
-            answer=labels.clone(),
-        )
-        if before is not None:
-            carried = before.at(threat)
-            state.sizes = {norm: size.clone() for norm, size in before.sizes.items()}
-            state.answer, state.finder = before.answer.clone(), before.finder.clone()
-            state.perturbed, state.distance, state.by = carried.perturbed, carried.distance, carried.by
-            state.standing = state.standing & ~carried.success
-        return state
-
-    def todo(self, place: int, runner: Runner) -> Tensor:
-        """(n,) places of the images that a part is to be run on, ascending."""
-        wanted = self.standing
-        if self.before is not None and runner.minimises:
-            wanted = wanted & (self.before.tried <= place)
-        return wanted.nonzero().squeeze(1)
-
-    def merge(self, place: int, done: Done) -> None:
-        """Take in what a part has done."""
-        self.tried[self.standing] = place + 1
-        self.evaluations += round(float(done.cost.sum()))
-        at = done.indices
-        norm = self.threat.norm
-        nearer = done.sizes[norm] < self.sizes[norm][at]
-        self.answer[at] = torch.where(nearer, done.answer, self.answer[at])
-        self.finder[at[nearer]] = place
-        for name, size in done.sizes.items():
-            self.sizes[name][at] = torch.minimum(self.sizes[name][at], size)
-        fooled = done.inside & (done.answer != self.labels[at])
-        self.perturbed[at] = torch.where(done.inside, done.answer, self.perturbed[at])
-        self.distance[at] = torch.where(done.inside, done.distance, self.distance[at])
-        self.by[at[fooled]] = place
-        self.standing[at[fooled]] = False
-
-    def record(self, work: _Work, parts: list[Runner]) -> AttackRecord:
-        # an image that was wrong when clean was not attacked and kept its answer: that is nobody's success
-        success = (self.clean == self.labels) & (self.perturbed != self.labels)
-        return AttackRecord(
-            label=work.label,
-            threat=self.threat,
-            batch=work.batch,
-            seed=work.seed,
-            labels=self.labels,
-            clean=self.clean,
-            tried=self.tried,
-            perturbed=self.perturbed,
-            success=success,
-            by=self.by,
-            distance=self.distance,
-            sizes=self.sizes,
-            answer=self.answer,
-            evaluations=self.evaluations,
-            parts=tuple(one.name for one in parts),
-            access=tuple(one.access for one in parts),
-            variant=work.variant,
-            finder=self.finder,
-        )
+        for place, part in enumerate(parts):
+            standing = wanted & ~outcomes.success
+            todo = standing if before is None or not part.minimises else standing & (before.tried <= place)
+            outcomes = attrs.evolve(outcomes, tried=torch.where(standing, place + 1, outcomes.tried))
+            outcomes = outcomes.add(run.part(part, todo, standing), place)
+    return attrs.evolve(
+        outcomes,
+        parts=tuple(part.name for part in parts),
+        access=tuple(part.access for part in parts),
+        left_out=left_out,
+    )
 
 
 @attrs.frozen(eq=False)
-class _Work:
-    """What stays the same for all batches of an attack."""
+class _Run:
+    """What stays the same for all batches of an attack at one radius.
+
+    Args:
+        network: which judges.
+        seen: the network that the attack sees, in however many passes.
+        counted: the same, counting each pass.
+        images: N of them, on the device.
+        labels: (N,) int64, on the CPU.
+        places: (N,) of the images in the data set.
+        name: the attack in messages.
+    """
 
     network: nn.Module
     seen: nn.Module
@@ -243,139 +137,153 @@ class _Work:
     places: Tensor
     threat: ThreatModel
     device: torch.device
-    label: str
-    variant: str
-    batch: int
-    seed: int
-    watch: Watch | None
+    name: str
+    conditions: Conditions
+    progress: Progress
+
+    @classmethod
+    def of(
+        cls,
+        network: nn.Module,
+        images: Images,
+        outcomes: Outcomes,
+        device: torch.device,
+        name: str,
+        conditions: Conditions,
+    ) -> _Run:
+        """The run of an attack on images of which nothing more is known than these outcomes."""
+        counted = Counted(network if conditions.source is None else conditions.source)
+        return cls(
+            network=network,
+            seen=Expected(counted, conditions.expectation) if conditions.expectation > 1 else counted,
+            counted=counted,
+            images=images,
+            labels=outcomes.label,
+            places=outcomes.index,
+            threat=outcomes.threat,
+            device=device,
+            name=name,
+            conditions=conditions,
+            progress=conditions.progress or Progress(),
+        )
 
     @property
-    def name(self) -> str:
+    def seeded_as(self) -> str:
         """The attack in seeds: another variant draws other numbers."""
-        return f"{self.label}/{self.variant}" if self.variant else self.label
+        return "/".join(filter(None, (self.name, self.conditions.variant)))
 
+    def possible(self, parts: list[Runner], standing: Tensor) -> tuple[list[Runner], tuple[str, ...]]:
+        """The parts of an attack that can be run on the network, and the names of those left out.
 
-def _possible(work: _Work, parts: list[Runner], standing: Tensor) -> tuple[list[Runner], tuple[str, ...]]:
-    """The parts of an attack that can be run on the network, and the names of those left out.
+        Those that follow gradients would raise where there are none; that the others are run is better than nothing,
+        as long as it is told.  An attack without others raises, and says why.
+        """
+        others = [part for part in parts if part.access != "white-box"]
+        if not 0 < len(others) < len(parts) or not bool(standing.any()):
+            return parts, ()
+        with _read_only([self.counted.network], self.device):
+            # the first image for all processes: they must agree
+            why = no_gradient(self.counted, take(self.images, standing.nonzero()[:1, 0], self.places))
+        return (parts, ()) if why is None else (others, tuple(part.name for part in parts if part not in others))
 
-    Those that follow gradients would raise where there are none; that the others are run is better than nothing, as
-    long as it is told.  An attack without others raises, and says why.
-    """
-    others = [one for one in parts if one.access != "white-box"]
-    if not 0 < len(others) < len(parts) or not bool(standing.any()):
-        return parts, ()
-    with _read_only([work.counted.network], work.device):
-        # the first image for all processes: they must agree
-        why = no_gradient(work.counted, take(work.images, standing.nonzero()[:1, 0], work.places))
-    return (parts, ()) if why is None else (others, tuple(one.name for one in parts if one not in others))
+    def part(self, runner: Runner, todo: Tensor, standing: Tensor) -> Outcomes:
+        """What one part of an attack does to the images `todo` (N,) bool, as this and all other processes find.
 
+        Args:
+            standing: (N,) bool, images that are still right, for whoever watches.
+        """
+        processes, batch = self.conditions.processes, self.conditions.batch
+        key = f"{self.conditions.variant}/{self.threat.epsilon!r}/{runner.name}"
+        # the first process's view: what another has written meanwhile, or a slow disk hides, must not part the batches
+        known = processes.broadcast(torch.isin(self.places, self.progress.of(key, self.threat).index))
+        left = (todo & ~known).nonzero().squeeze(1)
+        if runner.takes_draws:
+            batches = [some for some in left.split(batch) if len(some)]
+        else:  # places are cut, not what stands of them: who shares a batch is known beforehand
+            batches = [left[left // batch == group] for group in (left // batch).unique()]
 
-def _part(
-    work: _Work,
-    runner: Runner,
-    todo: Tensor,
-    progress: Progress,
-    report: Report,
-    processes: Processes,
-    state: _State,
-    count: int,
-) -> Done:
-    """One part of an attack on the images at `todo` (n,): what this and all other processes found."""
-    key = f"{work.variant}/{work.threat.epsilon!r}/{runner.name}"
-    # the first process's view: what another has written meanwhile, or a slow disk hides, must not part the batches
-    known = processes.broadcast(progress.of(key).indices)
-    if runner.takes_draws:
-        batches = list(todo[~torch.isin(todo, known)].split(work.batch))
-    else:  # places are cut, not what stands of them: who shares a batch is known beforehand
-        batches = [some[~torch.isin(some, known)] for some in _cut(todo, work.batch)]
-    batches = [some for some in batches if len(some)]
-    finished = int((~state.standing).sum())
+        def own() -> Outcomes:
+            """What this process's share of the batches adds to what was known."""
+            networks = list(dict.fromkeys([self.counted.network, self.network]))
+            tell = self._teller(runner, standing)
+            if runner.name and batches:
+                tell(0, 0)
+            done = 0
+            with Untouched.held(networks) as untouched, _read_only(networks, self.device):
+                model = load_foolbox().PyTorchModel(self.seen, bounds=(0, 1), device=self.device)
+                for indices in batches[processes.rank :: processes.size]:
+                    if interrupt.asked():
+                        self.progress.write()
+                    interrupt.check()
+                    self.progress.note(key, self._batch(runner, model, indices, untouched))
+                    done += len(indices)
+                    tell(done * processes.size, int(self.progress.of(key, self.threat).success.sum()))
+            return self.progress.of(key, self.threat)
 
-    def own() -> Done:
-        done = 0
-        networks = list(dict.fromkeys([work.counted.network, work.network]))
+        shares = processes.run_together(own)
+        merged = shares[0]
+        for share in shares[1:]:
+            merged = merged.joined(share)
+        return merged.chosen(torch.isin(merged.index, self.places[todo]))
+
+    def _teller(self, runner: Runner, standing: Tensor) -> Any:
+        """Tells of images done, and of those among them that were fooled."""
+        count, left = len(standing), int(standing.sum())
         unit = " ".join(filter(None, (runner.name, "image")))
-        if runner.name and batches:
-            report(finished, count, unit, standing=int(state.standing.sum()) / max(count, 1))
-        with Untouched.held(networks) as untouched, _read_only(networks, work.device):
-            model = load_foolbox().PyTorchModel(work.seen, bounds=(0, 1), device=work.device)
-            for indices in batches[processes.rank :: processes.size]:
-                if interrupt.asked():
-                    progress.write()
-                interrupt.check()
-                progress.note(key, _batch(work, runner, model, indices, untouched))
-                done += len(indices)
-                so_far = progress.of(key)
-                broken = int((so_far.inside & (so_far.answer != work.labels[so_far.indices])).sum())
-                standing = (int(state.standing.sum()) - broken) / max(count, 1)
-                report(min(finished + done * processes.size, count), count, unit, standing=standing)
-        return progress.of(key)
 
-    merged = Done()
-    for found in processes.run_together(own):
-        merged.add(found)
-    return merged.chosen(torch.isin(merged.indices, todo))
+        def tell(done: int, fooled: int) -> None:
+            share = (left - fooled) / max(count, 1)
+            self.conditions.report(min(count - left + done, count), count, unit, standing=share)
 
+        return tell
 
-def _cut(todo: Tensor, batch: int) -> Iterator[Tensor]:
-    """`todo` (n,) ascending places, in groups of the same `place // batch`."""
-    for group in (todo // batch).unique():
-        yield todo[todo // batch == group]
-
-
-def _batch(work: _Work, runner: Runner, model: Any, indices: Tensor, untouched: Untouched) -> Done:
-    """One part of an attack on one batch."""
-    start, at = take(work.images, indices, work.places), work.places[indices]
-    truth = work.labels[indices].to(work.device)
-    before = work.counted.images
-    draws = runner.draws(work.seed, work.name, at, start.device)
-    first = int(indices[0]) // work.batch * work.batch
-    with random_state(work.seed, "/".join(filter(None, (work.name, runner.name))), first):
-        proposed = _proposed(work, runner, model, start, truth, draws, at)
-    cost = torch.full((len(indices),), (work.counted.images - before) / len(indices), dtype=torch.float64)
-    if any(module.training for module in (*work.network.modules(), *work.seen.modules())):
-        raise RunError(f"attack {work.label} put the network into training mode; its results are not used")
-    untouched.check(" ".join(filter(None, (work.label, runner.name))), (work.counted.network, work.network), start)
-    check_images(proposed, start, work.label, at)
-    verdict = judge(
-        lambda judged: answers(work.network, judged, at),
-        proposed.detach(),
-        start,
-        truth,
-        work.threat,
-        work.label,
-        at,
-        runner.stays_inside,
-        runner.bounded,
-    )
-    if work.watch is not None and bool(verdict.fooled.any()):
-        work.watch(
-            indices[verdict.fooled],
-            start.cpu()[verdict.fooled],
-            verdict.images.cpu()[verdict.fooled],
-            {norm: size[verdict.fooled] for norm, size in verdict.sizes.items()},
+    def _batch(self, runner: Runner, model: Any, indices: Tensor, untouched: Untouched) -> Outcomes:
+        """What one part of an attack does to one batch, the images at `indices` (n,)."""
+        start, at = take(self.images, indices, self.places), self.places[indices]
+        truth = self.labels[indices].to(self.device)
+        before = self.counted.images
+        draws = runner.draws(self.conditions.seed, self.seeded_as, at, start.device)
+        first = int(indices[0]) // self.conditions.batch * self.conditions.batch
+        with random_state(self.conditions.seed, "/".join(filter(None, (self.seeded_as, runner.name))), first):
+            proposed = self._proposed(runner, model, start, truth, draws, at)
+        cost = torch.full((len(indices),), (self.counted.images - before) / len(indices), dtype=torch.float64)
+        if any(module.training for module in (*self.network.modules(), *self.seen.modules())):
+            raise RunError(f"attack {self.name} put the network into training mode; its results are not used")
+        untouched.check(" ".join(filter(None, (self.name, runner.name))), (self.counted.network, self.network), start)
+        check_images(proposed, start, self.name, at)
+        judged, outcomes = judge(
+            lambda images: answers(self.network, images, at),
+            proposed.detach(),
+            start,
+            truth,
+            self.threat,
+            runner,
+            self.name,
+            at,
         )
-    return Done(indices, verdict.inside, verdict.answer, verdict.distance, verdict.sizes, cost)
+        fooled = outcomes.found.isfinite()
+        if self.conditions.watch is not None and bool(fooled.any()):
+            self.conditions.watch(outcomes.chosen(fooled), start.cpu()[fooled], judged.cpu()[fooled])
+        return attrs.evolve(outcomes, cost=cost)
 
+    def _proposed(
+        self, runner: Runner, model: Any, start: Tensor, truth: Tensor, draws: PerImageRandom, at: Tensor
+    ) -> Any:
+        """What the attack makes of a batch.
 
-def _proposed(
-    work: _Work, runner: Runner, model: Any, start: Tensor, truth: Tensor, draws: PerImageRandom, at: Tensor
-) -> Any:
-    """What the attack makes of a batch.
-
-    Raises:
-        RunError: it raised; where it wanted gradients and there are none, that is said.
-    """
-    try:
-        return proposals(runner, model, start, truth, draws, work.label, at)
-    except RunError as fault:
-        why = no_gradient(work.counted, start[:1]) if runner.access == "white-box" else None
-        if why is None:
-            raise
-        raise RunError(
-            f"attack {work.label} follows gradients, and {why} ({fault}); attacks without (square, boundary, "
-            "hopskipjump), or a network without detach, no_grad, argmax and the like, would do"
-        ) from fault
+        Raises:
+            RunError: it raised; where it wanted gradients and there are none, that is said.
+        """
+        try:
+            return proposals(runner, model, start, truth, draws, self.name, at)
+        except RunError as fault:
+            why = no_gradient(self.counted, start[:1]) if runner.access == "white-box" else None
+            if why is None:
+                raise
+            raise RunError(
+                f"attack {self.name} follows gradients, and {why} ({fault}); attacks without (square, boundary, "
+                "hopskipjump), or a network without detach, no_grad, argmax and the like, would do"
+            ) from fault
 
 
 @contextmanager

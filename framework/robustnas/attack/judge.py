@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor
 
+from robustnas.attack.outcomes import Outcomes
+from robustnas.attack.runner import Runner
 from robustnas.errors import RunError
 from robustnas.threat import NORMS, ORDER, ThreatModel
 
@@ -56,52 +57,28 @@ def check_images(proposed: Any, clean: Tensor, label: str, at: Tensor) -> None:
     )
 
 
-@attrs.frozen(eq=False)
-class Verdict:
-    """What n proposed images prove.
-
-    On the CPU but for the images.
-
-    Args:
-        images: (n, C, H, W), those that were judged.
-        inside: (n,) bool, the image is admissible.
-        answer: (n,) int64, the network's answer.
-        fooled: (n,) bool, that answer is wrong, wherever the image is.
-        distance: (n,) float32, size of the perturbation in the threat's norm, pixel units.
-        sizes: for each norm (n,) float64, size of the perturbation where it fooled; infinite elsewhere.
-    """
-
-    images: Tensor
-    inside: Tensor
-    answer: Tensor
-    fooled: Tensor
-    distance: Tensor
-    sizes: dict[str, Tensor]
-
-
 def judge(
     answers: Callable[[Tensor], Tensor],
     proposed: Tensor,
     clean: Tensor,
     labels: Tensor,
     threat: ThreatModel,
+    runner: Runner,
     label: str,
     at: Tensor,
-    stays_inside: bool,
-    bounded: bool = True,
-) -> Verdict:
-    """What proposed images prove.
+) -> tuple[Tensor, Outcomes]:
+    """What proposed images prove: the images that were judged, (n, C, H, W), and the outcomes.
 
     Args:
         answers: the network's answers, (n, C, H, W) -> (n,); called once.
         proposed: (n, C, H, W), as the attack returned them.
-        clean: what they were made of.
+        clean: what they were made of; the network is right on all of them.
         labels: (n,) int64.
         threat: ball and box.
+        runner: the part of the attack: whether it promises to stay in the ball, and whether the ball matters at all
+            (a corruption is judged where it is).
         label: the attack's name in messages.
-        at: (n,) the images' places in the data set, for messages.
-        stays_inside: whether the attack promises to stay in the ball.
-        bounded: whether the ball matters at all; a corruption is judged where it is.
+        at: (n,) the images' places in the data set.
 
     Raises:
         RunError: a perturbation outside the ball, although the attack promises to stay inside.
@@ -109,12 +86,12 @@ def judge(
     boxed = proposed.clamp(0.0, 1.0)
     inside = torch.ones(len(proposed), dtype=torch.bool, device=proposed.device)
     judged = boxed
-    if bounded:
+    if runner.bounded:
         size = threat.distance(proposed, clean)
         # what minimises made no promise that rounding could break: it is judged as it is, in the ball or beyond
-        slack = tolerance(threat, clean[0].numel()) if stays_inside else 0.0
+        slack = tolerance(threat, clean[0].numel()) if runner.stays_inside else 0.0
         inside = size <= threat.epsilon + slack
-        if stays_inside:
+        if runner.stays_inside:
             refuse(
                 ~inside,
                 label,
@@ -123,14 +100,28 @@ def judge(
             )
         # one forward pass judges all: the admissible image where there is one, else the image beyond the ball
         judged = torch.where(inside.view(-1, *[1] * (clean.dim() - 1)), threat.project(proposed, clean), boxed)
-    answer = answers(judged).cpu()
-    fooled, inside = answer != labels.cpu(), inside.cpu()
+    answer, truth, inside = answers(judged).cpu(), labels.cpu(), inside.cpu()
+    fooled = answer != truth
     nowhere = torch.tensor(float("inf"), dtype=torch.float64)
     sizes = {norm: torch.where(fooled, _size(norm, judged, clean), nowhere) for norm in NORMS}
-    if bounded:
-        admissible = fooled & inside
-        sizes[threat.norm] = torch.where(admissible, sizes[threat.norm].clamp_max(threat.epsilon), sizes[threat.norm])
-    return Verdict(judged, inside, answer, fooled, threat.distance(judged, clean).cpu(), sizes)
+    if runner.bounded:
+        least = sizes[threat.norm].clamp_max(threat.epsilon)
+        sizes[threat.norm] = torch.where(fooled & inside, least, sizes[threat.norm])
+    outcomes = Outcomes(
+        threat,
+        index=at,
+        label=truth,
+        clean=truth,
+        success=fooled & inside,
+        prediction=torch.where(inside, answer, truth),
+        distance=threat.distance(judged, clean).cpu(),
+        answer=answer,
+        admissible=inside,
+        size_linf=sizes["linf"],
+        size_l2=sizes["l2"],
+        size_l1=sizes["l1"],
+    )
+    return judged, outcomes
 
 
 def _size(norm: str, images: Tensor, clean: Tensor) -> Tensor:

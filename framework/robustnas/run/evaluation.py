@@ -6,24 +6,26 @@ and holds what fools against the certificates there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from robustnas import attack
-from robustnas.attack import columns as tables
+from robustnas.attack import outcomes
 from robustnas.attack.column import Column
+from robustnas.attack.conditions import Conditions, Watch
 from robustnas.attack.evaluation import evaluate
+from robustnas.attack.foolbox_import import load_foolbox
+from robustnas.attack.outcomes import Outcomes
 from robustnas.attack.progress import Progress
 from robustnas.attack.radii import at_radii
-from robustnas.attack.record import AttackRecord
 from robustnas.attack.review.flag import Flag
 from robustnas.attack.review.probe import probe as probed
 from robustnas.attack.review.records import of_options
-from robustnas.certify.verdicts import contradicted
+from robustnas.certify.verdicts import contradicted, fooled
 from robustnas.contracts import AttackTraits, Images
 from robustnas.errors import OptionError, RunDirectoryError, RunError, VerdictError
 from robustnas.plan import sources
@@ -57,7 +59,7 @@ def clean(task: Task) -> None:
 def probe(task: Task) -> None:
     """What a reviewer would ask of the network before believing an attack."""
     network, (images, _) = network_of(task), evaluated_images(task.plan)
-    found: list[dict[str, Any]] = []
+    flags: list[Flag] = []
     if task.processes.first:
         flags = probed(
             network,
@@ -68,55 +70,46 @@ def probe(task: Task) -> None:
             seed=task.stage.seed,
             report=task.report,
         )
-        found = [flag.plain() for flag in flags]
-    finish(task, {"flags": found})
+    finish(task, {"flags": [flag.plain() for flag in flags]})
 
 
 def attacked(task: Task) -> None:
     """One attack of the recipe, at all its radii, or in all its variants."""
     plan, column = task.plan, task.stage.column
     assert column is not None
-    network, (images, indices) = network_of(task), evaluated_images(plan)
-    answers = _clean_answers(task, images)
-    earlier = _earlier(task)
-    progress = Progress(task.folder, task.processes.rank)
-    settings: dict[str, Any] = {
-        "batch": plan.evaluate.batch,
-        "seed": task.stage.seed,
-        "device": task.device,
-        "report": task.report,
-        "processes": task.processes,
-        "clean": answers,
-        "expectation": column.expectation,
-        "runs": column.runs,
-        "access": column.access,
-        "progress": progress,
-        "watch": _watch(task, indices),
-        "places": indices,
-    }
     plugin = plan.attacks[column.label]
-
-    def variant(built: Any, called: str, source: nn.Module | None = None) -> AttackRecord:
-        """One of several columns of one attack: every image, one radius."""
-        return evaluate(
-            network,
-            images,
-            images.labels,
-            built,
-            column.threat,
-            label=column.name,
-            variant=called,
-            source=source,
-            **settings,
-        )
+    network, (images, indices) = network_of(task), evaluated_images(plan)
+    progress = Progress(task.folder, task.processes.rank)
+    conditions = Conditions(
+        label=column.name,
+        batch=plan.evaluate.batch,
+        seed=task.stage.seed,
+        device=task.device,
+        clean=_clean_answers(task, images),
+        places=indices,
+        expectation=column.expectation,
+        runs=column.runs,
+        access=column.access,
+        progress=progress,
+        watch=_watch(task, indices),
+        report=task.report,
+        processes=task.processes,
+    )
+    earlier = _earlier(task)
 
     def left(epsilon: float) -> Tensor:
         """(N,) bool, not fooled by the attacks before this one."""
-        fooled = [one.tensor("success")[torch.from_numpy(one.arrays["epsilon"] <= epsilon)] for one in earlier]
-        return ~torch.cat([torch.zeros(1, len(answers), dtype=torch.bool), *fooled]).any(dim=0)
+        return torch.from_numpy(
+            ~np.any([np.zeros(len(indices), bool), *(fooled(rows, epsilon) for rows in earlier)], 0)
+        )
 
-    def recorded(built: Any) -> list[AttackRecord]:
-        """One a radius or a variant."""
+    def variant(built: Any, called: str, source: nn.Module | None = None) -> Outcomes:
+        """One of several columns of one attack: every image, one radius."""
+        changed = attrs.evolve(conditions, variant=called, source=source)
+        return evaluate(network, images, images.labels, built, column.threat, changed)
+
+    def outcomes_of(built: Any) -> list[Outcomes]:
+        """What the attack does, a row a radius or a variant."""
         if column.transfers:
             return [variant(built, f"from {method}", source) for method, source in _sources(task).items()]
         if traits.every and traits.parts:
@@ -127,20 +120,18 @@ def attacked(task: Task) -> None:
             images.labels,
             lambda threat: build(plugin, threat),
             column.threats,
-            label=column.name,
+            conditions,
             left=left,
             carry=plan.evaluate.attacked == "survivors",
-            **settings,
         )
 
     try:
         built = build(plugin, column.threat)
         traits = AttackTraits.of(built)
-        records = recorded(built)
+        rows = outcomes_of(built)
     except OptionError as fault:  # what is made of the options shows only here, and concerns this attack alone
         raise RunError(text_of(fault)) from fault
-    found = tables.of_records(records, indices)
-    tables.write(found, task.folder)
+    outcomes.save(rows, task.folder)
     finish(
         task,
         {
@@ -148,16 +139,16 @@ def attacked(task: Task) -> None:
             "threat": {"norm": column.threat.norm, "epsilon": column.threat.epsilon},
             "radii": list(column.radii),
             "access": column.access,
-            "parts": list(records[0].parts),
-            "left_out": list(records[0].left_out),
-            "variants": [record.variant for record in records],
-            "attacked": [int((record.tried > 0).sum()) for record in records],
-            "fooled": [int(record.success.sum()) for record in records],
-            "evaluations": sum(record.evaluations for record in records),
+            "parts": list(rows[0].parts),
+            "left_out": list(rows[0].left_out),
+            "variants": [row.variant for row in rows],
+            "attacked": [int((row.tried > 0).sum()) for row in rows],
+            "fooled": [int(row.success.sum()) for row in rows],
+            "evaluations": sum(row.evaluations for row in rows),
             "batch": plan.evaluate.batch,
             "draws": "an image" if traits.takes_draws else "a batch",
-            "foolbox": _foolbox_version(),
-            "flags": [flag.plain() for flag in (*_left_out(column, records[0]), *_weak_steps(column, plugin, built))],
+            "foolbox": str(load_foolbox().__version__),  # its results have changed between versions
+            "flags": [flag.plain() for flag in (*_left_out(column, rows[0]), *_weak_steps(column, plugin, built))],
         },
     )
     if task.processes.first:
@@ -169,28 +160,19 @@ def build(plugin: Any, threat: ThreatModel) -> Any:
     return plugin.build(threat) if hasattr(plugin, "build") else plugin
 
 
-def _foolbox_version() -> str:
-    """Its results have changed between versions."""
-    from robustnas.attack.foolbox_import import load_foolbox
-
-    return str(load_foolbox().__version__)
-
-
-def _left_out(column: Column, record: AttackRecord) -> list[Flag]:
+def _left_out(column: Column, row: Outcomes) -> list[Flag]:
     """A warning where a part of the attack found no gradient to follow and was not run."""
-    if not record.left_out:
+    if not row.left_out:
         return []
     text = (
-        f"the network has no gradients, and {', '.join(record.left_out)} of {column.label} follow them: only "
-        f"{', '.join(record.parts)} was run; more attacks without gradients, or images of a smooth stand-in, would do"
+        f"the network has no gradients, and {', '.join(row.left_out)} of {column.label} follow them: only "
+        f"{', '.join(row.parts)} was run; more attacks without gradients, or images of a smooth stand-in, would do"
     )
     return [Flag("zero-gradients", text, column.label)]
 
 
 def _weak_steps(column: Column, plugin: Any, built: Any) -> list[Flag]:
     """A warning for each radius that the steps of an attack inside the ball cannot cross."""
-    from robustnas.attack.foolbox_import import load_foolbox
-
     if isinstance(built, load_foolbox().attacks.base.MinimizationAttack) or column.is_corruption:
         return []
     found = []
@@ -215,11 +197,11 @@ def _clean_answers(task: Task, images: Images) -> Tensor:
     return torch.tensor(answers, dtype=torch.int64)
 
 
-def _earlier(task: Task) -> list[tables.Columns]:
+def _earlier(task: Task) -> list[list[Outcomes]]:
     """What the attacks before this one did, as far as they are done."""
     stages = [stage for stage in task.plan.stages_of(task.stage.method, task.stage.seed) if stage.kind == "attack"]
     folders = [task.directory.folder(stage) for stage in stages if stage.key in task.stage.after]
-    return [tables.read(folder.path) for folder in folders if folder.done]
+    return [outcomes.load(folder.path) for folder in folders if folder.done]
 
 
 def _sources(task: Task) -> dict[str, nn.Module]:
@@ -229,8 +211,11 @@ def _sources(task: Task) -> dict[str, nn.Module]:
     }
 
 
-def _watch(task: Task, indices: Tensor) -> Callable[[Tensor, Tensor, Tensor, dict[str, Tensor]], None] | None:
+def _watch(task: Task, indices: Tensor) -> Watch | None:
     """Holds every image that fools against its certified radii, in the certificate's own norm.
+
+    Args:
+        indices: (N,) places of the images in the test split, of which the first have certificates.
 
     Raises:
         VerdictError: by what it returns, when an image was fooled within a certified radius; the image is saved.
@@ -238,45 +223,37 @@ def _watch(task: Task, indices: Tensor) -> Callable[[Tensor, Tensor, Tensor, dic
     stage = task.plan.stage("certify", task.stage.method, task.stage.seed)
     if stage is None or not task.directory.done(stage):
         return None
-    result = task.directory.folder(stage).result()
-    radii = {norm: torch.tensor(values, dtype=torch.float64) for norm, values in result["radius"].items()}
+    certificates = task.directory.folder(stage)
+    result = certificates.result()
     threat = task.plan.threat
     certified = torch.tensor(result["certified"], dtype=torch.bool)
+    radii = {norm: torch.tensor(values, dtype=torch.float64) for norm, values in result["radius"].items()}
     radii.setdefault(threat.norm, certified.double() * threat.epsilon)
+    row_of = {place: row for row, place in enumerate(indices.tolist())}
 
-    def contradicts(norm: str, places: Tensor, size: Tensor) -> Tensor:
-        """(n,) bool: fooled within the certified radius, or at a threat at which the image is certified."""
-        wrong = contradicted(radii[norm][places], size)
-        return wrong | certified[places] & (size <= threat.epsilon) if norm == threat.norm else wrong
-
-    def watch(places: Tensor, given: Tensor, perturbed: Tensor, sizes: dict[str, Tensor]) -> None:
+    def watch(fooled: Outcomes, clean: Tensor, perturbed: Tensor) -> None:
+        rows = torch.tensor([row_of[place] for place in fooled.index.tolist()])
         for norm, radius in radii.items():
-            known = places < len(radius)
-            if not bool(known.any()):
-                continue
-            wrong = contradicts(norm, places[known], sizes[norm][known])
+            known = (rows < len(radius)).nonzero().squeeze(1)
+            held, size = rows[known], fooled.sizes[norm][known]
+            wrong = contradicted(radius[held], size)
+            if norm == threat.norm:  # or at a threat at which the image is certified
+                wrong |= certified[held] & (size <= threat.epsilon)
             if bool(wrong.any()):
-                at = int(known.nonzero().squeeze(1)[int(wrong.nonzero()[0])])
-                place = int(places[at])
-                kept = attrs.evolve(task.folder, writes=True)
-                kept.save_tensors(
-                    "violation.pt",
-                    {
-                        "index": int(indices[place]),
-                        "clean": given[at].clone(),
-                        "perturbed": perturbed[at].clone(),
-                        "norm": norm,
-                        "radius": float(radius[place]),
-                        "size": float(sizes[norm][at]),
-                    },
-                )
-                text = (
-                    f"test image {int(indices[place])} has a certified {norm} radius of {float(radius[place]):.6g} and "
-                    f"was fooled by a perturbation of {float(sizes[norm][at]):.6g}; a bound or the attack is wrong.  "
-                    f"Both images are in {kept.path / 'violation.pt'}"
-                )
-                certificates = task.directory.folder(stage).path.relative_to(task.directory.path).as_posix()
-                kept.write_json(VIOLATION, {"certify": certificates, "text": text})
-                raise VerdictError(f"{task.stage.title}: {text}")
+                first = int(known[wrong][0])
+                refuse(norm, float(radius[rows[first]]), fooled, clean[first], perturbed[first], first)
+
+    def refuse(norm: str, radius: float, fooled: Outcomes, clean: Tensor, perturbed: Tensor, at: int) -> None:
+        place, size = int(fooled.index[at]), float(fooled.sizes[norm][at])
+        kept = attrs.evolve(task.folder, writes=True)
+        images = {"clean": clean.clone(), "perturbed": perturbed.clone()}
+        kept.save_tensors("violation.pt", {"index": place, **images, "norm": norm, "radius": radius, "size": size})
+        text = (
+            f"test image {place} has a certified {norm} radius of {radius:.6g} and was fooled by a perturbation of "
+            f"{size:.6g}; a bound or the attack is wrong.  Both images are in {kept.path / 'violation.pt'}"
+        )
+        where = certificates.path.relative_to(task.directory.path).as_posix()
+        kept.write_json(VIOLATION, {"certify": where, "text": text})
+        raise VerdictError(f"{task.stage.title}: {text}")
 
     return watch

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
-import torch
+import numpy as np
 
 from robustnas import table
-from robustnas.attack import columns as tables
+from robustnas.attack import outcomes
+from robustnas.attack.outcomes import STORED, Outcomes
 from robustnas.attack.review import answers
 from robustnas.attack.review.flag import SMOOTHED, Flag
+from robustnas.attack.review.records import of_attacks
 from robustnas.certify import verdicts
-from robustnas.certify.verdicts import Measured
+from robustnas.certify.verdicts import Attacked
 from robustnas.errors import InputError, RunDirectoryError, VerdictError
 from robustnas.plan import KINDS
 from robustnas.run import layout
@@ -31,7 +34,6 @@ AUTOATTACK = "autoattack"
 
 BUDGET = ("version", "steps", "queries")
 """Its options without which it is the standard one."""
-
 
 NAMED = 8
 """How many missing stages a note names."""
@@ -180,26 +182,26 @@ def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int,
     probe = _result(directory, stages["probe"], flags=list)
     certify = _result(directory, stages["certify"], certified=list, radius=dict)
     smooth = _result(directory, stages["smooth"], radius=list, predictions=list, labels=list)
-    measured = _measured(directory, shown, stages)
+    attacked = _attacked(directory, shown, stages)
     flags = [] if probe is None else [Flag.of(flag) for flag in probe["flags"]]
-    for one in measured:
-        told = _result(directory, stages["attacks"][one.label], flags=list) or {"flags": []}
+    for column, _ in attacked:
+        told = _result(directory, stages["attacks"][column.label], flags=list) or {"flags": []}
         # a result is found by its key, whatever its column was called when it was made
-        flags += [attrs.evolve(Flag.of(flag), attack=one.label) for flag in told["flags"]]
-    flags += verdicts.flags(measured, shown.values)
-    right = None if clean is None else torch.tensor(clean["predictions"]) == torch.tensor(clean["labels"])
+        flags += [attrs.evolve(Flag.of(flag), attack=column.label) for flag in told["flags"]]
+    flags += of_attacks(attacked, shown.values)
+    right = None if clean is None else np.array(clean["predictions"]) == np.array(clean["labels"])
     if clean is not None:
-        flags += answers.blind(torch.tensor(clean["predictions"]), torch.tensor(clean["labels"]))
+        flags += answers.blind(np.array(clean["predictions"]), np.array(clean["labels"]))
     if smooth is not None:
-        flags += answers.blind(torch.tensor(smooth["predictions"]), torch.tensor(smooth["labels"]), SMOOTHED)
+        flags += answers.blind(np.array(smooth["predictions"]), np.array(smooth["labels"]), SMOOTHED)
     certified = None if certify is None else certify["certified"]
     radius = {} if certify is None else certify["radius"]
-    verdicts.check(f"{method}, seed {seed}", measured, right, certified, radius, shown.threat)
+    verdicts.check(f"{method}, seed {seed}", attacked, right, certified, radius, shown.threat)
     made = train if train is not None else clean
     return SeedResult(
         seed=seed,
         clean=None if right is None else right.tolist(),
-        attacks=verdicts.of(measured, shown.threat, shown.epsilons, whole=_whole(shown, stages, measured)),
+        attacks=verdicts.of(attacked, shown.threat, shown.epsilons, whole=_whole(shown, stages, attacked)),
         certified=certified,
         radius=radius,
         smoothed=None if smooth is None else smooth["radius"],
@@ -209,21 +211,17 @@ def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int,
     )
 
 
-def _whole(shown: Layout, stages: dict[str, Any], measured: list[Measured]) -> bool:
+def _whole(shown: Layout, stages: dict[str, Any], attacked: list[Attacked]) -> bool:
     """Whether every attack that counts for the worst case has been run: else there is no such figure."""
-    done = {one.label for one in measured}
+    done = {column.label for column, _ in attacked}
     return all(a.label in done for a in shown.attacks if a.worst_case and stages["attacks"].get(a.label) is not None)
 
 
-def _measured(directory: RunDirectory, shown: Layout, stages: dict[str, Any]) -> list[Measured]:
+def _attacked(directory: RunDirectory, shown: Layout, stages: dict[str, Any]) -> list[Attacked]:
     """What the attacks of one method and seed did, those that are done, in the order in which they were run."""
-    found = []
-    for a in shown.attacks:
-        where = stages["attacks"].get(a.label)
-        if where is not None and directory.at(where).done:
-            columns = tables.read(directory.at(where).path)
-            found.append(Measured(a.label, a.threat, a.access, a.spared, a.one_step, columns))
-    return found
+    places = [(column, stages["attacks"].get(column.label)) for column in shown.attacks]
+    folders = [(column, directory.at(where)) for column, where in places if where is not None]
+    return [(column, outcomes.load(folder.path)) for column, folder in folders if folder.done]
 
 
 def _result(directory: RunDirectory, where: str | None, **keys: type) -> dict[str, Any] | None:
@@ -248,13 +246,6 @@ def _result(directory: RunDirectory, where: str | None, **keys: type) -> dict[st
     return result
 
 
-RECORD = (
-    "method", "seed", "attack", "norm", "epsilon", "variant", "index", "label", "clean", "tried", "success",
-    "prediction", "by", "distance", "size_linf", "size_l2", "size_l1",
-)  # fmt: skip
-"""The columns of `records`."""
-
-
 def records(directory: RunDirectory) -> tuple[str, list[str]]:
     """What each attack did to each image: CSV, a line for each image, attack and radius or variant.
 
@@ -266,33 +257,23 @@ def records(directory: RunDirectory) -> tuple[str, list[str]]:
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(RECORD)
+    writer.writerow(("method", "seed", "attack", "norm", "epsilon", "variant", *STORED))
     shown = layout.read(directory)
     for method, seeds in shown.methods.items():
         for seed, stages in seeds.items():
-            for one in _measured(directory, shown, stages):
-                lines = ((method, seed, one.label, *line) for line in _lines(one.columns))
+            for column, rows in _attacked(directory, shown, stages):
+                lines = ((method, seed, column.label, *line) for row in rows for line in _lines(row))
                 writer.writerows(map(printable.cell, line) for line in lines)
     return out.getvalue(), _missing(directory, shown, kinds=())
 
 
-def _lines(columns: tables.Columns) -> Iterator[tuple[Any, ...]]:
-    """The lines of one attack, from the norm on; what is infinite or did not happen is empty."""
-    arrays = columns.arrays
-    parts = [str(part) for part in arrays["parts"]]
-    for row, (epsilon, variant) in enumerate(zip(arrays["epsilon"].tolist(), columns.variants, strict=True)):
-        several = [arrays[name][row].tolist() for name in ("tried", "success", "prediction", "by", "distance")]
-        sizes = [arrays[f"size_{norm}"][row].tolist() for norm in ("linf", "l2", "l1")]
-        whole = [arrays[name].tolist() for name in ("index", "label", "clean")]
-        for index, label, clean, tried, success, prediction, by, distance, *size in zip(
-            *whole, *several, *sizes, strict=True
-        ):
-            measured = ["" if one == float("inf") else one for one in size]
-            who = parts[by] if by >= 0 else ""
-            yield (
-                *(columns.norm, epsilon, variant, index, label, clean, tried, int(success), prediction, who),
-                *(distance, *measured),
-            )
+def _lines(row: Outcomes) -> Iterator[tuple[Any, ...]]:
+    """The lines of one radius or variant, from the norm on; what is infinite or did not happen is empty."""
+    figures = [getattr(row, name).tolist() for name in STORED]
+    figures[STORED.index("success")] = row.success.astype(int).tolist()
+    figures[STORED.index("by")] = [row.parts[by] if by >= 0 else "" for by in row.by.tolist()]
+    for line in zip(*figures, strict=True):
+        yield row.threat.norm, row.threat.epsilon, row.variant, *("" if one == math.inf else one for one in line)
 
 
 def leaderboard(directory: RunDirectory, method: str, about: dict[str, Any]) -> str:

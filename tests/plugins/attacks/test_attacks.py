@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustnas.attack import evaluate, predict
+from robustnas.attack import Conditions, evaluate, predict
 from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.errors import OptionError, RunError
 from robustnas.runtime.seeding import seeded
@@ -168,7 +168,7 @@ def test_restarts_are_never_weaker_and_cost_less_than_running_everything_again()
     threat = ThreatModel("linf", 0.05)
     options = {"steps": 2, "step_size": 0.05}
     once, often = (
-        evaluate(network, images, labels, PGD(**options, restarts=times).build(threat), threat, label="pgd")
+        evaluate(network, images, labels, PGD(**options, restarts=times).build(threat), threat, Conditions(label="pgd"))
         for times in (1, 6)
     )
     assert bool((often.success | ~once.success).all())
@@ -212,11 +212,11 @@ def test_in_l1_fgsm_may_take_its_gradient_at_a_random_image():
     network, images, labels = wavy()
     threat = ThreatModel("l1", 0.6)
     clean, elsewhere, again = (
-        evaluate(network, images, labels, FGSM(random_start=start).build(threat), threat, label="fgsm")
+        evaluate(network, images, labels, FGSM(random_start=start).build(threat), threat, Conditions(label="fgsm"))
         for start in (False, True, True)
     )
-    assert torch.equal(elsewhere.perturbed, again.perturbed)
-    assert not torch.equal(elsewhere.perturbed, clean.perturbed)
+    assert torch.equal(elsewhere.prediction, again.prediction)
+    assert not torch.equal(elsewhere.prediction, clean.prediction)
     assert float(elsewhere.distance.max()) <= threat.epsilon + 1e-6
 
 
@@ -225,7 +225,7 @@ def test_in_l1_pgd_finds_more_than_one_step_and_restarts_more_than_one_run():
     threat = ThreatModel("l1", 0.6)
     options = {"steps": 12, "step_size": 0.15}
     records = [
-        evaluate(network, images, labels, attack.build(threat), threat, label="one")
+        evaluate(network, images, labels, attack.build(threat), threat, Conditions(label="one"))
         for attack in (FGSM(), PGD(**options), PGD(**options, restarts=4))
     ]
     fgsm, once, often = (int(record.success.sum()) for record in records)
@@ -242,7 +242,7 @@ def test_an_image_is_attacked_in_l1_on_its_own():
     threat = ThreatModel("l1", 0.6)
     for attack in (FGSM(), PGD(steps=5, step_size=0.2, random_start=False)):
         together = evaluate(network, images, labels, attack.build(threat), threat)
-        apart = evaluate(network, images, labels, attack.build(threat), threat, batch=7)
+        apart = evaluate(network, images, labels, attack.build(threat), threat, Conditions(batch=7))
         assert torch.equal(together.success, apart.success)
         torch.testing.assert_close(together.distance, apart.distance)
 

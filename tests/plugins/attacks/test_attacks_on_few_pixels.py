@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustnas.attack import evaluate, predict
+from robustnas.attack import Conditions, evaluate, predict
 from robustnas.runtime.seeding import seeded
 from robustnas.threat import NORMS, ThreatModel, largest_radius
 from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy, AutoPGDLogitsRatio, AutoPGDTargeted
@@ -124,7 +124,7 @@ def test_what_can_be_fooled_is_and_what_cannot_is_not(classes: int, norm: str):
         due = distance * BEYOND <= threat.epsilon * 1.0001
         asked += int(due.sum())
         for name, attack in attacks(classes, threat).items():
-            record = evaluate(network, images, labels, attack.build(threat), threat, label=name)  # type: ignore[attr-defined]
+            record = evaluate(network, images, labels, attack.build(threat), threat, Conditions(label=name))  # type: ignore[attr-defined]
             assert not bool((record.success & (distance > threat.epsilon * 1.0001)).any()), name
             blind[name] = blind.get(name, 0) + int((due & ~record.success).sum())
     assert asked > 10

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustnas.attack import evaluate, predict
+from robustnas.attack import Conditions, evaluate, predict
 from robustnas.attack.foolbox_attack import InTurn, NearestAttack
 from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.per_image_random import PerImageRandom
@@ -88,7 +88,7 @@ def test_without_gradients_the_parts_that_need_none_are_run_and_the_others_are_n
         labels,
         AutoAttack(steps=3, queries=60).build(threat),
         threat,
-        report=lambda done, total, unit, **figures: units.setdefault(unit, done),
+        Conditions(report=lambda done, total, unit, **figures: units.setdefault(unit, done)),
     )
     names = ("apgd-ce", "apgd-t", "fab-t", "square")
     assert record.parts == (names if needs_them else names[3:])

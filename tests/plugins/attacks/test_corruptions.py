@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from robustnas.attack import evaluate, predict
-from robustnas.attack.columns import of_records
+from robustnas.attack import Conditions, evaluate, predict
+from robustnas.attack.column import Column
 from robustnas.attack.foolbox_attack import Each
 from robustnas.attack.per_image_random import PerImageRandom
-from robustnas.certify.verdicts import Measured, shown
+from robustnas.certify.verdicts import shown
 from robustnas.errors import OptionError
 from robustnas.runtime.seeding import seeded
 from robustnas.threat import ThreatModel
@@ -303,7 +303,12 @@ def test_through_the_harness_no_ball_bounds_them_and_the_column_is_their_mean(ep
     records, right = [], []
     for variant, part in plugin.build(threat).parts.items():
         record = evaluate(
-            network, images, labels, part, threat, label="corruptions", variant=variant, access=plugin.access
+            network,
+            images,
+            labels,
+            part,
+            threat,
+            Conditions(label="corruptions", variant=variant, access=plugin.access),
         )
         # what was shown, made again beside the harness
         attacked = (labels == predict(network, images)).nonzero().squeeze(1)
@@ -318,9 +323,10 @@ def test_through_the_harness_no_ball_bounds_them_and_the_column_is_their_mean(ep
         records.append(record)
         right.append(stands.double())
     assert sum(int(record.success.sum()) for record in records) > 10
-    measured = Measured("corruptions", threat, plugin.access, False, False, of_records(records, torch.arange(40)))
-    column = shown([measured], 0)
-    assert torch.equal(column, torch.stack(right).mean(dim=0))
-    assert bool((column[:3] == 0).all())
+    column = shown([(Column("corruptions", threat, access=plugin.access), records)], 0)
+    assert np.array_equal(column, torch.stack(right).mean(dim=0).numpy())
+    assert (column[:3] == 0).all()
     assert 0.1 < float(column.mean()) < 0.92
-    assert measured.columns.variants == [f"{f}/{s}" for f in ("gaussian-noise", "fog", "contrast") for s in (1, 5)]
+    assert [record.variant for record in records] == [
+        f"{f}/{s}" for f in ("gaussian-noise", "fog", "contrast") for s in (1, 5)
+    ]

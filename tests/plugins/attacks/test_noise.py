@@ -9,7 +9,7 @@ import torch
 from test_attacks import Linear
 from torch import Tensor, nn
 
-from robustnas.attack import evaluate, predict
+from robustnas.attack import Conditions, evaluate, predict
 from robustnas.attack.network import Counted
 from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import NORMS, ThreatModel
@@ -180,14 +180,16 @@ def test_through_the_harness(factory):
     labels = torch.zeros(len(images)).long()
     threat = ThreatModel("linf", 0.05)
     plugin = factory(draws=3)
-    record = evaluate(network, images, labels, plugin.build(threat), threat, label="noise", access=plugin.access)
+    record = evaluate(
+        network, images, labels, plugin.build(threat), threat, Conditions(label="noise", access=plugin.access)
+    )
     assert plugin.access == plugin.build(threat).access == "noise"
     assert record.access == ("noise",)
     assert 0 < int(record.success.sum()) < len(images)
     assert float(record.distance.max()) <= 0.05 + 1e-6
     assert len(images) < record.evaluations < plugin.evaluations(2) * len(images)
     counted = Counted(Never())
-    evaluate(counted, images, labels, plugin.build(threat), threat, clean=labels)
+    evaluate(counted, images, labels, plugin.build(threat), threat, Conditions(clean=labels))
     # and one to judge each image
     assert counted.images == (plugin.evaluations(2) + 1) * len(images)
 

@@ -5,10 +5,16 @@ Robustness is cheap where nothing was learned: one answer for all images withsta
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from robustnas.attack.outcomes import Array
 from robustnas.attack.review.evidence import CHANCE, at_least
 from robustnas.attack.review.flag import Flag
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROUNDING = 1e-5
 """What two passes of one batch may differ by, as a share of the image's largest logit: sums in another order."""
@@ -46,7 +52,7 @@ def probabilities(logits: Tensor) -> list[Flag]:
     return [Flag("probabilities-for-logits", text)]
 
 
-def blind(predictions: Tensor, labels: Tensor, attack: str | None = None) -> list[Flag]:
+def blind(predictions: Array, labels: Array, attack: str | None = None) -> list[Flag]:
     """Is one answer all there is, or as good as what the network answers?
 
     The best answer that does not look at the image is the class most frequent among the images.  A network is above
@@ -55,12 +61,12 @@ def blind(predictions: Tensor, labels: Tensor, attack: str | None = None) -> lis
     even if all are right, more than the answer has right will do.
 
     Args:
-        predictions: (N,) int64 classes of the clean images; negative for none.
-        labels: (N,) int64.
+        predictions: (N,) classes of the clean images; negative for none.
+        labels: (N,) their true classes.
         attack: see `Flag`.
     """
     count, right = len(labels), int((predictions == labels).sum())
-    classes, images = labels.unique(return_counts=True)
+    classes, images = np.unique(labels, return_counts=True)
     most, found = int(images.max()), []
     if len(classes) > 1 and bool((predictions == predictions[0]).all()):
         what = f"class {int(predictions[0])}" if int(predictions[0]) >= 0 else "none"

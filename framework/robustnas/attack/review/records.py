@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-import torch
-from attrs import field, frozen
-from attrs.validators import in_
-from torch import Tensor
+import numpy as np
 
+from robustnas.attack.column import Column
+from robustnas.attack.outcomes import Array, Outcomes
 from robustnas.attack.review.evidence import CHANCE, by_chance, counts
 from robustnas.attack.review.flag import Flag
-from robustnas.contracts import ACCESS
 from robustnas.threat import ThreatModel, largest_radius
 
 BEATEN = 0.005
@@ -27,82 +26,89 @@ STANDING = 0.01
 CROSSING = 1.5
 """Epsilons that the steps of an iterative attack add up to: from a random start the far side is up to 2 away."""
 
-
 WIDE = 2.0
 """Epsilons from one side of the ball to the other."""
 
 
-@frozen(eq=False)
-class Attempt:
-    """One attack at one threat, on N images in the order that all attempts share.
+class _Attempt(NamedTuple):
+    """An attack that was run as one, or one part of another, at one radius or in one variant.
 
     Args:
-        label: its name in the table.
-        access: of `robustnas.contracts.ACCESS`.
-        threat: what was allowed.
-        correct: (N,) bool, right when clean.
-        tried: (N,) bool, the images the attack was given.
-        success: (N,) bool, those it broke; may hold those it broke in a smaller ball, which are not tried again.
+        label: what a flag calls it.
+        title: what a sentence calls it.
         one_step: whether it is a single step along the gradient (FGSM).
-        part_of: the label of the attack it is a part of; that attack, where it is an attempt too, then says nothing
-            of its own.
+        did: what it did, as one part.
     """
 
     label: str
-    access: str = field(validator=in_(ACCESS))
-    threat: ThreatModel
-    correct: Tensor
-    tried: Tensor
-    success: Tensor
-    one_step: bool = False
-    part_of: str | None = None
-
-    def __attrs_post_init__(self) -> None:
-        sizes = {tuple(mask.shape) for mask in (self.correct, self.tried, self.success)}
-        kinds = {mask.dtype for mask in (self.correct, self.tried, self.success)}
-        if len(sizes) != 1 or len(next(iter(sizes))) != 1 or kinds != {torch.bool}:
-            raise ValueError(f"attempt {self.label}: correct, tried and success are bool of one shape (N,)")
+    title: str
+    one_step: bool
+    did: Outcomes
 
     @property
-    def broken(self) -> Tensor:
+    def access(self) -> str:
+        """What it knows of the network."""
+        return self.did.access[0]
+
+    @property
+    def threat(self) -> ThreatModel:
+        """What it was allowed."""
+        return self.did.threat
+
+    @property
+    def broken(self) -> Array:
         """(N,) bool: right when clean, and broken; in a smaller ball perhaps, and not tried in this one."""
-        return self.correct & self.success
+        return self.did.correct & self.did.success
 
     @property
-    def withstood(self) -> Tensor:
+    def given(self) -> Array:
+        """(N,) bool: tried, and right when clean."""
+        return (self.did.tried > 0) & self.did.correct
+
+    @property
+    def withstood(self) -> Array:
         """(N,) bool: tried, right when clean, and not broken."""
-        return self.tried & self.correct & ~self.success
-
-    def __str__(self) -> str:
-        return f"{self.label} of {self.part_of}" if self.part_of else self.label
+        return self.given & ~self.did.success
 
 
-def of_attempts(attempts: Sequence[Attempt], values: int) -> list[Flag]:
+def of_attacks(attacked: Sequence[tuple[Column, Sequence[Outcomes]]], values: int) -> list[Flag]:
     """The warnings that the results of attacks on one network earn together.
 
-    One of a name for each attack and norm: at the first of its radii, in the order given, that earns it.
+    One of a name for each attack and norm: at the first of its radii, in the order given, that earns it.  An attack of
+    several parts says nothing of its own: its parts do.
 
     Args:
-        attempts: all on the same N images.
+        attacked: attacks and what they did to the same N images; corruptions, which are no attacks, are passed over.
         values: pixel values of one image, C H W.
     """
-    if len({len(attempt.correct) for attempt in attempts}) > 1:
-        raise ValueError("attempts on different numbers of images cannot be compared")
-    wholes = {(attempt.part_of, attempt.threat) for attempt in attempts}
-    single = [attempt for attempt in attempts if (attempt.label, attempt.threat) not in wholes]
+    attempts = [
+        attempt for column, rows in attacked if not column.is_corruption for row in rows for attempt in _of(column, row)
+    ]
+    if len({len(attempt.did.index) for attempt in attempts}) > 1:
+        raise ValueError("attacks on different numbers of images cannot be compared")
     found: dict[tuple[str, str, str], Flag] = {}
-    for attempt in single:
+    for attempt in attempts:
         for flag in (
-            *_beats_white_box(attempt, single),
+            *_beats_white_box(attempt, attempts),
             *_above_clean(attempt),
-            *_noise_beats_one_step(attempt, single),
+            *_noise_beats_one_step(attempt, attempts),
         ):
-            found.setdefault((flag.name, str(attempt), attempt.threat.norm), flag)
-    norms = dict.fromkeys(attempt.threat.norm for attempt in single)
-    return [*found.values(), *(flag for norm in norms for flag in _left(single, norm, values))]
+            found.setdefault((flag.name, attempt.title, attempt.threat.norm), flag)
+    norms = dict.fromkeys(attempt.threat.norm for attempt in attempts)
+    return [*found.values(), *(flag for norm in norms for flag in _standing(attempts, norm, values))]
 
 
-def _beats_white_box(attempt: Attempt, attempts: Sequence[Attempt]) -> list[Flag]:
+def _of(column: Column, row: Outcomes) -> Iterator[_Attempt]:
+    """The attempts of one row of an attack: the attack itself where it has one part, else its parts."""
+    label = f"{column.label} {row.variant}".strip()
+    if len(row.parts) == 1:
+        yield _Attempt(label, label, column.one_step, row)
+        return
+    for place, name in enumerate(row.parts):
+        yield _Attempt(name, f"{name} of {label}", False, row.of_part(place))
+
+
+def _beats_white_box(attempt: _Attempt, attempts: Sequence[_Attempt]) -> list[Flag]:
     """Images that fell to this attack without gradients, at an epsilon at which attacks with them did not break them.
 
     A white-box attack counts for an image where it was tried on it in the same norm, at this epsilon or a larger one,
@@ -112,39 +118,39 @@ def _beats_white_box(attempt: Attempt, attempts: Sequence[Attempt]) -> list[Flag
     if attempt.access not in ("black-box", "noise"):
         return []
     rivals = [one for one in attempts if one.access == "white-box" and one.threat.norm == attempt.threat.norm]
-    lost, failed, tried = (torch.zeros_like(attempt.correct) for _ in range(3))
+    lost, failed, tried = (np.zeros(len(attempt.did.index), dtype=bool) for _ in range(3))
     for rival in rivals:
         if rival.threat.epsilon <= attempt.threat.epsilon:
             lost |= rival.broken
         if rival.threat.epsilon >= attempt.threat.epsilon and not rival.one_step:
             failed |= rival.withstood
-            tried |= rival.tried & rival.correct
+            tried |= rival.given
     beaten, among = int((attempt.broken & failed & ~lost).sum()), int(tried.sum())
     if not counts(beaten, among, BEATEN):
         return []
     text = (
-        f"{attempt} ({attempt.access}) broke {beaten} of {among} images at {attempt.threat} that survived every "
+        f"{attempt.title} ({attempt.access}) broke {beaten} of {among} images at {attempt.threat} that survived every "
         "white-box attack tried on them there: gradients may be masked, or those attacks are weak; "
         "more steps and restarts, and attacks made for this network, would do"
     )
     return [Flag("black-box-beats-white-box", text, attempt.label)]
 
 
-def _left(attempts: Sequence[Attempt], norm: str, values: int) -> list[Flag]:
+def _standing(attempts: Sequence[_Attempt], norm: str, values: int) -> list[Flag]:
     """Images that survived attacks where every image is allowed.
 
-    Attacks of a single step, noise and corruptions promise nothing there and are no reason to warn.
+    Attacks of a single step, and noise, promise nothing there and are no reason to warn.
     """
     everything = largest_radius(norm, values)
-    same = [one for one in attempts if one.threat.norm == norm]
-    tried = torch.zeros_like(attempts[0].correct)
-    broken = tried.clone()
-    for attempt in same:
+    tried, broken = (np.zeros(len(attempts[0].did.index), dtype=bool) for _ in range(2))
+    for attempt in attempts:
+        if attempt.threat.norm != norm:
+            continue
         broken |= attempt.broken
         # a radius that was written as a decimal may be short of a root by its rounding
         reaches = attempt.threat.epsilon >= everything * (1 - 1e-4)
         if reaches and attempt.access in ("white-box", "black-box") and not attempt.one_step:
-            tried |= attempt.tried & attempt.correct
+            tried |= attempt.given
     standing, among = int((tried & ~broken).sum()), int(tried.sum())
     if not counts(standing, among, STANDING) and not 0 < standing == among:
         return []
@@ -156,20 +162,20 @@ def _left(attempts: Sequence[Attempt], norm: str, values: int) -> list[Flag]:
     return [Flag("does-not-reach-zero", text)]
 
 
-def _above_clean(attempt: Attempt) -> list[Flag]:
+def _above_clean(attempt: _Attempt) -> list[Flag]:
     """An attack that leaves more images right than were: it counts images that were wrong when clean."""
-    tried = int(attempt.tried.sum())
-    clean, left = int((attempt.tried & attempt.correct).sum()), int((attempt.tried & ~attempt.success).sum())
+    tried = attempt.did.tried > 0
+    clean, left = int(attempt.given.sum()), int((tried & ~attempt.did.success).sum())
     if left <= clean:
         return []
     text = (
-        f"under {attempt} at {attempt.threat} {left} of {tried} images count as right, and {clean} are right when "
-        "clean: images that were wrong anyway are counted; right when clean and under attack would do"
+        f"under {attempt.title} at {attempt.threat} {left} of {int(tried.sum())} images count as right, and {clean} "
+        "are right when clean: images that were wrong anyway are counted; right when clean and under attack would do"
     )
     return [Flag("robust-above-clean", text, attempt.label)]
 
 
-def _noise_beats_one_step(attempt: Attempt, attempts: Sequence[Attempt]) -> list[Flag]:
+def _noise_beats_one_step(attempt: _Attempt, attempts: Sequence[_Attempt]) -> list[Flag]:
     """One step along the gradient that broke fewer images than noise at the same threat, by more than chance.
 
     Images that the step broke and noise was not tried on count for the step, so that it does not matter whether
@@ -186,9 +192,9 @@ def _noise_beats_one_step(attempt: Attempt, attempts: Sequence[Attempt]) -> list
         chance = by_chance(ahead, behind)
         if chance < CHANCE:
             text = (
-                f"{noise} at {noise.threat} broke {ahead} images that {attempt} did not, and {attempt} {behind} that "
-                f"{noise} did not (by chance: {chance:.1g}): the gradients do not point to what fools this network; "
-                "attacks without gradients would do"
+                f"{noise.title} at {noise.threat} broke {ahead} images that {attempt.title} did not, and "
+                f"{attempt.title} {behind} that {noise.title} did not (by chance: {chance:.1g}): the gradients do not "
+                "point to what fools this network; attacks without gradients would do"
             )
             found.append(Flag("noise-beats-fgsm", text, attempt.label))
     return found
