@@ -13,8 +13,6 @@ One more figure is one more field of `Outcomes`, and a value for it where it is 
 results is there at once: figures are tensors on the CPU where they were measured, and arrays where they were read.
 """
 
-# ruff: noqa: RUF009  (the defaults of fields are made by a function of ours)
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
