@@ -263,3 +263,23 @@ class Images(Protocol):
 
     def take(self, indices: Tensor) -> Tensor:
         """The images at `indices` (n,) int64 -> (n, C, H, W) float32 in [0, 1], on the CPU or where they live."""
+
+
+def published(space: SearchSpace) -> Mapping[str, Genotype]:
+    """Genotypes of the literature by name: the `published` of a search space, none where it has none."""
+    return getattr(space, "published", {})
+
+
+def contents(dataset: Dataset) -> str | Mapping[str, str] | None:
+    """The `contents` of a dataset; None where its options tell its images from others."""
+    return getattr(dataset, "contents", None)
+
+
+def training_images(dataset: Dataset) -> Callable[[int], Images] | None:
+    """The `training_images` of a dataset; None where it cannot read them in another size."""
+    return getattr(dataset, "training_images", None)
+
+
+def check_of(plugin: object) -> Callable[[Shape, int, ThreatModel], None] | None:
+    """The `check` of a metric or an attack (`Suited`); None where everything suits it."""
+    return getattr(plugin, "check", None)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from robustnas.contracts import Dataset, Images
+from robustnas.contracts import contents as contents_of
 from robustnas.errors import DataError
 
 Require = Callable[[bool, str, str], None]
@@ -60,7 +61,7 @@ def declared(dataset: Dataset, require: Require) -> None:
             f"{name} is in pixel units, a fraction of the pixel range: at most 1",
             repr(values),
         )
-    contents = getattr(dataset, "contents", None)
+    contents = contents_of(dataset)
     known_by = {"train": contents, "test": contents} if isinstance(contents, str) else contents
     require(
         contents is None

@@ -8,7 +8,7 @@ from os.path import isfile
 from pathlib import Path
 from typing import Any
 
-from robustnas.contracts import Genotype, SearchSpace
+from robustnas.contracts import Genotype, SearchSpace, published
 from robustnas.errors import InputError
 from robustnas.genotype import darts_notation as notation
 from robustnas.runtime import given_file
@@ -34,20 +34,20 @@ def find_genotype(
     Raises:
         InputError: it is nowhere, or not a genotype; says where it was looked for.
     """
-    published: Mapping[str, Genotype] = getattr(space, "published", {})
+    known = published(space)
     if not isinstance(source, str) or notation.is_call(source):
         return dict(notation.plain(source))
-    if source in published:
-        return published[source]
+    if source in known:
+        return known[source]
     path_text, _, key = source.partition("#")
     tried = [beside / path_text, Path(path_text)]
     path = next((p for p in tried if isfile(p)), None)
     if path is None:
-        names = ", ".join(sorted(published)) or "none"
+        names = ", ".join(sorted(known)) or "none"
         places = ", ".join(given_file.shown(p) for p in dict.fromkeys(tried))
         raise InputError(
             f"found {quoted(source)}, neither a file ({places}) nor a published "
-            f"genotype of the search space{did_you_mean(source, list(published))}; published: {names}"
+            f"genotype of the search space{did_you_mean(source, list(known))}; published: {names}"
         )
     data = (read or read_genotypes)(path)
     data = _entry(path, data, key) if key else data.one() if isinstance(data, Script) else data

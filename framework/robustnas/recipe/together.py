@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import frozen
 
-from robustnas.contracts import Shape
+from robustnas.contracts import AttackTraits, Shape, check_of
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.noting import Noting
 from robustnas.recipe.schema import Attack, Method
@@ -60,7 +60,7 @@ def _warm_ups(parts: Parts, note: Noting) -> None:
 def _others(parts: Parts, note: Noting) -> None:
     """Attacks with the images of other networks, where there is one network."""
     for attack in parts.attacks:
-        if len(parts.methods) < 2 and getattr(attack.use.plugin, "transfers", False):
+        if len(parts.methods) < 2 and AttackTraits.of(attack.use.plugin).transfers:
             text = f"{attack.label} shows each network images that were made on the others', and there is one method"
             note("attacks", f"{text}; a second one, or another attack, would do")
 
@@ -100,7 +100,7 @@ def _suited(parts: Parts, shape: Shape, note: Noting) -> None:
     ]
     used += [(f"attacks.{index}", attack.use, attack.threat) for index, attack in enumerate(parts.attacks)]
     for path, use, own in used:
-        check, threat = getattr(use.plugin, "check", None), own or parts.threat
-        if callable(check) and threat is not None:
+        check, threat = check_of(use.plugin), own or parts.threat
+        if check is not None and threat is not None:
             known = path if path in note.places else path.rpartition(".")[0]
             construct(partial(check, shape, parts.dataset.classes, threat), note.node(known), note.faults)

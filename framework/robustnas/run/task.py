@@ -10,7 +10,7 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from robustnas import foreign
+from robustnas import contracts, foreign
 from robustnas.contracts import Dataset, Genotype, Images, Shape
 from robustnas.errors import RunDirectoryError, RunError
 from robustnas.plan import Foreign, MethodPlan, Plan, Stage
@@ -45,8 +45,7 @@ class TrainingOnly:
     @property
     def training_images(self) -> Callable[[int], Images] | None:
         """The dataset's own, where it has one."""
-        reads: Callable[[int], Images] | None = getattr(self.dataset, "training_images", None)
-        return reads
+        return contracts.training_images(self.dataset)
 
     def split(self, name: str) -> Images:
         """The training split; any other is a fault of the caller.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustnas.contracts import Dataset, Images
+from robustnas.contracts import Dataset, Images, training_images
 from robustnas.data import promises
 from robustnas.errors import DataError, InputError
 from robustnas.testing.promise import Judge, judge, made, own_randomness
@@ -59,7 +59,7 @@ def check_dataset(
 
 def _check_optional(dataset: Dataset, splits: Sequence[str], verdict: Judge) -> None:
     """The optional member that reads the training images as squares, where it has it."""
-    reads: Callable[[int], Images] | None = getattr(dataset, "training_images", None)
+    reads = training_images(dataset)
     if reads is None or "train" not in splits:
         return
     side = max(dataset.shape[1:]) + 1

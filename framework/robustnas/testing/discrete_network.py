@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustnas.contracts import Genotype
+from robustnas.contracts import published as published_by
 from robustnas.errors import InputError
 from robustnas.testing.module import Bench
 from robustnas.testing.promise import Judge, close
@@ -91,7 +92,7 @@ def check_auxiliary(bench: Bench, genotype: Genotype, wanted: bool | None) -> No
 
 def check_published(bench: Bench) -> None:
     """Published genotypes build; on the meta device, which holds no weights."""
-    published = getattr(bench.space, "published", {})
+    published = published_by(bench.space)
     bench.verdict.require(
         isinstance(published, Mapping), "published is a mapping of names to genotypes", type(published).__name__
     )

@@ -12,6 +12,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from robustnas.contracts import check_of
 from robustnas.runtime.strangers import described
 from robustnas.threat import ThreatModel
 
@@ -111,7 +112,7 @@ def made(plugin: Any) -> Any:
 
 def check_suited(plugin: Any, shape: tuple[int, ...], classes: int, threat: ThreatModel, verdict: Judge) -> None:
     """Require that `check` (`robustnas.contracts.Suited`), where there is one, lets pass what the kit tries."""
-    if not hasattr(plugin, "check"):
+    if check_of(plugin) is None:
         return
     where = f"images {tuple(shape)}, {classes} classes and {threat}"
     with verdict.promised(f"check lets pass {where}", "the kit tries it there: give it options and norms that suit"):

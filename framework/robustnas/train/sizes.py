@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from attrs import Factory, define, frozen
 
-from robustnas.contracts import Dataset, Genotype, SearchSpace
+from robustnas.contracts import Dataset, Genotype, SearchSpace, published
 from robustnas.errors import InputError
 from robustnas.runtime import seeding
 from robustnas.train.network import has_drop_path, parameters
@@ -66,11 +66,11 @@ class Sizes:
     def sample(self, space: SearchSpace) -> Genotype:
         """A genotype of the space, known before any search: a published one, or that of an untrained supernet."""
         if id(space) not in self.samples:
-            published = next(iter(getattr(space, "published", {}).values()), None)
-            if published is None:
+            genotype = next(iter(published(space).values()), None)
+            if genotype is None:
                 with seeding.seeded(0, "check"):
-                    published = space.genotype(space.supernet(self.dataset.shape, self.dataset.classes))
-            self.samples[id(space)] = published
+                    genotype = space.genotype(space.supernet(self.dataset.shape, self.dataset.classes))
+            self.samples[id(space)] = genotype
             self.spaces.append(space)
         return self.samples[id(space)]
 
