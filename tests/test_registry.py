@@ -55,7 +55,7 @@ def refused(name: str, registry: Registry = METRICS) -> str:
 
 
 def test_our_own_plugins_are_registered_through_the_same_door() -> None:
-    assert set(REGISTRIES) == {"search-space", "metric", "attack", "dataset"}
+    assert set(REGISTRIES) == {"search-space", "metric", "attack", "dataset", "order", "regime"}
     assert "darts" in SEARCH_SPACES.names()
     assert {"jacobian", "certified-bound"} <= set(METRICS.names())
     assert {"fgsm", "pgd"} <= set(ATTACKS.names())

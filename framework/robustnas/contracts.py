@@ -1,4 +1,4 @@
-"""What a search space, a robustness metric, an attack and a dataset promise.  Plugin authors read this first.
+"""What plugins promise: spaces, metrics, attacks, datasets, orders and regimes.  Plugin authors read this first.
 
 A plugin is an attrs class whose fields are its options in the recipe (`field(default=..., metadata={"help": ...})`)
 and which keeps one of the Protocols below.  It needs no base class.  The registry compares signatures when it loads
@@ -15,10 +15,11 @@ call that may draw from it, so a plugin may use it (layer initialisation, drop-p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import attrs
-from attrs import frozen
+from attrs import Factory, frozen
 
 if TYPE_CHECKING:
     import torch
@@ -251,6 +252,80 @@ class Dataset(Protocol):
         Raises:
             DataError: the data is empty or broken; says what to do.
             MissingDataError: it is not here.  Then `plan` shows what it can without it.
+        """
+
+
+@runtime_checkable
+class Order(Protocol):
+    """How the outer level sees through the inner one: the gradient that moves alpha.  Fields are its options."""
+
+    def gradient(self, step: Any) -> Any:
+        """The gradient in alpha for one `robustnas.search.hypergradient.Step`, as a `Hypergradient`.
+
+        The step has the gradients of both levels (`outer_gradient`, `inner_gradient`), over all parts of the batch and
+        all processes.  It stays as it was: weights, alpha, running statistics, optimisers, and the generator of the
+        inner loss, so that the inner step draws what its rehearsal drew.
+        """
+
+
+@frozen
+class TrainingContext:
+    """What a regime's loss may know about the step it is part of.
+
+    Args:
+        passed: epochs that are gone, this step's share of the present one included.
+        epochs: of the whole training.
+        generator: for every random draw of the loss.
+        loss: the cross-entropy that is asked for (with label smoothing), (N, K) logits and (N,) labels -> scalar.
+        plain: network, images and labels -> the loss of standard training, the auxiliary head's in it, and the logits.
+        hold: enters a context that lasts until the backward pass of this loss is done; returns what it yields.
+    """
+
+    passed: float
+    epochs: int
+    generator: torch.Generator
+    loss: Callable[[Tensor, Tensor], Tensor]
+    plain: Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+    hold: Callable[[AbstractContextManager[Any]], Any]
+
+
+@frozen(eq=False)
+class TrainingLoss:
+    """What a regime makes of some images.
+
+    Args:
+        loss: scalar with its graph.
+        logits: (N, K), of the images whose accuracy is told.
+        figures: further figures of each image by name, (N,) each: their means are in the history.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    figures: Mapping[str, Tensor] = Factory(dict)
+
+
+@runtime_checkable
+class Regime(Protocol):
+    """What training minimises.  Fields are its options.
+
+    It may have, beside `loss` (`robustnas.train.regimes.Defaults` is what stands where it has not):
+
+    - `check(epochs, threat)` raises `OptionError` where the options do not suit that many epochs, or the threat; it is
+      called before anything runs, first without a threat (None).
+    - `right(network, images, labels, threat, generator)` -> (N,) bool: which of the images held out count when the best
+      checkpoint is chosen; the network is in eval mode.
+    - `judged(epoch, epochs)`: whether the network after this epoch, counted from 1, may be the one that is kept.
+    - `schedule(passed, epochs, threat)`: figures for the history, what of the loss depends on time.
+    - `sees_threat = False` where the threat has no say: the same network then serves every threat.
+    - `advice`: what else would do where training diverges, after ", or ".
+    """
+
+    def loss(
+        self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, context: TrainingContext
+    ) -> TrainingLoss:
+        """images (N, C, H, W) in [0, 1] and labels (N,) int64 -> the loss of one part of a batch.
+
+        The network is in training mode and is left in it; its running statistics move as in an ordinary pass.
         """
 
 

@@ -1,4 +1,4 @@
-"""Names of plugins, and the classes behind them: search spaces, metrics, attacks and datasets.
+"""Names of plugins, and the classes behind them: search spaces, metrics, attacks, datasets, orders and regimes.
 
 Listing reads the metadata of installed packages and imports no plugin.  Loading imports one, through
 stevedore, and compares what it has with what its contract promises.
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field, frozen, has
 
 from robustnas import contracts
 from robustnas.errors import PluginError
@@ -56,20 +56,27 @@ class Entry:
         """Package and version, for messages."""
         return f"{self.distribution} {self.version}"
 
+    @property
+    def stranger(self) -> str | None:
+        """The provider of a third-party plugin; None for our own."""
+        return None if self.distribution == "robustnas" else self.provider
+
 
 @frozen
 class Registry:
     """The plugins of one kind.
 
     Args:
-        kind: `search-space`, `metric`, `attack` or `dataset`.
+        kind: `search-space`, `metric`, `attack`, `dataset`, `order` or `regime`.
         group: the entry-point group packages register them in.
         check: what is wrong with a class that was loaded, a line each.
+        loaded: the entries of the classes that are known, for `entry_of`.
     """
 
     kind: str
     group: str
     check: Callable[[type], list[str]] = field(repr=False)
+    loaded: dict[type, Entry] = field(factory=dict, init=False, eq=False, repr=False)
 
     def names(self) -> list[str]:
         """Every registered name, sorted; one that two packages register is there once."""
@@ -131,7 +138,22 @@ class Registry:
             wrong = self.check(plugin)
             if wrong:
                 raise PluginError("\n  ".join([f"{what} does not keep its contract", *wrong]))
+            self.loaded[plugin] = entry
             return plugin
+
+    def entry_of(self, cls: type) -> Entry:
+        """Who registers a class: what a recipe calls it, and the package it comes from.
+
+        Raises:
+            PluginError: nobody does.
+        """
+        if cls not in self.loaded:
+            target = f"{cls.__module__}:{cls.__qualname__}"
+            matching = [entry for entry in self.entries() if entry.target == target]
+            if not matching:
+                raise PluginError(f"{target} is registered in no {self.group}; a recipe has no name for it")
+            self.loaded[cls] = matching[0]
+        return self.loaded[cls]
 
     def describe_conflict(self, name: str, entries: Sequence[Entry]) -> str:
         """Who registers `name`, and what to do."""
@@ -141,7 +163,7 @@ class Registry:
         return f"{self.kind} {name!r} is registered twice, by {providers}; uninstall one of the two"
 
     def _unknown(self, name: str, names: list[str]) -> str:
-        article = "an" if self.kind == "attack" else "a"
+        article = "an" if self.kind in ("attack", "order") else "a"
         table = f'[project.entry-points."{self.group}"]'
         return "\n  ".join(
             [
@@ -294,6 +316,19 @@ def _wrong_dataset(cls: type) -> list[str]:
     return [*wrong, *_method(cls, "split", contracts.Dataset)]
 
 
+def _wrong_order(cls: type) -> list[str]:
+    return [*_wrong_options(cls), *_method(cls, "gradient", contracts.Order)]
+
+
+def _wrong_regime(cls: type) -> list[str]:
+    return [*_wrong_options(cls), *_method(cls, "loss", contracts.Regime)]
+
+
+def _wrong_options(cls: type) -> list[str]:
+    """What is wrong with a class that a section of settings holds: its options enter keys as the fields they are."""
+    return [] if has(cls) else ["promised: an attrs class whose fields are its options", "found:    another class"]
+
+
 def _public(cls: type) -> str:
     """The public methods of a class, for messages."""
     names = sorted(name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name)))
@@ -304,4 +339,6 @@ SEARCH_SPACES = Registry("search-space", "robustnas.search_spaces", _wrong_searc
 METRICS = Registry("metric", "robustnas.metrics", _wrong_metric)
 ATTACKS = Registry("attack", "robustnas.attacks", _wrong_attack)
 DATASETS = Registry("dataset", "robustnas.datasets", _wrong_dataset)
-REGISTRIES = {registry.kind: registry for registry in (SEARCH_SPACES, METRICS, ATTACKS, DATASETS)}
+ORDERS = Registry("order", "robustnas.orders", _wrong_order)
+REGIMES = Registry("regime", "robustnas.regimes", _wrong_regime)
+REGISTRIES = {registry.kind: registry for registry in (SEARCH_SPACES, METRICS, ATTACKS, DATASETS, ORDERS, REGIMES)}

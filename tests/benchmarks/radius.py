@@ -23,7 +23,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -37,19 +37,24 @@ from torch.nn import functional as F
 
 from robustnas import certify
 from robustnas.bounds import METHODS, margins_within
-from robustnas.contracts import Images
+from robustnas.contracts import Images, TrainingContext
 from robustnas.data.images import InMemory
 from robustnas.errors import DataError
-from robustnas.nn.batch_statistics import noted_statistics
 from robustnas.nn.normalize import PixelNetwork
 from robustnas.runtime import seeding
-from robustnas.threat import NORMS
-from robustnas.train import certified as certified_training
-from robustnas.train.settings import Certified
+from robustnas.threat import NORMS, ThreatModel
+from robustnas.train.regimes import Certified
 from robustnas_plugins.datasets.digits import Digits
 from robustnas_plugins.datasets.torchvision_sets import MNIST
 from robustnas_plugins.search_spaces.darts import Darts
 from robustnas_plugins.search_spaces.sizes import FORMS
+
+
+def _plain(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of standard training, and the logits."""
+    logits = network(images)
+    return F.cross_entropy(logits, labels), logits
+
 
 RATE = 0.1
 """Of SGD with momentum at its highest."""
@@ -124,12 +129,10 @@ class Net:
             if self.epsilon == 0:
                 F.cross_entropy(network(images), labels).backward()
             else:
-                now = certified_training.moment(regime, self.epsilon, 1, number / self.steps)
-                with noted_statistics(network) as noted:
-                    loss, _, _ = certified_training.loss(
-                        now, network, images, labels, "linf", F.cross_entropy, 0.0, noted
-                    )
-                    loss.backward()
+                with ExitStack() as held:
+                    now = number / self.steps
+                    context = TrainingContext(now, 1, torch.Generator(), F.cross_entropy, _plain, held.enter_context)
+                    regime.loss(network, images, labels, ThreatModel("linf", self.epsilon), context).loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             schedule.step()

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from stepping import SIZES, Size, seconds, stepper
 
-from robustnas.search import settings
+from robustnas.contracts import Order
+from robustnas.search.hypergradient import ConjugateGradient, Exact, FirstOrder, Neumann, Unrolled
 from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
 from robustnas_plugins.metrics.certified_bound import CertifiedBound
@@ -32,16 +33,16 @@ PLAIN = "darts, first order"
 Metrics = tuple[tuple[float, Any], ...]
 
 
-def methods(size: Size) -> dict[str, tuple[settings.Order, Metrics]]:
+def methods(size: Size) -> dict[str, tuple[Order, Metrics]]:
     """Hypergradient and metrics of each method."""
     bound = CertifiedBound(epsilon=size.epsilon, scale="log")
-    first = settings.FirstOrder()
+    first = FirstOrder()
     return {
         PLAIN: (first, ()),
-        "darts, unrolled": (settings.Unrolled(), ()),
-        "darts, exact": (settings.Exact(), ()),
-        "darts, neumann (3 terms)": (settings.Neumann(), ()),
-        "darts, cg (5 iterations)": (settings.ConjugateGradient(), ()),
+        "darts, unrolled": (Unrolled(), ()),
+        "darts, exact": (Exact(), ()),
+        "darts, neumann (3 terms)": (Neumann(), ()),
+        "darts, cg (5 iterations)": (ConjugateGradient(), ()),
         "dsrna-jacobian, one row": (first, ((1.0, Jacobian(rows=1)),)),
         "dsrna-jacobian, all rows": (first, ((1.0, Jacobian()),)),
         "dsrna-cb, ibp": (first, ((1.0, CertifiedBound(method="ibp", epsilon=size.epsilon, scale="log")),)),

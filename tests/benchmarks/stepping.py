@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from attrs import frozen
 
-from robustnas.contracts import Context
+from robustnas.contracts import Context, Order
 from robustnas.data.batches import Part
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.nn.recompute import recompute
@@ -20,10 +20,9 @@ from robustnas.runtime import seeding
 from robustnas.runtime.device import can_fuse
 from robustnas.runtime.precision import Precision
 from robustnas.runtime.processes import ALONE, Processes
-from robustnas.search import settings
 from robustnas.search.bilevel import inner_step, outer_step
 from robustnas.search.compiled import Compiled
-from robustnas.search.hypergradient import Step, hypergradient
+from robustnas.search.hypergradient import FirstOrder, Step
 from robustnas.search.objective import Objective
 from robustnas.search.weights import weights
 from robustnas.threat import ThreatModel
@@ -57,7 +56,7 @@ SIZES = {
 def stepper(
     size: Size,
     batch: int | None = None,
-    order: settings.Order | None = None,
+    order: Order | None = None,
     metrics: tuple[tuple[float, Any], ...] = (),
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
@@ -98,11 +97,20 @@ def stepper(
     objective = Objective(
         metrics, ThreatModel("linf", "8/255"), 0.01, precision, Compiled(supernet) if compiled else None
     )
-    step = Step(supernet, objective, w, w_optimizer, halves[0], halves[1], context, context, processes)
-    gradient = hypergradient(order or settings.FirstOrder())
+    step = Step(
+        supernet=supernet,
+        objective=objective,
+        weights=w,
+        w_optimizer=w_optimizer,
+        train=halves[0],
+        val=halves[1],
+        inner=context,
+        outer=context,
+        processes=processes,
+    )
 
     def once() -> None:
-        outer_step(step, gradient, alpha_optimizer)
+        outer_step(step, order or FirstOrder(), alpha_optimizer)
         inner_step(step, 5.0)
 
     return once

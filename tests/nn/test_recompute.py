@@ -17,12 +17,12 @@ from robustnas.errors import InputError, RunError
 from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.nn.recompute import cells_of, recompute
+from robustnas.registry import ORDERS
 from robustnas.runtime import seeding
 from robustnas.runtime.tally import Tally
 from robustnas.search.bilevel import inner_step, outer_step
-from robustnas.search.hypergradient import Step, hypergradient
+from robustnas.search.hypergradient import Step
 from robustnas.search.objective import Objective
-from robustnas.search.settings import ORDERS
 from robustnas.search.weights import replaced, weights
 from robustnas.threat import ThreatModel
 from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
@@ -64,9 +64,18 @@ def step_of(supernet, metrics=()):
     pixel = PixelSupernet(supernet, (0.4, 0.4), (0.3, 0.3)).double()
     w = weights(pixel)
     w_optimizer = torch.optim.SGD(w.parameters, 0.05, momentum=0.9, weight_decay=0.03)
-    contexts = [Context(0.5, torch.Generator().manual_seed(1), F.cross_entropy) for _ in range(2)]
+    inner, outer = (Context(0.5, torch.Generator().manual_seed(1), F.cross_entropy) for _ in range(2))
     train, val = (parts(*batch(6, seed=seed, dtype=torch.float64)) for seed in (1, 2))
-    step = Step(pixel, Objective(metrics, THREAT, 0.1), w, w_optimizer, train, val, *contexts)
+    step = Step(
+        supernet=pixel,
+        objective=Objective(metrics, THREAT, 0.1),
+        weights=w,
+        w_optimizer=w_optimizer,
+        train=train,
+        val=val,
+        inner=inner,
+        outer=outer,
+    )
     return step, torch.optim.Adam(step.alpha, 0.01)
 
 
@@ -89,7 +98,7 @@ def test_steps_are_the_same(metrics, order):
         figures = []
         for _ in range(3):
             with seeding.seeded(0, "step"):
-                validation, norm = outer_step(step, hypergradient(ORDERS[order]()), alpha_optimizer)
+                validation, norm = outer_step(step, ORDERS.load(order)(), alpha_optimizer)
                 figures += [validation.loss, validation.accuracy, norm, *inner_step(step, 5.0)]
                 figures += [] if validation.robustness is None else [validation.robustness]
         found.append((figures, step.supernet))
@@ -100,7 +109,7 @@ def test_steps_are_the_same(metrics, order):
 
 @pytest.mark.parametrize("order", ["exact", "neumann"])
 def test_graphs_of_gradients_are_the_same(order):
-    found = [hypergradient(ORDERS[order]())(step_of(supernet)[0]).gradients for supernet in pair(activation=torch.tanh)]
+    found = [ORDERS.load(order)().gradient(step_of(supernet)[0]).gradients for supernet in pair(activation=torch.tanh)]
     assert_same(found[1], found[0])
 
 

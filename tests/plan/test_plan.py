@@ -6,6 +6,7 @@ import cProfile
 import io
 import json
 import re
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,11 +22,13 @@ from robustnas.plan import KINDS, Plan, digest, make, settings
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import load
 from robustnas.recipe.resolved import resolved
+from robustnas.registry import REGIMES
 from robustnas.run import checks, layout, overview
 from robustnas.run.data import splits_here
 from robustnas.run.directory import RunDirectory
-from robustnas.train.settings import REGIMES, Train
+from robustnas.train.settings import Train
 from robustnas_plugins.search_spaces.darts import Darts
+from support.fake_package import install
 
 RECIPE = """
 dataset: digits
@@ -467,3 +470,39 @@ def counted(method, built: list[int]):
         return method(self, *arguments, **options)
 
     return noting
+
+
+STRANGERS = """
+from attrs import frozen
+
+@frozen
+class Ours:
+    rate: float = 0.5
+
+    def gradient(self, step): ...
+
+@frozen
+class Theirs:
+    sees_threat = False
+
+    def loss(self, network, images, labels, threat, context): ...
+"""
+
+
+def test_a_strangers_order_and_regime_are_plugins_like_ours(recipe: Path, tmp_path: Path, monkeypatch):
+    """By name, with options, in the keys with the package they come from."""
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    points = {
+        "robustnas.orders": {"ours": "strange_engines:Ours"},
+        "robustnas.regimes": {"theirs": "strange_engines:Theirs"},
+    }
+    found = []
+    for version in ("1.0", "1.1"):
+        install(tmp_path / "site", "strange-engines", points, version, strange_engines=STRANGERS)
+        found.append(plan(recipe, "search.order={name: ours, rate: 0.25}", "train.regime=theirs"))
+        shutil.rmtree(tmp_path / "site")
+    before = plan(recipe)
+    assert all(keys(before, kind) != keys(found[0], kind) != keys(found[1], kind) for kind in ("search", "train"))
+    method = found[0].methods["darts"]
+    assert method.search.order.rate == 0.25
+    assert type(method.train.regime).__name__ == "Theirs"

@@ -13,7 +13,7 @@ from robustnas.recipe.faults import Faults
 from robustnas.recipe.resolved import resolved
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
-from robustnas.train.settings import Adversarial, Trades
+from robustnas.train.regimes import Adversarial, Trades
 from support.small_recipes import BASE, faults, recipe
 
 pytestmark = pytest.mark.usefixtures("small_plugins")

@@ -21,7 +21,8 @@ from robustnas.runtime.memory import Peak, highest, text
 from robustnas.runtime.tally import Tally, extrapolated
 from robustnas.search import SearchTask
 from robustnas.search.footprint import step_bytes, trace
-from robustnas.search.settings import ConjugateGradient, Exact, Neumann, Search, Unrolled
+from robustnas.search.hypergradient import ConjugateGradient, Exact, Neumann, Unrolled
+from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
 from robustnas.train.settings import Train
 from robustnas_plugins.datasets.digits import Digits

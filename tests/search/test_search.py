@@ -8,10 +8,11 @@ from attrs import evolve, frozen
 
 from robustnas import search
 from robustnas.errors import DataError, OptionError, PluginError, RunDirectoryError, RunError
+from robustnas.registry import ORDERS
 from robustnas.runtime import interrupt
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.report import silent
-from robustnas.search.settings import ORDERS, Search
+from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
 from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
@@ -29,7 +30,7 @@ def task(*metrics, seed=7, space=None, dataset=None, order="first", **settings):
         space or TinySpace(),
         tuple((1.0, metric) for metric in metrics),
         ThreatModel("linf", "8/255"),
-        evolve(SETTINGS, order=ORDERS[order](), **settings),
+        evolve(SETTINGS, order=ORDERS.load(order)(), **settings),
         seed,
     )
 
@@ -66,7 +67,7 @@ class Stop:
 
     def __init__(self, monkeypatch, after):
         self.steps, self.after = 0, after
-        monkeypatch.setattr(search.loop.interrupt, "asked", self.asked)
+        monkeypatch.setattr(interrupt, "asked", self.asked)
 
     def asked(self):
         self.steps += 1

@@ -9,12 +9,12 @@ from test_search import CPU, task
 
 from robustnas import search
 from robustnas.errors import InputError, RunError
+from robustnas.registry import ORDERS
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.precision import mixed, policy, single
 from robustnas.runtime.report import silent
 from robustnas.search import loop
 from robustnas.search.compiled import Compiled
-from robustnas.search.settings import ORDERS
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.metrics.random_noise import RandomNoise
 from robustnas_plugins.search_spaces.darts import Darts
@@ -80,7 +80,9 @@ def test_a_fault_of_the_network_is_no_fault_of_the_compiler(tmp_path, monkeypatc
         search.run(with_settings(task(warmup_epochs=0), compile=True), StageFolder(tmp_path), CPU, silent)
 
 
-@pytest.mark.parametrize("order", [order for order in ORDERS if order != "cg"])  # cg branches on a curvature's sign
+@pytest.mark.parametrize(
+    "order", [order for order in ORDERS.names() if order != "cg"]
+)  # cg branches on a curvature's sign
 def test_bfloat16_passes_agree_to_their_precision(order, tmp_path):
     """8 bits of mantissa: a few percent of what a search of 2 epochs moves."""
     one = task(Jacobian(), order=order, epochs=2, warmup_epochs=0)

@@ -10,14 +10,16 @@ from robustnas.contracts import Context
 from robustnas.data.batches import Part
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.nn.synchronised import synchronise
+from robustnas.registry import ORDERS as REGISTERED
 from robustnas.search import SearchTask
-from robustnas.search.hypergradient import Step
+from robustnas.search.hypergradient import Step, Unrolled
 from robustnas.search.objective import Objective
-from robustnas.search.settings import ORDERS, Search, Unrolled
+from robustnas.search.settings import Search
 from robustnas.search.weights import weights
 from robustnas.threat import ThreatModel
 from robustnas.train import TrainTask
-from robustnas.train.settings import Certified, Train
+from robustnas.train.regimes import Certified
+from robustnas.train.settings import Train
 from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.metrics.random_noise import RandomNoise
@@ -36,7 +38,7 @@ class LogitSize:
         return -network(images).square().mean(dim=1)
 
 
-ORDERS = {name: cls() for name, cls in ORDERS.items()}
+ORDERS = {name: REGISTERED.load(name)() for name in REGISTERED.names()}
 CASES = {
     "plain": (),
     "score": (LogitSize(),),
@@ -85,15 +87,25 @@ def step_of(metrics, processes):
         synchronise(supernet)
         w = weights(supernet)
     mine = processes.share(COUNT)
-    parts = [
+    train, val = (
         (Part(images[mine], labels[mine], len(labels[mine]) / COUNT),)
         for images, labels in (batch(COUNT, seed, torch.float64) for seed in (1, 2))
-    ]
-    contexts = [
+    )
+    inner, outer = (
         Context(0.5, torch.Generator().manual_seed(seed), F.cross_entropy, processes.average) for seed in (4, 5)
-    ]
+    )
     objective = Objective(tuple((1.0, metric) for metric in metrics), THREAT, 0.1)
-    return Step(supernet, objective, w, optimizer, *parts, *contexts, processes)
+    return Step(
+        supernet=supernet,
+        objective=objective,
+        weights=w,
+        w_optimizer=optimizer,
+        train=train,
+        val=val,
+        inner=inner,
+        outer=outer,
+        processes=processes,
+    )
 
 
 SETTINGS = Search(epochs=2, batch=6, warmup_epochs=0, gamma=0.05, alpha_lr=0.05, crop=1, flip=True, cutout=2)

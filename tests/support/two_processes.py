@@ -20,7 +20,6 @@ from robustnas.runtime.interrupt import Interrupted
 from robustnas.runtime.processes import ALONE, Processes, joined
 from robustnas.runtime.report import silent
 from robustnas.search.bilevel import inner_step
-from robustnas.search.hypergradient import hypergradient
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.pgd import PGD
 from support.shared_batches import CASES, ORDERS, SEARCHES, TRAININGS, layer, network, step_of, warp
@@ -69,7 +68,7 @@ def everything(processes: Processes, out: Path) -> dict[str, dict[str, torch.Ten
     for name, order in ORDERS.items():
         for metrics_name, metrics in CASES.items():
             step = step_of(metrics, processes)
-            got = hypergradient(order)(step)
+            got = order.gradient(step)
             loss, norm = inner_step(step, 5.0)
             found[f"{name}, {metrics_name}"] = {
                 **{f"alpha {i}": gradient for i, gradient in enumerate(got.gradients)},

@@ -16,8 +16,15 @@ from PIL import Image
 from robustnas import MOVED
 from robustnas.errors import DataError
 from robustnas.options import options_of
-from robustnas.registry import ATTACKS, DATASETS, METRICS, REGISTRIES, SEARCH_SPACES
-from robustnas.testing import check_attack, check_dataset, check_metric, check_search_space
+from robustnas.registry import DATASETS, REGISTRIES, SEARCH_SPACES
+from robustnas.testing import (
+    check_attack,
+    check_dataset,
+    check_metric,
+    check_order,
+    check_regime,
+    check_search_space,
+)
 from support.places import ROOT
 
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
@@ -55,6 +62,8 @@ CHECKED_WITH = {
     "metric": check_metric,
     "attack": check_attack,
     "dataset": lambda plugin: check_dataset(plugin, limit=2000),
+    "order": check_order,
+    "regime": check_regime,
 }
 
 WALK = [
@@ -115,7 +124,7 @@ def test_the_walk_covers_every_plugin_of_this_distribution():
     assert ours <= walked, f"not registered: {ours - walked}; run pip install -e ."
 
 
-@pytest.mark.parametrize("registry", [SEARCH_SPACES, METRICS, ATTACKS, DATASETS], ids=lambda one: one.kind)
+@pytest.mark.parametrize("registry", REGISTRIES.values(), ids=lambda one: one.kind)
 def test_every_kind_is_walked(registry):
     assert registry.names(), f"nothing is registered in {registry.group}: run pip install -e ."
     assert registry.kind in CHECKED_WITH

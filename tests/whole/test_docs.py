@@ -107,6 +107,20 @@ def test_the_plugin_guide_runs():
         test()
 
 
+def test_the_engines_run_without_a_recipe_in_five_lines_each(tmp_path, monkeypatch):
+    """The examples of docs/api.md: names, search, training, attack, certification."""
+    monkeypatch.chdir(tmp_path)
+    names, *engines = fenced(ROOT / "docs" / "api.md", "python")
+    space: dict[str, object] = {}
+    exec(compile(names, "docs/api.md", "exec"), space)
+    assert len(engines) == 4
+    for engine in engines:
+        assert len(engine.splitlines()) <= 5
+        exec(compile(engine, "docs/api.md", "exec"), space)
+    assert {"genotype", "network", "robust", "radii"} <= space.keys()
+    assert space["certified"] <= space["robust"]  # type: ignore[operator]
+
+
 def test_the_plugin_guide_registers_what_it_writes():
     (text,) = fenced(ROOT / "docs" / "plugins.md", "toml")
     registered = tomllib.loads(text)["project"]["entry-points"]

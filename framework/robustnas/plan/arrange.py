@@ -25,9 +25,8 @@ from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import Method, Recipe, Use
 from robustnas.recipe.values import BAD
-from robustnas.registry import metric_parts
-from robustnas.search.settings import ORDERS
-from robustnas.train.settings import REGIMES, Standard
+from robustnas.registry import ORDERS, REGIMES, metric_parts
+from robustnas.train.regimes.defaults import member
 from robustnas.train.sizes import Sizes
 
 
@@ -257,13 +256,12 @@ def _network_stages(
             "threat": threat if metrics else None,
             "search": search,
         }
-    perturbed = not isinstance(plan.train.regime, Standard)
     shape = recipe.dataset.plugin.shape
     trained = {
         "dataset": dataset,
         "space": identity("search-space", space, without_stage="search"),
         "genotype": genotype,
-        "threat": threat if perturbed else None,
+        "threat": threat if member(plan.train.regime, "sees_threat") else None,
         "train": settings(plan.train, regime=REGIMES) | {"cutout": plan.train.blanked(shape)},
     }
 

@@ -12,27 +12,29 @@ import attrs
 
 from robustnas.errors import InputError
 from robustnas.recipe.schema import Use
+from robustnas.registry import Registry
 
 RESULTS = 5
 """Raised whenever a stage computes something else than before: older results are then not taken for new ones."""
 
 
-def settings(section: Any, **choices: Mapping[str, type]) -> dict[str, Any]:
+def settings(section: Any, **choices: Registry) -> dict[str, Any]:
     """A section of the recipe as plain data: what of it determines results.
 
     Args:
         section: `search` or `train`; a field with `metadata={"identity": False}` changes speed or memory alone and
             is left out; one with `"if given"` came later and is left out at its default, so older results still count.
-        choices: for each field that holds one of several classes, these by name.
+        choices: for each field that holds a plugin, where it is registered.  A third party's enters with its package.
     """
     plain = {
         field.name: _plain(getattr(section, field.name))
         for field in attrs.fields(type(section))
         if _determines(field, getattr(section, field.name))
     }
-    for name, classes in choices.items():
-        chosen = next(word for word, cls in classes.items() if cls is type(getattr(section, name)))
-        plain[name] = {"name": chosen, **plain[name]}
+    for name, registry in choices.items():
+        entry, plugin = registry.entry_of(type(getattr(section, name))), getattr(section, name)
+        provider = {} if entry.stranger is None else {"provider": entry.stranger}
+        plain[name] = {"name": entry.name, **_options(plugin), **provider}
     return plain
 
 
@@ -55,21 +57,26 @@ def identity(kind: str, use: Use, without_stage: str | None = None, split: str =
     options: Mapping[str, Any] = use.options
     cls = type(use.plugin)
     if attrs.has(cls):
-        fields = [
-            f
-            for f in attrs.fields(cls)
-            if f.init
-            and not f.name.startswith("_")
-            and f.metadata.get("identity", True)
-            and (without_stage is None or f.metadata.get("stage") != without_stage)
-        ]
-        options = {f.name: _plain(getattr(use.plugin, f.name)) for f in fields}
+        options = _options(use.plugin, without_stage)
     known_by = contents(use, split) if kind == "dataset" else None
     return {
         "name": use.name,
         "options": dict(options) | ({} if known_by is None else {"contents": known_by}),
         "provider": use.provider,
     }
+
+
+def _options(plugin: Any, without_stage: str | None = None) -> dict[str, Any]:
+    """The options of an attrs object that determine results, by name."""
+    fields = [
+        f
+        for f in attrs.fields(type(plugin))
+        if f.init
+        and not f.name.startswith("_")
+        and f.metadata.get("identity", True)
+        and (without_stage is None or f.metadata.get("stage") != without_stage)
+    ]
+    return {f.name: _plain(getattr(plugin, f.name)) for f in fields}
 
 
 def contents(use: Use, split: str) -> str | None:

@@ -8,6 +8,7 @@ Nothing is raised before everything has been looked at, so that all faults of a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from os.path import realpath
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ from robustnas.recipe.noting import Noting
 from robustnas.recipe.overlay import assign, overlay
 from robustnas.recipe.plugins import Plugins
 from robustnas.recipe.schema import Recipe
-from robustnas.recipe.values import BAD, found, read_object, read_value, refuse_unknown
+from robustnas.recipe.values import BAD, construct, found, read_object, read_value, refuse_unknown
 from robustnas.registry import DATASETS, SEARCH_SPACES
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
-from robustnas.train.settings import Certified, Train
+from robustnas.train.regimes.defaults import member
+from robustnas.train.settings import Train
 
 REQUIRED = {
     "dataset": "the name of a dataset would do, such as digits",
@@ -250,10 +252,10 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
     parts: dict[str, Any] = {}
 
     def section(key: str, cls: type, absent: Any) -> Any:
-        """A section of plain keys, its defaults where it has faults, which are noted already; `absent` without it."""
+        """A section of settings, its defaults where it has faults, which are noted already; `absent` without it."""
         if key not in given:
             return absent
-        value = read_object(cls, given[key], faults, f"key of {key}")
+        value = plugins.section(cls, given[key], key)
         return cls() if value is BAD else value
 
     def switched(key: str, cls: type, absent: Any) -> Any:
@@ -304,11 +306,9 @@ def _check_radii(root: Node, parts: Mapping[str, Any], threat: ThreatModel, faul
         text = f"found {epsilons}; fractions of the pixel range, at most 1 in linf, would do"
         faults.add(root.entries["evaluate"].mark, "evaluate.epsilons", text)
     for name, method in parts.get("methods", {}).items():
-        regime, norm = method.train.regime, (method.threat or threat).norm
-        if isinstance(regime, Certified) and regime.epsilon is not None and regime.epsilon > 1 and norm == "linf":
-            text = "a fraction of the pixel range, at most 1 for linf, would do, such as 8/255"
-            place = root.entries["methods"].entries[name].mark
-            faults.add(place, f"methods.{name}.train.regime.epsilon", f"found {regime.epsilon:g}; {text}")
+        asked = partial(member(method.train.regime, "check"), method.train.epochs, method.threat or threat)
+        mark = root.entries["methods"].entries[name].mark
+        construct(asked, Node(mark, f"methods.{name}.train.regime", {}), faults)
 
 
 def _seeds(node: Node, faults: Faults) -> tuple[int, ...]:

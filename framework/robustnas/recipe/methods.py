@@ -95,7 +95,7 @@ def _method(node: Node, recipe: Mapping[str, Node], default: Method, plugins: Pl
         laid = overlay(recipe.get(key), entries[key])
         assert laid is not None
         if key in SECTIONS:
-            values[key] = read_object(SECTIONS[key], laid, faults, f"key of {key}")
+            values[key] = plugins.section(SECTIONS[key], laid, key)
         else:
             values[key] = plugins.use(laid, SEARCH_SPACES)
     return BAD if any(value is BAD for value in values.values()) else Method(**values)

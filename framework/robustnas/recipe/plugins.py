@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
-from attrs import Factory, define
+from attrs import Factory, define, fields_dict
 
 from robustnas.contracts import AttackTraits
 from robustnas.errors import OptionError, PluginError
@@ -15,7 +16,7 @@ from robustnas.recipe.faults import Faults
 from robustnas.recipe.overlay import overlay
 from robustnas.recipe.schema import Attack, Use
 from robustnas.recipe.values import BAD, construct, found, name_of, read_object, read_value, refuse
-from robustnas.registry import ATTACKS, METRICS, Entry, Registry, is_foolbox_attack, metric_parts
+from robustnas.registry import ATTACKS, METRICS, REGISTRIES, Entry, Registry, is_foolbox_attack, metric_parts
 from robustnas.runtime.quoted import quoted
 from robustnas.threat import USUAL_RADIUS, ThreatModel
 
@@ -63,6 +64,16 @@ class Plugins:
         written = {key: entry.plain() for key, entry in options.entries.items() if key not in ("name", *reserved)}
         return self.made.setdefault((registry.kind, name, repr(written)), Use(name, written, plugin, provider))
 
+    def section(self, cls: type, node: Node, key: str) -> Any:
+        """A section of settings, of whose keys some are plugins (`order`, `regime`); `BAD` with faults."""
+        kinds = {name: field.metadata.get("plugin") for name, field in fields_dict(cls).items()}
+        read = {name: partial(self._made, REGISTRIES[kind]) for name, kind in kinds.items() if kind is not None}
+        return read_object(cls, node, self.faults, f"key of {key}", read=read)
+
+    def _made(self, registry: Registry, node: Node) -> Any:
+        use = self.use(node, registry)
+        return use if use is BAD else use.plugin
+
     def _loaded(self, registry: Registry, name: str) -> tuple[type, str | None] | PluginError:
         """The class of a plugin and the package it comes from (None for ours), or why it cannot be had."""
         found = self.classes.get((registry.kind, name))
@@ -73,7 +84,7 @@ class Plugins:
                 entry = registry.entry(name, self.installed[registry.kind])
                 loaded = registry.load_entry(entry)
                 options_of(loaded)  # whose defaults may fail
-                found = loaded, None if entry.distribution == "robustnas" else entry.provider
+                found = loaded, entry.stranger
             except PluginError as fault:
                 found = fault
             self.classes[registry.kind, name] = found

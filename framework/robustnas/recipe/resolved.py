@@ -9,8 +9,9 @@ from robustnas.foreign.settings import Weights
 from robustnas.options import plain, values_of
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import Attack, Method, Use
-from robustnas.search.settings import ORDERS, Search
-from robustnas.train.settings import REGIMES, Train
+from robustnas.registry import ORDERS, REGIMES, Registry, metric_parts
+from robustnas.search.settings import Search
+from robustnas.train.settings import Train
 
 
 def resolved(loaded: Loaded, trains: Mapping[str, Train] | None = None) -> dict[str, Any]:
@@ -69,8 +70,6 @@ def _weights(weights: Weights) -> Any:
 
 def _metric(weight: float, use: Use) -> dict[str, Any]:
     """A metric with its weight, which only one with a score may have."""
-    from robustnas.registry import metric_parts
-
     entry = _plugin(use)
     return {**entry, "weight": weight} if "score" in metric_parts(use.plugin) else entry
 
@@ -82,10 +81,12 @@ def _attack(attack: Attack) -> dict[str, Any]:
 
 
 def _search(search: Search) -> dict[str, Any]:
-    names = {cls: name for name, cls in ORDERS.items()}
-    return {**plain(search), "order": {"name": names[type(search.order)], **plain(search.order)}}
+    return {**plain(search), "order": _chosen(ORDERS, search.order)}
 
 
 def _train(train: Train) -> dict[str, Any]:
-    names = {cls: name for name, cls in REGIMES.items()}
-    return {**plain(train), "regime": {"name": names[type(train.regime)], **plain(train.regime)}}
+    return {**plain(train), "regime": _chosen(REGIMES, train.regime)}
+
+
+def _chosen(registry: Registry, plugin: object) -> dict[str, Any]:
+    return {"name": registry.entry_of(type(plugin)).name, **values_of(plugin, {})}

@@ -18,6 +18,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any, Literal, Union
 
 import attrs
@@ -31,9 +32,7 @@ from robustnas.runtime.interrupt import wanted
 from robustnas.runtime.quoted import quoted
 from robustnas.runtime.strangers import described, last_line, text_of
 from robustnas.runtime.suggest import did_you_mean
-from robustnas.search.settings import ORDERS, Order
 from robustnas.threat import pixels
-from robustnas.train.settings import REGIMES, Regime
 
 BAD: Any = object()
 """Stands for a value that could not be read; its fault has been noted."""
@@ -46,10 +45,6 @@ FRACTION = re.compile(r"\s*([-+]?\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*")
 
 def read_value(node: Node, annotation: Any, faults: Faults) -> Any:
     """The value of a node as the annotation asks, or `BAD` with a fault."""
-    if annotation == Regime:
-        return read_named(node, REGIMES, "regime", faults)
-    if annotation == Order:
-        return read_named(node, ORDERS, "order", faults)
     if annotation is Any or annotation is object:
         return node.plain()
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -79,7 +74,13 @@ def read_value(node: Node, annotation: Any, faults: Faults) -> Any:
 
 
 def read_object(
-    cls: type, node: Node, faults: Faults, what: str, reserved: Iterable[str] = (), at: Node | None = None
+    cls: type,
+    node: Node,
+    faults: Faults,
+    what: str,
+    reserved: Iterable[str] = (),
+    at: Node | None = None,
+    read: Mapping[str, Callable[[Node], Any]] = MappingProxyType({}),
 ) -> Any:
     """An object of a class whose options are the keys of a mapping, or `BAD` with every fault of it.
 
@@ -90,6 +91,7 @@ def read_object(
         what: what a key of it is called (`key of search`, `option of attack 'pgd'`).
         reserved: keys of the mapping that are not the object's.
         at: the node that stands for the whole object in messages, if not `node`.
+        read: for keys whose values are not plain, what reads them: from the node to the value, or to `BAD`.
     """
     entries = node.value if node.value is not None else {}
     if not isinstance(entries, dict):
@@ -99,7 +101,7 @@ def read_object(
     reserved = set(reserved)
     refuse_unknown(node, [*(name for name in options if name not in reserved), *sorted(reserved)], what, faults)
     given = {
-        name: _option(entries[name], option, faults)
+        name: read[name](entries[name]) if name in read else _option(entries[name], option, faults)
         for name, option in options.items()
         if name in entries and name not in reserved
     }
@@ -139,18 +141,6 @@ def _told(fault: BaseException, value: Any) -> str:
     if isinstance(fault, OSError) and fault.strerror:
         return f"{'' if fault.filename is None else f'{shown(str(fault.filename))}: '}{fault.strerror}"
     return f"failed with {described(fault, whole=True, at=last_line(fault))}"
-
-
-def read_named(node: Node, choices: Mapping[str, type], kind: str, faults: Faults) -> Any:
-    """An object of one of several classes: its name, or a mapping of `name` and options."""
-    name_node = name_of(node, kind, faults)
-    if name_node is None:
-        return BAD
-    name = _choice(name_node, tuple(choices), faults)
-    if name is BAD:
-        return BAD
-    options = node if isinstance(node.value, dict) else Node(node.mark, node.path, {})
-    return read_object(choices[name], options, faults, f"option of {kind} {name!r}", ("name",), at=name_node)
 
 
 def name_of(node: Node, kind: str, faults: Faults) -> Node | None:

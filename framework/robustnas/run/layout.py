@@ -16,6 +16,7 @@ from attrs import frozen
 from robustnas.attack.column import Column
 from robustnas.errors import RunDirectoryError
 from robustnas.plan import KINDS, Foreign, Plan, Stage
+from robustnas.registry import REGIMES
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime.artifacts import StageFolder, damaged, of_no_stage, read_json
 from robustnas.runtime.strangers import described
@@ -205,7 +206,7 @@ def _notes(plan: Plan) -> list[str]:
     trained: dict[str, list[str]] = {}
     for name, method in plan.methods.items():
         if method.network is None:
-            trained.setdefault(type(method.train.regime).__name__.lower(), []).append(name)
+            trained.setdefault(REGIMES.entry_of(type(method.train.regime)).name, []).append(name)
     tells = len(trained) > 1 or any(method.network is not None for method in plan.methods.values())
     regimes = [f"{regime} ({', '.join(names)})" if tells else regime for regime, names in trained.items()]
     notes += [f"training regime: {', '.join(regimes)}"] if regimes else []

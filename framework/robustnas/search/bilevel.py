@@ -9,29 +9,27 @@ Source: Liu et al. 2019 (DARTS), arXiv:1806.09055, algorithm 1, with the robustn
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from robustnas.data.batches import gradient_of
-from robustnas.search.hypergradient import Hypergradient, Step
+from robustnas.contracts import Order
+from robustnas.runtime.epochs import sum_gradients
+from robustnas.search.hypergradient.step import Step
 from robustnas.search.objective import Validation, training_loss
 from robustnas.search.weights import constant
 
 
-def outer_step(
-    step: Step, hypergradient: Callable[[Step], Hypergradient], alpha_optimizer: torch.optim.Optimizer
-) -> tuple[Validation, Tensor]:
+def outer_step(step: Step, order: Order, alpha_optimizer: torch.optim.Optimizer) -> tuple[Validation, Tensor]:
     """Move alpha.  Returns what the validation pass saw before the step, and the hypergradient's norm."""
-    found = hypergradient(step)
-    for parameter, gradient in zip(step.alpha, found.gradients, strict=True):
+    hypergradient = order.gradient(step)
+    for parameter, gradient in zip(step.alpha, hypergradient.gradients, strict=True):
         parameter.grad = gradient
     alpha_optimizer.step()
     alpha_optimizer.zero_grad()
-    return found.validation, get_total_norm(found.gradients, foreach=True)
+    return hypergradient.validation, get_total_norm(hypergradient.gradients, foreach=True)
 
 
 def inner_step(step: Step, clip: float) -> tuple[Tensor, Tensor]:
@@ -47,14 +45,7 @@ def inner_step(step: Step, clip: float) -> tuple[Tensor, Tensor]:
             loss = training_loss(step.objective, step.supernet, part, step.inner)
             torch.autograd.backward(loss, inputs=parameters)
             losses.append(loss.detach())
-    total = torch.stack(losses).sum()
-    if step.processes.size > 1:
-        # a weight that no loss depends on has no gradient, here as in any other process
-        moved = [parameter for parameter in parameters if parameter.grad is not None]
-        *gradients, total = step.processes.sum([*(gradient_of(parameter) for parameter in moved), total])
-        for parameter, gradient in zip(moved, gradients, strict=True):
-            # in place: fused optimisers take for granted that a gradient lies in memory as its parameter does
-            gradient_of(parameter).copy_(gradient)
+    total = sum_gradients(parameters, torch.stack(losses).sum(), step.processes)
     norm = clip_grad_norm_(parameters, clip, foreach=True)
     step.w_optimizer.step()
     step.w_optimizer.zero_grad()

@@ -102,13 +102,8 @@ class Figures:
             self._check(torch.stack(self.rows).cpu(), 0)
 
     def means(self) -> dict[str, float | None]:
-        """Means over the epoch's images of what a step saw before it moved anything; None where none did.
-
-        Raises:
-            RunError: a figure is not finite.
-        """
+        """Means over the epoch's images of what a step saw before it moved anything; None where none did."""
         rows = torch.stack(self.rows).cpu()
-        self._check(rows, 0)
         sizes = torch.tensor(self.sizes, dtype=torch.float64)
         share = sizes / sizes.sum(dim=0)
         loss, robustness, _, train_loss, _, accuracy, floored = rows.double().T

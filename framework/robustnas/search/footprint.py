@@ -23,7 +23,7 @@ from robustnas.nn.recompute import recompute
 from robustnas.runtime import seeding
 from robustnas.runtime.tally import Tally, extrapolated
 from robustnas.search.bilevel import inner_step, outer_step
-from robustnas.search.hypergradient import Step, hypergradient
+from robustnas.search.hypergradient.step import Step
 from robustnas.search.objective import Objective
 from robustnas.search.task import SearchTask
 from robustnas.search.weights import weights
@@ -68,9 +68,18 @@ def trace(task: SearchTask, images: int) -> list[int]:
         labels = torch.arange(images) % dataset.classes
         part = Part(torch.rand(images, *dataset.shape), labels, 1.0)
         context = Context(0.0, torch.Generator(), F.cross_entropy)
-        step = Step(supernet, objective, w, w_optimizer, (part,), (part,), context, context)
+        step = Step(
+            supernet=supernet,
+            objective=objective,
+            weights=w,
+            w_optimizer=w_optimizer,
+            train=(part,),
+            val=(part,),
+            inner=context,
+            outer=context,
+        )
         tally.restart()
-        outer_step(step, hypergradient(settings.order), alpha_optimizer)
+        outer_step(step, settings.order, alpha_optimizer)
         inner_step(step, settings.w_clip)
         return tally.trace
 

@@ -1,25 +1,21 @@
-"""The search from the first epoch to the genotype: data, schedule, history, checkpoint, resume.
+"""The search from the first epoch to the genotype: data, schedule, and what a step of it does.
 
 Each step takes a batch of either half of the training images and moves alpha, then w.  The validation batches
 go round in a fresh random order each time they are through.  Both halves are augmented alike, as in DARTS.
 
-Every epoch starts from generators derived from the seed and the epoch, and ends with a checkpoint; asked to stop, the
-search saves one after the step it is in.  So a search that is stopped and goes on gives, bit for bit, the result of one
-that never stopped (on one machine, with the same versions, processes and number of threads).  The genotype is that of
-alpha after the last step.
+Checkpoints and history are the business of `robustnas.runtime.epochs`: a search that is stopped and goes on gives, bit
+for bit, the result of one that never stopped.  The genotype is that of alpha after the last step.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from attrs import frozen
 from torch import Tensor
 
 from robustnas.contracts import Context
@@ -29,29 +25,33 @@ from robustnas.data.prefetch import Prefetcher
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.nn.recompute import recompute
 from robustnas.nn.synchronised import synchronise
-from robustnas.runtime import interrupt, seeding
+from robustnas.runtime import seeding
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.device import can_fuse
-from robustnas.runtime.memory import Peak, highest
+from robustnas.runtime.epochs import Epochs
+from robustnas.runtime.memory import highest
 from robustnas.runtime.precision import policy
 from robustnas.runtime.processes import ALONE, Processes
-from robustnas.runtime.report import Report
+from robustnas.runtime.report import Report, silent
 from robustnas.search.bilevel import inner_step, outer_step
-from robustnas.search.checkpoint import SearchState, restore, save
 from robustnas.search.compiled import Compiled
 from robustnas.search.data import divided, notes
 from robustnas.search.figures import Figures
-from robustnas.search.hypergradient import Hypergradient, Step, hypergradient
+from robustnas.search.hypergradient.step import Step
 from robustnas.search.objective import Objective
 from robustnas.search.task import SearchTask
-from robustnas.search.weights import Weights, weights
+from robustnas.search.weights import weights
 
 MOST = 0.5
 """The share of images without a score that is worth a warning."""
 
 
 def run(
-    task: SearchTask, folder: StageFolder, device: torch.device, report: Report, processes: Processes = ALONE
+    task: SearchTask,
+    folder: StageFolder,
+    device: torch.device,
+    report: Report = silent,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Search a genotype, or go on with a search that was stopped.
 
@@ -76,25 +76,21 @@ def run(
         Interrupted: the process was asked to stop; the checkpoint holds the last step.
     """
     with policy(task.settings.precision):
-        search = _Search.prepared(task, folder, device, processes)
-        progress = search.progress
-        report(progress.epoch, task.settings.epochs, "epoch")
+        epochs = Epochs("search", task.seed, task.settings.epochs, folder, device, report, processes)
+        search = _Search(task, device, processes)
         with search.batches.feed:
-            while progress.epoch < task.settings.epochs:
-                record = search.epoch()
-                told = {name: value for name, value in record.items() if name != "epoch" and value is not None}
-                report(progress.epoch, task.settings.epochs, "epoch", **told)
+            epochs.run(lambda number: _Epoch(search, number), search.parts, search.batches.feed)
     compiled = search.objective.compiled
     with torch.no_grad():
-        genotype = task.space.genotype(progress.supernet)
+        genotype = task.space.genotype(search.supernet)
     return {
         "genotype": genotype,
-        "alpha": {name: table.tolist() for name, table in progress.supernet.alpha.items()},
-        "epochs": progress.epoch,
+        "alpha": {name: table.tolist() for name, table in search.supernet.alpha.items()},
+        "epochs": len(epochs.records),
         "parameters": sum(parameter.numel() for parameter in search.w.parameters),
-        "search_seconds": progress.seconds,
-        **highest(progress.records),
-        "notes": [*search.notes, *_floored(progress.records)],
+        "search_seconds": epochs.seconds,
+        **highest(epochs.records),
+        "notes": [*search.notes, *_floored(epochs.records)],
         **({} if compiled is None else {"compiled": compiled.why_not or "yes"}),
     }
 
@@ -113,166 +109,141 @@ def _floored(records: list[dict[str, Any]]) -> list[str]:
     return [text]
 
 
-@frozen(eq=False)
 class _Search:
-    """A search under way: what stays the same from step to step, and the progress, which does not."""
+    """What stays the same from step to step, and the supernet and optimisers, which do not."""
 
-    task: SearchTask
-    folder: StageFolder
-    device: torch.device
-    processes: Processes
-    objective: Objective
-    gradient: Callable[[Step], Hypergradient]
-    w: Weights
-    progress: SearchState
-    parts: tuple[Tensor, Tensor]
-    notes: list[str]
-    batches: Batches
-    peak: Peak
-
-    @classmethod
-    def prepared(cls, task: SearchTask, folder: StageFolder, device: torch.device, processes: Processes) -> _Search:
-        """Supernet, optimisers and data, as the seed makes them or as the checkpoint left them."""
+    def __init__(self, task: SearchTask, device: torch.device, processes: Processes):
         settings, seed, dataset = task.settings, task.seed, task.dataset
-        peak = Peak(device)
+        self.task, self.device, self.processes = task, device, processes
         images = dataset.split("train")
-        parts = divided(images.labels, settings, seed, processes)
+        self.halves = divided(images.labels, settings, seed, processes)
+        self.notes = notes(images.labels, self.halves)
         with seeding.seeded(seed, "search", "weights"):
-            supernet = PixelSupernet(
+            self.supernet = PixelSupernet(
                 task.space.supernet(dataset.shape, dataset.classes),  # type: ignore[arg-type]
                 dataset.mean,
                 dataset.std,
             )
         if processes.size > 1:
-            synchronise(supernet)
+            synchronise(self.supernet)
         if settings.recompute_cells:
-            recompute(supernet.supernet, "search.recompute_cells")
+            recompute(self.supernet.supernet, "search.recompute_cells")
         # convolutions of few channels run up to 1.6 times as fast with channels last, on the CPU too
-        supernet.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        w = weights(supernet)
-        progress = SearchState(
-            supernet,
-            torch.optim.SGD(
-                w.parameters,
-                settings.w_lr,
-                momentum=settings.w_momentum,
-                weight_decay=settings.w_decay,
-                fused=can_fuse(device),
-            ),
-            torch.optim.Adam(
-                list(supernet.alpha.values()),
-                settings.alpha_lr,
-                betas=(0.5, 0.999),
-                weight_decay=settings.alpha_decay,
-                fused=can_fuse(device),
-            ),
-            seed,
-            settings.epochs,
-            processes=processes,
+        self.supernet.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.w = weights(self.supernet)
+        self.w_optimizer = torch.optim.SGD(
+            self.w.parameters,
+            settings.w_lr,
+            momentum=settings.w_momentum,
+            weight_decay=settings.w_decay,
+            fused=can_fuse(device),
         )
-        restore(progress, folder)
-
-        batches = Batches(
+        self.alpha_optimizer = torch.optim.Adam(
+            list(self.supernet.alpha.values()),
+            settings.alpha_lr,
+            betas=(0.5, 0.999),
+            weight_decay=settings.alpha_decay,
+            fused=can_fuse(device),
+        )
+        self.batches = Batches(
             Prefetcher(images, device),
             dataset.shape[1:],
             settings.crop,
             settings.flip,
             settings.cutout,
             dataset.mean,
-            settings.accumulate,
-            processes,
+            accumulate=settings.accumulate,
+            processes=processes,
         )
-        compiled = Compiled(supernet) if settings.compile else None
-        objective = Objective(task.metrics, task.threat, settings.gamma, settings.precision, compiled)
-        return cls(
-            task,
-            folder,
-            device,
-            processes,
-            objective,
-            hypergradient(settings.order),
-            w,
-            progress,
-            parts,
-            notes(images.labels, parts),
-            batches,
-            peak,
-        )
+        compiled = Compiled(self.supernet) if settings.compile else None
+        self.objective = Objective(task.metrics, task.threat, settings.gamma, settings.precision, compiled)
 
-    def epoch(self) -> dict[str, Any]:
-        """One epoch, or the rest of one, and its checkpoint.  Returns its record."""
-        settings, seed, progress = self.task.settings, self.task.seed, self.progress
-        started, epoch = time.perf_counter(), progress.epoch
-        w_lr = _cosine(settings.w_lr, settings.w_lr_min, epoch / settings.epochs)
-        progress.w_optimizer.param_groups[0]["lr"] = w_lr
-        inner, outer = (
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds: weights, alpha and running statistics, and the optimisers with their moments."""
+        return {
+            "supernet": self.supernet,
+            "w_optimizer": self.w_optimizer,
+            "alpha_optimizer": self.alpha_optimizer,
+        }
+
+
+class _Epoch:
+    """One epoch of a search; keeps `robustnas.runtime.epochs.Epoch`."""
+
+    def __init__(self, search: _Search, epoch: int):
+        settings, seed = search.task.settings, search.task.seed
+        self.search, self.epoch = search, epoch
+        self.words: tuple[str | int, ...] = ("search", "global", epoch)
+        self.w_lr = _cosine(settings.w_lr, settings.w_lr_min, epoch / settings.epochs)
+        search.w_optimizer.param_groups[0]["lr"] = self.w_lr
+        self.inner, self.outer = (
             Context(
                 epoch / settings.epochs,
-                seeding.generator(seed, "search", use, epoch, device=self.device),
+                seeding.generator(seed, "search", use, epoch, device=search.device),
                 F.cross_entropy,
-                self.processes.average,
+                search.processes.average,
             )
             for use in ("inner", "outer")
         )
         # augmentation is drawn on the CPU: the same seed gives the same augmented images on every device
         augmenting = seeding.generator(seed, "search", "augment", epoch)
-        generators = {"augment": augmenting, "inner": inner.generator, "outer": outer.generator}
-        trains = shuffled(self.parts[0], settings.batch, seeding.generator(seed, "search", "train order", epoch))
-        endless = _round(self.parts[1], settings.batch, seeding.generator(seed, "search", "val order", epoch))
-        vals = list(islice(endless, len(trains)))
-        figures = Figures(epoch, settings.epochs, len(trains), self.device, progress.supernet)
-        self.peak.reset()
-        self.batches.feed.reset()
-        before = 0.0
-        with seeding.seeded(seed, "search", "global", epoch):
-            done = 0
-            if progress.middle is not None:
-                done, before = int(progress.middle["steps"]), float(progress.middle["seconds"])
-                figures.restore(progress.middle["figures"])
-                seeding.put_back(progress.middle["generators"], generators, self.device)
-            pairs = zip(
-                self.batches.of(trains[done:], augmenting), self.batches.of(vals[done:], augmenting), strict=True
+        self.generators: Mapping[str, torch.Generator] = {
+            "augment": augmenting,
+            "inner": self.inner.generator,
+            "outer": self.outer.generator,
+        }
+        train, val = search.halves
+        self.trains = shuffled(train, settings.batch, seeding.generator(seed, "search", "train order", epoch))
+        endless = _round(val, settings.batch, seeding.generator(seed, "search", "val order", epoch))
+        self.vals = list(islice(endless, len(self.trains)))
+        self.steps = len(self.trains)
+        self.figures = Figures(epoch, settings.epochs, self.steps, search.device, search.supernet)
+
+    def run(self, done: int) -> Iterator[None]:
+        """Move alpha, unless the search is warming up, and w, for each pair of batches after the first `done`."""
+        search, settings = self.search, self.search.task.settings
+        trains, vals = (
+            search.batches.of(order[done:], self.generators["augment"]) for order in (self.trains, self.vals)
+        )
+        for number, (train, val) in enumerate(zip(trains, vals, strict=True), done):
+            step = Step(
+                supernet=search.supernet,
+                objective=search.objective,
+                weights=search.w,
+                w_optimizer=search.w_optimizer,
+                train=train,
+                val=val,
+                inner=self.inner,
+                outer=self.outer,
+                processes=search.processes,
             )
-            for number, (train_batch, val_batch) in enumerate(pairs, done + 1):
-                step = Step(
-                    progress.supernet,
-                    self.objective,
-                    self.w,
-                    progress.w_optimizer,
-                    train_batch,
-                    val_batch,
-                    inner,
-                    outer,
-                    self.processes,
-                )
-                seen = None
-                if epoch >= settings.warmup_epochs:
-                    seen = outer_step(step, self.gradient, progress.alpha_optimizer)
-                moved = inner_step(step, settings.w_clip)
-                figures.note((len(trains[number - 1]), len(vals[number - 1])), seen, moved)
-                if number < len(trains) and self.processes.any(interrupt.asked()):
-                    figures.check()
-                    progress.middle = {
-                        "steps": number,
-                        "seconds": before + time.perf_counter() - started,
-                        "figures": figures.state(),
-                        "generators": seeding.states(generators, self.device),
-                    }
-                    save(progress, self.folder)
-                    raise interrupt.Interrupted
-            record = {
-                "epoch": epoch + 1,
-                **figures.means(),
-                "w_lr": w_lr,
-                "alpha_entropy": _entropy(progress.supernet),
-            }
-        seconds = before + time.perf_counter() - started
-        machine = {"waiting": self.batches.feed.waited / seconds, **self.peak.read(), "epoch_seconds": seconds}
-        progress.done({**record, **machine}, seconds)
-        save(progress, self.folder)
-        if self.processes.any(interrupt.asked()):
-            raise interrupt.Interrupted
-        return record
+            seen = None
+            if self.epoch >= settings.warmup_epochs:
+                seen = outer_step(step, settings.order, search.alpha_optimizer)
+            moved = inner_step(step, settings.w_clip)
+            self.figures.note((len(self.trains[number]), len(self.vals[number])), seen, moved)
+            yield
+
+    def state(self) -> dict[str, Any]:
+        """The figures of the steps so far."""
+        return {"figures": self.figures.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on after the steps of `state`."""
+        self.figures.restore(state["figures"])
+
+    def check(self) -> None:
+        """Look at every step so far.
+
+        Raises:
+            RunError: a figure is not finite.
+        """
+        self.figures.check()
+
+    def record(self) -> dict[str, Any]:
+        """The epoch's mean figures, and how undecided alpha is after it."""
+        return {**self.figures.means(), "w_lr": self.w_lr, "alpha_entropy": _entropy(self.search.supernet)}
 
 
 def _cosine(start: float, end: float, progress: float) -> float:

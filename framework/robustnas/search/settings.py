@@ -1,60 +1,16 @@
-"""Settings of the search: section `search` of a recipe, and the orders of the hypergradient."""
+"""Settings of the search: section `search` of a recipe."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from attrs import field, frozen
-from attrs.validators import ge, gt, lt, optional
+from attrs.validators import ge, gt, lt
 
+from robustnas.contracts import Order
 from robustnas.data.parts import two_images_a_part
 from robustnas.options import option
-
-
-@frozen
-class FirstOrder:
-    """Order `first`: the weights as they are (Liu et al. 2019, arXiv:1806.09055, with xi = 0)."""
-
-
-@frozen
-class Unrolled:
-    """Order `unrolled`: through one virtual step of w, by a finite difference (arXiv:1806.09055, eqs. 7 and 8)."""
-
-    radius: float = option(0.01, "length of the finite difference's step in w, over all weights together", gt(0.0))
-
-
-@frozen
-class Exact:
-    """Order `exact`: through the same virtual step, by differentiating twice."""
-
-
-@frozen
-class Neumann:
-    """Order `neumann`: implicit, by a truncated Neumann series (Lorraine et al. 2020, arXiv:1911.02590)."""
-
-    terms: int = option(3, "terms of the series after the first", ge(0))
-    rate: float | None = option(
-        None, "its step, below 2 over the largest curvature; default the present learning rate of w", optional(gt(0.0))
-    )
-
-
-@frozen
-class ConjugateGradient:
-    """Order `cg`: implicit, by conjugate gradient (Rajeswaran et al. 2019, arXiv:1909.04630)."""
-
-    iterations: int = option(5, "iterations at most; it stops at directions of negative curvature", ge(1))
-    damping: float = option(1.0, "added to the curvature in every direction, which need not be positive", ge(0.0))
-    tolerance: float = option(1e-6, "residual, relative to the right-hand side, at which it stops", ge(0.0))
-
-
-Order = FirstOrder | Unrolled | Exact | Neumann | ConjugateGradient
-ORDERS: dict[str, type[Order]] = {
-    "first": FirstOrder,
-    "unrolled": Unrolled,
-    "exact": Exact,
-    "neumann": Neumann,
-    "cg": ConjugateGradient,
-}
+from robustnas.search.hypergradient.first_order import FirstOrder
 
 
 @frozen
@@ -74,7 +30,8 @@ class Search:
         factory=FirstOrder,
         metadata={
             "help": "hypergradient: first, unrolled, exact, neumann or cg; with options as {name: cg, iterations: 5} "
-            "(ours: first)"
+            "(ours: first)",
+            "plugin": "order",
         },
     )
     precision: Literal["float32", "tf32", "bfloat16"] = option(

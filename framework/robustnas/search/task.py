@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 from robustnas.contracts import Dataset, SearchSpace
 from robustnas.search.settings import Search
@@ -28,5 +28,5 @@ class SearchTask:
     space: SearchSpace
     metrics: tuple[tuple[float, Any], ...]
     threat: ThreatModel
-    settings: Search
-    seed: int
+    settings: Search = Factory(Search)
+    seed: int = 0

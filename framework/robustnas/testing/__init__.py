@@ -15,7 +15,17 @@ needs no test runner, downloads nothing, runs on the CPU, and leaves the global 
 from robustnas.testing.attack import check_attack
 from robustnas.testing.dataset import check_dataset
 from robustnas.testing.metric import check_metric
+from robustnas.testing.order import check_order
 from robustnas.testing.promise import ConformanceError
+from robustnas.testing.regime import check_regime
 from robustnas.testing.search_space import check_search_space
 
-__all__ = ["ConformanceError", "check_attack", "check_dataset", "check_metric", "check_search_space"]
+__all__ = [
+    "ConformanceError",
+    "check_attack",
+    "check_dataset",
+    "check_metric",
+    "check_order",
+    "check_regime",
+    "check_search_space",
+]

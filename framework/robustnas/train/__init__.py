@@ -1,6 +1,6 @@
 """Training a discrete network from scratch: standard, adversarial, TRADES or certified.
 
-`regimes` and `certified` are what is minimised, `data` is the images, `loop` the epochs, `network` builds and
+`regimes` are what is minimised, `data` is the images, `loop` the epochs, `network` builds and
 reloads what was trained, and `settings` is what a recipe or a caller may set.
 """
 

@@ -1,82 +1,17 @@
-"""Settings of training: section `train` of a recipe, and the regimes."""
+"""Settings of training: section `train` of a recipe."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from attrs import field, frozen
-from attrs.validators import and_, ge, gt, le, lt, optional
+from attrs.validators import and_, ge, gt, lt, optional
 
+from robustnas.contracts import Regime
 from robustnas.data.parts import two_images_a_part
 from robustnas.options import option
-
-
-@frozen
-class Standard:
-    """Regime `standard`: cross-entropy on the clean images."""
-
-
-@frozen
-class Adversarial:
-    """Regime `adversarial`: cross-entropy on PGD images (Madry et al. 2018, arXiv:1706.06083)."""
-
-    steps: int = option(7, "steps of PGD", ge(1))
-    step_size: float | None = option(None, "size of a step in pixel units; default epsilon / 4", optional(gt(0.0)))
-
-
-@frozen
-class Trades:
-    """Regime `trades`: cross-entropy plus beta times KL(clean || perturbed) (Zhang et al. 2019, arXiv:1901.08573)."""
-
-    steps: int = option(10, "steps of the inner maximisation", ge(1))
-    step_size: float | None = option(None, "size of a step in pixel units; default epsilon / 4", optional(gt(0.0)))
-    beta: float = option(6.0, "weight of the KL term", gt(0.0))
-    noise: float = option(0.001, "standard deviation of the Gaussian noise it starts from, in pixel units", gt(0.0))
-
-
-@frozen
-class Certified:
-    """Regime `certified`: cross-entropy mixed with that of the worst bounded logits, IBP or CROWN-IBP.
-
-    Sources: Gowal et al. 2018, arXiv:1810.12715; Zhang et al. 2020, arXiv:1906.06316.
-    """
-
-    epsilon: float | None = option(
-        None, "radius at the end in pixel units; default the threat's (one a little larger is usual)", optional(gt(0.0))
-    )
-    warmup_epochs: float | None = option(
-        None, "epochs at the start with epsilon 0, a fraction too; default a twentieth of all", optional(ge(0.0))
-    )
-    ramp_epochs: float | None = option(
-        None, "epochs after these in which epsilon grows to its end; default half of all", optional(ge(0.0))
-    )
-    kappa_start: float = option(1.0, "weight of the clean loss as epsilon begins to grow", ge(0.0), le(1.0))
-    kappa_end: float = option(0.5, "weight of the clean loss once epsilon has grown", ge(0.0), lt(1.0))
-    beta_start: float = option(
-        1.0, "share of CROWN-IBP in the bounds as epsilon begins to grow, the rest is IBP", ge(0.0), le(1.0)
-    )
-    beta_end: float = option(0.0, "share of CROWN-IBP once epsilon has grown", ge(0.0), le(1.0))
-
-    def warmup(self, epochs: int) -> float:
-        """Epochs with epsilon 0, of `epochs` in all."""
-        return epochs / 20 if self.warmup_epochs is None else self.warmup_epochs
-
-    def ramp(self, epochs: int) -> float:
-        """Epochs in which epsilon grows, of `epochs` in all."""
-        return epochs / 2 if self.ramp_epochs is None else self.ramp_epochs
-
-    def end(self, epochs: int) -> float:
-        """Epochs after which epsilon stays at its end, of `epochs` in all."""
-        return self.warmup(epochs) + self.ramp(epochs)
-
-
-Regime = Standard | Adversarial | Trades | Certified
-REGIMES: dict[str, type[Regime]] = {
-    "standard": Standard,
-    "adversarial": Adversarial,
-    "trades": Trades,
-    "certified": Certified,
-}
+from robustnas.train.regimes.defaults import member
+from robustnas.train.regimes.standard import Standard
 
 
 @frozen
@@ -97,17 +32,15 @@ class Train:
     )
     regime: Regime = field(
         factory=Standard,
-        metadata={"help": "standard, adversarial, trades or certified; with options as {name: adversarial, steps: 7}"},
+        metadata={
+            "help": "standard, adversarial, trades or certified; with options as {name: adversarial, steps: 7}",
+            "plugin": "regime",
+        },
     )
 
     @regime.validator
     def _fits(self, attribute: object, regime: Regime) -> None:
-        if isinstance(regime, Certified) and regime.end(self.epochs) > self.epochs:
-            warmup, ramp = regime.warmup(self.epochs), regime.ramp(self.epochs)
-            raise ValueError(
-                f"found warmup_epochs {warmup:g} and ramp_epochs {ramp:g}, together more than epochs: {self.epochs}, "
-                "so epsilon would never reach its end; smaller ones or more epochs would do"
-            )
+        member(regime, "check")(self.epochs, None)
 
     lr: float = option(0.025, "learning rate at the start (SGD, cosine)", gt(0.0))
     lr_min: float = option(0.0, "learning rate at the end", ge(0.0))

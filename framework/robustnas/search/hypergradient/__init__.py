@@ -1,4 +1,4 @@
-"""Gradients of the outer level: each takes a `Step` and returns a `Hypergradient`, one file each.
+"""Orders of the search: gradients of the outer level in alpha, each an attrs class with `gradient`, one file each.
 
     first_order          w' = w
     unrolled             w' is one virtual step from w; its dependence on alpha by a finite difference
@@ -6,42 +6,43 @@
     neumann              implicit: w is taken to be at its minimum; the inverse Hessian by a truncated series
     conjugate_gradient   implicit, the inverse Hessian by conjugate gradient
 
-`curvature` has the products with second derivatives, `virtual` the virtual step, `implicit` what the last two share.
+They are plugins (entry points `robustnas.orders`), and what they are made of is there for others: `step` has the
+gradients of the two levels, `curvature` the products with second derivatives, `virtual` the virtual step and random
+draws that are repeated, `implicit` what the last two share.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
-from robustnas.search import settings
-from robustnas.search.hypergradient.conjugate_gradient import conjugate_gradient
-from robustnas.search.hypergradient.exact import exact
-from robustnas.search.hypergradient.first_order import first_order
-from robustnas.search.hypergradient.neumann import neumann
-from robustnas.search.hypergradient.step import Hypergradient, Step
-from robustnas.search.hypergradient.unrolled import unrolled
+from robustnas.runtime.facade import facade
 
-FUNCTIONS: dict[type[settings.Order], Callable[..., Hypergradient]] = {
-    settings.FirstOrder: first_order,
-    settings.Unrolled: unrolled,
-    settings.Exact: exact,
-    settings.Neumann: neumann,
-    settings.ConjugateGradient: conjugate_gradient,
-}
-
-
-def hypergradient(order: Any) -> Callable[[Step], Hypergradient]:
-    """The function that the recipe's key `search.order` asks for, with its options."""
-    return partial(FUNCTIONS[type(order)], order=order)
-
+if TYPE_CHECKING:
+    from robustnas.search.hypergradient.conjugate_gradient import ConjugateGradient
+    from robustnas.search.hypergradient.curvature import Curvature
+    from robustnas.search.hypergradient.exact import Exact
+    from robustnas.search.hypergradient.first_order import FirstOrder
+    from robustnas.search.hypergradient.neumann import Neumann
+    from robustnas.search.hypergradient.step import Hypergradient, Step
+    from robustnas.search.hypergradient.unrolled import Unrolled
 
 __all__ = [
+    "ConjugateGradient",
+    "Curvature",
+    "Exact",
+    "FirstOrder",
     "Hypergradient",
+    "Neumann",
     "Step",
-    "conjugate_gradient",
-    "exact",
-    "first_order",
-    "hypergradient",
-    "neumann",
-    "unrolled",
+    "Unrolled",
 ]
+
+__getattr__ = facade(
+    __name__,
+    ConjugateGradient="conjugate_gradient",
+    Curvature="curvature",
+    Exact="exact",
+    FirstOrder="first_order",
+    Hypergradient="step",
+    Neumann="neumann",
+    Step="step",
+    Unrolled="unrolled",
+)

@@ -9,17 +9,22 @@ for operations that can be differentiated twice.
 
 from __future__ import annotations
 
+from attrs import frozen
+
 from robustnas.search.hypergradient.curvature import Curvature
 from robustnas.search.hypergradient.step import Hypergradient, Step
-from robustnas.search.hypergradient.virtual import at_virtual_step, draws, rate, rewind
-from robustnas.search.settings import Exact
+from robustnas.search.hypergradient.virtual import at_virtual_step, draws, rewind
 
 
-def exact(step: Step, order: Exact | None = None) -> Hypergradient:
-    """The hypergradient at w'."""
-    start = draws(step)
-    partial, v, validation = at_virtual_step(step)
-    second = Curvature(step, start).along_alpha(v)
-    rewind(start)
-    xi = rate(step)
-    return Hypergradient([first - xi * more for first, more in zip(partial, second, strict=True)], validation)
+@frozen
+class Exact:
+    """Order `exact`: through the same virtual step as `unrolled`, by differentiating twice."""
+
+    def gradient(self, step: Step) -> Hypergradient:
+        """The hypergradient at w'."""
+        start = draws(step)
+        partial, v, validation = at_virtual_step(step)
+        second = Curvature(step, start).along_alpha(v)
+        rewind(start)
+        gradients = [first - step.rate * more for first, more in zip(partial, second, strict=True)]
+        return Hypergradient(gradients, validation)

@@ -7,15 +7,18 @@ Source: Liu et al. 2019 (DARTS), arXiv:1806.09055, sec. 2.3 with xi = 0.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
-from robustnas.search.hypergradient.step import Hypergradient, Step, outer_gradient
-from robustnas.search.settings import FirstOrder
-from robustnas.search.weights import constant
+from attrs import frozen
+
+if TYPE_CHECKING:  # the default of the settings, which cost no torch
+    from robustnas.search.hypergradient.step import Hypergradient, Step
 
 
-def first_order(step: Step, order: FirstOrder | None = None) -> Hypergradient:
-    """The hypergradient at w.  No gradient of w is computed."""
-    # A metric may itself differentiate with respect to w; the plain loss does not.
-    with constant(step.weights.parameters) if step.objective.plain_outer else nullcontext():
-        return Hypergradient(*outer_gradient(step, step.alpha))
+@frozen
+class FirstOrder:
+    """Order `first`: the weights as they are (Liu et al. 2019, arXiv:1806.09055, with xi = 0)."""
+
+    def gradient(self, step: Step) -> Hypergradient:
+        """The hypergradient at w.  No gradient of w is computed, unless a metric does so itself."""
+        return step.outer_gradient(step.alpha)

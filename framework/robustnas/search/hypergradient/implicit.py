@@ -14,16 +14,16 @@ from collections.abc import Callable
 from torch import Tensor
 
 from robustnas.search.hypergradient.curvature import Curvature
-from robustnas.search.hypergradient.step import Hypergradient, Step, outer_gradient
+from robustnas.search.hypergradient.step import Hypergradient, Step
 from robustnas.search.hypergradient.virtual import draws, rewind
 
 
 def implicit(step: Step, solve: Callable[[Curvature, list[Tensor]], list[Tensor]]) -> Hypergradient:
     """The hypergradient at w, with p as `solve` finds it from the curvature and grad_w F."""
     start, alpha = draws(step), step.alpha
-    gradients, validation = outer_gradient(step, [*alpha, *step.weights.parameters])
-    partial, v = gradients[: len(alpha)], gradients[len(alpha) :]
+    outer = step.outer_gradient([*alpha, *step.weights.parameters])
+    partial, v = outer.gradients[: len(alpha)], outer.gradients[len(alpha) :]
     curvature = Curvature(step, start)
     second = curvature.along_alpha(solve(curvature, v))
     rewind(start)
-    return Hypergradient([first - more for first, more in zip(partial, second, strict=True)], validation)
+    return Hypergradient([first - more for first, more in zip(partial, second, strict=True)], outer.validation)

@@ -10,25 +10,34 @@ Source: Lorraine, Vicol and Duvenaud 2020, arXiv:1911.02590, sec. 4 and algorith
 
 from __future__ import annotations
 
+from attrs import frozen
+from attrs.validators import ge, gt, optional
 from torch import Tensor
 
+from robustnas.options import option
 from robustnas.search.hypergradient.curvature import Curvature
 from robustnas.search.hypergradient.implicit import implicit
 from robustnas.search.hypergradient.step import Hypergradient, Step
-from robustnas.search.hypergradient.virtual import rate
-from robustnas.search.settings import Neumann
 
 
-def neumann(step: Step, order: Neumann | None = None) -> Hypergradient:
-    """The hypergradient at w."""
-    order = order or Neumann()
-    eta = order.rate or rate(step)
+@frozen
+class Neumann:
+    """Order `neumann`: implicit, by a truncated Neumann series (Lorraine et al. 2020, arXiv:1911.02590)."""
 
-    def solve(curvature: Curvature, v: list[Tensor]) -> list[Tensor]:
-        term, total = v, v
-        for _ in range(order.terms):
-            term = [t - eta * c for t, c in zip(term, curvature.along_w(term), strict=True)]
-            total = [a + b for a, b in zip(total, term, strict=True)]
-        return [eta * t for t in total]
+    terms: int = option(3, "terms of the series after the first", ge(0))
+    rate: float | None = option(
+        None, "its step, below 2 over the largest curvature; default the present learning rate of w", optional(gt(0.0))
+    )
 
-    return implicit(step, solve)
+    def gradient(self, step: Step) -> Hypergradient:
+        """The hypergradient at w."""
+        eta = self.rate or step.rate
+
+        def solve(curvature: Curvature, v: list[Tensor]) -> list[Tensor]:
+            term, total = v, v
+            for _ in range(self.terms):
+                term = [t - eta * c for t, c in zip(term, curvature.along_w(term), strict=True)]
+                total = [a + b for a, b in zip(total, term, strict=True)]
+            return [eta * t for t in total]
+
+        return implicit(step, solve)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import attrs
 import torch
@@ -15,10 +16,18 @@ from robustnas.nn.batch_statistics import scratch_statistics
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.search.objective import GradientSum, Objective, Validation, training_loss, validate
-from robustnas.search.weights import Weights
+from robustnas.search.weights import Weights, constant
 
 
 @frozen(eq=False)
+class Hypergradient:
+    """Gradient of the outer objective in alpha, one tensor a parameter, and what the validation pass saw."""
+
+    gradients: list[Tensor]
+    validation: Validation
+
+
+@frozen(eq=False, kw_only=True)
 class Step:
     """One step of the bilevel problem.
 
@@ -49,36 +58,45 @@ class Step:
         """The parameters the outer level moves, in the supernet's order."""
         return list(self.supernet.alpha.values())
 
+    @property
+    def rate(self) -> float:
+        """The present learning rate of w."""
+        return float(self.w_optimizer.param_groups[0]["lr"])
 
-@frozen(eq=False)
-class Hypergradient:
-    """Gradient of the outer objective in alpha, one tensor a parameter, and what the validation pass saw."""
+    def inner_gradient(self, inputs: Sequence[Tensor], *, precise: bool = False) -> list[Tensor]:
+        """The gradient of L_train at the weights the supernet holds, over all parts and processes.
 
-    gradients: list[Tensor]
-    validation: Validation
+        Running statistics stay as they are.
 
+        Args:
+            inputs: what to differentiate in: tables of alpha, or weights.
+            precise: in float32 whatever the precision of plain passes, see `training_loss`.
+        """
+        total = GradientSum(list(inputs))
+        with self._constant(inputs, self.objective.plain_inner), scratch_statistics(self.supernet, biased=False):
+            for part in self.train:
+                total.add(training_loss(self.objective, self.supernet, part, self.inner, precise=precise))
+        return self.processes.sum(total.gradients)
 
-def inner_gradient(step: Step, inputs: Sequence[Tensor], *, precise: bool = False) -> list[Tensor]:
-    """The gradient of L_train at the weights the supernet holds, over all parts and processes.
+    def outer_gradient(self, inputs: Sequence[Tensor]) -> Hypergradient:
+        """The gradient of L_val - gamma * R at the weights the supernet holds, over all parts and processes.
 
-    Running statistics stay as they are.
+        Args:
+            inputs: what to differentiate in, tables of alpha among them.
+        """
+        total = GradientSum(list(inputs))
+        with self._constant(inputs, self.objective.plain_outer):
+            seen = validate(self.objective, self.supernet, self.val, self.outer, total.add)
+        figures = {name: value for name, value in attrs.asdict(seen, recurse=False).items() if value is not None}
+        summed = self.processes.sum([*total.gradients, *figures.values()])
+        gradients, whole = summed[: len(inputs)], dict(zip(figures, summed[len(inputs) :], strict=True))
+        return Hypergradient(gradients, attrs.evolve(seen, **whole))
 
-    Args:
-        inputs: what to differentiate in.
-        precise: see `training_loss`.
-    """
-    total = GradientSum(list(inputs))
-    with scratch_statistics(step.supernet, biased=False):
-        for part in step.train:
-            total.add(training_loss(step.objective, step.supernet, part, step.inner, precise=precise))
-    return step.processes.sum(total.gradients)
+    def _constant(self, inputs: Sequence[Tensor], plain: bool) -> AbstractContextManager[None]:
+        """Inside, no graph leads to parameters that are not asked for.
 
-
-def outer_gradient(step: Step, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Validation]:
-    """The gradient of L_val - gamma * R at the weights the supernet holds, over all parts and processes."""
-    total = GradientSum(list(inputs))
-    seen = validate(step.objective, step.supernet, step.val, step.outer, total.add)
-    figures = {name: value for name, value in attrs.asdict(seen, recurse=False).items() if value is not None}
-    summed = step.processes.sum([*total.gradients, *figures.values()])
-    gradients, whole = summed[: len(inputs)], dict(zip(figures, summed[len(inputs) :], strict=True))
-    return gradients, attrs.evolve(seen, **whole)
+        A metric may itself differentiate with respect to any of them; a plain loss does not.
+        """
+        asked = {id(tensor) for tensor in inputs} if plain else set()
+        parameters = [*self.alpha, *self.weights.parameters] if plain else []
+        return constant([parameter for parameter in parameters if id(parameter) not in asked])

@@ -20,34 +20,40 @@ arXiv:2012.06122.
 from __future__ import annotations
 
 import torch
+from attrs import frozen
+from attrs.validators import gt
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from robustnas.search.hypergradient.step import Hypergradient, Step, inner_gradient
-from robustnas.search.hypergradient.virtual import GeneratorState, at_virtual_step, draws, rate, replayed, rewind
-from robustnas.search.settings import Unrolled
+from robustnas.options import option
+from robustnas.search.hypergradient.step import Hypergradient, Step
+from robustnas.search.hypergradient.virtual import GeneratorState, at_virtual_step, draws, replayed, rewind
 from robustnas.search.weights import replaced
 
 
-def unrolled(step: Step, order: Unrolled | None = None) -> Hypergradient:
-    """The hypergradient at w'."""
-    length = (order or Unrolled()).radius
-    start = draws(step)
-    partial, v, validation = at_virtual_step(step)
-    # Where v is zero any radius will do; an infinite one would make NaN of the zero.
-    radius = length / get_total_norm(v).clamp_min(torch.finfo(v[0].dtype).tiny ** 0.5)
-    above = _alpha_gradient(step, v, radius, start)
-    below = _alpha_gradient(step, v, -radius, start)
-    rewind(start)
-    xi = rate(step)
-    gradients_of_alpha = [
-        first - xi * (a - b) / (2 * radius) for first, a, b in zip(partial, above, below, strict=True)
-    ]
-    return Hypergradient(gradients_of_alpha, validation)
+@frozen
+class Unrolled:
+    """Order `unrolled`: through one virtual step of w, by a finite difference (arXiv:1806.09055, eqs. 7 and 8)."""
+
+    radius: float = option(0.01, "length of the finite difference's step in w, over all weights together", gt(0.0))
+
+    def gradient(self, step: Step) -> Hypergradient:
+        """The hypergradient at w'."""
+        start = draws(step)
+        partial, v, validation = at_virtual_step(step)
+        # Where v is zero any radius will do; an infinite one would make NaN of the zero.
+        radius = self.radius / get_total_norm(v).clamp_min(torch.finfo(v[0].dtype).tiny ** 0.5)
+        above = _alpha_gradient(step, v, radius, start)
+        below = _alpha_gradient(step, v, -radius, start)
+        rewind(start)
+        gradients = [
+            first - step.rate * (a - b) / (2 * radius) for first, a, b in zip(partial, above, below, strict=True)
+        ]
+        return Hypergradient(gradients, validation)
 
 
 def _alpha_gradient(step: Step, direction: list[Tensor], radius: Tensor, start: GeneratorState) -> list[Tensor]:
     """grad_alpha L_train at w + radius * direction."""
     values = [w.detach() + radius * v for w, v in zip(step.weights.parameters, direction, strict=True)]
     with replaced(step.weights, values), replayed(start):
-        return inner_gradient(step, step.alpha, precise=True)
+        return step.inner_gradient(step.alpha, precise=True)

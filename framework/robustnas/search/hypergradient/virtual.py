@@ -8,38 +8,31 @@ SGD would do next, except for gradient clipping (as in DARTS).  Source: Liu et a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from attrs import frozen
 from torch import Tensor
 
 from robustnas.runtime import seeding
-from robustnas.search.hypergradient.step import Step, inner_gradient, outer_gradient
+from robustnas.search.hypergradient.step import Step
 from robustnas.search.objective import Validation
-from robustnas.search.weights import constant, replaced
-
-
-def rate(step: Step) -> float:
-    """xi: the present learning rate of w."""
-    return float(step.w_optimizer.param_groups[0]["lr"])
+from robustnas.search.weights import replaced
 
 
 def at_virtual_step(step: Step) -> tuple[list[Tensor], list[Tensor], Validation]:
     """The gradients of L_val - gamma * R at w': in alpha, in w', and what the validation pass saw."""
     alpha = step.alpha
-    with constant(alpha) if step.objective.plain_inner else nullcontext():
-        gradients = inner_gradient(step, step.weights.parameters)
-    virtual = [value.requires_grad_() for value in _moved(step, gradients)]
+    virtual = [value.requires_grad_() for value in _moved(step, step.inner_gradient(step.weights.parameters))]
     with replaced(step.weights, virtual):
-        found, validation = outer_gradient(step, [*alpha, *virtual])
-    return found[: len(alpha)], found[len(alpha) :], validation
+        found = step.outer_gradient([*alpha, *virtual])
+    return found.gradients[: len(alpha)], found.gradients[len(alpha) :], found.validation
 
 
 def _moved(step: Step, gradients: list[Tensor]) -> list[Tensor]:
     """w' for a gradient of L_train with respect to w."""
     group = step.w_optimizer.param_groups[0]
-    xi, momentum, decay = rate(step), float(group["momentum"]), float(group["weight_decay"])
+    momentum, decay = float(group["momentum"]), float(group["weight_decay"])
     values = []
     for parameter, gradient in zip(step.weights.parameters, gradients, strict=True):
         weight = parameter.detach()
@@ -47,7 +40,7 @@ def _moved(step: Step, gradients: list[Tensor]) -> list[Tensor]:
         buffer = step.w_optimizer.state.get(parameter, {}).get("momentum_buffer")
         if buffer is not None:
             direction = direction + momentum * buffer
-        values.append(weight - xi * direction)
+        values.append(weight - step.rate * direction)
     return values
 
 
