@@ -201,24 +201,6 @@ def test_the_csv_says_the_same(folder: Path, capsys: pytest.CaptureFixture[str])
     assert Path("r.csv").read_text() == printed
 
 
-def test_the_nearest_image_of_another_class_is_in_the_file_and_in_the_csv(
-    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
-    arrays = columns(folder / "run", "fgsm")
-    images, _ = some(597)
-    pixels = images[torch.from_numpy(arrays["index"])].flatten(1)
-    for place, label in enumerate(arrays["label"]):
-        others = pixels[torch.from_numpy(arrays["label"] != label)]
-        assert arrays["nearest_other"][place] == (others - pixels[place]).abs().amax(dim=1).min()
-    assert main(["records", str(folder / "run")]) == 0
-    lines = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    written = [float(line["nearest_other"]) for line in lines if line["attack"] == "fog"]
-    assert written == arrays["nearest_other"].tolist() * 2
-    del arrays["nearest_other"]  # as in a file of an older version
-    StageFolder(tmp_path).write(FILE, lambda file: np.savez(file, **arrays))
-    assert np.isinf(load(tmp_path)[0].nearest_other).all()
-
-
 def test_labels_are_those_of_the_places(folder: Path):
     """`index` is the place in the test split, whatever subset was drawn."""
     _, labels = some(597)

@@ -97,7 +97,6 @@ class Outcomes:
             rounding counts as at most epsilon in the threat's norm.
         size_l2: the same in l_2.
         size_l1: the same in l_1.
-        nearest_other: l_inf distance to the nearest of the images that are of another class; infinite for none.
         answer: the class the network saw on the image that `found` measures; the label where there is none.
         finder: the place in `parts` of the part that found it; -1 for none.
         admissible: whether the image that a part proposed is in ball and box.
@@ -122,7 +121,6 @@ class Outcomes:
     size_linf: Array = _figure("float64", "float64", nothing=np.inf)
     size_l2: Array = _figure("float64", "float64", nothing=np.inf)
     size_l1: Array = _figure("float64", "float64", nothing=np.inf)
-    nearest_other: Array = _figure("float32", "float32", nothing=np.inf, shared=True, recent=True)
     answer: Array = _figure("int64", nothing="label")
     finder: Array = _figure("int64", nothing="by")
     admissible: Array = _figure("bool", nothing=0)

@@ -128,8 +128,7 @@ def attacked(task: Task) -> None:
     try:
         built = build(plugin, column.threat)
         traits = AttackTraits.of(built)
-        nearest = _nearest_other(images)
-        rows = [attrs.evolve(row, nearest_other=nearest) for row in outcomes_of(built)]
+        rows = outcomes_of(built)
     except OptionError as fault:  # what is made of the options shows only here, and concerns this attack alone
         raise RunError(text_of(fault)) from fault
     outcomes.save(rows, task.folder)
@@ -154,13 +153,6 @@ def attacked(task: Task) -> None:
     )
     if task.processes.first:
         progress.forget()
-
-
-def _nearest_other(images: Images) -> Tensor:
-    """(N,) the l_inf distance from each image to the nearest one of another class; infinite for none."""
-    pixels = images.take(torch.arange(len(images.labels))).float().flatten(1)
-    alike = images.labels[:, None] == images.labels
-    return torch.cdist(pixels, pixels, p=torch.inf).masked_fill(alike, torch.inf).amin(dim=1)
 
 
 def build(plugin: Any, threat: ThreatModel) -> Any:
