@@ -29,10 +29,11 @@ from robustnas.nn.fast.convolution import conv2d
 from robustnas.nn.fast.folded_norm import scale_and_shift
 
 Function = Callable[..., Any]
+aten = torch.ops.aten
 
 
 def double_backward() -> TorchFunctionMode:
-    """The context."""
+    """The context in which a network runs whose gradients are to be differentiated."""
     return _Mode()
 
 
@@ -60,61 +61,35 @@ def _worth_it(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     )
 
 
-class _Rectified(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = torch.relu(x)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(y)
-        return y
+class _Piecewise(torch.autograd.Function):
+    """A function that is linear between its kinks, with a backward pass that is linear and nothing else."""
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Any) -> Tensor | None:
+    def forward(ctx: Any, x: Tensor, compute: Function, transposed: Function) -> Tensor:
+        y, *kept = compute(x)
+        ctx.transposed = transposed
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*kept)
+        result: Tensor = y
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> tuple[Tensor | None, None, None]:
         if slopes[0] is None:
-            return None
-        (y,) = ctx.saved_tensors
+            return None, None, None
         # detached: the second derivative is zero, and is not to be sent back as zeros
-        found: Tensor = torch.ops.aten.threshold_backward(slopes[0], y.detach(), 0)
-        return found
+        return ctx.transposed(slopes[0], *(tensor.detach() for tensor in ctx.saved_tensors)), None, None
 
 
-class _Largest(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, window: tuple[Any, ...]) -> Tensor:
-        y, places = torch.ops.aten.max_pool2d_with_indices(x, *window)
-        ctx.window = window
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, places)
-        pooled: Tensor = y
-        return pooled
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Any) -> tuple[Tensor | None, None]:
-        if slopes[0] is None:
-            return None, None
-        x, places = ctx.saved_tensors
-        return torch.ops.aten.max_pool2d_with_indices_backward(slopes[0], x.detach(), *ctx.window, places), None
-
-
-class _Mean(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, window: tuple[Any, ...]) -> Tensor:
-        ctx.window = window
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x)
-        pooled: Tensor = torch.ops.aten.avg_pool2d(x, *window)
-        return pooled
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Any) -> tuple[Tensor | None, None]:
-        if slopes[0] is None:
-            return None, None
-        (x,) = ctx.saved_tensors
-        return torch.ops.aten.avg_pool2d_backward(slopes[0], x.detach(), *ctx.window), None
+def _piecewise(x: Tensor, compute: Function, transposed: Function) -> Any:
+    """The first tensor of compute(x); the gradient is transposed(slopes, *the other tensors)."""
+    return _Piecewise.apply(x, compute, transposed)  # type: ignore[no-untyped-call]
 
 
 def _relu(function: Function, input: Tensor, inplace: bool = False) -> Any:
-    return function(input, inplace=True) if inplace else _Rectified.apply(input)  # type: ignore[no-untyped-call]
+    if inplace:
+        return function(input, inplace=True)
+    return _piecewise(input, lambda x: [torch.relu(x)] * 2, lambda slopes, y: aten.threshold_backward(slopes, y, 0))
 
 
 def _max_pool2d(
@@ -131,7 +106,11 @@ def _max_pool2d(
         extra = {"return_indices": True} if return_indices else {}
         return function(input, kernel_size, stride, padding, dilation, ceil_mode, **extra)
     window = (_pair(kernel_size), _stride(stride, kernel_size), _pair(padding), _pair(dilation), ceil_mode)
-    return _Largest.apply(input, window)  # type: ignore[no-untyped-call]
+    return _piecewise(
+        input,
+        lambda x: [*aten.max_pool2d_with_indices(x, *window), x],
+        lambda slopes, places, x: aten.max_pool2d_with_indices_backward(slopes, x, *window, places),
+    )
 
 
 def _avg_pool2d(
@@ -144,8 +123,13 @@ def _avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Any:
-    window = (_pair(kernel_size), _stride(stride, kernel_size), _pair(padding), ceil_mode)
-    return _Mean.apply(input, (*window, count_include_pad, divisor_override))  # type: ignore[no-untyped-call]
+    sizes = (_pair(kernel_size), _stride(stride, kernel_size), _pair(padding))
+    window = (*sizes, ceil_mode, count_include_pad, divisor_override)
+    return _piecewise(
+        input,
+        lambda x: [aten.avg_pool2d(x, *window), x],
+        lambda slopes, x: aten.avg_pool2d_backward(slopes, x, *window),
+    )
 
 
 def _batch_norm(

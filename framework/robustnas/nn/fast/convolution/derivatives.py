@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import reduce
+from operator import add
 from typing import Any, TypeVar
 
 import torch
@@ -26,119 +28,75 @@ from torch import Tensor
 from robustnas.nn.fast.convolution import kernels
 from robustnas.nn.fast.convolution.geometry import Geometry
 
+X, W, Y = 0, 1, 2
+"""The places of the trilinear form's arguments.  A map has the number of the place that it is the gradient in."""
+
 Gradients = tuple[Tensor | None, ...]
 Result = TypeVar("Result")
 
 
 def convolution(geometry: Geometry, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The convolution with its derivatives; all of one number format."""
-    if not _records(x, weight):
-        return _exactly(x, kernels.convolve, geometry, x, weight, bias)
-    result: Tensor = _Convolution.apply(geometry, x, weight, bias)  # type: ignore[no-untyped-call]
-    return result
+    return _gradient_in(Y, geometry, x, weight, bias)
 
 
-def image_gradient(geometry: Geometry, weight: Tensor, y: Tensor) -> Tensor:
-    """T's gradient in x, with its derivatives."""
-    if not _records(weight, y):
-        return _exactly(y, kernels.image_gradient, geometry, weight, y)
-    result: Tensor = _ImageGradient.apply(geometry, weight, y)  # type: ignore[no-untyped-call]
-    return result
+def _gradient_in(place: int, geometry: Geometry, first: Tensor, second: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The form's gradient in one place, from what stands in the two others, in order; only y's has a bias."""
+    if _records(first, second):
+        result: Tensor = _Map.apply(place, geometry, first, second, bias)  # type: ignore[no-untyped-call]
+        return result
+    return _computed(place, geometry, first, second, bias)
 
 
-def weight_gradient(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
-    """T's gradient in w, with its derivatives."""
-    if not _records(x, y):
-        return _exactly(x, kernels.weight_gradient, geometry, x, y)
-    result: Tensor = _WeightGradient.apply(geometry, x, y)  # type: ignore[no-untyped-call]
-    return result
+def _computed(place: int, geometry: Geometry, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
+    """The same without derivatives."""
+    if place == Y:
+        return _exactly(first, kernels.convolve, geometry, first, second, bias)
+    return _exactly(first, kernels.image_gradient if place == X else kernels.weight_gradient, geometry, first, second)
 
 
-class _Convolution(torch.autograd.Function):
+class _Map(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, geometry: Geometry, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        _keep(ctx, geometry, x, weight)
-        return _exactly(x, kernels.convolve, geometry, x, weight, bias)
+    def forward(ctx: Any, place: int, geometry: Geometry, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.place, ctx.geometry = place, geometry
+        # where nothing arrives there is nothing to compute, with zeros or otherwise
+        ctx.set_materialize_grads(False)
+        _, _, by_first, by_second, _ = ctx.needs_input_grad
+        # each tensor is kept for the other's gradient only
+        ctx.save_for_backward(first if by_second else None, second if by_first else None)
+        ctx.save_for_forward(first, second)
+        return _computed(place, geometry, first, second, bias)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Gradients:
-        (y,) = cotangents
-        if y is None:
-            return None, None, None, None
-        x, weight = ctx.saved_tensors
-        wants_x, wants_weight = _wanted(ctx, 0), _wanted(ctx, 1)
-        bias = y.sum((0, 2, 3)) if ctx.needs_input_grad[3] and _wanted(ctx, 2) else None
-        if wants_x and wants_weight and not torch.is_grad_enabled():
-            return None, *_exactly(x, kernels.both_gradients, ctx.geometry, x, weight, y), bias
-        return (
-            None,
-            image_gradient(ctx.geometry, weight, y) if wants_x else None,
-            weight_gradient(ctx.geometry, x, y) if wants_weight else None,
-            bias,
+        (cotangent,) = cotangents
+        if cotangent is None:
+            return None, None, None, None, None
+        place, geometry = ctx.place, ctx.geometry
+        others = [other for other in (X, W, Y) if other != place]
+        known = dict(zip(others, ctx.saved_tensors, strict=True)) | {place: cotangent}
+        wanted = [_wanted(ctx, 0), _wanted(ctx, 1)]
+        bias = cotangent.sum((0, 2, 3)) if ctx.needs_input_grad[4] and _wanted(ctx, 2) else None
+        if place == Y and all(wanted) and not torch.is_grad_enabled():
+            return None, None, *_exactly(cotangent, kernels.both_gradients, geometry, *known.values()), bias
+        gradients = (
+            _gradient_in(other, geometry, *(known[rest] for rest in (X, W, Y) if rest != other)) if needed else None
+            for other, needed in zip(others, wanted, strict=True)
         )
+        return None, None, *gradients, bias
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        """Forward mode, for this and the other two: linear in either argument."""
-        _, by_x, by_weight, by_bias = tangents
-        moved = _linear(ctx, convolution, by_x, by_weight)
+        """Forward mode: linear in either argument."""
+        _, _, by_first, by_second, by_bias = tangents
+        first, second = ctx.saved_tensors
+        moves = []
+        if by_first is not None:
+            moves.append(_gradient_in(ctx.place, ctx.geometry, by_first, second))
+        if by_second is not None:
+            moves.append(_gradient_in(ctx.place, ctx.geometry, first, by_second))
+        moved = reduce(add, moves or [torch.zeros_like(_computed(ctx.place, ctx.geometry, first, second, None))])
         return moved if by_bias is None else moved + by_bias.view(1, -1, 1, 1)
-
-
-class _ImageGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, geometry: Geometry, weight: Tensor, y: Tensor) -> Tensor:
-        _keep(ctx, geometry, weight, y)
-        return _exactly(y, kernels.image_gradient, geometry, weight, y)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Any) -> Gradients:
-        (x,) = cotangents
-        if x is None:
-            return None, None, None
-        weight, y = ctx.saved_tensors
-        return (
-            None,
-            weight_gradient(ctx.geometry, x, y) if _wanted(ctx, 0) else None,
-            convolution(ctx.geometry, x, weight) if _wanted(ctx, 1) else None,
-        )
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _linear(ctx, image_gradient, *tangents[1:])
-
-
-class _WeightGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
-        _keep(ctx, geometry, x, y)
-        return _exactly(x, kernels.weight_gradient, geometry, x, y)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Any) -> Gradients:
-        (weight,) = cotangents
-        if weight is None:
-            return None, None, None
-        x, y = ctx.saved_tensors
-        return (
-            None,
-            image_gradient(ctx.geometry, weight, y) if _wanted(ctx, 0) else None,
-            convolution(ctx.geometry, x, weight) if _wanted(ctx, 1) else None,
-        )
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _linear(ctx, weight_gradient, *tangents[1:])
-
-
-def _keep(ctx: Any, geometry: Geometry, first: Tensor, second: Tensor) -> None:
-    """Each tensor for the other's gradient only."""
-    ctx.geometry = geometry
-    # where nothing arrives there is nothing to compute, with zeros or otherwise
-    ctx.set_materialize_grads(False)
-    _, by_first, by_second, *_ = ctx.needs_input_grad
-    ctx.save_for_backward(first if by_second else None, second if by_first else None)
-    ctx.save_for_forward(first, second)
 
 
 def _wanted(ctx: Any, index: int) -> bool:
@@ -155,16 +113,6 @@ def _wanted(ctx: Any, index: int) -> bool:
         # it refuses to answer for a leaf that autograd.grad was asked for: that one is wanted
         return True
     return goes_on
-
-
-def _linear(ctx: Any, function: Callable[..., Tensor], by_first: Tensor | None, by_second: Tensor | None) -> Tensor:
-    first, second = ctx.saved_tensors
-    left = None if by_first is None else function(ctx.geometry, by_first, second)
-    right = None if by_second is None else function(ctx.geometry, first, by_second)
-    if left is None or right is None:
-        one = left if right is None else right
-        return torch.zeros_like(function(ctx.geometry, first, second)) if one is None else one
-    return left + right
 
 
 def _records(first: Tensor, second: Tensor) -> bool:
