@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from robustnas.contracts import Images
-from robustnas.data.augment.augmentation import apply, draw
+from robustnas.data.augment.augmentation import Augmentation, apply
 from robustnas.data.images import InMemory, Streamed
 from robustnas.data.order import shuffled
 from robustnas.data.prefetch import Prefetcher
@@ -86,10 +86,10 @@ def ours(images: Images, workers: int, batch: int, crop: int, device: torch.devi
     everything = torch.arange(len(images.labels))
 
     def epoch() -> Batches:
-        generator = torch.Generator().manual_seed(next(epochs))
+        generator, augmentation = torch.Generator().manual_seed(next(epochs)), Augmentation(crop=crop, flip=True)
         for found, labels in feed.batches(shuffled(everything, batch, generator)):
-            draws = draw(len(labels), found.shape[2], found.shape[3], generator, crop=crop, flip=True)
-            yield apply(found, draws).contiguous(memory_format=torch.channels_last), labels
+            plan = augmentation.plan(len(labels), (found.shape[2], found.shape[3]), generator)
+            yield apply(found, plan).contiguous(memory_format=torch.channels_last), labels
 
     return epoch
 

@@ -5,17 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustnas.data.augment.augmentation import apply
-from robustnas.data.augment.augmentation import draw as drawn
+from robustnas.data.augment.augmentation import Augmentation, apply
 
 
 def draw(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def augment(images, generator, crop=0, flip=False, cutout=0, fill=None):
-    """Draws for a whole batch, applied at once."""
-    return apply(images, drawn(*images.shape[::2], images.shape[3], generator, crop, flip, cutout), fill)
+def augment(images, generator, **options):
+    """Drawn for a whole batch, and applied at once."""
+    return apply(images, Augmentation(**options).plan(len(images), images.shape[2:], generator))
 
 
 IMAGES = torch.rand(40, 3, 8, 10, generator=draw(7)) * 0.9 + 0.1  # no pixel is 0: blanked ones can be told
@@ -80,7 +79,7 @@ def test_cutout_blanks_one_square_cut_at_the_border(side):
 
 def test_cutout_fills_with_the_value_of_each_channel():
     fill = torch.tensor([0.01, 0.02, 0.03])
-    plain, filled = (augment(IMAGES, draw(), cutout=3, fill=value) for value in (None, fill))
+    plain, filled = (augment(IMAGES, draw(), cutout=3, fill=value) for value in ((), fill.tolist()))
     where = (plain == 0)[:, 0]
     for channel, value in enumerate(fill):
         assert bool((filled[:, channel][where] == value).all())
@@ -101,13 +100,13 @@ def one_by_one(images, draws, fill):
     made = []
     for image, (down, right, mirrored, row, column) in zip(images.float(), draws.table.tolist(), strict=True):
         height, width = image.shape[1:]
-        padded = torch.nn.functional.pad(image, (draws.crop,) * 4)
+        padded = torch.nn.functional.pad(image, (draws.augmentation.crop,) * 4)
         image = padded[:, down : down + height, right : right + width].clone()
         if mirrored:
             image = image.flip(2)
-        if draws.cutout:
-            top, left = row - draws.cutout // 2, column - draws.cutout // 2
-            image[:, max(top, 0) : max(top + draws.cutout, 0), max(left, 0) : max(left + draws.cutout, 0)] = (
+        if side := draws.augmentation.cutout:
+            top, left = row - side // 2, column - side // 2
+            image[:, max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = (
                 0 if fill is None else fill[:, None, None]
             )
         made.append(image)
@@ -130,18 +129,19 @@ def test_what_is_drawn_is_done_to_bytes_and_floats_alike(shape, crop, flip, cuto
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw(seed))
     images = pixels.float() / 255
     fill = torch.rand(shape[1], generator=draw(seed)) if filled else None
-    draws = drawn(shape[0], *shape[2:], draw(seed), crop=crop, flip=flip, cutout=cutout)
+    options = {"crop": crop, "flip": flip, "cutout": cutout, "fill": fill.tolist() if filled else ()}
+    draws = Augmentation(**options).plan(shape[0], shape[2:], draw(seed))
     expected = one_by_one(images, draws, fill)
-    assert torch.equal(apply(images, draws, fill), expected)
-    assert torch.equal(apply(images.contiguous(memory_format=torch.channels_last), draws, fill), expected)
-    assert torch.equal(augment(images, draw(seed), crop, flip, cutout, fill), expected)
-    of_bytes = apply(pixels, draws, fill)
+    assert torch.equal(apply(images, draws), expected)
+    assert torch.equal(apply(images.contiguous(memory_format=torch.channels_last), draws), expected)
+    assert torch.equal(augment(images, draw(seed), **options), expected)
+    of_bytes = apply(pixels, draws)
     assert of_bytes.dtype == (torch.float32 if cutout else torch.uint8)
     assert torch.equal(of_bytes if cutout else of_bytes.float() / 255, expected)
 
 
 def test_parts_of_a_batch_get_their_part_of_the_draws():
-    draws = drawn(40, 8, 10, draw(3), crop=2, flip=True, cutout=4)
+    draws = Augmentation(crop=2, flip=True, cutout=4).plan(40, (8, 10), draw(3))
     whole = apply(IMAGES, draws)
     parts = [apply(IMAGES[part], draws[part]) for part in (slice(0, 13), slice(13, 26), slice(26, 40))]
     assert torch.equal(torch.cat(parts), whole)
@@ -154,11 +154,11 @@ def test_draws_are_one_sequence_of_the_generator():
     """First rows and columns of the crop, then flips, then rows and columns of the blanked squares."""
     generator = draw(5)
     expected = [torch.randint(below, (6,), generator=generator) for below in (5, 5, 2, 8, 10)]
-    table = drawn(6, 8, 10, draw(5), crop=2, flip=True, cutout=3).table
+    table = Augmentation(crop=2, flip=True, cutout=3).plan(6, (8, 10), draw(5)).table
     assert torch.equal(table, torch.stack(expected, dim=1))
 
 
 @pytest.mark.parametrize("images", [IMAGES[:39], IMAGES[:, :, :7], IMAGES[..., :9]])
 def test_draws_for_other_images_are_refused(images):
     with pytest.raises(ValueError, match="draws for 40 images of 8x10 do not fit"):
-        apply(images, drawn(40, 8, 10, draw(), flip=True))
+        apply(images, Augmentation(flip=True).plan(40, (8, 10), draw()))

@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms import functional as reference
 
 from robustnas.data.augment import colour_jitter
-from robustnas.data.augment.augmentation import apply, draw
+from robustnas.data.augment.augmentation import Augmentation, apply
 
 CHANGES = (
     reference.adjust_brightness,
@@ -52,14 +52,14 @@ def test_amounts_are_uniform_and_orders_all_alike():
 
 def test_no_strength_changes_nothing():
     images = torch.rand(5, 3, 4, 4, generator=generator())
-    draws = draw(5, 4, 4, generator(), colour_jitter=(0, 0, 0, 0))
+    draws = Augmentation(colour_jitter=(0, 0, 0, 0)).plan(5, (4, 4), generator())
     torch.testing.assert_close(apply(images, draws), images)
 
 
 def test_parts_of_a_batch_get_their_part():
     images = torch.rand(20, 3, 5, 4, generator=generator(4))
-    draws = draw(20, 5, 4, generator(5), cutout=2, colour_jitter=STRENGTHS)
+    draws = Augmentation(cutout=2, colour_jitter=STRENGTHS).plan(20, (5, 4), generator(5))
     whole = apply(images, draws)
     torch.testing.assert_close(torch.cat([apply(images[p], draws[p]) for p in (slice(0, 7), slice(7, 20))]), whole)
     assert bool((whole == 0).flatten(1).any(1).all()), "squares are blanked after colours have changed"
-    assert torch.equal(draw(20, 5, 4, generator(5), cutout=2).table, draws.table)
+    assert torch.equal(Augmentation(cutout=2).plan(20, (5, 4), generator(5)).table, draws.table)

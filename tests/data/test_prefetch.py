@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustnas.data.augment.augmentation import apply, draw
+from robustnas.data.augment.augmentation import Augmentation, apply
 from robustnas.data.images import InMemory, Streamed
 from robustnas.data.prefetch import Prefetcher
 from robustnas.data.selection import first
@@ -90,10 +90,9 @@ def test_workers_change_nothing_and_stay_from_epoch_to_epoch(two):
 
 def test_a_seed_gives_the_same_augmented_batches_with_and_without_workers(two):
     def epoch(feed, seed):
-        generator = torch.Generator().manual_seed(seed)
+        generator, augmentation = torch.Generator().manual_seed(seed), Augmentation(crop=2, flip=True, cutout=2)
         for images, labels in feed.batches(ORDER):
-            draws = draw(len(labels), 6, 5, generator, crop=2, flip=True, cutout=2)
-            yield apply(images, draws), labels
+            yield apply(images, augmentation.plan(len(labels), (6, 5), generator)), labels
 
     here = Prefetcher(streamed(0), "cpu")
     assert same(list(epoch(two, 3)), list(epoch(here, 3)))

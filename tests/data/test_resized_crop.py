@@ -8,7 +8,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as reference
 
-from robustnas.data.augment.augmentation import apply, draw
+from robustnas.data.augment.augmentation import Augmentation, apply
 from robustnas.data.augment.resized_crop import boxes, resized
 
 
@@ -75,15 +75,15 @@ def test_the_whole_image_at_its_own_size_is_the_image():
 
 def test_parts_of_a_batch_and_what_is_asked_beside_it_change_nothing():
     images = torch.rand(20, 3, 16, 16, generator=generator(4))
-    everything = {"flip": True, "cutout": 3, "random_resized_crop": [0.2, 1.0], "read": (16, 16)}
-    draws = draw(20, 12, 10, generator(5), **everything)
+    everything = Augmentation(flip=True, cutout=3, random_resized_crop=[0.2, 1.0])
+    draws = everything.plan(20, (12, 10), generator(5), read=(16, 16))
     whole = apply(images, draws)
     assert whole.shape == (20, 3, 12, 10)
     torch.testing.assert_close(torch.cat([apply(images[p], draws[p]) for p in (slice(0, 7), slice(7, 20))]), whole)
     some = torch.tensor([11, 3, 3])
     torch.testing.assert_close(apply(images[some], draws[some]), whole[some])
     # draws that were there before come first
-    before = draw(20, 12, 10, generator(5), flip=True, cutout=3)
+    before = Augmentation(flip=True, cutout=3).plan(20, (12, 10), generator(5))
     assert torch.equal(before.table, draws.table)
     by_hand = apply(resized(images, draws.boxes, 12, 10), before)
     assert torch.equal(by_hand, whole)
@@ -91,5 +91,5 @@ def test_parts_of_a_batch_and_what_is_asked_beside_it_change_nothing():
 
 def test_bytes_are_cropped_as_floats_are():
     pixels = torch.randint(0, 256, (6, 3, 9, 9), dtype=torch.uint8, generator=generator())
-    draws = draw(6, 5, 5, generator(), random_resized_crop=[0.3, 0.8], read=(9, 9))
+    draws = Augmentation(random_resized_crop=[0.3, 0.8]).plan(6, (5, 5), generator(), read=(9, 9))
     assert torch.equal(apply(pixels, draws), apply(pixels.float() / 255, draws))

@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor, nn
 
-from robustnas.data.augment.augmentation import apply, draw
+from robustnas.data.augment.augmentation import Augmentation, apply
 from robustnas.data.prefetch import Prefetcher
 from robustnas.errors import InputError
 from robustnas.runtime.processes import ALONE, Processes
@@ -48,27 +48,17 @@ class Batches:
 
     Args:
         feed: of the split's images.
-        shape: rows and columns of an image, augmented.
-        crop: see `robustnas.data.augment.augmentation`.
-        flip: likewise.
-        cutout: likewise.
-        fill: what cutout leaves, a value a channel.
+        size: rows and columns of an image, augmented.
+        augmentation: what may happen to an image.
         accumulate: parts that each process computes its share of a batch in.
         processes: the processes that share a batch.
-        random_resized_crop: see `robustnas.data.augment.augmentation`; images may be of another size than `shape` then.
-        colour_jitter: likewise.
     """
 
     feed: Prefetcher
-    shape: tuple[int, int]
-    crop: int = 0
-    flip: bool = False
-    cutout: int = 0
-    fill: Sequence[float] = ()
+    size: tuple[int, int]
+    augmentation: Augmentation = field(factory=Augmentation)
     accumulate: int = 1
     processes: Processes = ALONE
-    random_resized_crop: Sequence[float] | None = None
-    colour_jitter: Sequence[float] | None = None
 
     def of(self, order: Sequence[Tensor], generator: torch.Generator) -> Iterator[Batch]:
         """The batches whose images are at each of `order`'s indices (n,); draws once a batch, as it is asked for."""
@@ -88,20 +78,9 @@ class Batches:
     def _batch(
         self, images: Tensor, labels: Tensor, count: int, shares: list[slice], generator: torch.Generator
     ) -> Batch:
-        draws = draw(
-            count,
-            *self.shape,
-            generator,
-            crop=self.crop,
-            flip=self.flip,
-            cutout=self.cutout,
-            random_resized_crop=self.random_resized_crop,
-            colour_jitter=self.colour_jitter,
-            read=(images.shape[2], images.shape[3]),
-        )
+        plan = self.augmentation.plan(count, self.size, generator, read=(images.shape[2], images.shape[3]))
         own = torch.cat([torch.arange(share.start, share.stop) for share in shares])
-        fill = torch.tensor(self.fill) if self.fill else None
-        images = apply(images, draws[own], fill=fill)
+        images = apply(images, plan[own])
         images = images.contiguous(memory_format=torch.channels_last)
         sizes = [share.stop - share.start for share in shares]
         return tuple(

@@ -21,7 +21,7 @@ reference and never written in place, so tensors that autograd has saved stay va
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -47,19 +47,24 @@ def scratch_statistics(network: nn.Module, *, biased: bool = True) -> Iterator[N
     layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     # A layer without statistics and weights cannot tell its device and type; the network's weights can.
     fallback = next(network.parameters(), torch.zeros(()))
+    with _put_back(layers), ExitStack() as hooks:
+        for layer in layers:
+            _lend_scratch(layer, fallback)
+            if biased:
+                hooks.callback(layer.register_forward_hook(_note_biased_variance).remove)
+        yield
+
+
+@contextmanager
+def _put_back(layers: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Afterwards the layers have the buffers and the settings that they have now."""
     kept = [(layer, dict(layer._buffers), layer.momentum, layer.track_running_stats) for layer in layers]
-    with ExitStack() as hooks:
-        try:
-            for layer in layers:
-                _lend_scratch(layer, fallback)
-                if biased:
-                    hooks.callback(layer.register_forward_hook(_note_biased_variance).remove)
-            yield
-        finally:
-            for layer, buffers, momentum, tracks in kept:
-                layer._buffers.update(buffers)
-                layer.momentum = momentum
-                layer.track_running_stats = tracks
+    try:
+        yield
+    finally:
+        for layer, buffers, momentum, tracks in kept:
+            layer._buffers.update(buffers)
+            layer.momentum, layer.track_running_stats = momentum, tracks
 
 
 def _lend_scratch(layer: _BatchNorm, fallback: Tensor) -> None:
@@ -103,13 +108,13 @@ class Noted:
 
     def __init__(self, network: nn.Module):
         self.network = network
-        self.found: dict[_BatchNorm, tuple[Tensor, Tensor]] = {}
+        self.moments: dict[_BatchNorm, tuple[Tensor, Tensor]] = {}
         self.watching = False
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Inside, what passes in training mode normalise with is noted: mean and biased variance of each layer."""
-        self.found.clear()
+        self.moments.clear()
         self.watching = True
         try:
             yield
@@ -124,18 +129,12 @@ class Noted:
         A layer that the pass did not reach keeps its running statistics.  Afterwards modes and running statistics
         are what they were, and what was noted is forgotten.
         """
-        kept = [(layer, dict(layer._buffers), layer.track_running_stats) for layer in self.found]
-        try:
-            for layer, (mean, variance) in self.found.items():
+        with _put_back(self.moments), frozen_statistics(self.network):
+            for layer, (mean, variance) in self.moments.items():
                 layer._buffers["running_mean"], layer._buffers["running_var"] = mean, variance
                 layer.track_running_stats = True
-            self.found.clear()
-            with frozen_statistics(self.network):
-                yield
-        finally:
-            for layer, buffers, tracks in kept:
-                layer._buffers.update(buffers)
-                layer.track_running_stats = tracks
+            self.moments.clear()
+            yield
 
 
 @contextmanager
@@ -163,7 +162,7 @@ def noted_statistics(network: nn.Module) -> Iterator[Noted]:
         # also where nobody watches: a cell that is computed again must save what it saved before
         moments = _moments(layer, x.to(torch.promote_types(x.dtype, torch.float32)))
         if noted.watching:
-            noted.found[layer] = moments
+            noted.moments[layer] = moments
 
     with ExitStack() as hooks:
         for module in network.modules():

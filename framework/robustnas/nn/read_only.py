@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 
 from robustnas.errors import RunError
+from robustnas.nn.batch_statistics import frozen_statistics
 
 
 @contextmanager
@@ -27,16 +27,12 @@ def read_only(network: nn.Module) -> Iterator[nn.Module]:
     Raises:
         RunError: by a call of the network, if that writes into the images it is given; see `lent`.
     """
-    modes = [(module, module.training) for module in network.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    network.eval()
     network.requires_grad_(False)
     try:
-        with lent(network):
+        with frozen_statistics(network), lent(network):
             yield network
     finally:
-        for module, training in modes:
-            module.training = training
         for parameter, requires_grad in wanted:
             parameter.requires_grad_(requires_grad)
 
@@ -52,47 +48,38 @@ def lent(network: nn.Module) -> Iterator[None]:
     Raises, when the network is called:
         RunError: it wrote into the copy, whether the numbers changed or not (an in-place relu of pixels changes none).
     """
-    loans = _Loans()
-    given = network.register_forward_pre_hook(loans.give)
-    returned = network.register_forward_hook(loans.take_back, always_call=True)
+    # image, copy and the copy's version of calls under way, the innermost last; None where the image itself was passed
+    loans: list[tuple[Tensor, Tensor, int] | None] = []
+
+    def give(network: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        images: Any = args[0] if args else None
+        if not _is_looked_into(images):
+            loans.append(None)
+            return None
+        copy = images.clone()
+        loans.append((images, copy, _version(copy)))
+        return (copy, *args[1:])
+
+    def take_back(network: nn.Module, args: tuple[Any, ...], logits: Any) -> None:
+        loan = loans.pop()
+        # there are no logits after a call that raised
+        if loan is not None and logits is not None:
+            images, copy, version = loan
+            if _version(copy) != version or not _same(images, copy):
+                raise RunError(
+                    f"the network ({type(network).__name__}) writes into the images it is given, in its forward pass: "
+                    "whoever passes them on would go on with other pixels.  x = x.clone() as the first line of its "
+                    "forward would do, or what is not in place: (x - mean) / std for x.sub_(mean).div_(std), "
+                    "nn.ReLU() for nn.ReLU(inplace=True) as its first layer"
+                )
+
+    given = network.register_forward_pre_hook(give)
+    returned = network.register_forward_hook(take_back, always_call=True)
     try:
         yield
     finally:
         given.remove()
         returned.remove()
-
-
-@attrs.define(eq=False)
-class _Loans:
-    """The copies that calls under way were given, the innermost last: image, copy, and the copy's version."""
-
-    open: list[tuple[Tensor, Tensor, int] | None] = attrs.field(factory=list)
-
-    def give(self, network: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Before a call.  What is no plain tensor (a bounded value, a tensor that a function transform wraps) or is
-        written down as a graph is passed on as it is."""
-        images: Any = args[0] if args else None
-        if type(images) not in (Tensor, nn.Parameter) or not _looked_into(images):
-            self.open.append(None)
-            return None
-        copy = images.clone()
-        self.open.append((images, copy, _version(copy)))
-        return (copy, *args[1:])
-
-    def take_back(self, network: nn.Module, args: tuple[Any, ...], logits: Any) -> None:
-        """After a call, also after one that raised (`logits` is then None)."""
-        loan = self.open.pop()
-        if loan is None or logits is None:
-            return
-        images, copy, version = loan
-        if _version(copy) == version and _same(images, copy):
-            return
-        raise RunError(
-            f"the network ({type(network).__name__}) writes into the images it is given, in its forward pass: whoever "
-            "passes them on would go on with other pixels.  x = x.clone() as the first line of its forward would do, "
-            "or what is not in place: (x - mean) / std for x.sub_(mean).div_(std), nn.ReLU() for "
-            "nn.ReLU(inplace=True) as its first layer"
-        )
 
 
 def _version(tensor: Tensor) -> int:
@@ -108,6 +95,11 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other) or bool(((one == other) | (one != one) & (other != other)).all())
 
 
-def _looked_into(images: Tensor) -> bool:
-    """Whether numbers can be looked at: not while a graph is written down, nor inside a transform of `torch.func`."""
-    return torch._C._get_tracing_state() is None and not torch._C._functorch.is_functorch_wrapped_tensor(images)
+def _is_looked_into(images: Any) -> bool:
+    """Whether these are plain tensors whose numbers can be looked at: no bounded values, no tensors that a transform of
+    `torch.func` wraps, and not while a graph is written down."""
+    return (
+        type(images) in (Tensor, nn.Parameter)
+        and torch._C._get_tracing_state() is None
+        and not torch._C._functorch.is_functorch_wrapped_tensor(images)
+    )

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustnas.contracts import Context
+from robustnas.data.augment.augmentation import Augmentation
 from robustnas.data.batches import Batches
 from robustnas.data.order import shuffled
 from robustnas.data.prefetch import Prefetcher
@@ -148,10 +149,7 @@ class _Search:
         self.batches = Batches(
             Prefetcher(images, device),
             dataset.shape[1:],
-            settings.crop,
-            settings.flip,
-            settings.cutout,
-            dataset.mean,
+            Augmentation(settings.crop, settings.flip, settings.cutout, dataset.mean),
             accumulate=settings.accumulate,
             processes=processes,
         )

@@ -10,6 +10,7 @@ from attrs import frozen
 from torch import Tensor
 
 from robustnas.contracts import Dataset, Images
+from robustnas.data.augment.augmentation import Augmentation
 from robustnas.data.batches import Batches, check_fit
 from robustnas.data.order import shuffled
 from robustnas.data.prefetch import Prefetcher
@@ -121,17 +122,14 @@ def training_data(
     as_evaluated = feed
     if settings.read_size is not None and len(held_out) > 0:
         as_evaluated = Prefetcher(dataset.split("train"), device)
-    batches = Batches(
-        feed,
-        (dataset.shape[1], dataset.shape[2]),
+    augmentation = Augmentation(
         settings.crop,
         settings.flip,
         settings.blanked(dataset.shape),
         dataset.mean,
-        settings.accumulate,
-        processes,
         settings.random_resized_crop,
         settings.colour_jitter,
     )
-    as_they_are = Batches(as_evaluated, batches.shape, processes=processes)
+    batches = Batches(feed, dataset.shape[1:], augmentation, settings.accumulate, processes)
+    as_they_are = Batches(as_evaluated, dataset.shape[1:], processes=processes)
     return TrainingData(train, held_out, notes(images.labels, parts), batches, as_they_are)
