@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import foolbox
 import pytest
 import torch
-from foolbox.attacks.base import FixedEpsilonAttack
 from torch import Tensor, nn
 
 from robustnas import certify
-from robustnas.attack import Conditions, evaluate
 from robustnas.cli import main
-from robustnas.errors import RunError
-from robustnas.threat import ThreatModel
-from robustnas_plugins.attacks.fgsm import FGSM
-from robustnas_plugins.attacks.pgd import PGD
 from support.evaluated_digits import prepare, run, some, stage, table, trained
 from support.fake_package import install
 
@@ -239,147 +231,6 @@ def test_a_network_of_probabilities_carries_a_mark(folder: Path):
         names = {flag["name"] for flag in table(folder / out)["flags"]}
         assert any("probabilit" in name or "softmax" in name for name in names) == flagged, names
         assert ("(!)" in (folder / out / "table.md").read_text()) == flagged
-
-
-# What an attack may do to the network it is given
-
-
-class Change(FixedEpsilonAttack):  # type: ignore[misc]
-    """Does something to the network, and returns the images."""
-
-    distance = foolbox.distances.linf
-
-    def __init__(self, do: Callable[[nn.Module], None]):
-        self.do = do
-
-    def run(self, model: Any, inputs: Tensor, criterion: Any, *, epsilon: float, **kwargs: Any) -> Tensor:
-        self.do(inspect.getclosurevars(model._model).nonlocals["model"].network)
-        return inputs
-
-
-def in_place(network: Any) -> None:
-    with torch.no_grad():
-        network[0].weight.add_(0.1)
-
-
-def one_number(network: Any) -> None:
-    with torch.no_grad():
-        network[6].bias[3] = float("nan")
-
-
-def other_data(network: Any) -> None:
-    network[0].weight.data = torch.zeros_like(network[0].weight)
-
-
-def other_shape(network: Any) -> None:
-    network[6].bias.data = torch.zeros(1)
-
-
-def other_parameter(network: Any) -> None:
-    network[0].weight = nn.Parameter(network[0].weight + 1.0)
-
-
-def no_parameter(network: Any) -> None:
-    network[0].bias = None
-
-
-def buffer(network: Any) -> None:
-    network[1].running_mean.zero_()
-
-
-def other_buffer(network: Any) -> None:
-    network[1].running_var = torch.ones(6)
-
-
-def statistics(network: Any) -> None:
-    network.train()
-    network(torch.rand(4, 1, 8, 8))
-    network.eval()
-
-
-CHANGES: dict[Callable[[Any], None], str] = {
-    in_place: "0.weight",
-    one_number: "6.bias",
-    other_data: "0.weight",
-    other_shape: "6.bias",
-    other_parameter: "0.weight",
-    no_parameter: "0.bias",
-    buffer: "1.running_mean",
-    other_buffer: "1.running_var",
-    statistics: "1.running_mean",
-}
-LINF = ThreatModel("linf", 0.06)
-
-
-@pytest.mark.parametrize("do", CHANGES, ids=lambda do: do.__name__)
-def test_a_changed_network_is_told_and_put_back(do: Callable[[Any], None]):
-    network, (images, labels) = trained(), some(20)
-    before = evaluate(network, images, labels, FGSM().build(LINF), LINF)
-    held = {name: (tensor, tensor.detach().clone()) for name, tensor in network.state_dict(keep_vars=True).items()}
-    with pytest.raises(RunError, match=rf"attack bad changed the network \({CHANGES[do]}\).*is as it was") as caught:
-        evaluate(network, images, labels, Change(do), LINF, Conditions(label="bad", batch=10))
-    assert "results are not used" in str(caught.value)
-    now = network.state_dict(keep_vars=True)
-    assert now.keys() == held.keys()
-    for name, (tensor, value) in held.items():
-        assert now[name] is tensor, name
-        assert torch.equal(tensor, value), name
-    after = evaluate(network, images, labels, FGSM().build(LINF), LINF)
-    assert torch.equal(before.sizes["l1"], after.sizes["l1"])
-
-
-class Counting(nn.Sequential):
-    """Counts what it is asked in a buffer, whatever its mode."""
-
-    def __init__(self) -> None:
-        super().__init__(*trained())
-        self.register_buffer("asked", torch.zeros(()))
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.asked += 1
-        return super().forward(images)  # type: ignore[no-any-return]
-
-
-def test_a_network_that_changes_itself_is_told_before_an_attack_is_blamed():
-    network, (images, labels) = Counting(), some(20)
-    with pytest.raises(RunError, match="the network's own forward pass changes asked in eval mode"):
-        evaluate(network, images, labels, FGSM().build(LINF), LINF)
-    assert network.asked == 0
-
-
-@pytest.mark.parametrize("every", [1, 7])
-def test_a_network_that_changes_itself_later_is_told_instead_of_the_attack(every: int):
-    class Seldom(Counting):
-        calls = 0
-
-        def forward(self, images: Tensor) -> Tensor:
-            self.calls += 1
-            self.asked += self.calls % every == 0
-            return nn.Sequential.forward(self, images)  # type: ignore[no-any-return]
-
-    network, (images, labels) = Seldom(), some(20)
-    with pytest.raises(RunError, match="the network's own forward pass changes asked in eval mode"):
-        evaluate(network, images, labels, PGD(steps=10, step_size=0.01).build(LINF), LINF, Conditions(clean=labels))
-    assert network.asked == 0
-
-
-def test_an_attack_that_trains_is_told_and_the_mode_is_put_back():
-    network, (images, labels) = trained(), some(20)
-    for do in (lambda net: net.train(), lambda net: net[1].train()):
-        with pytest.raises(RunError, match="attack bad put the network into training mode"):
-            evaluate(network, images, labels, Change(do), LINF, Conditions(label="bad"))
-        assert not any(module.training for module in network.modules())
-
-
-def test_gradients_an_attack_leaves_behind_are_not_the_networks():
-    network, (images, labels) = trained(), some(20)
-
-    def wants_gradients(net: nn.Module) -> None:
-        net.requires_grad_(True)
-
-    evaluate(network, images, labels, Change(wants_gradients), LINF)
-    evaluate(network, images, labels, foolbox.attacks.LinfPGD(steps=1), LINF)
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
 
 
 # Certificates that attacks prove wrong

@@ -1,43 +1,22 @@
 """The attack harness: what an attack may prove, and what it may not touch."""
 
 import random
-from contextlib import contextmanager, nullcontext
 
 import foolbox
 import numpy as np
 import pytest
 import torch
 from foolbox.attacks.base import FixedEpsilonAttack, MinimizationAttack
-from torch import nn
 
-from robustnas import certify
 from robustnas.attack import Conditions, evaluate, predict, robust
-from robustnas.attack.review.probe import probe
-from robustnas.certify import smoothing
 from robustnas.data.images import InMemory, Streamed
-from robustnas.errors import DataError, DeviceError, OptionError, RobustnasError, RunError
-from robustnas.nn.read_only import read_only
-from robustnas.runtime.seeding import seeded
+from robustnas.errors import DataError, DeviceError, OptionError, RunError
 from robustnas.threat import ThreatModel
+from support.grey_images import Brightness, Fixed, Small, levels, some
 
 LINF, L2, L1 = ThreatModel("linf", 0.1), ThreatModel("l2", 0.3), ThreatModel("l1", 1.2)
 WIDE = ThreatModel("linf", 0.4)
 CPU = torch.device("cpu")
-
-
-class Fixed(FixedEpsilonAttack):
-    """An attack inside a ball made of a function of the images."""
-
-    def __init__(self, change, norm="linf"):
-        self.change = change
-        self.norm = norm
-
-    @property
-    def distance(self):
-        return getattr(foolbox.distances, self.norm)
-
-    def run(self, model, inputs, criterion, *, epsilon, **kwargs):
-        return self.change(inputs)
 
 
 class Minimal(MinimizationAttack):
@@ -51,43 +30,6 @@ class Minimal(MinimizationAttack):
     def run(self, model, inputs, criterion, *, early_stop=None, **kwargs):
         assert early_stop is None
         return self.change(inputs)
-
-
-class Brightness(nn.Module):
-    """Class 1 where the mean of the pixels is above a half."""
-
-    def forward(self, images):
-        bright = images.flatten(1).mean(1) - 0.5
-        return torch.stack([-bright, bright], 1)
-
-
-class Small(nn.Module):
-    """A network with batch norm, dropout and a buffer that training would move."""
-
-    def __init__(self, classes=3):
-        super().__init__()
-        with seeded(0, "small"):
-            self.body = nn.Sequential(
-                nn.Conv2d(1, 4, 3, padding=1),
-                nn.BatchNorm2d(4),
-                nn.ReLU(),
-                nn.Flatten(),
-                nn.Linear(64, classes),
-            )
-
-    def forward(self, images):
-        return self.body(nn.functional.dropout(images - 0.5, 0.5, self.training))
-
-
-def levels(*values):
-    """One grey 4x4 image for each value."""
-    return torch.tensor(values).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).clone()
-
-
-def some(count=12):
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(count, 1, 4, 4, generator=generator)
-    return images, predict(Small(), images)
 
 
 def test_fooled_means_right_when_clean_and_wrong_on_the_admissible_image():
@@ -181,192 +123,6 @@ def test_epsilon_zero_changes_nothing(attack):
     assert not record.success.any()
     assert torch.equal(record.prediction, record.clean)
     assert not record.distance.any()
-
-
-def state_of(network):
-    return (
-        [module.training for module in network.modules()],
-        [(p.requires_grad, None if p.grad is None else p.grad.clone()) for p in network.parameters()],
-        {name: tensor.clone() for name, tensor in network.state_dict().items()},
-    )
-
-
-@contextmanager
-def untouched(network):
-    """Fails if mode, requires_grad, gradients, weights or buffers differ afterwards."""
-    modes, gradients, tensors = state_of(network)
-    yield
-    modes_after, gradients_after, tensors_after = state_of(network)
-    assert modes == modes_after
-    for (wanted, grad), (wanted_after, grad_after) in zip(gradients, gradients_after, strict=True):
-        assert wanted == wanted_after
-        assert (grad is None) == (grad_after is None)
-        assert grad is None or torch.equal(grad, grad_after)
-    assert all(torch.equal(tensors[name], tensors_after[name]) for name in tensors)
-
-
-def mixed_network():
-    """In training mode but for one module, one parameter frozen, some gradients there."""
-    network = Small().train()
-    network.body[1].eval()
-    parameters = list(network.parameters())
-    parameters[0].requires_grad_(False)
-    parameters[1].grad = torch.ones_like(parameters[1])
-    return network
-
-
-def test_the_network_is_left_as_it_was():
-    network, (images, labels) = mixed_network(), some()
-    attack = foolbox.attacks.LinfPGD(steps=3, abs_stepsize=0.2)
-    with untouched(network):
-        record = evaluate(network, images, labels, attack, WIDE, Conditions(batch=5))
-    assert record.success.any()
-
-
-def test_the_network_is_left_as_it_was_after_an_exception():
-    def fail(x):
-        raise ZeroDivisionError("half way")
-
-    network, (images, labels) = mixed_network(), some()
-    with (
-        untouched(network),
-        pytest.raises(RunError, match=r"attack broken raised ZeroDivisionError.*half way"),
-    ):
-        evaluate(network, images, labels, Fixed(fail), LINF, Conditions(label="broken"))
-
-
-def test_an_exception_without_text_is_told_by_its_kind():
-    def fail(x):
-        raise AssertionError
-
-    with pytest.raises(RunError, match=r"raised AssertionError on images 0 to 0$"):
-        evaluate(Brightness(), levels(0.4), torch.tensor([0]), Fixed(fail), LINF)
-
-
-def test_an_interrupt_passes_and_the_network_is_put_back():
-    def interrupt(x):
-        raise KeyboardInterrupt
-
-    network, (images, labels) = mixed_network(), some()
-    with untouched(network), pytest.raises(KeyboardInterrupt):
-        evaluate(network, images, labels, Fixed(interrupt), LINF)
-
-
-def test_frozen_puts_everything_back_and_keeps_batch_norm_still():
-    network = mixed_network()
-    with untouched(network):
-        with read_only(network):
-            assert not any(module.training for module in network.modules())
-            assert not any(parameter.requires_grad for parameter in network.parameters())
-            network(torch.rand(4, 1, 4, 4))
-        with pytest.raises(ValueError, match="inside"), read_only(network):
-            raise ValueError("inside")
-
-
-WRITES = {
-    "sub_": lambda x: x.sub_(0.3).div_(0.2),
-    "setitem": lambda x: x.__setitem__((slice(None), slice(None), 0), 0.5),
-    "view": lambda x: x.flatten(1).mul_(0.5),
-    "relu": lambda x: nn.functional.relu(x, inplace=True),
-    "data": lambda x: x.data.mul_(0.5),
-    "numpy": lambda x: x.detach().numpy().__imul__(0.5),
-}
-
-
-class Writing(Small):
-    """Writes into the images it is given, every so many calls."""
-
-    def __init__(self, write, every):
-        super().__init__()
-        self.write, self.every, self.asked = write, every, 0
-
-    def forward(self, images):
-        self.asked += 1
-        if self.asked % self.every == 0:
-            self.write(images)
-        return super().forward(images)
-
-
-LOOKS = {
-    "predict": lambda network, images, labels: predict(network, images, batch=3),
-    "evaluate": lambda network, images, labels: evaluate(
-        network, images, labels, foolbox.attacks.LinfPGD(steps=5), LINF, Conditions(clean=labels)
-    ),
-    "source": lambda network, images, labels: evaluate(
-        Small(), images, labels, foolbox.attacks.LinfPGD(steps=5), LINF, Conditions(source=network)
-    ),
-    "smoothing": lambda network, images, labels: smoothing.certify(
-        network, images, labels, sigma=0.1, samples=20, selection=5, alpha=0.1, batch=12, device=CPU, seed=0
-    ),
-    "probe": lambda network, images, labels: probe(network, InMemory(images, labels), labels, "l2", device=CPU, seed=0),
-}
-
-
-@pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize(("write", "every"), [*((write, 1) for write in WRITES), ("sub_", 3)])
-def test_a_network_that_writes_into_its_images_is_refused_and_nobodys_are_changed(look, write, every):
-    images, labels = some()
-    before = images.clone()
-    with pytest.raises(RunError, match=r"the network \(Writing\) writes into the images it is given.*x = x\.clone\(\)"):
-        LOOKS[look](Writing(WRITES[write], every), images, labels)
-    assert torch.equal(images, before)
-
-
-@pytest.mark.parametrize("write", ["sub_", "numpy"])
-def test_certificates_are_of_the_images_that_were_asked_about(write):
-    images, labels = some()
-    before = images.clone()
-    with pytest.raises(RobustnasError):
-        certify.radius(Writing(WRITES[write], 2), images, labels, "l2", "ibp")
-    assert torch.equal(images, before)
-
-
-def test_what_is_lent_is_taken_back_after_an_exception_and_whatever_it_holds():
-    network = Writing(lambda x: 1 / 0, 2)
-    with read_only(network):
-        for value in (0.5, float("nan")):
-            images = torch.full((2, 1, 4, 4), value)
-            assert torch.equal(network(images).isnan(), Small().eval()(images).isnan())
-            with pytest.raises(ZeroDivisionError):
-                network(images)
-    assert not network._forward_hooks
-    assert not network._forward_pre_hooks
-
-
-def test_gradients_pass_through_what_is_lent_as_without():
-    network, (images, labels) = Small().eval(), some()
-    gradients = []
-    for around in (nullcontext(), read_only(network)):
-        leaf = images.clone().requires_grad_()
-        with around:
-            gradients += torch.autograd.grad(nn.functional.cross_entropy(network(leaf), labels), leaf)
-    assert gradients[0].any()
-    assert torch.equal(*gradients)
-
-
-def test_a_network_that_raises_under_attack_is_named_not_the_attack():
-    images, labels = some()
-    with pytest.raises(RunError, match=r"^the network raised ZeroDivisionError in its forward pass for images \(5, 1,"):
-        evaluate(
-            Writing(lambda x: 1 / 0, 3),
-            images,
-            labels,
-            foolbox.attacks.LinfPGD(steps=5),
-            LINF,
-            Conditions(batch=5, clean=labels),
-        )
-
-
-def test_the_attack_cannot_change_the_callers_images():
-    images, labels = some()
-    before = images.clone()
-    evaluate(Small(), images, labels, Fixed(lambda x: x.mul_(0.99)), LINF)
-    assert torch.equal(images, before)
-
-
-def test_an_attack_that_changes_its_input_in_place_is_measured_from_the_clean_image():
-    with pytest.raises(RunError, match="outside the ball"):
-        evaluate(Brightness(), levels(0.2), torch.tensor([0]), Fixed(lambda x: x.add_(0.5)), LINF)
 
 
 class Noisy(FixedEpsilonAttack):
@@ -540,14 +296,6 @@ def test_robust_is_the_worst_case_image_by_image():
     assert correct.tolist() == [True, True, True, False]
     with pytest.raises(ValueError, match="same images"):
         robust(correct, [first[:2]])
-
-
-def test_the_order_of_batches_does_not_matter_to_a_deterministic_attack():
-    images, labels = some()
-    attack = foolbox.attacks.LinfPGD(steps=4, abs_stepsize=0.04, random_start=False)
-    whole, pieces = (evaluate(Small(), images, labels, attack, LINF, Conditions(batch=batch)) for batch in (12, 1))
-    assert torch.equal(whole.prediction, pieces.prediction)
-    torch.testing.assert_close(whole.distance, pieces.distance, atol=1e-5, rtol=0)
 
 
 def test_no_images_give_an_empty_record():

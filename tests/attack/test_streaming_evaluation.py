@@ -126,6 +126,7 @@ def peaks(monkeypatch: pytest.MonkeyPatch, images: int, *overrides: str) -> dict
     return found
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(folder: Path, monkeypatch: pytest.MonkeyPatch):
     few, many = 66, 166  # the probe looks at 64
     less, more = peaks(monkeypatch, few), peaks(monkeypatch, many)
@@ -167,6 +168,7 @@ def test_memory_is_made_of_batches(folder: Path, monkeypatch: pytest.MonkeyPatch
         assert 6 * small[stage] < large[stage] < 10 * small[stage]
 
 
+@pytest.mark.slow
 def test_the_shipped_recipe_of_streamed_images_runs(tmp_path: Path):
     """In small, on a folder of images made here."""
     draws = np.random.default_rng(0)

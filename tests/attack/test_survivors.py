@@ -39,8 +39,8 @@ attacks:
   - {name: mi-fgsm, label: mi-fgsm, steps: 2, step_size: 0.03}
   - {name: fab-t, label: fab, steps: 3, target_classes: 9}
   - {name: deepfool, label: deepfool, steps: 4, candidates: 4}
-evaluate: {images: 120, batch: 50, epsilons: [0.04, 0.12, 0.2]}
-certify: {method: crown, images: 60, norms: [linf, l2, l1]}
+evaluate: {images: 60, batch: 25, epsilons: [0.04, 0.12, 0.2]}
+certify: {method: crown, images: 20, norms: [linf, l2]}
 """
 RADII = (0.04, 0.06, 0.12, 0.2)
 
@@ -85,7 +85,7 @@ def test_no_attack_of_the_recipe_does_the_work_of_all(folder: Path):
     for place, label in enumerate(LABELS):
         before = fooled(folder / "all", LABELS[:place], 0.12) if place else False
         broke += bool((fooled(folder / "all", (label,), 0.12) & ~np.asarray(before)).any())
-    assert broke >= 3
+    assert broke >= 2
 
 
 def test_attacks_are_run_from_cheap_to_expensive_whatever_the_recipe_says(folder: Path):
@@ -106,7 +106,7 @@ def test_every_survivor_saw_every_attack_and_nobody_else_did(folder: Path):
             if label not in ("deepfool", "fab"):  # run once, for all radii
                 assert not np.any(tried[earlier | own]), (label, epsilon)
             looked += int(tried.sum())
-    assert looked > 1000
+    assert looked > 500
 
 
 def test_it_costs_fewer_evaluations(folder: Path):
@@ -129,16 +129,16 @@ def test_certified_robust_clean_image_by_image(folder: Path, how: str):
     first = columns(folder / how, "fgsm")
     right = first["clean"] == first["label"]
     robust = right & ~fooled(folder / how, LABELS, 0.06)
-    assert len(certified) == 60
+    assert len(certified) == 20
     assert certified.any()
-    assert np.all(robust[:60] >= certified)
+    assert np.all(robust[:20] >= certified)
     assert np.all(right >= robust)
     found = 0
     for norm, radius in result["radius"].items():
-        size = np.min([columns(folder / how, label)[f"size_{norm}"].min(axis=0) for label in LABELS], axis=0)[:60]
+        size = np.min([columns(folder / how, label)[f"size_{norm}"].min(axis=0) for label in LABELS], axis=0)[:20]
         assert np.all(np.array(radius) <= size * (1 + 1e-6)), norm
         found += int(np.isfinite(size).sum())
-    assert found > 60
+    assert found > 20
     assert not list(folder.rglob("violation.pt"))
 
 
