@@ -204,6 +204,7 @@ def test_a_module_that_raises_as_it_is_imported(what: str, capsys: pytest.Captur
     assert f"the import of ends raised {what}" in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_side_by_side_a_worker_that_is_ended_by_a_plugin_fails_one_stage(here: Path):
     recipe(SMALL, network="late_SystemExit:late")
     command = [sys.executable, "-m", "robustnas", "run", "r.yaml", "--out", "run", "--jobs", "2", "--device", "cpu"]

@@ -50,12 +50,12 @@ CASES = {
 
 def layer():
     """A batch norm in float64, images of it, and a direction."""
-    torch.manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
     module = torch.nn.BatchNorm2d(3).double()
     with torch.no_grad():
         module.weight.copy_(torch.tensor([0.5, 1.0, 2.0]))
-    images = torch.randn(5, 3, 2, 2, dtype=torch.float64)
-    return module, images, torch.randn_like(images)
+    images, direction = torch.randn(2, 5, 3, 2, 2, dtype=torch.float64, generator=draw)
+    return module, images, direction
 
 
 def warp(out):

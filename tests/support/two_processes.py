@@ -1,11 +1,10 @@
 """What `test_processes` runs in two processes: each computes its half, the first writes what both agreed on.
 
-torchrun --nproc-per-node 2 tests/two_processes.py OUT
+torchrun --nproc-per-node 2 tests/support/two_processes.py OUT
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from robustnas.errors import RunError
 from robustnas.nn.synchronised import synchronise
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.interrupt import Interrupted
-from robustnas.runtime.processes import ALONE, Processes, joined
+from robustnas.runtime.processes import Processes, joined
 from robustnas.runtime.report import silent
 from robustnas.search.bilevel import inner_step
 from robustnas.threat import ThreatModel
@@ -142,19 +141,14 @@ def messages(processes: Processes) -> dict[str, torch.Tensor]:
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    if "RANK" not in os.environ:
-        torch.save(everything(ALONE, out), out / "one.pt")
-    else:
-        with joined(CPU) as processes:
-            found = everything(processes, out)
-            found["messages"] = messages(processes)
-            same = processes.gather(
-                {name: {k: v.clone() for k, v in tensors.items()} for name, tensors in found.items()}
-            )
-            assert all(
-                torch.equal(tensor, same[1][name][key])
-                for name, tensors in same[0].items()
-                for key, tensor in tensors.items()
-            ), "the processes disagree"
-            if processes.first:
-                torch.save(found, out / "two.pt")
+    with joined(CPU) as processes:
+        found = everything(processes, out)
+        found["messages"] = messages(processes)
+        first, second = processes.gather(
+            {name: {k: v.clone() for k, v in tensors.items()} for name, tensors in found.items()}
+        )
+        assert all(torch.equal(one, second[name][key]) for name, some in first.items() for key, one in some.items()), (
+            "the processes disagree"
+        )
+        if processes.first:
+            torch.save(found, out / "two.pt")

@@ -18,10 +18,13 @@ from robustnas.recipe.load import load
 from robustnas.registry import ATTACKS, METRICS
 from support import places
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason=f"torch {torch.__version__} has no devices written in Python; newer ones have",
-)
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(
+        not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+        reason=f"torch {torch.__version__} has no devices written in Python; newer ones have",
+    ),
+]
 
 SEARCHED = """
 dataset: digits
@@ -82,20 +85,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path
     folder = tmp_path_factory.mktemp("elsewhere")
     typed, found = [], {}
     for name, text in (("searched", SEARCHED), ("attacked", ATTACKED)):
-        recipe = folder / f"{name}.yaml"
-        recipe.write_text(text, encoding="utf-8")
-        here, away = folder / f"{name}-here", folder / f"{name}-away"
-        assert pipeline.run(load(str(recipe), []), out=here, device="cpu", quiet=True) == 0
-        typed += [str(recipe), str(away)]
-        found[name] = (here, away)
-    program = places.TESTS / "support" / "fake_device.py"
-    done = subprocess.run(
-        [sys.executable, str(program), *typed],
-        capture_output=True,
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+        found[name] = (folder / f"{name}-here", folder / f"{name}-away")
+        typed += [str(folder / f"{name}.yaml"), str(found[name][1])]
+    away = subprocess.Popen(
+        [sys.executable, str(places.TESTS / "support" / "fake_device.py"), *typed],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    for name, (here, _) in found.items():
+        assert pipeline.run(load(str(folder / f"{name}.yaml"), []), out=here, device="cpu", quiet=True) == 0
+    _, said = away.communicate(timeout=300)
+    assert away.returncode == 0, said[-3000:]
     return found
 
 
