@@ -27,7 +27,7 @@ DIGITS = 20
 
 @frozen
 class Box:
-    """A box of images.
+    """Bounds every entry of an image from both sides.
 
     Args:
         shape: (C, H, W).

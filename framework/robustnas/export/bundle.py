@@ -53,7 +53,7 @@ NOT_COMPARED = "not compared: onnxruntime was not installed"
 
 @frozen
 class Bundle:
-    """What was written.
+    """Says what was written.
 
     Args:
         path: the folder.
@@ -145,7 +145,7 @@ def export(request: Request, report: Report = silent) -> Bundle:
 
 
 def _plan(run: Path) -> Plan:
-    """The plan of the recipe that a run directory keeps."""
+    """Make the plan of the recipe that a run directory keeps."""
     recipe = run / "recipe.yaml"
     if not os.path.lexists(recipe):
         raise RunDirectoryError(
@@ -156,7 +156,7 @@ def _plan(run: Path) -> Plan:
 
 
 def _known(request: Request, arranged: Plan) -> int:
-    """The seed; method and seed are the run's."""
+    """Return the seed; require that method and seed are the run's."""
     methods = list(arranged.methods)
     if request.method not in methods:
         raise InputError(
@@ -170,7 +170,7 @@ def _known(request: Request, arranged: Plan) -> int:
 
 
 def _threat(request: Request, arranged: Plan) -> ThreatModel:
-    """The threat model asked for, as far as a box can say it."""
+    """Return the threat model that is asked for; refuse one that a box cannot say."""
     norm = request.norm or arranged.threat.norm
     if norm not in NORMS:
         raise InputError(f"found norm {norm!r}; {', '.join(NORMS)} would do{did_you_mean(norm, NORMS)}")
@@ -192,7 +192,7 @@ def _threat(request: Request, arranged: Plan) -> ThreatModel:
 
 
 def _trained(directory: RunDirectory, arranged: Plan, method: str, seed: int) -> nn.Module:
-    """The network of a method and seed, in eval mode, on the CPU."""
+    """Load the network of a method and seed, in eval mode, on the CPU."""
     elsewhere = arranged.methods[method].network
     if elsewhere is not None:
         return load_foreign(elsewhere, arranged.dataset)

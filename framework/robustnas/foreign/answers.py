@@ -29,7 +29,7 @@ FORMAT = r"\bdtype\b|scalar type|\b[Hh]alf\b|\b[Dd]ouble\b"
 
 
 def check_answers(network: nn.Module, factory: str, classes: int, shape: Shape) -> None:
-    """The network answers images of the dataset with logits of its classes, one image as well as two.
+    """Require that the network answers images of the dataset with logits of its classes, one image as well as two.
 
     Raises:
         InputError: it does not.
@@ -72,7 +72,7 @@ def check_answers(network: nn.Module, factory: str, classes: int, shape: Shape) 
 
 
 def _answers(network: nn.Module, count: int, shape: Shape) -> Any:
-    """What the network makes of so many black images."""
+    """Run the network on so many black images, without gradients."""
     with torch.no_grad(), lent(network):
         return network(torch.zeros(count, *shape))
 
@@ -82,7 +82,7 @@ def _shown(logits: Tensor) -> list[str]:
 
 
 def _inside(answer: Any, wanted: tuple[int, int]) -> str:
-    """Which part of an answer looks like the logits, as part of a message."""
+    """Say which part of an answer looks like the logits; nothing where none does."""
     parts: Iterable[tuple[Any, Any]] = answer.items() if isinstance(answer, Mapping) else ()
     parts = enumerate(answer) if isinstance(answer, list | tuple) else parts
     named = [name for name, one in parts if isinstance(one, Tensor) and one.shape == wanted]
@@ -93,7 +93,7 @@ def _inside(answer: Any, wanted: tuple[int, int]) -> str:
 
 
 def _advice(network: nn.Module, fault: BaseException, shape: Shape, count: int) -> Iterator[str]:
-    """What would do where a network raised that on so many images: the likeliest first, or nothing."""
+    """Say what would do where a network raised a fault on so many images: the likeliest first, or nothing."""
     text = text_of(fault)
     if isinstance(fault, AttributeError) and (name := getattr(fault, "name", None) or _attribute(text)):
         if name == "drop_path_prob":
@@ -129,7 +129,7 @@ def _attribute(text: str) -> str | None:
 
 
 def _taken(network: nn.Module, shape: Shape) -> Iterator[str]:
-    """Which images the network takes instead: of other channels, of another size, of both."""
+    """Try which images the network takes instead: of other channels, of another size, of both."""
     channels, rows, columns = shape
     own = (rows, columns)
     others = [other for other in (3, 1) if other != channels]

@@ -47,7 +47,7 @@ DAMAGED = (
 """What the reading of a damaged file raises."""
 
 LEAST = 64 * 2**20
-"""Bytes that any file may hold."""
+"""Bytes that any file may hold, however small its network: no machine that trains has less to spare."""
 
 DTYPES = {
     "Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16,
@@ -77,7 +77,7 @@ class Archive:
         self._storages: dict[str, tuple[int, Tensor]] = {}
 
     def tensor(self, stored: Stored) -> Tensor:
-        """The tensor, contiguous and with memory of its own.
+        """Read a tensor; it is contiguous and has memory of its own.
 
         Raises:
             InputError: its storage is not in the file, or is smaller than the tensor.
@@ -95,7 +95,7 @@ class Archive:
         return numbers.as_strided(stored.shape, stored.stride).clone(memory_format=torch.contiguous_format)
 
     def _whole(self, storage: Storage, size: int) -> Tensor:
-        """A storage as (size,) uint8, read once."""
+        """Read a storage as (size,) uint8; a second request for it reads nothing."""
         if storage.key not in self._storages or self._storages[storage.key][0] < size:
             self._storages[storage.key] = (size, torch.frombuffer(self._numbers(storage.key, size), dtype=torch.uint8))
         return self._storages[storage.key][1]
@@ -117,7 +117,7 @@ def _dtype(stored: Stored) -> torch.dtype:
 
 @contextmanager
 def opened(path: Path, network: int) -> Iterator[Archive]:
-    """A file of tensors.
+    """Open a file of tensors.
 
     Args:
         network: bytes of the network that it is for, by which it is measured what the file may hold.
@@ -159,7 +159,7 @@ def _check_kind(start: bytes) -> None:
 
 
 def _zipped(archive: zipfile.ZipFile, most: int) -> Archive:
-    """The archive of torch 1.6 and later.
+    """Read the zip archive of torch 1.6 and later.
 
     Args:
         most: bytes that it may unpack to.
@@ -196,7 +196,7 @@ def _zipped(archive: zipfile.ZipFile, most: int) -> Archive:
 
 
 def _legacy(file: BinaryIO, size: int) -> Archive:
-    """The form before torch 1.6: pickles one after the other, then the numbers of each storage."""
+    """Read the form before torch 1.6: pickles one after the other, then the numbers of each storage."""
     if pickled.read(file, size) != MAGIC:
         raise InputError(f"is a pickle, and not of torch.save; {ADVICE}")
     for _ in ("version of the form", "sizes of integers"):

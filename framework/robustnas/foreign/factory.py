@@ -37,7 +37,7 @@ def working_directory() -> Iterator[None]:
 
 
 def resolved(factory: str) -> tuple[ModuleType, Any]:
-    """The module of `module:name`, imported, and what it calls so.
+    """Import the module of `module:name`; return it and what has that name in it.
 
     Raises:
         InputError: it is not written so, there is no such module or name, or the module raises.
@@ -76,7 +76,7 @@ def resolved(factory: str) -> tuple[ModuleType, Any]:
 
 
 def made_by(factory: str) -> nn.Module:
-    """A network of its own, float32, on the CPU.
+    """Make a network of its own, float32, on the CPU.
 
     Raises:
         InputError: the factory needs arguments, raises, or makes something else.
@@ -121,7 +121,7 @@ def made_by(factory: str) -> nn.Module:
 
 
 def _would_do(found: Any) -> str:
-    """What would do in place of something that is no network."""
+    """Say what would do in place of something that is no network."""
     if inspect.isclass(found) and issubclass(found, nn.Module):
         return "a factory that calls it, for an nn.Module, would do"
     if isinstance(found, Mapping) and any(isinstance(one, Tensor) for one in found.values()):
@@ -135,7 +135,7 @@ def _would_do(found: Any) -> str:
 
 
 def _needed(made: Callable[..., Any]) -> list[str]:
-    """Arguments without which something cannot be called."""
+    """Name the arguments without which something cannot be called."""
     try:
         parameters = inspect.signature(made).parameters.values()
     except (ValueError, TypeError):  # of some that are written in C nothing is known before the call

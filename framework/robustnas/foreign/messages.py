@@ -21,7 +21,7 @@ Made = TypeVar("Made")
 
 
 def theirs(run: Callable[[], Made], what: str) -> Made:
-    """What somebody else's code returns.
+    """Run somebody else's code and return what it returns.
 
     Raises:
         InputError: it raised or exited; names the last line that is not torch's.  What robustnas found itself passes.
@@ -31,7 +31,7 @@ def theirs(run: Callable[[], Made], what: str) -> Made:
 
 
 def kind(thing: Any) -> str:
-    """What something is, in a few words."""
+    """Say what something is, in a few words."""
     if isinstance(thing, Tensor):
         return f"a tensor {thing.dtype} of shape {tuple(thing.shape)}"
     if isinstance(thing, Mapping):
@@ -46,6 +46,6 @@ def kind(thing: Any) -> str:
 
 
 def few(names: Sequence[str]) -> str:
-    """The first names, and how many more."""
+    """List the first names, and count the others."""
     more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
     return (", ".join(names[:FEW]) or "nothing") + more

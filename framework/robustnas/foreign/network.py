@@ -37,7 +37,7 @@ def load(
     std: Sequence[float] | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> nn.Module:
-    """The network, on the CPU in eval mode: (N, C, H, W) pixels in [0, 1] -> (N, K) logits.
+    """Load the network, on the CPU in eval mode: (N, C, H, W) pixels in [0, 1] -> (N, K) logits.
 
     It is put through black images, and refused unless it answers each with finite logits and leaves the images as they
     are.
@@ -70,7 +70,7 @@ def load(
 
 
 def digest(factory: str, weights: Weights | None) -> dict[str, Any]:
-    """What identifies the network, as plain data.
+    """Identify the network by plain data.
 
     Returns:
         `factory` as given, `weights` the sha256 of that file or None, `source` the sha256 of the file that defines the
@@ -100,7 +100,7 @@ def digest(factory: str, weights: Weights | None) -> dict[str, Any]:
 def _check_normalisation(
     shape: Shape, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[Sequence[float], Sequence[float]] | None:
-    """Mean and standard deviation, or None where the network has neither or its own.
+    """Return mean and standard deviation, or None where the network has neither or its own.
 
     Raises:
         InputError: one without the other, one of another number of channels, or a std that is not above 0.

@@ -31,7 +31,7 @@ LONGEST_LINE = 100_000
 
 @frozen
 class Named:
-    """What a pickle wanted to import."""
+    """Names what a pickle wanted to import."""
 
     module: str
     name: str
@@ -60,12 +60,12 @@ class Thing(dict[str, Any]):
         self.metadata: dict[str, Any] | None = None
 
     def put(self, name: Any, value: Any) -> None:
-        """An entry; those whose names are no texts (classes, numbers of an optimiser) hold no networks and are left."""
+        """Put an entry; one whose name is no text (a class, a number of an optimiser) holds no network and is left."""
         if isinstance(name, str):
             self[name] = value
 
     def build(self, state: Any) -> None:
-        """Attributes."""
+        """Take the attributes that the object would have been given."""
         if not isinstance(state, Thing):
             return
         if isinstance(state.get("_metadata"), Thing):
@@ -78,7 +78,7 @@ class Thing(dict[str, Any]):
 
 @frozen(eq=False)
 class Storage:
-    """What a file keeps the numbers of tensors in.
+    """Says where a file keeps the numbers of tensors.
 
     Args:
         key: which.
@@ -95,7 +95,7 @@ class Storage:
 
 @frozen(eq=False)
 class Stored:
-    """A tensor that has not been read: its place in a storage, in numbers.
+    """Says where in a storage a tensor lies that has not been read; offset, shape and stride count numbers, not bytes.
 
     Args:
         dtype: its name where the storage does not tell.
@@ -109,7 +109,7 @@ class Stored:
 
 
 class _Bounded:
-    """A file whose lines have an end and whose reads ask for no more than is there."""
+    """Bounds a file: its lines have an end, and reads ask for no more than is there."""
 
     def __init__(self, file: BinaryIO, size: int):
         self.file, self.size = file, size
@@ -125,7 +125,7 @@ class _Bounded:
 
 
 def read(file: BinaryIO, size: int, storages: dict[str, Storage] | None = None) -> Any:
-    """The value of the pickle that begins here; the file is left at its end.
+    """Read the pickle that begins here; the file is left at its end.
 
     Args:
         size: bytes of the file.
@@ -165,7 +165,7 @@ _FROM_MARK = ("TUPLE", "LIST", "DICT", "FROZENSET", "APPENDS", "ADDITEMS", "SETI
 
 
 class _Machine:
-    """The stack, the memo, and what each instruction does to them."""
+    """Follows the instructions of a pickle on a stack and a memo."""
 
     def __init__(self, storages: dict[str, Storage]) -> None:
         self.storages = storages
@@ -242,7 +242,7 @@ class _Machine:
         return found
 
     def _marked(self, name: str, argument: Any, found: list[Any]) -> None:
-        """An instruction on the values since a mark."""
+        """Follow an instruction on the values since a mark."""
         stack = self.stack
         if name == "TUPLE":
             stack.append(tuple(found))
@@ -278,7 +278,7 @@ PLAIN = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buf
 
 
 def _made(made: Any, given: Any) -> Any:
-    """What calling it would have made, as far as it concerns tensors; else a thing of that name."""
+    """Return what a call would have made, as far as it concerns tensors; else a thing of that name."""
     if not isinstance(made, Named):
         return Thing()
     name = str(made)
@@ -325,7 +325,7 @@ def _storage(identity: Any) -> Any:
 
 
 def state_of(module: Thing) -> Thing:
-    """The state dict of a pickled `nn.Module`: parameters and persistent buffers by their names.
+    """Gather the state dict of a pickled `nn.Module`: parameters and persistent buffers by their names.
 
     Raises:
         InputError: it holds itself, or the same part thousands of times.
@@ -361,7 +361,7 @@ DEEPEST = 50
 
 
 def mappings(found: Any) -> list[tuple[tuple[str, ...], Thing]]:
-    """Every mapping inside a value, each once and those further out first, and where it is: names from the top.
+    """Find every mapping inside a value, each once and those further out first, with the names that lead to it.
 
     Raises:
         InputError: one holds itself, or they lie too deep.

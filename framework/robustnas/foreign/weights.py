@@ -35,7 +35,7 @@ COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 """Last parts of the names of tensors that change no answer: they count batches, averages and (thop) operations."""
 
 DEEPEST = 8
-"""Parts of a prefix."""
+"""Parts of a prefix that are tried: wrappers lie one in another two or three deep."""
 
 SEVERAL = 20
 """Copies of the network in a file that are compared with each other."""
@@ -43,7 +43,7 @@ SEVERAL = 20
 
 @frozen(eq=False)
 class Fit:
-    """What a state dict holds for a network, behind one prefix.
+    """Says what a state dict holds for a network, behind one prefix.
 
     Args:
         place: of the state dict in the file.
@@ -82,7 +82,7 @@ class Fit:
 
     @property
     def misshapen(self) -> list[str]:
-        """Of each tensor of another shape, what to tell."""
+        """The message for each tensor of another shape."""
         return [
             f"{name}: {_size(value)} in the file, {_size(self.expected[name])} in the network"
             for name, value in self.found.items()
@@ -99,7 +99,7 @@ class Fit:
 
 
 def fill(network: nn.Module, weights: Weights, factory: str) -> str:
-    """Every tensor of the network from the file, each exactly once.
+    """Fill every tensor of the network from the file, each exactly once.
 
     Returns:
         What was loaded, in words.
@@ -137,7 +137,7 @@ def fill(network: nn.Module, weights: Weights, factory: str) -> str:
 
 
 def _read(archive: Archive, fit: Fit, room: int) -> dict[str, Any]:
-    """What torch is given: all that is behind the prefix, by the network's names.
+    """Read what torch is given: all that is behind the prefix, by the network's names.
 
     Args:
         room: numbers that tensors may have whose sizes are not the network's: those that only torch knows how to take,
@@ -155,7 +155,7 @@ def _read(archive: Archive, fit: Fit, room: int) -> dict[str, Any]:
 
 
 def _load(network: nn.Module, state: dict[str, Any], fit: Fit) -> tuple[list[str], list[str]]:
-    """Which names are missing, and which unknown, once torch has taken what it knows.
+    """Hand the tensors to torch; return which names are missing, and which unknown, once it has taken what it knows.
 
     Raises:
         InputError: torch refuses it.
@@ -180,7 +180,7 @@ def _counts(name: str) -> bool:
 
 
 def _chosen(archive: Archive, weights: Weights, expected: Mapping[str, Any]) -> Fit:
-    """The one thing in a file that fits, or the nearest.
+    """Choose the one thing in a file that fits, or the nearest.
 
     Raises:
         InputError: there are several that differ, it is among others, or what was asked for is not there.
@@ -222,7 +222,7 @@ def _chosen(archive: Archive, weights: Weights, expected: Mapping[str, Any]) -> 
 
 
 def _option(choice: str) -> str:
-    """How to say it on the command line and in a recipe."""
+    """Say how a choice is made on the command line and in a recipe."""
     name, _, value = choice.partition(": ")
     return f"--weights-{name} {value} (in a recipe, weights: {{file: ..., {choice}}})"
 
@@ -232,7 +232,7 @@ def _list(places: Iterable[str]) -> str:
 
 
 def _states(content: Any) -> dict[str, Thing]:
-    """Every state dict of a checkpoint by its place; of a pickled module, the one it would have."""
+    """Find every state dict of a checkpoint by its place; of a pickled module, the one it would have."""
     found: dict[str, Thing] = {}
     for place, thing in mappings(content):
         state = thing if thing.parts is None else state_of(thing)
@@ -242,7 +242,7 @@ def _states(content: Any) -> dict[str, Thing]:
 
 
 def _fits(place: str, state: Thing, expected: Mapping[str, Any], prefix: str | None) -> list[Fit]:
-    """What of a state dict could be the network: what lies behind one prefix and has all its names; else the nearest.
+    """Find what of a state dict could be the network: what lies behind one prefix with all its names; else the nearest.
 
     Args:
         prefix: the only one that counts; None tries those there are.
@@ -269,13 +269,13 @@ def _fits(place: str, state: Thing, expected: Mapping[str, Any], prefix: str | N
 
 
 def _head(names: Mapping[str, str]) -> str:
-    """What stands before the names in the file, if it is the same before all."""
+    """Return what stands before the names in the file, if it is the same before all."""
     tail, full = next(iter(names.items()))
     return full.removesuffix(tail) if full.endswith(tail) else ""
 
 
 def _unwrapped(state: Iterable[str], expected: Iterable[str]) -> dict[str, str]:
-    """Each name of a file, and the same without the parts that wrappers add, unless the network has such parts too."""
+    """Map each name to the same without the parts that wrappers add, unless the network has such parts too."""
     own = {part for name in expected for part in name.split(".")}
     wrappers = set(WRAPPERS) - own
     bare = {name: ".".join(part for part in name.split(".") if part not in wrappers) for name in state}
@@ -287,7 +287,7 @@ def _size(value: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    """What something in a file is, in a few words."""
+    """Say what something in a file is, in a few words."""
     if isinstance(value, Stored):
         return f"a tensor of shape {value.shape}"
     if isinstance(value, Thing) and value.kind is not None:

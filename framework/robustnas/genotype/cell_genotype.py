@@ -29,14 +29,14 @@ Gene = tuple[str, int]
 """One kept edge: an operation and the state it reads."""
 
 MOST_NODES = 64
-"""Of a cell; those of the literature have up to 8."""
+"""Most nodes of a cell; those of the literature have up to 8."""
 
 OTHER_NAMES = ("reduction", "reduction_concat")
 """Keys of the reduction cell in some repositories, for `reduce` and `reduce_concat`."""
 
 
 def _genes(name: str, value: Any) -> tuple[Gene, ...]:
-    """The edges of a cell from plain data, two a node, each reading a state before its node."""
+    """Read the edges of a cell from plain data: two a node, each reading a state before its node."""
     if not isinstance(value, (list, tuple)):
         raise InputError(f"genotype: {name} is {shortened(value)}; a list of [operation, input] pairs would do")
     if len(value) > 2 * MOST_NODES:
@@ -61,7 +61,7 @@ def _genes(name: str, value: Any) -> tuple[Gene, ...]:
 
 
 def _concat(name: str, value: Any, genes: tuple[Gene, ...]) -> tuple[int, ...]:
-    """The nodes of a cell's output from plain data."""
+    """Read the nodes of a cell's output from plain data."""
     nodes = len(genes) // 2
     if not isinstance(value, (list, tuple)) or not value:
         raise InputError(f"genotype: {name} is {shortened(value)}; a list of nodes, 2 to {nodes + 1}, would do")
@@ -90,7 +90,7 @@ def _refuse_all_edges(name: str, genes: tuple[Gene, ...], last: int) -> None:
 
 @frozen
 class Genotype:
-    """Both cells of an architecture, valid by construction.
+    """Holds both cells of an architecture, valid by construction.
 
     Args:
         normal: edges of the normal cell, two a node, `(operation, state)`.

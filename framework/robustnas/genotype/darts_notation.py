@@ -50,7 +50,7 @@ def plain(data: Any) -> Any:
 
 
 def _written(name: str, value: Any) -> Any:
-    """The value of an entry; one that is a text is read."""
+    """Read the value of an entry, if it is a text."""
     if isinstance(value, str):
         where = f"genotype: {name}"
         return _Reader(where).value(_tree(value.strip(), where, ast.parse, mode="eval").body)
@@ -71,7 +71,7 @@ def is_call(text: str) -> bool:
 
 
 def read(text: str, where: str) -> dict[str, Any]:
-    """The genotypes of a text by the names that are given to them; one without a name has the empty one.
+    """Read the genotypes of a text by the names that are given to them; one without a name has the empty one.
 
     Other statements (imports, lists of operations) are passed over.
 
@@ -116,7 +116,7 @@ def one(found: Mapping[str, Any], where: str) -> Any:
 
 
 def _tree(text: str, where: str, parse: Callable[..., Any], **mode: str) -> Any:
-    """The syntax tree of a text.
+    """Parse a text into its syntax tree.
 
     Raises:
         InputError: it is too long, or no Python.
@@ -148,13 +148,13 @@ def _is_genotype(node: ast.expr) -> bool:
 
 
 class _Reader:
-    """Values of a syntax tree as plain data."""
+    """Turns values of a syntax tree into plain data."""
 
     def __init__(self, where: str):
         self.where = where
 
     def value(self, node: ast.expr) -> Any:
-        """The value of an expression.
+        """Evaluate an expression.
 
         Raises:
             InputError: it holds something that the notation does not have.
@@ -177,7 +177,7 @@ class _Reader:
         raise self.fault(node, "lists, pairs, texts, whole numbers and range(...) would do")
 
     def genotype(self, call: ast.Call) -> dict[str, Any]:
-        """The fields of a call, by position and by name."""
+        """Read the fields of a call, by position and by name."""
         if len(call.args) > len(FIELDS):
             raise self.fault(call.args[len(FIELDS)], f"{', '.join(FIELDS)} are all it has")
         found = {name: self.value(node) for name, node in zip(FIELDS, call.args, strict=False)}
@@ -188,7 +188,7 @@ class _Reader:
         return found
 
     def numbers(self, call: ast.Call) -> list[int]:
-        """The numbers of a range."""
+        """List the numbers of a range."""
         if not 1 <= len(call.args) <= 3:
             raise self.fault(call, "range(2, 6) would do")
         numbers = [self.number(argument) for argument in call.args]
@@ -197,20 +197,20 @@ class _Reader:
         return list(range(*numbers))
 
     def number(self, node: ast.expr) -> int:
-        """A whole number of a size that counts something."""
+        """Read a whole number of a size that counts something."""
         value = self.value(node)
         if type(value) is not int or abs(value) > 2**31:
             raise self.fault(node, "a whole number would do")
         return value
 
     def text(self, node: ast.expr | None) -> str:
-        """A key of a dictionary."""
+        """Read a key of a dictionary."""
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
             raise self.fault(node or ast.Constant(None), "a text as a key would do")
         return node.value
 
     def fault(self, node: ast.expr, would: str) -> InputError:
-        """What is wrong at a node."""
+        """Say what is wrong at a node."""
         called = _called(node)
         words = {ast.Constant: getattr(node, "value", None), ast.Name: getattr(node, "id", None)}
         found = f"{called}(...)" if called else words.get(type(node), f"Python's {type(node).__name__}")

@@ -26,14 +26,14 @@ KINDS: dict[str, Callable[[int], bool]] = {
 
 
 def kind_of_file(mode: int) -> str | None:
-    """What is in a file's place, from its mode; None for a regular file."""
+    """Say what is in a file's place, from its mode; None for a regular file."""
     if stat.S_ISREG(mode):
         return None
     return next((words for words, is_one in KINDS.items() if is_one(mode)), "no file")
 
 
 def opened(path: Path, refusal: Callable[[str], str]) -> BufferedReader:
-    """A file, open for reading; a link is followed.
+    """Open a file for reading; a link is followed.
 
     It is opened without waiting and looked at when it is open, so that a pipe does not wait for its other end, a
     device is not read without end, and nothing can take the file's place in between.
@@ -54,7 +54,7 @@ def opened(path: Path, refusal: Callable[[str], str]) -> BufferedReader:
 
 
 def read(path: Path, most: int) -> bytes:
-    """The bytes of a file.
+    """Read a file whole.
 
     Args:
         path: of the file.

@@ -64,7 +64,7 @@ def device_lost(fault: BaseException) -> bool:
 
 
 def explain(fault: BaseException, kind: str) -> RobustnasError | None:
-    """What a fault of the machine means to whoever runs a stage of this kind; None for any other fault."""
+    """Say what a fault of the machine means to whoever runs a stage of this kind; None for any other fault."""
     if out_of_memory(fault):
         return RunError(
             f"out of memory{_figures(text_of(fault))}: {CHANGES[kind]} would do; "
@@ -82,7 +82,7 @@ def explain(fault: BaseException, kind: str) -> RobustnasError | None:
 
 
 def _figures(message: str) -> str:
-    """What was asked for and what there was, as far as the message tells."""
+    """Say what was asked for and what there was, as far as the message tells."""
     asked, free, capacity = _ASKED.search(message), _FREE.search(message), _CAPACITY.search(message)
     parts = []
     if asked:
@@ -97,7 +97,7 @@ def _figures(message: str) -> str:
 
 @contextmanager
 def blaming(who: str, when: str) -> Iterator[None]:
-    """Inside, somebody's network or attack runs; whatever it raises is its fault, and only this stage's.
+    """Blame a network or an attack that runs inside for whatever it raises: one stage fails, and the run goes on.
 
     Args:
         who: what to call it, as in `the network`.

@@ -43,7 +43,7 @@ class Peak:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Set the mark back: from now on peaks count anew."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif self.device.type == "cpu":

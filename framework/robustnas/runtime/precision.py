@@ -55,7 +55,7 @@ def float32_with_gradients(device: torch.device) -> Iterator[None]:
 
 
 def mixed(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """A plain forward pass in this precision: autocast for bfloat16, nothing else."""
+    """Compute a plain forward pass in this precision inside: autocast for bfloat16, nothing else."""
     if precision != "bfloat16":
         return nullcontext()
     # the cache of cast weights would go stale where a step exchanges weights by reference
@@ -63,5 +63,5 @@ def mixed(precision: Precision, device: torch.device) -> AbstractContextManager[
 
 
 def single(device: torch.device) -> AbstractContextManager[Any]:
-    """A pass in float32, whatever is around it."""
+    """Compute in float32 inside, whatever is around it."""
     return torch.autocast(device.type, enabled=False)

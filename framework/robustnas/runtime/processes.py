@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 @frozen(eq=False)
 class Processes:
-    """This process among those that share a run.
+    """Stands for this process among those that share a run.
 
     Args:
         rank: which one this is, from 0.
@@ -52,11 +52,11 @@ class Processes:
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """Which of `count` things in order are this process's: contiguous, sizes differ by at most one."""
+        """Say which of `count` things in order are this process's: contiguous, and sizes differ by at most one."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def sum(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Each tensor summed over processes, without a graph; the same on all of them."""
+        """Sum each tensor over processes, without a graph; the result is the same on all of them."""
         if self.size == 1:
             return list(tensors)
         summed: list[Tensor] = [torch.empty(0)] * len(tensors)
@@ -71,7 +71,7 @@ class Processes:
         return summed
 
     def average(self, value: Tensor, count: int) -> Tensor:
-        """A mean over `count` things here as the mean over those of all processes, without a graph."""
+        """Turn a mean over `count` things here into the mean over those of all processes, without a graph."""
         if self.size == 1:
             return value
         total, counts = self.sum([count * value, torch.tensor(float(count), device=value.device)])
@@ -86,7 +86,7 @@ class Processes:
         return bool(flags)
 
     def gather(self, value: Any) -> list[Any]:
-        """Plain data of every process, by rank, on every process."""
+        """Gather plain data of every process, by rank, on every process."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
@@ -94,7 +94,7 @@ class Processes:
         return found
 
     def run_together(self, compute: Callable[[], Result]) -> list[Result]:
-        """What `compute` returns in every process, by rank, on every process.
+        """Run `compute` in every process; return its results, by rank, on every process.
 
         `compute` says nothing to the other processes.
 
@@ -124,7 +124,7 @@ class Processes:
         return [value for value, _ in answers]
 
     def broadcast(self, value: Any) -> Any:
-        """The first process's value, on every process."""
+        """Hand the first process's value to every process."""
         if self.size == 1:
             return value
         box = [value]
@@ -164,7 +164,7 @@ def own_device(name: str) -> str:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """The processes that torchrun started, or this one alone."""
+    """Join the processes that torchrun started; this one alone where there are none."""
     if not launched():
         yield ALONE
         return

@@ -17,12 +17,12 @@ from robustnas.errors import RunDirectoryError
 from robustnas.runtime.artifacts import StageFolder, damaged, forget
 
 SECONDS = 20.0
-"""How often, at most, what is done is written."""
+"""How often, at most, what is done is written: a kill costs no more work than that."""
 
 
 @attrs.define(eq=False)
 class ProgressFiles:
-    """The files of one stage.
+    """Reads and writes the files of one stage.
 
     Args:
         folder: of the stage; None keeps nothing.
@@ -34,7 +34,7 @@ class ProgressFiles:
     _written: float = attrs.field(factory=time.monotonic, init=False)
 
     def read(self) -> Iterator[tuple[Path, bool, dict[str, Any]]]:
-        """Each file, whether it is this process's own, and what it holds.
+        """Yield each file, whether it is this process's own, and what it holds.
 
         Raises:
             RunDirectoryError: one is damaged.

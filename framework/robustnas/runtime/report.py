@@ -13,4 +13,4 @@ class Report(Protocol):
 
 
 def silent(done: int, total: int, unit: str, **figures: float) -> None:
-    """A report to nobody."""
+    """Tell nobody."""

@@ -27,7 +27,7 @@ def generator(seed: int, *words: str | int, device: torch.device | str = "cpu") 
 
 @contextmanager
 def seeded(seed: int, *words: str | int) -> Iterator[None]:
-    """Torch's global generators seeded for one use, and put back afterwards.
+    """Seed torch's global generators for one use inside, and put them back afterwards.
 
     Layers initialise themselves from the global generator, so networks are built inside this.
     """
@@ -38,7 +38,7 @@ def seeded(seed: int, *words: str | int) -> Iterator[None]:
 
 
 def states(generators: Mapping[str, torch.Generator], device: torch.device) -> dict[str, torch.Tensor]:
-    """The states of these generators and of torch's global ones, as a checkpoint keeps them."""
+    """Note the states of these generators and of torch's global ones, as a checkpoint keeps them."""
     found = {name: generator.get_state() for name, generator in generators.items()}
     found["global"] = torch.get_rng_state()
     if device.type == "cuda":
@@ -49,7 +49,7 @@ def states(generators: Mapping[str, torch.Generator], device: torch.device) -> d
 
 
 def put_back(kept: Mapping[str, torch.Tensor], generators: Mapping[str, torch.Generator], device: torch.device) -> None:
-    """The generators as they were when `states` was called."""
+    """Put the generators back as they were when `states` was called."""
     for name, generator in generators.items():
         generator.set_state(kept[name])
     torch.set_rng_state(kept["global"])

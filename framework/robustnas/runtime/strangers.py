@@ -25,7 +25,7 @@ OURS = str(Path(__file__).parent)
 
 @contextmanager
 def contained(blamed: Callable[[str], RobustnasError]) -> Iterator[None]:
-    """Inside, other people's code runs.
+    """Run other people's code inside: what it raises becomes an exception of ours, what it leaves changed is put back.
 
     Args:
         blamed: makes an exception of ours from the description of theirs.

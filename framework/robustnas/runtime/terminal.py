@@ -18,17 +18,17 @@ Cell = str | tuple[str, str]
 
 
 def tell(text: str, *, error: bool = False) -> None:
-    """Lines on stdout, or on stderr."""
+    """Print lines on stdout, or on stderr."""
     print(printable.lines(text), file=sys.stderr if error else sys.stdout, flush=error)
 
 
 def write(text: str) -> None:
-    """A result on stdout, as it would be written to a file; its writer has seen to its characters."""
+    """Print a result as it would be written to a file; its writer has seen to its characters."""
     sys.stdout.write(text)
 
 
 def say(console: Console, text: str, style: str | None = None, *, wrap: bool = False) -> None:
-    """Lines on a console; a long one is broken by the terminal, or by us where it is to `wrap`."""
+    """Print lines on a console; a long one is broken by the terminal, or by us where it is to `wrap`."""
     console.print(printable.lines(text), style=style, markup=False, highlight=False, emoji=False, soft_wrap=not wrap)
 
 
@@ -56,7 +56,7 @@ def table(
     padding: tuple[int, int, int, int] = (0, 1, 0, 1),
     title: str | None = None,
 ) -> Table:
-    """A table for a terminal.
+    """Lay out a table for a terminal.
 
     Args:
         titles: of the columns; an end of a line stays one.

@@ -33,7 +33,7 @@ SAME = 1e-3
 
 
 class _NoGradient(nn.Module):
-    """A network whose logits say nothing of its gradient."""
+    """Answers as a network does, without a gradient: what an attack without sight is shown."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -46,7 +46,7 @@ class _NoGradient(nn.Module):
 
 @frozen(eq=False)
 class _Bench:
-    """An attack, and what it is tried on: a network that is right on all of the images."""
+    """Holds an attack and what it is tried on: a network that is right on all of the images."""
 
     attack: Any
     access: str
@@ -58,11 +58,11 @@ class _Bench:
 
     @property
     def sighted(self) -> bool:
-        """Whether it may see gradients: of the network it attacks, or of the other methods' networks."""
+        """Whether it may see gradients, of the network it attacks or of the other methods' networks."""
         return self.access == "white-box" or bool(AttackTraits.of(self.attack).transfers)
 
     def run(self, runner: Runner, chosen: Tensor, seed: int) -> tuple[Any, int]:
-        """What a part gives for the images at `chosen` (n,), run as the harness runs it, and what it evaluated.
+        """Run a part as the harness does on the images at `chosen` (n,); return images and how many it evaluated.
 
         Args:
             seed: of the global generators; each image's own draws are the same whatever it is.
@@ -114,7 +114,7 @@ def check_attack(plugin: Any, *, norms: Sequence[str] | None = None, epsilon: fl
 
 @functools.cache
 def _learned(seed: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """The kit's network, frozen, and images that it is right on, with their labels; the harness attacks no others."""
+    """Train the kit's network; return it frozen with images that it is right on, as the harness attacks no others."""
     with own_randomness(seed), torch.enable_grad():
         images, labels = tiny_images(IMAGES)
         network = tiny_network()
@@ -128,7 +128,7 @@ def _learned(seed: int) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def _check_promised_cost(attack: Any, verdict: Judge) -> None:
-    """`evaluations`, where there is one, gives a positive number for any number of classes."""
+    """Require that `evaluations`, where there is one, gives a positive number for any number of classes."""
     tells = AttackTraits.of(attack).evaluations
     if tells is None:
         return
@@ -143,7 +143,7 @@ def _check_promised_cost(attack: Any, verdict: Judge) -> None:
 
 
 def _known_norms(attack: Any, verdict: Judge) -> list[str]:
-    """The norms an attack accepts; the others it refuses with an OptionError."""
+    """Return the norms an attack accepts; require that it refuses the others with an OptionError."""
     known = []
     for norm in NORMS:
         try:
@@ -157,7 +157,7 @@ def _known_norms(attack: Any, verdict: Judge) -> list[str]:
 
 
 def _built(attack: Any, threat: ThreatModel, verdict: Judge) -> Any:
-    """The foolbox attack for a threat: from a factory's `build`, or the entry itself if its distance fits."""
+    """Return the foolbox attack for a threat: what a factory builds, or the entry itself if its distance fits."""
     foolbox = load_foolbox()
     factory = callable(getattr(attack, "build", None))
     built = attack.build(threat) if factory else attack
@@ -174,7 +174,7 @@ def _built(attack: Any, threat: ThreatModel, verdict: Judge) -> Any:
 
 
 def _parts(bench: _Bench, threat: ThreatModel) -> list[Runner]:
-    """The parts of the attack for a threat, as the harness takes it apart; one that is not composed is its own part."""
+    """Return the parts of the attack as the harness takes it apart; one that is not composed is its own part."""
     built = _built(bench.attack, threat, bench.verdict)
     composed = AttackTraits.of(built).parts
     if composed is not None:
@@ -190,7 +190,7 @@ def _parts(bench: _Bench, threat: ThreatModel) -> list[Runner]:
 
 
 def _check_radius(bench: _Bench, threat: ThreatModel) -> None:
-    """What all parts give at one radius, what that costs, and that an image is attacked alone."""
+    """Check what all parts give at one radius, what that costs, and that each image is attacked alone."""
     cost, count = 0, len(bench.images)
     for part in _parts(bench, threat):
         everything = torch.arange(count)
@@ -210,12 +210,12 @@ def _check_radius(bench: _Bench, threat: ThreatModel) -> None:
 
 
 def _hint(bench: _Bench) -> str:
-    """What may be wrong where an attack was not shown gradients."""
+    """Say what may be wrong where an attack was not shown gradients."""
     return "" if bench.sighted else f"an attack whose access is {bench.access} sees no gradients"
 
 
 def _check_images(bench: _Bench, part: Runner, found: Any, threat: ThreatModel) -> None:
-    """What a part gives is images, inside ball and box."""
+    """Require that what a part gives is images, inside ball and box."""
     images, verdict = bench.images, bench.verdict
     verdict.require(
         isinstance(found, Tensor) and found.shape == images.shape and found.dtype == images.dtype,
@@ -239,7 +239,7 @@ def _check_images(bench: _Bench, part: Runner, found: Any, threat: ThreatModel) 
 
 
 def _check_independence(bench: _Bench, part: Runner, whole: Tensor, threat: ThreatModel) -> None:
-    """An image gets the same among others, in another order and with other global generators.
+    """Require that an image gets the same among others, in another order and with other global generators.
 
     One image may differ: where rounding decides a comparison, an attack may go another way from there.
     """
@@ -256,7 +256,7 @@ def _check_independence(bench: _Bench, part: Runner, whole: Tensor, threat: Thre
 
 
 def _check_success(bench: _Bench, threat: ThreatModel) -> None:
-    """Judged by the harness twice it does the same, and if it searches, it breaks something in the largest ball."""
+    """Require the same of two runs of the harness; what searches has to break something in the largest ball."""
     verdict, records = bench.verdict, []
     for _ in range(2):
         with verdict.promised(f"the harness takes what it gives under {threat}"):

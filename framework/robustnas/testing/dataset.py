@@ -58,7 +58,7 @@ def check_dataset(
 
 
 def _check_optional(dataset: Dataset, splits: Sequence[str], verdict: Judge) -> None:
-    """The optional member that reads the training images as squares, where it has it."""
+    """Check `training_images`, which reads the training images as squares, where the dataset has it."""
     reads = training_images(dataset)
     if reads is None or "train" not in splits:
         return
@@ -105,7 +105,7 @@ def _taken(images: Images, indices: Tensor, dataset: Dataset, name: str, verdict
 
 
 def _check_order(dataset: Dataset, images: Images, chosen: Tensor, name: str, verdict: Judge) -> None:
-    """The same images in the same order at every call, and in the order they are asked for."""
+    """Require the same images in the same order at every call, and in the order they are asked for."""
     some = chosen[torch.linspace(0, len(chosen) - 1, min(len(chosen), 16)).long()]
     once = _taken(images, some, dataset, name, verdict)
     torch.manual_seed(torch.initial_seed() + 1)

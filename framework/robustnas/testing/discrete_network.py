@@ -19,7 +19,7 @@ from robustnas.threat import NORMS
 
 
 def check_networks(bench: Bench, genotypes: list[Genotype], methods: Sequence[str]) -> None:
-    """The discrete networks of a few genotypes build, treat each image alone, drop paths and have bounds."""
+    """Require that networks of a few genotypes build, treat each image alone, drop paths and have bounds."""
     dropped: list[bool] = []
     for genotype in genotypes:
         make = partial(bench.space.network, genotype, bench.shape, bench.classes)
@@ -63,7 +63,7 @@ def _drop_path_acts(network: Any, images: Tensor, verdict: Judge) -> bool:
 
 
 def check_auxiliary(bench: Bench, genotype: Genotype, wanted: bool | None) -> None:
-    """With auxiliary=True a network has a head, or the space says with an InputError that it has none."""
+    """Require that auxiliary=True makes a head, or is refused with an InputError where there is none."""
     verdict, images = bench.verdict, bench.images
     promise = "network(auxiliary=True) has with_auxiliary(images), or raises InputError"
     try:
@@ -91,7 +91,7 @@ def check_auxiliary(bench: Bench, genotype: Genotype, wanted: bool | None) -> No
 
 
 def check_published(bench: Bench) -> None:
-    """Published genotypes build; on the meta device, which holds no weights."""
+    """Require that published genotypes build, on the meta device, which holds no weights."""
     published = published_by(bench.space)
     bench.verdict.require(
         isinstance(published, Mapping), "published is a mapping of names to genotypes", type(published).__name__

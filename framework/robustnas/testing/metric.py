@@ -63,7 +63,7 @@ def check_metric(
 
 
 def _called(call: Callable[..., Any], name: str, where: str, kept: tuple[Tensor, Tensor], verdict: Judge) -> Tensor:
-    """What a method returns, called `where` with copies of images and labels, which it leaves as they are."""
+    """Call a method with copies of images and labels, which it has to leave as they are; return its tensor."""
     given, true = kept[0].clone(), kept[1].clone()
     with verdict.promised(f"{name} works {where}", "name the norms it knows: check_metric(..., norms=...)"):
         value = call(given, true)
@@ -86,7 +86,7 @@ def _called(call: Callable[..., Any], name: str, where: str, kept: tuple[Tensor,
 
 @frozen(eq=False)
 class _Score:
-    """A metric's `score`, called as the framework calls it: seeded, on copies of the images."""
+    """Calls a metric's `score` as the framework does: seeded, on copies of the images."""
 
     score: Callable[..., Tensor]
     verdict: Judge
@@ -104,7 +104,7 @@ class _Score:
 
 
 def _check_score(score: _Score, network: nn.Module, small: ThreatModel, large: ThreatModel) -> None:
-    """One score is repeatable, of each image alone, not larger for a larger ball, and differentiable."""
+    """Require a score that is repeatable, of each image alone, not larger for a larger ball, and differentiable."""
     verdict = score.verdict
     images, labels = tiny_images(IMAGES)
     fit(network, *tiny_images(24), steps=15)
@@ -129,7 +129,7 @@ def _check_score(score: _Score, network: nn.Module, small: ThreatModel, large: T
 
 
 def _check_over_time(metric: Any, verdict: Judge, seed: int, threat: ThreatModel) -> None:
-    """What `at` gives scores at any time, and at the end as the metric itself."""
+    """Require that what `at` gives scores at any time, and at the end as the metric itself."""
     network, (images, labels) = TinySupernet(), tiny_images(IMAGES)
     fit(network, *tiny_images(24), steps=15)
     whole = _Score(metric.score, verdict, "a supernet", seed)(network, images, labels, threat)
@@ -153,7 +153,7 @@ def _plant_gradients(network: nn.Module) -> None:
 def _check_alone(
     score: _Score, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, together: Tensor
 ) -> None:
-    """An image's score depends on that image only.
+    """Require that an image's score depends on that image only.
 
     A metric that draws at random draws by position.  So first every *other* image is replaced, which keeps
     each position's draw; a metric that does not draw is also asked for single images and for a moved batch.
@@ -183,7 +183,7 @@ def _check_alone(
 
 
 def _check_gradient(score: _Score, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
-    """Where the score depends on the weights or on alpha, it has a finite gradient there that is not zero."""
+    """Require a finite gradient that is not zero where the score depends on the weights or on alpha."""
     alphas = list(network.alpha.values()) if isinstance(network, TinySupernet) else []
     weights = [one for one in network.parameters() if all(one is not alpha for alpha in alphas)]
     once = score(network, images, labels, threat).detach()
@@ -217,7 +217,7 @@ def _require_gradient(verdict: Judge, value: Tensor, group: list[nn.Parameter], 
 
 
 def _check_loss(loss: Callable[..., Tensor], name: str, verdict: Judge, threat: ThreatModel, seed: int) -> None:
-    """A loss of one level is held to its promises on a supernet in training mode, at three times of a search."""
+    """Hold a loss of one level to its promises on a supernet in training mode, at three times of a search."""
     supernet = TinySupernet()
     images, labels = tiny_images(IMAGES + 1)
     settle(supernet, images)

@@ -19,7 +19,7 @@ from robustnas.threat import ThreatModel
 
 @frozen(eq=False)
 class Bench:
-    """A search space, and what it is tried on: images (N, C, H, W) of so many classes, built from a seed."""
+    """Holds a search space and what it is tried on: images (N, C, H, W), their classes, and a seed to build from."""
 
     space: SearchSpace
     images: Tensor
@@ -34,7 +34,7 @@ class Bench:
         return channels, rows, columns
 
     def built(self, build: Callable[[], object], what: str, promise: str) -> Any:
-        """A module in training mode, which is the same in two builds from one seed."""
+        """Build a module in training mode; require that two builds from one seed are the same."""
         twice = []
         for _ in range(2):
             torch.manual_seed(self.seed)
@@ -51,7 +51,7 @@ class Bench:
         return twice[0]
 
     def logits(self, module: nn.Module, images: Tensor, what: str) -> Tensor:
-        """The logits of a supernet or a network, after a look at them."""
+        """Return the logits of a supernet or a network; require their shape and that they are finite."""
         promise, shape = f"{what} maps images (N, C, H, W) to logits (N, K)", (len(images), self.classes)
         with self.verdict.promised(promise), lent(module):
             logits: Tensor = module(images)
@@ -70,7 +70,7 @@ class Bench:
         return logits
 
     def check_alone(self, module: nn.Module, what: str) -> None:
-        """In eval mode, batch norm's statistics measured, an image's logits depend on that image alone."""
+        """Require that in eval mode, batch norm's statistics measured, an image's logits depend on that image alone."""
         torch.manual_seed(0)
         settle(module, self.images)
         module.eval()
@@ -85,7 +85,7 @@ class Bench:
                 )
 
     def check_bounds(self, module: nn.Module, what: str, methods: Sequence[str], norms: Sequence[str]) -> None:
-        """Every operation of a module in eval mode has a bound rule, and bounds are below the plain margins."""
+        """Require a bound rule for every operation of a module in eval mode, and bounds below the plain margins."""
         module.eval()
         labels = torch.arange(len(self.images)) % self.classes
         with torch.no_grad():

@@ -77,7 +77,7 @@ def tiny_images(count: int) -> tuple[Tensor, Tensor]:
 
 
 def settle(network: nn.Module, images: Tensor) -> None:
-    """Batch norm's running statistics become those of these images; other modules are left in their modes.
+    """Make batch norm's running statistics those of these images; other modules are left in their modes.
 
     A few steps of a moving average would leave them near their start, where deep features shift and die.
     """

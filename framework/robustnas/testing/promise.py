@@ -121,7 +121,7 @@ def check_suited(plugin: Any, shape: tuple[int, ...], classes: int, threat: Thre
 
 
 def _state(module: nn.Module, buffers: bool) -> dict[str, dict[str, Any]]:
-    """All that a plugin must not move, by what it is called in a message, then by name."""
+    """Note all that a plugin must not move, by what it is called in a message, then by name."""
     parameters = dict(module.named_parameters())
     return {
         "the mode": {name: part.training for name, part in module.named_modules()},

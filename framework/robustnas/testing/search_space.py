@@ -61,7 +61,7 @@ def check_search_space(
 
 
 def _check_supernet(bench: Bench) -> Any:
-    """A supernet that is of one seed, of float32, and treats each image alone."""
+    """Return a supernet; require that it is the same for one seed, of float32, and treats each image alone."""
     supernet = bench.built(
         lambda: bench.space.supernet(bench.shape, bench.classes),
         "the supernet",
@@ -75,7 +75,7 @@ def _check_supernet(bench: Bench) -> Any:
 
 
 def _check_alpha(bench: Bench, supernet: Any) -> None:
-    """Alpha is made of the module's own parameters, and each edge of it reaches the logits."""
+    """Require that alpha is made of the module's own parameters, and that each edge of it reaches the logits."""
     verdict, promise = bench.verdict, "alpha is a mapping of names to (E, O) parameters"
     with verdict.promised(promise):
         alpha = dict(supernet.alpha.items())  # an nn.ParameterDict is a mapping too, though not by its type
@@ -101,7 +101,7 @@ def _check_alpha(bench: Bench, supernet: Any) -> None:
 
 
 def _check_mixing(bench: Bench, supernet: Any) -> None:
-    """`mixing()` is softmax(alpha); the argument `mixing` stands in for it."""
+    """Require that `mixing()` is softmax(alpha), and that the argument `mixing` stands in for it."""
     with bench.verdict.promised("mixing() gives the weights of the candidates"):
         mixing = supernet.mixing()
     shapes = {name: tuple(one.shape) for name, one in mixing.items()}
@@ -126,7 +126,7 @@ def _check_mixing(bench: Bench, supernet: Any) -> None:
 
 
 def _one_hot(supernet: Any, seed: int) -> dict[str, Tensor]:
-    """One candidate an edge, at random."""
+    """Choose one candidate an edge at random."""
     draw = torch.Generator().manual_seed(seed)
     return {
         name: torch.eye(one.shape[1])[torch.randint(one.shape[1], (one.shape[0],), generator=draw)]
@@ -135,7 +135,7 @@ def _one_hot(supernet: Any, seed: int) -> dict[str, Tensor]:
 
 
 class _OneHot(nn.Module):
-    """A supernet with one-hot mixing weights; it has alpha and `mixing()`: all that the contract names."""
+    """Wraps a supernet with one-hot mixing weights; alpha and `mixing()` are all that the contract names."""
 
     def __init__(self, supernet: Any, mixing: dict[str, Tensor]):
         super().__init__()
@@ -155,7 +155,7 @@ class _OneHot(nn.Module):
 
 
 def _check_genotypes(bench: Bench, supernet: Any) -> list[Genotype]:
-    """Genotypes of a few one-hot choices: plain data, a function of `mixing()`, and not all the same."""
+    """Return genotypes of one-hot choices; require plain data that depends on `mixing()` and on nothing else."""
     verdict, genotypes = bench.verdict, list[Genotype]()
     for choice in range(CHOICES):
         stand_in: Any = _OneHot(supernet, _one_hot(supernet, choice))

@@ -82,7 +82,7 @@ def write_atomically(
 
 
 def sha256(file: IO[bytes]) -> str:
-    """Of a whole open file, in hexadecimal digits; the file is at its beginning afterwards."""
+    """Return the digest of a whole open file in hexadecimal digits; the file is at its beginning afterwards."""
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # typeshed wants more than it reads with
     file.seek(0)
@@ -90,7 +90,7 @@ def sha256(file: IO[bytes]) -> str:
 
 
 def _way_out(path: Path) -> str:
-    """What would let a file be written."""
+    """Say what would let a file be written."""
     return f"delete the folder {path}" if path.is_dir() else f"make {path.parent} a folder that you may write to"
 
 
@@ -108,7 +108,7 @@ def disk_full(fault: BaseException) -> bool:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Plain data as indented JSON.  NaN and infinity are refused: a missing figure is `null`."""
+    """Write plain data as indented JSON.  NaN and infinity are refused: a missing figure is `null`."""
     write_bytes(path, json_bytes(data))
 
 
@@ -118,17 +118,17 @@ def json_bytes(data: Any) -> bytes:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, UTF-8."""
+    """Write a text file in UTF-8."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """A file of these bytes."""
+    """Write a file of these bytes."""
     write_atomically(path, lambda file: file.write(data))
 
 
 def regular(path: Path, remedy: str | None = None) -> IO[bytes]:
-    """A file, open for reading.
+    """Open a file for reading, if it is one.
 
     Args:
         remedy: what to do if it is none; default what helps for a stage's file, to delete the stage's folder.
@@ -146,7 +146,7 @@ def regular(path: Path, remedy: str | None = None) -> IO[bytes]:
 
 
 def held_open(path: Path) -> IO[str]:
-    """A file that is there to be locked, made where there is none, open to be read and written as text.
+    """Open a file that is there to be locked, as text to be read and written; make it where there is none.
 
     Raises:
         OSError: the system refuses it.
@@ -163,7 +163,7 @@ def held_open(path: Path) -> IO[str]:
 
 
 def real_folder(path: Path) -> None:
-    """Whether a folder of a run directory, which need not be there, is one of its own.
+    """Require that a folder of a run directory, which need not be there, is one of its own.
 
     Raises:
         RunDirectoryError: it is a link to another.

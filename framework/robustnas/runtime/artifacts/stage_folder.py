@@ -20,7 +20,7 @@ from robustnas.runtime.strangers import described
 
 
 def read_json(path: Path, remedy: str | None = None) -> Any:
-    """Plain data from a JSON file that is what was written.
+    """Read plain data from a JSON file that is what was written.
 
     Args:
         remedy: what to do if it is damaged; default what helps for a stage's file, to delete the stage's folder.
@@ -100,7 +100,7 @@ class StageFolder:
                 digests.opened(self.path / name).close()
 
     def opened(self, name: str) -> IO[bytes]:
-        """A file that is what was written, open for reading.
+        """Open a file for reading; it is what was written.
 
         Raises:
             RunDirectoryError: it is not, or not there.
@@ -113,7 +113,7 @@ class StageFolder:
         return self.read_json(self.result_file.name)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The mapping that `write_json` wrote.
+        """Read the mapping that `write_json` wrote.
 
         Raises:
             RunDirectoryError: the file is not there, or not what was written.
@@ -129,29 +129,29 @@ class StageFolder:
         self.write_json(self.result_file.name, result)
 
     def write(self, name: str, write: Callable[[IO[bytes]], object]) -> None:
-        """A file under `name`, whole, with its digest."""
+        """Write a file under `name`, whole, with its digest."""
         if self.writes:
             self.own()
             digests.write_recorded(self.path / name, write, digests.key_of(self.path), self.register)
 
     def write_json(self, name: str, data: Any) -> None:
-        """Plain data under `name`."""
+        """Write plain data under `name`."""
         self._write_bytes(name, json_bytes(data))
 
     def write_text(self, name: str, text: str) -> None:
-        """A text for people, which is never read here."""
+        """Write a text for people, which is never read here."""
         if self.writes:
             self.own()
             write_text(self.path / name, text)
 
     def save_tensors(self, name: str, state: dict[str, Any]) -> None:
-        """Tensors and plain data under `name`, loadable with `weights_only=True`."""
+        """Write tensors and plain data under `name`, loadable with `weights_only=True`."""
         import torch  # where tensors are read or written: tables and lists come without it
 
         self.write(name, lambda file: torch.save(state, file))
 
     def load_tensors(self, name: str) -> dict[str, Any] | None:
-        """What `save_tensors` wrote, on the CPU; None where there is nothing.
+        """Read what `save_tensors` wrote, on the CPU; None where there is nothing.
 
         Raises:
             RunDirectoryError: the file is gone or not what was written.
@@ -171,7 +171,7 @@ class StageFolder:
         return state
 
     def files(self, pattern: str) -> list[Path]:
-        """What is here under names of a pattern, in order."""
+        """List what is here under names of a pattern, in order."""
         self.own()
         return sorted(self.path.glob(pattern)) if self.path.is_dir() else []
 
@@ -195,7 +195,7 @@ class StageFolder:
         self.write(name, lambda file: file.write(data))
 
     def own(self) -> None:
-        """The folder, and the one of all stages of its kind, are the run directory's own.
+        """Require that the folder, and the one of all stages of its kind, are the run directory's own.
 
         Raises:
             RunDirectoryError: one is a link.

@@ -1,18 +1,15 @@
-"""Bundles for verifiers: boxes cut nothing off, properties mean what they say, the ONNX file is the network."""
+"""Bundles for verifiers are whole, say what the run found, and hold no false claim."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import json
-import math
-import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +17,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evidence.golden import marabou
 from robustnas import certify
-from robustnas.bounds.margins import METHODS
 from robustnas.cli import main
-from robustnas.errors import InputError, RunError
-from robustnas.export import box, bundle, certificates, onnx_file, vnnlib
-from robustnas.nn.normalize import PixelNetwork
+from robustnas.errors import RunError
+from robustnas.export import bundle, certificates
 from robustnas.threat import ThreatModel
-from robustnas_plugins.search_spaces.darts import Darts
-from support import places
 from support.fake_package import install
+from support.vnnlib_reader import exact, holds, read_box
 
 needs_onnx = pytest.mark.skipif(
     find_spec("onnx") is None or find_spec("onnxruntime") is None,
     reason="needs onnx and onnxruntime: pip install 'robustnas[onnx]'",
 )
-GOLDEN = json.loads((places.GOLDEN / "marabou.json").read_text())
 
 RECIPE = """
 dataset: bars
@@ -52,288 +44,6 @@ attacks: []
 evaluate: {images: 8, subset: first}
 certify: {images: 6, norms: [linf]}
 """
-
-
-# A reader of VNN-LIB that shares nothing with the writer.
-
-
-def forms(text: str) -> list[Any]:
-    """The text as nested lists of words."""
-    stack: list[list[Any]] = [[]]
-    for word in re.findall(r"\(|\)|[^\s()]+", re.sub(r";.*", "", text)):
-        if word == "(":
-            stack.append([])
-        elif word == ")":
-            done = stack.pop()
-            stack[-1].append(done)
-        else:
-            stack[-1].append(word)
-    assert len(stack) == 1
-    return stack[0]
-
-
-def place(name: str, shapes: dict[str, list[int]]) -> int | None:
-    """The flat index of an entry, `X_7` or `X[0,0,1,2]`; None for a number."""
-    if match := re.fullmatch(r"[XY]_(\d+)", name):
-        return int(match[1])
-    if match := re.fullmatch(r"([XY])\[([\d,]+)\]", name):
-        flat = 0
-        for size, index in zip(shapes[match[1]], map(int, match[2].split(",")), strict=True):
-            assert index < size
-            flat = flat * size + index
-        return flat
-    return None
-
-
-def shapes_of(text: str) -> dict[str, list[int]]:
-    return {
-        name: [int(size) for size in sizes.split(",")]
-        for name, sizes in re.findall(r"\(declare-(?:in|out)put ([XY]) float32 \[([\d,]+)\]\)", text)
-    }
-
-
-def holds(text: str, x: Sequence[Fraction], y: Sequence[Fraction]) -> bool:
-    """Whether these entries satisfy all assertions."""
-    shapes = shapes_of(text)
-
-    def value(word: str) -> Fraction:
-        index = place(word, shapes)
-        return Fraction(word) if index is None else (x if word[0] == "X" else y)[index]
-
-    def true(form: list[Any]) -> bool:
-        head, *rest = form
-        if head in ("and", "or"):
-            return (all if head == "and" else any)(true(one) for one in rest)
-        left, right = map(value, rest)
-        return {"<=": left <= right, ">=": left >= right, "<": left < right, ">": left > right}[head]
-
-    asserted = [form[1] for form in forms(text) if form[0] == "assert"]
-    assert len(asserted) == 2 * len(x) + 1
-    return all(true(one) for one in asserted)
-
-
-def read_box(text: str) -> tuple[list[str], list[str]]:
-    """Lower and upper ends in flat order, as they are written."""
-    shapes, ends = shapes_of(text), {"<=": dict[int, str](), ">=": dict[int, str]()}
-    for form in forms(text):
-        if form[0] == "assert" and form[1][0] in ends and str(form[1][1]).startswith("X"):
-            sign, name, number = form[1]
-            index = place(name, shapes)
-            assert index is not None
-            assert index not in ends[sign]
-            ends[sign][index] = number
-    count = len(ends["<="])
-    assert set(ends["<="]) == set(ends[">="]) == set(range(count))
-    return [ends[">="][i] for i in range(count)], [ends["<="][i] for i in range(count)]
-
-
-def exact(values: Tensor) -> list[Fraction]:
-    return [Fraction(value) for value in values.flatten().tolist()]
-
-
-# Boxes
-
-
-def pixels() -> Tensor:
-    """Pixels as they come: of bytes, of digits, the ends, tiny ones, any."""
-    any_ = torch.rand(200, generator=torch.Generator().manual_seed(1))
-    odd = torch.tensor([0.0, 1.0, 1e-38, 1e-45, 1 - 2.0**-24, 2.0**-24, 0.5])
-    return torch.cat([torch.arange(256) / 255, torch.arange(17) / 16, odd, any_]).reshape(1, 1, -1)
-
-
-@pytest.mark.parametrize("epsilon", [0.0, 1e-9, 1 / 255, 8 / 255, 0.02, 0.1, 0.3, 0.999, 1.0])
-def test_a_box_holds_the_exact_ball_and_the_float32_one(epsilon: float) -> None:
-    image = pixels()
-    made = box.around(image, epsilon)
-    threat = ThreatModel("linf", epsilon)
-    corners = [threat.project(image + sign, image) for sign in (-1.0, 1.0)]
-    radius = torch.tensor(epsilon)
-    ends = [(image - radius).clamp_min(0), (image + radius).clamp_max(1)]
-    walked = 0
-    for index, pixel in enumerate(exact(image)):
-        low, high = Fraction(made.lower[index]), Fraction(made.upper[index])
-        least, largest = max(pixel - Fraction(epsilon), Fraction(0)), min(pixel + Fraction(epsilon), Fraction(1))
-        assert 0 <= low <= least <= largest <= high <= 1
-        for reached in (*corners, *ends):
-            assert low <= Fraction(reached.flatten()[index].item()) <= high
-        assert least - low <= Fraction(2) ** -24
-        assert high - largest <= Fraction(2) ** -24
-        # read as float64 it still holds both
-        assert Fraction(float(made.lower[index])) <= least
-        assert Fraction(float(made.upper[index])) >= largest
-        walked += 1
-    assert walked == image.numel() > 400
-
-
-def test_nearest_decimals_would_cut_something_off() -> None:
-    """Why ends are rounded outwards: `repr` of the float64 difference does not hold the ball."""
-    image, epsilon = pixels(), 8 / 255
-    cut = [p for p in exact(image) if Fraction(repr(float(p) - epsilon)) > p - Fraction(epsilon)]
-    assert len(cut) > 50
-
-
-def test_decimals_have_no_exponent() -> None:
-    made = box.around(pixels(), 1e-9)
-    numbers = {*made.lower, *made.upper}
-    assert len(numbers) > 400
-    assert all(re.fullmatch(r"[01]\.\d{1,20}", number) for number in numbers)
-    assert box.downwards(Fraction(-1, 3)) == "0.0"
-    assert box.upwards(Fraction(4, 3)) == "1.0"
-    assert Fraction(box.downwards(Fraction(1, 3))) < Fraction(1, 3) < Fraction(box.upwards(Fraction(1, 3)))
-
-
-# Properties
-
-
-@pytest.mark.parametrize("version", ["1.0", "2.0"])
-@pytest.mark.parametrize(("classes", "label"), [(2, 1), (10, 3)])
-def test_a_property_is_true_exactly_for_images_in_the_box_that_are_not_classified_so(
-    version: str, classes: int, label: int
-) -> None:
-    generator = torch.Generator().manual_seed(classes)
-    image = torch.rand(2, 3, 2, generator=generator)
-    text = vnnlib.WRITERS[version](box.around(image, 0.1), label, classes, ("a comment (with brackets)",))
-    seen = set()
-    for trial in range(60):
-        reach = 0.1 if trial % 2 else 0.2
-        point = (image + reach * (2 * torch.rand(image.shape, generator=generator) - 1)).clamp(0, 1)
-        logits = torch.randint(0, 3, (classes,), generator=generator).float()  # with ties
-        logits[label] += trial // 2 % 3
-        inside = bool(((point - image).abs() <= 0.1).all())
-        violated = bool((logits[[j for j in range(classes) if j != label]] >= logits[label]).any())
-        assert holds(text, exact(point), exact(logits)) == (inside and violated)
-        seen.add((inside, violated))
-    assert len(seen) == 4
-
-
-def test_entries_are_in_the_order_of_memory_in_both_versions() -> None:
-    image = torch.arange(24).reshape(2, 3, 4) / 100
-    made = box.around(image, 0.0)
-    one, two = (vnnlib.WRITERS[version](made, 0, 3, ()) for version in ("1.0", "2.0"))
-    assert shapes_of(two) == {"X": [1, 2, 3, 4], "Y": [1, 3]}
-    assert read_box(one) == read_box(two)
-    lower, upper = read_box(one)
-    for index, value in enumerate(exact(image)):
-        assert Fraction(lower[index]) <= value <= Fraction(upper[index])
-    assert f"(assert (>= X[0,1,2,3] {lower[23]}))" in two
-    declared = [form[1] for form in forms(one) if form[0] == "declare-const"]
-    assert declared == [*(f"X_{i}" for i in range(24)), "Y_0", "Y_1", "Y_2"]
-
-
-def test_the_standards_own_parser_reads_version_2() -> None:
-    parser = pytest.importorskip("vnnlib", reason="needs vnnlib, the parser of VNN-LIB 2.0")
-    for classes in (2, 10):
-        made = box.around(torch.rand(3, 2, 2), 0.1)
-        query = parser.parse_query_string(vnnlib.version_2(made, 1, classes))
-        assert len(query.assertions) == 25
-        assert len(query.assertions[-1].expr.to_dnf()) == classes - 1
-        assert [one.shape for one in (query.networks[0].inputs[0], query.networks[0].outputs[0])] == [
-            [1, 3, 2, 2],
-            [1, classes],
-        ]
-
-
-# Networks
-
-
-class Layers(nn.Module):
-    """A convolution, batch norm, something, and pooling to `size` x `size`."""
-
-    def __init__(self, something: nn.Module, size: int = 1):
-        super().__init__()
-        self.size = size
-        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), something)
-        self.classifier = nn.Linear(4 * size * size, 5)
-
-    def forward(self, images: Tensor) -> Tensor:
-        state = nn.functional.adaptive_avg_pool2d(self.layers(images), self.size)
-        logits: Tensor = self.classifier(nn.functional.dropout(state.flatten(1), 0.5, self.training))
-        return logits
-
-
-def layers(something: nn.Module, size: int = 1) -> Layers:
-    torch.manual_seed(0)
-    network = Layers(something, size)
-    norm = network.layers[1]
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert isinstance(norm.running_mean, Tensor)
-    assert isinstance(norm.running_var, Tensor)
-    norm.running_mean.normal_()
-    norm.running_var.uniform_(0.5, 2.0)
-    return network.eval()
-
-
-SOMETHING: dict[str, nn.Module] = {
-    "nothing": nn.Identity(),
-    "max pool, overlapping": nn.MaxPool2d(3, 2, 1),
-    "max pool, ceil": nn.MaxPool2d(2, 2, ceil_mode=True),
-    "average pool, padding not counted": nn.AvgPool2d(3, 1, 1, count_include_pad=False),
-    "average pool, ceil, padding not counted": nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
-    "average pool, ceil, padding counted": nn.AvgPool2d(3, 2, 1, ceil_mode=True),
-    "silu": nn.SiLU(),
-    "gelu": nn.GELU(),
-    "hard-swish": nn.Hardswish(),
-}
-
-
-@needs_onnx
-@pytest.mark.parametrize("name", SOMETHING)
-def test_the_file_is_the_network(name: str) -> None:
-    network, images = layers(SOMETHING[name]), torch.rand(3, 3, 7, 7)
-    network.train()  # the file is of the network in eval mode, whatever mode it is in
-    agreement = onnx_file.compare(onnx_file.encode(network, images[0]), network, images, 0.1)
-    assert network.training
-    assert agreement is not None
-    assert agreement.images == 6
-    assert agreement.relative_to_largest_logit < 1e-5
-
-
-@needs_onnx
-@pytest.mark.parametrize("genotype", ["DARTS_V1", "DARTS_V2", "NASNet-A", "PC_DARTS_CIFAR"])
-def test_networks_of_the_darts_space_survive(genotype: str) -> None:
-    """With both kinds of cells and a reduction before a normal cell: every way of halving is there."""
-    space = Darts(network_cells=4, network_channels=2)
-    torch.manual_seed(0)
-    network = PixelNetwork(space.network(space.published[genotype], (3, 9, 9), 4), (0.5,) * 3, (0.2, 0.3, 0.4))
-    images = torch.rand(2, 3, 9, 9)
-    with torch.no_grad():
-        for _ in range(3):
-            network.train()(torch.rand(16, 3, 9, 9))  # running statistics worth the name
-    agreement = onnx_file.compare(onnx_file.encode(network, images[0]), network, images, 0.1)
-    assert agreement is not None
-    assert agreement.relative_to_largest_logit < 1e-4
-
-
-@needs_onnx
-def test_weights_in_another_layout_and_adaptive_pooling_survive() -> None:
-    network = layers(nn.ReLU(), size=2).to(memory_format=torch.channels_last)
-    images = torch.rand(2, 3, 8, 8).to(memory_format=torch.channels_last)
-    agreement = onnx_file.compare(onnx_file.encode(network, images[0]), network, images, 0.1)
-    assert agreement is not None
-    assert agreement.relative_to_largest_logit < 1e-5
-
-
-@needs_onnx
-def test_a_file_that_computes_something_else_is_refused() -> None:
-    """The exporter drops `divisor_override` without a word; a file of other weights would be the same fault."""
-    network, images = layers(nn.AvgPool2d(3, 1, 1, divisor_override=4)), torch.rand(2, 3, 7, 7)
-    data = onnx_file.encode(network, images[0])
-    with pytest.raises(RunError, match="is not the network"):
-        onnx_file.compare(data, network, images, 0.1)
-
-
-@needs_onnx
-def test_what_has_no_form_in_onnx_is_refused_in_a_line(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputError, match=r"cannot be written as ONNX: .*adaptive_avg_pool2d"):
-        onnx_file.encode(layers(nn.Identity(), size=3), torch.rand(3, 8, 8))
-    assert capfd.readouterr() == ("", ""), "the exporter prints the whole graph"
-    with pytest.raises(InputError, match=r"cannot be written as ONNX: .*channels"):
-        onnx_file.encode(layers(nn.Identity()), torch.rand(4, 8, 8))
-    with pytest.raises(InputError, match=r"float64; float32 would do"):
-        onnx_file.encode(layers(nn.Identity()).double(), torch.rand(3, 8, 8, dtype=torch.float64))
-
-
-# Bundles
 
 
 @pytest.fixture(scope="module")
@@ -543,8 +253,6 @@ def test_without_onnxruntime_the_manifest_says_so(
     assert "not compared: onnxruntime was not installed" in (tmp_path / "b" / "README.txt").read_text()
 
 
-# What is refused
-
 FAULTS = {
     "no run": (["{tmp}/none", "published"], "is not a run directory"),
     "no such method": (
@@ -602,9 +310,6 @@ def test_without_onnx_the_message_says_what_to_install(
     assert not (tmp_path / "b").exists()
 
 
-# Certificates as a table
-
-
 def test_a_certificate_without_a_figure_has_an_empty_field() -> None:
     threat = ThreatModel("linf", 0.1)
     found = certificates.Certificates(threat, "ibp", "", [None, 0.1 + 0.2], [False, True], {"l2": [None, 1 / 3]}, "ibp")
@@ -614,48 +319,3 @@ def test_a_certificate_without_a_figure_has_an_empty_field() -> None:
         "0,3,1,linf,0.1,ibp,,no,",
         f"1,4,4,linf,0.1,ibp,{0.1 + 0.2!r},yes,{1 / 3!r}",
     ]
-
-
-# An independent verifier
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("method", METHODS)
-def test_margins_lie_below_what_marabou_found(method: str, dtype: torch.dtype) -> None:
-    """Marabou found an image whose margin is at most `below`; a certified lower bound above it would be false."""
-    network, images = marabou.network(GOLDEN, dtype), marabou.images(GOLDEN, dtype)
-    slack = GOLDEN["provenance"]["slack"]
-    walked = 0
-    for row in GOLDEN["least_margins"]:
-        image, label = images[row["image"]][None], torch.tensor([row["label"]])
-        found = float(certify.margins(network, image, label, ThreatModel("linf", row["epsilon"]), method=method).amin())
-        assert found <= row["below"] + slack
-        if found > slack:
-            assert row["property"] == "unsat"
-        walked += 1
-    assert walked == 12
-
-
-def test_marabou_proved_and_refuted() -> None:
-    """The golden file has verdicts of both kinds and numbers that agree with them; tighter methods come nearer."""
-    network, images = marabou.network(GOLDEN), marabou.images(GOLDEN)
-    assert {row["property"] for row in GOLDEN["least_margins"]} == {"sat", "unsat"}
-    gaps: dict[str, list[float]] = {method: [] for method in METHODS}
-    certified = dict.fromkeys(METHODS, 0)
-    for row in GOLDEN["least_margins"]:
-        assert row["above"] < row["below"] <= row["above"] + 2.0**-8
-        assert not row["above"] <= 0 <= row["below"], "too near 0 to say which verdict is right"
-        assert row["property"] == ("unsat" if row["above"] > 0 else "sat")
-        image, label = images[row["image"]][None], torch.tensor([row["label"]])
-        logits = network(image)[0].detach()
-        clean = float(logits[row["label"]] - max(v for j, v in enumerate(logits) if j != row["label"]))
-        assert row["above"] < clean
-        for method in METHODS:
-            found = certify.margins(network, image, label, ThreatModel("linf", row["epsilon"]), method=method)
-            gaps[method].append((row["below"] - float(found.amin())) / row["epsilon"])
-            certified[method] += float(found.amin()) > 0
-    means = [math.fsum(gaps[method]) / 12 for method in METHODS]
-    print("mean distance to the least margin, over epsilon:", dict(zip(METHODS, means, strict=True)))
-    print("certified, of 10 that are robust and 2 that are not:", certified)
-    assert all(after <= before + 1e-6 for before, after in pairwise(means))
-    assert 0 < certified["crown-ibp"] <= certified["crown"] <= 10
