@@ -14,8 +14,9 @@ from torch import nn
 from robustnas.cli import main
 from robustnas.errors import InputError, OptionError
 from robustnas.nn.recompute import recompute
-from robustnas.recipe.faults import Faults, Mark
-from robustnas.run.checks import Told, check_networks
+from robustnas.recipe.faults import Faults
+from robustnas.recipe.noting import Noting
+from robustnas.run.checks import check_networks
 from robustnas.runtime import memory
 from robustnas.runtime.memory import Peak, highest, text
 from robustnas.runtime.tally import Tally, extrapolated
@@ -167,8 +168,7 @@ def test_cells_that_are_not_there_are_refused_before_anything_runs():
         )
         method = SimpleNamespace(name="m", network=None, genotype=None, space=space, search=search, train=train)
         faults = Faults()
-        loaded = SimpleNamespace(places={}, place=lambda path: Mark("r.yaml", 1, 1))
-        check_networks(SimpleNamespace(methods={"m": method}, dataset=TinyDataset()), Told(loaded, faults))
+        check_networks(SimpleNamespace(methods={"m": method}, dataset=TinyDataset()), Noting({}, "r.yaml", faults))
         (fault,) = faults.found
         assert re.fullmatch(rf"{key}.recompute_cells: \w+ has no cells .*", f"{fault.path}: {fault.text}")
 
