@@ -15,19 +15,8 @@ from rich.console import Console
 
 from robustnas.attack.column import Column
 from robustnas.certify.verdicts import Verdicts
-from robustnas.table import (
-    Comparison,
-    SeedResult,
-    cells,
-    csv_text,
-    figure,
-    json_data,
-    markdown,
-    matrices,
-    questions,
-    row,
-    show,
-)
+from robustnas.table.forms import cells, csv_text, json_data, markdown, matrices, questions, show
+from robustnas.table.rows import Comparison, SeedResult, figure, row
 from robustnas.threat import ThreatModel
 from support import places
 

@@ -98,7 +98,8 @@ def evaluate(
         outcomes = Outcomes(threat, index=places, label=labels, clean=clean, variant=conditions.variant)
     else:
         outcomes = attrs.evolve(before.at(threat.epsilon), tried=torch.zeros_like(before.tried), evaluations=0)
-    run = _Run.of(network, on_device(whole, device), outcomes, device, label, conditions)
+    counted = Counted(network if conditions.source is None else conditions.source)
+    run = _Run(network, counted, on_device(whole, device), outcomes, device, label, conditions)
     wanted = outcomes.correct if among is None else outcomes.correct & among
     parts, left_out = run.possible(parts, wanted & ~outcomes.success)
     if threat.epsilon > 0 or not parts[0].bounded:
@@ -121,51 +122,26 @@ class _Run:
 
     Args:
         network: which judges.
-        seen: the network that the attack sees, in however many passes.
-        counted: the same, counting each pass.
+        counted: the network that the attack sees, counting each pass.
         images: N of them, on the device.
-        labels: (N,) int64, on the CPU.
-        places: (N,) of the images in the data set.
+        start: what was known of the images before, on the CPU.
+        device: where networks and images are.
         name: the attack in messages.
+        conditions: under which it is run.
     """
 
     network: nn.Module
-    seen: nn.Module
     counted: Counted
     images: Images
-    labels: Tensor
-    places: Tensor
-    threat: ThreatModel
+    start: Outcomes
     device: torch.device
     name: str
     conditions: Conditions
-    progress: Progress
+    progress: Progress = attrs.field(init=False)
 
-    @classmethod
-    def of(
-        cls,
-        network: nn.Module,
-        images: Images,
-        outcomes: Outcomes,
-        device: torch.device,
-        name: str,
-        conditions: Conditions,
-    ) -> _Run:
-        """The run of an attack on images of which nothing more is known than these outcomes."""
-        counted = Counted(network if conditions.source is None else conditions.source)
-        return cls(
-            network=network,
-            seen=Expected(counted, conditions.expectation) if conditions.expectation > 1 else counted,
-            counted=counted,
-            images=images,
-            labels=outcomes.label,
-            places=outcomes.index,
-            threat=outcomes.threat,
-            device=device,
-            name=name,
-            conditions=conditions,
-            progress=conditions.progress or Progress(),
-        )
+    @progress.default
+    def _kept(self) -> Progress:
+        return self.conditions.progress or Progress()
 
     @property
     def seeded_as(self) -> str:
@@ -183,7 +159,7 @@ class _Run:
             return parts, ()
         with _read_only([self.counted.network], self.device):
             # the first image for all processes: they must agree
-            why = no_gradient(self.counted, take(self.images, standing.nonzero()[:1, 0], self.places))
+            why = no_gradient(self.counted, take(self.images, standing.nonzero()[:1, 0], self.start.index))
         return (parts, ()) if why is None else (others, tuple(part.name for part in parts if part not in others))
 
     def part(self, runner: Runner, todo: Tensor, standing: Tensor) -> Outcomes:
@@ -193,9 +169,9 @@ class _Run:
             standing: (N,) bool, images that are still right, for whoever watches.
         """
         processes, batch = self.conditions.processes, self.conditions.batch
-        key = f"{self.conditions.variant}/{self.threat.epsilon!r}/{runner.name}"
+        key = f"{self.conditions.variant}/{self.start.threat.epsilon!r}/{runner.name}"
         # the first process's view: what another has written meanwhile, or a slow disk hides, must not part the batches
-        known = processes.broadcast(torch.isin(self.places, self.progress.of(key, self.threat).index))
+        known = processes.broadcast(torch.isin(self.start.index, self.progress.of(key, self.start.threat).index))
         left = (todo & ~known).nonzero().squeeze(1)
         if runner.takes_draws:
             batches = [some for some in left.split(batch) if len(some)]
@@ -205,49 +181,42 @@ class _Run:
         def own() -> Outcomes:
             """What this process's share of the batches adds to what was known."""
             networks = list(dict.fromkeys([self.counted.network, self.network]))
-            tell = self._teller(runner, standing)
+            passes = self.conditions.expectation
+            seen: nn.Module = Expected(self.counted, passes) if passes > 1 else self.counted
+            count, right, done = len(standing), int(standing.sum()), 0
+            unit = " ".join(filter(None, (runner.name, "image")))
             if runner.name and batches:
-                tell(0, 0)
-            done = 0
+                self.conditions.report(count - right, count, unit, standing=right / max(count, 1))
             with Untouched.held(networks) as untouched, _read_only(networks, self.device):
-                model = load_foolbox().PyTorchModel(self.seen, bounds=(0, 1), device=self.device)
+                model = load_foolbox().PyTorchModel(seen, bounds=(0, 1), device=self.device)
                 for indices in batches[processes.rank :: processes.size]:
                     if interrupt.asked():
                         self.progress.write()
                     interrupt.check()
                     self.progress.note(key, self._batch(runner, model, indices, untouched))
                     done += len(indices)
-                    tell(done * processes.size, int(self.progress.of(key, self.threat).success.sum()))
-            return self.progress.of(key, self.threat)
+                    left_over = right - int(self.progress.of(key, self.start.threat).success.sum())
+                    told = min(count - right + done * processes.size, count)
+                    self.conditions.report(told, count, unit, standing=left_over / max(count, 1))
+            return self.progress.of(key, self.start.threat)
 
         shares = processes.run_together(own)
         merged = shares[0]
         for share in shares[1:]:
             merged = merged.joined(share)
-        return merged.chosen(torch.isin(merged.index, self.places[todo]))
-
-    def _teller(self, runner: Runner, standing: Tensor) -> Any:
-        """Tells of images done, and of those among them that were fooled."""
-        count, left = len(standing), int(standing.sum())
-        unit = " ".join(filter(None, (runner.name, "image")))
-
-        def tell(done: int, fooled: int) -> None:
-            share = (left - fooled) / max(count, 1)
-            self.conditions.report(min(count - left + done, count), count, unit, standing=share)
-
-        return tell
+        return merged.chosen(torch.isin(merged.index, self.start.index[todo]))
 
     def _batch(self, runner: Runner, model: Any, indices: Tensor, untouched: Untouched) -> Outcomes:
         """What one part of an attack does to one batch, the images at `indices` (n,)."""
-        start, at = take(self.images, indices, self.places), self.places[indices]
-        truth = self.labels[indices].to(self.device)
+        start, at = take(self.images, indices, self.start.index), self.start.index[indices]
+        truth = self.start.label[indices].to(self.device)
         before = self.counted.images
         draws = runner.draws(self.conditions.seed, self.seeded_as, at, start.device)
         first = int(indices[0]) // self.conditions.batch * self.conditions.batch
         with random_state(self.conditions.seed, "/".join(filter(None, (self.seeded_as, runner.name))), first):
             proposed = self._proposed(runner, model, start, truth, draws, at)
         cost = torch.full((len(indices),), (self.counted.images - before) / len(indices), dtype=torch.float64)
-        if any(module.training for module in (*self.network.modules(), *self.seen.modules())):
+        if any(module.training for module in (*self.network.modules(), *self.counted.modules())):
             raise RunError(f"attack {self.name} put the network into training mode; its results are not used")
         untouched.check(" ".join(filter(None, (self.name, runner.name))), (self.counted.network, self.network), start)
         check_images(proposed, start, self.name, at)
@@ -256,7 +225,7 @@ class _Run:
             proposed.detach(),
             start,
             truth,
-            self.threat,
+            self.start.threat,
             runner,
             self.name,
             at,

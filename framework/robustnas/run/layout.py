@@ -55,13 +55,20 @@ class Layout:
     notes: list[str]
     methods: dict[str, dict[int, dict[str, Any]]]
 
+    @property
+    def networks(self) -> list[tuple[str, int, dict[str, Any]]]:
+        """Each method and seed, with the folders of its stages."""
+        return [(method, seed, stages) for method, seeds in self.methods.items() for seed, stages in seeds.items()]
+
+    @property
+    def places(self) -> list[str]:
+        """The folders of all stages, each once."""
+        of_each = [{**stages, **stages["attacks"], "attacks": None} for _, _, stages in self.networks]
+        return list(dict.fromkeys(where for stages in of_each for where in stages.values() if where is not None))
+
     def folders(self, directory: RunDirectory) -> list[StageFolder]:
-        """Of all stages, each once."""
-        every = (stages for seeds in self.methods.values() for stages in seeds.values())
-        places = [(*(where for kind, where in s.items() if kind != "attacks"), *s["attacks"].values()) for s in every]
-        return [
-            directory.at(where) for where in dict.fromkeys(one for some in places for one in some) if where is not None
-        ]
+        """The folders of all stages, each once, in a run directory."""
+        return [directory.at(where) for where in self.places]
 
 
 def read(directory: RunDirectory) -> Layout:

@@ -11,13 +11,12 @@ from typing import Any
 
 from rich.console import Console
 
-from robustnas import table
 from robustnas.errors import RunDirectoryError, VerdictError
 from robustnas.run import layout
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime import terminal
 from robustnas.runtime.artifacts import write_json, write_text
-from robustnas.table import results
+from robustnas.table import forms, results
 
 
 def show(directory: Path) -> None:
@@ -59,11 +58,11 @@ def write(directory: RunDirectory, *, quiet: bool = False) -> None:
         VerdictError: results contradict each other; the table is written without them.
     """
     compared = results.comparison(directory)
-    write_json(directory.path / "table.json", table.json_data(compared))
-    write_text(directory.path / "table.md", table.markdown(compared))
-    write_text(directory.path / "table.csv", table.csv_text(compared))
+    write_json(directory.path / "table.json", forms.json_data(compared))
+    write_text(directory.path / "table.md", forms.markdown(compared))
+    write_text(directory.path / "table.csv", forms.csv_text(compared))
     if not quiet:
-        table.show(compared, Console())
+        forms.show(compared, Console())
     if compared.contradictions:
         raise VerdictError("\n".join(compared.contradictions))
 

@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 import numpy as np
 
-from robustnas import table
 from robustnas.attack import outcomes
 from robustnas.attack.outcomes import STORED, Outcomes
 from robustnas.attack.review import answers
@@ -27,7 +26,8 @@ from robustnas.run.layout import VIOLATION, Layout
 from robustnas.runtime import printable
 from robustnas.runtime.artifacts import damaged
 from robustnas.runtime.suggest import did_you_mean
-from robustnas.table import Comparison, SeedResult, robustbench
+from robustnas.table import robustbench
+from robustnas.table.rows import Comparison, SeedResult, row, share
 
 AUTOATTACK = "autoattack"
 """The attack whose figure RobustBench lists, by its name in a recipe."""
@@ -56,7 +56,7 @@ def comparison(directory: RunDirectory) -> Comparison:
             result, wrong = _believed(directory, shown, method, seed, stages)
             results.append(result)
             contradictions += wrong
-        rows.append(table.row(method, results, shown.attacks, shown.epsilons, shown.smoothing))
+        rows.append(row(method, results, shown.attacks, shown.epsilons, shown.smoothing))
     return Comparison(
         threat=str(shown.threat),
         rows=rows,
@@ -128,12 +128,10 @@ def _proved_wrong(directory: RunDirectory, method: str, seed: int, stages: dict[
 def _divisions(directory: RunDirectory, shown: Layout) -> list[str]:
     """What searches and trainings said of themselves: classes that a part of the images has none of, say."""
     found: dict[str, list[str]] = {}
-    for method, seeds in shown.methods.items():
-        for seed, stages in seeds.items():
-            for kind in ("search", "train"):
-                result = _result(directory, stages[kind]) or {}
-                for note in result.get("notes", []):
-                    found.setdefault(str(note), []).append(f"{method} seed {seed}")
+    for method, seed, stages in shown.networks:
+        for kind in ("search", "train"):
+            for note in (_result(directory, stages[kind]) or {}).get("notes", []):
+                found.setdefault(str(note), []).append(f"{method} seed {seed}")
     return [f"{note}: {', '.join(whose)}" for note, whose in found.items()]
 
 
@@ -144,24 +142,21 @@ def _missing(directory: RunDirectory, shown: Layout, kinds: Sequence[str] = KIND
         kinds: of the stages that are asked about beside the attacks.
     """
     absent: list[str] = []
-    for method, seeds in shown.methods.items():
-        for seed, stages in seeds.items():
-            wanted = {kind: where for kind, where in stages.items() if kind in kinds}
-            wanted |= {f"attack {label}": where for label, where in stages["attacks"].items()}
-            absent += [
-                f"{what} of {method} (seed {seed})"
-                for what, where in wanted.items()
-                if where is not None and not directory.at(where).done
-            ]
+    for method, seed, stages in shown.networks:
+        wanted = {kind: where for kind, where in stages.items() if kind in kinds}
+        wanted |= {f"attack {label}": where for label, where in stages["attacks"].items()}
+        absent += [
+            f"{what} of {method} (seed {seed})"
+            for what, where in wanted.items()
+            if where is not None and not directory.at(where).done
+        ]
     more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
     return [f"without a result, as they failed or have not run: {', '.join(absent[:NAMED])}{more}"] if absent else []
 
 
 def _kept(directory: RunDirectory, shown: Layout) -> str:
     """What a run directory holds that its last recipe did not ask for, in a line; empty for nothing."""
-    asked: set[str] = set()
-    for stages in (stages for seeds in shown.methods.values() for stages in seeds.values()):
-        asked.update(stages["attacks"].values(), (where for kind, where in stages.items() if kind != "attacks"))
+    asked = set(shown.places)
     others = {
         kind: [one.parent.name for one in found if f"{kind}/{one.parent.name}" not in asked]
         for kind in KINDS
@@ -259,11 +254,10 @@ def records(directory: RunDirectory) -> tuple[str, list[str]]:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("method", "seed", "attack", "norm", "epsilon", "variant", *STORED))
     shown = layout.read(directory)
-    for method, seeds in shown.methods.items():
-        for seed, stages in seeds.items():
-            for column, rows in _attacked(directory, shown, stages):
-                lines = ((method, seed, column.label, *line) for row in rows for line in _lines(row))
-                writer.writerows(map(printable.cell, line) for line in lines)
+    for method, seed, stages in shown.networks:
+        for column, rows in _attacked(directory, shown, stages):
+            lines = ((method, seed, column.label, *line) for row in rows for line in _lines(row))
+            writer.writerows(map(printable.cell, line) for line in lines)
     return out.getvalue(), _missing(directory, shown, kinds=())
 
 
@@ -308,10 +302,10 @@ def leaderboard(directory: RunDirectory, method: str, about: dict[str, Any]) -> 
         notes.append(f"Worst case over {', '.join(before)} and AutoAttack.")
     return robustbench.text(
         robustbench.entry(
+            shown.threat if entry is None else entry.threat,
+            clean=share(result.clean),
+            autoattack=None if standing is None else share(standing),
             dataset=shown.dataset,
-            threat=shown.threat if entry is None else entry.threat,
-            clean=table.share(result.clean),
-            autoattack=None if standing is None else table.share(standing),
             unreliable=bool(result.flags) or shortened,
             footnote=" ".join(filter(None, notes)),
             **about,
