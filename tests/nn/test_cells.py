@@ -18,7 +18,7 @@ from robustnas.nn.cells import (
     reduction_cells,
     strongest_inputs,
 )
-from support.edge_by_edge import MixedOp, SearchCell, per_edge, search_cell
+from support.edge_by_edge import MixedOp, SearchCell, assert_same, search_cell
 
 # a stranger's operations: not one of them is from the DARTS space
 TABLE = {
@@ -112,26 +112,9 @@ class TestSharedCell:
     @pytest.mark.parametrize("training", [False, True])
     def test_is_the_search_cell(self, table, reduction, training):
         shared = SharedCell(table, (3, 2), 4, nodes=3, reduction=reduction).double().train(training)
-        naive = search_cell(shared, table)
         first, second = (torch.randn(4, c, 5, 6, dtype=torch.float64) for c in (3, 2))
         weights = torch.rand(9, len(table), dtype=torch.float64, requires_grad=True)
-        outputs = [cell(first, second, weights) for cell in (shared, naive)]
-        torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
-        mask = torch.randn_like(outputs[0])
-        slopes = [torch.autograd.grad((out * mask).sum(), weights, retain_graph=True)[0] for out in outputs]
-        torch.testing.assert_close(*slopes, rtol=0, atol=1e-11)
-        for out in outputs:
-            (out * mask).sum().backward()
-        grads = per_edge(shared, {name: one.grad for name, one in shared.named_parameters()})
-        expected = {name: one.grad for name, one in naive.named_parameters()}
-        assert grads.keys() == expected.keys()
-        assert grads
-        for name, grad in expected.items():
-            torch.testing.assert_close(grads[name], grad, rtol=0, atol=1e-11)
-        state = per_edge(shared, shared.state_dict())
-        assert state.keys() == naive.state_dict().keys()
-        for name, tensor in naive.state_dict().items():
-            torch.testing.assert_close(state[name], tensor, rtol=0, atol=1e-12)
+        assert_same(shared, search_cell(shared, table), first, second, weights)
 
     def test_a_table_of_zeros_is_refused(self):
         with pytest.raises(InputError, match="zero, other all output zero"):

@@ -11,7 +11,7 @@ from robustnas.nn.cells.separable_ops import SeparableOps, Stack
 from robustnas.nn.fast import JoinedNorm, StageShape, mixtures, scaled, stage
 from robustnas.nn.fast import separable_stage as stages
 from robustnas.nn.synchronised import SynchronisedBatchNorm
-from support.edge_by_edge import per_edge, search_cell
+from support.edge_by_edge import assert_same, search_cell
 
 FOUR = ((3, 1), (5, 1), (3, 2), (5, 2))
 """Kernel and dilation of the DARTS space's operations."""
@@ -195,9 +195,8 @@ TABLE = {
 class TestCell:
     """Cells of stacks of several depths: the shared cell is the search cell, whichever stacks are joined."""
 
-    def pair(self, table, training=True):
-        shared = SharedCell(table, (3, 2), 2, nodes=2, reduction=True).double().train(training)
-        return shared, search_cell(shared, table)
+    def cell(self, table, training=True):
+        return SharedCell(table, (3, 2), 2, nodes=2, reduction=True).double().train(training)
 
     def inputs(self, table):
         return tensor(3, 3, 6, 6), tensor(3, 2, 6, 6), torch.rand(5, len(table), dtype=torch.float64)
@@ -213,52 +212,15 @@ class TestCell:
     )
     @pytest.mark.parametrize("training", [True, False])
     def test_of_stacks(self, table, joined, training):
-        shared, naive = self.pair(table, training)
+        shared = self.cell(table, training)
         leaving = shared.leaving[0]
         assert set(leaving.separable.names) == joined
         assert set(leaving.grouped) == {name for name in table if name in ("affine", "slow")} - joined
-        outputs = [cell(*self.inputs_again(table)) for cell in (shared, naive)]
-        torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
-        mask = torch.randn_like(outputs[0])
-        for out in outputs:
-            (out * mask).sum().backward()
-        found = per_edge(shared, {name: one.grad for name, one in shared.named_parameters()})
-        expected = {name: one.grad for name, one in naive.named_parameters()}
-        assert found.keys() == expected.keys()
-        for name, gradient in expected.items():
-            torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-10)
-        state = per_edge(shared, shared.state_dict())
-        for name, one in naive.state_dict().items():
-            torch.testing.assert_close(state[name], one, rtol=0, atol=1e-12)
-
-    def inputs_again(self, table):
-        torch.manual_seed(1)
-        return self.inputs(table)
-
-    @pytest.mark.parametrize("training", [True, False])
-    def test_twice_differentiated(self, training):
-        products = []
-        for cell in self.pair(TABLE, training):
-            first, second, weights = self.inputs_again(TABLE)
-            first.requires_grad_()
-            weights.requires_grad_()
-            (slope,) = torch.autograd.grad(cell(first, second, weights).square().sum(), first, create_graph=True)
-            own = list(cell.parameters())
-            found = torch.autograd.grad(slope.square().sum(), [weights, *own])
-            names = ["weights", *(name for name, _ in cell.named_parameters())]
-            named = dict(zip(names, found, strict=True))
-            products.append(named)
-        shared, _ = self.pair(TABLE)
-        own = per_edge(shared, {name: one for name, one in products[0].items() if name != "weights"})
-        torch.testing.assert_close(products[0]["weights"], products[1].pop("weights"), rtol=1e-9, atol=1e-9)
-        assert own.keys() == products[1].keys()
-        for name, one in products[1].items():
-            torch.testing.assert_close(own[name], one, rtol=1e-8, atol=1e-8)
+        assert_same(shared, search_cell(shared, table), *self.inputs(table))
 
     def test_scratch_statistics_are_those_of_the_batch(self):
         """A pass in eval mode with the statistics just noted computes what the training pass computed."""
-        shared, _ = self.pair(TABLE)
-        given = self.inputs_again(TABLE)
+        shared, given = self.cell(TABLE), self.inputs(TABLE)
         before = {name: one.clone() for name, one in shared.state_dict().items()}
         with torch.no_grad(), scratch_statistics(shared):
             trained = shared(*given)

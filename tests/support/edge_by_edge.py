@@ -137,3 +137,23 @@ def _of_stack(ops: SeparableOps, edge: int, name: Sequence[str], tensor: Tensor)
     for index, owner in enumerate(owners):
         own = tensor.chunk(len(owners))[index].chunk(ops.edges)[edge] if tensor.dim() else tensor
         yield ".".join([owner, *([depth] if owner in ops.nested else []), part, *rest]), own
+
+
+def assert_same(shared: DartsSupernet | SharedCell, naive: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
+    """Both give the same outputs, gradients and statistics, to rounding in float64; returns the gradients by name."""
+    outputs, slopes = [], []
+    for network in (shared, naive):
+        outputs.append(network(*inputs))
+        mask = torch.linspace(-1, 1, outputs[0].numel(), dtype=torch.float64).view(outputs[0].shape)
+        (outputs[-1] * mask).sum().backward()
+        slopes.append([x.grad for x in inputs if x.requires_grad])
+        for x in inputs:
+            x.grad = None
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
+    torch.testing.assert_close(*slopes, rtol=0, atol=1e-10)
+    gradients = per_edge(shared, {name: parameter.grad for name, parameter in shared.named_parameters()})
+    expected = {name: parameter.grad for name, parameter in naive.named_parameters()}
+    assert gradients
+    torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(per_edge(shared, shared.state_dict()), dict(naive.state_dict()), rtol=0, atol=1e-12)
+    return gradients
