@@ -257,7 +257,7 @@ def test_every_kind_of_batch_norm_lends_what_it_normalised_with(options: dict[st
         with noted.lent(), torch.no_grad():
             torch.testing.assert_close(net(SMALL), trained, rtol=1e-12, atol=1e-12)
         net(SMALL + 1)  # nobody watches
-        assert not noted.found
+        assert not noted.moments
     twin(SMALL)
     twin(SMALL + 1)
     assert [(it.momentum, it.track_running_stats, it.training, set(it._buffers)) for it in layers] == settings
