@@ -6,150 +6,29 @@ import pytest
 import torch
 from torch import nn
 
-from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.pgd import along
-from robustnas.errors import OptionError
 from robustnas.runtime.seeding import seeded
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy, AutoPGDLogitsRatio, AutoPGDTargeted, radii, windows
 from robustnas_plugins.attacks.cw_linf import MarginPGD
-from robustnas_plugins.attacks.fgsm import FGSM
 from robustnas_plugins.attacks.gradient_steps import shares
 from robustnas_plugins.attacks.losses import dlr, margin, targeted_dlr
 from robustnas_plugins.attacks.mi_fgsm import MomentumFGSM
 from robustnas_plugins.attacks.pgd import PGD
 from robustnas_plugins.attacks.random_images import far, inside
 from robustnas_plugins.attacks.transfer import Transfer
-from support.watched import Watched
+from support.attacked_networks import draws_of, wavy
 
 EPSILON = {"linf": 0.08, "l2": 0.2, "l1": 0.3}
 """Radii at which some of the images below are fooled and some are not."""
-
-FACTORIES = {
-    "fgsm": FGSM(),
-    "fgsm, random start": FGSM(random_start=True),
-    "pgd": PGD(steps=6, step_size=0.05, restarts=2),
-    "mi-fgsm": MomentumFGSM(steps=6, step_size=0.05),
-    "cw-linf": MarginPGD(steps=6, step_size=0.05, restarts=2),
-    "transfer": Transfer(steps=6, step_size=0.05),
-    "apgd-ce": AutoPGDCrossEntropy(steps=15, restarts=2),
-    "apgd-dlr": AutoPGDLogitsRatio(steps=15),
-    "apgd-t": AutoPGDTargeted(steps=15, target_classes=3),
-}
-ONLY = {"mi-fgsm": ("linf", "l2"), "transfer": ("linf", "l2"), "cw-linf": ("linf",)}
-CASES = [(name, norm) for name in FACTORIES for norm in ONLY.get(name, ("linf", "l2", "l1"))]
-
-
-def wavy(classes=5, count=60):
-    """A network with several wrong ways up the loss, images near and far from its boundaries, and its own answers."""
-    with seeded(3, "wavy"):
-        network = nn.Sequential(nn.Flatten(), nn.Linear(16, 40), nn.Tanh(), nn.Linear(40, classes))
-        with torch.no_grad():
-            network[1].weight.mul_(4)
-        images = torch.rand(count, 1, 4, 4)
-        images[: count // 3] = images[: count // 3].round()  # on the border of the box
-    for one in network.parameters():
-        one.requires_grad_(False)
-    return network, images, network(images).argmax(1)
 
 
 def attacked(factory, norm, network, images, labels, rows=None, epsilon=None):
     """What an attack proposes for some of the images, each with its own draws."""
     rows = torch.arange(len(images)) if rows is None else rows
     threat = ThreatModel(norm, EPSILON[norm] if epsilon is None else epsilon)
-    draws = PerImageRandom.of_images(0, "test", rows)
-    return factory.build(threat).perturbed(network, images[rows], labels[rows], threat, draws).detach()
-
-
-class Constant(nn.Module):
-    """Class 0 by far, whatever the image: gradients are 0."""
-
-    def __init__(self, classes=4):
-        super().__init__()
-        self.logits = torch.zeros(classes)
-        self.logits[0] = 1.0
-
-    def forward(self, images):
-        return self.logits + 0 * images.flatten(1).sum(1, keepdim=True)
-
-
-def test_there_are_cases():
-    assert len(CASES) == 23
-
-
-@pytest.mark.parametrize(("name", "norm"), CASES)
-def test_proposals_are_in_ball_and_box_and_fool_some(name, norm):
-    network, images, labels = wavy()
-    given = images.clone()
-    found = attacked(FACTORIES[name], norm, network, images, labels)
-    threat = ThreatModel(norm, EPSILON[norm])
-    assert torch.equal(given, images)
-    assert float(threat.distance(found, images).max()) <= threat.epsilon * (1 + 1e-6) + 1e-7
-    assert float(found.min()) >= 0
-    assert float(found.max()) <= 1
-    assert 0 < int((network(found).argmax(1) != labels).sum()) < len(images)
-
-
-@pytest.mark.parametrize(("name", "norm"), CASES)
-def test_an_image_gets_the_same_whatever_the_batch_and_its_order(name, norm):
-    network, images, labels = wavy()
-    network, images = network.double(), images.double()  # rounding differs with the batch, and ascent enlarges it
-    together = attacked(FACTORIES[name], norm, network, images, labels)
-    for rows in (torch.arange(len(images)).flip(0), torch.arange(7, 31, 3), torch.tensor([11])):
-        alone = attacked(FACTORIES[name], norm, network, images, labels, rows)
-        torch.testing.assert_close(alone, together[rows], atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize(("name", "norm"), CASES)
-def test_fooled_images_leave_at_once_and_no_image_costs_more_than_promised(name, norm):
-    network, images, labels = wavy()
-    watched = Watched(network, images, labels, ThreatModel(norm, EPSILON[norm]), strict=name != "transfer")
-    attacked(FACTORIES[name], norm, watched, images, labels)
-    promised = FACTORIES[name].evaluations(5)
-    assert int(watched.seen.max()) <= promised
-    if name == "transfer":
-        assert bool(watched.fooled.any())
-        assert bool((watched.seen == promised).all())
-    elif not name.startswith("fgsm"):
-        assert bool(watched.fooled.any())
-        assert int(watched.seen[watched.fooled].min()) < int(watched.seen.max())
-
-
-@pytest.mark.parametrize(("name", "norm"), CASES)
-def test_nothing_moves_at_epsilon_0(name, norm):
-    network, images, labels = wavy()
-    assert torch.equal(attacked(FACTORIES[name], norm, network, images, labels, epsilon=0.0), images)
-
-
-@pytest.mark.parametrize(("name", "norm"), CASES)
-def test_gradients_of_0_give_images_and_cost_what_is_promised(name, norm):
-    images, labels = wavy()[1], torch.zeros(60, dtype=torch.int64)
-    watched = Watched(Constant(), images, labels, ThreatModel(norm, EPSILON[norm]))
-    found = attacked(FACTORIES[name], norm, watched, images, labels)
-    assert bool(found.isfinite().all())
-    assert float(ThreatModel(norm, 1.0).distance(found, images).max()) <= EPSILON[norm] + 1e-6
-    promised = FACTORIES[name].evaluations(4)
-    # apgd looks once at each start: of one ball, in l1 of three
-    runs = {"apgd-ce": 2, "apgd-dlr": 1, "apgd-t": 3}.get(name, 0)
-    assert bool((watched.seen == promised - (2 * runs if norm != "l1" else 0)).all())
-
-
-@pytest.mark.parametrize(("name", "norm"), CASES)
-def test_no_images_are_no_case_of_their_own(name, norm):
-    found = attacked(FACTORIES[name], norm, *wavy(), rows=torch.zeros(0, dtype=torch.int64))
-    assert found.shape == (0, 1, 4, 4)
-
-
-@pytest.mark.parametrize("name", FACTORIES)
-def test_foolbox_can_call_them_by_itself(name):
-    foolbox = load_foolbox()
-    network, images, labels = wavy()
-    model = foolbox.PyTorchModel(network.eval(), bounds=(0, 1), device="cpu")
-    attack = FACTORIES[name].build(ThreatModel("linf", 0.08))
-    _, clipped, success = attack(model, images, labels, epsilons=[0.01, 0.08])
-    assert 0 <= int(success[0].sum()) < int(success[1].sum())
-    assert torch.equal(network(clipped[1]).argmax(1) != labels, success[1])
+    return factory.build(threat).perturbed(network, images[rows], labels[rows], threat, draws_of(rows)).detach()
 
 
 def test_gradients_whose_squares_are_0_still_have_a_direction():
@@ -158,16 +37,6 @@ def test_gradients_whose_squares_are_0_still_have_a_direction():
         direction = along(shares(scale * gradient))
         torch.testing.assert_close(direction, gradient / 5)
     assert torch.equal(shares(0 * gradient), 0 * gradient)
-
-
-def test_no_gradient_stays_on_the_network():
-    network, images, labels = wavy()
-    for one in network.parameters():
-        one.requires_grad_(True)
-    for name in FACTORIES:
-        attacked(FACTORIES[name], "linf", network, images, labels)
-    assert all(one.grad is None for one in network.parameters())
-    assert not images.requires_grad
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -264,36 +133,6 @@ def test_images_made_to_transfer_go_on_when_their_source_is_fooled():
     assert int((fell & inner).sum()) > 5
     assert int(further[fell & inner].sum()) > 0.8 * int((fell & inner).sum())
     assert torch.allclose(left[~fell], stayed[~fell], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("attack", "norm", "advice"),
-    [
-        (MomentumFGSM(1, 1), "l1", "mi-fgsm does not know the norm l1; it knows linf and l2; .*apgd-ce"),
-        (Transfer(1, 1), "l1", "transfer does not know the norm l1; it knows linf and l2; .*norm: linf"),
-        (MarginPGD(1, 1), "l2", "cw-linf does not know the norm l2; it knows linf; cw .*apgd-dlr"),
-    ],
-)
-def test_a_norm_an_attack_does_not_know_is_refused_with_advice(attack, norm, advice):
-    with pytest.raises(OptionError, match=advice):
-        attack.build(ThreatModel(norm, 0.1))
-
-
-@pytest.mark.parametrize(
-    ("form", "options", "message"),
-    [
-        (MomentumFGSM, {"steps": 3}, "step_size"),
-        (MarginPGD, {"step_size": 0.1}, "steps"),
-        (Transfer, {"steps": 3, "step_size": 0.1, "momentum": -1}, "momentum"),
-        (AutoPGDCrossEntropy, {"steps": 0}, "steps"),
-        (AutoPGDLogitsRatio, {"eot_samples": 0}, "eot_samples"),
-        (AutoPGDTargeted, {"target_classes": 0}, "target_classes"),
-        (AutoPGDTargeted, {"restarts": 1.5}, "restarts"),
-    ],
-)
-def test_options_are_checked(form, options, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        form(**options)
 
 
 def test_checkpoints_and_radii_are_those_of_the_papers():

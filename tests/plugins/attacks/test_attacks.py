@@ -4,7 +4,6 @@ For logits W x + b, an image of class y with margin m to class j is at distance 
 boundary, q the dual order of the threat's norm.  In l_1, where the box is soon met, pixels are filled one by one.
 """
 
-import contextlib
 import math
 import subprocess
 import sys
@@ -15,9 +14,9 @@ from torch import nn
 
 from robustnas.attack import Conditions, evaluate, predict
 from robustnas.attack.foolbox_import import load_foolbox
-from robustnas.errors import OptionError, RunError
+from robustnas.errors import RunError
 from robustnas.runtime.seeding import seeded
-from robustnas.threat import DUAL_ORDER, NORMS, ThreatModel
+from robustnas.threat import DUAL_ORDER, ThreatModel
 from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy, AutoPGDLogitsRatio, AutoPGDTargeted
 from robustnas_plugins.attacks.carlini_wagner import CarliniWagner
 from robustnas_plugins.attacks.cw_linf import MarginPGD
@@ -25,14 +24,7 @@ from robustnas_plugins.attacks.deepfool import DeepFool
 from robustnas_plugins.attacks.fgsm import FGSM
 from robustnas_plugins.attacks.mi_fgsm import MomentumFGSM
 from robustnas_plugins.attacks.pgd import PGD
-
-ATTACKS = {
-    "fgsm": FGSM(),
-    "pgd": PGD(steps=5, step_size="64/255"),
-    "cw": CarliniWagner(steps=40, step_size=0.05, binary_search_steps=6),
-    "deepfool": DeepFool(steps=5),
-}
-
+from support.attacked_networks import Linear, around_grey, wavy
 
 EVERY = ("linf", "l2", "l1")
 BALLS = [
@@ -53,26 +45,6 @@ BALLS = [
 """Attacks inside a ball, in the norms they know."""
 
 
-class Linear(nn.Module):
-    """Two classes, logits linear in the pixels; gradients of every entry are well away from 0."""
-
-    def __init__(self, classes=2):
-        super().__init__()
-        with seeded(0, "linear"):
-            weight = torch.randn(classes, 9)
-        weight = weight + 0.2 * weight.sign()
-        self.weight = nn.Parameter(weight / 5)
-
-    def forward(self, images):
-        return (images.flatten(1) - 0.5) @ self.weight.T
-
-
-def around_grey(count=40, spread=0.1):
-    """Images near grey, so that no small perturbation meets the border of the box."""
-    generator = torch.Generator().manual_seed(2)
-    return 0.5 + spread * (2 * torch.rand(count, 1, 3, 3, generator=generator) - 1)
-
-
 def exact_distances(network, images, labels, norm):
     """(N,) distance to the nearest boundary of a linear network, ignoring the box but in l_1."""
     logits = network(images)
@@ -84,21 +56,6 @@ def exact_distances(network, images, labels, norm):
     distances = (margins / lengths).detach()
     distances[rows, labels] = float("inf")
     return distances.amin(1)
-
-
-def norms_of(attack):
-    """The norms an attack knows."""
-    known = []
-    for norm in NORMS:
-        with contextlib.suppress(OptionError):
-            attack.build(ThreatModel(norm, 0.1))
-            known.append(norm)
-    return known
-
-
-def test_the_attacks_know_the_norms_they_should():
-    known = {attack: norms_of(attack) for attack in (FGSM(), MomentumFGSM(1, 1), MarginPGD(1, 1), AutoPGDTargeted())}
-    assert list(known.values()) == [["linf", "l2", "l1"], ["linf", "l2"], ["linf"], ["linf", "l2", "l1"]]
 
 
 def filling(network, image, label):
@@ -153,18 +110,8 @@ def test_attacks_that_minimise_find_the_nearest_boundary(attack, norm, worst):
     assert 0 < int(record.success.sum()) < 12
 
 
-def wavy():
-    """A small network with several wrong ways up the loss, and images it is right on."""
-    with seeded(3, "wavy"):
-        network = nn.Sequential(nn.Flatten(), nn.Linear(9, 40), nn.Tanh(), nn.Linear(40, 5))
-        with torch.no_grad():
-            network[1].weight.mul_(6)
-        images = torch.rand(120, 1, 3, 3)
-    return network, images, predict(network, images)
-
-
 def test_restarts_are_never_weaker_and_cost_less_than_running_everything_again():
-    network, images, labels = wavy()
+    network, images, labels = wavy(5, 120, (1, 3, 3), gain=6.0)
     threat = ThreatModel("linf", 0.05)
     options = {"steps": 2, "step_size": 0.05}
     once, often = (
@@ -198,18 +145,8 @@ def test_a_confident_attack_goes_further():
     assert bool((found[1].found > found[0].found).all())
 
 
-def test_every_attack_keeps_its_contract():
-    from robustnas.testing import check_attack
-
-    walked = 0
-    for attack in ATTACKS.values():
-        check_attack(attack)
-        walked += 1
-    assert walked == 4
-
-
 def test_in_l1_fgsm_may_take_its_gradient_at_a_random_image():
-    network, images, labels = wavy()
+    network, images, labels = wavy(5, 120, (1, 3, 3), gain=6.0)
     threat = ThreatModel("l1", 0.6)
     clean, elsewhere, again = (
         evaluate(network, images, labels, FGSM(random_start=start).build(threat), threat, Conditions(label="fgsm"))
@@ -221,7 +158,7 @@ def test_in_l1_fgsm_may_take_its_gradient_at_a_random_image():
 
 
 def test_in_l1_pgd_finds_more_than_one_step_and_restarts_more_than_one_run():
-    network, images, labels = wavy()
+    network, images, labels = wavy(5, 120, (1, 3, 3), gain=6.0)
     threat = ThreatModel("l1", 0.6)
     options = {"steps": 12, "step_size": 0.15}
     records = [
@@ -237,22 +174,6 @@ def test_in_l1_pgd_finds_more_than_one_step_and_restarts_more_than_one_run():
     assert 12 * missed < records[1].evaluations < 12 * len(images)
 
 
-def test_an_image_is_attacked_in_l1_on_its_own():
-    network, images, labels = wavy()
-    threat = ThreatModel("l1", 0.6)
-    for attack in (FGSM(), PGD(steps=5, step_size=0.2, random_start=False)):
-        together = evaluate(network, images, labels, attack.build(threat), threat)
-        apart = evaluate(network, images, labels, attack.build(threat), threat, Conditions(batch=7))
-        assert torch.equal(together.success, apart.success)
-        torch.testing.assert_close(together.distance, apart.distance)
-
-
-@pytest.mark.parametrize(("name", "attack"), [("deepfool", DeepFool()), ("cw", CarliniWagner())])
-def test_an_attack_without_an_l1_form_says_what_would_do(name, attack):
-    with pytest.raises(OptionError, match=rf"attack {name} does not know the norm l1; it knows .*l2; .*pgd"):
-        attack.build(ThreatModel("l1", 5))
-
-
 def test_foolbox_leaves_the_l1_ball_where_ours_stays_in():
     """Why its sparse attack is not offered; if this fails, foolbox has mended its projection."""
     foolbox = load_foolbox()
@@ -265,38 +186,6 @@ def test_foolbox_leaves_the_l1_ball_where_ours_stays_in():
         evaluate(network, images, labels, theirs, threat)
     ours = evaluate(network, images, labels, PGD(steps=5, step_size=1.5).build(threat), threat)
     assert float(ours.distance.max()) <= 6
-
-
-def test_cw_says_what_would_do_in_linf():
-    with pytest.raises(OptionError, match=r"cw does not know the norm linf; it knows l2; .*norm: l2.*pgd"):
-        CarliniWagner().build(ThreatModel("linf", 0.1))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "steps"),
-        ({"steps": 10}, "step_size"),
-        ({"steps": 0, "step_size": 0.1}, "steps"),
-        ({"steps": 10, "step_size": 0}, "step_size"),
-        ({"steps": 10, "step_size": "1/0"}, "divides by zero"),
-        ({"steps": 2.5, "step_size": 0.1}, "steps"),
-        ({"steps": 10, "step_size": 0.1, "restarts": 0}, "restarts"),
-        (
-            {"steps": 10, "step_size": 0.1, "restarts": 3, "random_start": False},
-            "restarts above 1 need random_start",
-        ),
-    ],
-)
-def test_pgd_checks_its_options(options, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        PGD(**options)
-
-
-def test_step_sizes_are_pixels():
-    built = PGD(steps=7, step_size="2/255").build(ThreatModel("linf", 0.1))
-    assert built.step_size == 2 / 255
-    assert built.steps == 7
 
 
 def test_foolbox_is_imported_without_a_warning_where_warnings_are_errors():

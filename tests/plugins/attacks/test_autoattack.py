@@ -8,27 +8,19 @@ from torch import nn
 
 from robustnas.attack import Conditions, evaluate, predict
 from robustnas.attack.foolbox_attack import InTurn, NearestAttack
-from robustnas.attack.foolbox_import import load_foolbox
-from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.errors import RunError
 from robustnas.run.evaluation import _left_out
-from robustnas.runtime.seeding import seeded
 from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy
 from robustnas_plugins.attacks.autoattack import VERSIONS, AutoAttack
+from support.attacked_networks import draws_of, wavy
 
 RADII = {"linf": 0.12, "l2": 0.5, "l1": 1.2}
 
 
 def subject(classes=5, count=30):
     """A small network with several wrong ways, images it is right on, and their draws."""
-    with seeded(11, "autoattack"):
-        network = nn.Sequential(nn.Flatten(), nn.Linear(25, 30), nn.Tanh(), nn.Linear(30, classes))
-        with torch.no_grad():
-            network[1].weight.mul_(2)
-        images = torch.rand(count, 1, 5, 5)
-    network.requires_grad_(False)
-    return network, images, predict(network, images), PerImageRandom.of_images(0, "autoattack", torch.arange(count))
+    return *wavy(classes, count, (1, 5, 5), gain=2.0), draws_of(count)
 
 
 @pytest.mark.parametrize(
@@ -178,27 +170,3 @@ def test_an_image_that_stands_costs_what_is_announced():
     assert bool((predict(network, found) == labels).all())
     announced = attack.evaluations(5) * len(images)
     assert 0.7 * announced <= counted <= announced
-
-
-def test_it_is_a_foolbox_attack():
-    network, images, labels, _ = subject(count=8)
-    foolbox = load_foolbox()
-    model = foolbox.PyTorchModel(network.eval(), bounds=(0, 1), device="cpu")
-    attack = AutoAttack(steps=4, queries=10).build(ThreatModel("linf", 0.3))
-    _, clipped, success = attack(model, images, labels, epsilons=0.3)
-    assert bool(success.any())
-    assert float((clipped - images).abs().max()) <= 0.3 + 1e-6
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"version": "custom"}, "version"),
-        ({"square_variant": "both"}, "square_variant"),
-        ({"steps": 0}, "steps"),
-        ({"queries": 0}, "queries"),
-    ],
-)
-def test_options_are_checked(options, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        AutoAttack(**options)

@@ -7,14 +7,12 @@ import torch
 from torch import nn
 
 from robustnas.attack import predict
-from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.runtime.seeding import seeded
-from robustnas.threat import NORMS, ThreatModel
+from robustnas.threat import NORMS, ORDER, ThreatModel
 from robustnas_plugins.attacks import fab as module
 from robustnas_plugins.attacks.fab import FAB, FABT
 from robustnas_plugins.attacks.hyperplane import nearest_step
-
-ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
+from support.attacked_networks import around_grey, draws_of, wavy
 
 
 class Linear(nn.Module):
@@ -28,15 +26,6 @@ class Linear(nn.Module):
 
     def forward(self, images):
         return (images.flatten(1) - 0.5) @ self.weight.T
-
-
-def images_of(count=30, spread=0.5):
-    generator = torch.Generator().manual_seed(2)
-    return 0.5 + spread * (2 * torch.rand(count, 1, 3, 3, generator=generator) - 1)
-
-
-def draws_of(images):
-    return PerImageRandom.of_images(0, "fab", torch.arange(len(images)))
 
 
 def exact_step(image, slope, gap, norm):
@@ -123,11 +112,11 @@ def test_a_gap_without_a_slope_is_left(norm):
 @pytest.mark.parametrize("spread", [0.1, 0.5], ids=["box far", "box near"])
 @pytest.mark.parametrize("targeted", [True, False], ids=["targeted", "untargeted"])
 def test_on_a_linear_network_the_nearest_image_is_found(norm, classes, spread, targeted):
-    network, images = Linear(classes), images_of(spread=spread)
+    network, images = Linear(classes), around_grey(30, spread)
     labels = predict(network, images)
     plugin = FABT(steps=12) if targeted else FAB(steps=12)
     threat = ThreatModel(norm, 0.1)
-    found = plugin.build(threat).nearest(network, images, labels, draws_of(images))
+    found = plugin.build(threat).nearest(network, images, labels, draws_of(len(images)))
     exact = exact_distances(network, images, labels, norm)
     possible = exact.isfinite()
     assert int(possible.sum()) >= 25
@@ -139,17 +128,6 @@ def test_on_a_linear_network_the_nearest_image_is_found(norm, classes, spread, t
     assert 0 <= float(found.min()) <= float(found.max()) <= 1
 
 
-def wavy(classes=5, count=20):
-    """A small network with several wrong ways, and images it is right on."""
-    with seeded(3, "wavy"):
-        network = nn.Sequential(nn.Flatten(), nn.Linear(9, 30), nn.Tanh(), nn.Linear(30, classes))
-        with torch.no_grad():
-            network[1].weight.mul_(4)
-        images = torch.rand(count, 1, 3, 3)
-    network.requires_grad_(False)
-    return network, images, predict(network, images)
-
-
 def sizes_of(network, found, images, labels, norm):
     """(N,) sizes in the norm; infinite where the network is not fooled."""
     size = ThreatModel(norm, 0.0).distance(found, images)
@@ -159,83 +137,29 @@ def sizes_of(network, found, images, labels, norm):
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("form", [FABT, FAB], ids=["targeted", "untargeted"])
 def test_an_images_result_depends_on_that_image_alone(norm, form, monkeypatch):
-    network, images, labels = wavy()
+    network, images, labels = wavy(count=20, shape=(1, 3, 3))
     attack = form(steps=8, restarts=2).build(ThreatModel(norm, 0.1))
-    together = attack.nearest(network, images, labels, draws_of(images))
+    together = attack.nearest(network, images, labels, draws_of(len(images)))
     assert bool((predict(network, together) != labels).any())
     for chosen in (torch.arange(3, 8), torch.randperm(20, generator=torch.Generator().manual_seed(1))):
-        some = attack.nearest(network, images[chosen], labels[chosen], draws_of(images).at(chosen))
+        some = attack.nearest(network, images[chosen], labels[chosen], draws_of(len(images)).at(chosen))
         torch.testing.assert_close(some, together[chosen], atol=1e-4, rtol=0)
     monkeypatch.setattr(module, "VALUES", 1)  # one class at a time
-    torch.testing.assert_close(attack.nearest(network, images, labels, draws_of(images)), together, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        attack.nearest(network, images, labels, draws_of(len(images))), together, atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_more_classes_and_more_restarts_never_find_less(norm):
-    network, images, labels = wavy()
+    network, images, labels = wavy(count=20, shape=(1, 3, 3))
     tried = []
     for target_classes, restarts in ((1, 1), (4, 1), (4, 4)):
         plugin = FABT(steps=10, restarts=restarts, target_classes=target_classes)
-        found = plugin.build(ThreatModel(norm, 0.1)).nearest(network, images, labels, draws_of(images))
+        found = plugin.build(ThreatModel(norm, 0.1)).nearest(network, images, labels, draws_of(len(images)))
         tried.append(sizes_of(network, found, images, labels, norm))
     one, all_classes, often = tried
     # the final search ends at slightly different places of the boundary
     assert bool((all_classes <= one * 1.01).all())
     assert bool((often <= all_classes * 1.01).all())
     assert float(all_classes.sum()) < float(one.sum())
-
-
-@pytest.mark.parametrize("classes", [2, 3, 4, 12])
-def test_the_cost_is_what_is_announced_for_any_number_of_classes(classes):
-    network, images, labels = wavy(classes)
-    counted = 0
-
-    def counting(batch):
-        nonlocal counted
-        counted += len(batch)
-        return network(batch)
-
-    for plugin in (FABT(steps=6, restarts=2), FABT(steps=6, target_classes=2), FAB(steps=6, restarts=2)):
-        counted = 0
-        found = plugin.build(ThreatModel("l2", 1.0)).nearest(counting, images, labels, draws_of(images))
-        assert counted <= plugin.evaluations(classes) * len(images)
-        # only images for which nothing was found are spared the final search
-        assert counted >= (plugin.evaluations(classes) - 4) * len(images)
-        assert bool((predict(network, found) != labels).any())
-
-
-def test_it_leaves_no_gradients_and_its_images_as_they_were():
-    network, images, labels = wavy()
-    network.requires_grad_(True)
-    given = images.clone()
-    FABT(steps=3).build(ThreatModel("linf", 0.1)).nearest(network, given, labels, draws_of(images))
-    assert torch.equal(given, images)
-    assert all(one.grad is None for one in network.parameters())
-
-
-def test_a_flat_network_keeps_its_images():
-    images = images_of(4)
-    labels = torch.zeros(4, dtype=torch.int64)
-
-    def flat(batch):
-        return torch.tensor([1.0, 0.0, 0.5]) + 0 * batch.flatten(1).sum(dim=1, keepdim=True)
-
-    for norm in NORMS:
-        found = FABT(steps=3, restarts=2).build(ThreatModel(norm, 0.1)).nearest(flat, images, labels, draws_of(images))
-        assert torch.equal(found, images)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"steps": 0}, "steps"),
-        ({"restarts": 0}, "restarts"),
-        ({"target_classes": 0}, "target_classes"),
-        ({"alpha_max": 1.5}, "alpha_max"),
-        ({"eta": 0.9}, "eta"),
-        ({"beta": 1.0}, "beta"),
-    ],
-)
-def test_options_are_checked(options, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        FABT(**options)

@@ -12,25 +12,20 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from test_attacks import Linear, around_grey, exact_distances
+from test_attacks import exact_distances
 from test_fab import Linear as AnyLinear
 from test_fab import exact_distances as exact_in_the_box
-from test_fab import images_of, wavy
 from torch import Tensor, nn
 
 from robustnas.attack import evaluate, predict
-from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.network import Counted
-from robustnas.attack.per_image_random import PerImageRandom
-from robustnas.attack.runner import runners
-from robustnas.errors import OptionError
 from robustnas.runtime.seeding import seeded
-from robustnas.testing.attack import SAME
 from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.attacks.boundary import Boundary
 from robustnas_plugins.attacks.ddn import DDN
 from robustnas_plugins.attacks.fmn import FMN
 from robustnas_plugins.attacks.hopskipjump import SHORTER, HopSkipJump
+from support.attacked_networks import Flat, Linear, around_grey, draws_of, proposed, wavy
 
 SHORT = {
     "ddn": DDN(steps=15),
@@ -46,13 +41,8 @@ BLIND = [pytest.param(name, norm, id=f"{name} {norm}") for name in ("boundary", 
 
 
 def run(plugin: Any, norm: str, network: nn.Module, images: Tensor, labels: Tensor, chosen: Tensor | None = None):
-    """What the attack finds for the images at `chosen` (all by default), run as the harness runs it."""
-    chosen = torch.arange(len(images)) if chosen is None else chosen
-    foolbox = load_foolbox()
-    (runner,) = runners(plugin.build(ThreatModel(norm, 0.1)), ThreatModel(norm, 0.1), "attack")
-    model = foolbox.PyTorchModel(network.eval(), bounds=(0, 1), device="cpu")
-    criterion = foolbox.criteria.Misclassification(labels[chosen])
-    return runner.call(model, images[chosen], criterion, PerImageRandom.of_images(0, "nearest", chosen))
+    """What the attack finds for the images at `chosen`, all by default."""
+    return proposed(plugin, ThreatModel(norm, 0.1), network, images, labels, chosen)
 
 
 def size(norm: str, found: Tensor, images: Tensor) -> Tensor:
@@ -98,7 +88,7 @@ def test_on_a_linear_network_the_nearest_boundary_is_nearly_found(plugin, norm, 
 
 @pytest.mark.parametrize(("name", "norm"), EVERY)
 def test_images_in_the_corners_of_the_box_are_attacked_inside_it(name, norm):
-    network, images = AnyLinear(3), images_of(20).round()
+    network, images = AnyLinear(3), around_grey(20, 0.5).round()
     assert set(images.unique().tolist()) == {0.0, 1.0}
     labels = predict(network, images)
     exact = exact_in_the_box(network, images, labels, norm)
@@ -109,13 +99,6 @@ def test_images_in_the_corners_of_the_box_are_attacked_inside_it(name, norm):
     share = size(norm, found, images) / exact
     assert bool((share >= 1 - 1e-4).all())
     assert float(share.median()) <= {"fmn": 1.01, "boundary": 3.0}.get(name, 1.4)
-
-
-class Flat(nn.Module):
-    """The same logits everywhere, differentiable."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.tensor([1.0, 0.0, 0.5]) + 0 * images.flatten(1).sum(dim=1, keepdim=True)
 
 
 class Twins(nn.Module):
@@ -152,7 +135,7 @@ class Steep(Saturated):
 @pytest.mark.parametrize(("name", "norm"), EVERY)
 def test_networks_without_slopes_leave_images_that_are_images(name, norm, subject):
     network = subject()
-    images = torch.cat([around_grey(6), images_of(4).round(), torch.zeros(1, 1, 3, 3), torch.ones(1, 1, 3, 3)])
+    images = torch.cat([around_grey(6), around_grey(4, 0.5).round(), torch.zeros(1, 1, 3, 3), torch.ones(1, 1, 3, 3)])
     labels = predict(network, images)
     found = run(SHORT[name], norm, network, images, labels)
     assert_images(found, images)
@@ -176,7 +159,7 @@ class Hard(nn.Module):
 
 @pytest.mark.parametrize(("name", "norm"), BLIND)
 def test_decisions_are_all_that_a_blind_attack_sees(name, norm):
-    network, images, labels = wavy()
+    network, images, labels = wavy(4, 20, (1, 3, 3))
     found = run(SHORT[name], norm, network, images, labels)
     assert int((predict(network, found) != labels).sum()) == len(images)
     assert torch.equal(run(SHORT[name], norm, Hard(network), images, labels), found)
@@ -254,7 +237,7 @@ def test_fmn_fools_black_and_white_images(norm):
 
 @pytest.mark.parametrize(("name", "norm"), BLIND)
 def test_more_steps_never_find_less(name, norm):
-    network, images, labels = wavy()
+    network, images, labels = wavy(4, 20, (1, 3, 3))
     sizes = []
     for steps in (1, 3, 9, 27):
         plugin = attrs.evolve(SHORT[name], steps=steps)
@@ -262,24 +245,6 @@ def test_more_steps_never_find_less(name, norm):
     for fewer, more in itertools.pairwise(sizes):
         assert bool((more <= fewer).all())
         assert float(more.mean()) < float(fewer.mean())
-
-
-@pytest.mark.parametrize(("name", "norm"), EVERY)
-def test_an_images_result_is_its_own(name, norm):
-    network, images, labels = wavy()
-    network = network.double()
-
-    class InFloat64(nn.Module):
-        """So that no decision hangs on how float32 rounds a batch of another size."""
-
-        def forward(self, batch: Tensor) -> Tensor:
-            return network(batch.double())
-
-    together = run(SHORT[name], norm, InFloat64(), images, labels)
-    assert not torch.equal(together, images)
-    for chosen in (torch.arange(3, 8), torch.randperm(20, generator=torch.Generator().manual_seed(1))):
-        some = run(SHORT[name], norm, InFloat64(), images, labels, chosen)
-        torch.testing.assert_close(some, together[chosen], atol=SAME, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["fmn", "boundary", "hopskipjump"])
@@ -294,35 +259,14 @@ def test_random_numbers_are_those_of_the_image(name):
     torch.manual_seed(1)
     assert torch.equal(run(SHORT[name], "l2", network, images, labels), first)
     torch.random.set_rng_state(state)
-    others = (
-        SHORT[name]
-        .build(ThreatModel("l2", 0.1))
-        .nearest(network, images, labels, PerImageRandom.of_images(1, "nearest", torch.arange(4)))
-    )
+    others = SHORT[name].build(ThreatModel("l2", 0.1)).nearest(network, images, labels, draws_of(4, seed=1))
     if name != "fmn":  # which need not have found anything
         assert not torch.equal(others, first)
 
 
-@pytest.mark.parametrize(("name", "norm"), EVERY)
-@pytest.mark.parametrize("subject", ["wavy", "flat"])
-def test_the_cost_is_at_most_what_is_announced(name, norm, subject):
-    network, images, labels = wavy()
-    if subject == "flat":
-        network, labels = Flat(), torch.zeros(len(images)).long()
-    counted = Counted(network)
-    plugin = SHORT[name]
-    run(plugin, norm, counted, images, labels)
-    announced = plugin.evaluations(5) * len(images)
-    assert 0 < counted.images <= announced
-    if name in ("ddn", "fmn"):
-        assert counted.images == announced
-    elif subject == "flat":
-        assert counted.images == plugin.tries * len(images)
-
-
 def test_the_announced_cost_of_the_blind_attacks_is_nearly_spent():
     """An announcement that is far too high would put them behind attacks that cost more."""
-    network, images, labels = wavy()
+    network, images, labels = wavy(4, 20, (1, 3, 3))
     counted = Counted(network)
     plugin = Boundary(steps=100, tries=1)
     run(plugin, "l2", counted, images, labels)
@@ -339,41 +283,3 @@ def test_the_announced_cost_of_the_blind_attacks_is_nearly_spent():
         run(plugin, "l2", counted, images, labels)
         spent.append(counted.images)
     assert gradients - 3 * SHORTER < (spent[1] - spent[0]) / len(images) < gradients + 3 * SHORTER
-
-
-@pytest.mark.parametrize(
-    ("plugin", "norm", "message"),
-    [
-        (DDN(), "linf", "attack ddn does not know the norm linf; it knows l2; fmn knows linf, l2 and l1"),
-        (DDN(), "l1", "attack ddn does not know the norm l1; it knows l2; fmn knows"),
-        (Boundary(), "linf", "attack boundary does not know the norm linf; it knows l2; hopskipjump knows linf and l2"),
-        (Boundary(), "l1", "attack boundary does not know the norm l1"),
-        (HopSkipJump(), "l1", "hopskipjump does not know the norm l1; it knows linf and l2; .* gradient .*norm: l2"),
-    ],
-)
-def test_a_norm_that_is_not_known_is_refused_and_what_would_do_is_named(plugin, norm, message):
-    with pytest.raises(OptionError, match=message):
-        plugin.build(ThreatModel(norm, 0.1))
-
-
-@pytest.mark.parametrize(
-    ("factory", "options", "named"),
-    [
-        (DDN, {"steps": 0}, "steps"),
-        (DDN, {"gamma": 1.0}, "gamma"),
-        (DDN, {"initial_radius": 0}, "initial_radius"),
-        (FMN, {"steps": 2.5}, "steps"),
-        (FMN, {"step_size": 0}, "step_size"),
-        (FMN, {"gamma": 0.001}, "gamma"),
-        (Boundary, {"steps": 0}, "steps"),
-        (Boundary, {"sideways": 0}, "sideways"),
-        (Boundary, {"inwards": -1}, "inwards"),
-        (Boundary, {"tries": 0}, "tries"),
-        (HopSkipJump, {"samples": 0}, "samples"),
-        (HopSkipJump, {"most_samples": 0}, "most_samples"),
-        (HopSkipJump, {"gamma": 0}, "gamma"),
-    ],
-)
-def test_options_are_checked(factory, options, named):
-    with pytest.raises((TypeError, ValueError), match=named):
-        factory(**options)

@@ -2,45 +2,20 @@
 
 import pytest
 import torch
-from torch import nn
 
-from robustnas.attack import predict
+from robustnas.attack.network import Counted
 from robustnas.attack.per_image_random import PerImageRandom
-from robustnas.runtime.seeding import seeded
 from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.attacks.square import VARIANTS, Square
 from robustnas_plugins.attacks.square_moves import FORMS
+from support.attacked_networks import draws_of, wavy
 
 RADII = {"linf": 0.15, "l2": 0.6, "l1": 2.5}
 
 
-class Counted(nn.Module):
-    """A network that remembers how many images went through it, and that refuses to be differentiated."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-        self.images = 0
-        self.batches = []
-
-    def forward(self, images):
-        assert not images.requires_grad
-        assert not torch.is_grad_enabled()
-        self.images += len(images)
-        self.batches.append(images.clone())
-        return self.network(images)
-
-
-def subject(height=6, width=6, channels=1, classes=4, count=24):
+def subject(height=6, width=6, channels=1):
     """A small network that is not linear, images it is right on, and their draws."""
-    with seeded(5, "square"):
-        values = channels * height * width
-        network = nn.Sequential(nn.Flatten(), nn.Linear(values, 24), nn.Tanh(), nn.Linear(24, classes))
-        with torch.no_grad():
-            network[1].weight.mul_(2)
-        images = torch.rand(count, channels, height, width)
-    network.requires_grad_(False)
-    return network, images, predict(network, images), PerImageRandom.of_images(0, "square", torch.arange(count))
+    return *wavy(4, 24, (channels, height, width), gain=2.0), draws_of(24)
 
 
 def fell(network, found, labels):
@@ -77,39 +52,6 @@ def test_every_candidate_is_in_ball_and_box_and_most_fill_the_ball(norm, variant
         assert 0 <= float(best.min()) <= float(best.max()) <= 1
         full += int((size > 0.8 * threat.epsilon).sum())
     assert full > 0.9 * 20 * len(images)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_an_images_result_depends_on_that_image_alone(norm, variant):
-    network, images, labels, draws = subject()
-    threat = ThreatModel(norm, RADII[norm])
-    attack = Square(queries=40, variant=variant, restarts=2).build(threat)
-    together = attack.perturbed(network, images, labels, threat, draws)
-    standing = int((~fell(network, together, labels)).sum())
-    assert 0 < standing < len(images)
-    for chosen in (torch.arange(5, 12), torch.randperm(24, generator=torch.Generator().manual_seed(0))):
-        some = attack.perturbed(network, images[chosen], labels[chosen], threat, draws.at(chosen))
-        torch.testing.assert_close(some, together[chosen], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_fooled_images_leave_and_no_gradient_is_asked_for(norm):
-    network, images, labels, draws = subject()
-    threat = ThreatModel(norm, RADII[norm])
-    counted, plugin = Counted(network), Square(queries=30, restarts=2)
-    found = plugin.build(threat).perturbed(counted, images, labels, threat, draws)
-    for batch, following in zip(counted.batches, counted.batches[1:], strict=False):
-        assert len(following) <= len(batch)
-    # an image leaves with the first query that fools it: the last batch it was in has it fooled
-    fooled_in_some = 0
-    for batch, following in zip(counted.batches, counted.batches[1:], strict=False):
-        fooled_in_some += len(batch) - len(following)
-    broken = fell(network, found, labels)
-    assert 0 < int(broken.sum()) < len(images)
-    assert fooled_in_some == int(broken.sum())
-    assert len(counted.batches) == plugin.evaluations(4)
-    assert counted.images < plugin.evaluations(4) * len(images)
 
 
 def test_queries_are_what_an_image_that_stands_costs():
@@ -200,23 +142,3 @@ def test_per_sample_finds_what_hangs_on_the_last_row():
     broken = {variant: fell(network, images, labels) for variant, images in found.items()}
     assert bool(broken["per-sample"].all())
     assert 0 < int(broken["reference"].sum()) < 20
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"queries": 0}, "queries"),
-        ({"p_init": 0}, "p_init"),
-        ({"p_init": 1.5}, "p_init"),
-        ({"restarts": 0}, "restarts"),
-        ({"variant": "both"}, "variant"),
-        ({"rescaled": 1}, "rescaled"),
-    ],
-)
-def test_options_are_checked(options, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        Square(**options)
-
-
-def test_it_is_announced_as_a_black_box():
-    assert Square.access == "black-box"
