@@ -18,6 +18,7 @@ from robustnas.errors import RunError
 from robustnas.recipe import shelf
 from robustnas.runtime.interrupt import Ended
 from support.fake_package import install
+from support.imported import imported
 
 GOOD = """\
 # A recipe of fakes.
@@ -161,6 +162,11 @@ def test_a_bad_recipe_ends_with_status_2_and_a_message(
     assert told in error
     assert "Traceback" not in error
     assert pipeline.asked == []
+
+
+def test_a_faulty_recipe_of_light_plugins_is_told_without_torch(folder: Path) -> None:
+    Path("bad.yaml").write_text(GOOD + "search: {epocs: 3}\nattacks: [{name: fgsn}]\n")
+    assert imported("plan", "bad.yaml", site=folder.parent / "site") == (2, set())
 
 
 @pytest.mark.parametrize(

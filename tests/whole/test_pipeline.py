@@ -24,6 +24,7 @@ from robustnas.run import directory
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime.artifacts import StageFolder, forget
 from support.finished_run import RECIPE, results, run, table, without_seconds
+from support.imported import imported
 
 
 def test_a_run_ends_with_a_table(finished_run: Path):
@@ -280,6 +281,13 @@ def test_no_cuda_here_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "r.yaml").write_text(RECIPE)
     assert run(tmp_path, "--device", "cuda") == 2
     assert "this machine has cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["table {}", "records {}", "robustbench {} darts --architecture cells"])
+def test_what_is_finished_is_shown_without_torch(finished_copy: Path, command: str):
+    status, heavy = imported(*command.format(finished_copy / "run").split())
+    assert "torch" not in heavy
+    assert status == (2 if "robustbench" in command else 0), "no AutoAttack is among its attacks"
 
 
 def test_a_plan_runs_nothing(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
