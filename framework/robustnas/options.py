@@ -54,7 +54,7 @@ def option(
 
 @frozen
 class Option:
-    """One option.
+    """One option: a key that a recipe may write, and what is known of it.
 
     Args:
         name: the key in a recipe.
@@ -194,7 +194,7 @@ def type_text(annotation: Any) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value as a recipe would write it."""
+    """Write a value as a recipe would."""
     value = plain(value)
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `evaluate`."""
+    """Add the arguments of `evaluate`."""
     parser.add_argument("--network", required=True, metavar="MODULE:FACTORY", help="what makes the network")
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="its state dict (default: as the factory makes it)"
@@ -167,7 +167,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_robustbench(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `robustbench`."""
+    """Add the arguments of `robustbench`."""
     parser.add_argument("directory", type=Path, metavar="DIR", help="a run directory")
     parser.add_argument("method", metavar="METHOD", help="a method of its table")
     parser.add_argument("--title", metavar="TEXT", help="of the paper (default: the method)")
@@ -182,7 +182,7 @@ def _add_robustbench(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `export`."""
+    """Add the arguments of `export`."""
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument("method", metavar="METHOD", help="a method of its recipe")
     parser.add_argument("--seed", type=_seed, metavar="N", help="a seed of its recipe (default: the first)")

@@ -133,7 +133,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
 
 
 def _method(loaded: Loaded, name: str, method: Method, known: Known) -> MethodPlan:
-    """One method with its names resolved.
+    """Resolve the names of one method.
 
     Raises:
         InputError: its genotype cannot be found, or does not fit.
@@ -298,7 +298,7 @@ class Evaluated:
 
     @classmethod
     def of(cls, recipe: Recipe, columns: Sequence[Column]) -> Evaluated:
-        """What they share in a recipe."""
+        """Find out what the evaluations of a recipe share."""
         uses = {attack.label: attack.use for attack in recipe.attacks}
         return cls(
             recipe=recipe,

@@ -91,7 +91,7 @@ class Script(dict[str, Any]):
         self.where = where
 
     def one(self) -> Any:
-        """The only one.
+        """Return the only genotype there is.
 
         Raises:
             InputError: there is none, or several that differ.

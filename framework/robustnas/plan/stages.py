@@ -23,7 +23,7 @@ KINDS: tuple[Kind, ...] = ("search", "train", "clean", "probe", "certify", "atta
 
 @frozen
 class Foreign:
-    """A network made elsewhere.
+    """A network that was made elsewhere, as a recipe names it.
 
     Args:
         factory: `module:factory`.
@@ -65,7 +65,7 @@ class MethodPlan:
 
 @frozen
 class Stage:
-    """One piece of work.
+    """One piece of work, which reads the results of others and writes one.
 
     Args:
         key: names its result.
@@ -119,7 +119,7 @@ class Plan:
 
     @cached_property
     def _by_network(self) -> dict[tuple[str, int], list[Stage]]:
-        """The stages by method and seed."""
+        """Sort the stages by method and seed."""
         found: dict[tuple[str, int], list[Stage]] = {}
         for stage in self.stages:
             found.setdefault((stage.method, stage.seed), []).append(stage)
@@ -165,5 +165,5 @@ def each_once(networks: Mapping[tuple[str, int], str], seed: int) -> dict[str, s
 
 
 def _safe(label: str) -> str:
-    """A column's name as part of a folder's."""
+    """Make a column's name part of a folder's."""
     return "".join(c if c.isalnum() or c in "-." else "_" for c in label).strip("_")

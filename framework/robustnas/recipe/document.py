@@ -57,7 +57,7 @@ SCALARS = {
 
 @frozen(eq=False)
 class Node:
-    """A value of a recipe.
+    """A value of a recipe that knows where it stands.
 
     Args:
         mark: where it stands.
@@ -82,7 +82,7 @@ class Node:
         return {key: node for key, node in self.entries.items() if node.value is not None}
 
     def plain(self) -> Any:
-        """The value without its places."""
+        """Return the value without its places."""
         if isinstance(self.value, dict):
             return {key: node.plain() for key, node in self.value.items()}
         return [node.plain() for node in self.value] if isinstance(self.value, tuple) else self.value
@@ -98,7 +98,7 @@ class Node:
 
 
 def below(path: str, key: str | int) -> str:
-    """The path of a key of the node at `path`."""
+    """Return the path of a key of the node at `path`."""
     return f"{path}.{key}" if path else str(key)
 
 
@@ -116,7 +116,7 @@ class _Composer(yaml.SafeLoader):
     depth = size = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """A node and those below it.
+        """Compose a node and those below it.
 
         Raises:
             yaml.MarkedYAMLError: there are too many, inside each other or in all.
@@ -131,7 +131,7 @@ class _Composer(yaml.SafeLoader):
         return node
 
     def stop(self, why: str) -> NoReturn:
-        """Stop at the node that comes next.
+        """Refuse the document at the node that comes next.
 
         Raises:
             TooMuch: always.
@@ -211,7 +211,7 @@ def parse(text: str, file: str, faults: Faults, at: Mark | None = None) -> Node 
 
 
 def _syntax(fault: yaml.MarkedYAMLError, text: str) -> str:
-    """PyYAML's words for a syntax error, in our form."""
+    """Tell a syntax error in PyYAML's words and our form."""
     mark = fault.problem_mark
     if mark is not None and text[mark.index : mark.index + 1] == "\t":
         return "found a tab; spaces would do"
@@ -228,7 +228,7 @@ def _mark(file: str, mark: Any) -> Mark:
 
 
 def _mark_of(file: str, text: str, index: int) -> Mark:
-    """The place of a character of a text."""
+    """Count the line and the column of a character of a text."""
     lines = re.split(BREAK, text[:index])
     return Mark(file, len(lines), len(lines[-1]) + 1)
 
@@ -282,7 +282,7 @@ class _Reader:
         return None
 
     def mapping(self, node: yaml.MappingNode, mark: Mark, path: str, above: tuple[int, ...]) -> Node:
-        """A mapping; of a duplicate key the first counts."""
+        """Read a mapping; of a duplicate key the first counts."""
         values: dict[str, Node] = {}
         keys: dict[str, Mark] = {}
         for key_node, value_node in node.value:
@@ -309,7 +309,7 @@ class _Reader:
         return Node(mark, path, values, keys)
 
     def mark(self, node: yaml.Node) -> Mark:
-        """Where a node starts."""
+        """Return where a node starts."""
         return self.at or _mark(self.file, node.start_mark)
 
 
@@ -334,7 +334,7 @@ def _too_large(kind: str, text: str) -> str:
 
 
 def _scalar(kind: str, text: str) -> bool | int | float | str | None:
-    """The value of a scalar of a kind.
+    """Read the text of a scalar as its kind says.
 
     Raises:
         ValueError: it is not of that kind (possible only with an explicit tag).

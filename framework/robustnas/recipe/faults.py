@@ -81,7 +81,7 @@ class Faults:
             self.raise_all()
 
     def join(self, others: Faults) -> None:
-        """Note what others have found."""
+        """Note what others have noted."""
         for fault in others.found:
             self.add(fault.mark, fault.path, fault.text)
 

@@ -48,7 +48,7 @@ MOST_STAGES = 300_000
 
 @frozen
 class Loaded:
-    """A recipe and where it comes from.
+    """A recipe, and what is known of the file it comes from.
 
     Args:
         recipe: the recipe, checked, its plugins made.
@@ -83,7 +83,7 @@ class Loaded:
 
 
 def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
-    """Read a recipe.
+    """Read a recipe, and check it as a whole.
 
     Args:
         source: a path, or the name of a recipe that ships with robustnas.
@@ -126,7 +126,7 @@ def written(recipe: Mapping[str, Any], path: Path, by: str, overrides: Sequence[
 
 
 def _checked(root: Node | None, faults: Faults, path: Path, text: str, overrides: Sequence[str]) -> Loaded:
-    """The recipe of a tree.
+    """Make the recipe of a tree.
 
     Raises:
         RecipeError: there are faults.
@@ -158,7 +158,7 @@ def _check_together(parts: Mapping[str, Any], root: Node, note: Noting) -> None:
 
 
 def _places(node: Node) -> dict[str, Mark]:
-    """The place of a node and of all below it, by their paths."""
+    """Return the places of a node and of all below it, by their paths."""
     below_it = node.value.values() if isinstance(node.value, dict) else node.value
     places = {node.path: node.mark}
     for entry in below_it if isinstance(below_it, Iterable) and not isinstance(below_it, str) else ():
@@ -237,7 +237,7 @@ def _base(node: Node, path: Path, faults: Faults) -> Node | None:
 
 
 def _parts(root: Node, faults: Faults) -> dict[str, Any]:
-    """The parts of the recipe of a tree; without faults all of them."""
+    """Read the parts of the recipe of a tree; without faults these are all."""
     assert isinstance(root.value, dict)
     nodes = root.value
     refuse_unknown(root, SECTIONS, "section", faults)

@@ -36,7 +36,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 def read_methods(
     node: Node, recipe: Mapping[str, Node], search: Search, train: Train, plugins: Plugins
 ) -> dict[str, Method]:
-    """The methods of a recipe by name.
+    """Read the methods of a recipe, by name.
 
     Args:
         node: the section.

@@ -27,7 +27,7 @@ STEP = 8
 
 @frozen
 class Evaluation:
-    """One evaluation.
+    """One evaluation of a network that was made elsewhere.
 
     Args:
         network: `module:factory`.
@@ -61,13 +61,13 @@ class Evaluation:
 
 
 def name_of(asked: Evaluation) -> str:
-    """The row's name, which names folders too."""
+    """Return the row's name, which names folders too."""
     given = asked.name or asked.network.rpartition(":")[2] or "network"
     return given if NAME.fullmatch(given) else "network"
 
 
 def recipe(asked: Evaluation) -> dict[str, Any]:
-    """The recipe as plain data.
+    """Write the recipe, as plain data.
 
     Raises:
         InputError: the norm or the name is none, the radius no number, or a text no YAML.

@@ -103,7 +103,7 @@ def _as_mapping(node: Node) -> Node:
 
 
 def _name(node: Node) -> str | None:
-    """The plugin a node is about, if it is about one."""
+    """Return the plugin that a node is about, if it is about one."""
     if isinstance(node.value, str):
         return node.value
     name = node.value.get("name") if isinstance(node.value, dict) else None

@@ -27,7 +27,7 @@ def folder() -> Path | None:
 
 
 def names() -> list[str]:
-    """The names of the shipped recipes, sorted."""
+    """Return the names of the shipped recipes, sorted."""
     shelf = folder()
     return sorted(path.stem for path in shelf.glob("*.yaml")) if shelf is not None else []
 
@@ -62,7 +62,7 @@ def find(source: str | Path, beside: Path | None = None) -> Path:
 
 
 def shipped(name: str) -> Path:
-    """The file of a shipped recipe.
+    """Return the file of a shipped recipe.
 
     Raises:
         RecipeError: none has that name.
@@ -78,7 +78,7 @@ def shipped(name: str) -> Path:
 
 
 def read(name: str) -> str:
-    """The text of a shipped recipe.
+    """Return the text of a shipped recipe.
 
     Raises:
         RecipeError: none has that name.

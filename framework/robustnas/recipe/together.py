@@ -22,7 +22,7 @@ from robustnas.threat import ThreatModel, largest_radius
 
 @frozen
 class Parts:
-    """What could be read of a recipe.
+    """The parts of a recipe that could be read.
 
     Args:
         dataset: its plugin; None where there is none.
@@ -49,7 +49,7 @@ def check(parts: Parts, note: Noting) -> None:
 
 
 def _warm_ups(parts: Parts, note: Noting) -> None:
-    """Searches that end before alpha moves, as after `--set search.epochs=5` of a recipe with a longer warm-up."""
+    """Note searches that end before alpha moves, as after `--set search.epochs=5` of a recipe with a longer warm-up."""
     for name, method in parts.methods.items():
         epochs, warmup = method.search.epochs, method.search.warmup_epochs
         if method.searches and warmup >= epochs:
@@ -58,7 +58,7 @@ def _warm_ups(parts: Parts, note: Noting) -> None:
 
 
 def _others(parts: Parts, note: Noting) -> None:
-    """Attacks with the images of other networks, where there is one network."""
+    """Note attacks that need the images of other networks, where there is one network."""
     for attack in parts.attacks:
         if len(parts.methods) < 2 and AttackTraits.of(attack.use.plugin).transfers:
             text = f"{attack.label} shows each network images that were made on the others', and there is one method"
@@ -66,7 +66,7 @@ def _others(parts: Parts, note: Noting) -> None:
 
 
 def _sizes(parts: Parts, shape: Shape, note: Noting) -> None:
-    """Pixels that are more than an image has."""
+    """Note crops and squares of more pixels than an image has."""
     side = min(shape[1:])
     for name, method in parts.methods.items():
         sections: dict[str, Any] = {} if method.network is not None else {"train": method.train}
@@ -79,7 +79,7 @@ def _sizes(parts: Parts, shape: Shape, note: Noting) -> None:
 
 
 def _radii(parts: Parts, shape: Shape, note: Noting) -> None:
-    """Radii beyond all images."""
+    """Note radii beyond which there are no images."""
     threats = {"threat": parts.threat}
     threats |= {f"methods.{name}.threat": method.threat for name, method in parts.methods.items()}
     threats |= {f"attacks.{place}.threat": attack.threat for place, attack in enumerate(parts.attacks)}
@@ -92,7 +92,7 @@ def _radii(parts: Parts, shape: Shape, note: Noting) -> None:
 
 
 def _suited(parts: Parts, shape: Shape, note: Noting) -> None:
-    """Metrics and attacks that the images, the classes or the threat do not suit (`contracts.Suited`)."""
+    """Note metrics and attacks that images, classes or threat do not suit (`contracts.Suited`)."""
     used = [
         (f"methods.{name}.metric.{index}", use, method.threat)
         for name, method in parts.methods.items()

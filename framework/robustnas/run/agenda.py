@@ -51,12 +51,12 @@ class Agenda:
         self._ready, self._waiting = [], {}
 
     def finished(self, stage: Stage) -> None:
-        """A stage that was taken is done."""
+        """Note that a stage that was taken is done."""
         self._progress.finished(stage)
         self._ended(stage)
 
     def failed(self, stage: Stage, fault: RobustnasError) -> None:
-        """A stage that was taken failed; those that need it are left out.
+        """Note that a stage that was taken failed; those that need it are left out.
 
         Raises:
             RobustnasError: the fault itself, where it would stop every other stage as well: bad input, a full disk, a

@@ -66,7 +66,7 @@ def forget(task: Task) -> None:
 
 @attrs.define(eq=False)
 class _Kept:
-    """What is done of a stage, in memory and in its files."""
+    """Keeps what is done of a stage, in memory and in its files."""
 
     files: ProgressFiles
     _before: dict[str, Rows] = attrs.field(factory=dict, init=False)
@@ -86,7 +86,7 @@ class _Kept:
         return self._before.get(_name(places))
 
     def note(self, places: Tensor, rows: Rows) -> None:
-        """A batch is done; written now and then."""
+        """Note that a batch is done; all of them are written now and then."""
         self._own[_name(places)] = rows
         if self.files.due:
             self.write()
@@ -97,5 +97,5 @@ class _Kept:
 
 
 def _name(places: Tensor) -> str:
-    """Of a batch: its first and its last image."""
+    """Name a batch by its first and its last image."""
     return f"{int(places[0])}-{int(places[-1])}"

@@ -20,7 +20,7 @@ from robustnas.threat import NORMS
 
 
 def certificates(task: Task) -> None:
-    """Certified margins at the recipe's threat, and certified radii.
+    """Compute certified margins at the recipe's threat, and certified radii.
 
     Raises:
         RunError: the network uses a function without a bound rule.
@@ -30,7 +30,7 @@ def certificates(task: Task) -> None:
     network, (images, indices) = network_of(task), evaluated_images(plan, settings.images)
 
     def bounded(places: Tensor) -> Rows:
-        """Smallest margin, verdict and radii of a batch."""
+        """Compute smallest margin, verdict and radii of a batch."""
         batch, truth = images.take(places).to(task.device), images.labels[places].to(task.device)
         try:
             smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
@@ -60,7 +60,7 @@ def certificates(task: Task) -> None:
 
 
 def _radii(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan, certified: Tensor) -> dict[str, Tensor]:
-    """Certified radii (N,) by norm.
+    """Compute certified radii (N,) by norm.
 
     An image certified at the threat has at least the threat's epsilon as its radius, whichever method found that;
     and of balls of one radius the l_inf ball holds the l_2 ball and that the l_1 ball, so a radius in one norm is at
@@ -81,13 +81,13 @@ def _radii(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan, certi
 
 
 def smoothed(task: Task) -> None:
-    """Randomised smoothing: the class of the smoothed classifier and its certified radius."""
+    """Find the class of the smoothed classifier and its certified radius, by randomised smoothing."""
     settings = task.plan.smoothing
     assert settings is not None
     network, (images, indices) = network_of(task), evaluated_images(task.plan, settings.images)
 
     def sampled(places: Tensor) -> Rows:
-        """Class and certified radius of a batch."""
+        """Find class and certified radius of a batch."""
         some = Chosen(images, places)
         found = smoothing.certify(
             network,

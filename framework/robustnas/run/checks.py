@@ -30,7 +30,7 @@ from robustnas.train.network import check_drop_path
 def check(
     plan: Plan, loaded: Loaded, faults: Faults, read: Callable[[], Splits | None], processes: Processes = ALONE
 ) -> Splits | None:
-    """All of it, which `plan` and `run` both ask for.
+    """Look for all that would fail late; `plan` and `run` both do.
 
     Args:
         plan: what of the recipe could be arranged.

@@ -47,7 +47,7 @@ AHEAD = 1000
 
 @frozen
 class Splits:
-    """The images of a plan.
+    """The images of a plan: its training split and its test split.
 
     Args:
         train: None where nothing is trained.

@@ -110,7 +110,7 @@ class RunDirectory:
             self.write_json("run.json", _identity(plan))
 
     def _stage_folders(self) -> list[Path]:
-        """The folders of all stages here.
+        """List the folders of all stages here.
 
         Raises:
             RunDirectoryError: one is a link to another.

@@ -31,7 +31,7 @@ VIOLATION = "violation.json"
 
 @frozen
 class Layout:
-    """What `layout.json` holds.
+    """The contents of `layout.json`.
 
     Args:
         dataset: its name.
@@ -72,7 +72,7 @@ class Layout:
 
 
 def read(directory: RunDirectory) -> Layout:
-    """The layout of a run directory.
+    """Read the layout of a run directory.
 
     Raises:
         RunDirectoryError: its file is damaged, or of another version.
@@ -104,7 +104,7 @@ def read(directory: RunDirectory) -> Layout:
 
 
 def _stages(data: Any) -> dict[str, Any]:
-    """The folders of one method and seed.
+    """Read the folders of one method and seed.
 
     Raises:
         ValueError, TypeError, KeyError, AttributeError: they are not folders of stages.
@@ -128,7 +128,7 @@ def _folder(kind: str, where: Any) -> str | None:
 
 
 def describe(plan: Plan, directory: RunDirectory, notes: Sequence[str]) -> dict[str, Any]:
-    """The layout as plain data.
+    """Describe a plan and its folders as plain data.
 
     Args:
         notes: what a reader of the table must know of the images.
@@ -223,11 +223,11 @@ def _notes(plan: Plan) -> list[str]:
 
 
 def _first(count: int | None, plan: Plan) -> str:
-    """Which of the evaluated images, where not all."""
+    """Tell which of the evaluated images are meant, where not all are."""
     evaluated = plan.evaluate.images
     return "" if count is None or (evaluated is not None and count >= evaluated) else f", of the first {count} of them"
 
 
 def _made(name: str, network: Foreign) -> str:
-    """A network made elsewhere, and where from."""
+    """Tell a network made elsewhere, and where it comes from."""
     return f"{name} ({network.factory}, {'no weights given' if network.weights is None else network.weights.file.name})"

@@ -220,6 +220,6 @@ def division_notes(plan: Plan, labels: Tensor) -> list[str]:
 
 
 def _first(names: list[str]) -> str:
-    """Some names, and how many more there are."""
+    """List some names, and tell how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{', '.join(names[:NAMED])}{more}"

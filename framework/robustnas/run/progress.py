@@ -74,20 +74,20 @@ class Progress:
                 self._live = None
 
     def plan(self, total: int, done_before: int) -> None:
-        """So many stages in all, so many done already."""
+        """Take note of so many stages in all, of which so many are done already."""
         self._total, self._finished = total, done_before
         if done_before:
             self._say(f"{done_before} of {total} stages were done before")
 
     def started(self, stage: Stage) -> None:
-        """A stage begins."""
+        """Show that a stage begins."""
         now = self.clock()
         self._working[stage.key] = _Working(stage, now, now)
         if self._live is None and stage.kind in ("search", "train"):
             self._say(f"{stage.title} ...")
 
     def reporter(self, stage: Stage) -> Report:
-        """The report that a stage is given."""
+        """Return the report that a stage is given."""
 
         def report(done: int, total: int, unit: str, **figures: float) -> None:
             working, now = self._working[stage.key], self.clock()
@@ -102,7 +102,7 @@ class Progress:
         return report
 
     def finished(self, stage: Stage) -> None:
-        """A stage is done."""
+        """Show that a stage is done."""
         working = self._working.pop(stage.key)
         self._finished += 1
         now = self.clock()
@@ -112,12 +112,12 @@ class Progress:
         )
 
     def failed(self, stage: Stage, why: str) -> None:
-        """A stage failed; said even when quiet."""
+        """Show that a stage failed, even when quiet."""
         self._working.pop(stage.key, None)
         terminal.say(self.console, f"failed: {stage.title}: {why}", "red")
 
     def skipped(self, stage: Stage) -> None:
-        """A stage cannot be done because one that it needs failed."""
+        """Show that a stage cannot be done because one that it needs failed."""
         self._say(f"left out: {stage.title}, which needs a stage that failed")
 
     def _say(self, line: str) -> None:
@@ -155,7 +155,7 @@ def _describe(working: _Working, now: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Write seconds as a person says them."""
     if seconds < 60:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)

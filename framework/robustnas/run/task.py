@@ -87,7 +87,7 @@ class Task:
 
 
 def genotype_of(directory: RunDirectory, plan: Plan, method: str, seed: int) -> Genotype:
-    """What a finished search found.
+    """Return the genotype that a finished search found.
 
     Raises:
         RunDirectoryError: its result holds no genotype.
@@ -117,7 +117,7 @@ def load_foreign(network: Foreign, dataset: Dataset, tell: Callable[[str], None]
 
 
 def trainable(network: nn.Module) -> int:
-    """Trainable weights."""
+    """Count the trainable weights of a network."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 

@@ -28,7 +28,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 @attrs.define(eq=False)
 class Worker:
-    """One process and the pipe to it."""
+    """One process that does stages, and the pipe to it."""
 
     process: Any
     pipe: Connection
@@ -53,7 +53,7 @@ class Worker:
 
 
 def start(plan: Plan, directory: RunDirectory, device: str, threads: int) -> Worker:
-    """A worker that waits for stage keys.
+    """Start a worker, which waits for the keys of stages.
 
     It answers with ("report", ...), ("done",), ("failed", ...) or ("interrupted",).
     """
@@ -85,7 +85,7 @@ def _die_with_parent(lifeline: Connection) -> None:
 def _serve(
     pipe: Connection, lifeline: Connection, plan: Plan, directory: RunDirectory, device: str, threads: int
 ) -> None:
-    """The worker's life: one stage after the other until the pipe closes."""
+    """Do one stage after the other until the pipe closes: this is all a worker does."""
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     from robustnas.run.stages import execute
     from robustnas.run.task import Task
