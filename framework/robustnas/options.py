@@ -139,24 +139,36 @@ def values_of(plugin: object, given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def plain(value: Any) -> Any:
-    """A value as plain data; what has no plain form (a function, an object) as its qualified name."""
-    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum)):
-        return value
+def qualified_name(value: Any) -> str:
+    """The full name of a class or a function, or of the class of anything else."""
+    named = value if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)) else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def plain(value: Any, otherwise: Callable[[Any], Any] = qualified_name) -> Any:
+    """A value as plain data: what JSON and YAML can hold.
+
+    Args:
+        value: numbers, texts, lists, mappings, sets, members of an enum, paths, attrs values, and all of these inside
+            each other.
+        otherwise: what is made of a value that has no plain form, such as a function.
+    """
     if isinstance(value, enum.Enum):
-        return plain(value.value)
+        return plain(value.value, otherwise)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry, otherwise) for key, entry in value.items()}
     if isinstance(value, (set, frozenset)):
-        return sorted(plain(entry) for entry in value)
+        return sorted((plain(entry, otherwise) for entry in value), key=repr)
     if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
+        return [plain(entry, otherwise) for entry in value]
     if attrs.has(type(value)):
-        return {a.alias or a.name: plain(getattr(value, a.name)) for a in attrs.fields(type(value)) if a.init}
-    named = value if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)) else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+        fields = [field for field in attrs.fields(type(value)) if field.init]
+        return {field.alias or field.name: plain(getattr(value, field.name), otherwise) for field in fields}
+    return otherwise(value)
 
 
 def type_text(annotation: Any) -> str:

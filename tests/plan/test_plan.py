@@ -22,7 +22,6 @@ from robustnas.plan import KINDS, Plan, digest, make, settings
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import load
 from robustnas.recipe.resolved import resolved
-from robustnas.registry import REGIMES
 from robustnas.run import checks, layout, overview
 from robustnas.run.data import splits_here
 from robustnas.run.directory import RunDirectory
@@ -105,8 +104,8 @@ def test_only_what_matters_changes_a_key(recipe: Path, override: str, changed: s
 
 def test_keys_that_came_later_change_no_digest_until_they_are_given():
     later = {"random_resized_crop": [0.1, 1.0], "read_size": 8, "colour_jitter": [0.4, 0.4, 0.4, 0.2]}
-    before = settings(Train(), regime=REGIMES)
-    assert settings(Train(**later), regime=REGIMES) == {**before, **later} != before
+    before = settings(Train())
+    assert settings(Train(**later)) == {**before, **later} != before
 
 
 def test_images_of_one_s_own_are_known_by_their_files_and_not_by_their_folder(recipe: Path, tmp_path: Path):

@@ -25,7 +25,7 @@ from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import Method, Recipe, Use
 from robustnas.recipe.values import BAD
-from robustnas.registry import ORDERS, REGIMES, metric_parts
+from robustnas.registry import metric_parts
 from robustnas.train.regimes.defaults import member
 from robustnas.train.sizes import Sizes
 
@@ -83,7 +83,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
     about = {
         "dataset": seen,
         "search_space": None if recipe.search_space is None else identity("search-space", recipe.search_space),
-        "threat": attrs.asdict(recipe.threat),
+        "threat": recipe.threat,
     }
     methods: dict[str, MethodPlan] = {}
     notes: dict[str, list[str]] = {}
@@ -235,12 +235,12 @@ def _network_stages(
         made = known.foreign(plan.network.factory, plan.network.weights)
         network = digest("network", {**made, "normalize": dataset if plan.network.normalize else None})
         return lambda seed: ([], network)
-    threat = attrs.asdict(method.threat or recipe.threat)
+    threat = method.threat or recipe.threat
     space = method.search_space or recipe.search_space
     assert space is not None
     searched: dict[str, Any] = {}
     if genotype is None:
-        search = settings(method.search, order=ORDERS)
+        search = settings(method.search)
         scored = any("score" in metric_parts(metric.plugin) for _, metric in method.metric)
         if not scored:
             search["gamma"] = 0.0  # it weighs scores and there are none
@@ -262,7 +262,7 @@ def _network_stages(
         "space": identity("search-space", space, without_stage="search"),
         "genotype": genotype,
         "threat": threat if member(plan.train.regime, "sees_threat") else None,
-        "train": settings(plan.train, regime=REGIMES) | {"cutout": plan.train.blanked(shape)},
+        "train": settings(plan.train) | {"cutout": plan.train.blanked(shape)},
     }
 
     def stages_at(seed: int) -> tuple[list[Stage], str]:
@@ -309,7 +309,7 @@ class Evaluated:
             attacks={
                 column.label: {
                     "attack": identity("attack", uses[column.label]),
-                    "threat": attrs.asdict(column.threat),
+                    "threat": column.threat,
                     "radii": column.radii,
                     "expectation": column.expectation,
                     "runs": column.runs,
@@ -332,7 +332,7 @@ def _evaluation_stages(
         others: keys of all networks of the seed with their methods, for images that are made on the others.
     """
     recipe, evaluate = shared.recipe, shared.recipe.evaluate
-    threat = attrs.asdict(recipe.threat)
+    threat = recipe.threat
     drawn = {} if evaluate.images is None else {"subset": evaluate.subset, "subset_seed": evaluate.subset_seed}
     # the dataset is told by the key of a network that was trained on it, but for the test images, which may change
     # without a new training; a network made elsewhere may see several datasets

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from robustnas.foreign.settings import Weights
 from robustnas.options import plain, values_of
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import Attack, Method, Use
-from robustnas.registry import ORDERS, REGIMES, Registry, metric_parts
+from robustnas.registry import REGISTRIES, metric_parts
 from robustnas.search.settings import Search
 from robustnas.train.settings import Train
 
@@ -26,11 +28,11 @@ def resolved(loaded: Loaded, trains: Mapping[str, Train] | None = None) -> dict[
         **({} if recipe.search_space is None else {"search_space": _plugin(recipe.search_space)}),
         "threat": plain(recipe.threat),
         "seeds": list(recipe.seeds),
-        "search": _search(recipe.search),
+        "search": _section(recipe.search),
         "methods": {
             name: _method(method, (trains or {}).get(name, method.train)) for name, method in recipe.methods.items()
         },
-        "train": _train(recipe.train),
+        "train": _section(recipe.train),
         "attacks": [_attack(attack) for attack in recipe.attacks],
         "certify": plain(recipe.certify),
         "smoothing": plain(recipe.smoothing),
@@ -57,8 +59,8 @@ def _method(method: Method, train: Train) -> dict[str, Any]:
     if method.threat is not None:
         found["threat"] = plain(method.threat)
     if method.genotype is None:
-        found["search"] = _search(method.search)
-    found["train"] = _train(train)
+        found["search"] = _section(method.search)
+    found["train"] = _section(train)
     return found
 
 
@@ -80,13 +82,12 @@ def _attack(attack: Attack) -> dict[str, Any]:
     return {**_plugin(attack.use), **threat, **counts, "label": attack.label}
 
 
-def _search(search: Search) -> dict[str, Any]:
-    return {**plain(search), "order": _chosen(ORDERS, search.order)}
-
-
-def _train(train: Train) -> dict[str, Any]:
-    return {**plain(train), "regime": _chosen(REGIMES, train.regime)}
-
-
-def _chosen(registry: Registry, plugin: object) -> dict[str, Any]:
-    return {"name": registry.entry_of(type(plugin)).name, **values_of(plugin, {})}
+def _section(section: Search | Train) -> dict[str, Any]:
+    """A section of settings, the plugins in it by name."""
+    found: dict[str, Any] = plain(section)
+    for field in attrs.fields(type(section)):
+        if "plugin" in field.metadata:
+            plugin = getattr(section, field.name)
+            entry = REGISTRIES[field.metadata["plugin"]].entry_of(type(plugin))
+            found[field.name] = {"name": entry.name, **values_of(plugin, {})}
+    return found

@@ -11,7 +11,6 @@ table.md table.csv table.json
 from __future__ import annotations
 
 import errno
-import json
 import os
 import platform
 import sys
@@ -23,6 +22,7 @@ from typing import IO, Any
 from attrs import frozen
 
 from robustnas.errors import DiskFullError, RunDirectoryError
+from robustnas.options import plain
 from robustnas.plan import KINDS, Plan, Stage
 from robustnas.runtime.artifacts import (
     PART,
@@ -107,7 +107,7 @@ class RunDirectory:
             for left in folder.glob(f".*{PART}"):
                 left.unlink(missing_ok=True)
         if not (self.path / "run.json").exists():
-            self.write_json("run.json", _identity(plan))
+            self.write_json("run.json", plain(plan.identity))
 
     def _stage_folders(self) -> list[Path]:
         """List the folders of all stages here.
@@ -205,7 +205,7 @@ class RunDirectory:
         file = self.path / "run.json"
         if not os.path.lexists(file):
             return
-        wanted, found = _identity(plan), read_json(file, of_no_stage(file))
+        wanted, found = plain(plan.identity), read_json(file, of_no_stage(file))
         if not isinstance(found, dict) or not wanted.keys() <= found.keys():
             raise RunDirectoryError(damaged(file, f"it does not hold {', '.join(wanted)}", of_no_stage(file)))
         differ = [key for key in wanted if found.get(key) != wanted[key]]
@@ -260,12 +260,6 @@ def _without_digests(folder: Path) -> bool:
     if not os.path.lexists(folder) or digests.present(folder):
         return False
     return any(one.suffix in (".json", ".jsonl", ".pt", ".npz") for one in folder.glob("*"))
-
-
-def _identity(plan: Plan) -> dict[str, Any]:
-    """What makes an experiment this one, as `run.json` holds it."""
-    identity: dict[str, Any] = json.loads(json.dumps(dict(plan.identity), default=str))
-    return identity
 
 
 def _brief(value: Any) -> str:
