@@ -13,45 +13,20 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from rich.console import Console
 
 from robustnas.data.order import batch_count, shuffled
 from robustnas.errors import InputError, RecipeError
-from robustnas.plan import KINDS, Plan, digest, make, settings
+from robustnas.plan import KINDS, Plan, digest, settings
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import load
-from robustnas.recipe.resolved import resolved
 from robustnas.run import checks, layout, overview
 from robustnas.run.data import splits_here
 from robustnas.run.directory import RunDirectory
 from robustnas.train.settings import Train
 from robustnas_plugins.search_spaces.darts import Darts
 from support.fake_package import install
-
-RECIPE = """
-dataset: digits
-search_space: {name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
-threat: {norm: linf, epsilon: 8/255}
-seeds: [0, 1]
-search: {epochs: 2}
-methods:
-  darts: {}
-  jac: {metric: jacobian}
-train: {epochs: 1}
-attacks: [fgsm, {name: pgd, steps: 2, step_size: 2/255}]
-"""
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "r.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
-def plan(recipe: Path, *overrides: str) -> Plan:
-    return make(load(recipe, overrides))
+from support.tiny_plan import RECIPE, plan
 
 
 def keys(found: Plan, kind: str, method: str | None = None) -> set[str]:
@@ -234,110 +209,11 @@ def test_a_published_genotype_needs_no_search(recipe: Path):
     assert found.methods["published"].genotype is not None
 
 
-def test_a_genotype_file_is_found_beside_the_recipe(recipe: Path):
-    data = plan(recipe, "methods.p={genotype: DARTS_V1}").methods["p"].genotype
-    (recipe.parent / "cell.json").write_text(json.dumps(data))
-    sections = {
-        "_meta": {"made": "by hand"},
-        "genotypes": {"one": data, "_": "by hand"},
-        "others": {"deep": {"two": data}},
-    }
-    (recipe.parent / "many.json").write_text(json.dumps(sections))
-    assert plan(recipe, "methods.p={genotype: cell.json}").methods["p"].genotype == data
-    for name in ("one", "two"):
-        assert plan(recipe, f"methods.p={{genotype: 'many.json#{name}'}}").methods["p"].genotype == data
-
-
-def printed(data: dict) -> str:
-    """A genotype as DARTS's scripts print it."""
-    fields = {name: str([tuple(gene) for gene in data[name]]) for name in ("normal", "reduce")}
-    fields |= {f"{name}_concat": f"range({min(nodes)}, {max(nodes) + 1})" for name, nodes in concats(data).items()}
-    return f"Genotype({', '.join(f'{name}={text}' for name, text in fields.items())})"
-
-
-def concats(data: dict) -> dict:
-    return {name: data[f"{name}_concat"] for name in ("normal", "reduce")}
-
-
-def test_every_published_cell_is_the_same_stage_in_every_notation(recipe: Path):
-    """As a name, a text, a file of one, a script of many, a mapping, and with the cells of it as texts."""
-    folder, space = recipe.parent, load(recipe).recipe.search_space.plugin
-    cells = {
-        name: data
-        for name, data in space.published.items()
-        if all(c == list(range(c[0], c[-1] + 1)) for c in concats(data).values())
-    }
-    cells = dict(list(cells.items())[::5])
-    assert len(cells) == 3
-    (folder / "genotypes.py").write_text(
-        "\n".join(f"{name.replace('-', '_')} = {printed(data)}" for name, data in cells.items())
-    )
-    methods = {}
-    for name, data in cells.items():
-        (folder / f"{name}.txt").write_text(printed(data))
-        texts = {key: str(value) for key, value in data.items()}
-        ways = [name, printed(data), f"{name}.txt", f"genotypes.py#{name.replace('-', '_')}", dict(data), texts]
-        methods |= {f"{name}.{number}": {"genotype": way} for number, way in enumerate(ways)}
-    recipe.write_text(RECIPE.partition("methods:")[0] + json.dumps({"methods": methods})[1:-1])
-    found = plan(recipe, "attacks=[]", "train={epochs: 1}", "seeds=[0]")
-    for name in cells:
-        assert len({found.networks[f"{name}.{number}", 0] for number in range(6)}) == 1
-    again = Path(folder, "again.yaml")
-    again.write_text(yaml.safe_dump(resolved(load(recipe))))
-    assert make(load(again)).networks == plan(recipe).networks
-
-
-@pytest.mark.parametrize(
-    ("source", "text"),
-    [
-        ("DARTS_V9", "neither a file .* nor a published genotype.*DARTS_V2"),
-        ("x" * 300, "neither a file"),
-        ("broken.json", "is not JSON"),
-        ("broken.py", r"broken\.py:2:14: found 'f\(\.\.\.\)'; lists, pairs"),
-        ("two.py", r"two\.py holds several genotypes: A, B; .*two\.py#B would do"),
-        ("'two.py#C'", "has no entry 'C'.*it has A, B$"),
-        ("large.py", "has 250001 characters"),
-        ("{normal: 3}", "normal_concat, reduce, reduce_concat missing"),
-        ("'Genotype(normal=f())'", "methods.p.genotype: genotype:1:17: found 'f"),
-        ("deep.json", "is not JSON"),
-        ("'two.json#a'", "has 2 entries 'a' that differ"),
-        ("'two.json#b'", "has no entry 'b'.*it has a$"),
-        ("list.json", "does not hold a genotype"),
-        ("'list.json#x'", "no entry|has no entry"),
-        ("other.json", "methods.p.genotype"),
-    ],
-)
-def test_a_genotype_that_cannot_be_used_is_a_fault_of_the_recipe(recipe: Path, source: str, text: str):
-    (recipe.parent / "broken.json").write_text("{")
-    (recipe.parent / "broken.py").write_text("\nX = Genotype(f())")
-    (recipe.parent / "two.py").write_text("A = Genotype([], [1])\nB = Genotype([], [2])\n")
-    (recipe.parent / "large.py").write_text("#" * 250_001)
-    (recipe.parent / "deep.json").write_text("[" * 100_000)
-    (recipe.parent / "two.json").write_text('{"s": {"a": {"x": 1}}, "t": {"a": {"x": 2}}}')
-    (recipe.parent / "list.json").write_text("[1]")
-    (recipe.parent / "other.json").write_text('{"width": 4}')
-    with pytest.raises(RecipeError, match=text):
-        plan(recipe, f"methods.p={{genotype: {source}}}")
-
-
 def test_steps_are_counted_as_the_stages_take_them():
     sizes = [(count, batch) for count in range(1, 12) for batch in range(1, 6)]
     taken = {size: len(shuffled(torch.arange(size[0]), size[1], torch.Generator())) for size in sizes}
     assert {size: batch_count(*size) for size in sizes} == taken
     assert taken[9, 4] == 2, "an image left alone joins the batch before it"
-
-
-def test_files_of_a_base_lie_beside_it(recipe: Path):
-    base = recipe.parent / "sub" / "base.yaml"
-    base.parent.mkdir()
-    base.write_text(RECIPE.replace("darts: {}", "p: {genotype: g.json}"))
-    (base.parent / "g.json").write_text(
-        json.dumps(plan(recipe, "methods.p={genotype: DARTS_V2}").methods["p"].genotype)
-    )
-    recipe.write_text("extends: sub/base.yaml\n")
-    assert plan(recipe).methods["p"].genotype is not None
-    with pytest.raises(RecipeError, match=r"^--set methods.p.genotype=g.json: methods.p.genotype: found 'g.json'"):
-        plan(recipe, "methods.p.genotype=g.json")
 
 
 def test_what_plugins_refuse_of_the_dataset_is_told_at_once_and_in_place(recipe: Path):
@@ -404,17 +280,6 @@ def test_an_option_without_a_value_that_can_be_written_down_is_refused():
     with pytest.raises(InputError, match="has no value that can be written down"):
         digest("search", {"option": object()})
     assert digest("search", {"option": {"a", "b"}}) == digest("search", {"option": {"b", "a"}})
-
-
-def test_a_wrong_genotype_is_reported_with_its_place_and_a_suggestion(recipe: Path):
-    recipe.write_text(RECIPE + "# more\n")
-    text = recipe.read_text().replace("  darts: {}", "  darts: {}\n  p: {genotype: DARTS_V3}")
-    recipe.write_text(text)
-    line = text.splitlines().index("  p: {genotype: DARTS_V3}") + 1
-    with pytest.raises(RecipeError) as fault:
-        plan(recipe)
-    assert str(fault.value).startswith(f"{recipe}:{line}:17: methods.p.genotype: found 'DARTS_V3'")
-    assert "did you mean 'DARTS_V" in str(fault.value)
 
 
 MANY = """

@@ -9,6 +9,8 @@ the recipe's loader has checked.
     stages       values: a stage, a method with its names resolved, the whole plan
     keys         digests of what determines a result
     genotypes    the genotype that a recipe names
+    methods      a method with its names resolved
+    keyed        its stages, each with its key
     arrange      from a checked recipe to a plan
 """
 

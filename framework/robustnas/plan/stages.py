@@ -46,13 +46,13 @@ class MethodPlan:
     """
 
     name: str
-    search_space: SearchSpace | None
-    metrics: tuple[tuple[float, Any], ...]
     threat: ThreatModel
     search: Search
     train: Train
-    genotype: Genotype | None
-    genotype_source: str | None
+    search_space: SearchSpace | None = None
+    metrics: tuple[tuple[float, Any], ...] = ()
+    genotype: Genotype | None = None
+    genotype_source: str | None = None
     parameters: int | None = None
     network: Foreign | None = None
 

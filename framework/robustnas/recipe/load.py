@@ -72,6 +72,10 @@ class Loaded:
         """Where a key is written; of one that is not, where the nearest above it is."""
         return nearest(self.places, path, str(self.path))
 
+    def says(self, method: str, key: str) -> bool:
+        """Whether a key is written, of a method or for all of them."""
+        return key in self.places or f"methods.{method}.{key}" in self.places
+
     def noting(self, faults: Faults) -> Noting:
         """What notes in `faults` what is wrong, where it is written."""
         return Noting(self.places, str(self.path), faults)

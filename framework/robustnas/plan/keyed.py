@@ -1,0 +1,169 @@
+"""The stages of one method and seed, each with the key of all that determines its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from robustnas.attack.column import Column
+from robustnas.plan.columns import before
+from robustnas.plan.keys import contents, digest, identity, settings
+from robustnas.plan.methods import Known
+from robustnas.plan.stages import MethodPlan, Stage
+from robustnas.recipe.schema import Method, Recipe
+from robustnas.registry import metric_parts
+from robustnas.train.regimes.defaults import member
+
+
+def network_stages(
+    recipe: Recipe, plan: MethodPlan, method: Method, dataset: Mapping[str, Any], known: Known
+) -> Callable[[int], tuple[list[Stage], str]]:
+    """For each seed the stages that make the network of one method, and the key of that network.
+
+    Args:
+        dataset: its identity.
+    """
+    name, genotype = plan.name, plan.genotype
+    if plan.network is not None:
+        made = known.foreign(plan.network.factory, plan.network.weights)
+        network = digest("network", {**made, "normalize": dataset if plan.network.normalize else None})
+        return lambda seed: ([], network)
+    threat = method.threat or recipe.threat
+    space = method.search_space or recipe.search_space
+    assert space is not None
+    searched: dict[str, Any] = {}
+    if genotype is None:
+        search = settings(method.search)
+        scored = any("score" in metric_parts(metric.plugin) for _, metric in method.metric)
+        if not scored:
+            search["gamma"] = 0.0  # it weighs scores and there are none
+        metrics = [
+            {"weight": weight, **identity("metric", metric)}
+            for weight, metric in method.metric
+            if search["gamma"] or metric_parts(metric.plugin) != {"score"}
+        ]
+        searched = {
+            "dataset": dataset,
+            "space": identity("search-space", space, without_stage="train"),
+            "metrics": metrics,
+            "threat": threat if metrics else None,
+            "search": search,
+        }
+    shape = recipe.dataset.plugin.shape
+    trained = {
+        "dataset": dataset,
+        "space": identity("search-space", space, without_stage="search"),
+        "genotype": genotype,
+        "threat": threat if member(plan.train.regime, "sees_threat") else None,
+        "train": settings(plan.train) | {"cutout": plan.train.blanked(shape)},
+    }
+
+    def stages_at(seed: int) -> tuple[list[Stage], str]:
+        stages: list[Stage] = []
+        origin: dict[str, Any] = {}
+        if searched:
+            stages.append(Stage("search", digest("search", {**searched, "seed": seed}), name, seed))
+            origin = {"genotype": stages[0].key}
+        train_key = digest("train", {**trained, **origin, "seed": seed})
+        stages.append(Stage("train", train_key, name, seed, tuple(s.key for s in stages)))
+        return stages, train_key
+
+    return stages_at
+
+
+@frozen
+class Evaluated:
+    """What the evaluations of all networks share.
+
+    Args:
+        dataset: its identity, by its test images.
+        test_contents: what tells these from others, where the dataset does so.
+        before: the attacks before each, by label.
+        attacks: the identity of each attack and of its setting, by label.
+    """
+
+    recipe: Recipe
+    dataset: Mapping[str, Any]
+    test_contents: str | None
+    columns: Sequence[Column]
+    before: Mapping[str, list[Column]]
+    attacks: Mapping[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, recipe: Recipe, columns: Sequence[Column]) -> Evaluated:
+        """Find out what the evaluations of a recipe share."""
+        uses = {attack.label: attack.use for attack in recipe.attacks}
+        return cls(
+            recipe=recipe,
+            dataset=identity("dataset", recipe.dataset, split="test"),
+            test_contents=contents(recipe.dataset, "test"),
+            columns=columns,
+            before={column.label: before(column, columns) for column in columns},
+            attacks={
+                column.label: {
+                    "attack": identity("attack", uses[column.label]),
+                    "threat": column.threat,
+                    "radii": column.radii,
+                    "expectation": column.expectation,
+                    "runs": column.runs,
+                    "batch": recipe.evaluate.batch,  # some random attacks draw a batch at a time
+                    "carry": recipe.evaluate.attacked == "survivors",
+                }
+                for column in columns
+            },
+        )
+
+
+def evaluation_stages(
+    shared: Evaluated, name: str, seed: int, network: str, needs: tuple[str, ...], others: Mapping[str, str]
+) -> list[Stage]:
+    """What is measured on the network of one method and seed.
+
+    Args:
+        network: its key.
+        needs: the stages that make it; none for one made elsewhere.
+        others: keys of all networks of the seed with their methods, for images that are made on the others.
+    """
+    recipe, evaluate = shared.recipe, shared.recipe.evaluate
+    threat = recipe.threat
+    drawn = {} if evaluate.images is None else {"subset": evaluate.subset, "subset_seed": evaluate.subset_seed}
+    # the dataset is told by the key of a network that was trained on it, but for the test images, which may change
+    # without a new training; a network made elsewhere may see several datasets
+    read: dict[str, Any] = {"network": network, "images": evaluate.images, **drawn}
+    read["dataset"] = shared.test_contents if needs else shared.dataset
+    clean = Stage("clean", digest("clean", read), name, seed, needs)
+    stages = [clean]
+    certificate: tuple[str, ...] = ()
+    if shared.columns:
+        key = digest("probe", {**read, "norm": recipe.threat.norm, "seed": seed})
+        stages.append(Stage("probe", key, name, seed, (*needs, clean.key)))
+    if recipe.certify is not None:
+        key = digest(
+            "certify",
+            {
+                **read,
+                "method": recipe.certify.method,
+                "radius_method": recipe.certify.radius_method or recipe.certify.method,
+                "norms": sorted(recipe.certify.norms),
+                "certified_images": recipe.certify.images,
+                "threat": threat,
+            },
+        )
+        stages.append(Stage("certify", key, name, seed, (*needs, clean.key)))
+        certificate = (key,)
+    keys: dict[str, str] = {}
+    for column in shared.columns:
+        given = sorted((method, key) for key, method in others.items() if key != network) if column.transfers else []
+        if column.transfers and not given:
+            continue
+        earlier = [keys[one.label] for one in shared.before[column.label] if one.label in keys]
+        told = {**read, **shared.attacks[column.label], "seed": seed, "after": earlier, "sources": given}
+        keys[column.label] = digest("attack", told)
+        wanted = (*needs, clean.key, *(key for _, key in given))
+        stages.append(Stage("attack", keys[column.label], name, seed, wanted, (*certificate, *earlier), column))
+    if recipe.smoothing is not None:
+        key = digest("smooth", {**read, **settings(recipe.smoothing), "seed": seed})
+        stages.append(Stage("smooth", key, name, seed, (*needs, clean.key)))
+    return stages

@@ -1,0 +1,113 @@
+"""A method of a recipe with its names resolved: its space, its genotype, the network that was made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from os.path import isfile
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from robustnas.contracts import SearchSpace
+from robustnas.foreign.settings import Weights
+from robustnas.genotype.darts_notation import is_call
+from robustnas.plan.genotypes import find_genotype
+from robustnas.plan.stages import Foreign, MethodPlan
+from robustnas.recipe.load import Loaded
+from robustnas.recipe.schema import Method, Use
+from robustnas.train.sizes import Sizes
+
+
+@frozen
+class Known:
+    """What is found out once while a plan is made, however many methods ask for it.
+
+    Args:
+        sizes: of networks.
+        read: what a file of genotypes holds.
+        foreign: the digest of a network made elsewhere.
+    """
+
+    sizes: Sizes
+    read: Callable[[Path], Any]
+    foreign: Callable[[str, Weights | None], dict[str, Any]]
+
+
+def resolved(loaded: Loaded, name: str, method: Method, known: Known) -> MethodPlan:
+    """Resolve the names of one method.
+
+    Raises:
+        InputError: its genotype cannot be found, or does not fit.
+    """
+    recipe = loaded.recipe
+    if method.network is not None:
+        weights = method.weights
+        if weights is not None:
+            weights = attrs.evolve(weights, file=_beside(loaded.beside(f"methods.{name}.weights"), weights.file))
+        network = Foreign(method.network, weights, method.normalize)
+        return MethodPlan(name, recipe.threat, method.search, method.train, network=network)
+    use = method.search_space or recipe.search_space
+    assert use is not None
+    space: SearchSpace = use.plugin
+    genotype, parameters = None, None
+    if method.genotype is not None:
+        genotype = find_genotype(method.genotype, space, loaded.beside(f"methods.{name}.genotype"), known.read)
+        parameters = known.sizes.network(space, genotype)
+    return MethodPlan(
+        name=name,
+        search_space=space,
+        metrics=tuple((weight, metric.plugin) for weight, metric in method.metric),
+        threat=method.threat or recipe.threat,
+        search=method.search,
+        train=method.train,
+        genotype=genotype,
+        genotype_source=None if genotype is None else _named(method.genotype),
+        parameters=parameters,
+    )
+
+
+def without_unfit_defaults(loaded: Loaded, plan: MethodPlan, sizes: Sizes) -> tuple[MethodPlan, list[str]]:
+    """Drop the defaults of training that networks of a method's space cannot honour; given ones stay, and fail.
+
+    Returns:
+        The method, and a note on what gave way.
+    """
+    gone = [
+        key
+        for key in ("auxiliary", "drop_path")
+        if getattr(plan.train, key) > 0
+        and not loaded.says(plan.name, f"train.{key}")
+        and not getattr(sizes.offers(plan.space), key)
+    ]
+    if not gone:
+        return plan, []
+    named = " and ".join(f"train.{key}" for key in gone)
+    note = f"{named} {'is' if len(gone) == 1 else 'are'} 0, by default where networks of the space have no such thing"
+    without: dict[str, Any] = dict.fromkeys(gone, 0.0)
+    return attrs.evolve(plan, train=attrs.evolve(plan.train, **without)), [note]
+
+
+def sizes_by_default(use: Use) -> list[str]:
+    """Note that a recipe sizes the supernet of a space and leaves the network that is trained at its default."""
+    if not attrs.has(type(use.plugin)):
+        return []
+    fields = attrs.fields_dict(type(use.plugin))
+    given = [name for name in use.options if fields.get(name) and fields[name].metadata.get("stage") == "search"]
+    sizes = [name for name in given if f"network_{name}" in fields and f"network_{name}" not in use.options]
+    if not sizes:
+        return []
+    theirs = " and ".join(f"{name}: {use.options[name]}" for name in sizes)
+    defaults = " and ".join(f"network_{name}: {getattr(use.plugin, f'network_{name}')}" for name in sizes)
+    return [f"search_space {use.name}: {theirs} sizes the supernet; trained networks have {defaults}, by default"]
+
+
+def _named(genotype: str | Mapping[str, Any] | None) -> str:
+    """What to call a genotype: as the recipe names it, or that it stands there."""
+    return genotype if isinstance(genotype, str) and not is_call(genotype) else "of the recipe"
+
+
+def _beside(folder: Path, path: Path) -> Path:
+    """A file that a recipe names: beside the recipe, or else in the working directory."""
+    return folder / path if isfile(folder / path) else path
