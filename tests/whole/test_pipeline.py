@@ -42,27 +42,26 @@ def test_a_run_ends_with_a_table(finished_run: Path):
     assert (finished_run / "run" / "table.csv").read_text().count("\n") == 3
 
 
-def test_running_again_does_nothing_and_says_the_same(finished_copy: Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("recipe", ["r.yaml", "run/recipe.yaml"])
+def test_running_again_or_as_it_is_stored_does_nothing_and_says_the_same(
+    finished_copy: Path, capsys: pytest.CaptureFixture[str], recipe: str
+):
     before, rows = results(finished_copy), table(finished_copy)
-    assert run(finished_copy) == 0
+    half = next((finished_copy / "run" / "train").glob("darts*")) / ".checkpoint.pt.abc.part"
+    half.write_bytes(b"half")
+    assert main(["run", str(finished_copy / recipe), "--out", str(finished_copy / "run")]) == 0
     assert results(finished_copy) == before
     assert table(finished_copy) == rows
     printed = capsys.readouterr()
     assert "darts" in printed.out
     assert "14 of 14 stages were done before" in printed.err
+    assert not half.exists(), "what a kill left half written is cleared"
 
 
 def test_an_added_attack_method_and_seed_do_only_what_is_new(finished_copy: Path):
     before = results(finished_copy)
-    assert (
-        run(
-            finished_copy,
-            "--quiet",
-            "--set",
-            "attacks=[fgsm, {name: pgd, steps: 3, step_size: 0.01}, {name: pgd, steps: 4, step_size: 0.01}]",
-        )
-        == 0
-    )
+    attacks = "[fgsm, {name: pgd, steps: 3, step_size: 0.01}, {name: pgd, steps: 4, step_size: 0.01}]"
+    assert run(finished_copy, "--quiet", "--set", f"attacks={attacks}") == 0
     after = results(finished_copy)
     assert {k: after[k] for k in before} == before
     assert len(after) - len(before) == 2, "one attack for each method"
@@ -73,11 +72,7 @@ def test_an_added_attack_method_and_seed_do_only_what_is_new(finished_copy: Path
 
 @pytest.mark.parametrize(
     ("override", "text"),
-    [
-        ("dataset=mnist", "dataset"),
-        ("search_space.cells=2", "search_space"),
-        ("threat.epsilon=0.03", "threat"),
-    ],
+    [("dataset=mnist", "dataset"), ("search_space.cells=2", "search_space"), ("threat.epsilon=0.03", "threat")],
 )
 def test_another_experiment_is_refused(
     finished_copy: Path, capsys: pytest.CaptureFixture[str], override: str, text: str
@@ -96,14 +91,6 @@ def test_the_table_is_rebuilt_from_the_directory_alone(finished_copy: Path, caps
     assert main(["table", str(finished_copy / "run")]) == 0
     assert (finished_copy / "run" / "table.json").read_bytes() == before
     assert "jac" in capsys.readouterr().out
-
-
-def test_the_stored_recipe_runs_as_it_stands_and_finds_everything_done(finished_copy: Path):
-    before = results(finished_copy)
-    assert (
-        main(["run", str(finished_copy / "run" / "recipe.yaml"), "--out", str(finished_copy / "run"), "--quiet"]) == 0
-    )
-    assert results(finished_copy) == before
 
 
 @pytest.mark.parametrize("kind", ["search", "train", "clean", "attack", "certify"])
@@ -148,6 +135,7 @@ def test_a_truncated_network_is_named(finished_copy: Path, capsys: pytest.Captur
     assert "network.pt is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_side_by_side_gives_the_same_table(finished_run: Path, tmp_path: Path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "robustnas", "run", str(finished_run / "r.yaml"), "--quiet"]
@@ -165,22 +153,9 @@ def test_until_stops_after_the_stage(tmp_path: Path):
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "robustnas",
-            "run",
-            str(folder / "r.yaml"),
-            "--out",
-            str(folder / "run"),
-            *more,
-        ],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    command = [sys.executable, "-m", "robustnas", "run", str(folder / "r.yaml"), "--out", str(folder / "run"), *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -209,6 +184,7 @@ def long_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return table(folder)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_kill_minus_nine_then_go_on_gives_the_same_table(tmp_path: Path, long_run: dict[str, Any], jobs: str):
     (tmp_path / "r.yaml").write_text(LONG)
@@ -223,15 +199,13 @@ def test_kill_minus_nine_then_go_on_gives_the_same_table(tmp_path: Path, long_ru
     assert without_seconds(table(tmp_path)) == without_seconds(long_run)
 
 
-@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGTERM, "2")])
-def test_asked_to_stop_a_run_saves_and_goes_on_to_the_same_table(
-    tmp_path: Path, long_run: dict[str, Any], number: signal.Signals, jobs: str
-):
+@pytest.mark.processes
+def test_asked_to_stop_a_run_saves_and_goes_on_to_the_same_table(tmp_path: Path, long_run: dict[str, Any]):
     (tmp_path / "r.yaml").write_text(LONG)
-    only = ("--set", "methods={darts: {}}", "--jobs", jobs)
+    only = ("--set", "methods={darts: {}}", "--jobs", "2")
     process = start(tmp_path, *only)
     wait_for(lambda: any((tmp_path / "run" / "search").glob("*/history.jsonl")), process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     status, message = end(process)
     assert status == 130, message
     assert "stopping after this step" in message
@@ -243,6 +217,7 @@ def test_asked_to_stop_a_run_saves_and_goes_on_to_the_same_table(
     assert without_seconds(table(tmp_path)) == without_seconds(long_run)
 
 
+@pytest.mark.processes
 def test_two_runs_do_not_share_a_directory_and_ctrl_c_says_how_to_go_on(tmp_path: Path):
     (tmp_path / "r.yaml").write_text(LONG)
     first = start(tmp_path)
@@ -314,6 +289,7 @@ def test_a_stage_that_diverges_fails_alone(tmp_path: Path, capsys: pytest.Captur
     assert rows["jac"]["search_seconds"] is not None
 
 
+@pytest.mark.processes
 def test_a_lost_search_takes_all_that_needs_it_along_and_nothing_else(tmp_path: Path):
     """Side by side: where a search fails, its train, clean, attacks and certificate are left out; others go on."""
     (tmp_path / "r.yaml").write_text(RECIPE)
@@ -378,12 +354,8 @@ def test_a_layout_of_a_newer_version_says_so(finished_copy: Path, capsys: pytest
 
 
 def test_a_result_of_another_form_is_damaged(finished_copy: Path, capsys: pytest.CaptureFixture[str]):
-    for kind, key in [
-        ("clean", "predictions"),
-        ("certify", "radius"),
-        ("probe", "flags"),
-        ("search", "search_seconds"),
-    ]:
+    keys = {"clean": "predictions", "certify": "radius", "probe": "flags", "search": "search_seconds"}
+    for kind, key in keys.items():
         file = next((finished_copy / "run" / kind).glob("darts*")) / "result.json"
         whole, written = json.loads(file.read_text()), StageFolder(file.parent)
         written.finish({**whole, key: "x"})
@@ -392,11 +364,13 @@ def test_a_result_of_another_form_is_damaged(finished_copy: Path, capsys: pytest
         written.finish(whole)
 
 
-def test_what_a_kill_left_half_written_is_cleared(finished_copy: Path):
-    left = next((finished_copy / "run" / "train").glob("darts*")) / ".checkpoint.pt.abc.part"
-    left.write_bytes(b"half")
-    assert run(finished_copy, "--quiet") == 0
-    assert not left.exists()
+def test_a_directory_that_another_run_holds_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    with RunDirectory(tmp_path / "run").locked():
+        assert run(tmp_path, "--quiet") == 2
+    assert (
+        f"another run (process {os.getpid()} on {platform.node()}) works in this directory" in capsys.readouterr().err
+    )
 
 
 def test_a_file_system_without_locks_is_not_called_another_run(
