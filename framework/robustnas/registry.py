@@ -23,6 +23,7 @@ from attrs import field, frozen, has
 from robustnas import contracts
 from robustnas.errors import PluginError
 from robustnas.runtime.quoted import quoted
+from robustnas.runtime.signatures import accepts, readable, without_self
 from robustnas.runtime.strangers import contained
 from robustnas.runtime.suggest import did_you_mean
 
@@ -230,7 +231,7 @@ def _own(cls: type, name: str) -> Any:
 def _method(cls: type, name: str, contract: type) -> list[str]:
     """What is wrong with a method, promised and found."""
     promised = inspect.signature(getattr(contract, name))
-    lines = [f"promised: {name}{_readable(promised)}"]
+    lines = [f"promised: {name}{readable(promised)}"]
     own = _own(cls, name)
     if own is None:
         return [*lines, f"found:    no {name}"]
@@ -239,44 +240,9 @@ def _method(cls: type, name: str, contract: type) -> list[str]:
     except (TypeError, ValueError):
         return [*lines, f"found:    {name}, which is no method but {own!r:.60}"]
     bound = isinstance(own, (staticmethod, classmethod)) or not hasattr(own, "__get__")
-    if _accepts(_parameters(found, drop_self=not bound), _parameters(promised, drop_self=True)):
+    if accepts(found if bound else without_self(found), without_self(promised)):
         return []
-    return [*lines, f"found:    {name}{_readable(found)}"]
-
-
-def _readable(signature: inspect.Signature) -> str:
-    """Parameter names and defaults; annotations are left out, they are not compared."""
-    parameters = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
-    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
-
-
-def _parameters(signature: inspect.Signature, drop_self: bool) -> list[inspect.Parameter]:
-    parameters = list(signature.parameters.values())
-    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return parameters[1:] if drop_self and parameters and parameters[0].kind in by_position else parameters
-
-
-def _accepts(found: list[inspect.Parameter], promised: list[inspect.Parameter]) -> bool:
-    """Whether a method can be called as promised, by position and by name.
-
-    The promised parameters come first, in order, by the same names; one that may be left out has a default
-    here too; further ones have defaults.  `*args, **kwargs` stands for any number of them.
-    """
-    kinds = inspect.Parameter
-    variadic = {p.kind for p in found} >= {kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD}
-    plain = [p for p in found if p.kind is kinds.POSITIONAL_OR_KEYWORD]
-    if any(p.kind is kinds.POSITIONAL_ONLY for p in found):
-        return False
-    for index, want in enumerate(promised):
-        if index >= len(plain):
-            if variadic:
-                break
-            return False
-        has = plain[index]
-        if has.name != want.name or (want.default is not kinds.empty and has.default is kinds.empty):
-            return False
-    further = [*plain[len(promised) :], *(p for p in found if p.kind is kinds.KEYWORD_ONLY)]
-    return all(p.default is not kinds.empty for p in further)
+    return [*lines, f"found:    {name}{readable(found)}"]
 
 
 def _wrong_search_space(cls: type) -> list[str]:
@@ -287,7 +253,7 @@ def _wrong_search_space(cls: type) -> list[str]:
 def _wrong_metric(cls: type) -> list[str]:
     parts = metric_parts(cls)
     if not parts:
-        wanted = [f"{part}{_readable(inspect.signature(getattr(c, part)))}" for part, c in METRIC_PARTS.items()]
+        wanted = [f"{part}{readable(inspect.signature(getattr(c, part)))}" for part, c in METRIC_PARTS.items()]
         return ["promised: at least one of", *(f"  {line}" for line in wanted), f"found:    {_public(cls)}"]
     wrong = [line for part in METRIC_PARTS if part in parts for line in _method(cls, part, METRIC_PARTS[part])]
     return [*wrong, *_wrong_check(cls)]
