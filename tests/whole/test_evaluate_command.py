@@ -263,9 +263,9 @@ def test_transfer_is_a_matrix_of_sources_and_methods(compared: str):
         (found,) = row["variants"]["transfer"]
         assert set(found) == {f"from {other}" for other in rows if other != method}
         (folder,) = Path("compared").glob(f"attack/{method}-seed0-transfer-*")
-        rows = outcomes.load(folder)
-        assert [row.variant for row in rows] == sorted(found)
-        for one in rows:
+        measured = outcomes.load(folder)
+        assert [one.variant for one in measured] == sorted(found)
+        for one in measured:
             # an entry for every image, whatever other attacks did
             assert np.array_equal(one.tried > 0, one.correct)
             assert found[one.variant] == pytest.approx((one.correct & ~one.success).mean())
