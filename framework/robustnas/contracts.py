@@ -312,8 +312,9 @@ class Regime(Protocol):
 
     - `check(epochs, threat)` raises `OptionError` where the options do not suit that many epochs, or the threat; it is
       called before anything runs, first without a threat (None).
-    - `right(network, images, labels, threat, generator)` -> (N,) bool: which of the images held out count when the best
+    - `perturbed(network, images, labels, threat, generator)`: images held out, as they are judged when the best
       checkpoint is chosen; the network is in eval mode.
+    - `right(network, images, labels, threat)` -> (N,) bool: which of these count.
     - `judged(epoch, epochs)`: whether the network after this epoch, counted from 1, may be the one that is kept.
     - `schedule(passed, epochs, threat)`: figures for the history, what of the loss depends on time.
     - `sees_threat = False` where the threat has no say: the same network then serves every threat.

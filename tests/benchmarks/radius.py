@@ -43,7 +43,7 @@ from robustnas.errors import DataError
 from robustnas.nn.normalize import PixelNetwork
 from robustnas.runtime import seeding
 from robustnas.threat import NORMS, ThreatModel
-from robustnas.train.regimes import Certified
+from robustnas.train.regimes.certified import Certified
 from robustnas_plugins.datasets.digits import Digits
 from robustnas_plugins.datasets.torchvision_sets import MNIST
 from robustnas_plugins.search_spaces.darts import Darts

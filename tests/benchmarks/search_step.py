@@ -20,7 +20,11 @@ from rich.table import Table
 from stepping import SIZES, Size, seconds, stepper
 
 from robustnas.contracts import Order
-from robustnas.search.hypergradient import ConjugateGradient, Exact, FirstOrder, Neumann, Unrolled
+from robustnas.search.hypergradient.conjugate_gradient import ConjugateGradient
+from robustnas.search.hypergradient.exact import Exact
+from robustnas.search.hypergradient.first_order import FirstOrder
+from robustnas.search.hypergradient.neumann import Neumann
+from robustnas.search.hypergradient.unrolled import Unrolled
 from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
 from robustnas_plugins.metrics.certified_bound import CertifiedBound

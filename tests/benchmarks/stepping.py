@@ -22,7 +22,8 @@ from robustnas.runtime.precision import Precision
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.search.bilevel import inner_step, outer_step
 from robustnas.search.compiled import Compiled
-from robustnas.search.hypergradient import FirstOrder, Step
+from robustnas.search.hypergradient.first_order import FirstOrder
+from robustnas.search.hypergradient.step import Step
 from robustnas.search.objective import Objective
 from robustnas.search.weights import weights
 from robustnas.threat import ThreatModel

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
+from robustnas.nn.batch_statistics import frozen_statistics, noted_statistics, scratch_statistics
 from support.networks import NORMED_IMAGES, NORMS, normed
 
 
@@ -79,3 +80,25 @@ def test_a_poisoned_running_statistic_does_not_reach_the_scratch_ones():
         net(NORMED_IMAGES)
         with frozen_statistics(net):
             assert net(NORMED_IMAGES).isfinite().all()
+
+
+@pytest.mark.parametrize("options", NORMS.values(), ids=NORMS)
+def test_every_kind_of_batch_norm_lends_what_it_normalised_with(options):
+    net, twin = normed(**options), normed(**options)
+    net[0][1].eval()  # one layer that sees no batch
+    twin[0][1].eval()
+    layers = [layer for layer in net.modules() if isinstance(layer, _BatchNorm)]
+    settings = [(layer.momentum, layer.track_running_stats, layer.training, set(layer._buffers)) for layer in layers]
+    with noted_statistics(net) as noted:
+        with noted.watched():
+            trained = net(NORMED_IMAGES)
+        with noted.lent(), torch.no_grad():
+            torch.testing.assert_close(net(NORMED_IMAGES), trained, rtol=1e-12, atol=1e-12)
+        net(NORMED_IMAGES + 1)  # nobody watches
+        assert not noted.moments
+    twin(NORMED_IMAGES)
+    twin(NORMED_IMAGES + 1)
+    assert [(it.momentum, it.track_running_stats, it.training, set(it._buffers)) for it in layers] == settings
+    assert len(layers) == 2
+    assert net.state_dict().keys() == twin.state_dict().keys()
+    assert all(torch.equal(value, twin.state_dict()[name]) for name, value in net.state_dict().items())

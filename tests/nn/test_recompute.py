@@ -21,7 +21,7 @@ from robustnas.registry import ORDERS
 from robustnas.runtime import seeding
 from robustnas.runtime.tally import Tally
 from robustnas.search.bilevel import inner_step, outer_step
-from robustnas.search.hypergradient import Step
+from robustnas.search.hypergradient.step import Step
 from robustnas.search.objective import Objective
 from robustnas.search.weights import replaced, weights
 from robustnas.threat import ThreatModel

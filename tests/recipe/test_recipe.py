@@ -13,7 +13,8 @@ from robustnas.recipe.faults import Faults
 from robustnas.recipe.resolved import resolved
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
-from robustnas.train.regimes import Adversarial, Trades
+from robustnas.train.regimes.adversarial import Adversarial
+from robustnas.train.regimes.trades import Trades
 from support.small_recipes import BASE, faults, recipe
 
 pytestmark = pytest.mark.usefixtures("small_plugins")

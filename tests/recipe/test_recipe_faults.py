@@ -148,6 +148,7 @@ FAULTS = [
     ("search: {w_momentum: 1}\n", "search.w_momentum", "found 1; at least 0 and less than 1 would do"),
     ("search: [1]\n", "search", "found a list; a mapping would do"),
     ("train: {regime: {name: adversarial, step: 2}}\n", "train.regime.step", "did you mean 'steps'?"),
+    ("train: {epochs: 9, regime: {name: certified, ramp_epochs: 10}}\n", "train.regime", "more than epochs: 9, so"),
     (
         "train: {regime: {name: adversarial, step_size: 0}}\n",
         "train.regime.step_size",

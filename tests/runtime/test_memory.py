@@ -22,7 +22,10 @@ from robustnas.runtime.memory import Peak, highest, text
 from robustnas.runtime.tally import Tally, extrapolated
 from robustnas.search import SearchTask
 from robustnas.search.footprint import step_bytes, trace
-from robustnas.search.hypergradient import ConjugateGradient, Exact, Neumann, Unrolled
+from robustnas.search.hypergradient.conjugate_gradient import ConjugateGradient
+from robustnas.search.hypergradient.exact import Exact
+from robustnas.search.hypergradient.neumann import Neumann
+from robustnas.search.hypergradient.unrolled import Unrolled
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
 from robustnas.train.settings import Train

@@ -35,12 +35,13 @@ def task(*metrics, seed=7, space=None, dataset=None, order="first", **settings):
     )
 
 
+def ran(one, folder, report=silent):
+    return search.run(one, StageFolder(folder), CPU, report)
+
+
 def timeless(record):
-    return {
-        name: value
-        for name, value in record.items()
-        if not name.endswith("_seconds") and name not in ("waiting", "peak_memory")
-    }
+    machine = ("waiting", "peak_memory")
+    return {name: value for name, value in record.items() if not name.endswith("_seconds") and name not in machine}
 
 
 METRICS = {
@@ -62,18 +63,6 @@ def same(a, b):
     assert list(map(timeless, a["records"])) == list(map(timeless, b["records"]))
 
 
-class Stop:
-    """Counts the steps of a search and asks it to stop after one of them, as a signal would."""
-
-    def __init__(self, monkeypatch, after):
-        self.steps, self.after = 0, after
-        monkeypatch.setattr(interrupt, "asked", self.asked)
-
-    def asked(self):
-        self.steps += 1
-        return self.steps == self.after
-
-
 def stoppable():
     return task(Jacobian(rows=1), RandomNoise(), order="unrolled", epochs=2)
 
@@ -81,7 +70,7 @@ def stoppable():
 @pytest.fixture(scope="module")
 def never_stopped(tmp_path_factory):
     folder = StageFolder(tmp_path_factory.mktemp("whole"))
-    return search.run(stoppable(), folder, CPU, silent), folder.load_tensors("checkpoint.pt")
+    return search.run(stoppable(), folder, CPU), folder.load_tensors("checkpoint.pt")
 
 
 @pytest.mark.parametrize("after", range(1, 7))
@@ -89,56 +78,44 @@ def test_a_search_asked_to_stop_saves_its_step_and_goes_on_as_if_nothing_had_hap
     after, never_stopped, tmp_path, monkeypatch
 ):
     """3 steps an epoch, 2 epochs: stopped after each step once, the last of an epoch among them."""
-    folder = StageFolder(tmp_path)
+    folder, asked = StageFolder(tmp_path), []
     with monkeypatch.context() as patched:
-        stop = Stop(patched, after)
+        patched.setattr(interrupt, "asked", lambda: asked.append(0) or len(asked) == after)
         with pytest.raises(interrupt.Interrupted):
-            search.run(stoppable(), folder, CPU, silent)
-        assert stop.steps == after
-    middle = folder.load_tensors("checkpoint.pt")["middle"]
-    assert (middle is None) == (after % 3 == 0)
+            ran(stoppable(), tmp_path)
+    assert len(asked) == after
+    assert (folder.load_tensors("checkpoint.pt")["middle"] is None) == (after % 3 == 0)
     torch.rand(5)
-    assert timeless(search.run(stoppable(), folder, CPU, silent)) == timeless(never_stopped[0])
+    assert timeless(ran(stoppable(), tmp_path)) == timeless(never_stopped[0])
     same(folder.load_tensors("checkpoint.pt"), never_stopped[1])
 
 
 @pytest.mark.parametrize("order", ["first", "unrolled", "neumann"])
 @pytest.mark.parametrize("metrics", METRICS.values(), ids=METRICS)
 def test_a_search_that_was_stopped_gives_what_one_gives_that_was_not(metrics, order, tmp_path):
-    """Stopped after the checkpoint of epoch 2: alpha, weights, optimisers and history agree bit for bit."""
+    """Killed after the checkpoint of epoch 2: alpha, weights, optimisers and history agree bit for bit."""
     one = task(*metrics, order=order)
-    whole, parts = StageFolder(tmp_path / "whole"), StageFolder(tmp_path / "parts")
-    expected = search.run(one, whole, CPU, silent)
+    expected = ran(one, tmp_path / "whole")
 
     def stop(done, total, unit, **figures):
         if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        search.run(one, parts, CPU, stop)
+        ran(one, tmp_path / "parts", stop)
+    whole, parts = (StageFolder(tmp_path / name) for name in ("whole", "parts"))
     assert len(parts.history()) == 2
     torch.rand(17)  # whatever else drew from everyone's generator meanwhile
-    found = search.run(one, parts, CPU, silent)
-
-    assert timeless(found) == timeless(expected)
+    assert timeless(ran(one, parts.path)) == timeless(expected)
     assert len(whole.history()) == 4
     assert list(map(timeless, parts.history())) == list(map(timeless, whole.history()))
-    a, b = (folder.load_tensors("checkpoint.pt") for folder in (whole, parts))
-    same(a, b)
+    same(*(folder.load_tensors("checkpoint.pt") for folder in (whole, parts)))
 
 
-def test_running_a_search_that_is_done_changes_nothing(tmp_path):
-    folder = StageFolder(tmp_path)
-    first = search.run(task(), folder, CPU, silent)
-    assert search.run(task(), folder, CPU, silent) == first
-
-
-def test_the_seed_decides(tmp_path):
-    tables = [
-        search.run(task(seed=seed), StageFolder(tmp_path / name), CPU, silent)["alpha"]
-        for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    ]
-    assert tables[0] == tables[1] != tables[2]
+def test_a_search_that_is_done_stays_so_and_the_seed_decides(tmp_path):
+    found = [ran(task(seed=seed), tmp_path / name) for name, seed in (("a", 1), ("a", 1), ("b", 1), ("c", 2))]
+    assert found[0] == found[1]
+    assert found[0]["alpha"] == found[2]["alpha"] != found[3]["alpha"]
 
 
 def test_what_a_search_returns_and_records(tmp_path):
@@ -171,55 +148,48 @@ def test_what_a_search_returns_and_records(tmp_path):
 
 def test_alpha_does_not_move_while_warming_up(tmp_path):
     """A search that is all warm-up keeps the alpha it began with; one epoch less moves it."""
-    tables = [
-        search.run(task(warmup_epochs=warmup), StageFolder(tmp_path / str(warmup)), CPU, silent)["alpha"]
-        for warmup in (3, 4, 5)
-    ]
+    tables = [ran(task(warmup_epochs=warmup), tmp_path / str(warmup))["alpha"] for warmup in (3, 4, 5)]
     assert tables[1] == tables[2] != tables[0]
 
 
+@frozen
+class Watch:
+    """A metric that notes the images of both levels, each by its mean."""
+
+    inner: list
+    outer: list
+
+    def inner_loss(self, supernet, images, labels, threat, context):
+        self.inner.append([round(float(image.mean()), 6) for image in images])
+        return context.loss(supernet(images), labels)
+
+    def outer_loss(self, supernet, images, labels, threat, context):
+        self.outer.append([round(float(image.mean()), 6) for image in images])
+        return context.loss(supernet(images), labels)
+
+
+PLAIN = {"crop": 0, "flip": False, "cutout": 0, "warmup_epochs": 0}
+
+
 def test_w_sees_one_half_of_the_images_and_alpha_the_other(tmp_path):
-    """Images are told apart by their mean; nothing is augmented."""
     inner, outer = [], []
-
-    @frozen
-    class Spy:
-        def inner_loss(self, supernet, images, labels, threat, context):
-            inner.append(images)
-            return context.loss(supernet(images), labels)
-
-        def outer_loss(self, supernet, images, labels, threat, context):
-            outer.append(images)
-            return context.loss(supernet(images), labels)
-
-    plain = task(Spy(), crop=0, flip=False, cutout=0, warmup_epochs=0, train_share=0.4)
-    search.run(plain, StageFolder(tmp_path), CPU, silent)
-    seen = [{round(float(image.mean()), 6) for batch in batches for image in batch} for batches in (inner, outer)]
+    ran(task(Watch(inner, outer), **PLAIN, train_share=0.4), tmp_path)
+    seen = [set().union(*batches) for batches in (inner, outer)]
     assert len(seen[0]) == 10
     assert 10 < len(seen[1]) <= 16
     assert not seen[0] & seen[1]
     # 2 steps an epoch, 4 epochs: in an epoch every image of w once, and no image of alpha twice
     assert len(inner) == len(outer) == 8
-    for epoch in range(4):
-        assert sum(len(batch) for batch in inner[2 * epoch : 2 * epoch + 2]) == 10
-        both = torch.cat(outer[2 * epoch : 2 * epoch + 2])
-        assert len({round(float(image.mean()), 6) for image in both}) == len(both) == 10
+    for batches in (inner, outer):
+        for first, second in zip(batches[::2], batches[1::2], strict=True):
+            assert len({*first, *second}) == len(first) + len(second) == 10
 
 
 def test_validation_batches_go_round_when_there_are_fewer(tmp_path):
     outer = []
-
-    @frozen
-    class Spy:
-        def outer_loss(self, supernet, images, labels, threat, context):
-            outer.append({round(float(image.mean()), 6) for image in images})
-            return context.loss(supernet(images), labels)
-
-    plain = task(Spy(), epochs=1, crop=0, flip=False, cutout=0, warmup_epochs=0, train_share=0.8, batch=3)
-    search.run(plain, StageFolder(tmp_path), CPU, silent)  # 21 images of w in 7 batches, 5 of alpha in 2
-    assert len(outer) == 7
-    rounds = [outer[i] | outer[i + 1] for i in (0, 2, 4)]
-    assert all(len(images) == 5 for images in rounds)
+    ran(task(Watch([], outer), **PLAIN, epochs=1, train_share=0.8, batch=3), tmp_path)
+    assert len(outer) == 7  # 21 images of w in 7 batches, 5 of alpha in 2
+    assert all(len({*outer[i], *outer[i + 1]}) == 5 for i in (0, 2, 4))
     assert len({frozenset(images) for images in outer}) > 3  # another order each time
 
 
@@ -237,7 +207,7 @@ def test_progress_and_augmentation_follow_the_epoch(tmp_path):
             seen.append((context.progress, images.sum().item(), torch.rand(1, generator=context.generator).item()))
             return context.loss(supernet(images), labels)
 
-    search.run(task(Spy(), train_share=0.2), StageFolder(tmp_path), CPU, silent)  # one batch an epoch
+    ran(task(Spy(), train_share=0.2), tmp_path)  # one batch an epoch
     assert [progress for progress, *_ in seen] == [0, 0.25, 0.5, 0.75]
     assert len({total for _, total, _ in seen}) == 4
     assert len({draw for *_, draw in seen}) == 4
@@ -268,7 +238,7 @@ def test_a_search_that_diverges_says_where_and_keeps_the_last_good_epoch(part, w
     """Three steps an epoch: the fifth call is in the second epoch, its second step."""
     folder = StageFolder(tmp_path)
     with pytest.raises(RunError, match="diverged") as caught:
-        search.run(task(Diverging(part, []), warmup_epochs=0), folder, CPU, silent)
+        search.run(task(Diverging(part, []), warmup_epochs=0), folder, CPU)
     assert f"epoch 2 of 4, step 2 of 3, the {what}" in str(caught.value)
     assert key in str(caught.value)
     assert len(folder.history()) == 1
@@ -278,22 +248,18 @@ def test_a_search_that_diverges_says_where_and_keeps_the_last_good_epoch(part, w
 
 def test_a_long_epoch_stops_soon_after_it_diverged(tmp_path):
     calls = []
+    wanted = task(Diverging("score", calls), warmup_epochs=0, batch=2, dataset=TinyDataset(400))
     with pytest.raises(RunError, match=r"epoch 1 of 4, step 5 of 100"):
-        search.run(
-            task(Diverging("score", calls), warmup_epochs=0, batch=2, dataset=TinyDataset(400)),
-            StageFolder(tmp_path),
-            CPU,
-            silent,
-        )
+        ran(wanted, tmp_path)
     assert len(calls) == 50
 
 
 def test_a_checkpoint_of_another_search_is_refused(tmp_path):
     folder = StageFolder(tmp_path)
-    search.run(task(epochs=1), folder, CPU, silent)
+    search.run(task(epochs=1), folder, CPU)
     for other in (task(epochs=2), task(epochs=1, seed=8)):
         with pytest.raises(RunDirectoryError, match="belongs to another search"):
-            search.run(other, folder, CPU, silent)
+            search.run(other, folder, CPU)
 
     @frozen
     class WiderSpace(TinySpace):
@@ -301,21 +267,21 @@ def test_a_checkpoint_of_another_search_is_refused(tmp_path):
             return TinySupernet(shape, classes, channels=4)
 
     with pytest.raises(RunDirectoryError, match=r"does not fit.*\n.*delete"):
-        search.run(task(epochs=1, space=WiderSpace()), folder, CPU, silent)
+        search.run(task(epochs=1, space=WiderSpace()), folder, CPU)
     for part in ("supernet", "records", "alpha_optimizer"):
         state = folder.load_tensors("checkpoint.pt")
         broken = StageFolder(tmp_path / part)
         broken.save_tensors("checkpoint.pt", {name: value for name, value in state.items() if name != part})
         with pytest.raises(RunDirectoryError, match=part):
-            search.run(task(epochs=1), broken, CPU, silent)
+            search.run(task(epochs=1), broken, CPU)
 
 
 def test_metrics_that_do_not_go_together_are_refused(tmp_path):
     with pytest.raises(OptionError, match="RandomNoise and AdversarialAlpha both replace the inner loss"):
-        search.run(task(RandomNoise(), AdversarialAlpha()), StageFolder(tmp_path), CPU, silent)
+        ran(task(RandomNoise(), AdversarialAlpha()), tmp_path)
     weighed = evolve(task(), metrics=((2.0, RandomNoise()),))
     with pytest.raises(OptionError, match="RandomNoise has no score to weigh, found weight 2"):
-        search.run(weighed, StageFolder(tmp_path), CPU, silent)
+        ran(weighed, tmp_path)
 
 
 def test_scores_that_cannot_be_used_are_refused(tmp_path):
@@ -331,18 +297,14 @@ def test_scores_that_cannot_be_used_are_refused(tmp_path):
 
     for metric, message in ((Mean(), r"must be \(5,\), found \(\)"), (Detached(), "no gradient flows")):
         with pytest.raises(PluginError, match=message):
-            search.run(task(metric, warmup_epochs=0), StageFolder(tmp_path), CPU, silent)
+            ran(task(metric, warmup_epochs=0), tmp_path)
 
 
 def test_an_alpha_that_a_checkpoint_would_lose_is_refused(tmp_path):
     class Forgetful(TinySupernet):
-        def __init__(self, *args):
-            super().__init__(*args)
-            self.hidden = [torch.nn.Parameter(torch.zeros(2, 3))]
-
         @property
         def alpha(self):
-            return {"normal": self.hidden[0]}
+            return {"normal": torch.nn.Parameter(torch.zeros(2, 3))}
 
     @frozen
     class Space(TinySpace):
@@ -350,20 +312,20 @@ def test_an_alpha_that_a_checkpoint_would_lose_is_refused(tmp_path):
             return Forgetful(shape, classes)
 
     with pytest.raises(PluginError, match=r"alpha normal .* not among its parameters"):
-        search.run(task(space=Space()), StageFolder(tmp_path), CPU, silent)
+        ran(task(space=Space()), tmp_path)
 
 
 def test_too_few_images_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"search.train_share 0.9 splits 6 .* into 5 and 1"):
-        search.run(task(dataset=TinyDataset(6), train_share=0.9), StageFolder(tmp_path), CPU, silent)
+        ran(task(dataset=TinyDataset(6), train_share=0.9), tmp_path)
 
 
 def test_weights_of_a_list_of_metrics_scale_their_scores(tmp_path):
     """Two halves of one metric are that metric, up to rounding."""
-    one = search.run(task(Jacobian(), epochs=2), StageFolder(tmp_path / "one"), CPU, silent)
+    one = ran(task(Jacobian(), epochs=2), tmp_path / "one")
     halved = evolve(task(epochs=2), metrics=((0.25, Jacobian()), (0.75, Jacobian())))
-    two = search.run(halved, StageFolder(tmp_path / "two"), CPU, silent)
-    none = search.run(task(epochs=2), StageFolder(tmp_path / "none"), CPU, silent)
+    two = ran(halved, tmp_path / "two")
+    none = ran(task(epochs=2), tmp_path / "none")
     tables = [torch.tensor(result["alpha"]["normal"]) for result in (one, two, none)]
     torch.testing.assert_close(tables[0], tables[1], rtol=1e-4, atol=1e-4)
     assert (tables[0] - tables[2]).abs().max() > 1e-3

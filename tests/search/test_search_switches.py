@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from attrs import evolve
-from test_search import CPU, task
+from test_search import CPU, ran, task
 
 from robustnas import search
 from robustnas.errors import InputError, RunError
 from robustnas.registry import ORDERS
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.precision import mixed, policy, single
-from robustnas.runtime.report import silent
 from robustnas.search import loop
 from robustnas.search.compiled import Compiled
 from robustnas_plugins.metrics.jacobian import Jacobian
@@ -22,7 +21,7 @@ from support.networks import Bars, TinyDataset
 
 
 def alpha(one, folder: Path) -> torch.Tensor:
-    result = search.run(one, StageFolder(folder), CPU, silent)
+    result = ran(one, folder)
     return torch.cat([torch.tensor(table) for table in result["alpha"].values()])
 
 
@@ -47,7 +46,7 @@ def test_compiled_passes_compute_the_same(order, tmp_path, monkeypatch):
     one = task(Jacobian(), order=order, epochs=2, warmup_epochs=0)
     assert change(one, with_settings(one, compile=True), tmp_path) < 1e-4
     result = StageFolder(tmp_path / "again")
-    assert search.run(with_settings(one, compile=True), result, CPU, silent)["compiled"] == "yes"
+    assert search.run(with_settings(one, compile=True), result, CPU)["compiled"] == "yes"
 
 
 def test_where_it_cannot_be_compiled_the_search_goes_on_and_says_why(tmp_path, monkeypatch, capsys):
@@ -62,10 +61,10 @@ def test_where_it_cannot_be_compiled_the_search_goes_on_and_says_why(tmp_path, m
 
     monkeypatch.setattr(torch, "compile", cannot)
     one = task(epochs=1, warmup_epochs=0)
-    result = search.run(with_settings(one, compile=True), StageFolder(tmp_path / "a"), CPU, silent)
+    result = ran(with_settings(one, compile=True), tmp_path / "a")
     assert "no compiler here" in result["compiled"]
     assert "search.compile: going on without" in capsys.readouterr().err
-    assert result["alpha"] == search.run(one, StageFolder(tmp_path / "b"), CPU, silent)["alpha"]
+    assert result["alpha"] == ran(one, tmp_path / "b")["alpha"]
 
 
 def test_a_fault_of_the_network_is_no_fault_of_the_compiler(tmp_path, monkeypatch):
@@ -77,7 +76,7 @@ def test_a_fault_of_the_network_is_no_fault_of_the_compiler(tmp_path, monkeypatc
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(RunError, match="the network is broken"):
-        search.run(with_settings(task(warmup_epochs=0), compile=True), StageFolder(tmp_path), CPU, silent)
+        ran(with_settings(task(warmup_epochs=0), compile=True), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ def test_bfloat16_passes_agree_to_their_precision(order, tmp_path):
     assert 0 < found < 0.25, found
 
 
-def test_what_is_single_precision_stays_so():
+def test_what_is_single_precision_stays_so(tmp_path):
     """Scores and the passes of Hessian-vector products are float32 in a bfloat16 search; plain passes are not."""
     seen = []
 
@@ -105,11 +104,9 @@ def test_what_is_single_precision_stays_so():
             seen.append(("inner", logits.dtype))
             return context.loss(logits, labels)
 
-    import tempfile
-
-    one = task(Witness(), order="unrolled", epochs=1, warmup_epochs=0, precision="bfloat16")
-    with tempfile.TemporaryDirectory() as folder:
-        search.run(one, StageFolder(Path(folder)), CPU, silent)
+    search.run(
+        task(Witness(), order="unrolled", epochs=1, warmup_epochs=0, precision="bfloat16"), StageFolder(tmp_path), CPU
+    )
     scores = {dtype for what, dtype in seen if what == "score"}
     inner = [dtype for what, dtype in seen if what == "inner"]
     assert scores == {torch.float32}
@@ -142,15 +139,15 @@ def test_cells_that_are_computed_again_change_nothing(tmp_path):
         space=Darts(cells=2, channels=2),
         dataset=Bars(24),
     )
-    a = search.run(one, StageFolder(tmp_path / "a"), CPU, silent)
-    b = search.run(with_settings(one, recompute_cells=True), StageFolder(tmp_path / "b"), CPU, silent)
+    a = ran(one, tmp_path / "a")
+    b = ran(with_settings(one, recompute_cells=True), tmp_path / "b")
     for name, table in a["alpha"].items():
         torch.testing.assert_close(torch.tensor(b["alpha"][name]), torch.tensor(table), rtol=1e-4, atol=1e-5)
 
 
 def test_a_supernet_without_cells_cannot_compute_them_again(tmp_path):
     with pytest.raises(InputError, match=r"search.recompute_cells.*has no cells"):
-        search.run(task(recompute_cells=True), StageFolder(tmp_path), CPU, silent)
+        ran(task(recompute_cells=True), tmp_path)
 
 
 def test_a_batch_in_parts_is_another_search_than_whole_for_batch_norm_alone(tmp_path):

@@ -12,13 +12,14 @@ from robustnas.nn.normalize import PixelSupernet
 from robustnas.nn.synchronised import synchronise
 from robustnas.registry import ORDERS as REGISTERED
 from robustnas.search import SearchTask
-from robustnas.search.hypergradient import Step, Unrolled
+from robustnas.search.hypergradient.step import Step
+from robustnas.search.hypergradient.unrolled import Unrolled
 from robustnas.search.objective import Objective
 from robustnas.search.settings import Search
 from robustnas.search.weights import weights
 from robustnas.threat import ThreatModel
 from robustnas.train import TrainTask
-from robustnas.train.regimes import Certified
+from robustnas.train.regimes.certified import Certified
 from robustnas.train.settings import Train
 from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.jacobian import Jacobian

@@ -8,9 +8,10 @@ from attrs import evolve
 
 from robustnas.contracts import TrainingLoss
 from robustnas.errors import OptionError
-from robustnas.search.hypergradient import FirstOrder, Hypergradient
+from robustnas.search.hypergradient.first_order import FirstOrder
+from robustnas.search.hypergradient.step import Hypergradient
 from robustnas.testing import ConformanceError, check_order, check_regime
-from robustnas.train.regimes import Standard
+from robustnas.train.regimes.standard import Standard
 
 
 class Ascending(FirstOrder):
@@ -128,8 +129,13 @@ class Summed(Standard):
 
 
 class Shares(Standard):
-    def right(self, network, images, labels, threat, generator):
+    def right(self, network, images, labels, threat):
         return (network(images).argmax(1) == labels).float()
+
+
+class Elsewhere(Standard):
+    def perturbed(self, network, images, labels, threat, generator):
+        return images + 0.1
 
 
 class Never(Standard):
@@ -159,6 +165,7 @@ class Choosy(Standard):
         (Drawing(), "repeatable given its draws"),
         (Summed(), "a number an image"),
         (Shares(), r"\(N,\) bool"),
+        (Elsewhere(), "images of the ball"),
         (Never(), "after the last epoch may be kept"),
         (Vague(), "finite numbers by name"),
         (Choosy(), "check lets pass"),

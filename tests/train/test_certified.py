@@ -13,28 +13,24 @@ import torch
 import torch.nn.functional as F
 from attrs import evolve, frozen
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustnas import certify, train
-from robustnas.errors import InputError, RecipeError, RunError
+from robustnas.errors import InputError, OptionError, RunError
 from robustnas.nn.batch_statistics import noted_statistics
 from robustnas.nn.normalize import PixelNetwork
 from robustnas.nn.recompute import recompute
-from robustnas.plan import make
-from robustnas.recipe.load import load
+from robustnas.plan import digest, settings
+from robustnas.registry import REGIMES
 from robustnas.runtime import seeding
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.threat import NORMS, ThreatModel
-from robustnas.train.regimes import Certified, Standard
 from robustnas.train.regimes import certified as module
-from robustnas.train.regimes.certified import Moment, grown, worst_logits
+from robustnas.train.regimes.certified import Certified, Moment, grown, worst_logits
+from robustnas.train.regimes.standard import Standard
 from robustnas.train.settings import Train
 from robustnas_plugins.search_spaces.darts import Darts
 from support import places
-from support.networks import NORMED_IMAGES as SMALL
-from support.networks import NORMS as KINDS
-from support.networks import Bars, TinyNetwork, TinySpace
-from support.networks import normed as small
+from support.networks import Bars, TinyNetwork, TinySpace, convolutional
 from support.shared_batches import StillSpace
 from support.training_context import loss_of
 
@@ -109,17 +105,13 @@ def test_the_schedule_moves_all_three_together():
         assert (found.epsilon, found.kappa, found.beta) == pytest.approx((0.3, 0.2, 0.3))
 
 
-def test_without_a_ramp_epsilon_is_at_its_end_from_the_first_step():
-    assert Certified(0.3, 0, 0).moment(0.01, 1, THREAT).epsilon == 0.3
-    assert Certified(0.3, 1, 0).moment(1.0, 2, THREAT).epsilon == 0
-    assert Certified(0.3, 1, 0).moment(1.01, 2, THREAT).epsilon == 0.3
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 7, 600])
-def test_the_defaults_suit_any_number_of_epochs(epochs: int):
-    Train(epochs=epochs, regime=Certified())
-    assert Certified().moment(epochs, epochs, THREAT).epsilon == THREAT.epsilon
-    assert Certified().moment(epochs / 20, epochs, THREAT).epsilon == 0
+def test_the_ends_of_the_schedule_are_where_the_options_say():
+    for passed, epochs, warmup, wanted in ((0.01, 1, 0, 0.3), (1.0, 2, 1, 0), (1.01, 2, 1, 0.3)):
+        assert Certified(0.3, warmup, 0).moment(passed, epochs, THREAT).epsilon == wanted, "without a ramp"
+    for epochs in (1, 2, 7, 600):
+        Train(epochs=epochs, regime=Certified())
+        assert Certified().moment(epochs, epochs, THREAT).epsilon == THREAT.epsilon
+        assert Certified().moment(epochs / 20, epochs, THREAT).epsilon == 0
 
 
 @pytest.mark.parametrize("make_network", [toy, cells])
@@ -198,18 +190,23 @@ def test_it_is_linear_in_kappa_and_in_the_shares_of_both_bounds():
     assert half == pytest.approx((clean + robust) / 2)
 
 
-@pytest.mark.parametrize(("beta", "wanted"), [(0.0, ["ibp"]), (0.3, ["ibp", "crown-ibp"]), (1.0, ["crown-ibp"])])
-def test_a_bound_without_a_share_is_not_computed(beta: float, wanted: list[str], monkeypatch: pytest.MonkeyPatch):
-    methods: list[str] = []
+def test_bounds_are_float32_and_one_without_a_share_is_not_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen: list[tuple[Any, ...]] = []
     real = module.margins_within
 
     def spy(*args: Any) -> torch.Tensor:
-        methods.append(args[-1])
-        return real(*args)
+        found = real(*args)
+        seen.append((args[-1], torch.is_autocast_enabled("cpu"), found.dtype))
+        return found
 
     monkeypatch.setattr(module, "margins_within", spy)
-    at(toy(), 0.05, beta=beta)
-    assert methods == wanted
+    for beta, wanted in ((0.0, ["ibp"]), (0.3, ["ibp", "crown-ibp"]), (1.0, ["crown-ibp"])):
+        seen.clear()
+        at(toy(), 0.05, beta=beta)
+        assert [method for method, *_ in seen] == wanted
+    seen.clear()
+    train.run(task(precision="bfloat16", epochs=1, regime=Certified(warmup_epochs=0)), StageFolder(tmp_path), CPU)
+    assert {(lower, dtype) for _, lower, dtype in seen} == {(False, torch.float32)}
 
 
 def test_the_auxiliary_head_counts_by_its_weight_whatever_kappa_is():
@@ -244,28 +241,6 @@ def test_running_statistics_move_as_in_ordinary_training(make_network: Any):
     assert not any(module._forward_hooks for module in one.modules())
 
 
-@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
-def test_every_kind_of_batch_norm_lends_what_it_normalised_with(options: dict[str, Any]):
-    net, twin = small(**options), small(**options)
-    net[0][1].eval()  # one layer that sees no batch
-    twin[0][1].eval()
-    layers = [layer for layer in net.modules() if isinstance(layer, _BatchNorm)]
-    settings = [(layer.momentum, layer.track_running_stats, layer.training, set(layer._buffers)) for layer in layers]
-    with noted_statistics(net) as noted:
-        with noted.watched():
-            trained = net(SMALL)
-        with noted.lent(), torch.no_grad():
-            torch.testing.assert_close(net(SMALL), trained, rtol=1e-12, atol=1e-12)
-        net(SMALL + 1)  # nobody watches
-        assert not noted.moments
-    twin(SMALL)
-    twin(SMALL + 1)
-    assert [(it.momentum, it.track_running_stats, it.training, set(it._buffers)) for it in layers] == settings
-    assert len(layers) == 2
-    assert net.state_dict().keys() == twin.state_dict().keys()
-    assert all(torch.equal(value, twin.state_dict()[name]) for name, value in net.state_dict().items())
-
-
 def test_cells_that_are_computed_again_give_the_same_gradients():
     one, two = cells(), cells(recomputed=True)
     values = [at(network, 1e-3, backward=True)[0].item() for network in (one, two)]
@@ -275,37 +250,12 @@ def test_cells_that_are_computed_again_give_the_same_gradients():
         torch.testing.assert_close(mine, its, rtol=1e-9, atol=1e-12)
 
 
-def test_bounds_stay_float32_under_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    seen = []
-    real = module.margins_within
-
-    def spy(*args: Any) -> torch.Tensor:
-        found = real(*args)
-        seen.append((torch.is_autocast_enabled("cpu"), found.dtype))
-        return found
-
-    monkeypatch.setattr(module, "margins_within", spy)
-    wanted = task(precision="bfloat16", epochs=1, regime=Certified(warmup_epochs=0))
-    train.run(wanted, StageFolder(tmp_path), CPU)
-    assert set(seen) == {(False, torch.float32)}
-
-
-class WithoutNorm(nn.Module):
-    """A batch may be cut anywhere: nothing in it sees other images."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.body(images)
-        return logits
-
-
 @frozen
 class WithoutNorms(TinySpace):
+    """A batch of its networks may be cut anywhere: nothing in them sees other images."""
+
     def network(self, *args: Any, **kwargs: Any) -> nn.Module:
-        return WithoutNorm()
+        return convolutional((1, 6, 6), 3)
 
 
 def test_a_batch_in_parts_is_the_same_step(tmp_path: Path):
@@ -356,7 +306,7 @@ def test_what_is_judged_is_what_certification_finds(beta: float, method: str):
     shares = set()
     for epsilon in (0.0, 0.001, 0.004, 0.016):
         threat = ThreatModel("linf", epsilon)
-        found = regime.right(network, images, labels, threat, torch.Generator())
+        found = regime.right(network, images, labels, threat)
         margins = certify.margins(network, images, labels, threat, method)
         assert torch.equal(found, (margins > 0).all(1))
         shares.add(int(found.sum()))
@@ -377,29 +327,9 @@ def test_it_certifies_what_standard_training_does_not(tmp_path: Path):
     assert shares["certified"] > 0.7
 
 
-RECIPE = """
-dataset: digits
-search_space: {name: darts, network_cells: 1, network_channels: 4}
-threat: {norm: linf, epsilon: 0.1}
-methods: {published: {genotype: DARTS_V2}}
-"""
-
-
-def read(tmp_path: Path, text: str) -> Any:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(RECIPE + text, encoding="utf-8")
-    return load(path)
-
-
-def test_a_recipe_says_it_with_its_options(tmp_path: Path):
-    plain = read(tmp_path, "train: {regime: certified}\n")
-    assert plain.recipe.train.regime == Certified()
-    full = read(
-        tmp_path, "train: {epochs: 20, regime: {name: certified, epsilon: 8/255, ramp_epochs: 10, beta_start: 0}}\n"
-    )
-    assert full.recipe.train.regime == Certified(epsilon=8 / 255, ramp_epochs=10, beta_start=0.0)
-    keys = {make(loaded).stages[0].key for loaded in (plain, full, read(tmp_path, ""))}
-    assert len(keys) == 3
+def test_options_enter_the_key():
+    regimes = (Standard(), Certified(), Certified(epsilon=8 / 255), Certified(beta_start=0.0))
+    assert len({digest("train", settings(Train(regime=regime), regime=REGIMES)) for regime in regimes}) == 4
 
 
 def test_every_option_is_documented_with_its_default():
@@ -411,23 +341,19 @@ def test_every_option_is_documented_with_its_default():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("options", "message"),
     [
-        (
-            "epochs: 10, regime: {name: certified, ramp_epochs: 10}",
-            r"warmup_epochs 0\.5 and ramp_epochs 10.*epochs: 10",
-        ),
-        ("epochs: 10, regime: {name: certified, warmup_epochs: 8}", "warmup_epochs 8 and ramp_epochs 5.*more epochs"),
-        ("regime: {name: certified, kappa_end: 1}", "kappa_end.*found 1.*less than 1"),
-        ("regime: {name: certified, beta_start: 2}", "beta_start.*found 2.*at most 1"),
-        ("regime: {name: certified, epsilon: 0}", "epsilon.*found 0.*more than 0"),
-        ("regime: {name: certified, ramp_epochs: -1}", "ramp_epochs.*found -1.*at least 0"),
-        ("regime: {name: certified, ramp: 3}", "unknown option of regime 'certified'.*ramp_epochs"),
+        ({"ramp_epochs": 10}, r"warmup_epochs 0\.5 and ramp_epochs 10.*epochs: 10"),
+        ({"warmup_epochs": 8}, "warmup_epochs 8 and ramp_epochs 5.*more than epochs"),
+        ({"kappa_end": 1}, "'kappa_end' must be < 1"),
+        ({"beta_start": 2}, "'beta_start' must be <= 1"),
+        ({"epsilon": 0}, "'epsilon' must be > 0"),
+        ({"ramp_epochs": -1}, "'ramp_epochs' must be >= 0"),
     ],
 )
-def test_bad_options_are_refused_in_the_recipe(tmp_path: Path, text: str, message: str):
-    with pytest.raises(RecipeError, match=message):
-        read(tmp_path, f"train: {{{text}}}\n")
+def test_bad_options_are_refused(options: dict[str, float], message: str):
+    with pytest.raises((ValueError, OptionError), match=message):
+        Train(epochs=10, regime=Certified(**options))
 
 
 def test_an_epsilon_in_grey_levels_is_refused_before_training(tmp_path: Path):

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from robustnas.nn.normalize import PixelNetwork
 from robustnas.runtime import seeding
 from robustnas.threat import ThreatModel
-from robustnas.train.regimes import Adversarial, Standard, Trades
+from robustnas.train.regimes.adversarial import Adversarial
+from robustnas.train.regimes.standard import Standard
+from robustnas.train.regimes.trades import Trades
 from support.networks import Bars, TinyNetwork
 from support.training_context import loss_of
 

@@ -13,7 +13,7 @@ from robustnas.cli import commands
 from robustnas.runtime.quoted import quoted
 from robustnas.runtime.suggest import did_you_mean
 
-KINDS = ("search-space", "metric", "attack", "dataset")
+KINDS = ("search-space", "metric", "attack", "dataset", "order", "regime")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from attrs import field, frozen
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustnas.data.augment.augmentation import Augmentation, apply
 from robustnas.data.prefetch import Prefetcher
@@ -127,9 +127,3 @@ def check_fit(order: Sequence[Tensor], batch: int, accumulate: int, processes: P
             f"the last batch of an epoch, or a part of it, has {least} image(s) for {processes.size} processes; "
             f"another {section}.batch than {batch} would do"
         )
-
-
-def gradient_of(parameter: nn.Parameter) -> Tensor:
-    """The gradient that a backward pass has left in a parameter."""
-    assert parameter.grad is not None
-    return parameter.grad

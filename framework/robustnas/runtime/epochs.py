@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -34,6 +33,23 @@ UNTOLD = ("epoch", "lr")
 """Figures of a record that the report leaves out: they are known beforehand."""
 
 
+class Figures(Protocol):
+    """The figures of the steps of an epoch so far."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint in the middle of the epoch keeps of them."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on after the steps of `state`."""
+
+    def check(self) -> None:
+        """Refuse to save what has diverged.
+
+        Raises:
+            RunError: a figure is not finite.
+        """
+
+
 class Epoch(Protocol):
     """One pass over the images, as a search or a training supplies it."""
 
@@ -46,21 +62,12 @@ class Epoch(Protocol):
     generators: Mapping[str, torch.Generator]
     """The other generators that its steps draw from."""
 
+    @property
+    def figures(self) -> Figures:
+        """Those of its steps so far."""
+
     def run(self, done: int) -> Iterator[None]:
         """Do the steps after the first `done`, one at each turn."""
-
-    def state(self) -> dict[str, Any]:
-        """The figures of the steps so far, as a checkpoint in the middle of the epoch keeps them."""
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on after the steps whose figures `state` returned."""
-
-    def check(self) -> None:
-        """Refuse to save what has diverged.
-
-        Raises:
-            RunError: a figure is not finite.
-        """
 
     def record(self) -> dict[str, Any]:
         """The figures of the whole epoch, after its last step."""
@@ -141,20 +148,20 @@ class Epochs:
         with seeding.seeded(self.seed, *epoch.words):
             if self.middle is not None:
                 done, before = int(self.middle["steps"]), float(self.middle["seconds"])
-                epoch.restore(self.middle)
+                epoch.figures.restore(self.middle.get("figures", self.middle))  # trainings once kept them one level up
                 seeding.put_back(self.middle["generators"], epoch.generators, self.device)
             for step, _ in enumerate(epoch.run(done), done + 1):
                 if step < epoch.steps and self.processes.any(interrupt.asked()):
-                    epoch.check()
+                    epoch.figures.check()
                     self.middle = {
                         "steps": step,
                         "seconds": before + time.perf_counter() - started,
                         "generators": seeding.states(epoch.generators, self.device),
-                        **epoch.state(),
+                        "figures": epoch.figures.state(),
                     }
                     self._save(parts)
                     raise interrupt.Interrupted
-        epoch.check()
+        epoch.figures.check()
         record = {"epoch": len(self.records) + 1, **epoch.record()}
         seconds = before + time.perf_counter() - started
         self.seconds += seconds
@@ -187,7 +194,7 @@ class Epochs:
         state = self.folder.load_tensors(FILE)
         if state is None:
             return
-        path: Path = self.folder.path / FILE
+        path = self.folder.path / FILE
         if isinstance(state.get("state"), dict):  # as trainings wrote it once
             state = {**state, **state["state"]}
         for name, expected in (("seed", self.seed), ("epochs", self.epochs)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ class Figures:
             "floors": self.floors,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on after the steps of `state`."""
         rows = state["rows"].to(self.device)
         missing = len(ADVICE) + 2 - rows.shape[1]  # of a checkpoint from before there was the last column

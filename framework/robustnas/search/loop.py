@@ -223,22 +223,6 @@ class _Epoch:
             self.figures.note((len(self.trains[number]), len(self.vals[number])), seen, moved)
             yield
 
-    def state(self) -> dict[str, Any]:
-        """The figures of the steps so far."""
-        return {"figures": self.figures.state()}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on after the steps of `state`."""
-        self.figures.restore(state["figures"])
-
-    def check(self) -> None:
-        """Look at every step so far.
-
-        Raises:
-            RunError: a figure is not finite.
-        """
-        self.figures.check()
-
     def record(self) -> dict[str, Any]:
         """The epoch's mean figures, and how undecided alpha is after it."""
         return {**self.figures.means(), "w_lr": self.w_lr, "alpha_entropy": _entropy(self.search.supernet)}

@@ -128,7 +128,13 @@ def _check_right(regime: Any, network: PixelNetwork, threat: ThreatModel, verdic
     images, labels = tiny_images(IMAGES)
     network.eval()
     with verdict.unchanged(network, "the network"), torch.no_grad():
-        right = member(regime, "right")(network, images.clone(), labels, threat, torch.Generator().manual_seed(0))
+        judged = member(regime, "perturbed")(network, images, labels, threat, torch.Generator().manual_seed(0))
+        right = member(regime, "right")(network, judged, labels, threat)
+    verdict.require(
+        judged.shape == images.shape and not bool((threat.distance(judged, images) > 1.001 * threat.epsilon).any()),
+        "perturbed gives images of the ball",
+        f"{tuple(judged.shape)}, up to {figures(threat.distance(judged, images).max())} away",
+    )
     verdict.require(
         isinstance(right, Tensor) and right.shape == labels.shape and right.dtype == torch.bool,
         "right tells which images count, (N,) bool",

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from attrs import Factory, frozen
+from attrs import Factory, define, frozen
 from torch import Tensor, nn
 
 from robustnas.contracts import Dataset, Genotype, SearchSpace, TrainingContext
@@ -163,14 +163,55 @@ class _Training:
         """The share that is right as the regime judges it: clean, perturbed or certified."""
         task, data = self.task, self.data
         generator = seeding.generator(task.seed, "train", "held-out perturbation")  # the same start every epoch
-        right = member(task.settings.regime, "right")
-        self.network.eval()
+        perturbed, right = (member(task.settings.regime, name) for name in ("perturbed", "right"))
+        network = self.network.eval()
         correct = torch.zeros((), device=self.device)
         order = [data.held_out[batch] for batch in in_order(len(data.held_out), task.settings.batch)]
         for (part,) in data.plain.of(order, torch.Generator()):
             with torch.no_grad():
-                correct += right(self.network, part.images, part.labels, task.threat, generator).sum()
+                images = perturbed(network, part.images, part.labels, task.threat, generator)
+                correct += right(network, images, part.labels, task.threat).sum()
         return float(self.processes.sum([correct])[0]) / len(data.held_out)
+
+
+@define(eq=False)
+class _Figures:
+    """Sums over the images so far: the loss, which are right, and the regime's own figures."""
+
+    training: _Training
+    epoch: int
+    sums: Tensor = Factory(lambda: torch.zeros(()))
+    names: tuple[str, ...] = ()
+
+    def add(self, count: int, means: Tensor) -> None:
+        """Add the means of `count` images."""
+        self.sums = self.sums.to(means) + count * means
+
+    def means(self) -> dict[str, float]:
+        """Over all images that train."""
+        return dict(zip(self.names, (self.sums / len(self.training.data.train)).tolist(), strict=True))
+
+    def state(self) -> dict[str, Any]:
+        """The sums."""
+        return {"sums": self.sums.cpu()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from the sums of `state`."""
+        self.sums = state["sums"]
+
+    def check(self) -> None:
+        """Refuse to save what has diverged.
+
+        Raises:
+            RunError: the loss is not finite.
+        """
+        if not bool(self.sums.isfinite().all()):
+            advice = member(self.training.task.settings.regime, "advice")
+            raise RunError(
+                f"training diverged: the loss is {float(self.sums[0])} in epoch {self.epoch}"
+                f"{nonfinite_tensors(self.training.network)}; the checkpoint of epoch {self.epoch - 1} is intact. "
+                f"A smaller train.lr or train.clip{f', or {advice},' if advice else ''} would do"
+            )
 
 
 class _Epoch:
@@ -194,45 +235,20 @@ class _Epoch:
             rising = settings.drop_path * (epoch - 1) / settings.epochs
             training.network.network.drop_path = rising  # type: ignore[assignment]
         training.network.train()
-        self.names: list[str] = []
-        self.sums = torch.zeros((), device=training.device)
+        self.figures = _Figures(training, epoch)
 
     def run(self, done: int) -> Iterator[None]:
         """Move the weights for each batch after the first `done`."""
         batches = self.training.data.batches.of(self.order[done:], self.generators["augment"])
         for number, batch in enumerate(batches, done):
-            seen = self._step(batch, self.epoch - 1 + (number + 1) / self.steps)
-            self.sums = self.sums + len(self.order[number]) * seen
+            self.figures.add(len(self.order[number]), self._step(batch, self.epoch - 1 + (number + 1) / self.steps))
             yield
-
-    def state(self) -> dict[str, Any]:
-        """The sums of the figures so far, over images."""
-        return {"sums": self.sums.cpu()}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on after the steps of `state`."""
-        self.sums = state["sums"].to(self.training.device)
-
-    def check(self) -> None:
-        """Refuse to save what has diverged.
-
-        Raises:
-            RunError: the loss is not finite.
-        """
-        if not bool(self.sums.isfinite().all()):
-            advice = member(self.task.settings.regime, "advice")
-            raise RunError(
-                f"training diverged: the loss is {float(self.sums[0])} in epoch {self.epoch}"
-                f"{nonfinite_tensors(self.training.network)}; the checkpoint of epoch {self.epoch - 1} is intact. "
-                f"A smaller train.lr or train.clip{f', or {advice},' if advice else ''} would do"
-            )
 
     def record(self) -> dict[str, Any]:
         """Mean loss and accuracy on the images the loss judged, augmented as they were; what the schedule said."""
         task, settings = self.task, self.task.settings
-        means = (self.sums / len(self.training.data.train)).tolist()
         return {
-            **dict(zip(self.names, means, strict=True)),
+            **self.figures.means(),
             **member(settings.regime, "schedule")(float(self.epoch), settings.epochs, task.threat),
             "lr": self.lr,
             **self.training.judge(self.epoch),
@@ -257,7 +273,7 @@ class _Epoch:
                     found = settings.regime.loss(training.network, part.images, part.labels, self.task.threat, context)
                 torch.autograd.backward(part.share * found.loss)
             figures = {"accuracy": found.logits.argmax(1) == part.labels, **found.figures}
-            self.names = ["loss", *figures]
+            self.figures.names = ("loss", *figures)
             means = [found.loss.detach().float(), *(figure.float().mean() for figure in figures.values())]
             seen = seen + part.share * torch.stack(means)
         weights = [parameter for parameter in training.network.parameters() if parameter.grad is not None]

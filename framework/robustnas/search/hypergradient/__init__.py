@@ -10,39 +10,3 @@ They are plugins (entry points `robustnas.orders`), and what they are made of is
 gradients of the two levels, `curvature` the products with second derivatives, `virtual` the virtual step and random
 draws that are repeated, `implicit` what the last two share.
 """
-
-from typing import TYPE_CHECKING
-
-from robustnas.runtime.facade import facade
-
-if TYPE_CHECKING:
-    from robustnas.search.hypergradient.conjugate_gradient import ConjugateGradient
-    from robustnas.search.hypergradient.curvature import Curvature
-    from robustnas.search.hypergradient.exact import Exact
-    from robustnas.search.hypergradient.first_order import FirstOrder
-    from robustnas.search.hypergradient.neumann import Neumann
-    from robustnas.search.hypergradient.step import Hypergradient, Step
-    from robustnas.search.hypergradient.unrolled import Unrolled
-
-__all__ = [
-    "ConjugateGradient",
-    "Curvature",
-    "Exact",
-    "FirstOrder",
-    "Hypergradient",
-    "Neumann",
-    "Step",
-    "Unrolled",
-]
-
-__getattr__ = facade(
-    __name__,
-    ConjugateGradient="conjugate_gradient",
-    Curvature="curvature",
-    Exact="exact",
-    FirstOrder="first_order",
-    Hypergradient="step",
-    Neumann="neumann",
-    Step="step",
-    Unrolled="unrolled",
-)

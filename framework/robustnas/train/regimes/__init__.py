@@ -8,25 +8,3 @@
 They are plugins (entry points `robustnas.regimes`).  Perturbed images are made in eval mode (no batch norm statistics
 move) and without drop-path.  The auxiliary head sees the images that the first cross-entropy sees.
 """
-
-from typing import TYPE_CHECKING
-
-from robustnas.runtime.facade import facade
-
-if TYPE_CHECKING:
-    from robustnas.train.regimes.adversarial import Adversarial
-    from robustnas.train.regimes.certified import Certified
-    from robustnas.train.regimes.defaults import Defaults
-    from robustnas.train.regimes.standard import Standard
-    from robustnas.train.regimes.trades import Trades
-
-__all__ = ["Adversarial", "Certified", "Defaults", "Standard", "Trades"]
-
-__getattr__ = facade(
-    __name__,
-    Adversarial="adversarial",
-    Certified="certified",
-    Defaults="defaults",
-    Standard="standard",
-    Trades="trades",
-)

@@ -31,13 +31,6 @@ class Adversarial:
         perturbed = self.perturbed(network, images, labels, threat, context.generator)
         return TrainingLoss(*context.plain(network, perturbed, labels))
 
-    def right(
-        self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: torch.Generator
-    ) -> Tensor:
-        """The images that are classified rightly once they are perturbed: (N, C, H, W), (N,) -> (N,)."""
-        logits: Tensor = network(self.perturbed(network, images, labels, threat, generator))
-        return logits.argmax(1) == labels
-
     def perturbed(
         self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: torch.Generator
     ) -> Tensor:

@@ -113,9 +113,7 @@ class Certified:
         mixed = clean + (1 - moment.kappa) * (worst - context.loss(logits, labels))
         return TrainingLoss(mixed, logits, {"certified": (bounds.detach() > 0).all(dim=1)})
 
-    def right(
-        self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: torch.Generator
-    ) -> Tensor:
+    def right(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
         """The images that the network, as it is evaluated, is certified for at the last epsilon: (N,) bool."""
         last = Moment(self._last(threat), self.kappa_end, self.beta_end)
         with read_only(network), single(images.device), torch.no_grad():

@@ -21,10 +21,14 @@ class Defaults:
     def check(self, epochs: int, threat: ThreatModel | None) -> None:
         """All epochs and threats suit."""
 
-    def right(
+    def perturbed(
         self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: torch.Generator
     ) -> Tensor:
-        """The images that are classified rightly as they are."""
+        """The images as they are."""
+        return images
+
+    def right(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
+        """The images that are classified rightly."""
         logits: Tensor = network(images)
         return logits.argmax(1) == labels
 

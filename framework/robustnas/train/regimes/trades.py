@@ -36,13 +36,6 @@ class Trades:
         natural, logits = context.plain(network, images, labels)
         return TrainingLoss(natural + self.beta * divergence(logits, network(perturbed)).mean(), logits)
 
-    def right(
-        self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: torch.Generator
-    ) -> Tensor:
-        """The images that are classified rightly once they are perturbed: (N, C, H, W), (N,) -> (N,)."""
-        logits: Tensor = network(self.perturbed(network, images, labels, threat, generator))
-        return logits.argmax(1) == labels
-
     def perturbed(
         self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: torch.Generator
     ) -> Tensor:
