@@ -140,8 +140,7 @@ def test_a_search_without_a_metric_does_not_depend_on_the_threat(recipe: Path):
 def test_another_attack_leaves_the_others_alone(recipe: Path):
     before = plan(recipe)
     after = plan(
-        recipe,
-        "attacks=[fgsm, {name: pgd, steps: 2, step_size: 2/255}, {name: pgd, steps: 3, step_size: 2/255}]",
+        recipe, "attacks=[fgsm, {name: pgd, steps: 2, step_size: 2/255}, {name: pgd, steps: 3, step_size: 2/255}]"
     )
     assert keys(before, "attack") < keys(after, "attack")
     assert keys(before, "train") == keys(after, "train")

@@ -83,25 +83,7 @@ def test_the_scalars_are_those_of_yaml_1_2() -> None:
     )
     node = parse(text, "f", Faults())
     assert node is not None
-    wanted = [
-        1e-3,
-        1.5,
-        0.5,
-        -3,
-        31,
-        15,
-        10,
-        "yes",
-        "no",
-        "on",
-        "off",
-        True,
-        False,
-        None,
-        None,
-        "2026-01-02",
-        "8/255",
-    ]
+    wanted = [1e-3, 1.5, 0.5, -3, 31, 15, 10, "yes", "no", "on", "off", True, False, None, None, "2026-01-02", "8/255"]
     assert node.plain() == [*wanted, "3", float("inf"), "1_000"]
 
 
@@ -298,14 +280,8 @@ def test_set_overrides_a_key(folder: Path, override: str, value) -> None:  # typ
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        (
-            "search.epochs=two",
-            "--set search.epochs=two: search.epochs: found 'two' (text); an integer would do",
-        ),
-        (
-            "search.epocs=2",
-            "--set search.epocs=2: search.epocs: unknown key of search; did you mean 'epochs'?",
-        ),
+        ("search.epochs=two", "--set search.epochs=two: search.epochs: found 'two' (text); an integer would do"),
+        ("search.epocs=2", "--set search.epocs=2: search.epocs: unknown key of search; did you mean 'epochs'?"),
         ("attacks.7.steps=2", "--set attacks.7.steps=2: attacks.7: found '7' as an index"),
         ("search.epochs", "--set search.epochs: found no dotted key before '='"),
         ("=3", "found no dotted key"),

@@ -99,19 +99,11 @@ FAULTS = [
         "search_space.cels",
         "unknown option of search-space 'space'; did you mean 'cells'?",
     ),
-    (
-        "search_space: {name: space, cells: '3'}\n",
-        "search_space.cells",
-        "found '3' (text); an integer would do",
-    ),
+    ("search_space: {name: space, cells: '3'}\n", "search_space.cells", "found '3' (text); an integer would do"),
     ("search_space: {name: space, cells: 2.5}\n", "search_space.cells", "found 2.5; an integer would do"),
     ("search_space: {name: space, cells: true}\n", "search_space.cells", "found true; an integer would do"),
     ("search_space: {name: space, cells: 0}\n", "search_space.cells", "found 0; at least 1 would do"),
-    (
-        "search_space: {name: space, wide: no}\n",
-        "search_space.wide",
-        "found 'no' (text); true or false would do",
-    ),
+    ("search_space: {name: space, wide: no}\n", "search_space.wide", "found 'no' (text); true or false would do"),
     ("search_space: {name: space, ops: skip}\n", "search_space.ops", "found 'skip'; list of text would do"),
     ("search_space: {name: space, ops: [skip, 3]}\n", "search_space.ops.1", "found 3; text would do"),
     ("search_space: {name: space, ops: []}\n", "search_space.ops", "found 0 of them; at least 1 would do"),
@@ -126,16 +118,8 @@ FAULTS = [
     ("threat: {norm: linf, epsilon: .nan}\n", "threat.epsilon", "found .nan; a finite number would do"),
     ("threat: {norm: linf, epsilon: .inf}\n", "threat.epsilon", "found .inf; a finite number would do"),
     ("threat: {norm: linf, epsilon: wide}\n", "threat.epsilon", "'wide' is not a number"),
-    (
-        "threat: {norm: linf, epsilon: true}\n",
-        "threat.epsilon",
-        "found true; a number such as 0.03 or 8/255 would do",
-    ),
-    (
-        "threat: {norm: lnf, epsilon: 0}\n",
-        "threat.norm",
-        "found 'lnf'; linf, l2 or l1 would do; did you mean 'linf'?",
-    ),
+    ("threat: {norm: linf, epsilon: true}\n", "threat.epsilon", "found true; a number such as 0.03 or 8/255 would do"),
+    ("threat: {norm: lnf, epsilon: 0}\n", "threat.norm", "found 'lnf'; linf, l2 or l1 would do; did you mean 'linf'?"),
     ("threat: {norm: linf}\n", "threat.epsilon", "missing"),
     ("threat: linf\n", "threat", "found 'linf'; a mapping would do"),
     ("seeds: []\n", "seeds", "found an empty list"),
@@ -149,11 +133,7 @@ FAULTS = [
     ("search: [1]\n", "search", "found a list; a mapping would do"),
     ("train: {regime: {name: adversarial, step: 2}}\n", "train.regime.step", "did you mean 'steps'?"),
     ("train: {epochs: 9, regime: {name: certified, ramp_epochs: 10}}\n", "train.regime", "more than epochs: 9, so"),
-    (
-        "train: {regime: {name: adversarial, step_size: 0}}\n",
-        "train.regime.step_size",
-        "found 0; more than 0 would do",
-    ),
+    ("train: {regime: {name: adversarial, step_size: 0}}\n", "train.regime.step_size", "found 0; more than 0 would do"),
     ("certify: {method: ibpp}\n", "certify.method", "did you mean 'ibp'?"),
     ("certify: {norms: [l3]}\n", "certify.norms", "found 'l3'; linf, l2 or l1 would do"),
     ("certify: {images: 0}\n", "certify.images", "found 0; at least 1 would do"),
@@ -172,11 +152,7 @@ FAULTS = [
     ("evaluate: {images: 5, subset: first, subset_seed: 1}\n", "evaluate.subset_seed", "nothing is drawn"),
     ("evaluate: {epsilons: [0.2, 0.1]}\n", "evaluate.epsilons", "from small to large, would do"),
     ("attacks: [{name: steps, step_size: 1/0}]\n", "attacks.0.step_size", "divides by zero"),
-    (
-        "attacks: [{name: steps, threat: {epsilom: 1}}]\n",
-        "attacks.0.threat.epsilom",
-        "did you mean 'epsilon'?",
-    ),
+    ("attacks: [{name: steps, threat: {epsilom: 1}}]\n", "attacks.0.threat.epsilom", "did you mean 'epsilon'?"),
     ("attacks: [{name: steps, label: 3}]\n", "attacks.0.label", "found 3; text would do"),
     ("evalute: {}\n", "evalute", "unknown section; did you mean 'evaluate'?"),
     ("methods: {}\n", "methods", "found no method"),
@@ -197,17 +173,9 @@ FAULTS = [
         "methods.a.metric.share",
         "found 1; at least 0 and less than 1 would do",
     ),
-    (
-        "methods: {a: {metric: {name: bound, high: -1}}}\n",
-        "methods.a.metric.high",
-        "found -1; high must be above low",
-    ),
+    ("methods: {a: {metric: {name: bound, high: -1}}}\n", "methods.a.metric.high", "found -1; high must be above low"),
     ("methods: {a: {metric: {name: bound, weight: -1}}}\n", "methods.a.metric.weight", "at least 0 would do"),
-    (
-        "methods: {a: {metric: {name: inner, radius: 1, weight: 2}}}\n",
-        "methods.a.metric.weight",
-        "no score to weigh",
-    ),
+    ("methods: {a: {metric: {name: inner, radius: 1, weight: 2}}}\n", "methods.a.metric.weight", "no score to weigh"),
     ("methods: {a: {metric: {name: picky, a: 2, b: 1}}}\n", "methods.a.metric", "a is larger than b"),
     ("methods: {a: {metric: {name: bug, b: 1}}}\n", "methods.a.metric.b", "failed with KeyError: 'missing'"),
     ("methods: {a: {metric: {name: bug, c: 1}}}\n", "methods.a.metric.c", "failed with AttributeError: 'Bug' object"),
@@ -296,12 +264,7 @@ INJECTED = {
 @given(st.sets(st.sampled_from(sorted(INJECTED)), min_size=1), st.randoms(use_true_random=False))
 def test_any_set_of_faults_is_told_completely_and_in_place(tmp_path_factory, chosen, random) -> None:  # type: ignore[no-untyped-def]
     sections = {line.split(":")[0] for line in chosen}
-    good = [
-        "dataset: data",
-        "search_space: space",
-        "threat: {norm: linf, epsilon: 8/255}",
-        "methods: {darts: {}}",
-    ]
+    good = ["dataset: data", "search_space: space", "threat: {norm: linf, epsilon: 8/255}", "methods: {darts: {}}"]
     lines = [line for line in good if line.split(":")[0] not in sections] + sorted(chosen)
     random.shuffle(lines)
     path = tmp_path_factory.mktemp("injected") / "r.yaml"

@@ -50,14 +50,8 @@ train: {auxiliary: 0, drop_path: 0}
             "train.random_resized_crop=[0.5, 1]\ntrain.read_size=4",
             "train.read_size: found train.read_size: 4, and the network sees 8x8 pixels; 8 or more would do",
         ),
-        (
-            "evaluate.images=598",
-            "evaluate.images: 598 test images are asked for and there are 597; leave",
-        ),
-        (
-            "certify.images=600",
-            "certify.images: 600 test images are asked for and there are 597; leave",
-        ),
+        ("evaluate.images=598", "evaluate.images: 598 test images are asked for and there are 597; leave"),
+        ("certify.images=600", "certify.images: 600 test images are asked for and there are 597; leave"),
     ],
 )
 def test_what_would_fail_late_is_refused_at_once(

@@ -11,7 +11,8 @@ CODE = """
 import sys
 from robustnas.cli import main
 status = main(sys.argv[1:])
-print(status, *{"torch", "numpy", "foolbox", "scipy", "torchvision"} & set(sys.modules), file=sys.stderr)
+heavy = {"torch", "numpy", "foolbox", "scipy", "torchvision", "robustnas_plugins"} & set(sys.modules)
+print(status, *heavy, file=sys.stderr)
 """
 
 

@@ -76,15 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     plan = add(every, "plan", "show what a recipe would do and what of it is done, without doing it", commands.plan)
     for each in (run, plan):
         each.add_argument("recipe", metavar="RECIPE", help="a file, or the name of a shipped recipe")
-        each.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/NAME of the recipe)")
-        each.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help="override a key of the recipe, such as search.epochs=5; VALUE is YAML; may be given again",
-        )
-    run.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+        _add_place(each, "runs/NAME of the recipe")
+        _add_set(each, "override a key of the recipe, such as search.epochs=5; VALUE is YAML; may be given again")
+    _add_running(run)
     run.add_argument("--until", choices=("search", "train"), help="stop after this stage")
     run.add_argument(
         "--jobs",
@@ -93,7 +87,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="stages to run side by side, with --device auto or cuda on all CUDA devices in turn (default: 1)",
     )
-    run.add_argument("--quiet", action="store_true", help="print nothing but faults; the table is in DIR")
     plan.add_argument(
         "--memory",
         action="store_true",
@@ -133,6 +126,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_place(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"run directory (default: {default})")
+
+
+def _add_set(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=help)
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    """Add how a run is done: where it computes, and what it prints."""
+    parser.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but faults; the table is in DIR")
+
+
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `evaluate`."""
     parser.add_argument("--network", required=True, metavar="MODULE:FACTORY", help="what makes the network")
@@ -160,10 +167,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=_count, metavar="N", help="test images, of equal classes (default: all)")
     parser.add_argument("--certify", metavar="METHOD", help="certify too, by ibp, crown-ibp, crown or alpha-crown")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of random draws (default: 0)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/evaluate-NAME)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other key of a recipe")
-    parser.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    parser.add_argument("--quiet", action="store_true", help="print nothing but faults; the table is in DIR")
+    _add_place(parser, "runs/evaluate-NAME")
+    _add_set(parser, "any other key of a recipe")
+    _add_running(parser)
 
 
 def _add_robustbench(parser: argparse.ArgumentParser) -> None:
