@@ -227,7 +227,7 @@ class InTurn(BallAttack):
     def perturbed(
         self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
     ) -> Tensor:
-        """What the first part that fools an image finds."""
+        """The image that the first part to fool finds; the clean one where none does."""
         found = images.clone()
         standing = torch.arange(len(images), device=images.device)
         for name, part in self.parts.items():

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def load_foolbox() -> Any:
-    """The module `foolbox`."""
+    """Import and return the module `foolbox`."""
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Please import .* from the .scipy\.ndimage. namespace", DeprecationWarning)

@@ -27,7 +27,7 @@ FIRST, SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
 
 
 def _right(value: Tensor, bits: int) -> Tensor:
-    """A logical shift: torch's own keeps the sign."""
+    """Shift to the right and fill with zeros: torch's own shift keeps the sign."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -61,11 +61,11 @@ class PerImageRandom:
 
     @staticmethod
     def fresh(count: int, device: torch.device | str = "cpu") -> PerImageRandom:
-        """PerImageRandom that depend on torch's global generator: for attacks that nobody hands draws."""
+        """Draws that depend on torch's global generator: for attacks that nobody hands any."""
         return PerImageRandom(torch.randint(-(2**62), 2**62, (count,)).to(device))
 
     def of(self, *words: str | int) -> PerImageRandom:
-        """PerImageRandom of the same images for another use, such as `of("restart", 2)`."""
+        """Other draws of the same images for another use, such as `of("restart", 2)`."""
         return PerImageRandom(_mixed(self.seeds ^ _number(*words)))
 
     def at(self, chosen: Tensor) -> PerImageRandom:
@@ -76,29 +76,29 @@ class PerImageRandom:
         return len(self.seeds)
 
     def _bits(self, shape: tuple[int, ...]) -> Tensor:
-        """`(N, *shape)` int64."""
+        """Draw 64 random bits an entry, `(N, *shape)` int64."""
         places = torch.arange(1, math.prod(shape) + 1, device=self.seeds.device)
         return _mixed(self.seeds[:, None] + places * GOLDEN).view(len(self.seeds), *shape)
 
     def uniform(self, *shape: int) -> Tensor:
-        """`(N, *shape)` float32, uniform in [0, 1)."""
+        """Draw numbers uniform in [0, 1), `(N, *shape)` float32."""
         return _right(self._bits(shape), 40).float() * 2.0**-24
 
     def signs(self, *shape: int) -> Tensor:
-        """`(N, *shape)` float32, -1 or 1."""
+        """Draw signs, -1 or 1, `(N, *shape)` float32."""
         return _right(self._bits(shape), 63).float() * 2 - 1
 
     def integers(self, below: int | Tensor, *shape: int) -> Tensor:
-        """`(N, *shape)` int64, uniform in [0, below); `below` is at most 2**31 (uniform to one part in 2**31)."""
+        """Draw integers uniform in [0, below) to one part in 2**31, `(N, *shape)` int64; `below` is at most 2**31."""
         return (_right(self._bits(shape), 32) * below) >> 32
 
     def normal(self, *shape: int) -> Tensor:
-        """`(N, *shape)` float32, standard normal (Box and Muller 1958)."""
+        """Draw standard normal numbers (Box and Muller 1958), `(N, *shape)` float32."""
         first, second = self.of("radius").uniform(*shape), self.of("angle").uniform(*shape)
         return (-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * math.pi * second)
 
     def exponential(self, *shape: int) -> Tensor:
-        """`(N, *shape)` float32, exponential with mean 1."""
+        """Draw exponential numbers of mean 1, `(N, *shape)` float32."""
         return -torch.log1p(-self.uniform(*shape))
 
 

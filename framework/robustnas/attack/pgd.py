@@ -83,12 +83,7 @@ def ascend(
 
     Args:
         loss: (N, C, H, W) -> (N,), or a scalar that is a sum or mean over images; what is raised.
-        images: as for `pgd`, with the arguments that follow.
-        threat: see there.
-        steps: see there.
-        generator: see there.
-        step_size: see there.
-        noise: see there; 0 starts at the clean image.
+        images: as for `pgd`, like the arguments that follow; `noise` of 0 starts at the clean image.
     """
     clean = images.detach()
     length = threat.epsilon / 4 if step_size is None else step_size
@@ -114,12 +109,16 @@ def _noisy(clean: Tensor, noise: float, threat: ThreatModel, generator: torch.Ge
 
 
 def _random_start(images: Tensor, threat: ThreatModel, generator: torch.Generator) -> Tensor:
-    """Uniform in the ball: (N, C, H, W)."""
+    """A perturbation uniform in the ball: (N, C, H, W)."""
     if threat.norm == "linf":
         unit = 2 * torch.rand(images.shape, generator=generator, device=generator.device) - 1
         return threat.epsilon * unit.to(images)
     if threat.norm == "l1":
-        return threat.epsilon * _uniform_in_l1(images, generator)
+        count, dimensions = len(images), images[0].numel()
+        draws = torch.empty(count, dimensions + 1, device=generator.device).exponential_(generator=generator)
+        positive = torch.rand(count, dimensions, generator=generator, device=generator.device) < 0.5
+        unit = uniform_in_l1(draws, torch.where(positive, 1.0, -1.0))
+        return threat.epsilon * unit.view(images.shape).to(images)
     direction = torch.randn(images.shape, generator=generator, device=generator.device).to(images)
     radius = torch.rand(len(images), generator=generator, device=generator.device)
     # A ball's volume grows as radius ** dimensions, hence the root.
@@ -127,18 +126,14 @@ def _random_start(images: Tensor, threat: ThreatModel, generator: torch.Generato
     return threat.epsilon * along(direction) * per_image(radius.to(images), images)
 
 
-def _uniform_in_l1(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform in the l_1 ball of radius 1, in d dimensions: (N, C, H, W).
+def uniform_in_l1(exponentials: Tensor, signs: Tensor) -> Tensor:
+    """Points uniform in the l_1 ball of radius 1, made of random numbers: (N, d + 1), (N, d) -> (N, d).
 
     d of d + 1 exponential draws over the sum of all are uniform in the corner {x >= 0, sum x <= 1}; signs spread it
     over the ball.  Source: Barthe et al. 2005, "A probabilistic approach to the geometry of the l_p^n-ball",
     theorem 1, for p = 1.
     """
-    count, dimensions = len(images), images[0].numel()
-    draws = torch.empty(count, dimensions + 1, device=generator.device).exponential_(generator=generator)
-    signs = torch.rand(count, dimensions, generator=generator, device=generator.device) < 0.5
-    unit = draws[:, :-1] / draws.sum(dim=1, keepdim=True)
-    return torch.where(signs, unit, -unit).view(images.shape).to(images)
+    return signs * (exponentials[:, :-1] / exponentials.sum(dim=1, keepdim=True))
 
 
 def step(images: Tensor, gradient: Tensor, length: float, norm: str) -> Tensor:
@@ -169,11 +164,11 @@ def pushes(images: Tensor, gradient: Tensor, length: float) -> Tensor:
 
 
 def along(direction: Tensor) -> Tensor:
-    """Length 1 in l_2, image by image: (N, C, H, W)."""
+    """Each image scaled to length 1 in l_2: (N, C, H, W) -> the same shape."""
     length = direction.flatten(1).norm(dim=1).clamp_min(torch.finfo(direction.dtype).tiny)
     return direction / per_image(length, direction)
 
 
 def per_image(values: Tensor, images: Tensor) -> Tensor:
-    """(N,) -> (N, 1, 1, 1), to multiply images with."""
+    """(N,) -> (N, 1, 1, 1): one value an image, to multiply images with or to choose among them."""
     return values.view(-1, *[1] * (images.dim() - 1))

@@ -132,28 +132,28 @@ class _Search:
         self.changed = self.pixels_changed(self.at)
 
     def keep(self, chosen: Tensor) -> None:
-        """Leave the others: (n,) bool."""
+        """Keep the chosen images, (n,) bool, and drop the others."""
         for part in fields(_Search):
             setattr(self, part.name, getattr(self, part.name)[chosen])
 
     def pixels_changed(self, images: Tensor) -> Tensor:
-        """(n,), pixel values in which `images` differ from the clean ones."""
+        """Count the pixel values in which `images` differ from the clean ones, (n,)."""
         return (images != self.clean).flatten(1).sum(dim=1).to(images.dtype)
 
     def remember(self) -> None:
-        """The iterate becomes the best where its loss is higher."""
+        """Take the iterate as the best where its loss is higher."""
         better = self.loss > self.best_loss
         self._choose("best", better, self.at)
         self._choose("best_gradient", better, self.gradient)
         self.best_loss = torch.maximum(self.best_loss, self.loss)
 
     def back_to_best(self, chosen: Tensor) -> None:
-        """The search goes on from the best iterate: (n,) bool."""
+        """Go on from the best iterate where chosen, (n,) bool."""
         self._choose("at", chosen, self.best)
         self._choose("gradient", chosen, self.best_gradient)
 
     def _choose(self, name: str, chosen: Tensor, images: Tensor) -> None:
-        """Take over `images` where chosen."""
+        """Replace an attribute by `images` where chosen."""
         setattr(self, name, torch.where(per_image(chosen, images), images, getattr(self, name)))
 
 
@@ -227,7 +227,7 @@ class AutoPGDCrossEntropy(BallAttack):
         return labels[:, None]
 
     def _run(self, landscape: _Landscape, search: _Search, threat: ThreatModel, found: Tensor) -> None:
-        """All steps from one start, in one ball after another.
+        """Take all steps from one start, in one ball after another.
 
         Args:
             landscape: what is climbed.
@@ -254,7 +254,7 @@ class AutoPGDCrossEntropy(BallAttack):
         threat: ThreatModel,
         found: Tensor,
     ) -> None:
-        """Steps in one ball; images that are fooled inside the threat's leave with the iterate."""
+        """Take the steps in one ball; images that are fooled inside the threat's leave with the iterate."""
         sparse = ball.norm == "l1"
         lengths = repeat(max(4 * steps // 100, 1)) if sparse else windows(steps)
         window, since = next(lengths), 0
@@ -286,7 +286,7 @@ class AutoPGDCrossEntropy(BallAttack):
 
     @staticmethod
     def _ahead(search: _Search, ball: ThreatModel, first: bool) -> Tensor:
-        """The next iterate in l_inf and l_2."""
+        """Take a step in l_inf or l_2, mixed with the step before it."""
         length = per_image(search.length, search.at)
         if ball.norm == "linf":
             ahead = search.at + length * search.gradient.sign()
@@ -300,7 +300,7 @@ class AutoPGDCrossEntropy(BallAttack):
 
     @staticmethod
     def _few_pixels(search: _Search, ball: ThreatModel) -> Tensor:
-        """The next iterate in l_1."""
+        """Take a step in l_1: along the signs of the gradient, at the pixels where it is largest."""
         slopes, at = search.gradient.flatten(1), search.at.flatten(1)
         size = torch.where(torch.where(slopes > 0, at < 1, at > 0), slopes.abs(), 0.0)
         values = size.shape[1]
@@ -313,7 +313,7 @@ class AutoPGDCrossEntropy(BallAttack):
 
     @staticmethod
     def _check_progress(search: _Search, window: int) -> None:
-        """A checkpoint in l_inf and l_2."""
+        """At a checkpoint in l_inf and l_2, halve the step where the search does not get on."""
         stuck = ~search.shortened & (search.checked >= search.best_loss)
         search.shortened = (search.rises <= RISING * window) | stuck
         search.length = torch.where(search.shortened, search.length / 2, search.length)
@@ -323,7 +323,7 @@ class AutoPGDCrossEntropy(BallAttack):
 
     @staticmethod
     def _check_sparsity(search: _Search, ball: ThreatModel) -> None:
-        """A checkpoint in l_1."""
+        """At a checkpoint in l_1, set the step back where the best iterate changes fewer pixels, else shorten it."""
         changed = search.pixels_changed(search.best)
         sparser = changed < 0.95 * search.changed
         shorter = (search.length / 1.5).clamp_min(ball.epsilon / 10)

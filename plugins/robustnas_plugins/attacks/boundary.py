@@ -67,7 +67,7 @@ class Boundary(NearestAttack):
         return begun
 
     def _walked(self, network: Network, clean: Tensor, found: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
-        """From images that fool to nearer ones, (n, C, H, W)."""
+        """Walk from images that fool to nearer ones, (n, C, H, W)."""
         best = found.clone()
         places = torch.arange(len(clean), device=clean.device)
         sideways = torch.full((len(clean),), self.sideways).to(clean)
@@ -103,12 +103,12 @@ class _Rate:
         self.times, self.fooling = torch.zeros_like(like), torch.zeros_like(like)
 
     def add(self, places: Tensor, broken: Tensor) -> None:
-        """One more time for the images at `places`."""
+        """Count one more time for the images at `places`."""
         self.times[places] += 1
         self.fooling[places] += broken.to(self.fooling)
 
     def factor(self, low: float, high: float) -> Tensor:
-        """(N,): by what to multiply a length; where a window is full, it is emptied."""
+        """The factors by which to change a length, (N,); where a window is full, it is emptied."""
         full, share = self.times >= self.window, self.fooling / self.window
         factor = torch.ones_like(share)
         factor[full & (share > high)] = FACTOR
@@ -118,7 +118,7 @@ class _Rate:
 
 
 def _sideways(clean: Tensor, current: Tensor, normal: Tensor, share: Tensor) -> Tensor:
-    """From `current`, `share` of its distance at a right angle to the way back, then onto the sphere, in the box."""
+    """Move from `current` by `share` of its distance at a right angle to the way back; then onto the sphere, in the box."""
     way = (clean - current).flatten(1)
     distance = way.norm(dim=1, keepdim=True).clamp_min(1e-12)
     back = way / distance
@@ -131,7 +131,7 @@ def _sideways(clean: Tensor, current: Tensor, normal: Tensor, share: Tensor) -> 
 
 
 def _inwards(clean: Tensor, moved: Tensor, distance: Tensor, share: Tensor) -> Tensor:
-    """From `moved` towards the clean image, to `1 - share` of `distance` (n,) from it if it is not nearer already."""
+    """Move from `moved` towards the clean image, to `1 - share` of `distance` (n,) from it unless it is nearer already."""
     delta = moved - clean
     length = delta.flatten(1).norm(dim=1).clamp_min(1e-12)
     scale = ((1 - share).clamp_min(0.0) * distance / length).clamp_max(1.0)

@@ -74,7 +74,7 @@ class Corruptions:
         _once("severities", severities)
 
     def check(self, shape: Shape, classes: int, threat: ThreatModel) -> None:
-        """Families for colour images only are asked for on colour images only.
+        """Refuse families for colour images on images of another number of channels.
 
         Raises:
             OptionError: they are not.
@@ -86,7 +86,7 @@ class Corruptions:
             )
 
     def evaluations(self, classes: int) -> float:
-        """One for every part: the judging."""
+        """Every part costs one evaluation, that of the judge."""
         return float(len(self.families) * len(self.severities))
 
     def build(self, threat: ThreatModel) -> Each:
@@ -100,7 +100,7 @@ class Corruptions:
 
 
 def _once(name: str, values: Sequence[object]) -> None:
-    """Raises ValueError where there are none, or one is given twice."""
+    """Raise a ValueError where there are none, or one is given twice."""
     if not values:
         raise ValueError(f"{name} is empty: leave it out for all of them")
     if len(set(values)) < len(values):

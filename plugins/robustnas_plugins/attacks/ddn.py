@@ -32,7 +32,7 @@ class DDN(KnownNorms):
     gamma: float = option(0.05, "share by which the radius changes at a step", gt(0.0), lt(1.0), converter=float)
 
     def evaluations(self, classes: int) -> float:
-        """One a step."""
+        """Each step costs one evaluation of the network."""
         return float(self.steps)
 
     def build(self, threat: ThreatModel) -> Any:

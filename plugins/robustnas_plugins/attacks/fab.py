@@ -118,7 +118,7 @@ class FastAdaptiveBoundary(NearestAttack):
     def _run(
         self, network: Network, images: Tensor, labels: Tensor, targets: Tensor, start: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One run towards T classes: targets (T, N), start (T * N, C, H, W) -> nearest images found and their sizes."""
+        """Run once towards T classes: targets (T, N), start (T * N, C, H, W) -> nearest images found, their sizes."""
         times = len(targets)
         clean, truth, goals = images.repeat(times, 1, 1, 1), labels.repeat(times), targets.flatten()
         origin, step = clean.flatten(1), nearest_step(self.norm)
@@ -180,7 +180,7 @@ class FAB(FastAdaptiveBoundary):
     restarts: int = option(1, RESTARTS, at_least=1)
 
     def evaluations(self, classes: int) -> float:
-        """As for `FABT`; one evaluation of two is differentiated once for every class."""
+        """Model evaluations an image costs, as for `FABT`; one of two is differentiated once for every class."""
         return float(1 + 2 * self.steps * self.restarts + FINAL)
 
 

@@ -55,7 +55,7 @@ class FMN(NearestAttack):
     )
 
     def evaluations(self, classes: int) -> float:
-        """One a step."""
+        """Each step costs one evaluation of the network."""
         return float(self.steps)
 
     def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
@@ -96,7 +96,7 @@ class FMN(NearestAttack):
 
 
 def _size(values: Tensor, order: float) -> Tensor:
-    """(N, C, H, W) -> (N,), the norm of each."""
+    """The norm of each image: (N, C, H, W) -> (N,)."""
     size: Tensor = values.flatten(1).norm(p=order, dim=1)
     return size
 
@@ -123,7 +123,7 @@ def _within(delta: Tensor, radius: Tensor, norm: str) -> Tensor:
 
 
 def _within_l1(flat: Tensor, limit: Tensor) -> Tensor:
-    """Soft thresholding: Duchi et al. 2008, "Efficient projections onto the l1-ball" (ICML), figure 1."""
+    """Shrink every entry by one threshold: Duchi et al. 2008, "Efficient projections onto the l1-ball" (ICML), figure 1."""
     size = flat.abs()
     falling = size.sort(dim=1, descending=True).values
     places = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype)

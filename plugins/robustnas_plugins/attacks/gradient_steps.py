@@ -57,7 +57,7 @@ class _Standing:
     memory: Tensor
 
     def keep(self, chosen: Tensor) -> None:
-        """Leave the others: (n,) bool."""
+        """Keep the chosen images, (n,) bool, and drop the others."""
         for part in fields(_Standing):
             setattr(self, part.name, getattr(self, part.name)[chosen])
 
@@ -110,7 +110,7 @@ class GradientSteps(BallAttack):
         return found
 
     def _run(self, network: Network, standing: _Standing, threat: ThreatModel, found: Tensor) -> None:
-        """All steps from one start; writes what it ends with into `found`, `standing` is left as it is then."""
+        """Take all steps from one start; writes what it ends with into `found`, `standing` is left as it is then."""
         length = threat.epsilon if self.step_size is None else self.step_size
         for _ in range(self.steps):
             at = standing.at.detach().requires_grad_()

@@ -71,7 +71,7 @@ class HopSkipJump(NearestAttack):
         return begun
 
     def _jumped(self, network: Network, clean: Tensor, start: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
-        """From images that fool to nearer ones, (n, C, H, W)."""
+        """Jump from images that fool to nearer ones, (n, C, H, W)."""
         current = self._back(network, clean, start, labels)
         best, closest = current, self._distance(current, clean)
         for jump in range(1, self.steps + 1):

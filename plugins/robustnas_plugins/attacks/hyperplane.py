@@ -25,19 +25,19 @@ def nearest_step(norm: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def _even(images: Tensor, normals: Tensor, gaps: Tensor) -> Tensor:
-    """In l_inf."""
+    """In l_inf all pixels move equally far, as far as the box lets them."""
     sides, rooms, slopes = _towards(images, normals, gaps)
     return sides * _filled(rooms, slopes, torch.ones_like(slopes), gaps.abs())
 
 
 def _along(images: Tensor, normals: Tensor, gaps: Tensor) -> Tensor:
-    """In l_2."""
+    """In l_2 pixels move along the normal, as far as the box lets them."""
     sides, rooms, slopes = _towards(images, normals, gaps)
     return sides * _filled(rooms, slopes, slopes, gaps.abs())
 
 
 def _few(images: Tensor, normals: Tensor, gaps: Tensor) -> Tensor:
-    """In l_1."""
+    """In l_1 pixels move one after another to the side of the box, the steepest first."""
     sides, rooms, slopes = _towards(images, normals, gaps)
     falling, order = slopes.sort(dim=1, descending=True)
     room = rooms.gather(1, order)

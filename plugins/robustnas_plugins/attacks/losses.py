@@ -31,12 +31,12 @@ SMALLEST = 1e-12
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """(n,), at least 0."""
+    """The cross-entropy, (n,), at least 0."""
     return functional.cross_entropy(logits, labels, reduction="none")
 
 
 def margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """(n,) in logits, above 0 where the image is fooled.
+    """The lead of the best other class over the label, (n,) logits, above 0 where the image is fooled.
 
     The attack of the source stops raising it at a confidence; here a fooled image leaves, so there is nothing to stop.
     """
@@ -44,7 +44,7 @@ def margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """(n,), above 0 where the image is fooled."""
+    """The margin over a difference of logits, (n,), above 0 where the image is fooled."""
     if logits.shape[1] < 3:
         return margin(logits, labels, targets)
     top = logits.topk(3, dim=1).values
@@ -52,7 +52,7 @@ def dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """(n,), above 0 where the target leads the label."""
+    """The target's lead over a difference of logits, (n,), above 0 where it leads the label."""
     towards = (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])).squeeze(1)
     if logits.shape[1] < 4:
         return towards

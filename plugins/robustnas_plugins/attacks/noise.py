@@ -33,7 +33,7 @@ class GaussianNoise(BallAttack):
     draws: int = option(10, "draws an image; ends with the first that fools it", at_least=1)
 
     def evaluations(self, classes: int) -> float:
-        """One a draw."""
+        """Each draw costs one evaluation of the network."""
         return float(self.draws)
 
     def perturbed(
@@ -54,7 +54,7 @@ class GaussianNoise(BallAttack):
         return found
 
     def _noise(self, draws: PerImageRandom, shape: torch.Size) -> Tensor:
-        """(n, *shape) in units of which 1 is the radius of an l_inf ball."""
+        """Draw (n, *shape) numbers in units of which 1 is the radius of an l_inf ball."""
         return draws.normal(*shape)
 
 

@@ -11,16 +11,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from robustnas.attack.per_image_random import PerImageRandom
-from robustnas.attack.pgd import along
+from robustnas.attack.pgd import along, uniform_in_l1
 from robustnas.threat import ThreatModel
 
 
 def inside(clean: Tensor, threat: ThreatModel, draws: PerImageRandom) -> Tensor:
     """Images uniform in the ball, put into the box where they are outside: (N, C, H, W) -> the same shape.
 
-    In l_2 a normal direction at a radius whose power d is uniform, d pixel values: volume grows so.  In l_1 d of d + 1
-    exponential draws over the sum of all, with random signs (Barthe et al. 2005, "A probabilistic approach to the
-    geometry of the l_p^n-ball", theorem 1, for p = 1).
+    In l_2 it is a normal direction at a radius whose power d is uniform, d pixel values, because volume grows so.
     """
     shape, values = clean.shape[1:], clean[0].numel()
     if threat.norm == "linf":
@@ -29,9 +27,8 @@ def inside(clean: Tensor, threat: ThreatModel, draws: PerImageRandom) -> Tensor:
         radius = draws.of("radius").uniform(*[1] * len(shape)) ** (1.0 / values)
         unit = radius * along(draws.of("direction").normal(*shape))
     else:
-        parts = draws.of("parts").exponential(values + 1)
-        share = parts[:, :-1] / parts.sum(dim=1, keepdim=True)
-        unit = (draws.of("signs").signs(values) * share).view(clean.shape)
+        parts, signs = draws.of("parts").exponential(values + 1), draws.of("signs").signs(values)
+        unit = uniform_in_l1(parts, signs).view(clean.shape)
     return threat.project(clean + threat.epsilon * unit.to(clean), clean)
 
 

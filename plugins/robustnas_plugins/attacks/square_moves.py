@@ -42,7 +42,7 @@ class Moves(ABC):
 
     @abstractmethod
     def at(self, kept: Tensor) -> Moves:
-        """Those of some of the images: (n,) bool."""
+        """The moves for some of the images: (n,) bool."""
 
     @abstractmethod
     def side(self, share: float) -> int:
@@ -112,7 +112,7 @@ class Bumps(Moves):
         return Bumps(self.clean[kept], self.threat, self.short)
 
     def side(self, share: float) -> int:
-        """Odd and at least 3, so that a bump has a middle, if the image is that large."""
+        """A side that is odd and at least 3, so that a bump has a middle, if the image is that large."""
         height, width = self.clean.shape[2:]
         wanted = max(round(math.sqrt(share * height * width)), 3)
         return min(wanted + 1 - wanted % 2, height, width)
@@ -193,7 +193,7 @@ class Pixels(Moves):
         return 1
 
     def start(self, own: PerImageRandom, shared: PerImageRandom) -> Tensor:
-        """Every pixel value as far up or down as every other."""
+        """Move every pixel value as far up or down as every other."""
         signs = own.of("signs").signs(*self.clean.shape[1:]).to(self.clean)
         return self.threat.project(self.clean + self.threat.epsilon * signs, self.clean)
 

@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 @attrs.frozen
 class ClassFolders:
-    """What one split holds.
+    """The images of one split and the classes they belong to.
 
     Args:
         names: of the classes, sorted; a label is a place in this list.
@@ -49,12 +49,12 @@ class ClassFolders:
     labels: tuple[int, ...]
 
     def label_tensor(self) -> Tensor:
-        """(N,) int64."""
+        """The labels as a tensor, (N,) int64."""
         return torch.tensor(self.labels, dtype=torch.int64)
 
 
 def shown(path: Path | str) -> str:
-    """A path in a message: one line, whatever characters its names have."""
+    """A path as a message shows it: on one line, whatever characters its names have."""
     text = os.path.abspath(path) if isinstance(path, Path) else path
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
@@ -79,7 +79,7 @@ def scan(folder: Path, name: str) -> ClassFolders:
 
 
 def _scanned(folder: Path, name: str) -> ClassFolders:
-    """`scan`, where nothing stands in the way."""
+    """The work of `scan`, which turns what the file system refuses into a message."""
     if not folder.is_dir():
         raise DataError(f"{name}: {shown(folder)} is not a folder; it should hold one folder for each class")
     classes = _class_folders(folder, name)
@@ -162,7 +162,7 @@ def _images_below(folder: Path, name: str) -> list[Path]:
 
 
 def same_classes(train: ClassFolders, test: ClassFolders, folders: tuple[Path, Path], name: str) -> None:
-    """Both splits have the same classes, two at least.
+    """Require that both splits have the same classes, two at least.
 
     Raises:
         DataError: they do not; says which are in one only.
@@ -226,7 +226,7 @@ def asked_for(file: Path, name: str) -> os.stat_result:
 
 
 def nothing_shared(train: Inventory, test: Inventory, files: Sequence[Path], name: str) -> None:
-    """No file is in both splits, be it by a link to it, by one to its folder, or by a second name (a hard link).
+    """Require that no file is in both splits, be it by a link to it or its folder, or by a second name (a hard link).
 
     Args:
         files: those of the test split.
@@ -244,7 +244,7 @@ def nothing_shared(train: Inventory, test: Inventory, files: Sequence[Path], nam
 
 
 def opened(path: Path, name: str, use: Callable[[Image.Image], Result]) -> Result:
-    """`use` of an open image; whatever is wrong with the file becomes one message that names it.
+    """Call `use` with an open image; whatever is wrong with the file becomes one message that names it.
 
     Raises:
         DataError: it cannot be opened or decoded.

@@ -46,7 +46,7 @@ class Digits:
 
 
 def _text() -> str:
-    """The file that ships with the package, unpacked and checked."""
+    """Unpack and check the file that ships with the package."""
     file = files("robustnas_plugins.datasets") / "digits_data" / "digits.csv.gz"
     again = "install robustnas again"
     try:

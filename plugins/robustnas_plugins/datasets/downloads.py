@@ -17,7 +17,7 @@ from robustnas.errors import DataError
 
 
 def fetch(name: str, root: Path, download: Callable[[str], object]) -> None:
-    """Files of a dataset, from the network into the folder `root`.
+    """Fetch the files of a dataset from the network into the folder `root`.
 
     Args:
         name: of the dataset, for messages.
@@ -42,7 +42,7 @@ def fetch(name: str, root: Path, download: Callable[[str], object]) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Every file below `source` to the same place below `target`."""
+    """Move every file below `source` to the same place below `target`."""
     for file in sorted(path for path in source.rglob("*") if path.is_file()):
         place = target / file.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)

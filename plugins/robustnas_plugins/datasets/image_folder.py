@@ -85,7 +85,7 @@ class ImageFolder:
 
     @cached_property
     def _folders(self) -> tuple[Path, Path]:
-        """Where the two splits are."""
+        """The folders of the two splits."""
         root = Path(self.folder).expanduser()
         if not root.is_dir():
             raise DataError(

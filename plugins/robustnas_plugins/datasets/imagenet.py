@@ -48,11 +48,11 @@ class ImageNet:
 
     @property
     def shape(self) -> Shape:
-        """(3, size, size)."""
+        """Images are squares in colour, (3, size, size)."""
         return (3, self.size, self.size)
 
     def split(self, name: str) -> Images:
-        """`train/` for `"train"`, `val/` for `"test"`.
+        """Read `train/` for `"train"` and `val/` for `"test"`.
 
         Raises:
             DataError: folders are missing, empty or of different classes, or their number is not `classes`.
@@ -60,7 +60,7 @@ class ImageNet:
         return self._images(is_train(name), self.resize, self.size)
 
     def training_images(self, side: int) -> Images:
-        """`train/` as squares of `side` pixels.
+        """Read `train/` as squares of `side` pixels.
 
         Raises:
             DataError: as for `split`.

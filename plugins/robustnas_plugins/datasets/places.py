@@ -25,7 +25,7 @@ def data_root(folder: str | None) -> tuple[Path, str]:
 
 
 def missing(name: str, what: str, root: Path, named_by: str, download: bool = True) -> str:
-    """The message for files that are not there.
+    """The message for files that are not there: what was looked for, where, and what would do.
 
     Args:
         name: of the dataset, in a recipe.

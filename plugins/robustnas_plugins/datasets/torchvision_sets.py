@@ -42,25 +42,25 @@ MNIST_SIZES = {"train": 60_000, "t10k": 10_000}
 """Images in each split of the MNIST family, by what the files' names start with."""
 
 
-def _folder() -> Any:
-    return option(
+@frozen
+class _InFiles:
+    """The options of a set whose files are in a folder and can be fetched into it."""
+
+    folder: str | None = option(
         None,
         "folder that holds the files; default the variable ROBUSTNAS_DATA, then ./data",
         optional(instance_of(str)),
         identity=False,
     )
-
-
-def _download() -> Any:
-    return option(False, "fetch the files into the folder if they are not there", instance_of(bool), identity=False)
+    download: bool = option(
+        False, "fetch the files into the folder if they are not there", instance_of(bool), identity=False
+    )
 
 
 @frozen
-class MNIST:
+class MNIST(_InFiles):
     """Handwritten digits, (1, 28, 28); 60,000 for training, 10,000 for test.  LeCun et al. 1998."""
 
-    folder: str | None = _folder()
-    download: bool = _download()
     shape: ClassVar[Shape] = (1, 28, 28)
     classes: ClassVar[int] = 10
     mean: ClassVar[tuple[float, ...]] = (0.1307,)
@@ -76,14 +76,12 @@ class MNIST:
 
 
 @frozen
-class FashionMNIST:
+class FashionMNIST(_InFiles):
     """Articles of clothing, (1, 28, 28); 60,000 for training, 10,000 for test.
 
     Source: Xiao et al. 2017, arXiv:1708.07747.
     """
 
-    folder: str | None = _folder()
-    download: bool = _download()
     shape: ClassVar[Shape] = (1, 28, 28)
     classes: ClassVar[int] = 10
     mean: ClassVar[tuple[float, ...]] = (0.2860,)
@@ -99,11 +97,9 @@ class FashionMNIST:
 
 
 @frozen
-class CIFAR10:
+class CIFAR10(_InFiles):
     """Small photographs, (3, 32, 32), 10 classes; 50,000 for training, 10,000 for test.  Krizhevsky 2009."""
 
-    folder: str | None = _folder()
-    download: bool = _download()
     shape: ClassVar[Shape] = (3, 32, 32)
     classes: ClassVar[int] = 10
     mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
@@ -119,11 +115,9 @@ class CIFAR10:
 
 
 @frozen
-class CIFAR100:
+class CIFAR100(_InFiles):
     """Small photographs, (3, 32, 32), 100 classes; 50,000 for training, 10,000 for test.  Krizhevsky 2009."""
 
-    folder: str | None = _folder()
-    download: bool = _download()
     shape: ClassVar[Shape] = (3, 32, 32)
     classes: ClassVar[int] = 100
     mean: ClassVar[tuple[float, ...]] = (0.5071, 0.4865, 0.4409)
@@ -139,14 +133,12 @@ class CIFAR100:
 
 
 @frozen
-class SVHN:
+class SVHN(_InFiles):
     """House numbers, (3, 32, 32), 10 classes; 73,257 for training, 26,032 for test.  Netzer et al. 2011.
 
     The set `extra` of easier digits is not used.
     """
 
-    folder: str | None = _folder()
-    download: bool = _download()
     shape: ClassVar[Shape] = (3, 32, 32)
     classes: ClassVar[int] = 10
     mean: ClassVar[tuple[float, ...]] = (0.4377, 0.4438, 0.4728)
@@ -172,7 +164,7 @@ class SVHN:
 
 
 def _require(name: str, root: Path, named_by: str, checksums: Mapping[str, str]) -> None:
-    """All files are there, and are the official ones.
+    """Require that all files are there and are the official ones.
 
     Raises:
         DataError: one is missing or has another md5.
@@ -188,7 +180,7 @@ def _require(name: str, root: Path, named_by: str, checksums: Mapping[str, str])
 def _mnist_family(
     name: str, directory: str, unpacked: Mapping[str, str], folder: str | None, download: bool, train: bool
 ) -> Images:
-    """A split of MNIST or of a set that comes in the same files."""
+    """Read a split of MNIST or of a set that comes in the same files."""
     from torchvision import datasets
 
     source: Any = getattr(datasets, directory)
@@ -214,7 +206,7 @@ def _mnist_family(
 
 
 def _mnist_file(root: Path, directory: str, file: str) -> Path | None:
-    """One of the four files: packed first, because the official checksums are of packed files.
+    """Find one of the four files: packed first, because the official checksums are of packed files.
 
     Plain files count in torchvision's folder only: their names are the same for every set of the family.
     """
@@ -224,7 +216,7 @@ def _mnist_file(root: Path, directory: str, file: str) -> Path | None:
 
 
 def _cifar(name: str, directory: str, folder: str | None, download: bool, train: bool) -> Images:
-    """A split of CIFAR-10 or CIFAR-100."""
+    """Read a split of CIFAR-10 or CIFAR-100."""
     from torchvision import datasets
 
     source: Any = getattr(datasets, directory)

@@ -39,7 +39,7 @@ class AdversarialAlpha:
     def inner_loss(
         self, supernet: Supernet, images: Tensor, labels: Tensor, threat: ThreatModel, context: Context
     ) -> Tensor:
-        """(N, C, H, W), (N,) -> scalar.  What was found is a constant; gradients in alpha go through p."""
+        """The loss at the worst weights found, a scalar: these are a constant, and gradients in alpha go through p."""
         mixing = supernet.mixing()
         worst = self.ascend(supernet, images, labels, context)
         shifted = {name: p + (worst[name] - p).detach() for name, p in mixing.items()}
@@ -54,7 +54,7 @@ class AdversarialAlpha:
             return context.loss(supernet(images, mixing=mixing), labels)
 
         def average(value: Tensor) -> Tensor:
-            """Over all processes that share the batch: they perturb alpha alike."""
+            """The mean over all processes that share the batch, so that they perturb alpha alike."""
             return context.average(value.detach(), len(images))
 
         with scratch_statistics(supernet):
@@ -78,11 +78,11 @@ class AdversarialAlpha:
 
 
 def _ascended(mixing: Tensor, gradient: Tensor, clean: Tensor, eps: float, length: float) -> Tensor:
-    """One sign step, back into the box around the clean weights, then mixing weights again."""
+    """Take one sign step, go back into the box around the clean weights, and make mixing weights of it again."""
     delta = (mixing + length * gradient.sign() - clean).clamp(-eps, eps)
     return perturbed(clean, delta)
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform in [-1, 1], in the shape of `like`."""
+    """Draw numbers uniform in [-1, 1], in the shape of `like`."""
     return (2 * torch.rand(like.shape, generator=generator, device=generator.device) - 1).to(like)

@@ -43,13 +43,13 @@ class AdversarialTraining:
     def inner_loss(
         self, supernet: Supernet, images: Tensor, labels: Tensor, threat: ThreatModel, context: Context
     ) -> Tensor:
-        """(N, C, H, W), (N,) -> scalar, on perturbed images."""
+        """The loss on perturbed images: (N, C, H, W), (N,) -> scalar."""
         return context.loss(supernet(self._perturbed(supernet, images, labels, threat, context)), labels)
 
     def outer_loss(
         self, supernet: Supernet, images: Tensor, labels: Tensor, threat: ThreatModel, context: Context
     ) -> Tensor:
-        """(N, C, H, W), (N,) -> scalar, on perturbed images where `levels` says so."""
+        """The loss, on perturbed images where `levels` says so: (N, C, H, W), (N,) -> scalar."""
         if self.levels == "both":
             images = self._perturbed(supernet, images, labels, threat, context)
         return context.loss(supernet(images), labels)

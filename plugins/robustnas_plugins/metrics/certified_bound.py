@@ -102,7 +102,7 @@ class CertifiedBound:
         return self.within(network, images, labels, threat, 1.0)
 
     def within(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, share: float) -> Tensor:
-        """`score` at this share of epsilon."""
+        """The `score` at this share of epsilon."""
         epsilon = threat.epsilon if self.epsilon is None else self.epsilon
         reduced = ThreatModel(threat.norm, share * epsilon)
         targets = "strongest" if self.targets == "strongest" else "all"
@@ -120,11 +120,11 @@ class CertifiedBound:
 
 @frozen
 class _Ramped:
-    """The metric at a share of its epsilon."""
+    """The metric while its radius still grows: at a share of its epsilon."""
 
     metric: CertifiedBound
     share: float
 
     def score(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
-        """As the metric's."""
+        """The metric's score at that share."""
         return self.metric.within(network, images, labels, threat, self.share)

@@ -39,7 +39,7 @@ class Jacobian:
     )
 
     def check(self, shape: Shape, classes: int, threat: ThreatModel) -> None:
-        """No more rows than there are classes.
+        """Refuse more rows than there are classes.
 
         Raises:
             OptionError: there are more.
@@ -81,7 +81,7 @@ class Jacobian:
         return torch.rand(count, classes, device=logits.device).argsort(dim=1)[:, :rows]
 
     def _drawn_of(self, classes: int) -> int:
-        """How many rows are drawn of so many classes; 0 where all are taken."""
+        """The number of rows that are drawn of so many classes; 0 where all are taken."""
         rows = self.rows or 0
         if rows > classes:
             raise OptionError(f"rows: {rows} of a network with {classes} classes; at most {classes} would do")

@@ -64,7 +64,7 @@ class RandomNoise:
     def inner_loss(
         self, supernet: Supernet, images: Tensor, labels: Tensor, threat: ThreatModel, context: Context
     ) -> Tensor:
-        """(N, C, H, W), (N,) -> scalar."""
+        """The loss under this step's noise: (N, C, H, W), (N,) -> scalar."""
         if self.target == "input":
             usual = threat.epsilon / images[0].numel() if threat.norm == "l1" else threat.epsilon
             scale = self._eps(usual, usual, context)
@@ -81,7 +81,7 @@ class RandomNoise:
         return schedule(start, end, context.progress)
 
     def _noise(self, like: Tensor, context: Context) -> Tensor:
-        """Noise of scale 1 in the shape of `like`."""
+        """Draw noise of scale 1 in the shape of `like`."""
         draw = torch.randn if self.distribution == "gaussian" else torch.rand
         noise = draw(like.shape, generator=context.generator, device=context.generator.device).to(like)
         return noise if self.distribution == "gaussian" else 2 * noise - 1

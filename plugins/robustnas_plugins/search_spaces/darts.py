@@ -41,14 +41,14 @@ class Darts:
         return published.cells()
 
     def supernet(self, shape: contracts.Shape, classes: int) -> DartsSupernet:
-        """A new supernet; alpha is `normal` and `reduce`, (14, 8) each.
+        """Build a supernet; alpha is `normal` and `reduce`, (14, 8) each.
 
         With `cells` 1 there is no reduction cell, and `reduce` has no part in the output.
         """
         return DartsSupernet(ops.SEARCH, shape[0], classes, self.cells, self.channels, NODES)
 
     def genotype(self, supernet: contracts.Supernet) -> contracts.Genotype:
-        """The DARTS rule on `supernet.mixing()`; all four nodes make a cell's output."""
+        """Apply the DARTS rule to `supernet.mixing()`; all four nodes make a cell's output."""
         names = tuple(ops.SEARCH)
         kept = {name: strongest_inputs(mixing, names, NODES) for name, mixing in supernet.mixing().items()}
         return Genotype(kept["normal"], OUTPUT, kept["reduce"], OUTPUT).to_data()
@@ -56,7 +56,7 @@ class Darts:
     def network(
         self, genotype: contracts.Genotype, shape: contracts.Shape, classes: int, auxiliary: bool = False
     ) -> DiscreteNetwork:
-        """A new discrete network.  Cells with any number of nodes will do (the NASNet space has five).
+        """Build a discrete network.  Cells with any number of nodes will do (the NASNet space has five).
 
         Raises:
             InputError: not a genotype, or one with an operation that is not of this space.

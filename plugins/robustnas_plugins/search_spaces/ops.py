@@ -95,7 +95,7 @@ class NormedPool(nn.Sequential):
 
 
 def _normed(pool: Callable[[int], nn.Module]) -> Callable[[int, int], nn.Module]:
-    """A pooling as a supernet mixes it."""
+    """A pooling as a supernet mixes it, with a batch norm behind it."""
     return lambda channels, stride: NormedPool(pool(stride), nn.BatchNorm2d(channels, affine=False))
 
 
@@ -130,7 +130,7 @@ DISCRETE: OpTable = {
 
 
 def checked(data: dict[str, Any], table: OpTable) -> Genotype:
-    """The genotype that `data` holds.
+    """Read the genotype that `data` holds and check that this space has its operations.
 
     Raises:
         InputError: not a genotype, or an operation of it is not in the table.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def _equal_parts(plugin: Any, attribute: Attribute[Any], value: Any) -> None:
-    """A validator: a multiple of the plugin's `partial`."""
+    """Validate that a value is a multiple of the plugin's `partial`."""
     partial = plugin.partial
     # what `partial` may be is told by its own rule
     if isinstance(partial, int) and partial > 0 and value % partial:
@@ -61,7 +61,7 @@ class PcDarts:
         return published.cells()
 
     def supernet(self, shape: contracts.Shape, classes: int) -> DartsSupernet:
-        """A new supernet; alpha is `normal` and `reduce`, (14, 8) each, and beta by cell and node.
+        """Build a supernet; alpha is `normal` and `reduce`, (14, 8) each, and beta by cell and node.
 
         Beta is `normal_beta_0` to `normal_beta_3` and `reduce_beta_0` to `reduce_beta_3`, of shape (1, 2) to
         (1, 5).  With `cells` 1 there is no reduction cell, and its tables have no part in the output.
@@ -71,7 +71,7 @@ class PcDarts:
         )
 
     def genotype(self, supernet: contracts.Supernet) -> contracts.Genotype:
-        """The DARTS rule, an edge's strongest operation counting times the edge's weight."""
+        """Apply the DARTS rule, in which an edge's strongest operation counts times the edge's weight."""
         mixing, names = supernet.mixing(), tuple(ops.SEARCH)
         normal, reduce = (
             strongest_inputs(mixing[kind], names, NODES, edge_weights=edge_weights(mixing, kind, NODES))
@@ -82,7 +82,7 @@ class PcDarts:
     def network(
         self, genotype: contracts.Genotype, shape: contracts.Shape, classes: int, auxiliary: bool = False
     ) -> DiscreteNetwork:
-        """A new discrete network, that of `darts`.
+        """Build a discrete network, that of `darts`.
 
         Raises:
             InputError: not a genotype, or one with an operation that is not of this space.

@@ -21,7 +21,7 @@ Rule = Callable[[Any, "Attribute[Any]", Any], None]
 
 
 def at_least(least: int, most: int = 1024) -> Rule:
-    """A validator: a whole number of at least `least`, and small enough that a network of that size can be built."""
+    """A validator of whole numbers from `least` on, small enough that a network of that size can be built."""
 
     def check(plugin: Any, attribute: Attribute[Any], value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -38,30 +38,30 @@ def _known_form(plugin: Any, attribute: Attribute[Any], value: Any) -> None:
 
 
 def cells() -> Any:
-    """The supernet's depth."""
+    """The option for the supernet's depth."""
     text = "cells of the supernet; those at a third and two thirds of the depth reduce"
     return option(8, text, at_least(1, MOST_CELLS), stage="search")
 
 
 def channels(rules: Sequence[Rule] = ()) -> Any:
-    """The supernet's width, with the space's own rules for it."""
+    """The option for the supernet's width, with the space's own rules for it."""
     text = "channels of the supernet's first cell; each reduction cell doubles them"
     return option(16, text, at_least(2), *rules, stage="search")
 
 
 def network_cells() -> Any:
-    """The discrete network's depth."""
+    """The option for the discrete network's depth."""
     text = "cells of the discrete network (DARTS: 20 for CIFAR, 14 for ImageNet)"
     return option(20, text, at_least(1, MOST_CELLS), stage="train")
 
 
 def network_channels() -> Any:
-    """The discrete network's width."""
+    """The option for the discrete network's width."""
     text = "channels of the discrete network's first cell (DARTS: 36 for CIFAR, 48 for ImageNet)"
     return option(36, text, at_least(2), stage="train")
 
 
 def form() -> Any:
-    """The discrete network's stem."""
+    """The option for the discrete network's stem."""
     text = "stem of the discrete network: cifar keeps the image size, imagenet divides it by 8"
     return option("cifar", text, _known_form, stage="train")

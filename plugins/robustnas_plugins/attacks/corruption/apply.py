@@ -51,5 +51,5 @@ class Natural(Corruption):
         self.severity = severity
 
     def corrupted(self, images: Tensor, draws: PerImageRandom) -> Tensor:
-        """See `Corruption.corrupted`."""
+        """The family's images, clipped to [0, 1]."""
         return FAMILIES[self.family](images, self.severity, draws).clamp(0.0, 1.0)

@@ -34,7 +34,7 @@ def brightness(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
 
 
 def contrast(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
-    """Towards the mean of each channel."""
+    """Move every pixel towards the mean of its channel."""
     mean = images.mean(dim=(2, 3), keepdim=True)
     return mean + CONTRAST[severity - 1] * (images - mean)
 
@@ -63,7 +63,7 @@ def elastic(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
 
 
 def pixelate(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
-    """Means of fewer, larger pixels."""
+    """Replace pixels by the means of fewer, larger ones."""
     share = PIXELATE[severity - 1]
     height, width = images.shape[2:]
     down, across = (_means(size, max(round(share * size), 1)).to(images) for size in (height, width))
@@ -125,7 +125,7 @@ def _planes(images: Tensor) -> Tensor:
 
 
 def _pixels(planes: Tensor) -> Tensor:
-    """The way back from `_planes`."""
+    """Luminance and chrominance -> red, green, blue: the way back from `_planes`."""
     luminance, to_blue, to_red = planes.unbind(dim=1)
     luminance = luminance + 128
     red, blue = luminance + 1.402 * to_red, luminance + 1.772 * to_blue

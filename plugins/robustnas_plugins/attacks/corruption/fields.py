@@ -19,12 +19,12 @@ LEAST, USUAL = 16, 32
 
 
 def unit(images: Tensor) -> float:
-    """By what lengths in pixels are multiplied."""
+    """The factor by which lengths in pixels are multiplied for images of this size."""
     return max(min(images.shape[2:]), LEAST) / USUAL
 
 
 def spread(values: Tensor) -> Tensor:
-    """(N, ...) each image's values from 0 to 1; a constant image to 0."""
+    """Stretch each image's values (N, ...) to 0 to 1; a constant image becomes 0."""
     flat = values.flatten(1)
     low, high = flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)
     return ((flat - low) / (high - low).clamp_min(1e-12)).view_as(values)

@@ -20,7 +20,7 @@ SPECKLE = (0.12, 0.2, 0.3, 0.42, 0.6)
 
 
 def gaussian_noise(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
-    """x + sigma n."""
+    """Add normal noise: x + sigma n."""
     return images + GAUSSIAN[severity - 1] * draws.normal(*images.shape[1:]).to(images)
 
 
@@ -48,5 +48,5 @@ def impulse_noise(images: Tensor, severity: int, draws: PerImageRandom) -> Tenso
 
 
 def speckle_noise(images: Tensor, severity: int, draws: PerImageRandom) -> Tensor:
-    """x (1 + sigma n)."""
+    """Add normal noise in proportion to the pixel: x (1 + sigma n)."""
     return images * (1 + SPECKLE[severity - 1] * draws.normal(*images.shape[1:]).to(images))
