@@ -118,7 +118,7 @@ class _Rate:
 
 
 def _sideways(clean: Tensor, current: Tensor, normal: Tensor, share: Tensor) -> Tensor:
-    """Move from `current` by `share` of its distance at a right angle to the way back; then onto the sphere, in the box."""
+    """Move `current` by `share` of its distance at a right angle to the way back, then onto the sphere, in the box."""
     way = (clean - current).flatten(1)
     distance = way.norm(dim=1, keepdim=True).clamp_min(1e-12)
     back = way / distance
@@ -131,7 +131,7 @@ def _sideways(clean: Tensor, current: Tensor, normal: Tensor, share: Tensor) -> 
 
 
 def _inwards(clean: Tensor, moved: Tensor, distance: Tensor, share: Tensor) -> Tensor:
-    """Move from `moved` towards the clean image, to `1 - share` of `distance` (n,) from it unless it is nearer already."""
+    """Move from `moved` towards the clean image, to `1 - share` of `distance` (n,) from it, unless it is there."""
     delta = moved - clean
     length = delta.flatten(1).norm(dim=1).clamp_min(1e-12)
     scale = ((1 - share).clamp_min(0.0) * distance / length).clamp_max(1.0)

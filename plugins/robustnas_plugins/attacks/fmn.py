@@ -123,7 +123,7 @@ def _within(delta: Tensor, radius: Tensor, norm: str) -> Tensor:
 
 
 def _within_l1(flat: Tensor, limit: Tensor) -> Tensor:
-    """Shrink every entry by one threshold: Duchi et al. 2008, "Efficient projections onto the l1-ball" (ICML), figure 1."""
+    """Shrink all by one threshold: Duchi et al. 2008, "Efficient projections onto the l1-ball" (ICML), figure 1."""
     size = flat.abs()
     falling = size.sort(dim=1, descending=True).values
     places = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype)
