@@ -54,12 +54,3 @@ def test_no_strength_changes_nothing():
     images = torch.rand(5, 3, 4, 4, generator=generator())
     draws = Augmentation(colour_jitter=(0, 0, 0, 0)).plan(5, (4, 4), generator())
     torch.testing.assert_close(apply(images, draws), images)
-
-
-def test_parts_of_a_batch_get_their_part():
-    images = torch.rand(20, 3, 5, 4, generator=generator(4))
-    draws = Augmentation(cutout=2, colour_jitter=STRENGTHS).plan(20, (5, 4), generator(5))
-    whole = apply(images, draws)
-    torch.testing.assert_close(torch.cat([apply(images[p], draws[p]) for p in (slice(0, 7), slice(7, 20))]), whole)
-    assert bool((whole == 0).flatten(1).any(1).all()), "squares are blanked after colours have changed"
-    assert torch.equal(Augmentation(cutout=2).plan(20, (5, 4), generator(5)).table, draws.table)

@@ -181,24 +181,23 @@ def stripes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("stripes")
-@pytest.mark.parametrize("command", ["plan", "run"])
 @pytest.mark.parametrize(
-    ("options", "promise"),
+    ("command", "options", "promise"),
     [
-        ("classes: 1", "classes is an integer of at least 2"),
-        ("mean: [127.5]", "mean is in pixel units"),
-        ("std: [0.2, 0.2]", "std has a finite number for each of the 1 channels"),
-        ("shape: [8]", "shape is (channels, rows, columns), positive integers"),
-        ("contents: {train: a}", "contents is a str, or a mapping of 'train' and 'test' to one each"),
-        ("shape: [1, 8, 9]", "images are float32 of the declared shape (n, 1, 8, 9)"),
-        ("fault: late", "images are float32 of the declared shape"),
-        ("fault: range", "images are in [0, 1]\n  found:    values from 0 to 1.5 in image 11 of split 'train'"),
-        ("fault: nan", "images are in [0, 1]\n  found:    values from nan to nan in image 29 of split 'train'"),
-        ("fault: labels", "labels are 0 to K - 1, with K = 3"),
-        ("fault: int32", "labels are int64 of shape (N,)"),
-        ("fault: absent", "every class has a training image"),
-        ("fault: empty", "split 'train' has images"),
-        ("fault: order", "take gives the images in the order of the indices"),
+        ("run", "classes: 1", "classes is an integer of at least 2"),
+        ("plan", "mean: [127.5]", "mean is in pixel units"),
+        ("plan", "std: [0.2, 0.2]", "std has a finite number for each of the 1 channels"),
+        ("plan", "shape: [8]", "shape is (channels, rows, columns), positive integers"),
+        ("plan", "contents: {train: a}", "contents is a str, or a mapping of 'train' and 'test' to one each"),
+        ("plan", "shape: [1, 8, 9]", "images are float32 of the declared shape (n, 1, 8, 9)"),
+        ("plan", "fault: late", "images are float32 of the declared shape"),
+        ("plan", "fault: range", "images are in [0, 1]\n  found:    values from 0 to 1.5 in image 11 of split 'train'"),
+        ("plan", "fault: nan", "images are in [0, 1]\n  found:    values from nan to nan in image 29 of split 'train'"),
+        ("plan", "fault: labels", "labels are 0 to K - 1, with K = 3"),
+        ("plan", "fault: int32", "labels are int64 of shape (N,)"),
+        ("plan", "fault: absent", "every class has a training image"),
+        ("plan", "fault: empty", "split 'train' has images"),
+        ("run", "fault: order", "take gives the images in the order of the indices"),
     ],
 )
 def test_a_dataset_that_breaks_a_promise_of_the_kit_is_refused(tmp_path, capsys, command, options, promise):
