@@ -88,11 +88,12 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize("metrics", METRICS.values(), ids=METRICS)
-@pytest.mark.parametrize("order", ["first", "unrolled", "cg"])
-def test_steps_are_the_same(metrics, order):
+@pytest.mark.parametrize(
+    ("name", "order"), [*((name, "first") for name in METRICS), ("plain", "cg"), ("adversarial-alpha", "unrolled")]
+)
+def test_steps_are_the_same(name, order):
     """Weights, alpha and running statistics after three steps of both levels, and what the steps reported."""
-    found = []
+    found, metrics = [], METRICS[name]
     for supernet in pair(activation=torch.relu):
         step, alpha_optimizer = step_of(supernet, metrics)
         figures = []

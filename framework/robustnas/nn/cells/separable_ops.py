@@ -65,7 +65,7 @@ class _SeparableStage(nn.Module):
     def __init__(self, layers: Sequence[DepthwiseSeparable], edges: int, shared: bool):
         super().__init__()
         dilations = tuple(layer.depthwise.dilation[0] for layer in layers)
-        self.plan = StageShape(edges, layers[0].depthwise.stride[0], dilations, shared)
+        self.shape = StageShape(edges, layers[0].depthwise.stride[0], dilations, shared)
         self.depthwise = nn.ParameterList(layer.depthwise.weight for layer in layers)
         weights = [layer.pointwise.weight.detach() for layer in layers]
         # not torch.cat, which imports the compiler (2 CPU seconds) where weights are only counted, on the meta device
@@ -79,15 +79,15 @@ class _SeparableStage(nn.Module):
 
         M of (N, edges * C, H', W'), or those joined.
         """
-        outputs = stage(self.plan, inputs, list(self.depthwise), self.pointwise)
+        outputs = stage(self.shape, inputs, list(self.depthwise), self.pointwise)
         if len(outputs) > 1 and isinstance(self.norm, JoinedNorm):
             return list(scaled(self.norm, factors, *outputs))
         return [scaled(self.norm, factors, outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1))]
 
     def folded(self, inputs: Sequence[Tensor], factors: Tensor, ending: int) -> tuple[Tensor, list[Tensor]]:
         """In eval mode: the sum of the first `ending` layers' outputs, and the outputs of the others."""
-        edges, count = self.plan.edges, len(self.depthwise)
-        inner = convolved(self.plan, inputs, list(self.depthwise))
+        edges, count = self.shape.edges, len(self.depthwise)
+        inner = convolved(self.shape, inputs, list(self.depthwise))
         scale, shift = (part * factors for part in of_layer(self.norm))
         weight = (self.pointwise * scale.view(-1, 1, 1, 1)).unflatten(0, (count, -1)).unbind()
         bias = shift.view(count, -1).unbind()

@@ -50,20 +50,20 @@ class StageShape:
 
 
 def stage(
-    plan: StageShape, inputs: Sequence[Tensor], depthwise: Sequence[Tensor], pointwise: Tensor
+    shape: StageShape, inputs: Sequence[Tensor], depthwise: Sequence[Tensor], pointwise: Tensor
 ) -> tuple[Tensor, ...]:
     """The stage's outputs for M operations: M of (N, edges * C', H', W'), or those joined.
 
     Args:
-        plan: what to compute.
+        shape: of the stage.
         inputs: one state (N, C, H, W) if it is shared, else M of (N, edges * C, H, W), or those joined.
         depthwise: M weights (edges * C, 1, k, k).
         pointwise: (M * edges * C', C, 1, 1).
     """
     if switch.is_on("stages") and by_hand(*inputs, pointwise, *depthwise):
-        outputs: tuple[Tensor, ...] = _FusedStage.apply(plan, pointwise, *depthwise, *inputs)
+        outputs: tuple[Tensor, ...] = _FusedStage.apply(shape, pointwise, *depthwise, *inputs)
         return outputs
-    return (composed(plan, inputs, depthwise, pointwise),)
+    return (composed(shape, inputs, depthwise, pointwise),)
 
 
 def by_hand(*tensors: Tensor) -> bool:
@@ -77,20 +77,20 @@ def by_hand(*tensors: Tensor) -> bool:
     )
 
 
-def composed(plan: StageShape, inputs: Sequence[Tensor], depthwise: Sequence[Tensor], pointwise: Tensor) -> Tensor:
+def composed(shape: StageShape, inputs: Sequence[Tensor], depthwise: Sequence[Tensor], pointwise: Tensor) -> Tensor:
     """`stage`, joined, by functions that every kind of tensor and every order of differentiation has."""
-    inner = convolved(plan, inputs, depthwise)
-    return conv2d(torch.cat(inner, dim=1), pointwise, groups=len(inner) * plan.edges)
+    inner = convolved(shape, inputs, depthwise)
+    return conv2d(torch.cat(inner, dim=1), pointwise, groups=len(inner) * shape.edges)
 
 
-def convolved(plan: StageShape, inputs: Sequence[Tensor], depthwise: Sequence[Tensor]) -> list[Tensor]:
+def convolved(shape: StageShape, inputs: Sequence[Tensor], depthwise: Sequence[Tensor]) -> list[Tensor]:
     """Rectifier and depthwise convolutions alone, (N, edges * C, H', W') for each operation."""
-    seen = [F.relu(x) for x in _arranged(inputs, len(depthwise), plan.shared)]
-    if plan.shared:
-        seen = [torch.cat(seen * plan.edges, dim=1)] * len(depthwise)
+    seen = [F.relu(x) for x in _arranged(inputs, len(depthwise), shape.shared)]
+    if shape.shared:
+        seen = [torch.cat(seen * shape.edges, dim=1)] * len(depthwise)
     return [
-        conv2d(x, weight, None, plan.stride, dilation * (weight.shape[2] // 2), dilation, len(weight))
-        for x, weight, dilation in zip(seen, depthwise, plan.dilations, strict=True)
+        conv2d(x, weight, None, shape.stride, dilation * (weight.shape[2] // 2), dilation, len(weight))
+        for x, weight, dilation in zip(seen, depthwise, shape.dilations, strict=True)
     ]
 
 
@@ -98,19 +98,19 @@ class _FusedStage(torch.autograd.Function):
     # `forward` with `ctx`: the newer form, with setup_context, costs 0.1 ms a call
 
     @staticmethod
-    def forward(ctx: Any, plan: StageShape, pointwise: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore
-        count = len(plan.dilations)
+    def forward(ctx: Any, shape: StageShape, pointwise: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore
+        count = len(shape.dilations)
         depthwise, inputs = tensors[:count], tensors[count:]
-        joint = _joined_kernel(plan, depthwise, inputs[0])
+        joint = _joined_kernel(shape, depthwise, inputs[0])
         # joined, the M operations on E edges are one operation on M * E edges
-        edges, weights, dilations = plan.edges, depthwise, plan.dilations
+        edges, weights, dilations = shape.edges, depthwise, shape.dilations
         if joint is not None:
-            edges, weights, dilations = count * plan.edges, (joint,), (1,)
-        seen = [F.relu(x) for x in _arranged(inputs, len(weights), plan.shared)]
-        if plan.shared:
+            edges, weights, dilations = count * shape.edges, (joint,), (1,)
+        seen = [F.relu(x) for x in _arranged(inputs, len(weights), shape.shared)]
+        if shape.shared:
             seen = [_repeated(seen[0], edges)]
         geometries = [
-            _geometry(x, weight, plan.stride, dilation)
+            _geometry(x, weight, shape.stride, dilation)
             for x, weight, dilation in zip(seen * (len(weights) // len(seen)), weights, dilations, strict=True)
         ]
         inner = [
@@ -121,7 +121,7 @@ class _FusedStage(torch.autograd.Function):
             multiply(pixels(x, edges), matrices.mT).flatten(1)
             for x, matrices in zip(inner, _matrices(pointwise, len(weights), edges), strict=True)
         ]
-        ctx.plan, ctx.geometries, ctx.edges, ctx.inputs = plan, geometries, edges, len(inputs)
+        ctx.shape, ctx.geometries, ctx.edges, ctx.inputs = shape, geometries, edges, len(inputs)
         ctx.save_for_backward(pointwise, *tensors, *inner, *seen, *([] if joint is None else [joint]))
         if len(products) > 1 and sum(product.numel() for product in products) <= JOINED:
             products = [torch.cat(products, dim=1)]
@@ -131,11 +131,11 @@ class _FusedStage(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         if torch.is_grad_enabled():
             return _differentiable(ctx, slopes)
-        plan, geometries, edges = ctx.plan, ctx.geometries, ctx.edges
+        shape, geometries, edges = ctx.shape, ctx.geometries, ctx.edges
         saved = iter(ctx.saved_tensors)
-        pointwise, *depthwise = islice(saved, 1 + len(plan.dilations))
+        pointwise, *depthwise = islice(saved, 1 + len(shape.dilations))
         inputs, inner = list(islice(saved, ctx.inputs)), list(islice(saved, len(geometries)))
-        sources = 1 if plan.shared else len(geometries)
+        sources = 1 if shape.shared else len(geometries)
         seen = list(islice(saved, sources))
         weights = depthwise if len(geometries) == len(depthwise) else list(saved)
         _, wanted_pointwise, *wanted = ctx.needs_input_grad
@@ -158,13 +158,13 @@ class _FusedStage(torch.autograd.Function):
                     grads[index % sources].add_(found)
                 else:
                     grads.append(found)
-        if plan.shared:
+        if shape.shared:
             grads = [_folded(grad, edges) for grad in grads]
         if wanted_depthwise and len(weights) < len(depthwise):
-            grad_weights = _taken_apart(plan, depthwise, grad_weights[0])
+            grad_weights = _taken_apart(shape, depthwise, grad_weights[0])
         grads = [
             torch.ops.aten.threshold_backward(grad, x, 0)
-            for grad, x in zip(_arranged(grads, len(inputs), plan.shared), inputs, strict=wanted_x)
+            for grad, x in zip(_arranged(grads, len(inputs), shape.shared), inputs, strict=wanted_x)
         ]
         return (
             None,
@@ -176,12 +176,12 @@ class _FusedStage(torch.autograd.Function):
 
 def _differentiable(ctx: Any, slopes: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     """The same gradients with a graph, for higher derivatives."""
-    plan = ctx.plan
-    count, edges = len(plan.dilations), plan.edges
+    shape = ctx.shape
+    count, edges = len(shape.dilations), shape.edges
     # an alias of each: the gradient is that of this place, also where two of them are one tensor
     pointwise, *tensors = (tensor.view_as(tensor) for tensor in ctx.saved_tensors[: 1 + count + ctx.inputs])
     # the depthwise convolutions once more, now with a graph; the pointwise ones are not needed
-    inner = convolved(plan, tensors[count:], tensors[:count])
+    inner = convolved(shape, tensors[count:], tensors[:count])
     rows = [pixels(slope, edges) for slope in _arranged(slopes, count, False)]
     matrices = _matrices(pointwise, count, edges)
     _, wanted_pointwise, *wanted = ctx.needs_input_grad
@@ -207,7 +207,7 @@ def _or_none(gradients: Sequence[Tensor], of: Sequence[Tensor]) -> Sequence[Tens
     return gradients or [None] * len(of)
 
 
-def _joined_kernel(plan: StageShape, depthwise: Sequence[Tensor], x: Tensor) -> Tensor | None:
+def _joined_kernel(shape: StageShape, depthwise: Sequence[Tensor], x: Tensor) -> Tensor | None:
     """All operations' kernels as one weight (M * edges * C, 1, side, side) without dilation, zeros in between.
 
     Entries that see nothing but padding are left out.  None if the image is too large, or the side would be, for
@@ -215,22 +215,22 @@ def _joined_kernel(plan: StageShape, depthwise: Sequence[Tensor], x: Tensor) -> 
     """
     side = 1 + 2 * max(
         dilation * min(weight.shape[3] // 2, (max(x.shape[2:]) - 1) // dilation)
-        for weight, dilation in zip(depthwise, plan.dilations, strict=True)
+        for weight, dilation in zip(depthwise, shape.dilations, strict=True)
     )
     channels = sum(map(len, depthwise))
     if len(depthwise) == 1 or side > SIDE or x.shape[0] * x.shape[2] * x.shape[3] * channels > JOINED:
         return None
     joined = x.new_zeros(channels, 1, side, side)
-    for part, weight, dilation in zip(joined.chunk(len(depthwise)), depthwise, plan.dilations, strict=True):
+    for part, weight, dilation in zip(joined.chunk(len(depthwise)), depthwise, shape.dilations, strict=True):
         there, here = _places(weight, dilation, side)
         part[..., there, there] = weight[..., here, here]
     return joined
 
 
-def _taken_apart(plan: StageShape, depthwise: Sequence[Tensor], joined: Tensor) -> list[Tensor]:
+def _taken_apart(shape: StageShape, depthwise: Sequence[Tensor], joined: Tensor) -> list[Tensor]:
     """A gradient of the joined kernel -> those of the operations' kernels."""
     apart = []
-    for part, weight, dilation in zip(joined.chunk(len(depthwise)), depthwise, plan.dilations, strict=True):
+    for part, weight, dilation in zip(joined.chunk(len(depthwise)), depthwise, shape.dilations, strict=True):
         there, here = _places(weight, dilation, joined.shape[3])
         gradient = torch.zeros_like(weight)
         gradient[..., here, here] = part[..., there, there]
