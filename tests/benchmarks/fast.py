@@ -97,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--supernet", nargs="+", choices=sorted(SIZES), default=["quickstart", "digits"])
     parser.add_argument("--batch", type=int, help="images of each half in a step")
+    parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts; all if not given")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
         "--seconds", type=float, default=float("inf"), help="about so many a supernet, fewer rounds then"
@@ -116,13 +117,13 @@ def main() -> None:
             f"{arguments.batch or size.batch}, {device}, {arguments.threads} thread(s), torch {torch.__version__}"
         )
         table.add_column("without")
-        rows: dict[str, list[str]] = {"seconds of a step": [], **{part: [] for part in PARTS}}
+        rows: dict[str, list[str]] = {"seconds of a step": [], **{part: [] for part in arguments.part}}
         rows |= {"channels last": [], "all parts": []}
         for method in METHODS:
             table.add_column(method, justify="right")
             make = partial(stepper, size, arguments.batch, *methods(size)[method], device=device)
             once = make()
-            others = {part: (once, Without(part)) for part in PARTS}
+            others = {part: (once, Without(part)) for part in arguments.part}
             others |= {
                 "channels last": (make(layout=torch.contiguous_format), nullcontext()),
                 "all parts": (once, Without()),

@@ -96,7 +96,7 @@ def test_parts_are_switched_off_by_name_and_on_again():
         assert switch.is_on("mixtures")
     with plain():
         assert not any(map(switch.is_on, PARTS))
-    with pytest.raises(ValueError, match="is called steam; there are convolutions, stages"), plain("steam"):
+    with pytest.raises(ValueError, match="is called steam; there are convolutions, depthwise"), plain("steam"):
         pass
     with pytest.raises(KeyboardInterrupt), plain():
         raise KeyboardInterrupt

@@ -14,6 +14,9 @@ from contextlib import contextmanager
 
 PARTS = {
     "convolutions": "convolutions of groups have gradients, and gradients of gradients, of their own",
+    "depthwise": "gradients of depthwise convolutions are put together from what oneDNN has fast code for",
+    "pointwise": "grouped 1x1 convolutions, outside stages, are matrix products",
+    "taps": "depthwise convolutions in float64, which oneDNN does not know, go entry by entry of the weight",
     "stages": "depthwise-separable layers of several operations and edges are one step of autograd",
     "mixtures": "operations without weights are mixed for all edges of a state by one matrix product",
     "scaled norm": "mixing weights are the scale of the batch norm in front of them",

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustnas.nn.fast import switch
 from robustnas.nn.fast.convolution import depthwise, pointwise, taps
 from robustnas.nn.fast.convolution.geometry import Geometry
 
@@ -43,7 +44,7 @@ def image_gradient(geometry: Geometry, weight: Tensor, y: Tensor) -> Tensor:
             geometry, weight = geometry.trimmed, _trimmed(geometry, weight)
             if taps.better(y):
                 return taps.image_gradient(geometry, weight, y)
-            inner = depthwise.inner(geometry)
+            inner = depthwise.inner(geometry) if switch.is_on("depthwise") else None
             if inner is not None:
                 return depthwise.scattered(geometry, _turned(inner, weight, y))
         elif geometry.pointwise and pointwise.fast(*geometry.widths[::-1]) and _can_write(y, weight):
@@ -64,7 +65,7 @@ def weight_gradient(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
         x, y = _in_rows(x), _in_rows(y)
         if geometry.depthwise:
             return _with_edges(geometry, _depthwise_weight_gradient(geometry.trimmed, x, y))
-        if geometry.pointwise and _can_write(x, y):
+        if geometry.pointwise and switch.is_on("pointwise") and _can_write(x, y):
             slopes, rows = pointwise.pixels(y, geometry.groups), pointwise.pixels(x, geometry.groups)
             return pointwise.correlate(slopes, rows).reshape(geometry.weight)
     return _torch_s_own(geometry, x, x.new_empty(geometry.weight), y, (False, True))[1]
@@ -91,7 +92,7 @@ def _torch_s_own(
 def _depthwise_weight_gradient(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
     if taps.better(x):
         return taps.weight_gradient(geometry, x, y)
-    if depthwise.has_weight_gradient(geometry, x):
+    if switch.is_on("depthwise") and depthwise.has_weight_gradient(geometry, x):
         return depthwise.weight_gradient(geometry, x, y)
     return _torch_s_own(geometry, x, x.new_empty(geometry.weight), y, (False, True))[1]
 

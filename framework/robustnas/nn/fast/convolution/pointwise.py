@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustnas.nn.fast import switch
+
 DENSE = 8
 """Up to so many channels a group, one product with a block-diagonal matrix beats a product for each group."""
 
@@ -23,7 +25,7 @@ ROWS = 4096
 
 def fast(ins: int, outs: int) -> bool:
     """Whether products from so many channels a group to so many are the way."""
-    return max(ins, outs) <= DENSE or outs >= NARROW
+    return switch.is_on("pointwise") and (max(ins, outs) <= DENSE or outs >= NARROW)
 
 
 def pixels(x: Tensor, groups: int) -> Tensor:

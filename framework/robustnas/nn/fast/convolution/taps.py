@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustnas.nn.fast import switch
 from robustnas.nn.fast.convolution.geometry import Geometry, Pair
 
 
 def better(like: Tensor) -> bool:
     """Whether this is the way for tensors of this kind on a CPU."""
     known = like.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available()
-    return not known
+    return not known and switch.is_on("taps")
 
 
 def convolve(geometry: Geometry, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
