@@ -66,7 +66,7 @@ def run(
         with ExitStack() as held:
             processes.run_together(lambda: held.enter_context(directory.locked()) if processes.first else None)
             stages = todo.until(until)
-            _prepare(loaded, todo, stages, directory, processes, faults, quiet)
+            _prepare(loaded, todo, stages, directory, processes, faults, quiet=quiet)
             if keep and processes.first:
                 write_text(loaded.path, loaded.source)
             # of several processes one talks
@@ -87,6 +87,7 @@ def _prepare(
     directory: RunDirectory,
     processes: Processes,
     faults: Faults,
+    *,
     quiet: bool = True,
 ) -> None:
     """Check what would fail late, and write down what this directory is; the first process does it for all.
@@ -106,7 +107,7 @@ def _prepare(
         if faults or directory.lost(data.FILE) or len(directory.all_done(stages)) < len(stages):
             found = checks.check(todo, loaded, faults, partial(data.splits, todo), processes)
             assert found is not None
-            data.verify(todo, found, directory, quiet)
+            data.verify(todo, found, directory, quiet=quiet)
         directory.claim(todo)
         directory.write_text("recipe.yaml", text_of(resolved(loaded, trains)))
         directory.write_json("layout.json", layout.describe(todo, directory, data.notes(directory)))
@@ -126,7 +127,7 @@ def _verify(directory: RunDirectory, stages: list[Stage]) -> None:
     read_on = {key for stage in stages if stage.key in undone for key in stage.needs}
     finished.tell(directory.verify(folders.values(), written_anew=True))
     for key, folder in folders.items():
-        folder.verify(key in read_on)
+        folder.verify(read_on=key in read_on)
 
 
 def plan(loaded: Loaded, *, out: Path | None = None, memory: bool = False) -> None:

@@ -215,27 +215,16 @@ def _base(node: Node, path: Path, faults: Faults) -> Node | None:
         return None
     try:
         base_path = shelf.find(name, beside=path)
-    except RecipeError as fault:
-        faults.add(node.mark, node.path, str(fault))
-        return None
-    if realpath(base_path) == realpath(path):
-        faults.add(node.mark, node.path, f"found a cycle: {path} -> {base_path}; a recipe cannot extend itself")
-        return None
-    try:
+        if realpath(base_path) == realpath(path):
+            raise RecipeError([f"found a cycle: {path} -> {base_path}; a recipe cannot extend itself"])
         _, base = _read(base_path, faults)
+        if base is not None and "extends" in base.keys:
+            further = base.entries["extends"].value if "extends" in base.entries else None
+            if isinstance(further, str) and realpath(base_path.parent / further) == realpath(path):
+                raise RecipeError([f"found a cycle: {path} -> {base_path} -> {path}; one of the two stands alone"])
+            raise RecipeError([f"found {str(base_path)!r}, which extends a recipe itself; one level would do"])
     except RecipeError as fault:
         faults.add(node.mark, node.path, str(fault))
-        return None
-    if base is None:
-        return None
-    if "extends" in base.keys and isinstance(base.value, dict):
-        further = base.value.get("extends")
-        text = f"found {str(base_path)!r}, which extends a recipe itself; one level would do"
-        if further is not None and isinstance(further.value, str):
-            next_path = base_path.parent / further.value
-            if realpath(next_path) == realpath(path):
-                text = f"found a cycle: {path} -> {base_path} -> {path}; one of the two stands alone"
-        faults.add(node.mark, node.path, text)
         return None
     return base
 

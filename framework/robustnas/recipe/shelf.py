@@ -26,10 +26,15 @@ def folder() -> Path | None:
     return checkout if package.parent.name == "framework" and checkout.is_dir() else None
 
 
-def names() -> list[str]:
-    """Return the names of the shipped recipes, sorted."""
+def files() -> dict[str, Path]:
+    """The files of the shipped recipes by their names, sorted."""
     shelf = folder()
-    return sorted(path.stem for path in shelf.glob("*.yaml")) if shelf is not None else []
+    return {path.stem: path for path in sorted(shelf.glob("*.yaml"))} if shelf is not None else {}
+
+
+def names() -> list[str]:
+    """The names of the shipped recipes, sorted."""
+    return list(files())
 
 
 def find(source: str | Path, beside: Path | None = None) -> Path:
@@ -45,11 +50,9 @@ def find(source: str | Path, beside: Path | None = None) -> Path:
     path = Path(source) if beside is None else beside.parent / source
     if exists(path) and not isdir(path):
         return path
-    shelf = folder()
-    name = str(source)
-    if shelf is not None and name in names():
-        return shelf / f"{name}.yaml"
-    shipped = names()
+    name, shipped = str(source), files()
+    if name in shipped:
+        return shipped[name]
     what = "is a folder, not a recipe" if isdir(path) else "no such file"
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     hint = f"; did you mean {stem!r}, without {name[len(stem) :]}?" if stem in shipped else did_you_mean(name, shipped)
@@ -61,29 +64,19 @@ def find(source: str | Path, beside: Path | None = None) -> Path:
     )
 
 
-def shipped(name: str) -> Path:
-    """Return the file of a shipped recipe.
-
-    Raises:
-        RecipeError: none has that name.
-    """
-    shelf = folder()
-    known = names()
-    if shelf is None or name not in known:
-        hint = did_you_mean(name, known)
-        raise RecipeError(
-            [f"no shipped recipe is called {quoted(name)}{hint}\n  shipped: {', '.join(known) or 'none'}"]
-        )
-    return shelf / f"{name}.yaml"
-
-
 def read(name: str) -> str:
-    """Return the text of a shipped recipe.
+    """The text of a shipped recipe.
 
     Raises:
         RecipeError: none has that name.
     """
-    return shipped(name).read_text(encoding="utf-8")
+    shipped = files()
+    if name not in shipped:
+        hint = did_you_mean(name, shipped)
+        raise RecipeError(
+            [f"no shipped recipe is called {quoted(name)}{hint}\n  shipped: {', '.join(shipped) or 'none'}"]
+        )
+    return shipped[name].read_text(encoding="utf-8")
 
 
 def description(name: str) -> str:

@@ -109,7 +109,7 @@ def _refuse(plan: Plan) -> promises.Require:
     return promises.refused(plan.identity["dataset"]["name"])
 
 
-def verify(plan: Plan, found: Splits, directory: RunDirectory, quiet: bool = True) -> None:
+def verify(plan: Plan, found: Splits, directory: RunDirectory, *, quiet: bool = True) -> None:
     """Read the images that will be used, unless they were found good before; notes go to `data.json`.
 
     Args:

@@ -73,7 +73,9 @@ def search_memory(method: MethodPlan, plan: Plan) -> int:
     return step_bytes(task)
 
 
-def show(plan: Plan, directory: RunDirectory, console: Console, labels: Tensor | None, estimate: bool = False) -> None:
+def show(
+    plan: Plan, directory: RunDirectory, console: Console, labels: Tensor | None, *, estimate: bool = False
+) -> None:
     """Print the plan.
 
     Args:
