@@ -160,7 +160,7 @@ class _Run:
         with _read_only([self.counted.network], self.device):
             # the first image for all processes: they must agree
             why = no_gradient(self.counted, take(self.images, standing.nonzero()[:1, 0], self.start.index))
-        return (parts, ()) if why is None else (others, tuple(part.name for part in parts if part not in others))
+        return (others, tuple(part.name for part in parts if part not in others)) if why else (parts, ())
 
     def part(self, runner: Runner, todo: Tensor, standing: Tensor) -> Outcomes:
         """What one part of an attack does to the images `todo` (N,) bool, as this and all other processes find.
@@ -246,8 +246,8 @@ class _Run:
         try:
             return proposals(runner, model, start, truth, draws, self.name, at)
         except RunError as fault:
-            why = no_gradient(self.counted, start[:1]) if runner.access == "white-box" else None
-            if why is None:
+            why = no_gradient(self.counted, start[:1]) if runner.access == "white-box" else ""
+            if not why:
                 raise
             raise RunError(
                 f"attack {self.name} follows gradients, and {why} ({fault}); attacks without (square, boundary, "

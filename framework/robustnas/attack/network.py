@@ -5,6 +5,8 @@ predict     the network's answers on clean images
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -131,22 +133,35 @@ def answers(network: nn.Module, images: Tensor, indices: Tensor) -> Tensor:
     return logits.argmax(dim=1)
 
 
-def no_gradient(network: nn.Module, images: Tensor) -> str | None:
-    """Why the logits have no gradient in the images, (n, C, H, W); None where they have one, be it 0.
+def gradient_in_images(
+    network: Callable[[Tensor], Tensor], images: Tensor, loss: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor | None, str]:
+    """Logits, the gradient of their loss in the images, and why there is none, if so.
 
-    A network that detaches its input or answers with the place of a maximum, say.  Frozen, gradients on.
+    A network that detaches its input has none, say, or one that answers with the place of a maximum.
+
+    Args:
+        network: (n, C, H, W) pixels -> (n, K) logits, frozen, with gradients on.
+        images: (n, C, H, W).
+        loss: (n, K) logits -> a scalar.
     """
     leaf = images.detach().clone().requires_grad_()
-    logits: Tensor = network(leaf)
-    if not logits.requires_grad:
-        return "the logits do not depend on the images differentiably"
-    try:
-        (found,) = torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
-    except RuntimeError as fault:  # a step without a derivative, which torch finds out on the way back only
-        if out_of_memory(fault) or device_lost(fault):
-            raise
-        return first_line(fault)
-    return None if found is not None else "the logits do not depend on the images differentiably"
+    logits = network(leaf)
+    if logits.requires_grad:
+        try:
+            (found,) = torch.autograd.grad(loss(logits), leaf, allow_unused=True)
+        except RuntimeError as fault:  # a step without a derivative, which torch finds out on the way back only
+            if out_of_memory(fault) or device_lost(fault):
+                raise
+            return logits.detach(), None, first_line(fault)
+        if found is not None:
+            return logits.detach(), found.detach(), ""
+    return logits.detach(), None, "the logits do not depend on the images differentiably"
+
+
+def no_gradient(network: nn.Module, images: Tensor) -> str:
+    """Why the logits have no gradient in the images, (n, C, H, W); empty where they have one, be it 0."""
+    return gradient_in_images(network, images, torch.sum)[2]
 
 
 def own_batches(count: int, batch: int, processes: Processes) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,27 +26,39 @@ class Runner:
 
     Args:
         name: which part of the attack this is.
-        call: (model, images, criterion, draws) -> images.
-        stays_inside: whether it promises to stay inside the ball; else it minimises, and serves every radius.
+        attack: the foolbox attack.
+        epsilon: the radius.
+        access: what it knows of the network.
         takes_draws: whether it draws from what it is handed, so that an image's result does not depend on its batch.
         bounded: whether the ball matters at all.
-        access: what it knows of the network.
+        minimises: whether it looks for what is near, and serves every radius; else it promises to stay in the ball.
     """
 
     name: str
-    call: Callable[[Any, Tensor, Any, PerImageRandom], Any]
-    stays_inside: bool
+    attack: Any
+    epsilon: float
+    access: str
     takes_draws: bool
     bounded: bool
-    access: str
+    minimises: bool
 
     @property
-    def minimises(self) -> bool:
-        """Whether what it finds is near rather than inside."""
-        return not self.stays_inside
+    def stays_inside(self) -> bool:
+        """Whether it promises to stay inside the ball."""
+        return not self.minimises
+
+    def call(self, model: Any, images: Tensor, criterion: Any, draws: PerImageRandom) -> Any:
+        """The images that the attack proposes in the place of these."""
+        drawn = {"draws": draws} if self.takes_draws else {}
+        if self.minimises:
+            return self.attack.run(model, images, criterion, early_stop=None, **drawn)
+        if isinstance(self.attack, load_foolbox().attacks.base.FixedEpsilonAttack):
+            return self.attack.run(model, images, criterion, epsilon=self.epsilon, **drawn)
+        # wrappers (foolbox's `Repeated`) can only be called; the second of three results is clipped to epsilon
+        return self.attack(model, images, criterion, epsilons=self.epsilon)[1]
 
     def draws(self, seed: int, label: str, indices: Tensor, device: Any) -> PerImageRandom:
-        """The draws of the images at `indices` (n,), those of a run of their own."""
+        """The random numbers of the images at `indices` (n,); each part of an attack has its own."""
         found = PerImageRandom.of_images(seed, f"attack/{label}", indices, device)
         return found.of(self.name) if self.name else found
 
@@ -55,6 +67,9 @@ def runners(attack: Any, threat: ThreatModel, label: str, runs: int = 1, access:
     """The parts of an attack, in the order in which they are run, each on what the ones before left standing.
 
     Args:
+        attack: a foolbox attack, perhaps of several parts.
+        threat: norm and radius.
+        label: the attack's name in messages.
         runs: how often all of them are run.
         access: what a part knows of the network that does not tell itself.
 
@@ -64,14 +79,13 @@ def runners(attack: Any, threat: ThreatModel, label: str, runs: int = 1, access:
     parts = AttackTraits.of(attack).parts or {"": attack}
     once = [_runner(part, threat, label, name, access) for name, part in parts.items()]
     again = [
-        attrs.evolve(one, name=" ".join(filter(None, (one.name, f"run {run + 1}"))))
-        for run in range(1, runs)
-        for one in once
+        attrs.evolve(runner, name=f"{runner.name} run {run + 1}".strip()) for run in range(1, runs) for runner in once
     ]
     return [*once, *again]
 
 
 def _runner(attack: Any, threat: ThreatModel, label: str, name: str, access: str) -> Runner:
+    """One part of an attack, as it is run at a radius."""
     base = load_foolbox().attacks.base
     if not isinstance(attack, base.Attack):
         raise OptionError(f"attack {label}: {type(attack).__name__} is not a foolbox Attack")
@@ -82,30 +96,14 @@ def _runner(attack: Any, threat: ThreatModel, label: str, name: str, access: str
             "give the attack a threat of its own, or use an attack of that norm"
         )
     traits = AttackTraits.of(attack, access)
-
-    def own(draws: PerImageRandom) -> dict[str, Any]:
-        return {"draws": draws} if traits.takes_draws else {}
-
-    if isinstance(attack, base.MinimizationAttack):
-        call = lambda model, images, criterion, draws: attack.run(  # noqa: E731
-            model, images, criterion, early_stop=None, **own(draws)
-        )
-    elif isinstance(attack, base.FixedEpsilonAttack):
-        call = lambda model, images, criterion, draws: attack.run(  # noqa: E731
-            model, images, criterion, epsilon=threat.epsilon, **own(draws)
-        )
-    else:
-        # wrappers (foolbox's `Repeated`) can only be called; the second of three results is clipped to epsilon
-        call = lambda model, images, criterion, draws: attack(  # noqa: E731
-            model, images, criterion, epsilons=threat.epsilon
-        )[1]
     return Runner(
         name=name,
-        call=call,
-        stays_inside=not isinstance(attack, base.MinimizationAttack),
+        attack=attack,
+        epsilon=threat.epsilon,
+        access=str(traits.access),
         takes_draws=bool(traits.takes_draws),
         bounded=not traits.unbounded,
-        access=str(traits.access),
+        minimises=isinstance(attack, base.MinimizationAttack),
     )
 
 

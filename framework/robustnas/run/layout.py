@@ -63,8 +63,11 @@ class Layout:
     @property
     def places(self) -> list[str]:
         """The folders of all stages, each once."""
-        of_each = [{**stages, **stages["attacks"], "attacks": None} for _, _, stages in self.networks]
-        return list(dict.fromkeys(where for stages in of_each for where in stages.values() if where is not None))
+        places: list[str | None] = []
+        for _, _, stages in self.networks:
+            places += [where for kind, where in stages.items() if kind != "attacks"]
+            places += stages["attacks"].values()
+        return [where for where in dict.fromkeys(places) if where is not None]
 
     def folders(self, directory: RunDirectory) -> list[StageFolder]:
         """The folders of all stages, each once, in a run directory."""

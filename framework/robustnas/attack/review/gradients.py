@@ -7,17 +7,18 @@ another class would break any network at a radius that allows it, masked or not)
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustnas.attack.network import gradient_in_images
 from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.pgd import step
 from robustnas.attack.review.evidence import CHANCE, FEWEST, by_chance, counts
 from robustnas.attack.review.flag import Flag
 from robustnas.runtime import interrupt
-from robustnas.runtime.strangers import first_line
 from robustnas.threat import ThreatModel, largest_radius
 
 Network = Callable[[Tensor], Tensor]
@@ -43,33 +44,17 @@ RADII = tuple(number / 255 for number in (2, 4, 8, 16, 32, 64, 128, 255))
 """Where one step is compared with noise, in linf; in l2 and l1 the same share of the largest radius."""
 
 
-def gradient(network: Network, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, str | None]:
-    """Logits, the gradient of each image's cross-entropy in the image, and why there is none, if so.
-
-    A network that cannot be differentiated has the gradient 0.
+def gradient(network: Network, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, str]:
+    """Logits, the gradient of each image's cross-entropy in the image, 0 where there is none, and why there is none.
 
     Args:
-        network: see `Network`.
+        network: (n, C, H, W) pixels -> (n, K) finite logits.
         images: (n, C, H, W).
         labels: (n,) int64.
-
-    Returns:
-        (n, K), (n, C, H, W), and what torch said or None.
     """
-    leaf = images.detach().clone().requires_grad_()
-    logits = network(leaf)
-    if not logits.requires_grad:
-        return logits.detach(), torch.zeros_like(images), "the logits do not depend on the images differentiably"
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    try:
-        (found,) = torch.autograd.grad(loss, leaf, allow_unused=True)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as fault:  # a step without a derivative, which torch finds out on the way back only
-        return logits.detach(), torch.zeros_like(images), first_line(fault)
-    if found is None:
-        return logits.detach(), torch.zeros_like(images), "the logits do not depend on the images differentiably"
-    return logits.detach(), found.detach(), None
+    loss = partial(F.cross_entropy, target=labels, reduction="sum")
+    logits, found, reason = gradient_in_images(network, images, loss)
+    return logits, torch.zeros_like(images) if found is None else found, reason
 
 
 def _usable(found: Tensor) -> Tensor:
