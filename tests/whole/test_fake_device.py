@@ -88,16 +88,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
         found[name] = (folder / f"{name}-here", folder / f"{name}-away")
         typed += [str(folder / f"{name}.yaml"), str(found[name][1])]
-    away = subprocess.Popen(
-        [sys.executable, str(places.TESTS / "support" / "fake_device.py"), *typed],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )
-    for name, (here, _) in found.items():
-        assert pipeline.run(load(str(folder / f"{name}.yaml"), []), out=here, device="cpu", quiet=True) == 0
-    _, said = away.communicate(timeout=300)
+    program = [sys.executable, str(places.TESTS / "support" / "fake_device.py"), *typed]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(program, stderr=subprocess.PIPE, text=True, env=os.environ | threads) as away:
+        for name, (here, _) in found.items():
+            assert pipeline.run(load(str(folder / f"{name}.yaml"), []), out=here, device="cpu", quiet=True) == 0
+        _, said = away.communicate(timeout=300)
     assert away.returncode == 0, said[-3000:]
     return found
 

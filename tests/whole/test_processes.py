@@ -47,9 +47,9 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
 def figures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Figures, Figures]:
     """Everything `two_processes` computes, in this process and in two."""
     out = tmp_path_factory.mktemp("processes")
-    process = start(*TWO, str(places.TESTS / "support" / "two_processes.py"), str(out))
-    one = everything(ALONE, out)
-    status, said = end(process)
+    with start(*TWO, str(places.TESTS / "support" / "two_processes.py"), str(out)) as process:
+        one = everything(ALONE, out)
+        status, said = end(process)
     assert status == 0, said
     return one, torch.load(out / "two.pt", weights_only=True)
 
@@ -121,9 +121,9 @@ def result(folder: Path, out: str, kind: str) -> Any:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the recipe's run by this process, `one`, and by two, `two`."""
     folder = tmp_path_factory.mktemp("shared")
-    process = start(*TWO, *run(folder, "two"))
-    assert main([*run(folder, "one")[2:], "--quiet"]) == 0
-    status, said = end(process)
+    with start(*TWO, *run(folder, "two")) as process:
+        assert main([*run(folder, "one")[2:], "--quiet"]) == 0
+        status, said = end(process)
     assert status == 0, said
     assert said.count("certified %") == 1, "one process alone prints the table"
     return folder
