@@ -40,7 +40,7 @@ NETWORKS = {
 }
 
 
-def textbook_stepper(size: Size, batch: int) -> Callable[[], None]:
+def textbook_stepper(size: Size, batch: int, device: torch.device | str = "cpu") -> Callable[[], None]:
     """The textbook's step on the network and the images that `stepping.stepper` makes.
 
     Raises:
@@ -50,8 +50,9 @@ def textbook_stepper(size: Size, batch: int) -> Callable[[], None]:
     with seeding.seeded(0, "benchmark"):
         ours = size.space.supernet(size.shape, 10)
         images, labels = torch.rand(2, batch, *size.shape), torch.randint(10, (2, batch))
-    images = (images - 0.5) / 0.25
-    theirs = textbook.TextbookSupernet(channels, 10, size.space.cells, size.space.channels)
+    images, labels = (images.to(device) - 0.5) / 0.25, labels.to(device)
+    ours = ours.to(device)
+    theirs = textbook.TextbookSupernet(channels, 10, size.space.cells, size.space.channels).to(device)
     theirs.load_per_edge(per_edge(ours, ours.state_dict()))
     with torch.no_grad():
         outputs = [network.double().train()(images[0].double()) for network in (ours, theirs)]

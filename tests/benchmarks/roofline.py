@@ -18,11 +18,11 @@ from attrs import define, frozen
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-SIDE = 1024
+SIDE = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the matrices whose product gives the peak rate."""
 
-ENTRIES = 2**24
-"""Entries of the tensor whose copy gives the memory's rate: 64 MiB, more than caches hold."""
+ENTRIES = {"cpu": 2**24, "cuda": 2**28}
+"""Entries of the tensor whose copy gives the memory's rate: 64 MiB and 1 GiB, more than caches hold."""
 
 
 @frozen
@@ -34,13 +34,15 @@ class Machine:
 
     @classmethod
     def measured(cls, device: torch.device | str = "cpu", rounds: int = 7) -> Machine:
-        """The best of several rounds each, with the threads torch is set to."""
-        a, b = torch.randn(2, SIDE, SIDE, device=device)
-        source = torch.randn(ENTRIES, device=device)
+        """The best of several rounds each, with the threads and the rounding that torch is set to."""
+        kind = torch.device(device).type
+        side, entries = SIDE[kind], ENTRIES[kind]
+        a, b = torch.randn(2, side, side, device=device)
+        source = torch.randn(entries, device=device)
         target = torch.empty_like(source)
         product = _best(lambda: a @ b, rounds, device)
         copy = _best(lambda: target.copy_(source), rounds, device)
-        return cls(2 * SIDE**3 / product, 2 * 4 * ENTRIES / copy)
+        return cls(2 * side**3 / product, 2 * 4 * entries / copy)
 
     def least_seconds(self, work: Work) -> float:
         """The time the work takes at least."""

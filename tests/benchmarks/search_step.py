@@ -79,7 +79,7 @@ def main() -> None:
         if name == PLAIN or arguments.only is None or any(word in name for word in arguments.only)
     }
     steps = {
-        name: stepper(size, arguments.batch, order, metrics, device, arguments.precision, arguments.compile)
+        name: stepper(size, arguments.batch, order, metrics, device, arguments.precision, compiled=arguments.compile)
         for name, (order, metrics) in chosen.items()
     }
     found = seconds(steps, arguments.rounds, device)

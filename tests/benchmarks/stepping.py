@@ -18,7 +18,7 @@ from robustnas.nn.recompute import recompute
 from robustnas.nn.synchronised import synchronise
 from robustnas.runtime import seeding
 from robustnas.runtime.device import can_fuse
-from robustnas.runtime.precision import Precision
+from robustnas.runtime.precision import Precision, policy
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.search.bilevel import inner_step, outer_step
 from robustnas.search.compiled import Compiled
@@ -54,19 +54,24 @@ SIZES = {
 }
 
 
-def stepper(
+def prepared(
     size: Size,
     batch: int | None = None,
-    order: Order | None = None,
     metrics: tuple[tuple[float, Any], ...] = (),
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
     compiled: bool = False,
     recomputed: bool = False,
-    processes: Processes = ALONE,
     layout: torch.memory_format = torch.channels_last,
-) -> Callable[[], None]:
-    """A function that does one step, outer and inner level, of a fresh search.  `batch` is over all processes."""
+    draws: torch.device | str | None = None,
+    processes: Processes = ALONE,
+) -> tuple[Step, torch.optim.Optimizer]:
+    """What a step of a fresh search starts from, and alpha's optimiser.
+
+    Args:
+        batch: over all processes.
+        draws: where metrics draw random numbers; the device, unless devices are compared.
+    """
     device, count = torch.device(device), batch or size.batch
     with seeding.seeded(0, "benchmark"):
         channels = size.shape[0]
@@ -84,13 +89,13 @@ def stepper(
     alpha_optimizer = torch.optim.Adam(
         list(supernet.alpha.values()), 3e-4, betas=(0.5, 0.999), weight_decay=1e-3, fused=fused
     )
-    context = Context(0.5, seeding.generator(0, "benchmark", device=device), F.cross_entropy, processes.average)
+    context = Context(
+        0.5, seeding.generator(0, "benchmark", device=draws or device), F.cross_entropy, processes.average
+    )
     halves = [
         (
             Part(
-                some[mine].to(device).contiguous(memory_format=layout),
-                truth[mine].to(device),
-                len(truth[mine]) / count,
+                some[mine].to(device).contiguous(memory_format=layout), truth[mine].to(device), len(truth[mine]) / count
             ),
         )
         for some, truth in zip(images, labels, strict=True)
@@ -109,10 +114,25 @@ def stepper(
         outer=context,
         processes=processes,
     )
+    return step, alpha_optimizer
+
+
+def stepper(
+    size: Size,
+    batch: int | None = None,
+    order: Order | None = None,
+    metrics: tuple[tuple[float, Any], ...] = (),
+    device: torch.device | str = "cpu",
+    precision: Precision = "float32",
+    **options: Any,
+) -> Callable[[], None]:
+    """A function that does one step, outer and inner level, of a fresh search; `options` are those of `prepared`."""
+    step, alpha_optimizer = prepared(size, batch, metrics, device, precision, **options)
 
     def once() -> None:
-        outer_step(step, order or FirstOrder(), alpha_optimizer)
-        inner_step(step, 5.0)
+        with policy(precision):
+            outer_step(step, order or FirstOrder(), alpha_optimizer)
+            inner_step(step, 5.0)
 
     return once
 

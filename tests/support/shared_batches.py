@@ -75,13 +75,18 @@ def network():
     return model, images, labels
 
 
-def step_of(metrics, processes):
-    """A step in float64, this process's share of it, with filled momentum buffers."""
+def step_of(metrics, processes, device="cpu", supernet=None):
+    """A step in float64, this process's share of it, with filled momentum buffers.
+
+    Random numbers are drawn on the CPU, whatever the device, so that devices can be compared.
+    """
     torch.manual_seed(3)
-    supernet = PixelSupernet(TinySupernet(activation=torch.tanh), (0.5, 0.5), (0.25, 0.25)).double()
+    supernet = PixelSupernet(supernet or TinySupernet(activation=torch.tanh), (0.5, 0.5), (0.25, 0.25)).double()
+    supernet.to(device)
     w = weights(supernet)
     optimizer = torch.optim.SGD(w.parameters, 0.05, momentum=0.9, weight_decay=0.03)
-    torch.autograd.backward(F.cross_entropy(supernet(batch(8, 0, torch.float64)[0]), batch(8)[1]), inputs=w.parameters)
+    images, labels = (tensor.to(device) for tensor in batch(8, 0, torch.float64))
+    torch.autograd.backward(F.cross_entropy(supernet(images), labels), inputs=w.parameters)
     optimizer.step()
     optimizer.zero_grad()
     if processes.size > 1:
@@ -89,7 +94,7 @@ def step_of(metrics, processes):
         w = weights(supernet)
     mine = processes.share(COUNT)
     train, val = (
-        (Part(images[mine], labels[mine], len(labels[mine]) / COUNT),)
+        (Part(images[mine].to(device), labels[mine].to(device), len(labels[mine]) / COUNT),)
         for images, labels in (batch(COUNT, seed, torch.float64) for seed in (1, 2))
     )
     inner, outer = (

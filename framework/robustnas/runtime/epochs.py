@@ -5,7 +5,7 @@ and in the middle of one when the process is asked to stop, with the figures so 
 the history; time, waiting and memory.
 
 Every epoch starts from generators that are derived from the seed and its number.  So a stage that is stopped and goes
-on gives, bit for bit, what one gives that never stopped (on one machine, with the same versions, processes and number
+on gives, bit for bit, what one gives that never stopped (on one CPU, with the same versions, processes and number
 of threads).  The history is part of the checkpoint: the two cannot disagree after a crash between their writes.
 """
 
