@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from robustnas.contracts import Dataset, Images
+from robustnas.contracts import Dataset, Images, training_images
 from robustnas.data.augment.augmentation import Augmentation
 from robustnas.data.batches import Batches, check_fit
 from robustnas.data.order import shuffled
@@ -64,7 +64,7 @@ def check_augmentation(dataset: Dataset, settings: Train) -> None:
             f"found train.read_size: {settings.read_size}, and the network sees {rows}x{columns} pixels; "
             f"{max(rows, columns)} or more would do"
         )
-    if settings.read_size is not None and getattr(dataset, "training_images", None) is None:
+    if settings.read_size is not None and training_images(dataset) is None:
         raise InputError(
             f"found train.read_size: {settings.read_size}, and the dataset, with these options, reads its images in "
             "one size; leaving it out would do, or an option that cuts squares (size of image-folder)"
