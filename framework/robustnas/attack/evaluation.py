@@ -149,7 +149,7 @@ class _Run:
         return "/".join(filter(None, (self.name, self.conditions.variant)))
 
     def possible(self, parts: list[Runner], standing: Tensor) -> tuple[list[Runner], tuple[str, ...]]:
-        """The parts of an attack that can be run on the network, and the names of those left out.
+        """Find the parts of an attack that can be run on the network, and the names of those left out.
 
         Those that follow gradients would raise where there are none; that the others are run is better than nothing,
         as long as it is told.  An attack without others raises, and says why.
@@ -163,7 +163,7 @@ class _Run:
         return (others, tuple(part.name for part in parts if part not in others)) if why else (parts, ())
 
     def part(self, runner: Runner, todo: Tensor, standing: Tensor) -> Outcomes:
-        """What one part of an attack does to the images `todo` (N,) bool, as this and all other processes find.
+        """Run one part of an attack on the images `todo` (N,) bool, shared with all other processes.
 
         Args:
             standing: (N,) bool, images that are still right, for whoever watches.
@@ -179,7 +179,7 @@ class _Run:
             batches = [left[left // batch == group] for group in (left // batch).unique()]
 
         def own() -> Outcomes:
-            """What this process's share of the batches adds to what was known."""
+            """Run this process's share of the batches, and add it to what was known."""
             networks = list(dict.fromkeys([self.counted.network, self.network]))
             passes = self.conditions.expectation
             seen: nn.Module = Expected(self.counted, passes) if passes > 1 else self.counted
@@ -207,7 +207,7 @@ class _Run:
         return merged.chosen(torch.isin(merged.index, self.start.index[todo]))
 
     def _batch(self, runner: Runner, model: Any, indices: Tensor, untouched: Untouched) -> Outcomes:
-        """What one part of an attack does to one batch, the images at `indices` (n,)."""
+        """Run one part of an attack on one batch, the images at `indices` (n,), and judge what it proposes."""
         start, at = take(self.images, indices, self.start.index), self.start.index[indices]
         truth = self.start.label[indices].to(self.device)
         before = self.counted.images
@@ -238,7 +238,7 @@ class _Run:
     def _proposed(
         self, runner: Runner, model: Any, start: Tensor, truth: Tensor, draws: PerImageRandom, at: Tensor
     ) -> Any:
-        """What the attack makes of a batch.
+        """Let the attack propose images for a batch.
 
         Raises:
             RunError: it raised; where it wanted gradients and there are none, that is said.
@@ -257,7 +257,7 @@ class _Run:
 
 @contextmanager
 def _read_only(networks: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """The networks frozen, in float32 with gradients."""
+    """Freeze networks, in float32 with gradients, while the block lasts."""
     with ExitStack() as stack:
         for network in networks:
             stack.enter_context(read_only(network))

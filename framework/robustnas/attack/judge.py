@@ -18,7 +18,7 @@ TOLERANCE = 1e-5
 
 
 def tolerance(threat: ThreatModel, values: int) -> float:
-    """By how much a perturbation of an image of `values` pixel values may exceed epsilon by rounding.
+    """Say by how much a perturbation of an image of `values` pixel values may exceed epsilon by rounding.
 
     In l_1 the roundings of all pixels add up: half a unit of float32's last place for each, at most.
     """
@@ -33,7 +33,7 @@ def refuse(wrong: Tensor, label: str, at: Tensor, what: Callable[[int], str]) ->
 
 
 def check_images(proposed: Any, clean: Tensor, label: str, at: Tensor) -> None:
-    """What an attack returned is images: same shape, type and device, finite, in [0, 1] to rounding.
+    """Check that an attack returned images: same shape, type and device, finite, in [0, 1] to rounding.
 
     Raises:
         RunError: it is not; names the attack and the first such image.
@@ -67,7 +67,7 @@ def judge(
     label: str,
     at: Tensor,
 ) -> tuple[Tensor, Outcomes]:
-    """What proposed images prove: the images that were judged, (n, C, H, W), and the outcomes.
+    """Judge what proposed images prove: the images that were judged, (n, C, H, W), and the outcomes.
 
     Args:
         answers: the network's answers, (n, C, H, W) -> (n,); called once.
@@ -125,7 +125,7 @@ def judge(
 
 
 def _size(norm: str, images: Tensor, clean: Tensor) -> Tensor:
-    """(n,) float64 on the CPU: certificates are compared with these, so rounding must not decide."""
+    """Measure perturbations, (n,) float64 on the CPU: rounding must not decide where certificates are compared."""
     delta = (images.detach().cpu().double() - clean.detach().cpu().double()).flatten(1)
     length: Tensor = torch.linalg.vector_norm(delta, ord=ORDER[norm], dim=1)
     return length

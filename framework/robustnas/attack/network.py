@@ -66,7 +66,7 @@ class Expected(nn.Module):
 
 
 def device_of(network: nn.Module, device: torch.device | str | None) -> torch.device:
-    """The device to work on; foolbox would move the network silently, so a contradiction is refused.
+    """Find the device to work on; foolbox would move the network silently, so a contradiction is refused.
 
     Raises:
         DeviceError: the network lives elsewhere.
@@ -81,7 +81,7 @@ def device_of(network: nn.Module, device: torch.device | str | None) -> torch.de
 
 
 def as_images(images: Images | Tensor, labels: Tensor | None) -> Images:
-    """Tensors as images in memory; checks shapes, types and pixel range."""
+    """Take tensors as images in memory; shapes, types and the range of pixels are checked."""
     if isinstance(images, Tensor):
         none = torch.zeros(len(images), dtype=torch.int64)
         return InMemory(images.detach(), none if labels is None else labels.cpu())
@@ -96,7 +96,7 @@ def as_images(images: Images | Tensor, labels: Tensor | None) -> Images:
 
 
 def take(images: Images, indices: Tensor, names: Tensor) -> Tensor:
-    """A batch, certain to hold pixels in [0, 1].
+    """Take a batch, certain to hold pixels in [0, 1].
 
     Args:
         images: N of them.
@@ -117,7 +117,7 @@ def take(images: Images, indices: Tensor, names: Tensor) -> Tensor:
 
 
 def answers(network: nn.Module, images: Tensor, indices: Tensor) -> Tensor:
-    """Predicted classes of a batch, (n, C, H, W) -> (n,) int64.
+    """Predict the classes of a batch, (n, C, H, W) -> (n,) int64.
 
     Raises:
         RunError: logits are not finite; the message names the image.
@@ -160,12 +160,12 @@ def gradient_in_images(
 
 
 def no_gradient(network: nn.Module, images: Tensor) -> str:
-    """Why the logits have no gradient in the images, (n, C, H, W); empty where they have one, be it 0."""
+    """Say why the logits have no gradient in the images, (n, C, H, W); empty where they have one, be it 0."""
     return gradient_in_images(network, images, torch.sum)[2]
 
 
 def own_batches(count: int, batch: int, processes: Processes) -> list[Tensor]:
-    """The batches of this process: the same cuts however many share them, so that random draws are the same."""
+    """Give the batches of this process: cut alike however many share them, so that random draws are the same."""
     return in_order(count, batch)[processes.rank :: processes.size]
 
 
@@ -178,7 +178,7 @@ def predict(
     report: Report = silent,
     places: Tensor | None = None,
 ) -> Tensor:
-    """The network's answers, (N,) int64 on the CPU.
+    """Give the network's answers, (N,) int64 on the CPU.
 
     Args:
         network: (N, C, H, W) pixels -> (N, K) logits; looked at in eval mode and left as it was.
@@ -200,7 +200,7 @@ def predict(
     names = torch.arange(count) if places is None else places
 
     def own() -> list[tuple[Tensor, Tensor]]:
-        """The answers of this process's batches."""
+        """Answer the batches of this process."""
         some, done = [], 0
         with Untouched.held([network]) as untouched, read_only(network), float32_with_gradients(device):
             for indices in own_batches(count, batch, processes):

@@ -27,7 +27,7 @@ def at_radii(
     left: Callable[[float], Tensor],
     carry: bool = True,
 ) -> list[Outcomes]:
-    """What an attack does at each radius, in the order of `threats`.
+    """Run an attack at each radius, in the order of `threats`.
 
     An attack that minimises runs once and serves all of them; its evaluations are counted at the smallest.
 

@@ -48,7 +48,7 @@ class Runner:
         return not self.minimises
 
     def call(self, model: Any, images: Tensor, criterion: Any, draws: PerImageRandom) -> Any:
-        """The images that the attack proposes in the place of these."""
+        """Run the attack: what it proposes in the place of these images."""
         drawn = {"draws": draws} if self.takes_draws else {}
         if self.minimises:
             return self.attack.run(model, images, criterion, early_stop=None, **drawn)
@@ -64,7 +64,7 @@ class Runner:
 
 
 def runners(attack: Any, threat: ThreatModel, label: str, runs: int = 1, access: str = "white-box") -> list[Runner]:
-    """The parts of an attack, in the order in which they are run, each on what the ones before left standing.
+    """List the parts of an attack, in the order in which they are run, each on what the ones before left standing.
 
     Args:
         attack: a foolbox attack, perhaps of several parts.
@@ -85,7 +85,7 @@ def runners(attack: Any, threat: ThreatModel, label: str, runs: int = 1, access:
 
 
 def _runner(attack: Any, threat: ThreatModel, label: str, name: str, access: str) -> Runner:
-    """One part of an attack, as it is run at a radius."""
+    """Make a runner of one part of an attack."""
     base = load_foolbox().attacks.base
     if not isinstance(attack, base.Attack):
         raise OptionError(f"attack {label}: {type(attack).__name__} is not a foolbox Attack")
@@ -109,7 +109,7 @@ def _runner(attack: Any, threat: ThreatModel, label: str, name: str, access: str
 
 @contextmanager
 def random_state(seed: int, label: str, first: int) -> Iterator[None]:
-    """Every global generator an attack may use, seeded for one batch and put back."""
+    """Seed every global generator that an attack may use, for one batch; they are put back."""
     with seeded(seed, "attack", label, first):
         legacy, plain = np.random.get_state(), random.getstate()
         number = derive(seed, "attack", label, first)
@@ -125,7 +125,7 @@ def random_state(seed: int, label: str, first: int) -> Iterator[None]:
 def proposals(
     runner: Runner, model: Any, images: Tensor, labels: Tensor, draws: PerImageRandom, label: str, at: Tensor
 ) -> Any:
-    """What the attack makes of images; it works on copies of its own.
+    """Let the attack propose images; it works on copies of its own.
 
     Raises:
         RunError: the attack raised.

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from robustnas.errors import RunError
 
 ASKED = 32
-"""Times that a network is asked about one image before an attack is said to have changed it."""
+"""Times that a network is asked about one image before an attack is said to have changed it: more than those networks
+need that change themselves at every few calls, and still less than a step of an attack costs."""
 
 
 @attrs.frozen(eq=False)
@@ -28,7 +29,7 @@ class _Slot:
     value: Tensor
 
     def as_it_was(self) -> bool:
-        """The same tensor in the same place, of the same numbers."""
+        """Say whether the same tensor is in the same place, with the same numbers."""
         now = self.tensor.detach()
         same_form = (now.shape, now.dtype) == (self.value.shape, self.value.dtype)
         if self.owner.get(self.key) is not self.tensor or not same_form:
@@ -38,7 +39,7 @@ class _Slot:
         )
 
     def put_back(self) -> None:
-        """The tensor where it was, with the numbers it had."""
+        """Put the tensor where it was, with the numbers it had."""
         self.owner[self.key] = self.tensor
         self.tensor.data = self.storage
         with torch.no_grad():
@@ -46,6 +47,7 @@ class _Slot:
 
 
 def _slots(network: nn.Module) -> Iterator[_Slot]:
+    """Yield every parameter and buffer of a network, with its numbers."""
     for prefix, module in network.named_modules():
         for owner in (module._parameters, module._buffers):
             for key, tensor in owner.items():
@@ -111,5 +113,5 @@ class Untouched:
                 slot.put_back()
 
     def _changed(self) -> str | None:
-        """The first parameter or buffer that is another."""
+        """Name the first parameter or buffer that is another; None where all are as they were."""
         return next((slot.name for slot in self.slots if not slot.as_it_was()), None)

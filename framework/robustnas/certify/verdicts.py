@@ -28,7 +28,7 @@ Attacked = tuple[Column, Sequence[Outcomes]]
 
 
 def fooled(rows: Sequence[Outcomes], epsilon: float) -> Array:
-    """(N,) bool, fooled by an attack at this radius or a smaller one, in any of its variants."""
+    """Find the images that an attack fooled at this radius or a smaller one, in any of its variants: (N,) bool."""
     found = np.zeros(len(rows[0].index), dtype=bool)
     for row in rows:
         if row.threat.epsilon <= epsilon:
@@ -37,7 +37,10 @@ def fooled(rows: Sequence[Outcomes], epsilon: float) -> Array:
 
 
 def worst_case(attacked: Sequence[Attacked], norm: str, epsilon: float) -> Array | None:
-    """(N,) bool, right when clean and fooled by no attack in this norm and radius; None where there is none."""
+    """Find the images that are right when clean and that no attack in this norm and radius fooled: (N,) bool.
+
+    None where no such attack was run.
+    """
     fitting = [
         rows
         for column, rows in attacked
@@ -49,7 +52,7 @@ def worst_case(attacked: Sequence[Attacked], norm: str, epsilon: float) -> Array
 
 
 def shown(attacked: Sequence[Attacked], place: int) -> Array:
-    """(N,) float, what an attack's column is the mean of: 1 where the image is right under it.
+    """Give what an attack's column is the mean of, (N,) float: 1 where the image is right under it.
 
     An attack that was spared images counts those as fooled: its column is what the attacks up to it left standing.
     The column of a corruption is the mean over its variants.
@@ -65,7 +68,7 @@ def shown(attacked: Sequence[Attacked], place: int) -> Array:
 
 
 def nearest(attacked: Sequence[Attacked]) -> dict[str, Array]:
-    """By norm (N,) float64, the smallest perturbation known that fools; infinite for none.  Corruptions count too."""
+    """Give the smallest perturbation known that fools, by norm (N,) float64: infinite for none.  Corruptions count."""
     every = [row.sizes for _, rows in attacked for row in rows]
     return {norm: np.min([sizes[norm] for sizes in every], axis=0) for norm in NORMS if every}
 
@@ -134,12 +137,12 @@ def check(
 
 
 def contradicted(radius: Array, size: Array) -> Array:
-    """(n,) bool: fooled within the certified radius; both (n,) float64 in pixel units of one norm."""
+    """Find what was fooled within the certified radius, (n,) bool; both (n,) float64 in pixel units of one norm."""
     return radius > size * (1 + ROUNDING)
 
 
 def _untried(attacked: Sequence[Attacked]) -> Array:
-    """(N,) bool: the image stands, after the attacks before the last of these, and was not given to that."""
+    """Find images that stand, after the attacks before the last of these, and were not given to that: (N,) bool."""
     column, rows = attacked[-1]
     untried = np.zeros(len(rows[0].index), dtype=bool)
     for row in rows:
@@ -170,8 +173,8 @@ class Verdicts:
     parts: dict[str, dict[str, int]] = field(factory=dict)
 
 
-def of(attacked: Sequence[Attacked], threat: ThreatModel, epsilons: Sequence[float], whole: bool = True) -> Verdicts:
-    """The figures of all columns of one network.
+def of(attacked: Sequence[Attacked], threat: ThreatModel, epsilons: Sequence[float], *, whole: bool = True) -> Verdicts:
+    """Collect the figures of all columns of one network.
 
     Args:
         attacked: its attacks, in the order in which they were run.
@@ -198,6 +201,6 @@ def of(attacked: Sequence[Attacked], threat: ThreatModel, epsilons: Sequence[flo
 
 
 def _parts(column: Column, rows: Sequence[Outcomes]) -> dict[str, int]:
-    """Images that each part broke at the attack's threat."""
+    """Count the images that each part broke at the attack's threat."""
     by = [row.by for row in rows if row.threat.epsilon == column.threat.epsilon]
     return {name or "run 1": int(np.sum([one == place for one in by])) for place, name in enumerate(rows[0].parts)}

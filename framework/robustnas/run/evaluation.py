@@ -38,7 +38,7 @@ from robustnas.threat import ThreatModel
 
 
 def clean(task: Task) -> None:
-    """The network's answers on clean images."""
+    """Find the network's answers on clean images."""
     loaded: list[str] = []
     network, (images, indices) = network_of(task, tell=loaded.append), evaluated_images(task.plan)
     predictions = attack.predict(
@@ -57,7 +57,7 @@ def clean(task: Task) -> None:
 
 
 def probe(task: Task) -> None:
-    """What a reviewer would ask of the network before believing an attack."""
+    """Ask of the network what a reviewer would before believing an attack."""
     network, (images, _) = network_of(task), evaluated_images(task.plan)
     flags: list[Flag] = []
     if task.processes.first:
@@ -74,7 +74,7 @@ def probe(task: Task) -> None:
 
 
 def attacked(task: Task) -> None:
-    """One attack of the recipe, at all its radii, or in all its variants."""
+    """Run one attack of the recipe, at all its radii or in all its variants."""
     plan, column = task.plan, task.stage.column
     assert column is not None
     plugin = plan.attacks[column.label]
@@ -98,18 +98,18 @@ def attacked(task: Task) -> None:
     earlier = _earlier(task)
 
     def left(epsilon: float) -> Tensor:
-        """(N,) bool, not fooled by the attacks before this one."""
+        """Find the images that no attack before this one fooled, (N,) bool."""
         return torch.from_numpy(
             ~np.any([np.zeros(len(indices), bool), *(fooled(rows, epsilon) for rows in earlier)], 0)
         )
 
     def variant(built: Any, called: str, source: nn.Module | None = None) -> Outcomes:
-        """One of several columns of one attack: every image, one radius."""
+        """Run one of several variants of the attack, on every image at one radius."""
         changed = attrs.evolve(conditions, variant=called, source=source)
         return evaluate(network, images, images.labels, built, column.threat, changed)
 
     def outcomes_of(built: Any) -> list[Outcomes]:
-        """What the attack does, a row a radius or a variant."""
+        """Run the attack: a row a radius or a variant."""
         if column.transfers:
             return [variant(built, f"from {method}", source) for method, source in _sources(task).items()]
         if traits.every and traits.parts:
@@ -156,12 +156,12 @@ def attacked(task: Task) -> None:
 
 
 def build(plugin: Any, threat: ThreatModel) -> Any:
-    """The foolbox attack of a plugin for a threat."""
+    """Make the foolbox attack of a plugin for a threat."""
     return plugin.build(threat) if hasattr(plugin, "build") else plugin
 
 
 def _left_out(column: Column, row: Outcomes) -> list[Flag]:
-    """A warning where a part of the attack found no gradient to follow and was not run."""
+    """Warn where a part of the attack found no gradient to follow and was not run."""
     if not row.left_out:
         return []
     text = (
@@ -172,7 +172,7 @@ def _left_out(column: Column, row: Outcomes) -> list[Flag]:
 
 
 def _weak_steps(column: Column, plugin: Any, built: Any) -> list[Flag]:
-    """A warning for each radius that the steps of an attack inside the ball cannot cross."""
+    """Warn of each radius that the steps of an attack inside the ball cannot cross."""
     if isinstance(built, load_foolbox().attacks.base.MinimizationAttack) or column.is_corruption:
         return []
     found = []
@@ -187,7 +187,7 @@ def _weak_steps(column: Column, plugin: Any, built: Any) -> list[Flag]:
 
 
 def _clean_answers(task: Task, images: Images) -> Tensor:
-    """The network's answers on clean images, as the clean stage found them."""
+    """Read the network's answers on clean images, as the clean stage found them."""
     stage = task.plan.stage("clean", task.stage.method, task.stage.seed)
     assert stage is not None
     folder = task.directory.folder(stage)
@@ -198,21 +198,21 @@ def _clean_answers(task: Task, images: Images) -> Tensor:
 
 
 def _earlier(task: Task) -> list[list[Outcomes]]:
-    """What the attacks before this one did, as far as they are done."""
+    """Read what the attacks before this one did, as far as they are done."""
     stages = [stage for stage in task.plan.stages_of(task.stage.method, task.stage.seed) if stage.kind == "attack"]
     folders = [task.directory.folder(stage) for stage in stages if stage.key in task.stage.after]
     return [outcomes.load(folder.path) for folder in folders if folder.done]
 
 
 def _sources(task: Task) -> dict[str, nn.Module]:
-    """The networks of the other methods, by method, each once."""
+    """Load the networks of the other methods, by method, each once."""
     return {
         method: network_of(task, method) for method in sources(task.plan.networks, task.stage.method, task.stage.seed)
     }
 
 
 def _watch(task: Task, indices: Tensor) -> Watch | None:
-    """Holds every image that fools against its certified radii, in the certificate's own norm.
+    """Make what holds every image that fools against its certified radii, in the certificate's own norm.
 
     Args:
         indices: (N,) places of the images in the test split, of which the first have certificates.

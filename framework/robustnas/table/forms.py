@@ -52,7 +52,7 @@ def _percent(value: float) -> str:
 
 
 def _pixels(value: float) -> str:
-    """Three significant digits, without an exponent: radii of deep networks are small."""
+    """Write three significant digits, without an exponent: radii of deep networks are small."""
     return f"{value:.{max(2, 2 - math.floor(math.log10(value)))}f}" if 0 < value < 1 else f"{value:.2f}"
 
 
@@ -65,7 +65,7 @@ def _seconds(value: float) -> str:
 
 
 def _columns(comparison: Comparison) -> list[_Printed]:
-    """The columns of the printed table, from left to right."""
+    """List the columns of the printed table, from left to right."""
     columns = [_Printed("clean %", ("clean",), _percent)]
     columns += [_Printed(_title(attack), ("attacks", attack.label), _percent) for attack in comparison.attacks]
     if any(attack.worst_case for attack in comparison.attacks):
@@ -128,7 +128,7 @@ def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]
 
 
 def json_data(comparison: Comparison) -> dict[str, Any]:
-    """The table as plain data: what `table.json` holds (documented in docs/results.md)."""
+    """Give the table as plain data: what `table.json` holds (documented in docs/results.md)."""
     return {
         "schema": SCHEMA,
         "threat": comparison.threat,
@@ -144,7 +144,7 @@ def json_data(comparison: Comparison) -> dict[str, Any]:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The table in Markdown, best values bold, notes underneath."""
+    """Write the table in Markdown, best values bold, notes underneath."""
     titles, body = cells(comparison)
     lines = [_markdown_line(titles), "|" + "|".join(["---"] + ["---:"] * (len(titles) - 1)) + "|"]
     for line in body:
@@ -155,7 +155,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def csv_text(comparison: Comparison) -> str:
-    """The table as CSV: a mean and a std column a figure, unrounded; empty where not measured."""
+    """Write the table as CSV: a mean and a std column a figure, unrounded; empty where not measured."""
     columns = [*_columns(comparison), *_columns_of_all(comparison)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -186,21 +186,21 @@ def render(comparison: Comparison, width: int | None = None) -> list[RichTable]:
     everything = list(range(1, len(titles)))
     limit = math.inf if width is None else width
     for compact in (False, True):
-        table = _grid(titles, body, everything, compact)
+        table = _grid(titles, body, everything, compact=compact)
         if terminal.full_width(table) <= limit:
             return [table]
     tables: list[RichTable] = []
     while everything:
         count = len(everything)
-        while count > 1 and terminal.full_width(_grid(titles, body, everything[:count], True)) > limit:
+        while count > 1 and terminal.full_width(_grid(titles, body, everything[:count], compact=True)) > limit:
             count -= 1
-        tables.append(_grid(titles, body, everything[:count], True))
+        tables.append(_grid(titles, body, everything[:count], compact=True))
         everything = everything[count:]
     return tables
 
 
-def _grid(titles: list[str], body: list[list[tuple[str, bool]]], chosen: list[int], compact: bool) -> RichTable:
-    """The methods and the chosen columns."""
+def _grid(titles: list[str], body: list[list[tuple[str, bool]]], chosen: list[int], *, compact: bool) -> RichTable:
+    """Lay out the methods and the chosen columns."""
 
     def cell(text: str, best: bool) -> terminal.Cell:
         text = text.replace(" ±", "\n±").replace(" (", "\n(") if compact else text
@@ -230,7 +230,7 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def _under(comparison: Comparison) -> list[str]:
-    """What stands under the table, a line each."""
+    """List what stands under the table, a line each."""
     return [
         *comparison.notes,
         *radii_of_all(comparison),
@@ -241,7 +241,7 @@ def _under(comparison: Comparison) -> list[str]:
 
 
 def radii_of_all(comparison: Comparison) -> list[str]:
-    """The mean certified radius with 0 for wrongly classified images, a line a norm.
+    """Say the mean certified radius with 0 for wrongly classified images, a line a norm.
 
     Over the correctly classified ones alone, a network that is right on easy images only has a large radius.
     """
@@ -254,7 +254,7 @@ def radii_of_all(comparison: Comparison) -> list[str]:
 
 
 def costs(comparison: Comparison) -> list[str]:
-    """What the attacks cost, a line: model evaluations a test image, mean over the rows."""
+    """Say what the attacks cost, in a line: model evaluations a test image, mean over the rows."""
     told = []
     for column in comparison.attacks:
         means = [found["mean"] for r in comparison.rows if (found := r["evaluations"][column.label]) is not None]
@@ -264,7 +264,7 @@ def costs(comparison: Comparison) -> list[str]:
 
 
 def questions(comparison: Comparison) -> list[str]:
-    """What a reviewer would object to, a line each: name, attack, finding, and whose."""
+    """List what a reviewer would object to, a line each: name, attack, finding, and whose."""
     told: dict[tuple[str, str | None, str], dict[str, list[int]]] = {}
     for r in comparison.rows:
         for flag in r["flags"]:
@@ -282,7 +282,7 @@ Matrix = tuple[str, list[str], list[tuple[str, list[str]]]]
 
 
 def matrices(comparison: Comparison) -> list[Matrix]:
-    """For each attack with variants, variants by methods, in percent: who was fooled by images made on whom, say."""
+    """Lay out variants by methods, in percent, for each attack that has some: who was fooled by whose images, say."""
     found: list[Matrix] = []
     for column in comparison.attacks:
         given = {str(r["method"]): r["variants"].get(column.label, []) for r in comparison.rows}
@@ -303,7 +303,7 @@ def _markdown_matrix(title: str, names: list[str], body: list[tuple[str, list[st
 
 
 def _markdown_line(texts: Sequence[str], best: Sequence[bool] = ()) -> str:
-    """A line of a table in Markdown, the best of its cells bold."""
+    """Write a line of a table in Markdown, the best of its cells bold."""
     marks = ["**" if mark else "" for mark in best or [False] * len(texts)]
     shown = [f"{mark}{printable.markdown(text)}{mark}" for text, mark in zip(texts, marks, strict=True)]
     return "|" + "|".join(f" {text} " if text else " " for text in shown) + "|"

@@ -40,7 +40,7 @@ NAMED = 8
 
 
 def comparison(directory: RunDirectory) -> Comparison:
-    """The table of a run directory.
+    """Make the table of a run directory.
 
     Where an attack disproved a certificate, both are left out; where two results of a network contradict each other
     otherwise, all its attacks and certificates are.  Each is one of the comparison's `contradictions`.
@@ -76,7 +76,7 @@ def comparison(directory: RunDirectory) -> Comparison:
 
 
 def _weights(directory: RunDirectory, shown: Layout) -> list[str]:
-    """A note on what was taken from the files of networks made elsewhere."""
+    """Note what was taken from the files of networks made elsewhere."""
     firsts = {method: next(iter(seeds.values()))["clean"] for method, seeds in shown.methods.items()}
     taken = {method: (_result(directory, where) or {}).get("weights") for method, where in firsts.items()}
     told = [f"{method} {text}" for method, text in taken.items() if isinstance(text, str)]
@@ -101,7 +101,7 @@ def check(directory: RunDirectory, method: str, seed: int) -> None:
 def _believed(
     directory: RunDirectory, shown: Layout, method: str, seed: int, stages: dict[str, Any]
 ) -> tuple[SeedResult, list[str]]:
-    """What the stages of a method and seed measured, without what was contradicted, and each contradiction."""
+    """Read what the stages of a method and seed measured, without what was contradicted, and each contradiction."""
     wrong = _proved_wrong(directory, method, seed, stages)
     try:
         # an attack that fooled a certified image has ended without a result; the certificate it disproved goes too
@@ -112,7 +112,7 @@ def _believed(
 
 
 def _proved_wrong(directory: RunDirectory, method: str, seed: int, stages: dict[str, Any]) -> list[str]:
-    """A text for each attack that ended because it fooled an image within a certificate that is still there."""
+    """Tell of each attack that ended because it fooled an image within a certificate that is still there."""
     found = []
     for where in stages["attacks"].values():
         folder = None if where is None else directory.at(where)
@@ -126,7 +126,7 @@ def _proved_wrong(directory: RunDirectory, method: str, seed: int, stages: dict[
 
 
 def _divisions(directory: RunDirectory, shown: Layout) -> list[str]:
-    """What searches and trainings said of themselves: classes that a part of the images has none of, say."""
+    """Note what searches and trainings said of themselves: classes that a part of the images has none of, say."""
     found: dict[str, list[str]] = {}
     for method, seed, stages in shown.networks:
         for kind in ("search", "train"):
@@ -155,7 +155,7 @@ def _missing(directory: RunDirectory, shown: Layout, kinds: Sequence[str] = KIND
 
 
 def _kept(directory: RunDirectory, shown: Layout) -> str:
-    """What a run directory holds that its last recipe did not ask for, in a line; empty for nothing."""
+    """Tell in a line what a run directory holds that its last recipe did not ask for; empty for nothing."""
     asked = set(shown.places)
     others = {
         kind: [one.parent.name for one in found if f"{kind}/{one.parent.name}" not in asked]
@@ -171,6 +171,11 @@ def _kept(directory: RunDirectory, shown: Layout) -> str:
 
 
 def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int, stages: dict[str, Any]) -> SeedResult:
+    """Read what the stages of a method and seed measured.
+
+    Raises:
+        VerdictError: results contradict each other.
+    """
     search = _result(directory, stages["search"], search_seconds=float)
     train = _result(directory, stages["train"], parameters=int)
     clean = _result(directory, stages["clean"], predictions=list, labels=list, parameters=int)
@@ -207,13 +212,13 @@ def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int,
 
 
 def _whole(shown: Layout, stages: dict[str, Any], attacked: list[Attacked]) -> bool:
-    """Whether every attack that counts for the worst case has been run: else there is no such figure."""
+    """Say whether every attack that counts for the worst case has been run: else there is no such figure."""
     done = {column.label for column, _ in attacked}
     return all(a.label in done for a in shown.attacks if a.worst_case and stages["attacks"].get(a.label) is not None)
 
 
 def _attacked(directory: RunDirectory, shown: Layout, stages: dict[str, Any]) -> list[Attacked]:
-    """What the attacks of one method and seed did, those that are done, in the order in which they were run."""
+    """Read what the attacks of one method and seed did, those that are done, in the order in which they were run."""
     places = [(column, stages["attacks"].get(column.label)) for column in shown.attacks]
     folders = [(column, directory.at(where)) for column, where in places if where is not None]
     return [(column, outcomes.load(folder.path)) for column, folder in folders if folder.done]
@@ -262,7 +267,7 @@ def records(directory: RunDirectory) -> tuple[str, list[str]]:
 
 
 def _lines(row: Outcomes) -> Iterator[tuple[Any, ...]]:
-    """The lines of one radius or variant, from the norm on; what is infinite or did not happen is empty."""
+    """Yield the lines of one radius or variant, from the norm on; what is infinite or did not happen is empty."""
     figures = [getattr(row, name).tolist() for name in STORED]
     figures[STORED.index("success")] = row.success.astype(int).tolist()
     figures[STORED.index("by")] = [row.parts[by] if by >= 0 else "" for by in row.by.tolist()]

@@ -51,7 +51,7 @@ class SeedResult:
 
 
 def figure(values: Sequence[float | None]) -> Figure:
-    """Mean and sample standard deviation over the seeds that were measured; None when none was."""
+    """Take mean and sample standard deviation over the seeds that were measured; None when none was."""
     known = [float(value) for value in values if value is not None]
     if not known:
         return None
@@ -61,7 +61,7 @@ def figure(values: Sequence[float | None]) -> Figure:
 
 
 def share(flags: Sequence[float]) -> float:
-    """Share of true entries; of shares, their mean."""
+    """Take the share of true entries; of shares, their mean."""
     return math.fsum(flags) / len(flags)
 
 
@@ -69,8 +69,8 @@ def _share(flags: Sequence[float] | None) -> float | None:
     return None if flags is None else share(flags)
 
 
-def _radius(result: SeedResult, norm: str, over_correct: bool) -> float | None:
-    """Mean certified radius in pixel units, over correctly classified images or with 0 for the others."""
+def _radius(result: SeedResult, norm: str, *, over_correct: bool) -> float | None:
+    """Take the mean certified radius in pixel units, over correctly classified images or with 0 for the others."""
     if result.clean is None or norm not in result.radius:
         return None
     radii = result.radius[norm]
@@ -85,7 +85,7 @@ def row(
     epsilons: Sequence[float] = (),
     smoothing: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """One row as plain data; shares in [0, 1], radii in pixel units.
+    """Make one row as plain data; shares in [0, 1], radii in pixel units.
 
     Args:
         epsilons: radii of the curve of robust accuracy.
@@ -93,9 +93,11 @@ def row(
     """
 
     def over(measure: Callable[[SeedResult], float | None]) -> Figure:
+        """Make a figure of what each seed measured."""
         return figure([measure(result) for result in results])
 
     def by_label(pick: Callable[[Verdicts], Any]) -> dict[str, Any]:
+        """List what each seed has of each attack, where any seed has something."""
         found = {c.label: [pick(r.attacks).get(c.label) for r in results] for c in columns}
         return {label: values for label, values in found.items() if any(values)}
 
@@ -107,8 +109,8 @@ def row(
         "attacks": {c.label: over(lambda r, label=c.label: _share(r.attacks.standing.get(label))) for c in columns},  # type: ignore[misc]
         "robust_at": {f"{e:g}": over(lambda r, e=e: _share(r.attacks.curve.get(e))) for e in epsilons},  # type: ignore[misc]
         "certified": over(lambda r: _share(r.certified)),
-        "certified_radius": {n: over(lambda r, n=n: _radius(r, n, True)) for n in NORMS},  # type: ignore[misc]
-        "certified_radius_all": {n: over(lambda r, n=n: _radius(r, n, False)) for n in NORMS},  # type: ignore[misc]
+        "certified_radius": {n: over(lambda r, n=n: _radius(r, n, over_correct=True)) for n in NORMS},  # type: ignore[misc]
+        "certified_radius_all": {n: over(lambda r, n=n: _radius(r, n, over_correct=False)) for n in NORMS},  # type: ignore[misc]
         "smoothed": {
             f"{e:g}": over(lambda r, e=e: None if r.smoothed is None else share([x > e for x in r.smoothed]))  # type: ignore[misc]
             for e in smoothing or ()

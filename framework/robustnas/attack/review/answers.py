@@ -24,7 +24,7 @@ TO_ONE = 1e-4
 
 
 def randomised(first: Tensor, second: Tensor) -> list[Flag]:
-    """Two passes of the same images, (n, K) logits each: do they differ by more than rounding?"""
+    """Warn where two passes of the same images, (n, K) logits each, differ by more than rounding."""
     apart = (first - second).abs().amax(dim=1)
     wrong = int((apart > ROUNDING * first.abs().amax(dim=1)).sum())
     if wrong == 0:
@@ -38,7 +38,7 @@ def randomised(first: Tensor, second: Tensor) -> list[Flag]:
 
 
 def probabilities(logits: Tensor) -> list[Flag]:
-    """(n, K): do all rows lie in [0, 1] and sum to 1?
+    """Warn where all rows of (n, K) outputs lie in [0, 1] and sum to 1.
 
     Logits can be so by chance only where there is one class.
     """
@@ -53,7 +53,7 @@ def probabilities(logits: Tensor) -> list[Flag]:
 
 
 def blind(predictions: Array, labels: Array, attack: str | None = None) -> list[Flag]:
-    """Is one answer all there is, or as good as what the network answers?
+    """Warn where one answer is all there is, or as good as what the network answers.
 
     The best answer that does not look at the image is the class most frequent among the images.  A network is above
     chance where a one-sided binomial test says that it is right with a larger probability than that answer: where so

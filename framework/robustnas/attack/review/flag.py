@@ -54,12 +54,12 @@ class Flag:
             raise ValueError(f"{name!r} is no flag; {', '.join(NAMES)} would do")
 
     def plain(self) -> dict[str, str | None]:
-        """What JSON holds of it; `of` reads it back."""
+        """Give the flag as plain data, which `of` reads back."""
         return {"name": self.name, "text": self.text, "attack": self.attack}
 
     @staticmethod
     def of(plain: Mapping[str, Any]) -> Flag:
-        """The flag that `plain` wrote.
+        """Read the flag that `plain` wrote.
 
         Raises:
             InputError: it is none.

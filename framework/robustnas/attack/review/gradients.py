@@ -58,13 +58,13 @@ def gradient(network: Network, images: Tensor, labels: Tensor) -> tuple[Tensor, 
 
 
 def _usable(found: Tensor) -> Tensor:
-    """(n,) bool: finite everywhere, and somewhere at least the smallest normal float."""
+    """(n,) bool, where a gradient is finite everywhere, and somewhere at least the smallest normal float."""
     flat = found.flatten(1)
     return flat.isfinite().all(dim=1) & (flat.abs().amax(dim=1) >= torch.finfo(found.dtype).tiny)
 
 
 def zero(network: Network, images: Tensor, labels: Tensor) -> list[Flag]:
-    """Are there images at which the gradient is exactly 0, below the smallest normal float, or not finite?"""
+    """Warn of images at which the gradient is exactly 0, below the smallest normal float, or not finite."""
     _, found, reason = gradient(network, images, labels)
     wrong = int((~_usable(found)).sum())
     if not counts(wrong, len(images), FLAT) and wrong < len(images):
@@ -78,7 +78,7 @@ def zero(network: Network, images: Tensor, labels: Tensor) -> list[Flag]:
 
 
 def _moved(images: Tensor, along: Tensor, length: float, norm: str) -> Tensor:
-    """One step of `length` in `norm`, the steepest by this gradient, clamped to the box: (n, C, H, W) all.
+    """Take one step of `length` in `norm`, the steepest by this gradient, clamped to the box: (n, C, H, W) all.
 
     The gradient is scaled by its largest entry first: whoever is sure has gradients whose squares are 0 in float32.
     """
@@ -90,7 +90,7 @@ def _moved(images: Tensor, along: Tensor, length: float, norm: str) -> Tensor:
 
 
 def standing_anywhere(network: Network, images: Tensor, labels: Tensor, norm: str, draws: PerImageRandom) -> Tensor:
-    """Which images survive gradient ascent on the cross-entropy where every image is allowed: (n,) bool.
+    """Find which images survive gradient ascent on the cross-entropy where every image is allowed: (n,) bool.
 
     At that radius the ball holds the box, so projecting is clamping.  Costs at most STARTS (STEPS + 1) evaluations an
     image; images that fall leave.
@@ -117,7 +117,7 @@ def standing_anywhere(network: Network, images: Tensor, labels: Tensor, norm: st
 
 
 def reaches_zero(network: Network, images: Tensor, labels: Tensor, norm: str, draws: PerImageRandom) -> list[Flag]:
-    """Does gradient ascent break every image where every image is allowed, all but a few?"""
+    """Warn where gradient ascent does not break all but a few images although every image is allowed."""
     standing = int(standing_anywhere(network, images, labels, norm, draws).sum())
     if not counts(standing, len(images), STANDING) and standing < len(images):
         return []
@@ -131,7 +131,7 @@ def reaches_zero(network: Network, images: Tensor, labels: Tensor, norm: str, dr
 
 
 def _noise(images: Tensor, radius: float, norm: str, draws: PerImageRandom) -> Tensor:
-    """Images with noise of this size, clamped to the box: (n, C, H, W).
+    """Add noise of this size to images, clamped to the box: (n, C, H, W).
 
     In linf uniform in the ball; in l2 and l1 the same direction at that length, as a step has it.
     """
@@ -144,7 +144,7 @@ def _noise(images: Tensor, radius: float, norm: str, draws: PerImageRandom) -> T
 
 
 def against_noise(network: Network, images: Tensor, labels: Tensor, norm: str, draws: PerImageRandom) -> list[Flag]:
-    """Does one step along the gradient break fewer images than noise of its size, by more than chance?
+    """Warn where one step along the gradient breaks fewer images than noise of its size, by more than chance.
 
     At the smallest of `RADII` at which either breaks so many that a difference can be told from chance: there a step is
     not yet so long that the gradient means nothing at its end.  Costs 2 evaluations an image and radius, and one more.

@@ -26,7 +26,7 @@ LOOKED_AT = 16
 """Images looked at, for each one wanted, until so many are found that the network classifies rightly."""
 
 CHECKS = 6
-"""Steps that `report` is told of."""
+"""Steps of which `report` hears."""
 
 
 def probe(
@@ -94,7 +94,7 @@ def probe(
 def _right(
     network: Callable[[Tensor], Tensor], images: Images, labels: Tensor, count: int, device: torch.device
 ) -> Tensor:
-    """The first `count` images that the network classifies rightly, as far as it looks: (n,) int64 on the CPU."""
+    """Find the first `count` images that the network classifies rightly, as far as it looks: (n,) int64 on the CPU."""
     right = torch.zeros(0, dtype=torch.int64)
     for indices in in_order(min(len(labels), LOOKED_AT * count), count):
         interrupt.check()
@@ -106,13 +106,14 @@ def _right(
 
 
 def _checked(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The network, whose faults are errors of ours.
+    """Make the network's faults errors of ours.
 
     Raises, when called:
         RunError: the network raised, or returned what is not (n, K) finite logits.
     """
 
     def call(images: Tensor) -> Tensor:
+        """Logits that are what a network promises."""
         with blaming("the network", "in its forward pass"):
             logits = network(images)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
@@ -130,7 +131,7 @@ def _checked(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def _inner(network: Callable[[Tensor], Tensor], images: Tensor) -> list[Flag]:
-    """Does the network compute gradients while it answers?"""
+    """Warn of a network that computes gradients while it answers."""
     if not gradients_in_forward(network, images):
         return []
     text = (

@@ -57,22 +57,22 @@ class _Attempt(NamedTuple):
 
     @property
     def broken(self) -> Array:
-        """(N,) bool: right when clean, and broken; in a smaller ball perhaps, and not tried in this one."""
+        """(N,) bool, where it broke an image that is right when clean; in a smaller ball, perhaps."""
         return self.did.correct & self.did.success
 
     @property
     def given(self) -> Array:
-        """(N,) bool: tried, and right when clean."""
+        """(N,) bool, where it was tried and the image is right when clean."""
         return (self.did.tried > 0) & self.did.correct
 
     @property
     def withstood(self) -> Array:
-        """(N,) bool: tried, right when clean, and not broken."""
+        """(N,) bool, where it was tried on an image that is right when clean, and did not break it."""
         return self.given & ~self.did.success
 
 
 def of_attacks(attacked: Sequence[tuple[Column, Sequence[Outcomes]]], values: int) -> list[Flag]:
-    """The warnings that the results of attacks on one network earn together.
+    """List the warnings that the results of attacks on one network earn together.
 
     One of a name for each attack and norm: at the first of its radii, in the order given, that earns it.  An attack of
     several parts says nothing of its own: its parts do.
@@ -99,17 +99,17 @@ def of_attacks(attacked: Sequence[tuple[Column, Sequence[Outcomes]]], values: in
 
 
 def _of(column: Column, row: Outcomes) -> Iterator[_Attempt]:
-    """The attempts of one row of an attack: the attack itself where it has one part, else its parts."""
+    """Yield the attempts of one row of an attack: the attack itself where it has one part, else its parts."""
     label = f"{column.label} {row.variant}".strip()
     if len(row.parts) == 1:
         yield _Attempt(label, label, column.one_step, row)
         return
     for place, name in enumerate(row.parts):
-        yield _Attempt(name, f"{name} of {label}", False, row.of_part(place))
+        yield _Attempt(name, f"{name} of {label}", one_step=False, did=row.of_part(place))
 
 
 def _beats_white_box(attempt: _Attempt, attempts: Sequence[_Attempt]) -> list[Flag]:
-    """Images that fell to this attack without gradients, at an epsilon at which attacks with them did not break them.
+    """Warn where images fell to this attack without gradients that attacks with them did not break at its epsilon.
 
     A white-box attack counts for an image where it was tried on it in the same norm, at this epsilon or a larger one,
     and failed; an image that any of them broke at this epsilon or a smaller one is not counted.  A single step loses to
@@ -137,7 +137,7 @@ def _beats_white_box(attempt: _Attempt, attempts: Sequence[_Attempt]) -> list[Fl
 
 
 def _standing(attempts: Sequence[_Attempt], norm: str, values: int) -> list[Flag]:
-    """Images that survived attacks where every image is allowed.
+    """Warn of images that survived attacks where every image is allowed.
 
     Attacks of a single step, and noise, promise nothing there and are no reason to warn.
     """
@@ -163,7 +163,7 @@ def _standing(attempts: Sequence[_Attempt], norm: str, values: int) -> list[Flag
 
 
 def _above_clean(attempt: _Attempt) -> list[Flag]:
-    """An attack that leaves more images right than were: it counts images that were wrong when clean."""
+    """Warn of an attack that leaves more images right than were: it counts images that were wrong when clean."""
     tried = attempt.did.tried > 0
     clean, left = int(attempt.given.sum()), int((tried & ~attempt.did.success).sum())
     if left <= clean:
@@ -176,7 +176,7 @@ def _above_clean(attempt: _Attempt) -> list[Flag]:
 
 
 def _noise_beats_one_step(attempt: _Attempt, attempts: Sequence[_Attempt]) -> list[Flag]:
-    """One step along the gradient that broke fewer images than noise at the same threat, by more than chance.
+    """Warn of one step along the gradient that broke fewer images than noise at the same threat, by more than chance.
 
     Images that the step broke and noise was not tried on count for the step, so that it does not matter whether
     the second was given only what the first left.
@@ -201,7 +201,7 @@ def _noise_beats_one_step(attempt: _Attempt, attempts: Sequence[_Attempt]) -> li
 
 
 def of_options(label: str, threat: ThreatModel, steps: int | None, step_size: float | None) -> list[Flag]:
-    """The warning that an iterative attack earns by its options alone.
+    """Warn of an iterative attack that is weak by its options alone.
 
     Args:
         label: the attack's name in the table.
