@@ -66,8 +66,11 @@ CHECKED_WITH = {
     "regime": check_regime,
 }
 
+SLOW = {("search-space", "darts")}
+"""What takes four seconds: both forms of DARTS are checked for one shape of images below."""
+
 WALK = [
-    pytest.param(registry, name, id=f"{kind} {name}")
+    pytest.param(registry, name, id=f"{kind} {name}", marks=[pytest.mark.slow] * ((kind, name) in SLOW))
     for kind, registry in REGISTRIES.items()
     for name in registry.names()
 ]
