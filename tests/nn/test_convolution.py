@@ -10,7 +10,6 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import gradcheck, gradgradcheck
 
 from robustnas.bounds import margins
 from robustnas.nn.fast.convolution import Conv2d, conv2d, derivatives, kernels, taps
@@ -75,23 +74,6 @@ def test_values_and_two_derivatives_are_torchs(dtype: torch.dtype):
             torch.testing.assert_close(one, other, rtol=0, atol=scale * (1e-12 if dtype == torch.float64 else 1e-5))
         checked += 1
     assert checked > 150
-
-
-@pytest.mark.parametrize(
-    ("groups", "kernel", "stride", "padding", "dilation"),
-    [
-        ("depthwise", (3, 3), 1, 2, 2),
-        ("depthwise", (3, 2), (2, 1), 1, 1),
-        ("several", (3, 3), 2, 1, 1),
-        ("several", (1, 1), 1, 0, 1),
-        ("one channel to two", (2, 3), 1, (1, 2), (2, 1)),
-    ],
-)
-def test_gradcheck_of_first_and_second_order(groups: str, kernel, stride, padding, dilation):
-    tensors = arguments(GROUPS[groups], kernel, (4, 5))
-    options = (stride, padding, dilation, GROUPS[groups][0])
-    assert gradcheck(lambda *some: conv2d(*some, *options), tensors)
-    assert gradgradcheck(lambda *some: conv2d(*some, *options), tensors)
 
 
 def test_a_third_derivative():
