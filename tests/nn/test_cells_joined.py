@@ -8,7 +8,7 @@ from torch import nn
 from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
 from robustnas.nn.cells import DepthwiseSeparable, SharedCell
 from robustnas.nn.cells.separable_ops import SeparableOps, Stack
-from robustnas.nn.fast import JoinedNorm, StageShape, mixtures, scaled, stage
+from robustnas.nn.fast import JoinedNorm, StageShape, scaled, stage
 from robustnas.nn.fast import separable_stage as stages
 from robustnas.nn.synchronised import SynchronisedBatchNorm
 from support.edge_by_edge import assert_same, search_cell
@@ -171,17 +171,6 @@ class TestJoinedNorm:
         with pytest.raises(ValueError, match="expected 4D"):
             scaled(norm, factors, x[0])
         assert (norm.weight is None) != affine
-
-
-def test_mixtures_are_weighted_sums():
-    shares = tensor(3, 2).requires_grad_()
-    outputs = [tensor(2, 4, 3, 3, channels_last=last).requires_grad_() for last in (False, True)]
-    found = torch.stack(mixtures(shares, outputs))
-    expected = torch.stack([row[0] * outputs[0] + row[1] * outputs[1] for row in shares])
-    torch.testing.assert_close(found, expected)
-    slope = torch.randn_like(found)
-    gradients = [torch.autograd.grad(out, [shares, *outputs], slope) for out in (found, expected)]
-    torch.testing.assert_close(*gradients)
 
 
 TABLE = {
