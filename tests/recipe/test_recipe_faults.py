@@ -71,11 +71,6 @@ def test_a_missing_file_says_what_was_looked_for(folder: Path) -> None:
         ("x: !!int abc", "tagged !!int"),
         ("? [a]\n: 1", "as a key"),
         ("a: &a {b: 1}\nc:\n  <<: *a", "merge key"),
-        (
-            "a: &a [1,1,1,1,1,1,1,1,1]\n"
-            + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}' if i else '*a'] * 9)}]\n" for i in range(7)),
-            "more than 100000 values",
-        ),
     ],
 )
 def test_yaml_that_is_not_plain_data_is_refused(text: str, told: str) -> None:
@@ -260,7 +255,7 @@ INJECTED = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.sets(st.sampled_from(sorted(INJECTED)), min_size=1), st.randoms(use_true_random=False))
 def test_any_set_of_faults_is_told_completely_and_in_place(tmp_path_factory, chosen, random) -> None:  # type: ignore[no-untyped-def]
     sections = {line.split(":")[0] for line in chosen}
