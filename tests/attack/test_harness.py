@@ -1,4 +1,4 @@
-"""The attack harness: what an attack may prove, and what it may not touch."""
+"""The attack harness: what an attack may prove, and under which conditions it is run."""
 
 import random
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -85,7 +86,9 @@ def stop(images):
     ],
     ids=["well", "raising", "raising without a text", "interrupted"],
 )
-def test_the_network_is_left_as_it_was(attack, raised, message):
+def test_the_network_is_left_as_it_was(attack, raised, message, monkeypatch):
+    # a test run in the background ignores Ctrl-C, and then a KeyboardInterrupt would be nobody's
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.default_int_handler)
     network, (images, labels) = mixed_network(), some()
     with untouched(network), nullcontext() if raised is None else pytest.raises(raised, match=message):
         evaluate(network, images, labels, attack, ThreatModel("linf", 0.4), Conditions(batch=5, label="broken"))
