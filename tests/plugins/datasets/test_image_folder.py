@@ -1,9 +1,7 @@
 """Images in folders: what is read, what is refused, and what tells them from others; image-folder and imagenet."""
 
 import errno
-import lzma
 import os
-import tarfile
 import unicodedata
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -17,29 +15,9 @@ from robustnas.data.images import InMemory, Streamed
 from robustnas.errors import DataError
 from robustnas_plugins.datasets.class_folders import Files, read, scan
 from robustnas_plugins.datasets.image_folder import ImageFolder
-from robustnas_plugins.datasets.imagenet import ImageNet
-from support.shared_data import shared
+from support.class_folders import folders, picture
 
 pytestmark = pytest.mark.usefixtures("no_data_of_this_machine")
-
-
-def picture(path, size=(8, 8), mode="RGB", seed=0):
-    """Write a random image, columns x rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    channels = {"RGB": 3, "L": 1, "RGBA": 4}[mode]
-    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], channels), dtype=np.uint8)
-    Image.fromarray(values[..., 0] if mode == "L" else values).save(path)
-    return values
-
-
-def folders(root, train=("cat", "dog"), test=("cat", "dog"), each=3, size=(8, 8), test_name="test"):
-    seed = 0
-    for split, classes in (("train", train), (test_name, test)):
-        for name in classes:
-            for number in range(each):
-                seed += 1
-                picture(root / split / name / f"{number}.png", size, seed=seed)
-    return str(root)
 
 
 def test_names_of_files_are_the_paths_and_need_no_room_in_a_message_to_a_worker():
@@ -216,28 +194,20 @@ def test_what_is_no_file_is_never_opened(tmp_path):
         ImageFolder(root).split("train")
 
 
-def broken_text(root):
-    (root / "test" / "dog" / "1.png").write_text("not an image")
+BROKEN = {
+    "text": ("test/dog/1.png", lambda file: file.write_text("not an image")),
+    "cut": ("train/cat/1.png", lambda file: file.write_bytes(file.read_bytes()[:-60])),
+    "empty": ("train/cat/1.png", lambda file: file.write_bytes(b"")),
+    "of 16 bits": ("train/cat/1.png", lambda file: Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(file)),
+}
 
 
-def broken_cut(root):
-    file = root / "train" / "cat" / "1.png"
-    file.write_bytes(file.read_bytes()[:-60])
-
-
-def broken_empty(root):
-    (root / "train" / "cat" / "1.png").write_bytes(b"")
-
-
-def broken_sixteen_bits(root):
-    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(root / "train" / "cat" / "1.png")
-
-
-@pytest.mark.parametrize("harm", [broken_text, broken_cut, broken_empty, broken_sixteen_bits])
+@pytest.mark.parametrize("harm", BROKEN)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_broken_image_is_named(tmp_path, harm, stream):
     root = folders(tmp_path)
-    harm(tmp_path)
+    name, change = BROKEN[harm]
+    change(tmp_path / name)
     with pytest.raises(DataError, match=r"1\.png is not an image that can be read .*; replace or remove it"):
         ImageFolder(root, stream=stream).split("train").take(torch.arange(6))
 
@@ -285,23 +255,28 @@ def test_training_images_are_read_as_larger_squares_in_the_same_order(tmp_path, 
     assert ImageFolder(str(tmp_path)).training_images is None, "without size images need not be squares"
 
 
-def no_folder(root):
-    return root / "nowhere"
+def linked(source, place, link=os.symlink, **classes):
+    """Folders whose test split has a file or folder of the training split under another name."""
+
+    def make(root):
+        folders(root, **classes)
+        link(root / source, root / place)
+        return root
+
+    return make
 
 
-def no_train(root):
-    (root / "test" / "a").mkdir(parents=True)
-    return root
+def having(path):
+    """Nothing but one folder, or one image."""
 
+    def make(root):
+        if path.endswith(".png"):
+            picture(root / path)
+        else:
+            (root / path).mkdir(parents=True)
+        return root
 
-def no_test(root):
-    picture(root / "train" / "a" / "0.png")
-    return root
-
-
-def empty_train(root):
-    (root / "train").mkdir()
-    return root
+    return make
 
 
 def empty_class(root):
@@ -310,57 +285,24 @@ def empty_class(root):
     return root
 
 
-def other_classes(root):
-    return folders(root, test=("cat", "dog", "emu"))
-
-
-def fewer_classes(root):
-    return folders(root, test=("cat",))
-
-
-def one_class(root):
-    return folders(root, train=("cat",), test=("cat",))
-
-
-def hard_link(root):
-    folders(root)
-    os.link(root / "train" / "cat" / "0.png", root / "test" / "cat" / "7.png")
-    return root
-
-
-def linked_deep(root):
-    folders(root)
-    os.symlink(root / "train" / "dog", root / "test" / "dog" / "more")
-    return root
-
-
-def linked_image(root):
-    folders(root)
-    os.symlink(root / "train" / "cat" / "0.png", root / "test" / "cat" / "7.png")
-    return root
-
-
-def linked_class(root):
-    folders(root, test=("cat",))
-    os.symlink(root / "train" / "dog", root / "test" / "dog")
-    return root
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (no_folder, "nowhere is not a folder"),
-        (no_train, "train is not a folder"),
-        (no_test, "test is not a folder"),
-        (empty_train, "train has no folder in it; it should hold one folder for each class"),
+        (lambda root: root / "nowhere", "nowhere is not a folder"),
+        (having("test/a"), "train is not a folder"),
+        (having("train/a/0.png"), "test is not a folder"),
+        (having("train"), "train has no folder in it; it should hold one folder for each class"),
         (empty_class, "bird holds no image"),
-        (other_classes, "train has no class folder emu"),
-        (fewer_classes, "test has no class folder dog"),
-        (linked_image, r"7\.png is a training image too"),
-        (one_class, "train has one class folder, cat; .* two folders or more would do"),
-        (hard_link, r"7\.png is a training image too"),
-        (linked_deep, r"more.0\.png is a training image too"),
-        (linked_class, r"dog.0\.png is a training image too"),
+        (lambda root: folders(root, test=("cat", "dog", "emu")), "train has no class folder emu"),
+        (lambda root: folders(root, test=("cat",)), "test has no class folder dog"),
+        (
+            lambda root: folders(root, train=("cat",), test=("cat",)),
+            "train has one class folder, cat; .* two folders or more would do",
+        ),
+        (linked("train/cat/0.png", "test/cat/7.png"), r"7\.png is a training image too"),
+        (linked("train/cat/0.png", "test/cat/7.png", os.link), r"7\.png is a training image too"),
+        (linked("train/dog", "test/dog/more"), r"more.0\.png is a training image too"),
+        (linked("train/dog", "test/dog", test=("cat",)), r"dog.0\.png is a training image too"),
     ],
 )
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -401,65 +343,3 @@ def test_options_of_an_image_folder_are_checked(options, message):
 
 def test_mean_and_std_may_be_given():
     assert ImageFolder("anywhere", mean=[0.1, 0.2, 0.3]).mean == (0.1, 0.2, 0.3)
-
-
-def test_imagenet_reads_val_as_its_test_split(tmp_path):
-    root = folders(tmp_path, size=(20, 14), test_name="val")
-    dataset = ImageNet(folder=root, size=8, resize=10, classes=2, workers=0)
-    assert dataset.shape == (3, 8, 8)
-    test = dataset.split("test")
-    assert isinstance(test, Streamed)
-    assert test.take(torch.tensor([0, 5])).shape == (2, 3, 8, 8)
-    assert dataset.training_images(14).take(torch.tensor([0, 5])).shape == (2, 3, 14, 14)
-    with pytest.raises(DataError, match=r"has 2 classes, 1000 are expected; classes: 2"):
-        ImageNet(folder=root).split("train")
-
-
-def test_imagenet_that_is_missing_is_told(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROBUSTNAS_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"(?s)train/ not found in .*imagenet.*folder: PATH") as caught:
-        ImageNet().split("test")
-    assert "download" not in str(caught.value)
-    with pytest.raises(ValueError, match="resize must be at least size"):
-        ImageNet(size=64, resize=32)
-
-
-def test_real_photographs_of_imagenet_classes(tmp_path):
-    archive = shared("imagenet-mini.tar")
-    with tarfile.open(archive) as tar:
-        members = [one for one in tar.getmembers() if one.isfile() and one.name.count("/") == 2]
-        chosen, per_class = [], {}
-        for member in sorted(members, key=lambda one: one.name):
-            folder = member.name.rsplit("/", 1)[0]
-            if per_class.setdefault(folder, 0) < 4:
-                per_class[folder] += 1
-                chosen.append(member)
-        tar.extractall(tmp_path, members=chosen, filter="data")
-    dataset = ImageNet(folder=str(tmp_path), size=56, resize=64, classes=20)
-    train, test = dataset.split("train"), dataset.split("test")
-    assert train.labels.bincount().tolist() == [4] * 20
-    assert test.labels.bincount().tolist() == [4] * 20
-    images = train.take(torch.arange(80))
-    assert images.shape == (80, 3, 56, 56)
-    assert 0.3 < float(images.mean()) < 0.6
-    own = ImageFolder(str(tmp_path))  # val/ is its test split
-    assert own.shape == (3, 64, 64)
-    assert own.split("test").pixels.shape == (80, 3, 64, 64)
-
-
-def test_real_photographs_of_cifar_classes(tmp_path):
-    # the archive is a stream: its first images are all there is time for, dealt out to both splits
-    taken = 0
-    with lzma.open(shared("cifar10-jpeg.tar.xz")) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-        for member in tar:
-            if not member.isfile():
-                continue
-            path = tmp_path / ("train", "test")[taken % 2] / ("one", "two")[taken // 2 % 2] / f"{taken}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(tar.extractfile(member).read())
-            taken += 1
-            if taken == 40:
-                break
-    dataset = ImageFolder(str(tmp_path))
-    assert dataset.shape == (3, 32, 32)
-    assert len(dataset.split("train").labels) == len(dataset.split("test").labels) == 20
