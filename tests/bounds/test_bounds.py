@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from robustnas.bounds import METHODS, Value, margins
 from robustnas.bounds.region import Region
-from robustnas.bounds.walk import Walk
+from robustnas.bounds.propagation import Walk
 from robustnas.threat import DUAL_ORDER, ThreatModel
 
 

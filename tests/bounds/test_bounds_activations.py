@@ -14,7 +14,7 @@ from robustnas.bounds.region import Region
 from robustnas.bounds.rules import activations
 from robustnas.bounds.rules import curve as curve_rules
 from robustnas.bounds.rules.curve import Curve, lines, span
-from robustnas.bounds.walk import Walk
+from robustnas.bounds.propagation import Walk
 from robustnas.errors import UnsupportedOpError
 from robustnas.threat import NORMS, ThreatModel
 

@@ -16,7 +16,7 @@ from torchvision.ops import stochastic_depth
 from robustnas.bounds import METHODS, RULES, boundable, margins
 from robustnas.bounds.region import Region
 from robustnas.bounds.value import SCALED
-from robustnas.bounds.walk import Walk
+from robustnas.bounds.propagation import Walk
 from robustnas.errors import UnsupportedOpError
 from robustnas.threat import NORMS, ThreatModel
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from robustnas.bounds import METHODS, RULES, Lines, activation_rule, linear_rule, margins
 from robustnas.bounds.region import Region
-from robustnas.bounds.walk import Walk
+from robustnas.bounds.propagation import Walk
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.threat import DUAL_ORDER, ThreatModel
 

@@ -4,44 +4,23 @@
 
 The network's own forward runs on bounded values (`value.py`): no second description of it is needed, and a
 function without a rule is refused.  `rules/` holds one small rule a function, `relaxation.py` the backward
-pass through lines, `region.py` the admissible images, `margins.py` the methods.  docs/bounds.md has the
+pass through lines, `region.py` the admissible images, `methods.py` the methods.  docs/bounds.md has the
 mathematics.
 
 Sound up to rounding: arithmetic is that of the images' number format, without directed rounding.
 """
 
 from robustnas.bounds import rules as _rules  # noqa: F401 (importing it registers the rules)
-from robustnas.bounds.margins import (
-    METHODS,
-    TARGETS,
-    linear_bounds,
-    log_widths,
-    log_widths_within,
-    margins,
-    margins_within,
-)
-from robustnas.bounds.registration import Lines, activation_rule, boundable, linear_rule, rule
+from robustnas.bounds.margins import TARGETS, linear_bounds, log_widths, log_widths_within, margins, margins_within
+from robustnas.bounds.methods import IBP, METHODS, AlphaCrown, BoundMethod, Crown, CrownIBP
+from robustnas.bounds.registration import activation_rule, boundable, linear_rule, rule
 from robustnas.bounds.relaxation import relax, relax_entrywise
 from robustnas.bounds.rules.curve import Curve, enclose_curve
+from robustnas.bounds.streams import Lines
 from robustnas.bounds.value import RULES, Value
 
 __all__ = [
-    "METHODS",
-    "RULES",
-    "TARGETS",
-    "Curve",
-    "Lines",
-    "Value",
-    "activation_rule",
-    "boundable",
-    "enclose_curve",
-    "linear_bounds",
-    "linear_rule",
-    "log_widths",
-    "log_widths_within",
-    "margins",
-    "margins_within",
-    "relax",
-    "relax_entrywise",
-    "rule",
-]
+    "IBP", "METHODS", "RULES", "TARGETS", "AlphaCrown", "BoundMethod", "Crown", "CrownIBP", "Curve", "Lines", "Value",
+    "activation_rule", "boundable", "enclose_curve", "linear_bounds", "linear_rule", "log_widths", "log_widths_within",
+    "margins", "margins_within", "relax", "relax_entrywise", "rule",
+]  # fmt: skip

@@ -1,8 +1,8 @@
 """How a nonlinearity behaves in a backward pass: its derivative, or, while a pass relaxes, its lines.
 
 Both functions return their first tensor unchanged.  In an ordinary backward pass the gradient goes to that
-tensor, hence to the true derivative.  While `walk.relaxing`, the gradient A goes to the lower line where
-A >= 0 and to the upper line where A < 0, and <A, line - value> goes to the budget of each image.
+tensor, hence to the true derivative.  While `propagation.relaxing`, the gradient A goes to the lower line where
+A >= 0 and to the upper line where A < 0, and <A, line - value> goes to the gap of each image.
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustnas.bounds.walk import Walk
+from robustnas.bounds.propagation import Propagation
+
+Gradients = tuple[Tensor | None, ...]
 
 
-def relax(walk: Walk, output: Tensor, lower_line: Tensor, upper_line: Tensor) -> Tensor:
+def relax(propagation: Propagation, output: Tensor, lower_line: Tensor, upper_line: Tensor) -> Tensor:
     """Attach two lines to the clean output of a nonlinearity; all three (N, ...).
 
     `lower_line` and `upper_line` are the lines' values at the clean input, computed from it by linear
     operations, so that autograd knows their transposes.  They must enclose the nonlinearity on the whole
     interval.
     """
-    relaxed: Tensor = _Lines.apply(walk, output, lower_line, upper_line, walk.budget)  # type: ignore[no-untyped-call]
+    lines = (propagation, output, lower_line, upper_line, propagation.gap_input)
+    relaxed: Tensor = _Lines.apply(*lines)  # type: ignore[no-untyped-call]
     return relaxed
 
 
 def relax_entrywise(
-    walk: Walk,
+    propagation: Propagation,
     output: Tensor,
     clean: Tensor,
     lower_slope: Tensor,
@@ -36,27 +39,23 @@ def relax_entrywise(
     upper_slope: Tensor,
     upper_offset: Tensor | None,
 ) -> Tensor:
-    """The same for slope * input + offset, entry by entry; an offset of None is zero."""
-    relaxed: Tensor = _EntrywiseLines.apply(  # type: ignore[no-untyped-call]
-        walk, output, clean, lower_slope, lower_offset, upper_slope, upper_offset, walk.budget
-    )
+    """Attach the lines slope * clean + offset, entry by entry, likewise; an offset of None is zero."""
+    lines = (lower_slope, lower_offset, upper_slope, upper_offset, propagation.gap_input)
+    relaxed: Tensor = _EntrywiseLines.apply(propagation, output, clean, *lines)  # type: ignore[no-untyped-call]
     return relaxed
 
 
 def differentiated(
     function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...], slopes: Sequence[Tensor | None]
-) -> tuple[Tensor | None, ...]:
+) -> Gradients:
     """Gradients of sum <slope, output> in the inputs, with a graph: the backward pass of a function that has a
     faster one without."""
     with torch.enable_grad():
         pairs = [(out, slope) for out, slope in zip(function(*inputs), slopes, strict=True) if slope is not None]
         places = [place for place in inputs if place.requires_grad]
-        found = iter(
-            torch.autograd.grad(
-                [out for out, _ in pairs], places, [slope for _, slope in pairs], create_graph=True, allow_unused=True
-            )
-        )
-    return tuple(next(found) if place.requires_grad else None for place in inputs)
+        outputs, cotangents = [out for out, _ in pairs], [slope for _, slope in pairs]
+        gradients = iter(torch.autograd.grad(outputs, places, cotangents, create_graph=True, allow_unused=True))
+    return tuple(next(gradients) if place.requires_grad else None for place in inputs)
 
 
 def per_image(values: Tensor) -> Tensor:
@@ -66,16 +65,20 @@ def per_image(values: Tensor) -> Tensor:
 
 
 class _Lines(torch.autograd.Function):
+    """The identity of the output; the backward pass of a pass that relaxes goes to the lines."""
+
     @staticmethod
-    def forward(ctx: Any, walk: Walk, output: Tensor, lower_line: Tensor, upper_line: Tensor, budget: Tensor) -> Tensor:
-        ctx.walk = walk
+    def forward(
+        ctx: Any, propagation: Propagation, output: Tensor, lower_line: Tensor, upper_line: Tensor, gap_input: Tensor
+    ) -> Tensor:
+        ctx.propagation = propagation
         ctx.save_for_backward(output, lower_line, upper_line)
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         (slope,) = gradients
-        if not ctx.walk.relaxing:
+        if not ctx.propagation.relaxing:
             return None, slope, None, None, None
         output, lower_line, upper_line = ctx.saved_tensors
         positive, negative = slope.clamp_min(0.0), slope.clamp_max(0.0)
@@ -84,26 +87,18 @@ class _Lines(torch.autograd.Function):
 
 
 class _EntrywiseLines(torch.autograd.Function):
+    """As `_Lines`, for lines given by slopes and offsets."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        walk: Walk,
-        output: Tensor,
-        clean: Tensor,
-        lower_slope: Tensor,
-        lower_offset: Tensor | None,
-        upper_slope: Tensor,
-        upper_offset: Tensor | None,
-        budget: Tensor,
-    ) -> Tensor:
-        ctx.walk = walk
-        ctx.save_for_backward(output, clean, lower_slope, lower_offset, upper_slope, upper_offset)
+    def forward(ctx: Any, propagation: Propagation, output: Tensor, *clean_and_lines: Any) -> Tensor:
+        ctx.propagation = propagation
+        ctx.save_for_backward(output, *clean_and_lines[:-1])  # without the gap's input, which is all zeros
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         (slope,) = gradients
-        if not ctx.walk.relaxing:
+        if not ctx.propagation.relaxing:
             return None, slope, None, None, None, None, None, None
         output, clean, lower_slope, lower_offset, upper_slope, upper_offset = ctx.saved_tensors
         positive = slope >= 0
@@ -111,9 +106,6 @@ class _EntrywiseLines(torch.autograd.Function):
         gap = chosen * clean - output
         if lower_offset is not None or upper_offset is not None:
             zero = output.new_zeros(())
-            gap = gap + torch.where(
-                positive,
-                zero if lower_offset is None else lower_offset,
-                zero if upper_offset is None else upper_offset,
-            )
+            below, above = (zero if offset is None else offset for offset in (lower_offset, upper_offset))
+            gap = gap + torch.where(positive, below, above)
         return None, None, slope * chosen, None, None, None, None, per_image(slope * gap)

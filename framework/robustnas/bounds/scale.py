@@ -1,7 +1,7 @@
 """Streams divided by a power of two for each image, so that the intervals of deep networks fit their number format.
 
 Interval bounds widen by orders of magnitude with every cell; at 8 cells they pass 1e38, the end of float32.  Where a
-walk rescales, a value holds its streams divided by 2**exponent, an exponent an image.  Linear functions and ReLU,
+pass rescales, a value holds its streams divided by 2**exponent, an exponent an image.  Linear functions and ReLU,
 leaky ReLU and max pooling pass a positive factor on; what is constant in them is divided where it is added.  A power
 of two changes no digit, and the factors cancel in every slope: the linear coefficient A that reaches a value in a
 backward pass is that of the scaled value, hence of order one as well.
@@ -27,8 +27,8 @@ compute with quickly."""
 
 
 def rescaled(value: Value) -> Value:
-    """The value with streams of order one, where its walk rescales."""
-    if not value.walk.rescales:
+    """The value with streams of order one, where its pass rescales."""
+    if not value.propagation.rescales:
         return value
     with torch.no_grad():
         widest = value.radius.flatten(1).amax(dim=1)
@@ -59,16 +59,15 @@ def portion(constant: Tensor, value: Value) -> Tensor:
 def _divided(value: Value, exponent: Tensor) -> Value:
     """The value with this exponent, which is nowhere below its own."""
     own = torch.zeros_like(exponent) if value.exponent is None else value.exponent
-    factor, lost = (
-        each.view(-1, *[1] * (value.centre.dim() - 1)) for each in (torch.exp2(own - exponent), exponent > LOST)
-    )
-    plain = value.plain
-    if plain is not None:
-        plain = plain * factor
+    shape = (-1, *[1] * (value.centre.dim() - 1))
+    factor, lost = torch.exp2(own - exponent).view(shape), (exponent > LOST).view(shape)
+    clean = value.clean
+    if clean is not None:
+        clean = clean * factor
         if bool(lost.any()):
             # 0, but still a function of the images with this factor: slopes must pass
-            plain = plain - torch.where(lost, plain.detach(), 0.0)
-    with value.walk.intervals():
-        scaled = Value(value.walk, plain, value.centre * factor, value.radius * factor, exponent=exponent)
+            clean = clean - torch.where(lost, clean.detach(), 0.0)
+    with value.propagation.intervals():
+        scaled = Value(value.propagation, clean, value.centre * factor, value.radius * factor, exponent=exponent)
     scaled.tightened = value.tightened
     return scaled

@@ -11,7 +11,7 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 from attrs import frozen
@@ -19,11 +19,9 @@ from torch import Tensor, nn
 from torch.overrides import resolve_name
 
 from robustnas.bounds.ball import Ball
+from robustnas.bounds.propagation import Propagation
 from robustnas.errors import UnsupportedOpError
 from robustnas.runtime.strangers import first_line
-
-if TYPE_CHECKING:
-    from robustnas.bounds.walk import Walk
 
 Function = Callable[..., Any]
 Handler = Callable[..., Any]
@@ -38,16 +36,8 @@ SCALED: set[Function] = set()
 """Torch functions whose rules take values with an exponent; the others are given unscaled ones."""
 
 _PROPERTIES = (
-    "shape",
-    "ndim",
-    "dtype",
-    "device",
-    "is_cuda",
-    "is_mps",
-    "layout",
-    "requires_grad",
-    "itemsize",
-    "is_nested",
+    *("shape", "ndim", "dtype", "device", "is_cuda", "is_mps", "layout", "requires_grad", "itemsize"),
+    *("is_nested",),
 )
 _METHODS = (
     *("size", "dim", "numel", "nelement", "ndimension", "stride", "is_contiguous", "is_floating_point"),
@@ -118,12 +108,17 @@ class OfStreams(Generic[T]):
         return item if centre is value.centre else None
 
 
+def midpoint(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre and radius of intervals, from their ends."""
+    return (lower + upper) / 2, (upper - lower) / 2
+
+
 class Value(torch.Tensor):
     """One tensor of the network, for every image of the region at once.  First dimension: images.
 
     Attributes:
-        walk: the forward pass it belongs to.
-        plain: (N, ...) value at the clean images; None where the method does not need it.
+        propagation: the pass it belongs to.
+        clean: (N, ...) value at the clean images; None where the method does not need it.
         centre, radius: (N, ...) interval centre - radius <= x <= centre + radius, entry by entry.
         ball: not None while the value is still an unmixed l_2 or l_1 ball of images (`ball.py`): the first layer that
             mixes pixels then takes its interval from the ball as well as from the box.  A new value has none; only
@@ -132,10 +127,11 @@ class Value(torch.Tensor):
         softmaxed: set on the output of a softmax.
         exponent: (N,) the streams hold the value divided by 2**exponent (`scale.py`); None is 0.
         tightened: the interval already comes from a backward pass (method `crown`).
+        memory: what an in-place function would write into.
     """
 
-    walk: Walk
-    plain: Tensor | None
+    propagation: Propagation
+    clean: Tensor | None
     centre: Tensor
     radius: Tensor
     ball = OfStreams[Ball]()
@@ -148,8 +144,8 @@ class Value(torch.Tensor):
     @staticmethod
     def __new__(
         cls,
-        walk: Walk,
-        plain: Tensor | None,
+        propagation: Propagation,
+        clean: Tensor | None,
         centre: Tensor,
         radius: Tensor,
         exponent: Tensor | None = None,
@@ -157,28 +153,44 @@ class Value(torch.Tensor):
         value: Value = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls, centre.shape, strides=centre.stride(), dtype=centre.dtype, device=centre.device
         )
-        value.walk, value.plain, value.centre, value.radius = walk, plain, centre, radius
+        value.propagation, value.clean, value.centre, value.radius = propagation, clean, centre, radius
         value.ball, value.features, value.softmaxed = None, None, None
         value.exponent, value.tightened = exponent, False
         Memory().add(value)
-        walk.saw(value)
+        propagation.note_width(centre)
         return value
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Everything is set in `__new__`, as torch wants it for wrappers."""
 
-    def like(self, plain: Tensor | None, centre: Tensor, radius: Tensor) -> Value:
-        """Other streams of the same walk and scale."""
-        return Value(self.walk, plain, centre, radius, exponent=self.exponent)
+    @property
+    def lower(self) -> Tensor:
+        """(N, ...) the interval's lower end; in a gradient mode of the caller's (`Propagation.intervals`)."""
+        return self.centre - self.radius
+
+    @property
+    def upper(self) -> Tensor:
+        """(N, ...) the interval's upper end, likewise."""
+        return self.centre + self.radius
+
+    def like(self, clean: Tensor | None, centre: Tensor, radius: Tensor) -> Value:
+        """Make a value of other streams, of the same pass and scale."""
+        return Value(self.propagation, clean, centre, radius, exponent=self.exponent)
+
+    def copy(self) -> Value:
+        """Keep the streams as they are: the network may go on to write into the value, and a pass to tighten it."""
+        kept = self.like(self.clean, self.centre, self.radius)
+        kept.features, kept.ball, kept.tightened = self.features, self.ball, self.tightened
+        return kept
 
     def unscaled(self) -> Value:
         """The same with exponent 0, in streams that may overflow."""
         if self.exponent is None:
             return self
         factor = torch.exp2(self.exponent).view(-1, *[1] * (self.centre.dim() - 1))
-        plain = None if self.plain is None else self.plain * factor
-        with self.walk.intervals():
-            value = Value(self.walk, plain, self.centre * factor, self.radius * factor)
+        clean = None if self.clean is None else self.clean * factor
+        with self.propagation.intervals():
+            value = Value(self.propagation, clean, self.centre * factor, self.radius * factor)
         value.tightened = self.tightened
         return value
 
@@ -202,19 +214,15 @@ class Value(torch.Tensor):
         leads = bool(args) and isinstance(args[0], Value)
         first: Value = args[0] if leads else next(values_in((args, tuple(kwargs.values()))))
         if func in METADATA:
-            told = first.centre if first.plain is None else first.plain
-            return func(told, *args[1:], **kwargs)
+            asked = first.centre if first.clean is None else first.clean
+            return func(asked, *args[1:], **kwargs)
         rule = RULES.get(func)
         if rule is None:
             refuse(func, first, *WHY_NOT.get(func, ("no bound rule covers this function", ADVICE)))
         if kwargs.pop("out", None) is not None:
             refuse(func, first, "out= is not supported on bounded values")
-        if first.walk.backward and not torch.is_grad_enabled():
-            refuse(
-                func,
-                first,
-                "the network switches gradients off here, and linear bounds are made of gradients",
-            )
+        if first.propagation.backward and not torch.is_grad_enabled():
+            refuse(func, first, "the network switches gradients off here, and linear bounds are made of gradients")
         target = args[0] if args else None
         if func not in SCALED:
             args, kwargs = _unscaled(args), {name: _unscaled(value) for name, value in kwargs.items()}
@@ -222,31 +230,16 @@ class Value(torch.Tensor):
             result = rule(func, *args, **kwargs)
         except TypeError as fault:
             if not _takes(rule, func, args, kwargs):
-                refuse(
-                    func,
-                    first,
-                    f"its rule knows no call with {len(args)} arguments and options {sorted(kwargs)}",
-                )
+                options = sorted(kwargs)
+                refuse(func, first, f"its rule knows no call with {len(args)} arguments and options {options}")
             _fails(func, first, fault)
         except (RuntimeError, AttributeError, ValueError, IndexError) as fault:
             if isinstance(fault, torch.OutOfMemoryError):
                 raise
             _fails(func, first, fault)
         for value in values_in((result,)):
-            if value.centre.dim() < 1 or value.centre.shape[0] != first.walk.images:
-                shape = tuple(value.centre.shape)
-                refuse(
-                    func,
-                    first,
-                    f"result of shape {shape}: dimension 0 must stay the {first.walk.images} images",
-                )
-            if value.centre.dtype != first.walk.region.images.dtype:
-                found, known = value.centre.dtype, first.walk.region.images.dtype
-                reason = f"gives {found} of {known}: bounds in another number format would be bounds of another network"
-                refuse(func, first, reason, "take autocast and changes of the format out of the forward pass")
-        if _writes(func, kwargs):
-            return _write(func, target, result)
-        return result
+            _check_kind(func, value, first)
+        return _write(func, target, result) if _writes(func, kwargs) else result
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -256,9 +249,23 @@ class Value(torch.Tensor):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Reached only where a function slipped past the table (compiled code, a disabled torch function)."""
+        """Refuse what is reached only where a function slipped past the table (compiled code, a disabled torch
+        function)."""
         first = next(values_in((args, tuple((kwargs or {}).values()))))
         refuse(func, first, "this call does not go through torch functions (compiled or scripted code)")
+
+
+def _check_kind(function: Function, result: Value, argument: Value) -> None:
+    """Refuse a result of other images, or in another number format, than the pass's."""
+    region = argument.propagation.region
+    images = len(region.images)
+    if result.centre.dim() < 1 or result.centre.shape[0] != images:
+        shape = tuple(result.centre.shape)
+        refuse(function, argument, f"result of shape {shape}: dimension 0 must stay the {images} images")
+    if result.centre.dtype != region.images.dtype:
+        formats = f"{result.centre.dtype} of {region.images.dtype}"
+        reason = f"gives {formats}: bounds in another number format would be bounds of another network"
+        refuse(function, argument, reason, "take autocast and changes of the format out of the forward pass")
 
 
 def values_in(items: Iterable[Any]) -> Iterator[Value]:
@@ -288,15 +295,15 @@ def function_name(function: Function) -> str:
 def refuse(function: Function | str, value: Value, reason: str, advice: str = ADVICE) -> NoReturn:
     """Raise UnsupportedOpError: the function, where in the network, why, what to do."""
     name = function if isinstance(function, str) else function_name(function)
-    raise UnsupportedOpError(f"{name} in {_place(value.walk.network)}: {reason}; {advice}")
+    raise UnsupportedOpError(f"{name} in {_place(value.propagation.network)}: {reason}; {advice}")
 
 
 def _fails(function: Function, value: Value, fault: Exception) -> NoReturn:
     """Refuse a call that its rule cannot bound: tensors that do not go together, or a kind it was not made for."""
     name, shape = function_name(function), tuple(value.centre.shape)
     raise UnsupportedOpError(
-        f"{name} in {_place(value.walk.network)}: its rule fails for these arguments, the bounded one of shape {shape} "
-        f"and {value.centre.dtype}: {first_line(fault)}; {ADVICE}"
+        f"{name} in {_place(value.propagation.network)}: its rule fails for these arguments, the bounded one of shape "
+        f"{shape} and {value.centre.dtype}: {first_line(fault)}; {ADVICE}"
     ) from fault
 
 
@@ -335,23 +342,15 @@ def _writes(function: Function, kwargs: Mapping[str, Any]) -> bool:
 def _write(function: Function, target: Any, result: Value) -> Value:
     """Give `target` the result's streams, as the plain function would write into its memory."""
     if not isinstance(target, Value):
-        refuse(
-            function,
-            result,
-            "writes a bounded value into a plain tensor",
-            "write `a = a + b` instead of `a += b`",
-        )
+        reason, advice = "writes a bounded value into a plain tensor", "write `a = a + b` instead of `a += b`"
+        refuse(function, result, reason, advice)
+    advice = "use the form that is not in place"
     if target.memory.shared():
-        refuse(
-            function,
-            target,
-            "writes in place into memory that a view shares",
-            "use the form that is not in place",
-        )
+        refuse(function, target, "writes in place into memory that a view shares", advice)
     if target.centre.shape != result.centre.shape:
-        refuse(function, target, "an in-place result of another shape", "use the form that is not in place")
+        refuse(function, target, "an in-place result of another shape", advice)
     if result is not target:
-        target.plain, target.centre, target.radius = result.plain, result.centre, result.radius
+        target.clean, target.centre, target.radius = result.clean, result.centre, result.radius
         target.ball, target.features, target.tightened = result.ball, result.features, result.tightened
         target.softmaxed, target.exponent = result.softmaxed, result.exponent
     return target

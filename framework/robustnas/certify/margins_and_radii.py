@@ -23,7 +23,7 @@ from attrs import define
 from torch import Tensor, nn
 
 from robustnas.bounds import margins_within
-from robustnas.bounds.walk import Network
+from robustnas.bounds.propagation import Network
 from robustnas.certify.bracket import Bracket
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.nn.float64 import doubled

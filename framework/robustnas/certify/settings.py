@@ -13,6 +13,17 @@ from robustnas.options import option
 from robustnas.threat import NORMS
 
 
+def too_few(samples: int, alpha: float) -> str | None:
+    """Why so many samples certify nothing: even if all are of one class, its probability is not above 1/2."""
+    if alpha ** (1 / max(samples, 1)) > 0.5:
+        return None
+    least = math.floor(math.log2(1 / alpha)) + 1
+    return (
+        f"can certify no image at alpha {alpha:g}, not even if all are of one class; at least {least} would do, and "
+        "hundreds or more for radii of use"
+    )
+
+
 @frozen
 class Certify:
     """Section `certify`: certified margins at the recipe's threat, and certified radii."""
@@ -59,12 +70,8 @@ class Smoothing:
 
     @samples.validator
     def _enough(self, attribute: object, samples: int) -> None:
-        if 0 < self.alpha < 1 and self.alpha ** (1 / max(samples, 1)) <= 0.5:
-            least = math.floor(math.log2(1 / self.alpha)) + 1
-            raise ValueError(
-                f"found {samples}, which can certify no image at alpha {self.alpha:g}, not even if all are of one "
-                f"class; at least {least} would do, and hundreds or more for radii of use"
-            )
+        if 0 < self.alpha < 1 and (why := too_few(samples, self.alpha)):
+            raise ValueError(f"found {samples}, which {why}")
 
     alpha: float = option(0.001, "probability that a certificate is wrong", gt(0.0), lt(1.0))
     radii: list[float] = field(

@@ -4,10 +4,7 @@ The smoothed classifier answers the class that the network gives most often unde
 value.  If that class has probability p > 1/2, no perturbation shorter than sigma * Phi^-1(p) in l_2 changes the answer.
 p is known from samples only, so a radius holds with confidence 1 - alpha for each image.
 
-    certify    class, and a radius around the image within which the smoothed classifier keeps to it
-    predict    class alone, for fewer samples
-
-Source: Cohen, Rosenfeld and Kolter 2019, arXiv:1902.02918: theorem 1, and figure 1 for CERTIFY and PREDICT.
+Source: Cohen, Rosenfeld and Kolter 2019, arXiv:1902.02918: theorem 1, and figure 1 for CERTIFY.
 
 What is certified is the smoothed classifier, never the network itself, and not against pixels that stay in [0, 1] but
 against all.  The noise is not clipped to [0, 1]: the theorem is about noise whose distribution moves with the image,
@@ -17,17 +14,18 @@ and clipped noise does not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from robustnas.attack.network import as_images, device_of, own_batches, take
 from robustnas.attack.per_image_random import PerImageRandom
+from robustnas.certify.settings import too_few
 from robustnas.contracts import Images
-from robustnas.data.images import InMemory, on_device
-from robustnas.errors import DataError, DeviceError, InputError, RunError
+from robustnas.data.images import on_device
+from robustnas.errors import DataError, InputError, RunError
 from robustnas.nn.read_only import read_only
 from robustnas.runtime import interrupt
 from robustnas.runtime.precision import full_precision
@@ -36,9 +34,6 @@ from robustnas.runtime.report import Report, silent
 
 ABSTAINS = -1
 """The prediction of an image whose class the samples leave open."""
-
-ROUNDING = 1e-5
-"""Pixel units by which rounding may have carried a clean pixel out of [0, 1]."""
 
 MOST = 2**31
 """Samples of one image, at most: an image's index and a sample's are one 64-bit number."""
@@ -92,7 +87,7 @@ def certify(
     report: Report = silent,
     processes: Processes = ALONE,
 ) -> Smoothed:
-    """CERTIFY of Cohen et al. 2019 for every image.
+    """Certify every image: CERTIFY of Cohen et al. 2019.
 
     `selection` noisy copies choose a class, `samples` others bound its probability from below (Clopper and Pearson
     1934); the bound p gives the radius sigma * Phi^-1(p) if it is above 1/2, else the smoothed classifier abstains.
@@ -113,30 +108,37 @@ def certify(
         processes: the processes that share the images; each returns all.
 
     Raises:
-        InputError: a number makes no sense; images, labels or indices are not as above.
+        InputError: a number makes no sense.
+        DataError: images, labels or indices are not as above.
         DeviceError: the network lives elsewhere.
         RunError: logits that are not finite.
     """
     _check(sigma, alpha, batch, samples=samples, selection=selection)
-    if alpha ** (1 / samples) <= 0.5:
-        raise InputError(
-            f"{samples} samples can certify no image at alpha {alpha:g}, not even if all are of one class; "
-            f"at least {math.floor(math.log2(1 / alpha)) + 1} would do, and hundreds or more for radii of use"
-        )
-    source, numbers = _images(images, labels, indices, device)
-    labels, vote = labels.cpu(), _vote(network, sigma, batch, device, seed)
+    if why := too_few(samples, alpha):
+        raise InputError(f"{samples} samples {why}")
+    device = device_of(network, device)
+    source = on_device(as_images(as_images(images, None), labels), device)
+    numbers, labels = _numbers(indices, len(labels)), labels.cpu()
+    vote = _Vote(network, sigma, batch, device, seed)
+    classes, count = torch.zeros_like(labels), torch.zeros_like(labels)
 
-    def chosen(clean: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Classes and how many of the samples were of them, (n,) int64 both."""
-        classes = vote.counts(clean, own, "select", selection).argmax(dim=1)
-        counts = vote.counts(clean, own, "certify", samples)
-        return classes, counts.gather(1, classes[:, None]).squeeze(1)
+    def own() -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Of the images of this process: places, classes, and how many of the samples were of them."""
+        parts, done, right = [], 0, 0
+        with read_only(network), full_precision(), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            for at in own_batches(len(labels), max(1, batch // selection), processes):
+                clean, names = take(source, at, numbers), numbers[at]
+                chosen = vote.counts(clean, names, "select", selection).argmax(dim=1)
+                counts = vote.counts(clean, names, "certify", samples).gather(1, chosen[:, None]).squeeze(1)
+                parts.append((at, chosen, counts))
+                sure = torch.from_numpy(lower_bound(counts.numpy(), samples, alpha) > 0.5)
+                done, right = done + len(at), right + int((sure & (chosen == labels[at])).sum())
+                report(min(done * processes.size, len(labels)), len(labels), "image", certified=right / done)
+        return parts
 
-    def right(at: Tensor, found: tuple[Tensor, Tensor]) -> Tensor:
-        sure = torch.from_numpy(lower_bound(found[1].numpy(), samples, alpha) > 0.5)
-        return sure & (found[0] == labels[at])
-
-    classes, count = _over_images(source, numbers, max(1, batch // selection), vote, chosen, right, report, processes)
+    for parts in processes.run_together(own):
+        for at, chosen, counts in parts:
+            classes[at], count[at] = chosen, counts
     probability = lower_bound(count.numpy(), samples, alpha)
     return Smoothed(
         labels=labels,
@@ -146,42 +148,6 @@ def certify(
         samples=samples,
         evaluations=len(labels) * (selection + samples),
     )
-
-
-def predict(
-    network: nn.Module,
-    images: Images | Tensor,
-    *,
-    sigma: float,
-    samples: int,
-    alpha: float,
-    batch: int,
-    device: torch.device,
-    seed: int,
-    indices: Tensor | None = None,
-    report: Report = silent,
-    processes: Processes = ALONE,
-) -> Tensor:
-    """PREDICT of Cohen et al. 2019: the class of the smoothed classifier, (N,) int64 on the CPU; -1 where it abstains.
-
-    It answers the class of most samples if a fair coin would give so uneven a split of the two commonest classes with
-    probability alpha at most; so an answer is not the smoothed classifier's with probability alpha at most.
-
-    All images are predicted; arguments and errors are those of `certify`.
-    """
-    _check(sigma, alpha, batch, samples=samples)
-    source, numbers = _images(images, None, indices, device)
-    vote = _vote(network, sigma, batch, device, seed)
-
-    def answered(clean: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        counts = vote.counts(clean, own, "predict", samples)
-        first = counts.argmax(dim=1)
-        most = counts.gather(1, first[:, None]).squeeze(1)
-        second = counts.scatter(1, first[:, None], -1).amax(dim=1).clamp_min(0)
-        clear = torch.from_numpy(_coin(most.numpy(), second.numpy()) <= alpha)
-        return torch.where(clear, first, ABSTAINS), most
-
-    return _over_images(source, numbers, max(1, batch // samples), vote, answered, None, report, processes)[0]
 
 
 def lower_bound(count: np.ndarray, samples: int, alpha: float) -> np.ndarray:
@@ -200,17 +166,6 @@ def lower_bound(count: np.ndarray, samples: int, alpha: float) -> np.ndarray:
 
     least: np.ndarray = betaincinv(np.maximum(count, 1), samples - np.maximum(count, 1) + 1.0, alpha)
     return np.where(count > 0, least, 0.0)
-
-
-def _coin(most: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(N,) float64, the p-value of a fair coin that shows one side `most` times and the other `second` times.
-
-    Two-sided: twice P(X >= most), which is a regularised incomplete beta function of 1/2.
-    """
-    from scipy.special import betainc
-
-    p_value: np.ndarray = np.minimum(1.0, 2 * betainc(most, second + 1.0, 0.5))
-    return p_value
 
 
 def _radius(probability: np.ndarray, sigma: float) -> np.ndarray:
@@ -272,82 +227,6 @@ class _Vote:
         return counts
 
 
-def _vote(network: nn.Module, sigma: float, batch: int, device: torch.device, seed: int) -> _Vote:
-    """The network under noise, on the device where it lives.
-
-    Raises:
-        DeviceError: it lives elsewhere.
-    """
-    home = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), device)
-    if home.type != device.type or device.index not in (None, home.index):
-        raise DeviceError(f"the network is on {home} and the images are wanted on {device}; move the network first")
-    return _Vote(network, sigma, batch, home, seed)
-
-
-def _over_images(
-    images: Images,
-    numbers: Tensor,
-    together: int,
-    vote: _Vote,
-    one: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    right: Callable[[Tensor, tuple[Tensor, Tensor]], Tensor] | None,
-    report: Report,
-    processes: Processes,
-) -> tuple[Tensor, Tensor]:
-    """Two int64 figures an image, (N,) both, of the first N images, by all processes together.
-
-    Args:
-        numbers: (N,) by which they draw.
-        together: images at once.
-        one: clean images (n, C, H, W) and their numbers (n,) -> their two figures, (n,) each.
-        right: places and figures -> (n,) bool, certified right, for the report.
-    """
-    count = len(numbers)
-
-    def own() -> list[tuple[Tensor, tuple[Tensor, Tensor]]]:
-        found: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
-        done = standing = 0
-        share = torch.arange(count)[processes.share(count)]
-        with (
-            read_only(vote.network),
-            full_precision(),
-            torch.no_grad(),
-            torch.autocast(vote.device.type, enabled=False),
-        ):
-            # nothing splits into one part of nothing
-            for at in share.split(together) if len(share) else ():
-                found.append((at, one(_take(images, at, numbers[at]), numbers[at])))
-                done += len(at)
-                figures = {}
-                if right is not None:
-                    standing += int(right(*found[-1]).sum())
-                    figures["certified"] = standing / done
-                report(min(done * processes.size, count), count, "image", **figures)
-        return found
-
-    first, second = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
-    for some in processes.run_together(own):
-        for at, figures in some:
-            first[at], second[at] = figures
-    return first, second
-
-
-def _take(images: Images, at: Tensor, numbers: Tensor) -> Tensor:
-    """Clean images, (n, C, H, W) float32.
-
-    Raises:
-        DataError: a pixel lies outside [0, 1], or is not a number; the message names the image by its number.
-    """
-    clean = images.take(at).float()
-    outside = ~((clean >= -ROUNDING) & (clean <= 1 + ROUNDING)).flatten(1).all(dim=1)
-    if bool(outside.any()):
-        raise DataError(
-            f"image {int(numbers[outside.cpu()][0])} has pixels outside [0, 1]: divide by the largest value of a "
-            "pixel; normalisation belongs into the network"
-        )
-    return clean.clamp(0.0, 1.0)
-
-
 def _check(sigma: float, alpha: float, batch: int, **counts: int) -> None:
     """Refuse numbers that make no sense.
 
@@ -367,26 +246,18 @@ def _check(sigma: float, alpha: float, batch: int, **counts: int) -> None:
             raise InputError(f"{name} {count} is not a number of noisy images; 1 to 2**31 - 1 would do")
 
 
-def _images(
-    images: Images | Tensor, labels: Tensor | None, indices: Tensor | None, device: torch.device
-) -> tuple[Images, Tensor]:
-    """The images on the device, and the numbers by which they draw, (N,).
+def _numbers(indices: Tensor | None, count: int) -> Tensor:
+    """The numbers by which the images draw, (N,).
 
     Raises:
-        DataError: images, labels or indices are not what `certify` says.
+        DataError: there are no images, or indices are not what `certify` says.
     """
-    if isinstance(images, Tensor):
-        images = InMemory(images.detach(), torch.zeros(len(images), dtype=torch.int64))
-    labels = images.labels if labels is None else labels
-    if labels.dtype != torch.int64 or labels.dim() != 1:
-        raise DataError(f"labels must be int64 of shape (N,), found {labels.dtype} of {tuple(labels.shape)}")
-    if not 0 < len(labels) <= len(images.labels):
-        raise DataError(f"{len(labels)} labels for {len(images.labels)} images: one for each of the first would do")
+    if count == 0:
+        raise DataError("0 labels: there is nothing to certify")
     if indices is None:
-        return on_device(images, device), torch.arange(len(labels))
-    if indices.dtype != torch.int64 or indices.shape != labels.shape or not bool((indices >= 0).all()):
+        return torch.arange(count)
+    if indices.dtype != torch.int64 or indices.shape != (count,) or not bool((indices >= 0).all()):
         raise DataError(
-            f"indices must be int64 of shape ({len(labels)},), none below 0; "
-            f"found {indices.dtype} of {tuple(indices.shape)}"
+            f"indices must be int64 of shape ({count},), none below 0; found {indices.dtype} of {tuple(indices.shape)}"
         )
-    return on_device(images, device), indices.cpu()
+    return indices.cpu()

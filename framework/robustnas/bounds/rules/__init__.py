@@ -1,6 +1,6 @@
 """The rules that ship with robustnas, one family a file; importing this package registers them."""
 
-from robustnas.bounds.rules import (
+from robustnas.bounds.rules import (  # noqa: F401
     activations,
     adaptive_pool,
     affine,
@@ -23,27 +23,3 @@ from robustnas.bounds.rules import (
     transposed,
     turned,
 )
-
-__all__ = [
-    "activations",
-    "adaptive_pool",
-    "affine",
-    "arithmetic",
-    "attention",
-    "average_pool",
-    "bilinear",
-    "einsum",
-    "extremes",
-    "leaving",
-    "masks",
-    "matrices",
-    "max_pool",
-    "normalisation",
-    "powers",
-    "rectifier",
-    "resample",
-    "shape",
-    "softmax",
-    "transposed",
-    "turned",
-]

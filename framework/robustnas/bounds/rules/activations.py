@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustnas.bounds.registration import only_first, rule, spellings
+from robustnas.bounds.refusals import only_first
+from robustnas.bounds.registration import rule, spellings
+from robustnas.bounds.rules import powers
 from robustnas.bounds.rules.curve import Curve, enclose_curve
 from robustnas.bounds.value import Function, Value, refuse
 
@@ -60,14 +62,9 @@ GELU_NOISE = 4.0
 """torch's float32 error function is wrong by up to 3 units of rounding of 1 where the result is far below 1."""
 
 GELU = Curve(
-    F.gelu,
-    _gelu_slope,
-    _gelu_slope,
-    left=-math.sqrt(2),
-    right=math.sqrt(2),
-    valley=-0.7517915246935645,
-    noise=GELU_NOISE,
-)
+    F.gelu, _gelu_slope, _gelu_slope,
+    left=-math.sqrt(2), right=math.sqrt(2), valley=-0.7517915246935645, noise=GELU_NOISE,
+)  # fmt: skip
 
 
 def _gelu_by_tanh(x: Tensor) -> Tensor:
@@ -83,14 +80,9 @@ def _gelu_by_tanh_slope(x: Tensor) -> Tensor:
 
 
 GELU_BY_TANH = Curve(
-    _gelu_by_tanh,
-    _gelu_by_tanh_slope,
-    _gelu_by_tanh_slope,
-    left=-1.4185040087908284,
-    right=1.4185040087908284,
-    valley=-0.7524614220710163,
-    noise=GELU_NOISE,
-)
+    _gelu_by_tanh, _gelu_by_tanh_slope, _gelu_by_tanh_slope,
+    left=-1.4185040087908284, right=1.4185040087908284, valley=-0.7524614220710163, noise=GELU_NOISE,
+)  # fmt: skip
 
 
 def _mish_slope(x: Tensor) -> Tensor:
@@ -102,14 +94,7 @@ MISH = Curve(
     F.mish, _mish_slope, _mish_slope, left=-2.2563763963607931, right=1.4905711794854285, valley=-1.1924312145154952
 )
 
-HARDSWISH = Curve(
-    F.hardswish,
-    lambda x: (2 * x + 3) / 6,
-    lambda x: (x > 0).to(x),
-    left=-3.0,
-    right=3.0,
-    valley=-1.5,
-)
+HARDSWISH = Curve(F.hardswish, lambda x: (2 * x + 3) / 6, lambda x: (x > 0).to(x), left=-3.0, right=3.0, valley=-1.5)
 
 HARDSIGMOID = Curve(
     F.hardsigmoid, lambda x: torch.full_like(x, 1 / 6), torch.zeros_like, left=-3.0, right=3.0, straight=True
@@ -140,36 +125,27 @@ def _normal_slope(x: Tensor) -> Tensor:
 ERROR_FUNCTION = Curve(torch.erf, _normal_slope, _normal_slope, right=0.0)
 
 CURVES: dict[str, Curve] = {
-    "sigmoid": SIGMOID,
-    "softsign": SOFTSIGN,
-    "erf": ERROR_FUNCTION,
-    "tanh": TANH,
-    "silu": SILU,
-    "mish": MISH,
-    "hardswish": HARDSWISH,
-    "hardsigmoid": HARDSIGMOID,
-    "selu": SELU,
-    "logsigmoid": LOGSIGMOID,
-}
+    "sigmoid": SIGMOID, "softsign": SOFTSIGN, "erf": ERROR_FUNCTION, "tanh": TANH, "silu": SILU, "mish": MISH,
+    "hardswish": HARDSWISH, "hardsigmoid": HARDSIGMOID, "selu": SELU, "logsigmoid": LOGSIGMOID, **powers.CURVES,
+}  # fmt: skip
 """Functions without arguments."""
 
 
-def _spelled(name: str) -> tuple[Function, ...]:
-    """With the form in place, where there is one."""
-    return spellings(name, f"{name}_")
+def _spelled(*names: str) -> tuple[Function, ...]:
+    """Each with its form in place, where there is one."""
+    return tuple(function for name in names for function in spellings(name, f"{name}_"))
 
 
-@rule(*(function for name in CURVES for function in _spelled(name)))
+@rule(*_spelled(*CURVES))
 def without_arguments(function: Function, value: Value, inplace: bool = False) -> Value:
-    """A function of CURVES."""
+    """Bound a function of CURVES."""
     name = function.__name__.removesuffix("_").replace("log_sigmoid", "logsigmoid")
-    curve = CURVES[name]
-    return enclose_curve(curve, curve.value, value)
+    return enclose_curve(CURVES[name], CURVES[name].value, value)
 
 
 @rule(*spellings("gelu"))
 def gelu(function: Function, value: Value, *, approximate: str = "none") -> Value:
-    """Both forms."""
+    """Bound GELU in its exact form, and in the one by tanh."""
     known = {"none": GELU, "tanh": GELU_BY_TANH}
     if approximate not in known:
         refuse(function, value, f"approximate {approximate!r} is unknown; known are {', '.join(known)}")
@@ -185,9 +161,9 @@ def clamped(lowest: float, highest: float) -> Curve:
     return Curve(clamp, torch.ones_like, torch.zeros_like, left=lowest, right=highest, straight=True)
 
 
-@rule(*_spelled("clamp"), *_spelled("clip"), *_spelled("clamp_min"), *_spelled("clamp_max"))
-def clamp(function: Function, value: Value, *args: Any, **kwargs: Any) -> Value:
-    """Between numbers, or tensors that do not depend on the images."""
+@rule(*_spelled("clamp", "clip", "clamp_min", "clamp_max"))
+def clamp(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
+    """Cut between numbers, or tensors that do not depend on the images."""
     only_first(function, value, args, kwargs)
     name = function.__name__.removesuffix("_")
     ends = dict(zip(("max",) if name == "clamp_max" else ("min", "max"), args, strict=False)) | kwargs
@@ -199,7 +175,6 @@ def clamp(function: Function, value: Value, *args: Any, **kwargs: Any) -> Value:
         between: Any = value
         for end, cut in ((ends.get("min"), torch.maximum), (ends.get("max"), torch.minimum)):
             between = between if end is None else cut(between, torch.as_tensor(end).to(value.centre))
-        assert isinstance(between, Value)
         return between
     if not lowest <= highest:
         refuse(function, value, "its rule holds where the lower end is the first")
@@ -210,14 +185,14 @@ def clamp(function: Function, value: Value, *args: Any, **kwargs: Any) -> Value:
 @rule(*_spelled("hardtanh"))
 def hardtanh(
     function: Function, value: Value, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
-) -> Value:
-    """A clamp."""
+) -> Any:
+    """Cut between two numbers."""
     return clamp(function, value, min=min_val, max=max_val)
 
 
 @rule(*spellings("relu6"))
-def relu6(function: Function, value: Value, inplace: bool = False) -> Value:
-    """A clamp."""
+def relu6(function: Function, value: Value, inplace: bool = False) -> Any:
+    """Cut between 0 and 6."""
     return clamp(function, value, min=0.0, max=6.0)
 
 
@@ -226,9 +201,9 @@ def _exponential(alpha: float, decay: float, function: Any) -> Curve:
     return Curve(function, lambda x: alpha / decay * torch.exp(x.clamp_max(0.0) / decay), torch.ones_like, right=0.0)
 
 
-@rule(*_spelled("elu"), *_spelled("celu"))
+@rule(*_spelled("elu", "celu"))
 def elu(function: Function, value: Value, alpha: float = 1.0, inplace: bool = False) -> Value:
-    """ELU and CELU: of slope alpha or 1 just below 0."""
+    """Bound ELU or CELU, whose slope just below 0 is alpha or 1."""
     if not alpha > 0:
         refuse(function, value, f"alpha {alpha:g}: the rule holds for positive ones")
     if function.__name__.startswith("celu"):
@@ -240,8 +215,8 @@ def elu(function: Function, value: Value, alpha: float = 1.0, inplace: bool = Fa
 
 @rule(*spellings("softplus"))
 def softplus(function: Function, value: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
-    """Its exact form is convex; as computed it falls to x where beta x passes the threshold, by what `deficit`
-    says."""
+    """Bound softplus by its exact form, which is convex; as computed it falls to x where beta x passes the threshold,
+    by what `deficit` says."""
     if not beta > 0:
         refuse(function, value, f"beta {beta:g}: the rule holds for positive ones")
 
@@ -262,19 +237,16 @@ def softplus(function: Function, value: Value, beta: float = 1.0, threshold: flo
 
 @rule(*spellings("prelu"), scaled=True)
 def prelu(function: Function, value: Value, weight: Tensor) -> Value:
-    """With a slope a channel on the left, of any sign and size."""
-    only_first(function, value, (weight,), {})
+    """Bound PReLU, with a slope a channel on the left, of any sign and size."""
+    only_first(function, value, (weight,))
     shape = [1] * value.centre.dim()
     shape[1 if len(shape) > 1 else 0] = -1
     slopes = weight.view(shape)
-    curve = Curve(
-        lambda x: F.prelu(x, weight),
-        torch.ones_like,
-        lambda x: slopes.expand_as(x),
-        left=0.0,
-        straight=True,
-        valley=0.0,
-    )
+
+    def prelu_of(x: Tensor) -> Tensor:
+        return F.prelu(x, weight)
+
+    curve = Curve(prelu_of, torch.ones_like, slopes.expand_as, left=0.0, straight=True, valley=0.0)
     return enclose_curve(curve, curve.value, value)
 
 
@@ -283,5 +255,5 @@ ABSOLUTE = Curve(torch.abs, torch.ones_like, lambda x: torch.full_like(x, -1.0),
 
 @rule(*_spelled("abs"), *spellings("absolute"), torch.Tensor.__abs__, scaled=True)
 def absolute(function: Function, value: Value) -> Value:
-    """|x|."""
+    """Bound |x|."""
     return enclose_curve(ABSOLUTE, ABSOLUTE.value, value)

@@ -13,96 +13,75 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from robustnas.bounds.registration import only_first, rule, spellings
-from robustnas.bounds.rules.max_pool import max_pool2d
-from robustnas.bounds.value import Function, Value, refuse
+from robustnas.bounds.refusals import expect_dimensions, only_first
+from robustnas.bounds.registration import rule, spellings
+from robustnas.bounds.rules.max_pool import max_pool2d, refuse_places
+from robustnas.bounds.value import Function
 
 
 @rule(*spellings("max_pool1d"), F.max_pool1d_with_indices, scaled=True)
 def max_pool1d(
     function: Function,
-    value: Value,
+    value: Any,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
     dilation: Any = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
-) -> Value:
-    """Of (N, C, W)."""
+) -> Any:
+    """Pool (N, C, W)."""
     _check(function, value, 3, return_indices)
-    pooled = max_pool2d(
-        F.max_pool2d,
-        _raised(value),
-        (1, _single(kernel_size)),
-        (1, _single(kernel_size if stride in (None, [], ()) else stride)),
-        (0, _single(padding)),
-        (1, _single(dilation)),
-        ceil_mode,
-    )
-    return _lowered(pooled)
+    kernel, step = _single(kernel_size), _single(kernel_size if stride in (None, [], ()) else stride)
+    window = ((1, kernel), (1, step), (0, _single(padding)), (1, _single(dilation)))
+    pooled: Any = max_pool2d(F.max_pool2d, value.unsqueeze(2), *window, ceil_mode)
+    return pooled.squeeze(2)
 
 
 @rule(*spellings("adaptive_max_pool1d"), F.adaptive_max_pool1d_with_indices, scaled=True)
-def adaptive_max_pool1d(function: Function, value: Value, output_size: Any, return_indices: bool = False) -> Value:
-    """Of (N, C, W), to a width."""
+def adaptive_max_pool1d(function: Function, value: Any, output_size: Any, return_indices: bool = False) -> Any:
+    """Pool (N, C, W) to a width."""
     _check(function, value, 3, return_indices)
-    return _lowered(_pooled(_raised(value), (1, _single(output_size))))
+    return _pooled(value.unsqueeze(2), 1, _single(output_size)).squeeze(2)
 
 
 @rule(*spellings("adaptive_max_pool2d"), F.adaptive_max_pool2d_with_indices, scaled=True)
-def adaptive_max_pool2d(function: Function, value: Value, output_size: Any, return_indices: bool = False) -> Value:
-    """Of (N, C, H, W), to a size, or a height and a width, of which either may be None: as it is."""
+def adaptive_max_pool2d(function: Function, value: Any, output_size: Any, return_indices: bool = False) -> Any:
+    """Pool (N, C, H, W) to a size, or a height and a width, of which either may be None: as it is."""
     _check(function, value, 4, return_indices)
-    sizes = [output_size] * 2 if output_size is None or isinstance(output_size, int) else list(output_size)
-    height, width = (
-        known if size is None else int(size) for size, known in zip(sizes, value.centre.shape[2:], strict=True)
+    sizes = [output_size] * 2 if output_size is None or isinstance(output_size, int) else output_size
+    return _pooled(
+        value, *(known if size is None else int(size) for size, known in zip(sizes, value.shape[2:], strict=True))
     )
-    return _pooled(value, (height, width))
 
 
-def _pooled(value: Value, size: tuple[int, int]) -> Value:
-    height, width = value.centre.shape[2:]
-    if height % size[0] == 0 and width % size[1] == 0:
-        window = (height // size[0], width // size[1])
+def _pooled(value: Any, rows: int, columns: int) -> Any:
+    height, width = value.shape[2:]
+    if height % rows == 0 and width % columns == 0:
+        window = (height // rows, width // columns)
         return max_pool2d(F.max_pool2d, value, window, window)
-    rows: list[Any] = [
-        torch.cat([_largest(value[:, :, above, left]) for left in _windows(width, size[1])], dim=3)
-        for above in _windows(height, size[0])
-    ]
-    joined: Any = torch.cat(rows, dim=2)
-    assert isinstance(joined, Value)
-    return joined
+
+    def largest(part: Any) -> Any:
+        return max_pool2d(F.max_pool2d, part, tuple(part.shape[2:]))
+
+    return torch.cat(
+        [
+            torch.cat([largest(value[:, :, above, left]) for left in _windows(width, columns)], dim=3)
+            for above in _windows(height, rows)
+        ],
+        dim=2,
+    )
 
 
 def _windows(entries: int, outputs: int) -> list[slice]:
     return [slice(at * entries // outputs, -(-(at + 1) * entries // outputs)) for at in range(outputs)]
 
 
-def _largest(part: Any) -> Value:
-    """The largest entry of each channel, (N, C, 1, 1)."""
-    return max_pool2d(F.max_pool2d, part, tuple(part.shape[2:]))
-
-
-def _check(function: Function, value: Value, dimensions: int, return_indices: bool) -> None:
-    only_first(function, value, (), {})
-    if return_indices:
-        refuse(function, value, "return_indices has no meaning for a whole region")
-    if value.centre.dim() != dimensions:
-        refuse(function, value, f"input of {value.centre.dim()} dimensions: without an image dimension images mix")
+def _check(function: Function, value: Any, dimensions: int, return_indices: bool) -> None:
+    only_first(function, value, ())
+    refuse_places(function, value, return_indices)
+    expect_dimensions(function, value, dimensions)
 
 
 def _single(size: Any) -> int:
     return int(size if isinstance(size, int) else size[0])
-
-
-def _raised(value: Value) -> Value:
-    raised: Any = value.unsqueeze(2)
-    assert isinstance(raised, Value)
-    return raised
-
-
-def _lowered(value: Value) -> Value:
-    lowered: Any = value.squeeze(2)
-    assert isinstance(lowered, Value)
-    return lowered

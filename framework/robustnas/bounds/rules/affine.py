@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustnas.bounds.registration import only_first, propagate, root, rule, scale_entries, spellings
+from robustnas.bounds.refusals import expect_dimensions, only_first
+from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.scale import portion
+from robustnas.bounds.streams import propagate, root, scale_entries
 from robustnas.bounds.value import Features, Function, Value, refuse
 from robustnas.nn.fast import conv2d, scale_and_shift
 
 DIMENSIONS = {"conv1d": 3, "conv2d": 4, "conv3d": 5}
 
 
-@rule(*spellings("conv1d"), *spellings("conv2d"), *spellings("conv3d"), scaled=True)
+@rule(*spellings(*DIMENSIONS), scaled=True)
 def convolution(
     function: Function,
     value: Value,
@@ -27,21 +29,16 @@ def convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Value:
-    """Centre by W, radius by |W|, a ball by the dual norm of each row of W."""
+    """Pass the centre through W, the radius through |W|, and a ball through the dual norm of each row of W."""
     geometry = (stride, padding, dilation, groups)
-    only_first(function, value, (weight, bias, *geometry), {})
-    if value.centre.dim() != DIMENSIONS[function.__name__]:
-        refuse(
-            function,
-            value,
-            f"input of {value.centre.dim()} dimensions: without an image dimension images mix",
-        )
+    only_first(function, value, (weight, bias, *geometry))
+    expect_dimensions(function, value, DIMENSIONS[function.__name__])
     if function.__name__ == "conv2d":
         function = conv2d
     fused, constant = _fused(value, bias)
 
     def length(scale: Tensor) -> Tensor:
-        if value.walk.region.norm == "l2":
+        if value.propagation.region.norm == "l2":
             return root(function(scale.square(), weight.square(), None, *geometry))
         # at most the largest scale of a channel times the largest weight: exact where a channel has one scale
         channel = scale.transpose(0, 1).flatten(1).amax(dim=1).view(groups, 1, -1)
@@ -66,14 +63,14 @@ def _fused(value: Value, bias: Tensor | None) -> tuple[Tensor | None, Tensor | N
 
 @rule(*spellings("linear"), scaled=True)
 def linear(function: Function, value: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
-    """As convolution; the output remembers its input, so that margins can be taken before the interval is."""
-    only_first(function, value, (weight, bias), {})
+    """Do as convolution does; the output remembers its input, so that margins can be taken before the interval is."""
+    only_first(function, value, (weight, bias))
     if value.centre.dim() < 2 or weight.dim() != 2:
         refuse(function, value, "a linear layer over the images would mix them")
-    fused = bias if value.exponent is None else None
+    fused, constant = (bias, None) if value.exponent is None else (None, bias)
 
     def length(scale: Tensor) -> Tensor:
-        if value.walk.region.norm == "l2":
+        if value.propagation.region.norm == "l2":
             return root(F.linear(scale.square(), weight.square()))
         largest = scale.flatten(0, -2).amax(dim=0)
         return (weight.abs() * largest).amax(dim=1).view(*[1] * (value.centre.dim() - 1), -1)
@@ -83,11 +80,11 @@ def linear(function: Function, value: Value, weight: Tensor, bias: Tensor | None
         lambda x: F.linear(x, weight, fused),
         lambda radius: F.linear(radius, weight.abs()),
         length=length,
-        constant=None if fused is bias else bias,
+        constant=constant,
     )
     if value.centre.dim() == 2:
-        # a copy of the streams: the network may go on to write into the input in place
-        kept = value.like(value.plain, value.centre, value.radius)
+        # the streams as they are: the network may go on to write into its input in place
+        kept = value.like(value.clean, value.centre, value.radius)
         kept.ball = value.ball
         out.features = Features(kept, weight, bias)
     return out
@@ -106,12 +103,12 @@ def batch_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
 ) -> Value:
-    """x * scale + shift, a channel at a time, with fixed statistics.
+    """Compute x * scale + shift, a channel at a time, with fixed statistics.
 
     Written as a multiplication and an addition rather than as torch's batch norm, so that statistics which
     carry a gradient (those of the current batch, frozen for a step) pass it on.
     """
-    only_first(function, value, (running_mean, running_var, weight, bias), {})
+    only_first(function, value, (running_mean, running_var, weight, bias))
     if training or running_mean is None or running_var is None:
         advice = "call network.eval() first, and build it with running statistics"
         refuse(function, value, "training-mode batch norm mixes the images of a batch", advice)

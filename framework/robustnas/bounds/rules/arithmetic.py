@@ -8,40 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustnas.bounds.registration import propagate, rule, scale_entries, spellings
+from robustnas.bounds.refusals import expect_alignment, inner_dimensions
+from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.rules.bilinear import bilinear
 from robustnas.bounds.rules.powers import power, reciprocal
 from robustnas.bounds.scale import aligned, portion
+from robustnas.bounds.streams import propagate, scale_entries
 from robustnas.bounds.value import Function, Value, refuse
 
 
 def constant(like: Value, tensor: Any) -> Value:
-    """A tensor that does not depend on the images, as a value."""
+    """Make a value of a tensor that does not depend on the images."""
     tensor = torch.as_tensor(tensor, dtype=like.centre.dtype, device=like.centre.device)
-    return Value(like.walk, tensor, tensor, torch.zeros_like(tensor))
+    return Value(like.propagation, tensor, tensor, torch.zeros_like(tensor))
 
 
 def magnitude(factor: Any) -> Any:
     """|factor|, of numbers and tensors; a mask of booleans is its own."""
     return factor if isinstance(factor, Tensor) and factor.dtype == torch.bool else abs(factor)
-
-
-def _check_broadcast(function: Function, value: Value, other: Any) -> None:
-    """Shapes align from the right, so unequal numbers of dimensions could lay images against other
-    entries."""
-    if isinstance(other, Value):
-        fits = other.centre.dim() == value.centre.dim()
-    elif isinstance(other, Tensor) and other.dim() > 0:
-        known = value.centre.dim()
-        fits = other.dim() < known or (other.dim() == known and other.shape[0] in (1, value.walk.images))
-    else:
-        fits = True
-    if not fits:
-        refuse(
-            function,
-            value,
-            f"shapes {tuple(value.shape)} and {tuple(other.shape)} do not align image by image",
-        )
 
 
 @rule(*spellings("add", "add_", "__add__", "__iadd__", "__radd__"), scaled=True)
@@ -61,22 +45,22 @@ def reverse_subtract(function: Function, left: Any, right: Any, *, alpha: float 
 
 def _sum(function: Function, left: Any, right: Any, alpha: float) -> Value:
     """left + alpha * right, of two values or of a value and a constant."""
-    value: Value = left if isinstance(left, Value) else right
-    other = right if value is left else left
-    _check_broadcast(function, value, other)
+    value, other = (left, right) if isinstance(left, Value) else (right, left)
+    expect_alignment(function, value, other)
     if not isinstance(other, Value):
-        return _with_constant(value, other, alpha, value is left)
+        return _with_constant(value, other, alpha, value_first=value is left)
     first, second = aligned([left, right])
-    plain = None
-    if first.plain is not None and second.plain is not None:
-        plain = torch.add(first.plain, second.plain, alpha=alpha)
-    with value.walk.intervals():
+    clean = None
+    if first.clean is not None and second.clean is not None:
+        clean = torch.add(first.clean, second.clean, alpha=alpha)
+    with value.propagation.intervals():
         centre = torch.add(first.centre, second.centre, alpha=alpha)
         radius = torch.add(first.radius, second.radius, alpha=abs(alpha))
-    return first.like(plain, centre, radius)
+    return first.like(clean, centre, radius)
 
 
-def _with_constant(value: Value, other: Any, alpha: float, value_first: bool) -> Value:
+def _with_constant(value: Value, other: Any, alpha: float, *, value_first: bool) -> Value:
+    """value + alpha * other, or other + alpha * value."""
     if value.exponent is not None:
         if not isinstance(other, Tensor):
             other = torch.as_tensor(other, dtype=value.centre.dtype, device=value.centre.device)
@@ -100,10 +84,10 @@ def _with_constant(value: Value, other: Any, alpha: float, value_first: bool) ->
 
 
 @rule(*spellings("mul", "mul_", "multiply", "__mul__", "__imul__", "__rmul__"), scaled=True)
-def multiply(function: Function, left: Any, right: Any) -> Value:
-    """A value times another, or times numbers that do not depend on the images, of either sign."""
+def multiply(function: Function, left: Any, right: Any) -> Any:
+    """Multiply a value by another, or by numbers that do not depend on the images, of either sign."""
     value, factor = (left, right) if isinstance(left, Value) else (right, left)
-    _check_broadcast(function, value, factor)
+    expect_alignment(function, value, factor)
     if left is right:
         return power(torch.square, value.unscaled(), 2)
     if isinstance(factor, Value):
@@ -113,22 +97,22 @@ def multiply(function: Function, left: Any, right: Any) -> Value:
 
 
 @rule(*spellings("glu"))
-def gated(function: Function, value: Any, dim: int = -1) -> Value:
-    """One half of the entries along a dimension, times the sigmoid of the other."""
+def gated(function: Function, value: Any, dim: int = -1) -> Any:
+    """Multiply one half of the entries along a dimension by the sigmoid of the other."""
     left, right = value.chunk(2, dim)
     return multiply(torch.mul, left, torch.sigmoid(right))
 
 
 @rule(*spellings("div", "div_", "divide", "true_divide", "__truediv__", "__itruediv__", "__div__"), scaled=True)
-def divide(function: Function, value: Any, divisor: Any, *, rounding_mode: str | None = None) -> Value:
-    """A value, or a constant, divided by another, or by numbers that do not depend on the images, of either sign."""
+def divide(function: Function, value: Any, divisor: Any, *, rounding_mode: str | None = None) -> Any:
+    """Divide a value, or a constant, by another, or by numbers that do not depend on the images, of either sign."""
     if isinstance(divisor, Value):
         if rounding_mode is None:
             return multiply(function, value, reciprocal(function, divisor.unscaled()))
         value = divisor
     if rounding_mode is not None:
         refuse(function, value, f"rounding_mode {rounding_mode!r} is not linear")
-    _check_broadcast(function, value, divisor)
+    expect_alignment(function, value, divisor)
     size = magnitude(divisor)
     return scale_entries(value, lambda x: x / divisor, lambda r: r / size)
 
@@ -146,24 +130,19 @@ def reduce(
     keepdim: bool = False,
     **kwargs: Any,
 ) -> Value:
-    """Sum or mean over dimensions that are not the images'."""
+    """Take the sum or mean over dimensions that are not the images'."""
     dim = kwargs.pop("axis", dim)
-    count = value.centre.dim()
-    dims = [dim] if isinstance(dim, int) else list(dim or range(count))
     if kwargs.pop("dtype", None) not in (None, value.centre.dtype) or kwargs:
         refuse(function, value, "a reduction that changes the number format or has options unknown to the rule")
-    if any(index % count == 0 for index in dims):
-        refuse(function, value, "reduces over the images", "name the dimensions to reduce, without the first")
+    dims = inner_dimensions(function, value, 0 if dim is None else dim, "reduces")
 
-    def fold(x: Tensor) -> Tensor:
-        folded: Tensor = function(x, dims, keepdim=keepdim)
-        return folded
+    def fold(x: Tensor) -> Any:
+        return function(x, dims, keepdim=keepdim)
 
     return propagate(value, fold, fold)
 
 
 @rule(torch.zeros_like, torch.ones_like)
 def filled_like(function: Function, value: Value, **kwargs: Any) -> Value:
-    """A constant of the value's shape."""
-    filled: Tensor = function(value.centre.detach(), **kwargs)
-    return constant(value, filled)
+    """Make a constant of the value's shape."""
+    return constant(value, function(value.centre.detach(), **kwargs))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from robustnas.bounds.registration import rule
 from robustnas.bounds.rules.turned import HANDLED, Turned, images_first
-from robustnas.bounds.value import WHY_NOT, Function, Value, refuse, values_in
+from robustnas.bounds.value import WHY_NOT, Function, Value, midpoint, refuse, values_in
 
 
 @rule(F.scaled_dot_product_attention)
@@ -30,18 +30,18 @@ def attention(
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> Value:
-    """Of (N, ..., T, E), (N, ..., S, E) and (N, ..., S, V)."""
+) -> Any:
+    """Attend, with queries (N, ..., T, E), keys (N, ..., S, E) and values (N, ..., S, V)."""
     first = next(values_in((query, key, value)))
     if dropout_p > 0:
         refuse(function, first, "dropout is on", "call network.eval() first, and pass dropout_p=0")
     if enable_gqa:
         refuse(function, first, "heads that share keys", "repeat the keys and values")
-    return mixed(weights(query, key, attn_mask, is_causal, scale), value)
+    return mixed(weights(query, key, attn_mask, is_causal=is_causal, scale=scale), value)
 
 
-def weights(query: Any, key: Any, mask: Any, is_causal: bool, scale: float | None = None) -> Any:
-    """(N, ..., T, S): softmax of scaled products; a mask is added, or says which keys are seen."""
+def weights(query: Any, key: Any, mask: Any, *, is_causal: bool, scale: float | None = None) -> Any:
+    """The softmax (N, ..., T, S) of scaled products; a mask is added, or says which keys are seen."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores: Any = (query * scale) @ key.mT
     if is_causal:
@@ -52,22 +52,19 @@ def weights(query: Any, key: Any, mask: Any, is_causal: bool, scale: float | Non
     return scores.softmax(-1)
 
 
-def mixed(shares: Any, value: Any) -> Value:
+def mixed(shares: Any, value: Any) -> Any:
     """The mean of (N, ..., S, V) with weights (N, ..., T, S)."""
-    found: Value
     if not isinstance(value, Value):
-        found = shares @ value
-        return found
-    with value.walk.intervals():
+        return shares @ value
+    with value.propagation.intervals():
         middle = value.centre.mean(-2, keepdim=True)
-    found = shares @ (value - middle) + middle
-    with value.walk.intervals():
-        lower = (value.centre - value.radius).amin(-2, keepdim=True).maximum(found.centre - found.radius)
-        upper = (value.centre + value.radius).amax(-2, keepdim=True).minimum(found.centre + found.radius)
+    mean = shares @ (value - middle) + middle
+    with value.propagation.intervals():
+        lower = value.lower.amin(-2, keepdim=True).maximum(mean.lower)
+        upper = value.upper.amax(-2, keepdim=True).minimum(mean.upper)
         # where both are a point, rounding may let the ends cross
-        lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
-        found.centre, found.radius = (lower + upper) / 2, (upper - lower) / 2
-    return found
+        mean.centre, mean.radius = midpoint(torch.minimum(lower, upper), torch.maximum(lower, upper))
+    return mean
 
 
 def heads_forward(
@@ -99,7 +96,7 @@ def heads_forward(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> Any:
-    """`nn.MultiheadAttention`, of sequences (T, N, E)."""
+    """Attend as `nn.MultiheadAttention` does, of sequences (T, N, E)."""
     if training and dropout_p > 0:
         refuse(function, first.held, "dropout is on", "call network.eval() first")
     if bias_k is not None or add_zero_attn or static_k is not None or static_v is not None or first.at != 1:
@@ -116,23 +113,24 @@ def heads_forward(
         return projected.unflatten(2, (num_heads, -1)).transpose(1, 2)
 
     q, k, v = map(heads, (query, key, value), layers, biases)
+
+    def added(mask: Tensor) -> Tensor:
+        """A mask of booleans as what is added to the scores."""
+        if mask.dtype != torch.bool:
+            return mask
+        return torch.zeros_like(mask, dtype=first.dtype).masked_fill(mask, -torch.inf)
+
     mask = attn_mask
-    if mask is not None and mask.dim() == 3:
-        mask = mask.view(count, num_heads, *mask.shape[1:])
-    if mask is not None and mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=first.dtype).masked_fill(mask, -torch.inf)
+    if mask is not None:
+        mask = added(mask.view(count, num_heads, *mask.shape[1:]) if mask.dim() == 3 else mask)
     if key_padding_mask is not None:
-        unseen = key_padding_mask.view(count, 1, 1, -1)
-        if unseen.dtype == torch.bool:
-            unseen = torch.zeros_like(unseen, dtype=first.dtype).masked_fill(unseen, -torch.inf)
+        unseen = added(key_padding_mask.view(count, 1, 1, -1))
         mask = unseen if mask is None else mask + unseen
-    shares = weights(q, k, mask, is_causal and mask is None)
-    joined: Any = mixed(shares, v)
-    answer = F.linear(joined.transpose(1, 2).flatten(2), out_proj_weight, out_proj_bias)
-    told = None
-    if need_weights:
-        told = shares.mean(1) if average_attn_weights else shares
-    return Turned(answer, 1), told
+    shares = weights(q, k, mask, is_causal=is_causal and mask is None)
+    answer = F.linear(mixed(shares, v).transpose(1, 2).flatten(2), out_proj_weight, out_proj_bias)
+    if not need_weights:
+        return Turned(answer, 1), None
+    return Turned(answer, 1), shares.mean(1) if average_attn_weights else shares
 
 
 HANDLED[F.multi_head_attention_forward] = heads_forward

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustnas.bounds.registration import only_first, propagate, rule, spellings
+from robustnas.bounds.refusals import expect_dimensions, only_first
+from robustnas.bounds.registration import rule, spellings
+from robustnas.bounds.streams import propagate
 from robustnas.bounds.value import Function, Value, refuse
 
 DIMENSIONS = {f"{kind}avg_pool{size}d": size + 2 for kind in ("", "adaptive_") for size in (1, 2, 3)}
@@ -12,13 +14,9 @@ DIMENSIONS = {f"{kind}avg_pool{size}d": size + 2 for kind in ("", "adaptive_") f
 
 @rule(*(function for name in DIMENSIONS for function in spellings(name)), scaled=True)
 def average_pool(function: Function, value: Value, *args: Any, **kwargs: Any) -> Value:
+    """Average over windows, of a kernel or to a given size."""
     only_first(function, value, args, kwargs)
-    if value.centre.dim() != DIMENSIONS[function.__name__]:
-        refuse(
-            function,
-            value,
-            f"input of {value.centre.dim()} dimensions: without an image dimension images mix",
-        )
+    expect_dimensions(function, value, DIMENSIONS[function.__name__])
     divisor = kwargs.get("divisor_override", args[5] if len(args) > 5 else None)
     if divisor is not None and divisor <= 0:
         refuse(function, value, f"divisor_override {divisor}: the rule holds for positive divisors")

@@ -22,6 +22,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from robustnas.bounds.passes import tighten
 from robustnas.bounds.relaxation import relax
 from robustnas.bounds.value import Value
 
@@ -33,18 +34,18 @@ TIE = 2.0**-6
 third, and not rounding."""
 
 
-def bilinear(product: Product, left: Value, right: Value, entrywise: bool = False) -> Value:
-    """`product` of two values with exponent 0.
+def bilinear(product: Product, left: Value, right: Value, *, entrywise: bool = False) -> Value:
+    """Bound the `product` of two values with exponent 0.
 
     Args:
         entrywise: every output is a product of one entry of each, so that its ends are products of their ends.
     """
-    walk = left.walk
-    walk.tightened(left)
-    walk.tightened(right)
-    with walk.intervals():
+    propagation = left.propagation
+    tighten(left)
+    tighten(right)
+    with propagation.intervals():
         a, b = left.centre, right.centre
-        first, last = (a - left.radius, b - right.radius), (a + left.radius, b + right.radius)
+        first, last = (left.lower, right.lower), (left.upper, right.upper)
         spread = product(left.radius, right.radius)
         below = [_Plane(product, *first), _Plane(product, *last), _Plane(product, a, b, -spread)]
         above = [_Plane(product, first[0], last[1]), _Plane(product, last[0], first[1]), _Plane(product, a, b, spread)]
@@ -52,19 +53,19 @@ def bilinear(product: Product, left: Value, right: Value, entrywise: bool = Fals
         highs = torch.stack([plane.least(*last, *first) for plane in above])
         lower, upper = lows.amax(0), highs.amin(0)
         if entrywise:
-            corners = torch.stack([product(one, other) for one in (first[0], last[0]) for other in (first[1], last[1])])
+            corners = torch.stack([product(x, y) for x in (first[0], last[0]) for y in (first[1], last[1])])
             lower, upper = corners.amin(0), corners.amax(0)
         # where both are points, rounding may let the ends cross
         centre, radius = (lower + upper) / 2, ((upper - lower) / 2).clamp_min(0.0)
-    plain = None
-    if left.plain is not None and right.plain is not None:
-        x, y = left.plain, right.plain
-        plain = product(x, y)
-        if walk.backward:
+    clean = None
+    if left.clean is not None and right.clean is not None:
+        x, y = left.clean, right.clean
+        clean = product(x, y)
+        if propagation.backward:
             under, over = ([plane.at(x, y) for plane in planes] for planes in (below, above))
             bonus = TIE * spread.detach()
-            plain = relax(walk, plain, _chosen(under, lows, bonus), _chosen(over, -highs, bonus))
-    return left.like(plain, centre, radius)
+            clean = relax(propagation, clean, _chosen(under, lows, bonus), _chosen(over, -highs, bonus))
+    return left.like(clean, centre, radius)
 
 
 @frozen(eq=False)

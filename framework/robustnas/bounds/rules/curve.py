@@ -25,10 +25,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from robustnas.bounds.registration import Lines, enclose
+from robustnas.bounds.streams import Entrywise, Lines, enclose
 from robustnas.bounds.value import Value
-
-Entrywise = Callable[[Tensor], Tensor]
 
 STEPS, HALVING = 36, 6
 """Most steps of the search for a tangent from an end; each sixth one halves the bracket."""
@@ -81,7 +79,7 @@ class Curve:
 
 
 def enclose_curve(curve: Curve, function: Entrywise, value: Value) -> Value:
-    """`function`, which computes the curve, of a value."""
+    """Bound `function`, which computes the curve, of a value."""
     result = enclose(
         value,
         function,
@@ -92,7 +90,7 @@ def enclose_curve(curve: Curve, function: Entrywise, value: Value) -> Value:
     thin = value.radius <= 16 * torch.finfo(value.radius.dtype).eps * value.centre.abs()
     if not bool(thin.any()):
         return result
-    with value.walk.intervals():
+    with value.propagation.intervals():
         # a radius below the rounding of its centre is lost in the ends
         radius = value.radius * curve.derivative(value.centre).abs()
         result.radius = torch.where(thin, torch.maximum(radius, result.radius), result.radius)

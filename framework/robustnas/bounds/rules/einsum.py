@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustnas.bounds.registration import propagate, rule
+from robustnas.bounds.registration import rule
 from robustnas.bounds.rules.bilinear import bilinear
+from robustnas.bounds.streams import propagate
 from robustnas.bounds.value import Function, Value, refuse
 
 
 @rule(torch.einsum, scaled=True)
 def einsum(function: Function, equation: str, *operands: Any) -> Value:
-    """One bounded value, or two, whose first index is the images', and the result's first, and nobody else's."""
+    """Sum products of one bounded value, or two, whose first index is the images', and the result's first, and nobody
+    else's."""
     parts = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else list(operands)
     places = [index for index, part in enumerate(parts) if isinstance(part, Value)]
     value: Value = parts[places[0]]

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch.nn import functional as F
 
+from robustnas.bounds.refusals import expect_alignment, inner_dimensions
 from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.rules.arithmetic import negate
 from robustnas.bounds.rules.max_pool import max_pool2d
@@ -20,23 +21,17 @@ from robustnas.bounds.value import Function, Value, refuse, values_in
 
 
 @rule(*spellings("amax", "amin"), scaled=True)
-def extreme(function: Function, value: Any, dim: int | Sequence[int] = (), keepdim: bool = False) -> Value:
-    """Over dimensions that are not the images'."""
-    known = value.centre.dim()
-    dims = sorted(index % known for index in ([dim] if isinstance(dim, int) else dim))
-    if not dims or dims[0] == 0:
-        refuse(function, value, "goes over the images", "name the dimensions, without the first")
+def extreme(function: Function, value: Any, dim: int | Sequence[int] = (), keepdim: bool = False) -> Any:
+    """Take the largest or smallest entry over dimensions that are not the images'."""
+    dims = sorted(inner_dimensions(function, value, dim))
     if function.__name__ == "amin":
         return negate(torch.neg, extreme(torch.amax, -value, dims, keepdim))
-    kept = [index for index in range(1, known) if index not in dims]
+    kept = [index for index in range(1, value.centre.dim()) if index not in dims]
     shape = value.centre.shape
     count, rest = math.prod(shape[index] for index in dims), math.prod(shape[index] for index in kept)
-    line: Any = value.permute(0, *kept, *dims).reshape(shape[0], 1, rest, count)
-    pooled: Any = max_pool2d(F.max_pool2d, line, (1, count))
-    found: Value
+    line = value.permute(0, *kept, *dims).reshape(shape[0], 1, rest, count)
     sizes = [1 if index in dims else size for index, size in enumerate(shape) if keepdim or index not in dims]
-    found = pooled.reshape(sizes)
-    return found
+    return max_pool2d(F.max_pool2d, line, (1, count)).reshape(sizes)
 
 
 class Places:
@@ -52,15 +47,14 @@ class Places:
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
-        given = (*args, *(kwargs or {}).values())
-        places = next(each for each in given if isinstance(each, cls))
+        places = next(each for each in (*args, *(kwargs or {}).values()) if isinstance(each, cls))
         places.used()
         raise AssertionError
 
 
 @rule(*spellings("max", "min"), scaled=True)
 def extreme_or_larger(function: Function, value: Any, *args: Any, **kwargs: Any) -> Any:
-    """Along a dimension, with places nobody can use; or of two tensors."""
+    """Take extremes along a dimension, with places nobody can use; or of two tensors."""
     other = kwargs.get("other", args[0] if args else kwargs.get("dim"))
     largest = function.__name__ == "max"
     if other is None:
@@ -68,23 +62,19 @@ def extreme_or_larger(function: Function, value: Any, *args: Any, **kwargs: Any)
     if not isinstance(other, int):
         return larger(torch.maximum if largest else torch.minimum, value, other)
     keepdim = kwargs.get("keepdim", args[1] if len(args) > 1 else False)
-    found = extreme(torch.amax if largest else torch.amin, value, other, keepdim)
+    extremes = extreme(torch.amax if largest else torch.amin, value, other, keepdim)
     kind: Any = torch.return_types.max if largest else torch.return_types.min
-    return kind((found, Places(function, value)))
+    return kind((extremes, Places(function, value)))
 
 
 @rule(*spellings("maximum", "minimum", "fmax", "fmin"))
-def larger(function: Function, left: Any, right: Any) -> Value:
-    """The larger, or smaller, of a value and another one, or a constant."""
+def larger(function: Function, left: Any, right: Any) -> Any:
+    """Take the larger, or smaller, of a value and another one, or a constant."""
     if function.__name__ in ("minimum", "fmin"):
         return negate(torch.neg, larger(torch.maximum, -left, -right))
     if isinstance(left, Value) and isinstance(right, Value):
-        if left.centre.dim() != right.centre.dim():
-            refuse(function, left, f"shapes {tuple(left.shape)} and {tuple(right.shape)} do not align image by image")
-        shape = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
-            left.shape, right.shape
-        )
+        expect_alignment(function, left, right)
+        shape = torch.broadcast_shapes(left.shape, right.shape)  # type: ignore[no-untyped-call]
         return extreme(torch.amax, torch.stack([left.expand(shape), right.expand(shape)], -1), -1)
     value, constant = (left, right) if isinstance(left, Value) else (right, left)
-    found: Value = F.relu(value - constant) + constant
-    return found
+    return F.relu(value - constant) + constant

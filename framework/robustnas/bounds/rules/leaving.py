@@ -14,25 +14,8 @@ NUMBERS = ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "_
 CHOICES = (
     *("gt", "lt", "ge", "le", "eq", "ne", "greater", "less", "greater_equal", "less_equal", "not_equal"),
     *("__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__"),
-    *(
-        "int",
-        "long",
-        "short",
-        "byte",
-        "bool",
-        "argmax",
-        "argmin",
-        "argsort",
-        "sort",
-        "topk",
-        "sign",
-        "round",
-        "floor",
-        "ceil",
-        "isnan",
-        "isinf",
-        "isfinite",
-    ),
+    *("int", "long", "short", "byte", "bool", "argmax", "argmin", "argsort", "sort", "topk"),
+    *("sign", "round", "floor", "ceil", "isnan", "isinf", "isfinite"),
 )
 CONSTANTS = ("detach", "detach_", "numpy", "__array__")
 

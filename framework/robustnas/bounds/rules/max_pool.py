@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustnas.bounds.registration import only_first, rule, spellings
+from robustnas.bounds.passes import interval
+from robustnas.bounds.refusals import only_first
+from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.relaxation import relax
 from robustnas.bounds.value import Function, Value, refuse
 
@@ -39,9 +41,9 @@ def max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Value:
-    only_first(function, value, (kernel_size,), {})
-    if return_indices:
-        refuse(function, value, "return_indices has no meaning for a whole region")
+    """Pool (N, C, H, W)."""
+    only_first(function, value, (kernel_size,))
+    refuse_places(function, value, return_indices)
     if value.centre.dim() != 4:
         refuse(function, value, f"input of {value.centre.dim()} dimensions; expected (N, C, H, W)")
     window = {
@@ -55,20 +57,20 @@ def max_pool2d(
         pooled: tuple[Tensor, Tensor] = F.max_pool2d(x, **window, ceil_mode=ceil_mode, return_indices=True)
         return pooled
 
-    walk = value.walk
-    lower, upper = walk.interval(value)
-    with walk.intervals():
+    propagation = value.propagation
+    lower, upper = interval(value)
+    with propagation.intervals():
         low, (high, at_high) = pool(lower)[0], pool(upper)
         bottom = _take(lower, at_high)
         # one entry has both ends: its own interval, which the ends may have rounded away
         alone = bottom == low
         centre = torch.where(alone, _take(value.centre, at_high), (low + high) / 2)
         radius = torch.where(alone, _take(value.radius, at_high), (high - low) / 2)
-    plain = None
-    if value.plain is not None:
-        plain = pool(value.plain)[0]
-        if walk.backward:
-            with walk.intervals():
+    clean = None
+    if value.clean is not None:
+        clean = pool(value.clean)[0]
+        if propagation.backward:
+            with propagation.intervals():
                 at_low = pool((lower + TIE * value.radius).detach())[1]
                 second = _Second.apply(upper, _Windows(upper, high, **window))  # type: ignore[no-untyped-call]
                 # a window of one entry has no second: its lowest number leaves the largest lower bound
@@ -79,10 +81,16 @@ def max_pool2d(
                 # an entry that dominates its window is the line, also where its interval is rounded to a point
                 dominant = alone & (second <= low)
                 level = high - excess
-            highest = _take(value.plain, at_high)
+            highest = _take(value.clean, at_high)
             upper_line = torch.where(dominant, highest, level + slope * (highest - bottom))
-            plain = relax(walk, plain, _take(value.plain, at_low), upper_line)
-    return value.like(plain, centre, radius)
+            clean = relax(propagation, clean, _take(value.clean, at_low), upper_line)
+    return value.like(clean, centre, radius)
+
+
+def refuse_places(function: Function, value: Value, return_indices: bool) -> None:
+    """Refuse to tell where the largest entries stand."""
+    if return_indices:
+        refuse(function, value, "return_indices has no meaning for a whole region")
 
 
 def _pair(size: Any) -> Pair:
@@ -95,21 +103,18 @@ def _take(values: Tensor, places: Tensor) -> Tensor:
 
 
 class _Windows:
-    """Where a pool looks: what the first entry of each window is, what the second one is, and so on."""
+    """Where a pool looks: at the first entry of each window, at the second one, and so on."""
 
     def __init__(self, image: Tensor, pooled: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair):
         self.size, self.padding = (image.shape[2], image.shape[3]), padding
-        self.places = []
         rows, columns = (
             [slice(at * step, at * step + (count - 1) * move + 1, move) for at in range(kernel)]
             for kernel, step, move, count in zip(kernel_size, dilation, stride, pooled.shape[2:], strict=True)
         )
         self.places = [(..., row, column) for row in rows for column in columns]
         # rows and columns behind the image that some window looks at
-        self.behind = (
-            max(0, rows[-1].stop - self.size[0] - padding[0]),
-            max(0, columns[-1].stop - self.size[1] - padding[1]),
-        )
+        ends = zip((rows, columns), self.size, padding, strict=True)
+        self.behind = tuple(max(0, slices[-1].stop - size - before) for slices, size, before in ends)
 
     def padded(self, image: Tensor, filling: float) -> Tensor:
         (above, left), (below, right) = self.padding, self.behind

@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustnas.bounds.registration import only_first, propagate, rule, spellings
+from robustnas.bounds.refusals import inner_dimensions, only_first
+from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.rules.affine import batch_norm
 from robustnas.bounds.rules.bilinear import bilinear
 from robustnas.bounds.rules.curve import enclose_curve
 from robustnas.bounds.rules.powers import RSQRT, SQRT, SQUARE, power
-from robustnas.bounds.value import Function, Value, refuse
+from robustnas.bounds.streams import propagate
+from robustnas.bounds.value import Function, Value, midpoint, refuse
 
 
 @rule(*spellings("layer_norm"))
@@ -38,9 +40,9 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
     cudnn_enable: bool = True,
-) -> Value:
-    """Over the last dimensions."""
-    only_first(function, value, (weight, bias), {})
+) -> Any:
+    """Normalise over the last dimensions."""
+    only_first(function, value, (weight, bias))
     return _with_weights(_normalised(value, _last(function, value, normalized_shape), eps), weight, bias)
 
 
@@ -51,9 +53,9 @@ def rms_norm(
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
     eps: float | None = None,
-) -> Value:
-    """Over the last dimensions, without a mean."""
-    only_first(function, value, (weight,), {})
+) -> Any:
+    """Normalise over the last dimensions, without a mean."""
+    only_first(function, value, (weight,))
     eps = torch.finfo(value.centre.dtype).eps if eps is None else eps
     dims = _last(function, value, normalized_shape)
     return _with_weights(_normalised(value, dims, eps, centred=False), weight, None)
@@ -62,17 +64,17 @@ def rms_norm(
 @rule(*spellings("group_norm"))
 def group_norm(
     function: Function,
-    value: Value,
+    value: Any,
     num_groups: int,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
-) -> Value:
-    """Of (N, C, ...), over groups of channels and all places."""
-    only_first(function, value, (weight, bias), {})
+) -> Any:
+    """Normalise (N, C, ...) over groups of channels and all places."""
+    only_first(function, value, (weight, bias))
     shape = value.centre.shape
-    grouped: Any = value.reshape(shape[0], num_groups, -1)
+    grouped = value.reshape(shape[0], num_groups, -1)
     return _by_channel(_normalised(grouped, [2], eps).reshape(shape), weight, bias)
 
 
@@ -88,9 +90,9 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
-) -> Value:
-    """Of (N, C, ...), over all places of a channel; with running statistics it is batch norm in evaluation."""
-    only_first(function, value, (weight, bias), {})
+) -> Any:
+    """Normalise (N, C, ...) over all places of a channel; with running statistics it is batch norm in evaluation."""
+    only_first(function, value, (weight, bias))
     if not use_input_stats:
         return batch_norm(F.batch_norm, value, running_mean, running_var, weight, bias, False, momentum, eps)
     if value.centre.dim() < 3:
@@ -101,14 +103,13 @@ def instance_norm(
 @rule(*spellings("local_response_norm"))
 def local_response_norm(
     function: Function, value: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> Value:
-    """x / (k + alpha * mean of the squares in a window over channels)^beta."""
+) -> Any:
+    """Compute x / (k + alpha * mean of the squares in a window over channels)^beta."""
     before, behind = size // 2, (size - 1) // 2
-    squares: Any = power(torch.square, value, 2)
+    squares = power(torch.square, value, 2)
     flat = F.pad(squares.flatten(2).transpose(1, 2), (before, behind))
     means = F.avg_pool1d(flat, size, 1).transpose(1, 2).reshape(value.shape)
-    found: Value = value * power(torch.pow, means * alpha + k, -beta)
-    return found
+    return value * power(torch.pow, means * alpha + k, -beta)
 
 
 @rule(*spellings("var", "std"))
@@ -121,10 +122,10 @@ def spread(
     *,
     correction: float | None = None,
 ) -> Value:
-    """Variance or its root over dimensions that are not the images'."""
+    """Take the variance, or its root, over dimensions that are not the images'."""
     if isinstance(dim, bool) or dim is None:
         refuse(function, value, "goes over the images", "name the dimensions, without the first")
-    dims = _dims(function, value, dim)
+    dims = inner_dimensions(function, value, dim)
     count = math.prod(value.centre.shape[index] for index in dims)
     freedom = max(count - (float(unbiased) if correction is None else correction), 0)
     total: Any = _squares(_centred(value, dims)).sum(dims, keepdim=keepdim)
@@ -134,51 +135,40 @@ def spread(
 
 @rule(*spellings("var_mean", "std_mean"))
 def spread_and_mean(function: Function, value: Any, dim: Any = None, **kwargs: Any) -> tuple[Value, Value]:
+    """Take the variance, or its root, and the mean."""
     spread_of = torch.var if function.__name__ == "var_mean" else torch.std
     return spread(spread_of, value, dim, **kwargs), value.mean(dim, keepdim=kwargs.get("keepdim", False))
 
 
 @rule(*spellings("norm"), torch.linalg.vector_norm, torch.linalg.norm)
-def length(function: Function, value: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Value:
-    """Lengths of order 1 or 2 over dimensions that are not the images'."""
+def length(function: Function, value: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+    """Take lengths of order 1 or 2 over dimensions that are not the images'."""
     order = kwargs.pop("ord", p)
     order = 2 if order in (None, "fro") else order
-    given = any(option is not None for option in kwargs.values())
-    if given or order not in (1, 2) or dim is None or (function is torch.linalg.norm and not isinstance(dim, int)):
+    options = any(option is not None for option in kwargs.values())
+    if options or order not in (1, 2) or dim is None or (function is torch.linalg.norm and not isinstance(dim, int)):
         refuse(function, value, "its rule holds for orders 1 and 2 over named dimensions, without other options")
-    dims = _dims(function, value, dim)
+    dims = inner_dimensions(function, value, dim)
     if order == 1:
-        total: Value = value.abs().sum(dims, keepdim=keepdim)
-        return total
+        return value.abs().sum(dims, keepdim=keepdim)
     squares: Any = _squares(value)
     return enclose_curve(SQRT, torch.sqrt, _not_negative(squares.sum(dims, keepdim=keepdim)))
 
 
 @rule(*spellings("normalize"))
-def normalize(function: Function, value: Value, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Value:
-    """x / |x|, of order 2; in the box of the unit ball where |x| may be below eps, by which it is divided then."""
+def normalize(function: Function, value: Value, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
+    """Divide x by |x|, of order 2; in the box of the unit ball where |x| may be below eps, which then divides."""
     if p != 2:
         refuse(function, value, f"order {p}: the rule holds for order 2")
-    dims = _dims(function, value, dim)
+    dims = inner_dimensions(function, value, dim)
     count = math.prod(value.centre.shape[index] for index in dims)
-    found: Any = _normalised(value, dims, 0.0, centred=False, floor=eps**2 / count)
-    scaled: Value = found * count**-0.5
-    return scaled
+    return _normalised(value, dims, 0.0, centred=False, floor=eps**2 / count) * count**-0.5
 
 
 @rule(F.cosine_similarity)
-def cosine(function: Function, left: Any, right: Any, dim: int = 1, eps: float = 1e-8) -> Value:
-    """The product of two vectors of unit length, either of which may depend on the images."""
-    product: Any = F.normalize(left, dim=dim, eps=eps) * F.normalize(right, dim=dim, eps=eps)
-    found: Value = product.sum(dim)
-    return found
-
-
-def _dims(function: Function, value: Value, dim: int | Sequence[int]) -> list[int]:
-    dims = [index % value.centre.dim() for index in ([dim] if isinstance(dim, int) else dim)]
-    if not dims or 0 in dims:
-        refuse(function, value, "goes over the images", "name the dimensions, without the first")
-    return dims
+def cosine(function: Function, left: Any, right: Any, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """Multiply two vectors of unit length, either of which may depend on the images."""
+    return (F.normalize(left, dim=dim, eps=eps) * F.normalize(right, dim=dim, eps=eps)).sum(dim)
 
 
 def _last(function: Function, value: Value, normalized_shape: Sequence[int]) -> list[int]:
@@ -188,13 +178,12 @@ def _last(function: Function, value: Value, normalized_shape: Sequence[int]) -> 
     return list(range(known - count, known))
 
 
-def _with_weights(value: Any, weight: Tensor | None, bias: Tensor | None) -> Value:
+def _with_weights(value: Any, weight: Tensor | None, bias: Tensor | None) -> Any:
     value = value if weight is None else value * weight
-    found: Value = value if bias is None else value + bias
-    return found
+    return value if bias is None else value + bias
 
 
-def _by_channel(value: Any, weight: Tensor | None, bias: Tensor | None) -> Value:
+def _by_channel(value: Any, weight: Tensor | None, bias: Tensor | None) -> Any:
     shape = (-1, *[1] * (value.dim() - 2))
     return _with_weights(value, *(each if each is None else each.view(shape) for each in (weight, bias)))
 
@@ -215,32 +204,30 @@ def _squares(value: Value) -> Value:
 
 def _not_negative(value: Value) -> Value:
     """A sum of squares, whose interval rounding may have put below 0."""
-    with value.walk.intervals():
-        lower, upper = (value.centre - value.radius).clamp_min(0.0), value.centre + value.radius
-        value.centre, value.radius = (lower + upper) / 2, (upper - lower) / 2
+    with value.propagation.intervals():
+        value.centre, value.radius = midpoint(value.lower.clamp_min(0.0), value.upper)
     return value
 
 
-def _normalised(value: Value, dims: list[int], eps: float, centred: bool = True, floor: float = -1.0) -> Value:
+def _normalised(value: Value, dims: list[int], eps: float, *, centred: bool = True, floor: float = -1.0) -> Value:
     """d / sqrt(mean(d^2) + eps) over dimensions; without lines where mean(d^2) may be as small as `floor`."""
     count = math.prod(value.centre.shape[index] for index in dims)
     value = _centred(value, dims) if centred else value
     squares: Any = _squares(value)
     mean = _not_negative(squares.mean(dims, keepdim=True))
-    with value.walk.intervals():
-        vanishing = mean.centre - mean.radius <= floor
+    with value.propagation.intervals():
+        vanishing = mean.lower <= floor
         mean.radius = torch.where(vanishing, torch.nan, mean.radius)
     shifted: Any = mean + eps
     inverse = enclose_curve(RSQRT, torch.rsqrt, shifted)
     result = bilinear(torch.mul, value, inverse, entrywise=True)
-    with value.walk.intervals():
+    with value.propagation.intervals():
         most = math.sqrt(count - 1 if centred else count)
         lower, upper = _ends(value, dims, count, eps, most)
         lower, upper = torch.where(vanishing, -most, lower), torch.where(vanishing, most, upper)
-        lower = torch.maximum(lower, _known(result.centre - result.radius, -torch.inf))
-        upper = torch.minimum(upper, _known(result.centre + result.radius, torch.inf))
-        lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
-        result.centre, result.radius = (lower + upper) / 2, (upper - lower) / 2
+        lower = torch.maximum(lower, _known(result.lower, -torch.inf))
+        upper = torch.minimum(upper, _known(result.upper, torch.inf))
+        result.centre, result.radius = midpoint(torch.minimum(lower, upper), torch.maximum(lower, upper))
     return result
 
 
@@ -249,8 +236,8 @@ def _known(end: Tensor, nothing: float) -> Tensor:
 
 
 def _ends(value: Value, dims: list[int], count: int, eps: float, most: float) -> tuple[Tensor, Tensor]:
-    """Of y_i, from those of d_i and of the sum of the other squares."""
-    low, high = value.centre - value.radius, value.centre + value.radius
+    """The ends of y_i, from those of d_i and of the sum of the other squares."""
+    low, high = value.lower, value.upper
     smallest = torch.where((low <= 0) & (high >= 0), 0.0, torch.minimum(low.square(), high.square()))
     largest = torch.maximum(low.square(), high.square())
 

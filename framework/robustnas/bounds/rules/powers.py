@@ -14,17 +14,17 @@ where the interval is negative.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustnas.bounds.registration import only_first, root, rule, spellings
+from robustnas.bounds.passes import tighten
+from robustnas.bounds.refusals import only_first
+from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.rules.curve import Curve, enclose_curve
+from robustnas.bounds.streams import Entrywise, root
 from robustnas.bounds.value import Function, Value, refuse
-
-Entrywise = Callable[[Tensor], Tensor]
 
 EXP = Curve(torch.exp, torch.exp, torch.exp)
 EXPM1 = Curve(torch.expm1, torch.exp, torch.exp)
@@ -62,51 +62,33 @@ SQRT = _concave(_root, lambda x: 0.5 * _positive(x).rsqrt())
 RSQRT = _falling(torch.rsqrt, lambda x: -0.5 * _positive(x) ** -1.5)
 RECIPROCAL = _falling(_reciprocal, lambda x: -(_positive(x) ** -2))
 
-CURVES: dict[str, Curve] = {
-    "exp": EXP,
-    "expm1": EXPM1,
-    "log": LOG,
-    "log1p": LOG1P,
-    "sqrt": SQRT,
-    "rsqrt": RSQRT,
-    "square": SQUARE,
-}
-
-
-@rule(*spellings(*CURVES, *(f"{name}_" for name in CURVES)))
-def power_without_arguments(function: Function, value: Value) -> Value:
-    """A function of CURVES."""
-    curve = CURVES[function.__name__.removesuffix("_")]
-    return enclose_curve(curve, curve.value, value)
+CURVES = {"exp": EXP, "expm1": EXPM1, "log": LOG, "log1p": LOG1P, "sqrt": SQRT, "rsqrt": RSQRT, "square": SQUARE}
+"""Functions without arguments; registered with those of `activations.py`."""
 
 
 @rule(*spellings("reciprocal", "reciprocal_"))
-def reciprocal(function: Function, value: Value) -> Value:
-    """1/x, of either sign."""
-    value.walk.tightened(value)
+def reciprocal(function: Function, value: Value) -> Any:
+    """Bound 1/x, of either sign."""
+    tighten(value)
     sign = torch.where(value.centre.detach() < 0, -1.0, 1.0)
     if bool((sign > 0).all()):
         return enclose_curve(RECIPROCAL, torch.reciprocal, value)
     # the interval of -x is the mirrored one
-    plain = None if value.plain is None else value.plain * sign
-    mirrored = value.like(plain, value.centre * sign, value.radius)
+    clean = None if value.clean is None else value.clean * sign
+    mirrored = value.like(clean, value.centre * sign, value.radius)
     mirrored.tightened = value.tightened
-    found: Any = enclose_curve(RECIPROCAL, torch.reciprocal, mirrored)
-    turned: Value = found * sign
-    return turned
+    return enclose_curve(RECIPROCAL, torch.reciprocal, mirrored) * sign
 
 
 @rule(*spellings("__rtruediv__", "__rdiv__"))
-def reciprocal_times(function: Function, value: Value, numerator: Any) -> Value:
-    """A number, or a tensor that does not depend on the images, divided by a value."""
-    found: Any = reciprocal(torch.reciprocal, value)
-    quotient: Value = found * numerator
-    return quotient
+def reciprocal_times(function: Function, value: Value, numerator: Any) -> Any:
+    """Divide a number, or a tensor that does not depend on the images, by a value."""
+    return reciprocal(torch.reciprocal, value) * numerator
 
 
 @rule(*spellings("pow", "pow_", "__pow__", "__ipow__"))
-def power(function: Function, value: Any, exponent: Any) -> Value:
-    """x^p, p a number or a tensor of one entry; and c^x, for positive numbers c."""
+def power(function: Function, value: Any, exponent: Any) -> Any:
+    """Bound x^p, p a number or a tensor of one entry; and c^x, for positive numbers c."""
     if isinstance(exponent, Value):
         if isinstance(value, Value):
             refuse(function, value, "base and exponent depend on the images", "exp(exponent * log(base)) would do")
@@ -115,8 +97,7 @@ def power(function: Function, value: Any, exponent: Any) -> Value:
         refuse(function, value, f"exponents of shape {tuple(exponent.shape)}: the rule holds for one exponent")
     p = float(exponent)
     if p == 0 or p == 1:
-        straight: Value = value * p + (1 - p)
-        return straight
+        return value * p + (1 - p)
     if p == -1:
         return reciprocal(function, value)
     curve = power_curve(exponent)
@@ -125,8 +106,8 @@ def power(function: Function, value: Any, exponent: Any) -> Value:
 
 @rule(*spellings("__rpow__"))
 def base_to(function: Function, exponent: Value, base: Any) -> Value:
-    """c^x = exp(x log c)."""
-    only_first(function, exponent, (base,), {})
+    """Bound c^x, which is exp(x log c)."""
+    only_first(function, exponent, (base,))
     if (isinstance(base, Tensor) and base.numel() != 1) or not float(base) > 0:
         refuse(function, exponent, "a base that is not one positive number")
     scaled: Any = exponent * math.log(float(base))
@@ -134,7 +115,7 @@ def base_to(function: Function, exponent: Value, base: Any) -> Value:
 
 
 def power_curve(exponent: Any) -> Curve:
-    """x^p for numbers p other than 0 and 1; of positive x, unless p is a positive integer."""
+    """The curve of x^p for numbers p other than 0 and 1; of positive x, unless p is a positive integer."""
     p = float(exponent)
     if p == 2:
         return SQUARE
@@ -142,24 +123,20 @@ def power_curve(exponent: Any) -> Curve:
     def value(x: Tensor) -> Tensor:
         return torch.pow(x, exponent)
 
-    def slope(x: Tensor) -> Tensor:
-        steepness: Tensor = torch.pow(x, exponent - 1) * exponent
-        return steepness
+    def slope(x: Tensor) -> Any:
+        return torch.pow(x, exponent - 1) * exponent
 
     if p > 0 and p == int(p):
         return Curve(value, slope, slope, valley=0.0) if p % 2 == 0 else Curve(value, slope, slope, left=0.0)
 
     def of_positive(x: Tensor) -> Tensor:
         # integer powers of negative numbers exist, and would pass for values of the curve
-        powers: Tensor = torch.where(x > 0, x, 1.0) ** exponent
+        powers = torch.where(x > 0, x, 1.0) ** exponent
         return torch.where(x > 0, powers, torch.where(x == 0, 0.0 if p > 0 else torch.nan, torch.nan))
 
     def slope_of_positive(x: Tensor) -> Tensor:
-        steepness: Tensor = torch.pow(_positive(x), exponent - 1) * exponent
-        return steepness
+        return slope(_positive(x))  # type: ignore[no-any-return]
 
-    if p < 0:
-        return _falling(of_positive, slope_of_positive)
-    return (
-        _concave(of_positive, slope_of_positive) if p < 1 else Curve(of_positive, slope_of_positive, slope_of_positive)
-    )
+    if p > 1:
+        return Curve(of_positive, slope_of_positive, slope_of_positive)
+    return (_falling if p < 0 else _concave)(of_positive, slope_of_positive)

@@ -6,20 +6,23 @@ passes over memory.  `rectifier_lines` gives the same lines, entry by entry, for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustnas.bounds.registration import Lines, only_first, rule, spellings
-from robustnas.bounds.relaxation import differentiated, per_image
+from robustnas.bounds.passes import interval, tighten
+from robustnas.bounds.propagation import FreeSlopes, Propagation
+from robustnas.bounds.refusals import only_first
+from robustnas.bounds.registration import rule, spellings
+from robustnas.bounds.relaxation import Gradients, differentiated, per_image
 from robustnas.bounds.scale import rescaled
-from robustnas.bounds.value import Function, Value, refuse
-from robustnas.bounds.walk import Rays, Walk
+from robustnas.bounds.streams import Lines
+from robustnas.bounds.value import Function, Value, midpoint, refuse
 
 Tensors = tuple[Tensor, ...]
-Gradients = tuple[Tensor | None, ...]
 
 
 def unstable(lower: Tensor, upper: Tensor) -> Tensor:
@@ -49,114 +52,62 @@ def rectifier_lines(lower: Tensor, upper: Tensor, negative: float) -> Lines:
 def leaky_relu(
     function: Function, value: Value, negative_slope: float = 0.01, inplace: bool = False, **kwargs: Any
 ) -> Value:
-    """As ReLU, with a ray of `negative_slope` on the left."""
+    """Bound leaky ReLU, whose ray on the left has `negative_slope`."""
     only_first(function, value, (negative_slope,), kwargs)
     if not 0 <= negative_slope <= 1:
         refuse(function, value, f"negative_slope {negative_slope:g}: the lines hold for slopes in [0, 1]")
-    return _rectified(value, negative_slope)
+    if negative_slope == 0:
+        return relu(function, value)
+    value = rescaled(value)
+    lower, upper = interval(value, unstable)
+    with value.propagation.intervals():
+        centre, radius = midpoint(F.leaky_relu(lower, negative_slope), F.leaky_relu(upper, negative_slope))
+        lines = rectifier_lines(lower, upper, negative_slope)
+    clean = None if value.clean is None else F.leaky_relu(value.clean, negative_slope)
+    if value.propagation.backward:
+        clean = _rectified(value, clean, lines.lower_slope, (lines.upper_slope, lines.upper_offset), negative_slope)
+    return value.like(clean, centre, radius)
 
 
 @rule(*spellings("relu", "relu_"), scaled=True)
 def relu(function: Function, value: Value, inplace: bool = False) -> Value:
+    """Bound ReLU."""
     value = rescaled(value)
-    walk = value.walk
-    if walk.optimises:
-        return _rectified(value, 0.0)
-    walk.tightened(value, unstable)
-    if value.plain is None or not walk.backward:
-        with walk.intervals():
-            centre, radius = _Interval.apply(value.centre, value.radius)  # type: ignore[no-untyped-call]
-        return value.like(None if value.plain is None else F.relu(value.plain), centre, radius)
-    with walk.intervals():
-        enclosed = _Enclosure.apply(value.centre, value.radius)  # type: ignore[no-untyped-call]
-        centre, radius, chord, offset = enclosed
-    plain = _Relaxed.apply(walk, value.plain, chord, offset, walk.budget)  # type: ignore[no-untyped-call]
-    return value.like(plain, centre, radius)
-
-
-def _rectified(value: Value, negative: float) -> Value:
-    """max(x, negative * x), for every walk."""
-    value = rescaled(value)
-    walk = value.walk
-    lower, upper = walk.interval(value, unstable)
-    with walk.intervals():
-        if negative:
-            low, high = F.leaky_relu(lower, negative), F.leaky_relu(upper, negative)
-            centre, radius = (low + high) / 2, (high - low) / 2
-            lines = rectifier_lines(lower, upper, negative)
-            ray, chord = lines.lower_slope, lines.upper_slope
-            offset = torch.zeros_like(chord) if lines.upper_offset is None else lines.upper_offset
+    propagation = value.propagation
+    tighten(value, unstable)
+    if value.clean is None or not propagation.backward:
+        with propagation.intervals():
+            centre, radius = _Enclosure.apply(value.centre, value.radius, False)  # type: ignore[no-untyped-call]
+        return value.like(None if value.clean is None else F.relu(value.clean), centre, radius)
+    optimised = propagation.kind.ascent is not None
+    with propagation.intervals():
+        if optimised:
+            enclosed = enclosure(value.centre, value.radius)
         else:
-            centre, radius, chord, offset = enclosure(value.centre, value.radius)
-            ray = chord.round()
-    plain = None if value.plain is None else F.leaky_relu(value.plain, negative)
-    if plain is not None and value.plain is not None and walk.backward:
-        plain, control = _Steered.apply(walk, plain, value.plain, ray, chord, offset, walk.budget)  # type: ignore
-        if walk.optimises and bool(unstable(lower, upper).any()):
-            walk.steer(Rays(control, ray.detach(), negative))
-    return value.like(plain, centre, radius)
+            enclosed = _Enclosure.apply(value.centre, value.radius, True)  # type: ignore[no-untyped-call]
+    centre, radius, chord, offset = enclosed
+    output, ray = (F.relu(value.clean), chord.round()) if optimised else (None, None)
+    return value.like(_rectified(value, output, ray, (chord, offset)), centre, radius)
 
 
-class _Steered(torch.autograd.Function):
-    """A rectifier whose lower rays can be chosen anew in each backward pass.
+def _rectified(
+    value: Value, output: Tensor | None, ray: Tensor | None, above: Sequence[Any], negative: float = 0.0
+) -> Tensor:
+    """The rectifier of the clean value, between lines.
 
-    Its second output says nothing; what comes back through it, (N, ...) in a backward pass that relaxes, are the
-    slopes of the rays.  So a batched backward pass has rays for each of its rows, and the bound can be differentiated
-    in them.
+    Args:
+        output: what it is; None for ReLU, whose backward pass has a form in fewer passes.
+        ray: slope of the line below; None for that to which the slope above rounds.
+        above: slope and offset of the line above.
+        negative: slope of the rectifier on the left.
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        walk: Walk,
-        output: Tensor,
-        clean: Tensor,
-        ray: Tensor,
-        chord: Tensor,
-        offset: Tensor,
-        budget: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.walk = walk
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(output, clean, ray, chord, offset)
-        return output.view_as(output), output.new_zeros(()).expand_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Any) -> Gradients:
-        slope, chosen = slopes
-        if slope is None:
-            return None, None, None, None, None, None, None
-        if not ctx.walk.relaxing:
-            return None, slope, None, None, None, None, None
-        output, clean, ray, chord, offset = ctx.saved_tensors
-        positive, negative = slope.clamp_min(0.0), slope.clamp_max(0.0)
-        # the order of operations is that of `pulled`: with the same rays, the same number
-        through = torch.addcmul(positive * (ray if chosen is None else chosen), negative, chord)
-        gap = torch.addcmul(torch.addcmul(through * clean, slope, output, value=-1), negative, offset)
-        return None, None, through, None, None, None, per_image(gap)
-
-
-class _Interval(torch.autograd.Function):
-    """Centre and radius of `enclosure` alone, with their gradients in fewer passes."""
-
-    @staticmethod
-    def forward(ctx: Any, centre: Tensor, radius: Tensor) -> Tensors:
-        half = F.relu(centre + radius).mul_(0.5)
-        middle, reach = torch.maximum(centre, half), torch.minimum(radius, half)
-        ctx.save_for_backward(centre, radius, half, reach)
-        ctx.set_materialize_grads(False)
-        return middle, reach
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Any) -> Gradients:
-        """The slopes themselves where the interval is positive, half their sum where the kink is inside, else 0."""
-        centre, radius, half, reach = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return differentiated(lambda c, r: enclosure(c, r)[:2], (centre, radius), slopes)
-        by_middle, by_reach = (torch.zeros_like(centre) if slope is None else slope for slope in slopes)
-        by_middle, by_reach = where_positive(by_middle, half), where_positive(by_reach, half)
-        turned = where_positive((by_reach - by_middle).mul_(0.5), radius - reach)
-        return by_middle.add_(turned), by_reach.sub_(turned)
+    propagation = value.propagation
+    lines = (ray, *above, propagation.gap_input)
+    clean: Tensor
+    clean, control = _Rectifier.apply(propagation, value.clean, output, *lines)  # type: ignore[no-untyped-call]
+    if ray is not None and propagation.kind.ascent and bool(unstable(value.lower, value.upper).any()):
+        propagation.add_free_slopes(FreeSlopes(control, ray.detach(), negative))
+    return clean
 
 
 def enclosure(centre: Tensor, radius: Tensor) -> Tensors:
@@ -176,86 +127,112 @@ def enclosure(centre: Tensor, radius: Tensor) -> Tensors:
 
 
 class _Enclosure(torch.autograd.Function):
-    """`enclosure`, with its gradients in fewer passes."""
+    """`enclosure`, or its centre and radius alone, with their gradients in fewer passes."""
 
     @staticmethod
-    def forward(ctx: Any, centre: Tensor, radius: Tensor) -> Tensors:
-        tiny = torch.finfo(centre.dtype).tiny
+    def forward(ctx: Any, centre: Tensor, radius: Tensor, with_lines: bool) -> Tensors:
+        ctx.set_materialize_grads(False)
         half = F.relu(centre + radius).mul_(0.5)
         middle, reach = torch.maximum(centre, half), torch.minimum(radius, half)
+        if not with_lines:
+            ctx.save_for_backward(centre, radius, half, reach)
+            return middle, reach
+        tiny = torch.finfo(centre.dtype).tiny
         chord = middle.clamp_max(tiny).add_(reach).div_(radius + tiny)
         offset = half.mul_(2.0).mul_(1 - chord)
         ctx.save_for_backward(centre, radius, chord)
-        ctx.set_materialize_grads(False)
         return middle, reach, chord, offset
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> Gradients:
-        """Where the kink is inside, with s the chord's slope and q = c / r = 2 s - 1:
+        """The slopes themselves where the interval is positive, else 0; but where the kink is inside, with s the
+        chord's slope and q = c / r = 2 s - 1:
 
         middle = reach = (c + r)/2,   offset = (r^2 - c^2) / 2r,   ds/dc = 1 / 2r,   ds/dr = -q / 2r
         """
-        centre, radius, chord = ctx.saved_tensors
+        centre, radius, *kept = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return differentiated(enclosure, (centre, radius), slopes)
-        by_middle, by_reach, by_chord, by_offset = (
-            torch.zeros_like(centre) if slope is None else slope for slope in slopes
-        )
+            inputs, count = (centre, radius), len(slopes)
+            return (*differentiated(lambda c, r: enclosure(c, r)[:count], inputs, slopes), None)
+        by_middle, by_reach, *by_lines = (torch.zeros_like(centre) if slope is None else slope for slope in slopes)
+        if not by_lines:
+            half, reach = kept
+            by_middle, by_reach = where_positive(by_middle, half), where_positive(by_reach, half)
+            turned = where_positive((by_reach - by_middle).mul_(0.5), radius - reach)
+            return by_middle.add_(turned), by_reach.sub_(turned), None
+        (chord,) = kept
         into_centre, into_radius = where_positive(by_middle, chord), where_positive(by_reach, chord)
         # the slope is neither 0 nor 1 just where the kink is inside
         inside = chord * (1.0 - chord)
         half = (by_middle - by_reach).mul_(0.5)
         at_centre, at_radius = half.neg(), half
         if slopes[2] is not None or slopes[3] is not None:
+            by_chord, by_offset = by_lines
             ratio = torch.sub(2.0 * chord, 1.0)
             turn = by_chord * (radius + torch.finfo(radius.dtype).tiny).reciprocal_().mul_(0.5)
             at_centre = at_centre.add_(turn).addcmul_(by_offset, ratio, value=-1)
-            at_radius = at_radius.addcmul_(turn, ratio, value=-1).addcmul_(
-                by_offset, ratio.square().add_(1.0), value=0.5
-            )
+            at_radius = at_radius.addcmul_(turn, ratio, value=-1)
+            at_radius = at_radius.addcmul_(by_offset, ratio.square().add_(1.0), value=0.5)
         into_centre.add_(where_positive(at_centre, inside))
         into_radius.add_(where_positive(at_radius, inside))
-        return into_centre, into_radius
+        return into_centre, into_radius, None
 
 
-class _Relaxed(torch.autograd.Function):
-    """ReLU of the clean values; while the walk relaxes, its backward pass follows the lines."""
+class _Rectifier(torch.autograd.Function):
+    """A rectifier of the clean values; the backward pass of a pass that relaxes follows the lines.
+
+    The second output says nothing; what comes back through it, (N, ...) in such a backward pass, are the slopes of the
+    lower lines.  So a batched backward pass has lines for each of its rows, and the bound can be differentiated in
+    them.
+    """
 
     @staticmethod
-    def forward(ctx: Any, walk: Walk, clean: Tensor, chord: Tensor, offset: Tensor, budget: Tensor) -> Tensor:
-        ctx.walk = walk
+    def forward(
+        ctx: Any, propagation: Propagation, clean: Tensor, output: Tensor | None, *lines_and_gap_input: Any
+    ) -> tuple[Tensor, Tensor]:
+        ctx.propagation = propagation
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(clean, chord, offset)
-        return F.relu(clean)
+        ctx.save_for_backward(clean, output, *lines_and_gap_input[:-1])  # without the gap's input, which is all zeros
+        return F.relu(clean) if output is None else output.view_as(output), clean.new_zeros(()).expand_as(clean)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> Gradients:
-        (slope,) = slopes
+        slope, chosen = slopes
         if slope is None:
-            return None, None, None, None, None
-        clean, chord, offset = ctx.saved_tensors
-        if not ctx.walk.relaxing:
-            return None, torch.ops.aten.threshold_backward(slope, clean, 0), None, None, None
-        if ctx.walk.batched or not torch.is_grad_enabled():
-            through, gap = pulled(slope, clean, chord, offset)
-        else:
+            return None, None, None, None, None, None, None
+        clean, output, ray, chord, offset = ctx.saved_tensors
+        if not ctx.propagation.relaxing:
+            inward = (where_positive(slope, clean), None) if output is None else (None, slope)
+            return None, *inward, None, None, None, None
+        if output is None and torch.is_grad_enabled() and not ctx.propagation.batched:
             through, gap = _Pulled.apply(slope, clean, chord, offset)  # type: ignore[no-untyped-call]
-        return None, through, None, None, gap
+        else:
+            through, gap = pulled(slope, clean, chord, offset, ray if chosen is None else chosen, output)
+        return None, through, None, None, None, None, gap
 
 
-def pulled(slope: Tensor, clean: Tensor, chord: Tensor, offset: Tensor) -> Tensors:
-    """A linear function of ReLU's outputs, pulled through the lines: slopes (N, ...) at its inputs, gaps (N,).
+def pulled(
+    slope: Tensor,
+    clean: Tensor,
+    chord: Tensor,
+    offset: Tensor,
+    ray: Tensor | None = None,
+    output: Tensor | None = None,
+) -> Tensors:
+    """A linear function of a rectifier's outputs, pulled through the lines: slopes (N, ...) at its inputs, gaps (N,).
 
-    The ray below has the slope to which the chord's rounds: 1 where upper > -lower.
+    The ray below has the slope to which the chord's rounds, if none is given: 1 where upper > -lower.
     """
     positive, negative = slope.clamp_min(0.0), slope.clamp_max(0.0)
-    through = torch.addcmul(positive * chord.round(), negative, chord)
-    gap = torch.addcmul(torch.addcmul(through * clean, slope, F.relu(clean), value=-1), negative, offset)
-    return through, per_image(gap)
+    through = torch.addcmul(positive * (chord.round() if ray is None else ray), negative, chord)
+    # in this order: another one would add gradients up in another order, and change their last digit
+    gap = through * clean
+    gap = torch.addcmul(gap, slope, F.relu(clean) if output is None else output, value=-1)
+    return through, per_image(torch.addcmul(gap, negative, offset))
 
 
 class _Pulled(torch.autograd.Function):
-    """`pulled`, with its gradients in fewer passes."""
+    """`pulled` for ReLU, with its gradients in fewer passes."""
 
     @staticmethod
     def forward(ctx: Any, slope: Tensor, clean: Tensor, chord: Tensor, offset: Tensor) -> Tensors:

@@ -9,7 +9,9 @@ from typing import Any
 
 from torch.nn import functional as F
 
-from robustnas.bounds.registration import move_entries, only_first, propagate, rule
+from robustnas.bounds.refusals import only_first
+from robustnas.bounds.registration import rule
+from robustnas.bounds.streams import move_entries, propagate
 from robustnas.bounds.value import Function, Value, refuse
 
 COPYING = ("nearest", "nearest-exact")
@@ -26,7 +28,7 @@ def interpolate(
     *options: Any,
     **named: Any,
 ) -> Value:
-    """Of (N, C, ...), to a size or by a factor."""
+    """Resize (N, C, ...), to a size or by a factor."""
     only_first(function, value, (size, scale_factor, *options), named)
     if mode not in (*COPYING, *AVERAGING):
         known = ", ".join((*COPYING, *AVERAGING))

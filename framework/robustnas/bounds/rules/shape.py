@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from robustnas.bounds.ball import Ball
-from robustnas.bounds.registration import move_entries, only_first, rule, spellings
+from robustnas.bounds.refusals import only_first
+from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.rules.arithmetic import constant
 from robustnas.bounds.scale import aligned
+from robustnas.bounds.streams import move_entries
 from robustnas.bounds.value import Function, Value, refuse, values_in
 
 COPIES = spellings("clone")
@@ -34,7 +36,7 @@ DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "
 
 @rule(*MOVES, *COPIES, scaled=True)
 def move(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
-    """All streams move alike, and every entry must stay with its image."""
+    """Move all streams alike; every entry must stay with its image."""
     if function.__name__ in SHAPED_ALIKE:
         args = tuple(_plain_shape(arg) for arg in args)
     only_first(function, value, args, kwargs)
@@ -44,19 +46,19 @@ def move(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
     def streams(tensor: Tensor | None) -> Any:
         return None if tensor is None else function(tensor, *args, **kwargs)
 
-    plain = streams(value.plain)
-    with value.walk.intervals():
+    clean = streams(value.clean)
+    with value.propagation.intervals():
         centre, radius = streams(value.centre), streams(value.radius)
         ball = None if value.ball is None else value.ball.moved(streams)
     if isinstance(centre, Tensor):
-        return _share(function, value, value.like(plain, centre, radius), ball)
+        return _share(function, value, value.like(clean, centre, radius), ball)
     nothing = [None] * len(centre)
-    parts = zip(plain or nothing, centre, radius, ball or nothing, strict=True)
+    parts = zip(clean or nothing, centre, radius, ball or nothing, strict=True)
     return tuple(_share(function, value, value.like(*part), ball) for *part, ball in parts)
 
 
 def _plain_shape(argument: Any) -> Any:
-    # view_as and its kin take a value for its shape only; a stand-in without memory carries the shape
+    # view_as and its kin take a value for its shape only, which its centre carries
     return argument.centre if isinstance(argument, Value) else argument
 
 
@@ -68,7 +70,7 @@ def _share(function: Function, source: Value, result: Value, ball: Ball | None) 
 
 
 def _check_images_stay(function: Function, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Run the function on a tensor that holds each entry's image number, and see that row n still holds n."""
+    """Refuse to move entries between images: on a tensor of image numbers, row n must still hold n."""
     shape = value.centre.shape
     numbers = torch.arange(shape[0], device=value.centre.device).view(-1, *[1] * (len(shape) - 1)).expand(shape)
     if function.__name__ in ("view", "unflatten", "view_as"):
@@ -80,10 +82,9 @@ def _check_images_stay(function: Function, value: Value, args: tuple[Any, ...], 
         untouched = part.dim() > 0 and part.shape[0] == shape[0] and part.storage_offset() == 0
         if untouched and part.stride(0) == 1 and not any(strides):
             continue
-        rows = torch.arange(shape[0], device=part.device)
-        if part.dim() == 0 or part.shape[0] != shape[0] or not bool(
-            (part == rows.view(-1, *[1] * (part.dim() - 1))).all()
-        ):  # fmt: skip
+        stays = part.dim() > 0 and part.shape[0] == shape[0]
+        rows = torch.arange(shape[0], device=part.device).view(-1, *[1] * (part.dim() - 1))
+        if not stays or not bool((part == rows).all()):
             refuse(function, value, "moves entries between images; the first dimension must stay the images")
 
 
@@ -95,22 +96,21 @@ def _target(function: Function, value: Value, args: tuple[Any, ...], kwargs: dic
 
 @rule(torch.cat, torch.concat, torch.concatenate, scaled=True)
 def join(function: Function, tensors: Sequence[Any], dim: int = 0, **kwargs: Any) -> Value:
-    """Concatenation or stacking along a dimension that is not the images'."""
+    """Concatenate or stack along a dimension that is not the images'."""
     first = next(values_in(tensors))
     dim = kwargs.pop("axis", dim)
     width = first.centre.dim() + (function is torch.stack)
     if dim % width == 0:
         refuse(function, first, "joins along the dimension of the images", "join along another dimension")
     parts = aligned([part if isinstance(part, Value) else constant(first, part) for part in tensors])
-    plain = [part.plain for part in parts if part.plain is not None]
+    clean = [part.clean for part in parts if part.clean is not None]
     balls = [part.ball for part in parts if part.ball is not None]
-    with first.walk.intervals():
+    with first.propagation.intervals():
         centre = function([part.centre for part in parts], dim)
         radius = function([part.radius for part in parts], dim)
-    result = parts[0].like(function(plain, dim) if len(plain) == len(parts) else None, centre, radius)
-    if len(balls) == len(parts):
-        with first.walk.intervals():
-            result.ball = Ball.joined(balls, lambda tensors: function(tensors, dim))
+        ball = Ball.joined(balls, lambda tensors: function(tensors, dim)) if len(balls) == len(parts) else None
+    result = parts[0].like(function(clean, dim) if len(clean) == len(parts) else None, centre, radius)
+    result.ball = ball
     return result
 
 
@@ -118,8 +118,8 @@ def join(function: Function, tensors: Sequence[Any], dim: int = 0, **kwargs: Any
 def pad(
     function: Function, x: Value, /, pad: Sequence[int], mode: str = "constant", value: float | None = None
 ) -> Value:
-    """Constant padding moves the centre and not the radius; the other modes copy entries."""
-    only_first(function, x, (value,), {})
+    """Pad: with a constant, which moves the centre and not the radius, or with copies of entries."""
+    only_first(function, x, (value,))
     if value:
         x = x.unscaled()
     amounts = list(pad)
@@ -134,7 +134,7 @@ def pad(
 
 @rule(*(function for name in DROPOUTS for function in spellings(name)), scaled=True)
 def dropout(function: Function, value: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
-    """The identity, in evaluation."""
+    """Do nothing, in evaluation."""
     if training and p > 0:
         refuse(function, value, "dropout is on", "call network.eval() first")
     return value
@@ -145,7 +145,7 @@ FORMATS = ("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu"
 
 @rule(*(function for name in FORMATS for function in spellings(name)), scaled=True)
 def to_same(function: Function, value: Value | Tensor, *args: Any, **kwargs: Any) -> Value | Tensor | str:
-    """The identity; a change of number format or device is refused, and what asks for the format is told it.
+    """Change nothing: another number format or device is refused, and what asks for the format is told it.
 
     A plain tensor may be brought to a value's format and device.
     """

@@ -28,59 +28,54 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustnas.bounds.registration import only_first, rule, spellings
+from robustnas.bounds.passes import tighten
+from robustnas.bounds.refusals import inner_dimensions, only_first
+from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.relaxation import relax
-from robustnas.bounds.value import Function, Softmaxed, Value, refuse
+from robustnas.bounds.value import Function, Softmaxed, Value, midpoint, refuse
 
 FAR = 4096.0
 """How far below all others an entry is put that is masked with -inf: its exponential is 0 in every number format."""
 
 
 @rule(*spellings("softmax", "log_softmax"), torch.special.log_softmax, torch.special.softmax, scaled=True)
-def softmax(function: Function, value: Value, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Value:
-    """Along a dimension that is not the images'."""
-    only_first(function, value, (dim,), {})
+def softmax(function: Function, value: Value, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
+    """Take the softmax, or its logarithm, along a dimension that is not the images'."""
+    only_first(function, value, (dim,))
     if dtype not in (None, value.centre.dtype):
         refuse(function, value, f"changes the number format to {dtype}")
-    known = value.centre.dim()
-    if dim is None:
-        dim = 0 if known in (0, 1, 3) else 1
-    if dim % known == 0:
-        refuse(function, value, "goes over the images", "name a dimension that is not the first")
+    if dim is None:  # torch's choice
+        dim = 0 if value.centre.dim() in (0, 1, 3) else 1
+    (dim,) = inner_dimensions(function, value, dim)
     logarithm = "log" in function.__name__
     if value.centre.shape[dim] == 1:
-        one: Any = value.unscaled()
-        constant: Value = one * 0 + (0 if logarithm else 1)
-        return constant
-    return along(value, dim % known, logarithm)
+        return value.unscaled() * 0 + (0 if logarithm else 1)
+    return along(value, dim, logarithm=logarithm)
 
 
 @rule(*spellings("softmin"))
-def softmin(function: Function, value: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Value:
-    """softmax(-x)."""
+def softmin(function: Function, value: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
+    """Take softmax(-x)."""
     return softmax(torch.softmax, -value, dim, dtype=dtype)
 
 
 @rule(*spellings("logsumexp"), torch.special.logsumexp)
 def log_sum_exp(function: Function, value: Value, dim: Any, keepdim: bool = False) -> Value:
-    """Over dimensions that are not the images'."""
-    dims = [index % value.centre.dim() for index in ([dim] if isinstance(dim, int) else dim)]
-    if not dims or 0 in dims:
-        refuse(function, value, "goes over the images", "name dimensions without the first")
-    walk = value.walk
-    walk.tightened(value)
+    """Take the logarithm of sums of exponentials over dimensions that are not the images'."""
+    dims, propagation = inner_dimensions(function, value, dim), value.propagation
+    tighten(value)
     shown = [index for index in range(value.centre.dim()) if index not in dims or keepdim]
-    with walk.intervals():
+    with propagation.intervals():
         planes = _Planes(value, dims)
         shape = [planes.at_centre.shape[index] for index in shown]
         lower, upper = (torch.logsumexp(end, dims).view(shape) for end in (planes.lower, planes.upper))
-    plain = None
-    if value.plain is not None:
-        plain = torch.logsumexp(value.plain, dims).view(shape)
-        if walk.backward:
-            below, above = planes.below(value.plain), planes.above(value.plain)
-            plain = relax(walk, plain, below.view(shape), above.view(shape))
-    return value.like(plain, (lower + upper) / 2, (upper - lower) / 2)
+    clean = None
+    if value.clean is not None:
+        clean = torch.logsumexp(value.clean, dims).view(shape)
+        if propagation.backward:
+            below, above = planes.below(value.clean), planes.above(value.clean)
+            clean = relax(propagation, clean, below.view(shape), above.view(shape))
+    return value.like(clean, *midpoint(lower, upper))
 
 
 class _Planes:
@@ -88,15 +83,14 @@ class _Planes:
 
     def __init__(self, value: Value, dims: list[int]):
         self.dims, self.centre = dims, value.centre
-        self.lower, self.upper = value.centre - value.radius, value.centre + value.radius
+        self.lower, self.upper = value.lower, value.upper
         self.at_centre = torch.logsumexp(value.centre, dims, keepdim=True)
         self.weights = torch.exp(value.centre - self.at_centre)
         self.most = self.upper.detach().amax(dims, keepdim=True)
         self.at_upper = torch.exp(self.upper - self.most)
         self.chord = self.at_upper * mean_exponential(2 * value.radius)
         self.sum = (self.at_upper - self.chord * value.radius).sum(self.dims, keepdim=True)
-        self.above_centre = self.most + self.sum.log()
-        """What the plane above is at the centre."""
+        self.above_centre = self.most + self.sum.log()  # what the plane above is at the centre
 
     def below(self, x: Tensor) -> Tensor:
         """The tangent plane at the centre."""
@@ -114,45 +108,38 @@ def mean_exponential(width: Tensor) -> Tensor:
     return torch.where(wide, -torch.expm1(-width) / width, 1.0)
 
 
-def along(value: Value, dim: int, logarithm: bool) -> Value:
-    """Softmax, or its logarithm, along a dimension."""
-    walk, given = value.walk, _copy(value)
+def along(value: Value, dim: int, *, logarithm: bool) -> Value:
+    """Bound the softmax, or its logarithm, along a dimension."""
+    propagation, given = value.propagation, value.copy()
     value = value.unscaled()
-    walk.tightened(value)
+    tighten(value)
     masked = _masked(value)
     if logarithm and bool(masked.any()):
         refuse("log_softmax", given, "entries are masked with -inf, whose logarithms are", "mask after it, or softmax")
     value = _unmasked(value, masked, dim)
-    with walk.intervals():
+    with propagation.intervals():
         planes = _Planes(value, [dim])
         low = F.logsigmoid(planes.lower - _others(planes.upper, dim))
         high = F.logsigmoid(planes.upper - _others(planes.lower, dim))
         lower, upper = (low, high) if logarithm else (low.exp(), high.exp())
-        centre, radius = (lower + upper) / 2, (upper - lower) / 2
-    plain = None
-    if value.plain is not None:
-        plain = F.log_softmax(value.plain, dim) if logarithm else F.softmax(value.plain, dim)
-        if walk.backward:
-            x = value.plain
+        centre, radius = midpoint(lower, upper)
+    clean = None
+    if value.clean is not None:
+        clean = F.log_softmax(value.clean, dim) if logarithm else F.softmax(value.clean, dim)
+        if propagation.backward:
+            x = value.clean
             below, above = x - planes.above(x), x - planes.below(x)
-            with walk.intervals():
+            with propagation.intervals():
                 lowest = planes.centre - planes.above_centre
                 if not logarithm:
                     slope = upper * mean_exponential(high - low)
             if not logarithm:
                 below, above = lowest.exp() * (1 + below - lowest), upper + slope * (above - high)
-            plain = relax(walk, plain, torch.where(lowest < low, lower, below), above)
-    result = value.like(plain, centre, radius)
+            clean = relax(propagation, clean, torch.where(lowest < low, lower, below), above)
+    result = value.like(clean, centre, radius)
     if given.centre.dim() == 2:
         result.softmaxed = Softmaxed(given, logarithm)
     return result
-
-
-def _copy(value: Value) -> Value:
-    """Of the streams as they are: the network may go on to write into the value, and a walk to tighten it."""
-    kept = value.like(value.plain, value.centre, value.radius)
-    kept.features, kept.ball, kept.tightened = value.features, value.ball, value.tightened
-    return kept
 
 
 def _others(x: Tensor, dim: int) -> Tensor:
@@ -173,8 +160,8 @@ def _unmasked(value: Value, masked: Tensor, dim: int) -> Value:
     """The value with finite numbers, of exponential 0, where it is masked."""
     if not bool(masked.any()):
         return value
-    lowest = torch.where(masked, torch.inf, (value.centre - value.radius).detach()).amin(dim, keepdim=True)
+    lowest = torch.where(masked, torch.inf, value.lower.detach()).amin(dim, keepdim=True)
     floor = (lowest - FAR).expand_as(value.centre)
-    plain = None if value.plain is None else torch.where(masked, floor, value.plain)
-    with value.walk.intervals():
-        return value.like(plain, torch.where(masked, floor, value.centre), torch.where(masked, 0.0, value.radius))
+    clean = None if value.clean is None else torch.where(masked, floor, value.clean)
+    with value.propagation.intervals():
+        return value.like(clean, torch.where(masked, floor, value.centre), torch.where(masked, 0.0, value.radius))

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustnas.bounds.registration import rule, spellings
-from robustnas.bounds.rules import activations, powers
+from robustnas.bounds.rules import activations
 from robustnas.bounds.rules.shape import DROPOUTS, join, move
 from robustnas.bounds.value import METADATA, Function, Value, refuse, values_in
+from robustnas.runtime.strangers import first_line
 
 TURNS = (
     vars(torch._C.TensorBase)["T"].__get__,
@@ -25,7 +26,7 @@ TURNS = (
 ENTRYWISE = spellings(
     *("add", "sub", "mul", "div", "true_divide", "__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__"),
     *("__truediv__", "neg", "__neg__", "relu", "leaky_relu", "gelu", "clamp", "elu", "abs", "clone", "contiguous"),
-    *("to", "float", "type_as", *DROPOUTS, *activations.CURVES, *powers.CURVES),
+    *("to", "float", "type_as", *DROPOUTS, *activations.CURVES),
 )
 LAST = (F.linear, F.layer_norm, F.rms_norm, *spellings("layer_norm", "rms_norm"))
 REDUCTIONS = spellings("mean", "sum", "amax", "amin", "select")
@@ -68,18 +69,18 @@ class Turned(torch.Tensor):
         try:
             return HANDLED[func](first, func, *args, **kwargs) if func in HANDLED else first.refused(func)
         except (RuntimeError, TypeError, IndexError) as fault:
-            reason = f"images are dimension {first.at} of {tuple(first.shape)} here: {str(fault).splitlines()[0]}"
+            reason = f"images are dimension {first.at} of {tuple(first.shape)} here: {first_line(fault)}"
             refuse(func, first.held, reason, "keep the images the first dimension (batch_first=True)")
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Reached only where a function slipped past the table."""
+        """Refuse what is reached only where a function slipped past the table."""
         return next(each for each in _flat((*args, *(kwargs or {}).values())) if isinstance(each, Turned)).refused(func)
 
     def refused(self, function: Function) -> Any:
-        """Not one of the functions that have a meaning here."""
+        """Refuse a function that has no meaning here."""
         reason = f"the images are dimension {self.at} here, where few functions have a rule"
         refuse(function, self.held, reason, "keep the images the first dimension (batch_first=True)")
 
@@ -121,25 +122,25 @@ def _order(function: Function, dimensions: int, args: tuple[Any, ...], kwargs: d
 
 @rule(*TURNS, scaled=True)
 def turn(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
-    """The dimensions in another order; the images may leave the first place."""
+    """Put the dimensions in another order; the images may leave the first place."""
     order = _order(function, value.centre.dim(), args, kwargs)
-    if order[0] == 0:
-        return move(function, value, *args, **kwargs)
+    return move(function, value, *args, **kwargs) if order[0] == 0 else _in_order(value, order)
+
+
+def _in_order(value: Value, order: list[int]) -> Any:
     others = [index for index in order if index != 0]
     return turned(move(torch.permute, value, (0, *others)), order.index(0))
 
 
 @rule(torch.stack, scaled=True)
 def stack(function: Function, tensors: Any, dim: int = 0) -> Any:
-    """Side by side along a new dimension; in front of the images, they become the second."""
+    """Stack along a new dimension; in front of the images, they become the second."""
     first = next(values_in(tensors))
     return join(function, tensors, dim) if dim % (first.centre.dim() + 1) else turned(join(function, tensors, 1), 1)
 
 
 def _turn_again(first: Turned, function: Function, value: Turned, *args: Any, **kwargs: Any) -> Any:
-    order = [value.inside(index) for index in _order(function, value.dim(), args, kwargs)]
-    others = [index for index in order if index != 0]
-    return turned(move(torch.permute, value.held, (0, *others)), order.index(0))
+    return _in_order(value.held, [value.inside(index) for index in _order(function, value.dim(), args, kwargs)])
 
 
 def _entrywise(first: Turned, function: Function, *args: Any, **kwargs: Any) -> Any:

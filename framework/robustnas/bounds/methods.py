@@ -1,0 +1,86 @@
+"""The bound methods, as the passes through a network whose bounds each takes the larger of.
+
+    IBP          ibp          intervals, the last linear layer folded into the function (arXiv:1810.12715)
+    CrownIBP     crown-ibp    intervals in front of nonlinearities, one backward pass a function (arXiv:1906.06316)
+    Crown        crown        backward passes in front of nonlinearities too (arXiv:1811.00866)
+    AlphaCrown   alpha-crown  the same, with lower lines of rectifiers optimised for each function (arXiv:2011.13824)
+
+Wherever a method is asked for, an object (`Crown()`) and a name (`"crown"`) do.  A bound of a method is the larger of
+its own and its predecessors', so tightness grows with the method.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from attrs import field, frozen
+from attrs.validators import ge, gt
+
+from robustnas.bounds.propagation import Ascent, Pass
+from robustnas.errors import InputError
+
+INTERVALS = Pass()
+LINES = Pass(backward=True)
+TIGHT_LINES = Pass(backward=True, tightens=True)
+
+
+@frozen
+class IBP:
+    """Interval bound propagation."""
+
+    name: ClassVar[str] = "ibp"
+    passes: ClassVar[tuple[Pass, ...]] = (INTERVALS,)
+
+
+@frozen
+class CrownIBP:
+    """Linear bounds through lines that are drawn around intervals."""
+
+    name: ClassVar[str] = "crown-ibp"
+    passes: ClassVar[tuple[Pass, ...]] = (LINES,)
+
+
+@frozen
+class Crown:
+    """Linear bounds through lines that are drawn around linear bounds."""
+
+    name: ClassVar[str] = "crown"
+    passes: ClassVar[tuple[Pass, ...]] = (LINES, TIGHT_LINES)
+
+
+@frozen
+class AlphaCrown:
+    """As `Crown`, with lower lines of rectifiers optimised for each linear function.
+
+    Args:
+        steps: of ascent, one backward pass each.
+        rate: length of the first step, of slopes in [0, 1]; it decays to a tenth.
+    """
+
+    steps: int = field(default=20, validator=ge(0))
+    rate: float = field(default=0.3, validator=gt(0.0))
+
+    name: ClassVar[str] = "alpha-crown"
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        return (LINES, Pass(backward=True, tightens=True, ascent=Ascent(self.steps, self.rate)))
+
+
+BoundMethod = IBP | CrownIBP | Crown | AlphaCrown
+BY_NAME: dict[str, BoundMethod] = {method.name: method for method in (IBP(), CrownIBP(), Crown(), AlphaCrown())}
+METHODS = tuple(BY_NAME)
+"""Names of the methods, each tighter and dearer than the one before."""
+
+
+def bound_method(method: str | BoundMethod) -> BoundMethod:
+    """The method itself, given it or its name.
+
+    Raises:
+        InputError: no method has this name.
+    """
+    if isinstance(method, BoundMethod):
+        return method
+    if method not in BY_NAME:
+        raise InputError(f"method {method!r} is unknown; known are {', '.join(METHODS)}")
+    return BY_NAME[method]

@@ -1,0 +1,159 @@
+"""The forward pass of a network on bounded values, and the backward passes that bound linear functions of a value."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from robustnas.bounds.ball import Ball
+from robustnas.bounds.propagation import Network, Propagation
+from robustnas.bounds.value import Value, midpoint
+from robustnas.errors import InputError, UnsupportedOpError
+from robustnas.nn.wrappers import eager
+from robustnas.runtime.strangers import said
+
+ENTRIES = 2**24
+"""Entries of the widest layer that one batched backward pass may hold, 64 MB in float32: sets how many rows go at
+once."""
+
+Matters = Callable[[Tensor, Tensor], Tensor]
+"""(lower, upper) -> bool tensor: where a tighter interval would give tighter lines."""
+
+
+def bounded_logits(propagation: Propagation) -> Value:
+    """Run the forward pass: logits of all admissible images, (N, K)."""
+    region = propagation.region
+    with torch.set_grad_enabled(propagation.backward or propagation.differentiable):
+        clean = region.images + propagation.probe if propagation.keeps_clean else None
+        images = Value(propagation, clean, region.centre, region.radius)
+        images.ball = Ball.of(region.images) if region.norm != "linf" else None
+        with torch.autocast(region.images.device.type, enabled=False), eager():
+            logits = _answer(propagation.network, images)
+    if not isinstance(logits, Value):
+        raise InputError(f"the network returned {type(logits).__name__}, not logits that depend on the images")
+    if logits.centre.dim() != 2 or logits.centre.shape[1] < 2:
+        raise InputError(f"logits have shape {tuple(logits.centre.shape)}; expected (N, K) with at least 2 classes")
+    return logits
+
+
+def _answer(network: Network, images: Value) -> Tensor:
+    try:
+        return network(images)
+    except RuntimeError as fault:
+        if "TorchScript" not in said(fault):
+            raise
+        raise UnsupportedOpError(
+            "the network calls a function that is TorchScript (torch.jit.script), whose operations can be run, not "
+            "looked into; the function itself, without the decorator, would do"
+        ) from fault
+
+
+def interval(value: Value, matters: Matters | None = None) -> tuple[Tensor, Tensor]:
+    """Lower and upper bound of every entry, for the lines of a nonlinearity, after `tighten`."""
+    tighten(value, matters)
+    with value.propagation.intervals():
+        return value.lower, value.upper
+
+
+def tighten(value: Value, matters: Matters | None = None) -> None:
+    """Shrink the value's interval, where its pass bounds intermediate values by backward passes too.
+
+    The entries for which `matters(lower, upper)` is true in any image are bounded.  Those bounds are constants to a
+    gradient: a graph of theirs would lead back to the probe through the clean values, and the next backward pass would
+    take slopes along it that belong to no line.
+    """
+    propagation = value.propagation
+    if not propagation.kind.tightens or value.tightened or value.clean is None or not value.clean.requires_grad:
+        return
+    value.tightened = True
+    with propagation.intervals():
+        lower, upper = value.lower, value.upper
+    entries = torch.ones_like(lower, dtype=torch.bool) if matters is None else matters(lower, upper)
+    wanted = entries.flatten(1).any(dim=0).nonzero().squeeze(1)
+    if wanted.numel() == 0:
+        return
+    below: list[Tensor] = []
+    above: list[Tensor] = []
+    for part in torch.split(wanted, rows(propagation)):
+        unit = torch.zeros(part.numel(), 1, lower[0].numel(), dtype=lower.dtype, device=lower.device)
+        unit = unit.scatter(2, part.view(-1, 1, 1), 1.0).reshape(part.numel(), 1, *lower.shape[1:])
+        unit = unit.expand(-1, *lower.shape)
+        for ends, sign in ((below, 1.0), (above, -1.0)):
+            drop = drop_below_clean(value, sign * unit, differentiable=False)
+            ends.append(sign * value.clean.detach().flatten(1)[:, part].T - drop)
+    with propagation.intervals():
+        low, high = torch.cat(below).T, -torch.cat(above).T
+        low = torch.where(low.isnan(), -torch.inf, low)
+        high = torch.where(high.isnan(), torch.inf, high)
+        flat_lower, flat_upper = lower.flatten(1), upper.flatten(1)
+        low = torch.maximum(low, flat_lower[:, wanted])
+        high = torch.minimum(high, flat_upper[:, wanted])
+        # where both bounds meet, rounding may let them cross
+        low, high = torch.minimum(low, high), torch.maximum(low, high)
+        lower = flat_lower.index_copy(1, wanted, low).view_as(lower)
+        upper = flat_upper.index_copy(1, wanted, high).view_as(upper)
+        value.centre, value.radius = midpoint(lower, upper)
+
+
+def rows(propagation: Propagation) -> int:
+    """How many linear functions one batched backward pass may bound."""
+    held = sum(free.slopes[0].numel() for free in propagation.free_slopes)
+    return max(1, ENTRIES // (max(propagation.widest, held) * max(propagation.images, 1)))
+
+
+def drop_below_clean(
+    value: Value, coefficients: Tensor, *, differentiable: bool = True, slopes: Sequence[Tensor] = ()
+) -> Tensor:
+    """How far linear functions <c, x> of a value may fall below <c, z>: (S, N, ...) coefficients -> (S, N).
+
+        <c, x>  >=  <c, z> + min <A, x - x0> + sum_i <A_i, line_i(z_i) - f_i(z_i)>
+
+    in the value's units, with z at the clean images x0; A and the sum are gradients with respect to the pass's `probe`
+    and `gap_input`.
+
+    Args:
+        differentiable: the result carries a graph, if the pass does.
+        slopes: (S, N, ...) of the lower lines that may be chosen, of the rectifiers passed so far; the bound is
+            differentiable in those that require it.
+    """
+    propagation = value.propagation
+    assert value.clean is not None
+    differentiable = (differentiable and propagation.differentiable) or any(slope.requires_grad for slope in slopes)
+    if not value.clean.requires_grad:
+        return coefficients.new_zeros(coefficients.shape[:2])
+    batched = coefficients.shape[0] > 1
+    outputs = [value.clean, *(free.control for free, _ in zip(propagation.free_slopes, slopes, strict=False))]
+    cotangents = [coefficients, *slopes]
+
+    def pull(*vectors: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(
+            outputs,
+            (propagation.probe, propagation.gap_input),
+            vectors,
+            retain_graph=True,
+            create_graph=differentiable,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+
+    propagation.relaxing, propagation.batched = True, batched
+    try:
+        # not `is_grads_batched`: that is torch's old vmap, which takes convolutions row by row
+        pulled = _of_rows(pull, cotangents) if batched else pull(*(each[0] for each in cotangents))
+    finally:
+        propagation.relaxing = propagation.batched = False
+    slope, gaps = pulled if batched else (each[None] for each in pulled)
+    with torch.set_grad_enabled(differentiable):
+        return -propagation.region.minimum(slope) - gaps
+
+
+def _of_rows(pull: Callable[..., tuple[Tensor, ...]], cotangents: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """One backward pass for all rows."""
+    with warnings.catch_warnings():
+        # some rare functions are taken row by row inside it, which is slower and equal; torch warns of each
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        pulled: tuple[Tensor, ...] = torch.func.vmap(pull)(*cotangents)
+        return pulled

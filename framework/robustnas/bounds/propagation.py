@@ -1,0 +1,113 @@
+"""One forward pass of a network on bounded values: what its rules share, and what its backward passes are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from attrs import Factory, define, field, frozen
+from torch import Tensor
+
+from robustnas.bounds.region import Region
+
+Network = Callable[[Tensor], Tensor]
+
+
+@frozen
+class Ascent:
+    """How the lower lines of rectifiers are optimised for each linear function (`ascent.py`).
+
+    Args:
+        steps: of ascent, one backward pass each; one more pass is for the lines of `crown`.
+        rate: length of the first step, of slopes in [0, 1]; it decays to a tenth.
+    """
+
+    steps: int
+    rate: float
+
+
+@frozen
+class Pass:
+    """One of the passes through a network that a bound method is made of (`methods.py`).
+
+    Args:
+        backward: linear bounds are pulled back through the clean values, which get a graph.
+        tightens: intervals in front of nonlinearities come from linear bounds too.
+        ascent: of the lower lines of rectifiers; None where they stay as they are drawn.
+    """
+
+    backward: bool = False
+    tightens: bool = False
+    ascent: Ascent | None = None
+
+
+@frozen(eq=False)
+class FreeSlopes:
+    """The lower lines of one rectifier, which a backward pass may choose.
+
+    Args:
+        control: (N, ...) the output through which a backward pass is given slopes (`rules/rectifier.py`).
+        slopes: (N, ...) those it takes where it is given none.
+        least: smallest slope that may be chosen; the largest is 1.
+    """
+
+    control: Tensor
+    slopes: Tensor
+    least: float
+
+
+@define(eq=False)
+class Propagation:
+    """State of one pass.  Rules reach it through the values.
+
+    Args:
+        network: maps (N, ...) images to (N, K) logits.
+        region: the admissible images.
+        kind: what the pass is made of.
+        keeps_clean: the clean values are needed to the end; where linear bounds are made, they always are.
+        rescales: intervals that widen beyond a limit are carried with an exponent (`scale.py`).
+
+    Attributes:
+        differentiable: gradients were enabled when the pass began; the bounds then carry a graph.
+        relaxing: while True the backward pass of a nonlinearity follows its lines instead of its derivative.  It is an
+            attribute of the pass, not of a thread, because torch runs backward passes on threads of its own.
+        batched: the backward pass under way bounds several linear functions at once.
+        widest: entries of the widest value of an image so far; it limits the rows of a batched backward pass.
+        free_slopes: of the rectifiers passed so far, where lower lines are optimised.
+        probe: (N, ...) zeros added to the images; gradients with respect to it are the slopes A.
+        gap_input: (N,) zeros; gradients with respect to it are the sums of <A_i, line_i(z_i) - f_i(z_i)>.
+    """
+
+    network: Network
+    region: Region
+    kind: Pass
+    keeps_clean: bool = field(default=True, kw_only=True)
+    rescales: bool = field(default=False, kw_only=True)
+    differentiable: bool = field(init=False, factory=torch.is_grad_enabled)
+    relaxing: bool = field(init=False, default=False)
+    batched: bool = field(init=False, default=False)
+    widest: int = field(init=False, default=1)
+    free_slopes: list[FreeSlopes] = field(init=False, factory=list)
+    images: int = field(init=False, default=Factory(lambda self: len(self.region.images), takes_self=True))
+    backward: bool = field(init=False, default=Factory(lambda self: self.kind.backward, takes_self=True))
+    probe: Tensor = field(init=False)
+    gap_input: Tensor = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.keeps_clean |= self.backward
+        self.probe = torch.zeros_like(self.region.images, requires_grad=self.backward)
+        self.gap_input = torch.zeros_like(self.region.epsilon, requires_grad=self.backward)
+
+    def note_width(self, centre: Tensor) -> None:
+        """Remember the widest value; told of every one, by its centre (N, ...)."""
+        self.widest = max(self.widest, centre.numel() // max(self.images, 1))
+
+    def add_free_slopes(self, slopes: FreeSlopes) -> None:
+        """Remember lines that may be chosen; told by every rectifier with such, in the order of the forward pass."""
+        self.free_slopes.append(slopes)
+
+    def intervals(self) -> AbstractContextManager[Any]:
+        """Gradient mode for interval arithmetic: the caller's, whatever the clean values need."""
+        return torch.set_grad_enabled(self.differentiable)

@@ -1,0 +1,119 @@
+"""How the streams of a value pass through affine functions, and through functions of each entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from robustnas.bounds.passes import Matters, interval
+from robustnas.bounds.relaxation import relax_entrywise
+from robustnas.bounds.scale import portion
+from robustnas.bounds.value import Value, midpoint
+
+Entrywise = Callable[[Tensor], Tensor]
+"""A function of a tensor; of every entry by itself, or of every image by itself."""
+
+Span = Callable[[Tensor, Tensor, Entrywise], tuple[Tensor, Tensor]]
+"""(lower, upper, function) -> the least and the largest value of the function on [lower, upper]."""
+
+
+@frozen(eq=False)
+class Lines:
+    """Two lines that enclose an activation on [lower, upper], entry by entry: slope * x + offset, (N, ...)
+    each."""
+
+    lower_slope: Tensor
+    lower_offset: Tensor | None
+    upper_slope: Tensor
+    upper_offset: Tensor | None
+
+
+def enclose(
+    value: Value,
+    function: Entrywise,
+    lines: Callable[[Tensor, Tensor, Entrywise], Lines],
+    matters: Matters | None = None,
+    span: Span | None = None,
+) -> Value:
+    """Bound a function of each entry: its interval comes from `span` (for nondecreasing functions, from the ends), and
+    its lines are attached to the clean value."""
+    propagation = value.propagation
+    lower, upper = interval(value, matters)
+    with propagation.intervals():
+        ends = (function(lower), function(upper)) if span is None else span(lower, upper, function)
+        centre, radius = midpoint(*ends)
+    clean = None
+    if value.clean is not None:
+        clean = function(value.clean)
+        if propagation.backward:
+            with propagation.intervals():
+                drawn = lines(lower, upper, function)
+            below, above = (drawn.lower_slope, drawn.lower_offset), (drawn.upper_slope, drawn.upper_offset)
+            clean = relax_entrywise(propagation, clean, value.clean, *below, *above)
+    return value.like(clean, centre, radius)
+
+
+def propagate(
+    value: Value,
+    function: Entrywise,
+    magnitude: Entrywise,
+    length: Entrywise | None = None,
+    constant: Tensor | None = None,
+) -> Value:
+    """Bound an affine function of a value.
+
+    Args:
+        function: the linear part, for centre and clean value; with the constant in it, if that is not given.
+        magnitude: its absolute linear part, for the radius.
+        length: of entries that are pixels of an l_2 or l_1 ball, each with a scale (N, ...): the dual norm of every
+            output's coefficients times these scales.
+        constant: what is added, (1, ...) or (N, ...): in the units of a value with an exponent.
+    """
+    region, share = value.propagation.region, None if constant is None else portion(constant, value)
+
+    def affine(x: Tensor) -> Tensor:
+        return function(x) if share is None else function(x) + share
+
+    clean = None if value.clean is None else affine(value.clean)
+    with value.propagation.intervals():
+        centre, radius = affine(value.centre), magnitude(value.radius)
+        if value.ball is not None and length is not None:
+            reaches = length(value.ball.reach(region.norm))
+            reach = region.epsilon.view(-1, *[1] * (reaches.dim() - 1)) * reaches
+            middle = affine(value.ball.clean)
+            lower, upper = (
+                torch.maximum(centre - radius, middle - reach),
+                torch.minimum(centre + radius, middle + reach),
+            )
+            # where both intervals are a point, rounding may let the ends cross
+            centre, radius = (lower + upper) / 2, ((upper - lower) / 2).clamp_min(0.0)
+    return value.like(clean, centre, radius)
+
+
+def scale_entries(value: Value, affine: Entrywise, size: Entrywise) -> Value:
+    """Bound arithmetic with constants, entry by entry, broadcasting as torch does: `affine`, and its factor without
+    the sign and the constant, `size`."""
+    result = propagate(value, affine, size)
+    if value.ball is not None:
+        with value.propagation.intervals():
+            result.ball = value.ball.scaled(affine, size)
+    return result
+
+
+def move_entries(value: Value, function: Entrywise, blank: Entrywise | None = None) -> Value:
+    """Bound a function that moves, selects or copies entries, or puts constants beside them (`blank`: zeros in their
+    place)."""
+    result = propagate(value, function, blank or function)
+    if value.ball is not None:
+        with value.propagation.intervals():
+            result.ball = value.ball.moved(function, blank)
+    return result
+
+
+def root(squares: Tensor) -> Tensor:
+    """Square root whose gradient at 0 is 0, not infinite."""
+    positive = squares > 0
+    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
