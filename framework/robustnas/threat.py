@@ -37,6 +37,11 @@ def largest_radius(norm: str, values: int) -> float:
     return {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values)}[norm]
 
 
+def beyond_range(norm: str, epsilon: float) -> bool:
+    """Whether a radius is larger than the whole pixel range; most such are grey levels: 8 where 8/255 is meant."""
+    return norm == "linf" and epsilon > 1
+
+
 def pixels(value: str | float) -> float:
     """`"8/255"` or `0.0314` as a fraction of the pixel range [0, 1].
 
@@ -87,7 +92,7 @@ class ThreatModel:
     def _not_negative(self, attribute: object, epsilon: float) -> None:
         if epsilon < 0:
             raise ValueError(f"epsilon must be at least 0, found {epsilon:g}")
-        if self.norm == "linf" and epsilon > 1:
+        if beyond_range(self.norm, epsilon):
             raise ValueError(
                 f"epsilon is a fraction of the pixel range, at most 1, found {epsilon:g}; 8/255 is written so"
             )

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustnas.bounds import METHODS, Value, margins
+from robustnas.bounds.passes import bounded_logits
+from robustnas.bounds.propagation import Pass, Propagation
 from robustnas.bounds.region import Region
-from robustnas.bounds.propagation import Walk
+from robustnas.bounds.value import Memory
 from robustnas.threat import DUAL_ORDER, ThreatModel
 
 
@@ -282,7 +284,8 @@ def test_tightened_intervals_are_exact_where_nothing_but_affine_functions_lies_i
         return F.relu(x).flatten(1)
 
     images = some_images(0)[0] * 0.6 + 0.2
-    Walk(logits, Region(images, "linf", torch.full((2,), 0.2).double()), backward=True, tighten=True).run()
+    region = Region(images, "linf", torch.full((2,), 0.2).double())
+    bounded_logits(Propagation(logits, region, Pass(backward=True, tightens=True)))
     jacobian = torch.autograd.functional.jacobian(lambda x: second(first(x[None]))[0], images[0])
     exact = 0.2 * jacobian.abs().sum((3, 4, 5))
     unstable = (second(first(images)).abs() < exact).any(dim=0)
@@ -295,20 +298,21 @@ def test_no_interval_leads_back_to_the_probe(monkeypatch: pytest.MonkeyPatch):
     """Lines are drawn from intervals; a gradient that came through them would be no slope of any line."""
     seen: list[Tensor] = []
 
-    def see(walk: Walk, value: Value) -> None:
-        ball = (value.ball.clean, value.ball.scale) if value.ball else ()
-        seen.extend((value.centre, value.radius, *ball))
+    def see(memory: Memory, value: Value) -> None:
+        value.memory = memory
+        seen.extend((value.centre, value.radius))
 
-    monkeypatch.setattr(Walk, "saw", see)
+    monkeypatch.setattr(Memory, "add", see)
     images, _ = some_images(0)
     for norm in ("linf", "l2"):
         seen.clear()
-        walk = Walk(network(0), Region(images, norm, torch.full((2,), 0.05).double()), backward=True)
-        walk.run()
+        region = Region(images, norm, torch.full((2,), 0.05).double())
+        propagation = Propagation(network(0), region, Pass(backward=True))
+        bounded_logits(propagation)
         graphs = [stream for stream in seen if stream.requires_grad]
         assert len(graphs) > 40
         for stream in graphs:
-            (path,) = torch.autograd.grad(stream.sum(), walk.probe, retain_graph=True, allow_unused=True)
+            (path,) = torch.autograd.grad(stream.sum(), propagation.probe, retain_graph=True, allow_unused=True)
             assert path is None
 
 

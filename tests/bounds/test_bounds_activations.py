@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustnas.bounds import METHODS, margins
+from robustnas.bounds.passes import bounded_logits
+from robustnas.bounds.propagation import Pass, Propagation
 from robustnas.bounds.region import Region
 from robustnas.bounds.rules import activations
 from robustnas.bounds.rules import curve as curve_rules
 from robustnas.bounds.rules.curve import Curve, lines, span
-from robustnas.bounds.propagation import Walk
 from robustnas.errors import UnsupportedOpError
 from robustnas.threat import NORMS, ThreatModel
 
@@ -305,7 +306,7 @@ def test_radii_below_the_rounding_of_their_centres_are_kept(name: str):
         return activation(((images - 0.4) * 2).flatten(1)[:, :7])
 
     region = Region(IMAGES.float(), "linf", torch.full((2,), 1e-11))
-    found = Walk(logits, region, backward=True).run()
+    found = bounded_logits(Propagation(logits, region, Pass(backward=True)))
     points = IMAGES.clone().requires_grad_()
     activation.double()
     (slopes,) = torch.autograd.grad(logits(points).sum(), points)

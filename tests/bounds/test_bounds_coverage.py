@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from torchvision.ops import stochastic_depth
 
 from robustnas.bounds import METHODS, RULES, boundable, margins
+from robustnas.bounds.passes import bounded_logits
+from robustnas.bounds.propagation import Pass, Propagation
 from robustnas.bounds.region import Region
 from robustnas.bounds.value import SCALED
-from robustnas.bounds.propagation import Walk
 from robustnas.errors import UnsupportedOpError
 from robustnas.threat import NORMS, ThreatModel
 
@@ -111,7 +112,7 @@ def test_intervals_of_pools_are_the_pools_of_the_ends(name: str):
         return FUNCTIONS[name](images).flatten(1)
 
     region = Region(IMAGES, "linf", torch.full((2,), 0.2, dtype=torch.float64))
-    found = Walk(logits, region, backward=False, keeps_plain=False).run()
+    found = bounded_logits(Propagation(logits, region, Pass(), keeps_clean=False))
     torch.testing.assert_close(found.centre - found.radius, logits((IMAGES - 0.2).clamp_min(0)))
     torch.testing.assert_close(found.centre + found.radius, logits((IMAGES + 0.2).clamp_max(1)))
 
@@ -123,7 +124,7 @@ def test_intervals_of_averages_are_exact(name: str):
 
     images = IMAGES * 0.4 + 0.3
     region = Region(images, "linf", torch.full((2,), 0.2, dtype=torch.float64))
-    found = Walk(logits, region, backward=False, keeps_plain=False).run()
+    found = bounded_logits(Propagation(logits, region, Pass(), keeps_clean=False))
     one = torch.autograd.functional.jacobian(lambda image: logits(image[None])[0], images[0]).flatten(1)
     torch.testing.assert_close(found.centre, logits(images))
     torch.testing.assert_close(found.radius, (0.2 * one.abs().sum(1)).expand(2, -1))

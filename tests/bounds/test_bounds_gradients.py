@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from robustnas.bounds import log_widths, margins
 from robustnas.bounds.rules.max_pool import _Second, _Windows
-from robustnas.bounds.rules.rectifier import _Enclosure, _Interval, _Pulled, enclosure, pulled, rectifier_lines
+from robustnas.bounds.rules.rectifier import _Enclosure, _Pulled, enclosure, pulled, rectifier_lines
 from robustnas.threat import ThreatModel
 
 
@@ -124,6 +124,14 @@ def intervals(seed: int) -> tuple[Tensor, Tensor]:
     return lower.requires_grad_(), upper.requires_grad_()
 
 
+def with_lines(centre: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
+    return _Enclosure.apply(centre, radius, True)
+
+
+def without_lines(centre: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
+    return _Enclosure.apply(centre, radius, False)
+
+
 def test_the_rectifiers_enclosure_is_the_general_one():
     checked = 0
     for seed in range(5):
@@ -133,7 +141,7 @@ def test_the_rectifiers_enclosure_is_the_general_one():
         expected = ((low + high) / 2, (high - low) / 2, lines.upper_slope, lines.upper_offset)
         slopes = [torch.randn_like(one) for one in expected]
         gradients = torch.autograd.grad(expected, (lower, upper), slopes)
-        for function in (enclosure, _Enclosure.apply):
+        for function in (enclosure, with_lines):
             found = function((lower + upper) / 2, (upper - lower) / 2)
             for one, other in zip(found, expected, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
@@ -146,11 +154,11 @@ def test_the_rectifiers_enclosure_is_the_general_one():
     assert checked > 200
     lower, upper = intervals(1)
     wide = [end.detach()[2].requires_grad_() for end in ((lower + upper) / 2, (upper - lower) / 2)]
-    assert gradgradcheck(_Enclosure.apply, wide)
+    assert gradgradcheck(with_lines, wide)
     for seed in range(5):
         ends = [end.detach() for end in intervals(seed)]
         inputs = [((ends[0] + ends[1]) / 2).requires_grad_(), ((ends[1] - ends[0]) / 2).requires_grad_()]
-        found, expected = _Interval.apply(*inputs), enclosure(*inputs)[:2]
+        found, expected = without_lines(*inputs), enclosure(*inputs)[:2]
         slopes = [torch.randn_like(one) for one in expected]
         for one, other in zip(
             (*found, *torch.autograd.grad(found, inputs, slopes)),
@@ -159,10 +167,9 @@ def test_the_rectifiers_enclosure_is_the_general_one():
         ):
             there = (inputs[1] > 0).detach()
             torch.testing.assert_close(one[there], other[there], rtol=1e-12, atol=1e-12)
-    assert gradgradcheck(_Interval.apply, wide)
+    assert gradgradcheck(without_lines, wide)
     nothing = torch.full((1,), torch.nan)
-    assert all(one.isnan().all() for one in _Interval.apply(nothing, nothing))
-    assert all(one.isnan().all() for one in _Enclosure.apply(nothing, nothing))
+    assert all(stream.isnan().all() for stream in (*with_lines(nothing, nothing), *without_lines(nothing, nothing)))
 
 
 def test_a_radius_below_the_centre_s_rounding_survives_the_rectifier_and_max_pooling():

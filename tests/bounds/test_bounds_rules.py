@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustnas.bounds import METHODS, RULES, Lines, activation_rule, linear_rule, margins
+from robustnas.bounds.passes import bounded_logits
+from robustnas.bounds.propagation import Pass, Propagation
 from robustnas.bounds.region import Region
-from robustnas.bounds.propagation import Walk
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.threat import DUAL_ORDER, ThreatModel
 
@@ -185,7 +186,7 @@ def test_intervals_of_affine_functions_are_exact(name: str, norm: str):
     # pixels away from 0 and 1, so that the l_2 ball lies inside the box
     images, epsilon = IMAGES * 0.4 + 0.3, 0.25
     region = Region(images, norm, torch.full((2,), epsilon, dtype=torch.float64))
-    found = Walk(logits, region, backward=False, keeps_plain=False).run()
+    found = bounded_logits(Propagation(logits, region, Pass(), keeps_clean=False))
     one = torch.autograd.functional.jacobian(lambda image: logits(image[None])[0], images[0]).flatten(1)
     reach = epsilon * torch.linalg.vector_norm(one, ord=DUAL_ORDER[norm], dim=1)
     torch.testing.assert_close(found.centre, logits(images))

@@ -18,8 +18,8 @@ from robustnas.bounds import (
     log_widths,
     margins,
     margins_within,
-    registration,
     relaxation,
+    streams,
 )
 from robustnas.bounds.rules import bilinear, max_pool, softmax
 from robustnas.errors import UnsupportedOpError
@@ -280,8 +280,8 @@ def test_one_percent_too_narrow_is_seen(name: str, monkeypatch: pytest.MonkeyPat
 
     for module in (bilinear, softmax, max_pool):
         monkeypatch.setattr(module, "relax", nearer)
-    monkeypatch.setattr(registration, "relax_entrywise", nearer_entrywise)
-    assert entrywise is not registration.relax_entrywise
+    monkeypatch.setattr(streams, "relax_entrywise", nearer_entrywise)
+    assert entrywise is not streams.relax_entrywise
     if name != "softmax":  # whose planes touch it nowhere
         assert (slack(SHARP[name], "crown-ibp") < -1e-9).any()
 

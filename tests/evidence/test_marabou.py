@@ -11,7 +11,7 @@ import torch
 
 from evidence.golden import marabou
 from robustnas import certify
-from robustnas.bounds.margins import METHODS
+from robustnas.bounds import METHODS
 from robustnas.threat import ThreatModel
 from support import places
 

@@ -150,11 +150,11 @@ def test_a_third_partys_rule_that_copies(function, form: str):
     named = bounds.boundable(function)
 
     def general(called, value: Value) -> Value:
-        plain = None if value.plain is None else function(value.plain)
+        plain = None if value.clean is None else function(value.clean)
         return value.like(plain, function(value.centre), function(value.radius))
 
     def in_place(called, value: Value) -> Value:
-        value.plain = None if value.plain is None else function(value.plain)
+        value.clean = None if value.clean is None else function(value.clean)
         value.centre, value.radius = function(value.centre), function(value.radius)
         return value
 
@@ -179,7 +179,7 @@ def test_a_rule_that_exchanges_the_streams_of_logits_does_not_keep_what_was_in_f
 
     @rule(opposite)
     def handler(called, value: Value) -> Value:
-        value.plain = None if value.plain is None else -value.plain
+        value.clean = None if value.clean is None else -value.clean
         value.centre = -value.centre
         return value
 

@@ -260,17 +260,22 @@ def _clean(logits: Value) -> Tensor:
 
 def _margin_rows(logits: Value, labels: Tensor, targets: str) -> Tensor:
     """(N, S, K) coefficients of the margins f_y - f_j."""
-    count, classes = logits.centre.shape
+    classes = logits.centre.shape[1]
     if int(labels.max()) >= classes:
         raise InputError(f"label {int(labels.max())} for a network of {classes} classes; labels are 0 to {classes - 1}")
     true = labels[:, None].long()
     if targets == "strongest":
         wrong = other_logits(_clean(logits).detach(), labels).argmax(dim=1, keepdim=True)
     else:
-        index = torch.arange(classes - 1, device=labels.device).expand(count, -1)
-        wrong = index + (index >= true).long()
+        wrong = wrong_classes(labels, classes)
     unit = torch.eye(classes, dtype=logits.centre.dtype, device=logits.centre.device)
     return unit[true] - unit[wrong]
+
+
+def wrong_classes(labels: Tensor, classes: int) -> Tensor:
+    """(N, K - 1) all classes but the true one, in ascending order: the columns of margins."""
+    index = torch.arange(classes - 1, device=labels.device).expand(len(labels), -1)
+    return index + (index >= labels[:, None]).long()
 
 
 def _interval_bound(logits: Value, functions: Tensor) -> Tensor:

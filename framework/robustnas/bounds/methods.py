@@ -57,6 +57,7 @@ class AlphaCrown:
         rate: length of the first step, of slopes in [0, 1]; it decays to a tenth.
     """
 
+    # on the networks of tests/evidence/golden 20 steps at 0.3 give the bounds of 40 to four digits, 20 at 0.1 do not
     steps: int = field(default=20, validator=ge(0))
     rate: float = field(default=0.3, validator=gt(0.0))
 

@@ -13,7 +13,7 @@ from robustnas.bounds.propagation import Network, Propagation
 from robustnas.bounds.value import Value, midpoint
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.nn.wrappers import eager
-from robustnas.runtime.strangers import said
+from robustnas.runtime.strangers import text_of
 
 ENTRIES = 2**24
 """Entries of the widest layer that one batched backward pass may hold, 64 MB in float32: sets how many rows go at
@@ -43,7 +43,7 @@ def _answer(network: Network, images: Value) -> Tensor:
     try:
         return network(images)
     except RuntimeError as fault:
-        if "TorchScript" not in said(fault):
+        if "TorchScript" not in text_of(fault):
             raise
         raise UnsupportedOpError(
             "the network calls a function that is TorchScript (torch.jit.script), whose operations can be run, not "

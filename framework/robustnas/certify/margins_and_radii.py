@@ -15,14 +15,14 @@ of rounding alone, which covers errors that are not amplified more than some 64 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
 from attrs import define
 from torch import Tensor, nn
 
-from robustnas.bounds import margins_within
+from robustnas.bounds import BoundMethod, margins_within
 from robustnas.bounds.propagation import Network
 from robustnas.certify.bracket import Bracket
 from robustnas.errors import InputError, UnsupportedOpError
@@ -57,7 +57,7 @@ def margins(
     images: Tensor,
     labels: Tensor,
     threat: ThreatModel,
-    method: str = "crown-ibp",
+    method: str | BoundMethod = "crown-ibp",
     batch: int = 64,
     report: Report = silent,
 ) -> Tensor:
@@ -67,7 +67,7 @@ def margins(
         network: (N, C, H, W) in [0, 1] -> (N, K) logits; left in the mode it was in.
         images: (N, C, H, W) in [0, 1], float32 or float64, on any device.
         labels: (N,) true classes.
-        method: `ibp`, `crown-ibp`, `crown` or `alpha-crown`.
+        method: `ibp`, `crown-ibp`, `crown` or `alpha-crown`, or an object such as `robustnas.bounds.Crown()`.
         batch: images at a time.
 
     Returns:
@@ -78,14 +78,12 @@ def margins(
         InputError: images or labels are not as above.
         UnsupportedOpError: the network uses a function without a bound rule, or answers one image in different ways.
     """
-    _check(images, labels, batch)
-    network, parts = unwrapped(network), []
-    with read_only(network), full_precision(), torch.no_grad():
-        for part, part_labels in _batches(network, images, labels, batch):
-            batch_of = _Batch(network, part, part_labels, threat.norm, method)
-            parts.append(batch_of.margins(threat.epsilon).to(images.device))
-            report(sum(map(len, parts)), len(images), "image")
-    return torch.cat(parts)
+    network = unwrapped(network)
+
+    def compute(part: Tensor, own: Tensor) -> Tensor:
+        return _Batch(network, part, own, threat.norm, method).margins(threat.epsilon)
+
+    return _in_batches(network, images, labels, compute, batch, report)
 
 
 def radius(
@@ -93,7 +91,7 @@ def radius(
     images: Tensor,
     labels: Tensor,
     norm: str,
-    method: str = "crown-ibp",
+    method: str | BoundMethod = "crown-ibp",
     tolerance: float = 1e-3,
     batch: int = 64,
     report: Report = silent,
@@ -122,30 +120,37 @@ def radius(
         raise InputError(f"norm {norm!r} is unknown; known are {', '.join(NORMS)}")
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance {tolerance} is not between 0 and 1")
-    _check(images, labels, batch)
-    network, parts = unwrapped(network), []
-    with read_only(network), full_precision(), torch.no_grad():
-        for part, part_labels in _batches(network, images, labels, batch):
-            parts.append(_Batch(network, part, part_labels, norm, method).radius(tolerance).to(images.device))
-            report(sum(map(len, parts)), len(images), "image")
-    return torch.cat(parts)
+    network = unwrapped(network)
+
+    def compute(part: Tensor, own: Tensor) -> Tensor:
+        return _Batch(network, part, own, norm, method).radius(tolerance)
+
+    return _in_batches(network, images, labels, compute, batch, report)
 
 
-def _check(images: Tensor, labels: Tensor, batch: int) -> None:
+def _in_batches(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    compute: Callable[[Tensor, Tensor], Tensor],
+    batch: int,
+    report: Report,
+) -> Tensor:
+    """`compute` of batches of images and labels, on the network's device and without the caller's graph, put together
+    on the images' device."""
     if batch < 1:
         raise InputError(f"batch {batch} is not a number of images; use at least 1")
     if images.dim() < 2 or len(images) == 0:
         raise InputError(f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image")
     if labels.shape != images.shape[:1]:
         raise InputError(f"{len(images)} images but labels of shape {tuple(labels.shape)}; expected ({len(images)},)")
-
-
-def _batches(network: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches on the network's device, without the caller's graph."""
-    held = next((tensor for tensor in (*network.parameters(), *network.buffers())), images)
-    parts = zip(torch.split(images.detach(), batch), torch.split(labels, batch), strict=True)
-    for part, part_labels in parts:
-        yield part.to(held.device), part_labels.to(held.device)
+    device = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), images.device)
+    parts: list[Tensor] = []
+    with read_only(network), full_precision(), torch.no_grad():
+        for part, own in zip(images.detach().split(batch), labels.split(batch), strict=True):
+            parts.append(compute(part.to(device), own.to(device)).to(images.device))
+            report(sum(map(len, parts)), len(images), "image")
+    return torch.cat(parts)
 
 
 def _check_answers(network: nn.Module, images: Tensor) -> None:
@@ -182,7 +187,7 @@ class _Batch:
     images: Tensor
     labels: Tensor
     norm: str
-    method: str
+    method: str | BoundMethod
 
     @property
     def rechecks(self) -> bool:
@@ -204,17 +209,17 @@ class _Batch:
             slack = torch.maximum(slack, (MEASURED * error.abs().amax(dim=1)).to(slack))
         return slack
 
-    def bound(self, epsilon: Tensor, method: str, chosen: Tensor | None = None) -> Tensor:
+    def bound(self, epsilon: Tensor, method: str | BoundMethod, chosen: Tensor | None = None) -> Tensor:
         """(M, K - 1) lowered margins of the chosen images within epsilon (M,), in the images' number format."""
         chosen = torch.arange(len(self.images), device=epsilon.device) if chosen is None else chosen
-        found = margins_within(self.network, self.images[chosen], self.labels[chosen], self.norm, epsilon, method)
-        return self._lowered(found, chosen)
+        bound = margins_within(self.network, self.images[chosen], self.labels[chosen], self.norm, epsilon, method)
+        return self._lowered(bound, chosen)
 
     def wide(self, epsilon: Tensor, chosen: Tensor) -> Tensor:
-        """The same in float64."""
+        """(M, K - 1) lowered margins in float64."""
         network, images, labels = doubled(self.network), self.images[chosen].double(), self.labels[chosen]
-        found = margins_within(network, images, labels, self.norm, epsilon.double(), self.method)
-        return self._lowered(found, chosen)
+        bound = margins_within(network, images, labels, self.norm, epsilon.double(), self.method)
+        return self._lowered(bound, chosen)
 
     def _lowered(self, bound: Tensor, chosen: Tensor) -> Tensor:
         """(M, K - 1) bounds of the chosen images, float32 or float64, less what rounding may have done."""
@@ -229,15 +234,15 @@ class _Batch:
         # a ball that the number format makes smaller would be another claim; images of bytes are refused by the bounds
         dtype = torch.promote_types(self.images.dtype, torch.float32)
         narrow = rounded(within, dtype, up=True).to(self.images.device)
-        found = self.bound(narrow, self.method)
-        again = (found.amin(dim=1) > -CLOSE * self.size).nonzero().squeeze(1)
+        bound = self.bound(narrow, self.method)
+        again = (bound.amin(dim=1) > -CLOSE * self.size).nonzero().squeeze(1)
         if not self.rechecks or len(again) == 0:
-            return found
+            return bound
         wide = self.wide(within.to(self.images.device)[again], again)
-        return found.index_copy(0, again, rounded(wide, found.dtype, up=False))
+        return bound.index_copy(0, again, rounded(wide, bound.dtype, up=False))
 
     def radius(self, tolerance: float) -> Tensor:
-        """(N,), see `radius`."""
+        """(N,) largest radii found at which all margins are certified."""
         margin = self.bound(self.images.new_zeros(len(self.images)), "ibp").amin(dim=1)
         tolerance = max(tolerance, 16 * torch.finfo(self.images.dtype).eps)
         active = (margin > 0).nonzero().squeeze(1)
@@ -270,7 +275,7 @@ class _Batch:
         return radius
 
 
-def rounded(values: Tensor, dtype: torch.dtype, up: bool) -> Tensor:
+def rounded(values: Tensor, dtype: torch.dtype, *, up: bool) -> Tensor:
     """Values in a coarser number format, rounded up, or down, never to nearest."""
     nearest = values.to(dtype)
     wrong = nearest.to(values.dtype) < values if up else nearest.to(values.dtype) > values

@@ -30,7 +30,7 @@ from robustnas.recipe.schema import Recipe
 from robustnas.recipe.values import BAD, construct, found, read_object, read_value, refuse_unknown
 from robustnas.registry import DATASETS, SEARCH_SPACES
 from robustnas.search.settings import Search
-from robustnas.threat import ThreatModel
+from robustnas.threat import ThreatModel, beyond_range
 from robustnas.train.regimes.defaults import member
 from robustnas.train.settings import Train
 
@@ -295,7 +295,7 @@ def _all_foreign(node: Node | None) -> bool:
 def _check_radii(root: Node, parts: Mapping[str, Any], threat: ThreatModel, faults: Faults) -> None:
     """Radii of other sections than the threat's, which are fractions of the pixel range in linf too."""
     epsilons = parts["evaluate"].epsilons
-    if threat.norm == "linf" and any(epsilon > 1 for epsilon in epsilons):
+    if any(beyond_range(threat.norm, epsilon) for epsilon in epsilons):
         text = f"found {epsilons}; fractions of the pixel range, at most 1 in linf, would do"
         faults.add(root.entries["evaluate"].mark, "evaluate.epsilons", text)
     for name, method in parts.get("methods", {}).items():
