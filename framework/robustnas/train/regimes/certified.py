@@ -28,14 +28,15 @@ from attrs import asdict, frozen
 from attrs.validators import ge, gt, le, lt, optional
 from torch import Tensor, nn
 
-from robustnas.bounds import margins_within
+from robustnas.bounds import IBP, CrownIBP, margins_within
+from robustnas.bounds.margins import wrong_classes
 from robustnas.contracts import TrainingContext, TrainingLoss
 from robustnas.errors import OptionError
 from robustnas.nn.batch_statistics import noted_statistics
 from robustnas.nn.read_only import read_only
 from robustnas.options import option
 from robustnas.runtime.precision import single
-from robustnas.threat import ThreatModel
+from robustnas.threat import ThreatModel, beyond_range
 
 
 @frozen
@@ -90,7 +91,7 @@ class Certified:
                 f"found warmup_epochs {warmup:g} and ramp_epochs {ramp:g}, together more than epochs: {epochs}, "
                 "so epsilon would never reach its end; smaller ones or more epochs would do"
             )
-        if threat is not None and threat.norm == "linf" and self._last(threat) > 1:
+        if threat is not None and beyond_range(threat.norm, self._last(threat)):
             raise OptionError(
                 f"found epsilon {self.epsilon:g} in train.regime; a fraction of the pixel range, at most 1 for linf, "
                 "would do, such as 8/255"
@@ -155,7 +156,7 @@ def _margins(moment: Moment, network: nn.Module, images: Tensor, labels: Tensor,
     epsilon = torch.full((len(images),), moment.epsilon, dtype=images.dtype, device=images.device)
     parts = [
         share * margins_within(network, images, labels, norm, epsilon, method)
-        for method, share in (("ibp", 1 - moment.beta), ("crown-ibp", moment.beta))
+        for method, share in ((IBP(), 1 - moment.beta), (CrownIBP(), moment.beta))
         if share > 0
     ]
     return torch.stack(parts).sum(0)
@@ -163,6 +164,5 @@ def _margins(moment: Moment, network: nn.Module, images: Tensor, labels: Tensor,
 
 def worst_logits(bounds: Tensor, labels: Tensor) -> Tensor:
     """0 for the true class and minus its margin's bound for any other: (N, K - 1), (N,) -> (N, K)."""
-    index = torch.arange(bounds.shape[1], device=labels.device).expand(len(labels), -1)
-    wrong = index + (index >= labels[:, None]).long()
-    return bounds.new_zeros(len(labels), bounds.shape[1] + 1).scatter(1, wrong, -bounds)
+    classes = bounds.shape[1] + 1
+    return bounds.new_zeros(len(labels), classes).scatter(1, wrong_classes(labels, classes), -bounds)
