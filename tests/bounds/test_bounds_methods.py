@@ -9,8 +9,8 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
-from robustnas import bounds
-from robustnas.bounds import METHODS, linear_bounds, margins
+from robustnas import bounds, certify
+from robustnas.bounds import IBP, METHODS, AlphaCrown, Crown, CrownIBP, linear_bounds, margins
 from robustnas.bounds.region import Region
 from robustnas.errors import InputError
 from robustnas.threat import NORMS, ThreatModel
@@ -42,6 +42,28 @@ def test_tightness_grows_with_the_method_and_optimised_slopes_gain(norm: str, ep
             assert (tighter >= looser).all()
         gained += int((found[3] > found[2] + 1e-6).sum())
     assert gained >= 12  # of 24 margins
+
+
+@pytest.mark.parametrize("method", [IBP(), CrownIBP(), Crown(), AlphaCrown()], ids=METHODS)
+def test_a_method_is_its_name_or_an_object(method: bounds.BoundMethod):
+    net, (images, labels), threat = network(0), some_images(0), ThreatModel("linf", 0.1)
+    with torch.no_grad():
+        assert torch.equal(*(margins(net, images, labels, threat, asked) for asked in (method, method.name)))
+        image, label = images[:1].float(), labels[:1]
+        for certified in (certify.margins, lambda *case: certify.radius(*case[:3], "l2", case[4], tolerance=0.5)):
+            found = [certified(net.float(), image, label, threat, asked) for asked in (method, method.name)]
+            assert torch.equal(*found)
+    with pytest.raises(AttributeError):
+        method.steps = 3
+
+
+def test_more_steps_of_ascent_never_lose_and_none_is_crown():
+    net, (images, labels), threat = network(0), some_images(0), ThreatModel("linf", 0.1)
+    with torch.no_grad():
+        found = [margins(net, images, labels, threat, AlphaCrown(steps=steps)) for steps in (0, 3)]
+        torch.testing.assert_close(found[0], margins(net, images, labels, threat, Crown()), rtol=0, atol=1e-12)
+    assert (found[1] >= found[0]).all()
+    assert (found[1] > found[0] + 1e-6).any()
 
 
 def test_alpha_crown_keeps_a_graph_whose_value_is_its_bound():

@@ -28,6 +28,14 @@ SIZE = (5, 6)
 Block = Callable[[Random, int], nn.Module]
 
 
+def some_images(seed: int, count: int = 2, shape: tuple[int, int, int] = (2, *SIZE)) -> tuple[Tensor, Tensor]:
+    """Float32 images of which about every third pixel is 0 or 1, and labels."""
+    draw = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, *shape, generator=draw)
+    images = torch.where(torch.rand(images.shape, generator=draw) < 0.3, images.round(), images)
+    return images, torch.randint(0, CLASSES, (count,), generator=draw)
+
+
 class Apply(nn.Module):
     """A function of the images without weights, or with `factor`, one number a channel."""
 
