@@ -183,7 +183,7 @@ def test_processes_share_the_images():
     parts = [certify(network, images, labels, processes=Two(rank, 2), **SETTINGS) for rank in (0, 1)]
     assert all((part.count == 0).sum() >= 2 for part in parts)
     assert torch.equal(parts[0].count + parts[1].count, whole.count)
-    idle = certify(network, images[:1], labels[:1], processes=Two(0, 2), **SETTINGS)
+    idle = certify(network, images[:1], labels[:1], processes=Two(1, 2), **SETTINGS)
     assert idle.count.tolist() == [0], "more processes than images"
 
 

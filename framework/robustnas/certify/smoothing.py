@@ -121,12 +121,13 @@ def certify(
     numbers, labels = _numbers(indices, len(labels)), labels.cpu()
     vote = _Vote(network, sigma, batch, device, seed)
     classes, count = torch.zeros_like(labels), torch.zeros_like(labels)
+    together = max(1, min(batch // selection, math.ceil(len(labels) / processes.size)))
 
     def own() -> list[tuple[Tensor, Tensor, Tensor]]:
         """Of the images of this process: places, classes, and how many of the samples were of them."""
         parts, done, right = [], 0, 0
         with read_only(network), full_precision(), torch.no_grad(), torch.autocast(device.type, enabled=False):
-            for at in own_batches(len(labels), max(1, batch // selection), processes):
+            for at in own_batches(len(labels), together, processes):
                 clean, names = take(source, at, numbers), numbers[at]
                 chosen = vote.counts(clean, names, "select", selection).argmax(dim=1)
                 counts = vote.counts(clean, names, "certify", samples).gather(1, chosen[:, None]).squeeze(1)

@@ -126,9 +126,10 @@ ERROR_FUNCTION = Curve(torch.erf, _normal_slope, _normal_slope, right=0.0)
 
 CURVES: dict[str, Curve] = {
     "sigmoid": SIGMOID, "softsign": SOFTSIGN, "erf": ERROR_FUNCTION, "tanh": TANH, "silu": SILU, "mish": MISH,
-    "hardswish": HARDSWISH, "hardsigmoid": HARDSIGMOID, "selu": SELU, "logsigmoid": LOGSIGMOID, **powers.CURVES,
+    "hardswish": HARDSWISH, "hardsigmoid": HARDSIGMOID, "selu": SELU, "logsigmoid": LOGSIGMOID,
 }  # fmt: skip
-"""Functions without arguments."""
+WITHOUT_ARGUMENTS = CURVES | powers.CURVES
+"""Functions of one tensor and nothing else."""
 
 
 def _spelled(*names: str) -> tuple[Function, ...]:
@@ -136,11 +137,11 @@ def _spelled(*names: str) -> tuple[Function, ...]:
     return tuple(function for name in names for function in spellings(name, f"{name}_"))
 
 
-@rule(*_spelled(*CURVES))
+@rule(*_spelled(*WITHOUT_ARGUMENTS))
 def without_arguments(function: Function, value: Value, inplace: bool = False) -> Value:
-    """Bound a function of CURVES."""
+    """Bound a function of WITHOUT_ARGUMENTS."""
     name = function.__name__.removesuffix("_").replace("log_sigmoid", "logsigmoid")
-    return enclose_curve(CURVES[name], CURVES[name].value, value)
+    return enclose_curve(WITHOUT_ARGUMENTS[name], WITHOUT_ARGUMENTS[name].value, value)
 
 
 @rule(*spellings("gelu"))

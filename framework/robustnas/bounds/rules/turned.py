@@ -26,7 +26,7 @@ TURNS = (
 ENTRYWISE = spellings(
     *("add", "sub", "mul", "div", "true_divide", "__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__"),
     *("__truediv__", "neg", "__neg__", "relu", "leaky_relu", "gelu", "clamp", "elu", "abs", "clone", "contiguous"),
-    *("to", "float", "type_as", *DROPOUTS, *activations.CURVES),
+    *("to", "float", "type_as", *DROPOUTS, *activations.WITHOUT_ARGUMENTS),
 )
 LAST = (F.linear, F.layer_norm, F.rms_norm, *spellings("layer_norm", "rms_norm"))
 REDUCTIONS = spellings("mean", "sum", "amax", "amin", "select")
