@@ -15,6 +15,7 @@ from attrs import evolve, frozen
 from torch import nn
 
 from robustnas import certify, train
+from robustnas.bounds import IBP, CrownIBP
 from robustnas.errors import InputError, OptionError, RunError
 from robustnas.nn.batch_statistics import noted_statistics
 from robustnas.nn.normalize import PixelNetwork
@@ -199,7 +200,7 @@ def test_bounds_are_float32_and_one_without_a_share_is_not_computed(tmp_path: Pa
         return found
 
     monkeypatch.setattr(module, "margins_within", spy)
-    for beta, wanted in ((0.0, ["ibp"]), (0.3, ["ibp", "crown-ibp"]), (1.0, ["crown-ibp"])):
+    for beta, wanted in ((0.0, [IBP()]), (0.3, [IBP(), CrownIBP()]), (1.0, [CrownIBP()])):
         seen.clear()
         at(toy(), 0.05, beta=beta)
         assert [method for method, *_ in seen] == wanted

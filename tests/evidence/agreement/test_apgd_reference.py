@@ -13,6 +13,8 @@ from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy, AutoPGDLogitsRatio, AutoPGDTargeted
 
+pytestmark = pytest.mark.slow
+
 base = pytest.importorskip(
     "pyautoattack.autopgd_base", reason="the reference implementation, pyautoattack, is not installed"
 )

@@ -12,6 +12,8 @@ from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.autoattack import AutoAttack
 
+pytestmark = pytest.mark.slow
+
 pyautoattack = pytest.importorskip(
     "pyautoattack", reason="the reference implementation, pyautoattack, is not installed"
 )
@@ -35,7 +37,6 @@ def reference(network, images, labels, threat):
         return attack.run_standard_evaluation(images, labels, batch_size=len(images))[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.filterwarnings("ignore:there are .* points with zero gradient")
 def test_as_many_images_stand_as_under_the_reference(subject, norm):

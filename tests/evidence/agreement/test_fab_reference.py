@@ -13,6 +13,8 @@ from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.fab import FAB, FABT
 from robustnas_plugins.attacks.hyperplane import nearest_step
 
+pytestmark = pytest.mark.slow
+
 fab = pytest.importorskip("pyautoattack.fab_pt", reason="the reference implementation, pyautoattack, is not installed")
 projections = pytest.importorskip(
     "pyautoattack.fab_projections", reason="the reference implementation, pyautoattack, is not installed"

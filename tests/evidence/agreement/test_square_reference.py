@@ -12,6 +12,8 @@ from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.square import Square
 
+pytestmark = pytest.mark.slow
+
 square = pytest.importorskip(
     "pyautoattack.square", reason="the reference implementation, pyautoattack, is not installed"
 )

@@ -130,7 +130,7 @@ def test_a_ramp_starts_at_a_hundredth_of_epsilon_and_ends_at_epsilon():
     assert CertifiedBound().at(0.0) == CertifiedBound()
 
 
-@pytest.mark.parametrize(("cells", "channels"), [(8, 4), (20, 2)])
+@pytest.mark.parametrize(("cells", "channels"), [(8, 4), pytest.param(20, 2, marks=pytest.mark.slow)])
 def test_at_8_and_20_cells_and_8_255_the_log_scale_is_finite_in_float32_and_equal_to_float64(cells: int, channels: int):
     torch.manual_seed(0)
     net = Darts(cells=cells, channels=channels).supernet((1, 8, 8), 3)
