@@ -1,4 +1,4 @@
-"""The threat model: which images an adversary may show instead of the clean one."""
+"""The threat model: which images an adversary may show instead of the clean one, and the projection onto them."""
 
 from __future__ import annotations
 
@@ -114,9 +114,9 @@ class ThreatModel:
     def project(self, images: Tensor, clean: Tensor) -> Tensor:
         """Admissible images near `images`: both (N, C, H, W), clean in [0, 1] -> the same shape.
 
-        First to the nearest point of the ball, then into [0, 1]; the second step cannot leave the ball because
-        `clean` is inside the box, so clamping moves entries towards it, and every norm shrinks when they do.  In l1
-        to the nearest point of both at once, as far as rounding lets it.
+        In linf and l2 the nearest point of the ball, clamped to [0, 1]: in the ball still, because clamping moves
+        entries towards `clean`, but in l2 not always the nearest admissible image.  In l1 the nearest admissible image,
+        as far as rounding lets it.
         """
         delta = images - clean
         if self.norm == "linf":
@@ -124,6 +124,7 @@ class ThreatModel:
         elif self.norm == "l1":
             return _project_l1(images, clean, self.epsilon)
         else:
+            # l2: longer perturbations are scaled to length epsilon
             length = delta.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, *[1] * (delta.dim() - 1))
             delta = delta * (self.epsilon / length).clamp_max(1.0)
         return (clean + delta).clamp(0.0, 1.0)
