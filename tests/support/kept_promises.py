@@ -10,6 +10,11 @@ from torch import nn
 from robustnas.errors import DataError, InputError
 
 
+def wrong(kept, **parts):
+    """A plugin class like one that keeps its promises, with other methods or attributes."""
+    return type("Wrong", (kept,), parts)
+
+
 @frozen
 class Slope:
     """Minus the l_1 norm of the loss gradient, as a share of the largest perturbation's effect."""

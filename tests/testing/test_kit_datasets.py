@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from robustnas.testing import ConformanceError, check_dataset
-from support.kept_promises import Held, Stripes
+from support.kept_promises import Held, Stripes, wrong
 
 
-class LabelK(Stripes):
+def becoming(change, **parts):
+    """A dataset whose images and labels become others."""
+
     def split(self, name):
-        held = super().split(name)
-        return Held(held.images, held.labels + 1)
+        held = Stripes.split(self, name)
+        return Held(*change(held.images, held.labels))
 
-
-class Bytes(Stripes):
-    def split(self, name):
-        held = super().split(name)
-        return Held(held.images * 255, held.labels)
+    return wrong(Stripes, split=split, **parts)
 
 
 class Overlapping(Stripes):
@@ -29,106 +28,56 @@ class Overlapping(Stripes):
         return held
 
 
-class OtherShape(Stripes):
-    shape = (3, 6, 6)
-    mean = (0.5, 0.5, 0.5)
-    std = (0.2, 0.2, 0.2)
-
-    def split(self, name):
-        held = super().split(name)
-        return Held(held.images[:, :1], held.labels)
-
-
-class MeanInBytes(Stripes):
-    mean = (127.5,)
-
-
-class OneStd(Stripes):
-    std = (0.2, 0.2, 0.2)
-
-
-class NeverTheSame(Stripes):
-    def split(self, name):
-        held = super().split(name)
-        return Held(torch.rand_like(held.images), held.labels)
-
-
 class AnySplit(Stripes):
     def split(self, name):
         return super().split("train" if name != "test" else name)
 
 
-class Doubles(Stripes):
-    def split(self, name):
-        held = super().split(name)
-        return Held(held.images.double(), held.labels)
-
-
-class FloatLabels(Stripes):
-    def split(self, name):
-        held = super().split(name)
-        return Held(held.images, held.labels.float())
+class Sorted(Held):
+    def take(self, indices):
+        return super().take(indices.sort().values)
 
 
 class Unordered(Stripes):
     def split(self, name):
         held = super().split(name)
-
-        class Sorted(Held):
-            def take(self, indices):
-                return super().take(indices.sort().values)
-
         return Sorted(held.images, held.labels)
-
-
-class MissingClass(Stripes):
-    classes = 4
-
-
-class NumberedContents(Stripes):
-    contents = 7
-
-
-class OneSize(Stripes):
-    def training_images(self, side):
-        return self.split("train")
 
 
 class OtherOrder(Stripes):
     def training_images(self, side):
         held = self.split("train")
-        return Held(torch.nn.functional.interpolate(held.images, (side, side)), held.labels.roll(1))
+        return Held(F.interpolate(held.images, (side, side)), held.labels.roll(1))
 
 
-class Empty(Stripes):
-    def split(self, name):
-        held = super().split(name)
-        return Held(held.images[:0], held.labels[:0])
+NeverTheSame = becoming(lambda images, labels: (torch.rand_like(images), labels))
+COLOURS = {"shape": (3, 6, 6), "mean": (0.5,) * 3, "std": (0.2,) * 3}
+WRONG = {
+    "labels to K": (becoming(lambda images, labels: (images, labels + 1)), "labels are 0 to K - 1"),
+    "bytes": (becoming(lambda images, labels: (images * 255, labels)), r"images are in \[0, 1\]"),
+    "overlapping": (Overlapping, "splits are disjoint"),
+    "other shape": (becoming(lambda images, labels: (images[:, :1], labels), **COLOURS), "declared shape"),
+    "mean in bytes": (wrong(Stripes, mean=(127.5,)), "mean is in pixel units"),
+    "std of three": (wrong(Stripes, std=(0.2,) * 3), "std has a finite number for each"),
+    "never the same": (NeverTheSame, "same order every time"),
+    "any split": (AnySplit, "refuses an unknown split"),
+    "doubles": (becoming(lambda images, labels: (images.double(), labels)), "images are float32"),
+    "float labels": (becoming(lambda images, labels: (images, labels.float())), "labels are int64"),
+    "unordered": (Unordered, "order of the indices"),
+    "missing class": (wrong(Stripes, classes=4), "every class has a training image"),
+    "empty": (becoming(lambda images, labels: (images[:0], labels[:0])), "has images"),
+    "numbered contents": (wrong(Stripes, contents=7), "contents is a str"),
+    "one size": (
+        wrong(Stripes, training_images=lambda self, side: self.split("train")),
+        r"training_images\(7\) have shape \(n, 1, 7, 7\)",
+    ),
+    "other order": (OtherOrder, r"training_images are those of split\('train'\) in the same order"),
+}
 
 
-@pytest.mark.parametrize(
-    ("plugin", "promise"),
-    [
-        (LabelK, "labels are 0 to K - 1"),
-        (Bytes, r"images are in \[0, 1\]"),
-        (Overlapping, "splits are disjoint"),
-        (OtherShape, "declared shape"),
-        (MeanInBytes, "mean is in pixel units"),
-        (OneStd, "std has a finite number for each"),
-        (NeverTheSame, "same order every time"),
-        (AnySplit, "refuses an unknown split"),
-        (Doubles, "images are float32"),
-        (FloatLabels, "labels are int64"),
-        (Unordered, "order of the indices"),
-        (MissingClass, "every class has a training image"),
-        (Empty, "has images"),
-        (NumberedContents, "contents is a str"),
-        (OneSize, r"training_images\(7\) have shape \(n, 1, 7, 7\)"),
-        (OtherOrder, r"training_images are those of split\('train'\) in the same order"),
-    ],
-    ids=lambda value: value.__name__ if isinstance(value, type) else "",
-)
-def test_a_wrong_dataset_is_caught(plugin, promise):
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_dataset_is_caught(what):
+    plugin, promise = WRONG[what]
     with pytest.raises(ConformanceError, match=promise):
         check_dataset(plugin)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,36 +14,46 @@ from torch import nn
 
 from robustnas.errors import OptionError
 from robustnas.testing import ConformanceError, check_metric
-from support.kept_promises import Doubled, Noisy, Slope
+from support.kept_promises import Doubled, Noisy, Slope, wrong
+
+
+def as_it_is(score):
+    return score
+
+
+def nothing(network, images, labels):
+    """What a metric that keeps its promises does to its arguments."""
+
+
+@frozen
+class Changed(Slope):
+    """A metric whose score becomes another, or that does something to its arguments before or after."""
+
+    becomes: Callable = as_it_is
+    before: Callable = nothing
+    after: Callable = nothing
+
+    def score(self, network, images, labels, threat):
+        self.before(network, images, labels)
+        score = self.becomes(super().score(network, images, labels, threat))
+        self.after(network, images, labels)
+        return score
+
+
+@frozen
+class ChangedInner(Noisy):
+    """An inner loss before which something is done to the supernet."""
+
+    before: Callable = field(kw_only=True)
+
+    def inner_loss(self, supernet, images, labels, threat, context):
+        self.before(supernet)
+        return super().inner_loss(supernet, images, labels, threat, context)
 
 
 class WrongSign(Slope):
     def score(self, network, images, labels, threat):
         return -super().score(network, images, labels, threat)
-
-
-class BatchDependent(Slope):
-    def score(self, network, images, labels, threat):
-        score = super().score(network, images, labels, threat)
-        return score - score[0]
-
-
-class BatchMean(Slope):
-    def score(self, network, images, labels, threat):
-        return super().score(network, images, labels, threat) / len(images)
-
-
-class SampledBatchDependent(Slope):
-    """PerImageRandom at random, so it cannot be compared with single images; depends on the batch all the same."""
-
-    def score(self, network, images, labels, threat):
-        score = super().score(network, images, labels, threat)
-        return score * torch.rand(len(score)) - score.mean()
-
-
-class Detached(Slope):
-    def score(self, network, images, labels, threat):
-        return super().score(network, images, labels, threat).detach()
 
 
 class WeightsOnly(Slope):
@@ -55,73 +66,16 @@ class WeightsOnly(Slope):
         return super().score(lambda pixels: network(pixels, mixing), images, labels, threat)
 
 
-class Constant(Slope):
-    def score(self, network, images, labels, threat):
-        return torch.ones(len(images))
-
-
-class Trains(Slope):
-    def score(self, network, images, labels, threat):
-        score = super().score(network, images, labels, threat)
-        network.train()
-        return score
-
-
-class MovesStatistics(Slope):
-    def score(self, network, images, labels, threat):
-        score = super().score(network, images, labels, threat)
-        network.train()
-        with torch.no_grad():
-            network(images)
-        network.eval()
-        return score
-
-
-class Accumulates(Slope):
-    def score(self, network, images, labels, threat):
-        F.cross_entropy(network(images), labels).backward()
-        return super().score(network, images, labels, threat)
-
-
-class ClearsGradients(Slope):
-    def score(self, network, images, labels, threat):
-        network.zero_grad(set_to_none=True)
-        return super().score(network, images, labels, threat)
-
-
-class Freezes(Slope):
-    def score(self, network, images, labels, threat):
-        score = super().score(network, images, labels, threat)
-        next(network.parameters()).requires_grad_(False)
-        return score
-
-
-class Hooked(Slope):
-    def score(self, network, images, labels, threat):
-        network.register_forward_hook(lambda *_: None)
-        return super().score(network, images, labels, threat)
-
-
-class NotANumber(Slope):
-    def score(self, network, images, labels, threat):
-        return super().score(network, images, labels, threat) * float("nan")
-
-
-class Scalar(Slope):
-    def score(self, network, images, labels, threat):
-        return super().score(network, images, labels, threat).mean()
+def move_statistics(network, images, labels):
+    network.train()
+    with torch.no_grad():
+        network(images)
+    network.eval()
 
 
 class UnseededDraw(Slope):
     def score(self, network, images, labels, threat):
         return super().score(network, images, labels, threat) * (1 + random.random())
-
-
-class DirtiesImages(Slope):
-    def score(self, network, images, labels, threat):
-        score = super().score(network, images, labels, threat)
-        images.add_(0.1)
-        return score
 
 
 class LinfOnly(Slope):
@@ -154,23 +108,8 @@ class OwnNoise(Noisy):
         return context.loss(supernet(images + 0.1 * noise), labels)
 
 
-class LeavesEval(Noisy):
-    def inner_loss(self, supernet, images, labels, threat, context):
-        supernet.eval()
-        return super().inner_loss(supernet, images, labels, threat, context)
-
-
-class LeavesAlphaMoved(Noisy):
-    def inner_loss(self, supernet, images, labels, threat, context):
-        with torch.no_grad():
-            supernet.alpha["edges"].add_(0.1)
-        return super().inner_loss(supernet, images, labels, threat, context)
-
-
-class ReplacesAlpha(Noisy):
-    def inner_loss(self, supernet, images, labels, threat, context):
-        supernet.edges = nn.Parameter(supernet.edges.detach().clone())
-        return super().inner_loss(supernet, images, labels, threat, context)
+def replace_alpha(supernet):
+    supernet.edges = nn.Parameter(supernet.edges.detach().clone())
 
 
 class OuterGradients(Doubled):
@@ -185,56 +124,68 @@ class BlindToAlpha(Doubled):
         return context.loss(supernet(images, mixing), labels)
 
 
-class Answers(Slope):
-    def check(self, shape, classes, threat):
-        return classes > 1
-
-
 class Refuses(Slope):
     def check(self, shape, classes, threat):
         if shape[0] != 3:
             raise OptionError("colour images only")
 
 
-@pytest.mark.parametrize(
-    ("plugin", "promise"),
-    [
-        (WrongSign, "score does not grow with epsilon"),
-        (BatchDependent, "depends on that image alone"),
-        (BatchMean, "depends on that image alone"),
-        (SampledBatchDependent, "depends on that image alone"),
-        (Detached, "score is differentiable in the weights"),
-        (WeightsOnly, "score is differentiable in alpha"),
-        (Constant, "depends on the network's weights or on alpha"),
-        (Trains, "leaves the mode of the network"),
-        (MovesStatistics, "leaves the buffers of the network"),
-        (Accumulates, "leaves the gradients of the network"),
-        (ClearsGradients, "leaves the gradients of the network"),
-        (Freezes, "leaves requires_grad of the network"),
-        (Hooked, "leaves the hooks of the network"),
-        (NotANumber, "score is finite"),
-        (Scalar, r"shape \(N,\)"),
-        (UnseededDraw, "score is repeatable"),
-        (DirtiesImages, "score leaves the images"),
-        (LinfOnly, "score works for a supernet under l2"),
-        (NoMethod, "at least one of score, inner_loss, outer_loss"),
-        (NeedsOption, "is made with default options"),
-        (VectorLoss, "inner_loss is a scalar"),
-        (OwnNoise, "same value when the generator is in the same state"),
-        (LeavesEval, "leaves the mode of the supernet"),
-        (LeavesAlphaMoved, "leaves the weights of the supernet"),
-        (ReplacesAlpha, "leaves the identity of the weights of the supernet"),
-        (OuterGradients, "leaves the gradients of the supernet"),
-        (BlindToAlpha, "outer_loss is differentiable in alpha"),
-        (Answers, "check returns nothing"),
-        (Refuses, r"check lets pass images .*\n.* give it options and norms that suit"),
-    ],
-    ids=lambda value: value.__name__ if isinstance(value, type) else "",
-)
-def test_a_wrong_metric_is_caught(plugin, promise):
+def frozen_weight(network, images, labels):
+    next(network.parameters()).requires_grad_(False)
+
+
+WRONG = {
+    "sign": (WrongSign, "score does not grow with epsilon"),
+    "depends on the first": (Changed(lambda score: score - score[0]), "depends on that image alone"),
+    "mean of the batch": (Changed(lambda score: score / len(score)), "depends on that image alone"),
+    # at random, so it cannot be compared with single images; depends on the batch all the same
+    "sampled": (Changed(lambda score: score * torch.rand(len(score)) - score.mean()), "depends on that image alone"),
+    "detached": (Changed(torch.Tensor.detach), "score is differentiable in the weights"),
+    "weights only": (WeightsOnly, "score is differentiable in alpha"),
+    "constant": (Changed(lambda score: torch.ones(len(score))), "depends on the network's weights or on alpha"),
+    "trains": (Changed(after=lambda network, *_: network.train()), "leaves the mode of the network"),
+    "moves statistics": (Changed(after=move_statistics), "leaves the buffers of the network"),
+    "accumulates": (
+        Changed(before=lambda network, images, labels: F.cross_entropy(network(images), labels).backward()),
+        "leaves the gradients of the network",
+    ),
+    "clears gradients": (
+        Changed(before=lambda network, *_: network.zero_grad()),
+        "leaves the gradients of the network",
+    ),
+    "freezes": (Changed(after=frozen_weight), "leaves requires_grad of the network"),
+    "hooked": (
+        Changed(before=lambda network, *_: network.register_forward_hook(lambda *_: None)),
+        "leaves the hooks of the network",
+    ),
+    "not a number": (Changed(lambda score: score * float("nan")), "score is finite"),
+    "scalar": (Changed(torch.Tensor.mean), r"shape \(N,\)"),
+    "unseeded draw": (UnseededDraw, "score is repeatable"),
+    "dirties images": (Changed(after=lambda network, images, labels: images.add_(0.1)), "score leaves the images"),
+    "one norm": (LinfOnly, "score works for a supernet under l2"),
+    "no method": (NoMethod, "at least one of score, inner_loss, outer_loss"),
+    "needs an option": (NeedsOption, "is made with default options"),
+    "vector loss": (VectorLoss, "inner_loss is a scalar"),
+    "own noise": (OwnNoise, "same value when the generator is in the same state"),
+    "leaves eval": (ChangedInner(before=nn.Module.eval), "leaves the mode of the supernet"),
+    "leaves alpha moved": (
+        ChangedInner(before=lambda supernet: supernet.edges.detach().add_(0.1)),
+        "leaves the weights of the supernet",
+    ),
+    "replaces alpha": (ChangedInner(before=replace_alpha), "leaves the identity of the weights of the supernet"),
+    "outer gradients": (OuterGradients, "leaves the gradients of the supernet"),
+    "blind to alpha": (BlindToAlpha, "outer_loss is differentiable in alpha"),
+    "answers": (wrong(Slope, check=lambda self, shape, classes, threat: classes > 1), "check returns nothing"),
+    "refuses": (Refuses, r"check lets pass images .*\n.* give it options and norms that suit"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_metric_is_caught(what):
+    plugin, promise = WRONG[what]
     with pytest.raises(ConformanceError, match=promise) as caught:
         check_metric(plugin)
-    assert plugin.__name__ in str(caught.value)
+    assert getattr(plugin, "__name__", type(plugin).__name__) in str(caught.value)
 
 
 def test_a_metric_of_one_norm_says_so():

@@ -8,84 +8,50 @@ import pytest
 import torch
 
 from robustnas.testing import ConformanceError, check_search_space
-from support.kept_promises import Chain, TinyDiscrete, TinyMixed
+from support.kept_promises import Chain, TinyDiscrete, TinyMixed, wrong
+
+
+def mixed(**parts):
+    """A space whose supernet has other methods."""
+    supernet = wrong(TinyMixed, **parts)
+    return wrong(Chain, supernet=lambda self, shape, classes: supernet(shape[0], classes))
+
+
+def discrete(forward):
+    """A space whose networks compute something else."""
+
+    def network(self, genotype, shape, classes, auxiliary=False):
+        made = Chain.network(self, genotype, shape, classes, auxiliary)
+        made.__class__ = wrong(TinyDiscrete, forward=forward)
+        return made
+
+    return wrong(Chain, network=network)
+
+
+def deciding(genotype):
+    """A space whose supernets stand for another genotype."""
+    return wrong(Chain, genotype=lambda self, supernet: {"ops": genotype(supernet)})
 
 
 class LooseAlpha(Chain):
     """Alpha is a tensor beside the module."""
 
     def supernet(self, shape, classes):
-        class Loose(TinyMixed):
-            def __init__(self):
-                super().__init__(shape[0], classes)
-                self.beside = {"edges": torch.zeros(3, 2, requires_grad=True)}
-
-            alpha = property(lambda self: self.beside)
-
-        return Loose()
+        loose = wrong(TinyMixed, alpha=property(lambda self: self.beside))(shape[0], classes)
+        loose.beside = {"edges": torch.zeros(3, 2, requires_grad=True)}
+        return loose
 
 
-class IgnoresMixing(Chain):
-    def supernet(self, shape, classes):
-        class Deaf(TinyMixed):
-            def forward(self, images, mixing=None):
-                return super().forward(images)
-
-        return Deaf(shape[0], classes)
-
-
-class IgnoresAlpha(Chain):
+def blind(self, images, mixing=None):
     """One row of alpha never reaches the logits."""
-
-    def supernet(self, shape, classes):
-        class Blind(TinyMixed):
-            def forward(self, images, mixing=None):
-                weights = (self.mixing() if mixing is None else mixing)["edges"]
-                fixed = torch.cat([weights[:1], torch.full((1, 2), 0.5), weights[2:]])
-                return super().forward(images, {"edges": fixed})
-
-        return Blind(shape[0], classes)
+    weights = (self.mixing() if mixing is None else mixing)["edges"]
+    fixed = torch.cat([weights[:1], torch.full((1, 2), 0.5), weights[2:]])
+    return TinyMixed.forward(self, images, {"edges": fixed})
 
 
-class NotNormalised(Chain):
-    def supernet(self, shape, classes):
-        class Sigmoid(TinyMixed):
-            def mixing(self):
-                return {"edges": self.edges.sigmoid()}
-
-        return Sigmoid(shape[0], classes)
-
-
-class TupleGenotype(Chain):
-    def genotype(self, supernet):
-        return {"ops": tuple(super().genotype(supernet)["ops"])}
-
-
-class TensorGenotype(Chain):
-    def genotype(self, supernet):
-        return {"ops": supernet.mixing()["edges"].argmax(dim=1)}
-
-
-class OneGenotype(Chain):
-    def genotype(self, supernet):
-        return {"ops": ["conv", "conv", "conv"]}
-
-
-class ReadsInside(Chain):
-    """Reads an attribute that a wrapped supernet does not have."""
-
-    def genotype(self, supernet):
-        return {"ops": [["conv", "pool"][i] for i in supernet.edges.argmax(dim=1).tolist()]}
-
-
-class WrongClasses(Chain):
-    def supernet(self, shape, classes):
-        return TinyMixed(shape[0], classes + 1)
-
-
-class GreyOnly(Chain):
-    def supernet(self, shape, classes):
-        return TinyMixed(1, classes)
+def without_a_rule(self, images, mixing=None):
+    """An operation that no bound rule covers."""
+    return torch.erfinv(TinyMixed.forward(self, images, mixing).tanh() / 2)
 
 
 class Unseeded(Chain):
@@ -101,42 +67,6 @@ class TakesAnything(Chain):
         return super().network(genotype if "ops" in genotype else {"ops": ["conv"]}, shape, classes, auxiliary)
 
 
-class BatchCentred(Chain):
-    def network(self, genotype, shape, classes, auxiliary=False):
-        class Centred(TinyDiscrete):
-            def forward(self, images):
-                return super().forward(images - images.mean(dim=0, keepdim=True))
-
-        network = super().network(genotype, shape, classes, auxiliary)
-        network.__class__ = Centred
-        return network
-
-
-class DropsInEval(Chain):
-    def network(self, genotype, shape, classes, auxiliary=False):
-        class Drops(TinyDiscrete):
-            def forward(self, images):
-                return super().forward(images) * (1 - self.drop_path)
-
-        network = super().network(genotype, shape, classes, auxiliary)
-        network.__class__ = Drops
-        return network
-
-
-class DropPathIgnored(Chain):
-    def network(self, genotype, shape, classes, auxiliary=False):
-        class Steady(TinyDiscrete):
-            def forward(self, images):
-                kept, self.drop_path = self.drop_path, 0.0
-                logits = super().forward(images)
-                self.drop_path = kept
-                return logits
-
-        network = super().network(genotype, shape, classes, auxiliary)
-        network.__class__ = Steady
-        return network
-
-
 class FalseHead(Chain):
     """Accepts the option and builds no head."""
 
@@ -144,46 +74,55 @@ class FalseHead(Chain):
         return super().network(genotype, shape, classes)
 
 
-class NoRule(Chain):
-    """An operation that no bound rule covers."""
-
-    def supernet(self, shape, classes):
-        class Odd(TinyMixed):
-            def forward(self, images, mixing=None):
-                return torch.erfinv(super().forward(images, mixing).tanh() / 2)
-
-        return Odd(shape[0], classes)
+def steady(self, images):
+    """Ignores drop-path."""
+    kept, self.drop_path = self.drop_path, 0.0
+    logits = TinyDiscrete.forward(self, images)
+    self.drop_path = kept
+    return logits
 
 
-class StalePublished(Chain):
-    published = {"old": {"operations": []}}  # noqa: RUF012
+WRONG = {
+    "loose alpha": (LooseAlpha, "alpha is made of parameters of the supernet"),
+    "ignores mixing": (
+        mixed(forward=lambda self, images, mixing=None: TinyMixed.forward(self, images)),
+        "the argument mixing stands in",
+    ),
+    "ignores alpha": (mixed(forward=blind), "alpha reaches the logits"),
+    "not normalised": (mixed(mixing=lambda self: {"edges": self.edges.sigmoid()}), r"rows of mixing\(\)"),
+    "tuple": (deciding(lambda supernet: tuple(Chain().genotype(supernet)["ops"])), "JSON keeps"),
+    "tensor": (deciding(lambda supernet: supernet.mixing()["edges"].argmax(dim=1)), "JSON keeps"),
+    "one genotype": (deciding(lambda supernet: ["conv"] * 3), r"what mixing\(\) stands for"),
+    # `edges` is an attribute that a wrapped supernet does not have
+    "reads inside": (
+        deciding(lambda supernet: [["conv", "pool"][i] for i in supernet.edges.argmax(dim=1).tolist()]),
+        "one-hot mixing gives a genotype",
+    ),
+    "wrong classes": (
+        wrong(Chain, supernet=lambda self, shape, classes: TinyMixed(shape[0], classes + 1)),
+        r"logits \(N, K\)",
+    ),
+    "grey only": (wrong(Chain, supernet=lambda self, shape, classes: TinyMixed(1, classes)), r"logits \(N, K\)"),
+    "unseeded": (Unseeded, "the network is the same when torch's seed is the same"),
+    "takes anything": (TakesAnything, "refuses a genotype that is not of this space"),
+    "centred": (
+        discrete(lambda self, images: TinyDiscrete.forward(self, images - images.mean(dim=0, keepdim=True))),
+        "in eval mode the network treats each image alone",
+    ),
+    "drops in eval mode": (
+        discrete(lambda self, images: TinyDiscrete.forward(self, images) * (1 - self.drop_path)),
+        "drop_path acts in training mode only",
+    ),
+    "ignores drop-path": (discrete(steady), "drop_path drops paths"),
+    "false head": (FalseHead, "has with_auxiliary"),
+    "no rule": (mixed(forward=without_a_rule), "bounds cover every operation of the supernet"),
+    "stale": (wrong(Chain, published={"old": {"operations": []}}), "the published genotype 'old' builds"),
+}
 
 
-@pytest.mark.parametrize(
-    ("plugin", "promise"),
-    [
-        (LooseAlpha, "alpha is made of parameters of the supernet"),
-        (IgnoresMixing, "the argument mixing stands in"),
-        (IgnoresAlpha, "alpha reaches the logits"),
-        (NotNormalised, r"rows of mixing\(\)"),
-        (TupleGenotype, "JSON keeps"),
-        (TensorGenotype, "JSON keeps"),
-        (OneGenotype, r"what mixing\(\) stands for"),
-        (ReadsInside, "one-hot mixing gives a genotype"),
-        (WrongClasses, r"logits \(N, K\)"),
-        (GreyOnly, r"logits \(N, K\)"),
-        (Unseeded, "the network is the same when torch's seed is the same"),
-        (TakesAnything, "refuses a genotype that is not of this space"),
-        (BatchCentred, "in eval mode the network treats each image alone"),
-        (DropsInEval, "drop_path acts in training mode only"),
-        (DropPathIgnored, "drop_path drops paths"),
-        (FalseHead, "has with_auxiliary"),
-        (NoRule, "bounds cover every operation of the supernet"),
-        (StalePublished, "the published genotype 'old' builds"),
-    ],
-    ids=lambda value: value.__name__ if isinstance(value, type) else "",
-)
-def test_a_wrong_search_space_is_caught(plugin, promise):
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_search_space_is_caught(what):
+    plugin, promise = WRONG[what]
     with pytest.raises(ConformanceError, match=promise):
         check_search_space(plugin)
 
