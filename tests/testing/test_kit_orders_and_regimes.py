@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from attrs import evolve
@@ -12,17 +14,39 @@ from robustnas.search.hypergradient.first_order import FirstOrder
 from robustnas.search.hypergradient.step import Hypergradient
 from robustnas.testing import ConformanceError, check_order, check_regime
 from robustnas.train.regimes.standard import Standard
+from support.kept_promises import wrong
 
 
-class Ascending(FirstOrder):
+def giving(change):
+    """An order whose hypergradient becomes another."""
+    return wrong(FirstOrder, gradient=lambda self, step: change(FirstOrder.gradient(self, step)))()
+
+
+def first_doing(something):
+    """An order that does something else to its step first."""
+
     def gradient(self, step):
-        found = super().gradient(step)
-        return evolve(found, gradients=[-one for one in found.gradients])
+        something(step)
+        return FirstOrder.gradient(self, step)
+
+    return wrong(FirstOrder, gradient=gradient)()
 
 
-class Bare(FirstOrder):
-    def gradient(self, step):
-        return super().gradient(step).gradients
+def times(factor):
+    """What multiplies the gradients of a hypergradient."""
+    return lambda found: Hypergradient([factor() * one for one in found.gradients], found.validation)
+
+
+def descend(step):
+    """Moves w itself instead of looking ahead."""
+    torch.autograd.backward(step.supernet(step.train[0].images).sum(), inputs=step.weights.parameters)
+    step.w_optimizer.step()
+    step.w_optimizer.zero_grad()
+
+
+def rehearse(step):
+    """Leaves the inner loss's generator where the rehearsal left it."""
+    step.inner_gradient(step.weights.parameters)
 
 
 class Everything(FirstOrder):
@@ -30,61 +54,41 @@ class Everything(FirstOrder):
         return step.outer_gradient([*step.alpha, *step.weights.parameters])
 
 
-class Stepping(FirstOrder):
-    """Moves w itself instead of looking ahead."""
-
-    def gradient(self, step):
-        torch.autograd.backward(step.supernet(step.train[0].images).sum(), inputs=step.weights.parameters)
-        step.w_optimizer.step()
-        step.w_optimizer.zero_grad()
-        return super().gradient(step)
-
-
-class Rehearsing(FirstOrder):
-    """Leaves the inner loss's generator where the rehearsal left it."""
-
-    def gradient(self, step):
-        step.inner_gradient(step.weights.parameters)
-        return super().gradient(step)
+ORDERS = {
+    "ascending": (giving(times(lambda: -1)), "that of the outer objective"),
+    "bare": (giving(lambda found: found.gradients), "returns a Hypergradient"),
+    "everything": (Everything(), "one tensor a table of alpha"),
+    "stepping": (first_doing(descend), "leaves the weights of the supernet"),
+    "rehearsing": (first_doing(rehearse), "generator of the inner loss is put back"),
+    "wavering": (giving(times(itertools.count(1).__next__)), "repeatable given its draws"),
+    "infinite": (giving(times(lambda: float("inf"))), "gradients are finite"),
+}
 
 
-class Wavering(FirstOrder):
-    calls: list[int] = []  # noqa: RUF012
-
-    def gradient(self, step):
-        self.calls.append(0)
-        found = super().gradient(step)
-        return Hypergradient([one * len(self.calls) for one in found.gradients], found.validation)
-
-
-class Infinite(FirstOrder):
-    def gradient(self, step):
-        found = super().gradient(step)
-        return Hypergradient([one / 0 for one in found.gradients], found.validation)
-
-
-@pytest.mark.parametrize(
-    ("order", "promise"),
-    [
-        (Ascending(), "that of the outer objective"),
-        (Bare(), "returns a Hypergradient"),
-        (Everything(), "one tensor a table of alpha"),
-        (Stepping(), "leaves the weights of the supernet"),
-        (Rehearsing(), "generator of the inner loss is put back"),
-        (Wavering(), "repeatable given its draws"),
-        (Infinite(), "gradients are finite"),
-    ],
-    ids=lambda one: type(one).__name__ if not isinstance(one, str) else "",
-)
-def test_a_wrong_order_is_caught(order, promise):
+@pytest.mark.parametrize("what", ORDERS)
+def test_a_wrong_order_is_caught(what):
+    order, promise = ORDERS[what]
     with pytest.raises(ConformanceError, match=promise):
         check_order(order)
 
 
-class Constant(Standard):
+def losing(change):
+    """A regime whose loss becomes another."""
+
     def loss(self, network, images, labels, threat, context):
-        found = super().loss(network, images, labels, threat, context)
-        return evolve(found, loss=0 * found.loss)
+        return change(Standard.loss(self, network, images, labels, threat, context), images)
+
+    return wrong(Standard, loss=loss)()
+
+
+def seeing(change):
+    """A regime that is shown images that become others, or whose network does."""
+
+    def loss(self, network, images, labels, threat, context):
+        network, images = change(network, images)
+        return Standard.loss(self, network, images, labels, threat, context)
+
+    return wrong(Standard, loss=loss)()
 
 
 class Unfinished(Standard):
@@ -92,40 +96,9 @@ class Unfinished(Standard):
         return context.plain(network, images, labels)
 
 
-class Detached(Standard):
-    def loss(self, network, images, labels, threat, context):
-        found = super().loss(network, images, labels, threat, context)
-        return evolve(found, loss=found.loss.detach())
-
-
-class Overwriting(Standard):
-    def loss(self, network, images, labels, threat, context):
-        return super().loss(network, images.mul_(0.5), labels, threat, context)
-
-
-class Evaluating(Standard):
-    def loss(self, network, images, labels, threat, context):
-        return super().loss(network.eval(), images, labels, threat, context)
-
-
-class Hooked(Standard):
-    def loss(self, network, images, labels, threat, context):
-        network.network[0].register_forward_hook(lambda *seen: None)
-        return super().loss(network, images, labels, threat, context)
-
-
-class Drawing(Standard):
-    calls: list[int] = []  # noqa: RUF012
-
-    def loss(self, network, images, labels, threat, context):
-        self.calls.append(0)
-        return super().loss(network, images * (1 + len(self.calls)), labels, threat, context)
-
-
-class Summed(Standard):
-    def loss(self, network, images, labels, threat, context):
-        found = super().loss(network, images, labels, threat, context)
-        return TrainingLoss(found.loss, found.logits, {"bright": images.mean()})
+def hooked(network, images):
+    network.network[0].register_forward_hook(lambda *seen: None)
+    return network, images
 
 
 class Shares(Standard):
@@ -138,40 +111,37 @@ class Elsewhere(Standard):
         return images + 0.1
 
 
-class Never(Standard):
-    def judged(self, epoch, epochs):
-        return False
-
-
-class Vague(Standard):
-    def schedule(self, passed, epochs, threat):
-        return {"temperature": float("nan")}
-
-
 class Choosy(Standard):
     def check(self, epochs, threat):
         raise OptionError("no epochs would do")
 
 
-@pytest.mark.parametrize(
-    ("regime", "promise"),
-    [
-        (Constant(), "differentiable in the weights"),
-        (Unfinished(), "returns a TrainingLoss"),
-        (Detached(), "finite scalar with its graph"),
-        (Overwriting(), "leaves the images and labels"),
-        (Evaluating(), "leaves the mode"),
-        (Hooked(), "leaves the hooks"),
-        (Drawing(), "repeatable given its draws"),
-        (Summed(), "a number an image"),
-        (Shares(), r"\(N,\) bool"),
-        (Elsewhere(), "images of the ball"),
-        (Never(), "after the last epoch may be kept"),
-        (Vague(), "finite numbers by name"),
-        (Choosy(), "check lets pass"),
-    ],
-    ids=lambda one: type(one).__name__ if not isinstance(one, str) else "",
-)
-def test_a_wrong_regime_is_caught(regime, promise):
+CALLS = itertools.count(2)
+REGIMES = {
+    "constant": (losing(lambda found, _: evolve(found, loss=0 * found.loss)), "differentiable in the weights"),
+    "unfinished": (Unfinished(), "returns a TrainingLoss"),
+    "detached": (losing(lambda found, _: evolve(found, loss=found.loss.detach())), "finite scalar with its graph"),
+    "overwriting": (seeing(lambda network, images: (network, images.mul_(0.5))), "leaves the images and labels"),
+    "evaluating": (seeing(lambda network, images: (network.eval(), images)), "leaves the mode"),
+    "hooked": (seeing(hooked), "leaves the hooks"),
+    "drawing": (seeing(lambda network, images: (network, images * next(CALLS))), "repeatable given its draws"),
+    "summed": (
+        losing(lambda found, images: TrainingLoss(found.loss, found.logits, {"bright": images.mean()})),
+        "a number an image",
+    ),
+    "shares": (Shares(), r"\(N,\) bool"),
+    "elsewhere": (Elsewhere(), "images of the ball"),
+    "never": (wrong(Standard, judged=lambda self, epoch, epochs: False)(), "after the last epoch may be kept"),
+    "vague": (
+        wrong(Standard, schedule=lambda self, passed, epochs, threat: {"temperature": float("nan")})(),
+        "finite numbers by name",
+    ),
+    "choosy": (Choosy(), "check lets pass"),
+}
+
+
+@pytest.mark.parametrize("what", REGIMES)
+def test_a_wrong_regime_is_caught(what):
+    regime, promise = REGIMES[what]
     with pytest.raises(ConformanceError, match=promise):
         check_regime(regime, norms=("linf",))
