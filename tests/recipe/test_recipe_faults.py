@@ -48,9 +48,10 @@ def test_a_file_that_is_no_recipe(folder: Path, data: bytes, place: str, told: s
     assert told in caught.value.faults[0]
 
 
-def test_a_byte_order_mark_is_no_fault(folder: Path) -> None:
-    Path("r.yaml").write_bytes(b"\xef\xbb\xbf" + BASE.encode())
-    assert load("r.yaml").recipe.seeds == (0,)
+def test_a_byte_order_mark_and_anchors_are_no_fault(folder: Path) -> None:
+    text = BASE + "  a: {search: &s {epochs: 3}}\n  b: {search: *s}\n"
+    Path("r.yaml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert load("r.yaml").recipe.methods["b"].search.epochs == 3
 
 
 def test_a_missing_file_says_what_was_looked_for(folder: Path) -> None:
@@ -129,12 +130,19 @@ FAULTS = [
     ("train: {regime: {name: adversarial, step: 2}}\n", "train.regime.step", "did you mean 'steps'?"),
     ("train: {epochs: 9, regime: {name: certified, ramp_epochs: 10}}\n", "train.regime", "more than epochs: 9, so"),
     ("train: {regime: {name: adversarial, step_size: 0}}\n", "train.regime.step_size", "found 0; more than 0 would do"),
+    ("train: {regime: trade}\n", "train.regime", "did you mean 'trades'?"),
     ("certify: {method: ibpp}\n", "certify.method", "did you mean 'ibp'?"),
     ("certify: {norms: [l3]}\n", "certify.norms", "found 'l3'; linf, l2 or l1 would do"),
     ("certify: {images: 0}\n", "certify.images", "found 0; at least 1 would do"),
     ("evaluate: {images: many}\n", "evaluate.images", "found 'many'"),
     ("attacks: fast\n", "attacks", "found 'fast'; a list of attacks would do"),
     ("attacks: [fasst]\n", "attacks.0", "did you mean 'fast'?"),
+    ("attacks: [{name: lib-l2, steps: 3}]\n", "attacks.0", "l2 would do"),
+    (
+        "attacks: [{name: lib-l2, threat: {norm: l1, epsilon: 12}}]\n",
+        "attacks.0.threat",
+        "found the threat l1 12 for 'lib-l2', an attack of l2; l2 would do",
+    ),
     ("attacks: [3]\n", "attacks.0", "found 3; an attack by name would do"),
     ("attacks: [fast, fast]\n", "attacks.1.label", "second attack with the label 'fast'"),
     (
@@ -190,6 +198,11 @@ FAULTS = [
     ("methods: {a: {search: {gama: 1}}}\n", "methods.a.search.gama", "did you mean 'gamma'?"),
     ("methods: {a: {search_space: {cells: 0}}}\n", "methods.a.search_space.cells", "at least 1 would do"),
     ("methods: {a: {threat: {epsilon: -1}}}\n", "methods.a.threat.epsilon", "at least 0"),
+    (
+        "methods: {a: {train: {regime: {name: certified, epsilon: 8}}}}\n",
+        "methods.a.train.regime",
+        "found epsilon 8 in train.regime; a fraction of the pixel range",
+    ),
 ]
 
 
@@ -220,25 +233,30 @@ def test_every_missing_section_is_told(folder: Path) -> None:
     assert all(fault.startswith("r.yaml:1:1: ") and "missing; " in fault for fault in found)
 
 
-def test_duplicate_keys_are_told_wherever_they_are(folder: Path) -> None:
-    found = faults(BASE + "search: {epochs: 1, epochs: 2}\nthreat: {norm: l2, epsilon: 1}\n")
-    assert found[0].startswith("r.yaml:6:21: search.epochs: duplicate key; found first at line 6")
-    assert found[1].startswith("r.yaml:7:1: threat: duplicate key; found first at line 3")
-    assert len(found) == 2
-
-
-def test_columns_point_at_the_value_or_at_an_unknown_key(folder: Path) -> None:
-    found = faults(BASE + "search:\n  epochs: no\n  gama: 1\n")
-    assert [fault.split(": ")[0] for fault in found] == ["r.yaml:7:11", "r.yaml:8:3"]
-
-
-def test_a_fault_of_the_recipe_is_told_once_however_many_methods_inherit_it(folder: Path) -> None:
-    found = faults(BASE + "  b: {search: {epochs: 2}}\n  c: {search: {epochs: 3}}\nsearch: {gamma: x}\n")
-    assert len(found) == 1
-    assert found[0].startswith("r.yaml:8:17: search.gamma: ")
-
-
 # Faults together
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "search: {epochs: 1, epochs: 2}\nthreat: {norm: l2, epsilon: 1}\n",
+            ["6:21: search.epochs: duplicate key; found first at line 6",
+             "7:1: threat: duplicate key; found first at line 3"],
+        ),
+        # the place of the value, or of an unknown key
+        ("search:\n  epochs: no\n  gama: 1\n", ["7:11: search.epochs: ", "8:3: search.gama: "]),
+        # once, however many methods inherit it
+        (
+            "  b: {search: {epochs: 2}}\n  c: {search: {epochs: 3}}\nsearch: {gamma: x}\n",
+            ["8:17: search.gamma: "],
+        ),
+    ],
+)  # fmt: skip
+def test_each_fault_is_told_once_in_its_place(folder: Path, text: str, told: list[str]) -> None:
+    for fault, start in zip(faults(BASE + text), told, strict=True):
+        assert fault.startswith(f"r.yaml:{start}")
+
 
 INJECTED = {
     "dataset: dta": "dataset",
@@ -273,15 +291,3 @@ def test_any_set_of_faults_is_told_completely_and_in_place(tmp_path_factory, cho
         found[place.rpartition(":")[0]] = key
     assert found == wanted
     assert len(caught.value.faults) == len(chosen)
-
-
-def test_a_last_epsilon_beyond_the_pixel_range_is_told_before_anything_runs(folder: Path) -> None:
-    text = BASE.replace("methods:\n", "methods:\n  wide: {train: {regime: {name: certified, epsilon: 8}}}\n", 1)
-    assert text != BASE
-    Path("r.yaml").write_text(text)
-    with pytest.raises(RecipeError) as caught:
-        load("r.yaml")
-    (fault,) = caught.value.faults
-    assert "methods.wide.train.regime: found epsilon 8 in train.regime; a fraction of the pixel range" in fault
-    Path("r.yaml").write_text(text.replace("norm: linf", "norm: l2"))
-    assert load("r.yaml").recipe.methods["wide"].train.regime.epsilon == 8.0
