@@ -11,7 +11,7 @@ import torch
 from robustnas import pipeline
 from robustnas.attack import outcomes
 from robustnas.recipe.load import load
-from support.device_recipes import ATTACKED, SEARCHED, results, rows, unmentioned
+from support.device_recipes import ATTACKED, SEARCHED, results, rows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # what libraries of a device warn of
 
@@ -23,7 +23,6 @@ WALKS = {"boundary", "hopskipjump", "cw", "ddn", "fmn", "deepfool", "fab-t"}
 @pytest.fixture(scope="module")
 def attacked(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Networks trained on the CPU, attacked and certified there and on the device."""
-    assert not unmentioned()
     folder = tmp_path_factory.mktemp("attacked")
     (folder / "r.yaml").write_text(ATTACKED, encoding="utf-8")
     recipe = load(str(folder / "r.yaml"), [f"evaluate.images={IMAGES}"])

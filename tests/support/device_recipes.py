@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from robustnas.registry import ATTACKS, METRICS
+from robustnas.registry import ATTACKS, METRICS, Registry
 
 SEARCHED = """
 dataset: digits
@@ -75,11 +75,17 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return found
 
 
+def shipped(registry: Registry[Any]) -> set[str]:
+    """Names of the plugins of this distribution."""
+    names = {entry.name for entry in registry.entries() if entry.provider.startswith("robustnas ")}
+    assert names
+    return names
+
+
 def unmentioned() -> set[str]:
     """Names of our metrics and attacks that neither recipe mentions."""
-    missing: set[str] = set()
-    for registry, recipe in ((METRICS, SEARCHED), (ATTACKS, ATTACKED)):
-        own = {entry.name for entry in registry.entries() if entry.provider.startswith("robustnas ")}
-        assert own
-        missing |= own - set(re.findall(r"(?:name: |metric: |- )([a-z][a-z-]*)", recipe))
-    return missing
+    return {
+        name
+        for registry, recipe in ((METRICS, SEARCHED), (ATTACKS, ATTACKED))
+        for name in shipped(registry) - set(re.findall(r"(?:name: |metric: |- )([a-z][a-z-]*)", recipe))
+    }

@@ -16,7 +16,7 @@ from PIL import Image
 from robustnas import MOVED
 from robustnas.errors import DataError
 from robustnas.options import options_of
-from robustnas.registry import DATASETS, REGISTRIES, SEARCH_SPACES
+from robustnas.registry import ATTACKS, METRICS, REGISTRIES
 from robustnas.testing import (
     check_attack,
     check_dataset,
@@ -25,6 +25,7 @@ from robustnas.testing import (
     check_regime,
     check_search_space,
 )
+from support.device_recipes import shipped, unmentioned
 from support.places import ROOT
 
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
@@ -125,6 +126,17 @@ def test_the_walk_covers_every_plugin_of_this_distribution():
     ours = {(groups[group], name) for group, names in entries.items() for name in names}
     assert len(ours) >= 18
     assert ours <= walked, f"not registered: {ours - walked}; run pip install -e ."
+
+
+def test_every_metric_and_attack_runs_on_other_devices_too():
+    assert not unmentioned(), f"{unmentioned()}: give each an entry in tests/support/device_recipes.py"
+
+
+def test_every_shipped_attack_and_metric_is_in_the_documents():
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/evaluation.md")]
+    missing = {name for name in shipped(ATTACKS) if not all(f"`{name}`" in text for text in texts)}
+    missing |= {name for name in shipped(METRICS) if f"`{name}`" not in texts[0]}
+    assert not missing, f"{missing}: the table of plugins in README.md names each, docs/evaluation.md each attack"
 
 
 @pytest.mark.parametrize("registry", REGISTRIES.values(), ids=lambda one: one.kind)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import sys
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -120,4 +121,5 @@ def test_every_folder_of_tests_is_of_a_room():
 
 if __name__ == "__main__":
     for module, files in sorted(coverage().items()):
-        print(f"{module:<50} {' '.join(files)}")
+        if all(word in module for word in sys.argv[1:]):
+            print(f"{module:<50} {' '.join(files)}")
