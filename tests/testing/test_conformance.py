@@ -16,7 +16,7 @@ from PIL import Image
 from robustnas import MOVED
 from robustnas.errors import DataError
 from robustnas.options import options_of
-from robustnas.registry import ATTACKS, METRICS, REGISTRIES
+from robustnas.registry import ATTACKS, DATASETS, METRICS, REGISTRIES, SEARCH_SPACES
 from robustnas.testing import (
     check_attack,
     check_dataset,
