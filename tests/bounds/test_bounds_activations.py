@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustnas.bounds import METHODS, margins
+from robustnas.bounds import margins
 from robustnas.bounds.passes import bounded_logits
 from robustnas.bounds.propagation import Pass, Propagation
 from robustnas.bounds.region import Region
@@ -18,6 +18,7 @@ from robustnas.bounds.rules import curve as curve_rules
 from robustnas.bounds.rules.curve import Curve, lines, span
 from robustnas.errors import UnsupportedOpError
 from robustnas.threat import NORMS, ThreatModel
+from support.bounded import LABELS, check, derivatives
 
 CURVES: dict[str, Curve] = {
     **activations.CURVES,
@@ -214,51 +215,23 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def network(activation: Callable[[], nn.Module], number_format: torch.dtype = torch.float64) -> nn.Module:
+def network(activation: Callable[[], nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(8, 7), activation(), nn.Linear(7, 7), activation(), nn.Linear(7, 3))
     with torch.no_grad():
         net[1].weight.mul_(4.0)
         net[3].weight.mul_(3.0)
-    return net.eval().to(number_format)
+    return net.eval().double()
 
 
 IMAGES = torch.rand(2, 2, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-LABELS = torch.tensor([0, 2])
-
-
-def true_margins(net: nn.Module, images: Tensor) -> Tensor:
-    logits = net(images)
-    keep = torch.ones_like(logits, dtype=torch.bool).scatter(1, LABELS[:, None], False)
-    return (logits.gather(1, LABELS[:, None]) - logits)[keep].view(len(images), -1)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", MODULES)
 def test_networks_are_bounded_by_every_method(name: str, norm: str):
-    net, threat = network(MODULES[name]), ThreatModel(norm, {"linf": 0.15, "l2": 0.4}.get(norm, 0.6))
-    bounds = {method: margins(net, IMAGES, LABELS, threat, method).detach() for method in METHODS}
-    clean = true_margins(net, IMAGES).detach()
-    draw = torch.Generator().manual_seed(4)
-    noise = torch.randn(12, *IMAGES.shape, dtype=IMAGES.dtype, generator=draw)
-    noise[::2] = noise[::2].sign()
-    least = clean
-    for step in noise:
-        # a corner or a random direction, then up the gradient of the worst margins to the ball's edge
-        point = threat.project(IMAGES + threat.epsilon * step, IMAGES)
-        for _ in range(3):
-            point = point.detach().requires_grad_()
-            found = true_margins(net, point)
-            (slope,) = torch.autograd.grad(found.amin(1).sum(), point)
-            point = threat.project(point - threat.epsilon * slope / slope.abs().amax().clamp_min(1e-9), IMAGES)
-            least = least.minimum(found.detach())
-    assert len(bounds) >= 3
-    for method, bound in bounds.items():
-        assert bound.isfinite().all()
-        assert (bound <= least + 1e-9).all(), method
-        exact = margins(net, IMAGES, LABELS, ThreatModel(norm, 0.0), method)
-        # softplus as torch computes it may lie anywhere below its exact form by what it jumps
-        torch.testing.assert_close(exact, clean, rtol=0, atol=1.0 if "jumps" in name else 1e-9)
+    # softplus as torch computes it may lie anywhere below its exact form by what it jumps
+    bounds = check(network(MODULES[name]), norm, IMAGES, atol=1.0 if "jumps" in name else 1e-9)
     # lines bring something
     assert (bounds["crown"] - bounds["ibp"] >= 0).all()
     assert (bounds["crown"] > bounds["ibp"]).any()
@@ -268,34 +241,8 @@ def test_networks_are_bounded_by_every_method(name: str, norm: str):
 def test_the_bound_of_a_network_is_differentiable(name: str):
     net, threat = network(MODULES[name]), ThreatModel("linf", 0.1)
     weights = [parameter for parameter in net.parameters() if parameter.dim() == 2]
-    bound = margins(net, IMAGES, LABELS, threat, "crown-ibp").sum()
-    slopes = torch.autograd.grad(bound, weights)
-    assert all(slope.isfinite().all() for slope in slopes)
-    draw = torch.Generator().manual_seed(5)
-    ways = [torch.randn(weight.shape, dtype=weight.dtype, generator=draw) for weight in weights]
-    ends = []
-    for sign in (1, -1):
-        with torch.no_grad():
-            for weight, way in zip(weights, ways, strict=True):
-                weight.add_(way, alpha=sign * 1e-6)
-        ends.append(float(margins(net, IMAGES, LABELS, threat, "crown-ibp").sum().detach()))
-        with torch.no_grad():
-            for weight, way in zip(weights, ways, strict=True):
-                weight.sub_(way, alpha=sign * 1e-6)
-    expected = sum(float((slope * way).sum()) for slope, way in zip(slopes, ways, strict=True))
-    assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(expected, rel=1e-4, abs=1e-5)
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_float32_bounds_hold_for_the_network_as_computed(name: str):
-    net, threat = network(MODULES[name], torch.float32), ThreatModel("linf", 1e-3)
-    images = IMAGES.float()
-    bound = margins(net, images, LABELS, threat, "crown").detach()
-    draw = torch.Generator().manual_seed(6)
-    for _ in range(50):
-        corner = torch.randn(images.shape, generator=draw).sign()
-        point = threat.project(images + threat.epsilon * corner, images)
-        assert (bound <= true_margins(net, point).detach() + 3e-6).all()
+    found = derivatives(lambda: margins(net, IMAGES, LABELS, threat, "crown-ibp").sum(), weights)
+    torch.testing.assert_close(found[:, 0], found[:, 1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -346,15 +293,7 @@ def test_every_spelling_is_known_and_sound(name: str):
     def net(images: Tensor) -> Tensor:
         return head(SPELLED[name](images * 1.0).flatten(1))
 
-    threat = ThreatModel("linf", 0.2)
-    for method in METHODS:
-        exact = margins(net, IMAGES, LABELS, ThreatModel("linf", 0.0), method)
-        torch.testing.assert_close(exact, true_margins(net, IMAGES), rtol=0, atol=1e-9)
-        bound = margins(net, IMAGES, LABELS, threat, method)
-        draw = torch.Generator().manual_seed(1)
-        for _ in range(30):
-            corner = torch.randn(IMAGES.shape, dtype=IMAGES.dtype, generator=draw).sign()
-            assert (bound <= true_margins(net, threat.project(IMAGES + 0.2 * corner, IMAGES)) + 1e-9).all()
+    check(net, "linf", IMAGES)
 
 
 REFUSED: dict[str, Callable[[Tensor], Tensor]] = {

@@ -16,6 +16,7 @@ from robustnas import bounds, certify
 from robustnas.bounds import METHODS
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.threat import NORMS, ThreatModel
+from support.bounded import plain_margins
 
 IMAGES = torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(3))
 THREAT = ThreatModel("linf", 0.01)
@@ -177,7 +178,7 @@ def test_training_mode_is_refused_by_bounds_and_left_and_restored_by_certify(
 
 def test_coefficients_of_another_number_of_classes_are_refused():
     for coefficients in (torch.ones(2, 4), torch.ones(3, 2, 3), torch.ones(4, 0, 3), torch.ones(3)):
-        with pytest.raises(InputError, match=r"coefficients have shape .*expected \(S, 3\)"):
+        with pytest.raises(InputError, match=r"coefficients have shape .*expected \(S, 3\) or \(4, S, 3\)"):
             bounds.linear_bounds(network(), IMAGES, coefficients, THREAT)
 
 
@@ -189,6 +190,8 @@ def test_words_that_are_unknown_are_refused_with_those_that_are_known():
     ):
         with pytest.raises(InputError, match=f"'crwn'.*{', '.join(METHODS)}"):
             call()
+    with pytest.raises(InputError, match="targets 'any' is unknown"):
+        bounds.margins(network(), IMAGES, LABELS, THREAT, targets="any")
     with pytest.raises(InputError, match=r"'l3'.*linf"):
         certify.radius(network(), IMAGES, LABELS, "l3")
 
@@ -196,9 +199,7 @@ def test_words_that_are_unknown_are_refused_with_those_that_are_known():
 @pytest.mark.parametrize("norm", NORMS)
 def test_epsilon_0_is_the_clean_margin(norm: str):
     net, threat = network(), ThreatModel(norm, 0.0)
-    logits = net(IMAGES).detach()
-    clean = logits.gather(1, LABELS[:, None]) - logits
-    clean = clean[torch.ones_like(clean, dtype=torch.bool).scatter(1, LABELS[:, None], False)].view(4, 2)
+    clean = plain_margins(net, IMAGES, LABELS).detach()
     for method in METHODS:
         found = bounds.margins(net, IMAGES, LABELS, threat, method)
         torch.testing.assert_close(found, clean, rtol=0, atol=1e-6)
@@ -244,15 +245,13 @@ def test_nothing_is_certified_through_a_weight_that_is_no_number(name: str, valu
     """Where ReLU or a division makes a number of an infinity again, the bound lies below that number's margin."""
     net = network()
     net.state_dict()[name].view(-1)[0] = value
+    clean = plain_margins(net, IMAGES, LABELS).detach()
+    known = clean.isfinite()
+    assert (~known).any() or value is not torch.nan
     for norm in NORMS:
         for method in METHODS:
             found = certify.margins(net, IMAGES, LABELS, ThreatModel(norm, 0.01), method)
             assert not found.isnan().any()
-            logits = net(IMAGES).detach()
-            clean = logits.gather(1, LABELS[:, None]) - logits
-            clean = clean[torch.ones_like(clean, dtype=torch.bool).scatter(1, LABELS[:, None], False)].view(4, 2)
-            known = clean.isfinite()
-            assert (~known).any() or value is not torch.nan
             assert found[~known].isneginf().all()
             assert (found[known] <= clean[known]).all()
     right = net(IMAGES).isfinite().all(dim=1)
@@ -271,9 +270,7 @@ def test_no_activation_makes_a_number_of_nan(activation: str, value: float):
     assert isinstance(first, nn.Conv2d)
     with torch.no_grad():
         first.weight[0, 0, 1, 1] = value
-        logits = net(images)
-    clean = logits.gather(1, labels[:, None]) - logits
-    clean = clean[torch.ones_like(clean, dtype=torch.bool).scatter(1, labels[:, None], False)].view(2, 2)
+        clean = plain_margins(net, images, labels)
     for method in METHODS[:3]:
         found = certify.margins(net, images, labels, ThreatModel("linf", 0.01), method)
         assert not found.isnan().any()

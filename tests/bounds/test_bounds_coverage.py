@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,16 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import stochastic_depth
 
-from robustnas.bounds import METHODS, RULES, boundable, margins
-from robustnas.bounds.passes import bounded_logits
-from robustnas.bounds.propagation import Pass, Propagation
-from robustnas.bounds.region import Region
-from robustnas.bounds.value import SCALED
+from robustnas.bounds import METHODS, boundable, margins
 from robustnas.errors import UnsupportedOpError
 from robustnas.threat import NORMS, ThreatModel
+from support.bounded import LABELS, check, interval, network
 
 IMAGES = torch.rand(2, 2, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-LABELS = torch.tensor([0, 2])
 DROPOUTS = nn.Sequential(nn.Dropout(), nn.Dropout2d(), nn.AlphaDropout()).eval()
 
 
@@ -61,49 +57,10 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }  # fmt: skip
 
 
-def network(function: Callable[[Tensor], Tensor], images: Tensor = IMAGES) -> Callable[[Tensor], Tensor]:
-    """Two calls' worth of features with a nonlinearity in front and coefficients of both signs behind."""
-    torch.manual_seed(0)
-    mixing = nn.Conv2d(2, 2, 3, padding=1).eval().double()
-    with torch.no_grad():
-        mixing.weight.mul_(3.0)
-        features = function(F.relu(mixing(images))).flatten(1).shape[1]
-    head = nn.Linear(features, 3).double()
-    return lambda images: head(function(F.relu(mixing(images))).flatten(1))
-
-
-def true_margins(net: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    logits = net(images)
-    keep = torch.ones_like(logits, dtype=torch.bool).scatter(1, LABELS[:, None], False)
-    return (logits.gather(1, LABELS[:, None]) - logits)[keep].view(len(images), -1)
-
-
-def check(
-    net: Callable[[Tensor], Tensor], norm: str, images: Tensor = IMAGES, methods: Sequence[str] = METHODS
-) -> None:
-    """Sound at corners, random points and gradient steps; exact at epsilon 0."""
-    threat = ThreatModel(norm, {"linf": 0.1, "l2": 0.4}.get(norm, 0.8))
-    least = true_margins(net, images).detach()
-    draw = torch.Generator().manual_seed(1)
-    for at in range(10):
-        noise = torch.randn(images.shape, dtype=images.dtype, generator=draw)
-        point = threat.project(images + threat.epsilon * (noise.sign() if at % 2 else noise), images)
-        for _ in range(3):
-            point = point.detach().requires_grad_()
-            found = true_margins(net, point)
-            least = least.minimum(found.detach())
-            (slope,) = torch.autograd.grad(found.amin(1).sum(), point)
-            point = threat.project(point - threat.epsilon * slope / slope.abs().amax().clamp_min(1e-9), images)
-    for method in methods:
-        exact = margins(net, images, LABELS, ThreatModel(norm, 0.0), method)
-        torch.testing.assert_close(exact, true_margins(net, images), rtol=0, atol=1e-9)
-        assert (margins(net, images, LABELS, threat, method) <= least + 1e-9).all(), method
-
-
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_is_sound_and_exact_at_epsilon_zero(name: str, norm: str):
-    check(network(FUNCTIONS[name]), norm)
+    check(network(FUNCTIONS[name], IMAGES), norm, IMAGES)
 
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if "max" in name])
@@ -111,8 +68,7 @@ def test_intervals_of_pools_are_the_pools_of_the_ends(name: str):
     def logits(images: Tensor) -> Tensor:
         return FUNCTIONS[name](images).flatten(1)
 
-    region = Region(IMAGES, "linf", torch.full((2,), 0.2, dtype=torch.float64))
-    found = bounded_logits(Propagation(logits, region, Pass(), keeps_clean=False))
+    found = interval(logits, IMAGES, "linf", 0.2)
     torch.testing.assert_close(found.centre - found.radius, logits((IMAGES - 0.2).clamp_min(0)))
     torch.testing.assert_close(found.centre + found.radius, logits((IMAGES + 0.2).clamp_max(1)))
 
@@ -123,8 +79,7 @@ def test_intervals_of_averages_are_exact(name: str):
         return FUNCTIONS[name](images).flatten(1)
 
     images = IMAGES * 0.4 + 0.3
-    region = Region(images, "linf", torch.full((2,), 0.2, dtype=torch.float64))
-    found = bounded_logits(Propagation(logits, region, Pass(), keeps_clean=False))
+    found = interval(logits, images, "linf", 0.2)
     one = torch.autograd.functional.jacobian(lambda image: logits(image[None])[0], images[0]).flatten(1)
     torch.testing.assert_close(found.centre, logits(images))
     torch.testing.assert_close(found.radius, (0.2 * one.abs().sum(1)).expand(2, -1))
@@ -202,16 +157,6 @@ linear_rule(Difference)(lambda radius: radius + radius.roll(1, 3))
 THIRD_PARTY = {"square_plus": SQUARE_PLUS, "gated_tanh": GATED, "Difference": DIFFERENCE}
 
 
-@pytest.fixture
-def rules_put_back():
-    rules, scaled = dict(RULES), set(SCALED)
-    yield
-    RULES.clear()
-    RULES.update(rules)
-    SCALED.clear()
-    SCALED.update(scaled)
-
-
 def written(folder: Path, name: str, text: str) -> ModuleType:
     file = folder / f"{name}.py"
     file.write_text(text, encoding="utf-8")
@@ -258,7 +203,7 @@ def test_an_operation_of_a_third_party_takes_fifteen_lines(name: str, tmp_path: 
     operation = getattr(written(tmp_path, name, THIRD_PARTY[name]), name)
     net = Supernet(operation)
     for norm in NORMS:
-        check(net, norm)
+        check(net, norm, IMAGES)
     # the operation itself is what it was
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(operation, (x,))

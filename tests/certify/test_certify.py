@@ -134,15 +134,6 @@ def test_mode_and_gradients_are_put_back_module_by_module_also_after_an_error():
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_nothing_is_certified_through_nan():
-    net = network()
-    labels = predicted(net)
-    with torch.no_grad():
-        net[6].weight[0, 0] = torch.nan
-    assert certify.margins(net, IMAGES, labels, ThreatModel("linf", 0.0)).isneginf().any(dim=1).all()
-    assert (certify.radius(net, IMAGES, labels, "linf") == 0).all()
-
-
 def test_an_overflowing_bound_ends_the_search_and_not_in_nan():
     torch.manual_seed(0)
     layers: list[nn.Module] = [nn.Flatten()]

@@ -11,10 +11,8 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustnas.bounds import margins
 from robustnas.nn.fast.convolution import Conv2d, conv2d, derivatives, kernels, taps
 from robustnas.nn.fast.convolution.geometry import geometry_of
-from robustnas.threat import ThreatModel
 
 GROUPS = {"several": (2, 4, 6), "depthwise": (3, 3, 3), "one channel to two": (2, 2, 4)}
 """Groups, channels of the image and of the output."""
@@ -291,15 +289,6 @@ def test_the_layer_is_torchs_layer():
         torch.manual_seed(0)
         plain = nn.Conv2d(6, 6, 3, groups=6, **options)
         torch.testing.assert_close(ours(x), plain(x))
-
-
-def test_bounded_values_find_their_rule():
-    net = nn.Sequential(Conv2d(2, 4, 3, padding=1, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9, 3)).double()
-    plain = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, groups=2), *net[1:]).double()
-    plain.load_state_dict(net.state_dict())
-    images, labels = torch.rand(2, 2, 3, 3, dtype=torch.float64), torch.tensor([0, 2])
-    found, expected = (margins(one.eval(), images, labels, ThreatModel("linf", 0.1)) for one in (net, plain))
-    torch.testing.assert_close(found, expected)
 
 
 def test_compiled_code_is_torchs(monkeypatch):
