@@ -21,7 +21,7 @@ ONE_STEP = 2
 
 
 def _as_tuple(radii: Iterable[float]) -> tuple[float, ...]:
-    """Radii as a value, whatever collection they came in."""
+    """Make radii hashable and comparable, whatever collection they came in."""
     return tuple(radii)
 
 
@@ -31,11 +31,11 @@ class Column:
 
     Args:
         label: the column's name.
-        threat: at which the attack is shown.
-        name: of the plugin.
-        options: of the plugin, as the recipe gives them.
-        radii: at which it is run, ascending; the threat's is among them.
-        access: what it knows of the network, of `robustnas.contracts.ACCESS`.
+        threat: the norm and epsilon at which the attack is shown.
+        name: name of the plugin.
+        options: options of the plugin, as the recipe gives them.
+        radii: the radii at which the attack is run, ascending; the threat's is among them.
+        access: what the attack knows of the network, one of `robustnas.contracts.ACCESS`.
         transfers: whether its images are made on the networks of other methods.
         worst_case: whether it counts for `robust`: every image it may show is one of the recipe's threat.
         spared: whether it is given only the images that the attacks before it, in its norm, left standing.
@@ -66,7 +66,7 @@ class Column:
 
     @property
     def is_corruption(self) -> bool:
-        """Whether it is no adversary: it is given every image, spares no other attack, and is no worst case."""
+        """Whether this is a corruption: it is given every image, spares no other attack, and is no worst case."""
         return self.access == "corruption"
 
     def plain(self) -> dict[str, Any]:
@@ -75,9 +75,9 @@ class Column:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Self:
-        """The column that `plain` wrote; what an older version did not write has its default.
+        """Read the column that `plain` wrote; fields that an older version did not write have their defaults.
 
         Raises:
-            TypeError, KeyError, ValueError: it is none.
+            TypeError, KeyError, ValueError: the data is not a column.
         """
         return cls(**{**plain, "threat": ThreatModel(**plain["threat"])})

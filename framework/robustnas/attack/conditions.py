@@ -14,7 +14,8 @@ from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report, silent
 
 Watch = Callable[[Outcomes, Tensor, Tensor], None]
-"""Is told of images that were fooled: what was done to them, and the clean and the perturbed ones (n, C, H, W)."""
+"""A function that is called with images that were fooled: their outcomes, and the clean and the perturbed images
+(n, C, H, W)."""
 
 
 @frozen(eq=False, kw_only=True)
@@ -32,11 +33,11 @@ class Conditions:
         source: the network that the attack sees; default the one that judges.
         expectation: passes averaged in each evaluation that the attack sees, for randomised networks.
         runs: how often the attack is run, each time on the images that still stand.
-        variant: see `Outcomes`.
+        variant: which of several columns of the attack this is, as in `Outcomes`.
         access: what the attack knows of the network, where its parts do not tell: see `robustnas.contracts.ACCESS`.
-        progress: what is done already, and where to note what is.
-        watch: is told of every image that was fooled.
-        report: is told after every batch, with the name of the part that is run and the share of images still right
+        progress: the outcomes of batches that are done already, to which this run adds its own.
+        watch: is called with every image that was fooled.
+        report: is called after every batch, with the name of the part that is run and the share of images still right
             so far as `standing`.
         processes: the processes that share the batches; each returns the outcomes of all images.
     """

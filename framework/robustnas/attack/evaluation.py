@@ -41,7 +41,7 @@ from robustnas.runtime.precision import float32_with_gradients
 from robustnas.threat import ThreatModel
 
 USUAL = Conditions()
-"""One run in batches of 256, with the random numbers of seed 0."""
+"""The default conditions: one run in batches of 256, with the random numbers of seed 0."""
 
 
 def evaluate(
@@ -63,8 +63,8 @@ def evaluate(
 
     Random draws.  An attack that takes draws (`robustnas.attack.foolbox_attack`) gives an image the same result
     whatever the batch, the order and the processes, to rounding.  Others draw from global generators, seeded for each
-    batch from the seed, the label and the batch's first place; their batches are cut from all images, so many places
-    each, and hold what still stands of those.
+    batch from the seed, the label and the batch's first place.  For these attacks all images are cut into batches
+    first, of which only images that still stand are attacked, so that batches do not shift as images fall.
 
     Args:
         network: (N, C, H, W) pixels -> (N, K) logits; left exactly as it was.
@@ -121,13 +121,13 @@ class _Run:
     """What stays the same for all batches of an attack at one radius.
 
     Args:
-        network: which judges.
+        network: the network that judges.
         counted: the network that the attack sees, counting each pass.
         images: N of them, on the device.
-        start: what was known of the images before, on the CPU.
+        start: the outcomes before this run, on the CPU.
         device: where networks and images are.
-        name: the attack in messages.
-        conditions: under which it is run.
+        name: what messages call the attack.
+        conditions: the conditions under which the attack is run.
     """
 
     network: nn.Module
@@ -145,20 +145,20 @@ class _Run:
 
     @property
     def seeded_as(self) -> str:
-        """The attack in seeds: another variant draws other numbers."""
+        """What seeds call the attack; variants differ in it, so that each draws numbers of its own."""
         return "/".join(filter(None, (self.name, self.conditions.variant)))
 
     def possible(self, parts: list[Runner], standing: Tensor) -> tuple[list[Runner], tuple[str, ...]]:
         """Find the parts of an attack that can be run on the network, and the names of those left out.
 
-        Those that follow gradients would raise where there are none; that the others are run is better than nothing,
-        as long as it is told.  An attack without others raises, and says why.
+        Parts that follow gradients would raise on a network without them, so only the others are run, and a flag says
+        so.  An attack that has only such parts raises, and says why.
         """
         others = [part for part in parts if part.access != "white-box"]
         if not 0 < len(others) < len(parts) or not bool(standing.any()):
             return parts, ()
         with _read_only([self.counted.network], self.device):
-            # the first image for all processes: they must agree
+            # all processes look at the same image, so that they leave out the same parts
             why = no_gradient(self.counted, take(self.images, standing.nonzero()[:1, 0], self.start.index))
         return (others, tuple(part.name for part in parts if part not in others)) if why else (parts, ())
 
@@ -166,20 +166,21 @@ class _Run:
         """Run one part of an attack on the images `todo` (N,) bool, shared with all other processes.
 
         Args:
-            standing: (N,) bool, images that are still right, for whoever watches.
+            standing: (N,) bool, images that are still right; only reports need them.
         """
         processes, batch = self.conditions.processes, self.conditions.batch
         key = f"{self.conditions.variant}/{self.start.threat.epsilon!r}/{runner.name}"
-        # the first process's view: what another has written meanwhile, or a slow disk hides, must not part the batches
+        # all processes take the first one's view of what is done: with views of their own, which a slow disk may
+        # change, they would cut different batches
         known = processes.broadcast(torch.isin(self.start.index, self.progress.of(key, self.start.threat).index))
         left = (todo & ~known).nonzero().squeeze(1)
         if runner.takes_draws:
             batches = [some for some in left.split(batch) if len(some)]
-        else:  # places are cut, not what stands of them: who shares a batch is known beforehand
+        else:  # all places are cut into batches, so that which images share a batch does not depend on what fell
             batches = [left[left // batch == group] for group in (left // batch).unique()]
 
         def own() -> Outcomes:
-            """Run this process's share of the batches, and add it to what was known."""
+            """Run this process's share of the batches, and add their outcomes to the earlier ones."""
             networks = list(dict.fromkeys([self.counted.network, self.network]))
             passes = self.conditions.expectation
             seen: nn.Module = Expected(self.counted, passes) if passes > 1 else self.counted
@@ -241,7 +242,7 @@ class _Run:
         """Let the attack propose images for a batch.
 
         Raises:
-            RunError: it raised; where it wanted gradients and there are none, that is said.
+            RunError: the attack raised; the message says so where it needs gradients and the network has none.
         """
         try:
             return proposals(runner, model, start, truth, draws, self.name, at)

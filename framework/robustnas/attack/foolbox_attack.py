@@ -1,4 +1,4 @@
-"""Base classes of attacks in plain torch: what an author leaves to them.
+"""Base classes of attacks in plain torch; each asks its author for one method.
 
     BallAttack      proposes an image inside the ball                  has `perturbed`
     NearestAttack   proposes the nearest image that fools, anywhere    has `nearest`
@@ -39,7 +39,7 @@ Network = Callable[[Tensor], Tensor]
 
 
 def fooled(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n,) bool, as the harness judges: the class of the largest logit is not the label."""
+    """Find images that the harness would judge as fooled, (n,) bool: the largest logit is not the label's."""
     return logits.argmax(dim=1) != labels
 
 
@@ -47,19 +47,19 @@ class KnownNorms:
     """An attack that says which norms it knows, and refuses the others with one message."""
 
     name: str = ""
-    """Its name in a recipe; for messages."""
+    """The attack's name in a recipe, for messages."""
 
     norms: tuple[str, ...] = NORMS
-    """The norms it knows."""
+    """The norms that the attack knows."""
 
     instead: str = ""
-    """What would do in the other norms; for messages."""
+    """Which attack to use in the other norms, for messages."""
 
     def require(self, threat: ThreatModel) -> None:
         """Refuse a threat in a norm that the attack does not know.
 
         Raises:
-            OptionError: says which norms it knows and what would do.
+            OptionError: the norm is none of the attack's; says which norms it knows and what to use instead.
         """
         if threat.norm not in self.norms:
             known = f"it knows {' and '.join(self.norms)}"
@@ -69,36 +69,36 @@ class KnownNorms:
 
 
 class _InTorch(KnownNorms):
-    """The norm an attack measures in, and the way in and out of foolbox's types.
+    """Holds the norm that an attack measures in, and converts to and from foolbox's types.
 
-    A plugin has options instead of this constructor, and is given its norm by `build`.  A class that does not look at
-    gradients says so: `access = "black-box"`.
+    A plugin has options instead of this constructor, and gets its norm from `build`.  A class that does not look at
+    gradients sets `access = "black-box"`.
 
     Args:
         norm: `linf`, `l2` or `l1`.
     """
 
     takes_draws = True
-    """The harness hands such attacks `draws`."""
+    """Whether the harness passes `draws` to the attack."""
 
     norm: str = ""
-    """The norm it is made for; none before `build`."""
+    """The norm that the attack was made for; empty before `build`."""
 
     def __init__(self, norm: str):
         self.norm = norm
         self.norms = (norm,)
 
     def build(self, threat: ThreatModel) -> Any:
-        """This attack in the norm of a threat.
+        """Copy this attack, set to the norm of a threat.
 
         Raises:
-            OptionError: it does not know that norm.
+            OptionError: the attack does not know that norm.
         """
         self.require(threat)
         if self.norm == threat.norm:
             return self
         built = copy(self)
-        object.__setattr__(built, "norm", threat.norm)  # a plugin is frozen
+        object.__setattr__(built, "norm", threat.norm)  # a plugin is a frozen attrs class
         return built
 
     @property
@@ -109,19 +109,19 @@ class _InTorch(KnownNorms):
     def _torch(
         self, inputs: Any, criterion: Any, draws: PerImageRandom | None, kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor, PerImageRandom, Callable[[Tensor], Any]]:
-        """Images, labels, draws, and the way back to the caller's type.
+        """Convert the arguments to torch: images, labels, draws, and a function back to the caller's type.
 
         Raises:
             OptionError: the criterion is targeted, or there are arguments that no attack here knows.
         """
         if kwargs:
             raise OptionError(f"{type(self).__name__}.run knows no {', '.join(sorted(kwargs))}")
-        given = _foolbox.attacks.base.get_criterion(criterion)
-        if not isinstance(given, _foolbox.criteria.Misclassification):
-            raise OptionError(f"{type(self).__name__} is untargeted: Misclassification would do, found {given!r}")
+        goal = _foolbox.attacks.base.get_criterion(criterion)
+        if not isinstance(goal, _foolbox.criteria.Misclassification):
+            raise OptionError(f"{type(self).__name__} is untargeted: Misclassification would do, found {goal!r}")
         tensor, restore = astensor_(inputs)
         images: Tensor = tensor.raw
-        labels: Tensor = given.labels.raw.long()
+        labels: Tensor = goal.labels.raw.long()
         return (
             images,
             labels,
@@ -152,14 +152,14 @@ class BallAttack(_InTorch, _base.FixedEpsilonAttack, ABC):  # type: ignore[misc]
     def perturbed(
         self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
     ) -> Tensor:
-        """Admissible images that fool, as far as the attack finds any.
+        """Look for admissible images that fool the network.
 
         Args:
             network: takes any number of images.
             images: (N, C, H, W) in [0, 1]; left as they are.
             labels: (N,) int64; the network is right on all of the images.
             threat: ball and box; its norm is the attack's.
-            draws: of these N images; every random number comes from them.
+            draws: the random numbers of these N images; the attack uses no others.
 
         Returns:
             (N, C, H, W) in ball and box; an image that does not fool may be any admissible one.
@@ -179,7 +179,7 @@ class NearestAttack(_InTorch, _base.MinimizationAttack, ABC):  # type: ignore[mi
         draws: PerImageRandom | None = None,
         **kwargs: Any,
     ) -> Any:
-        """(N, C, H, W) in [0, 1] -> the same, the nearest images found that fool."""
+        """(N, C, H, W) in [0, 1] -> the same; returns the nearest images found that fool."""
         images, labels, draws, back = self._torch(inputs, criterion, draws, kwargs)
         with torch.enable_grad():
             return back(self.nearest(model, images, labels, draws).detach())
@@ -196,12 +196,12 @@ class Corruption(BallAttack):
     """A change of the image that no ball bounds: judged where it is, and never part of the worst case."""
 
     unbounded = True
-    """The harness does not ask where in the ball the images are."""
+    """Tells the harness not to check that images are in the ball."""
 
     def perturbed(
         self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
     ) -> Tensor:
-        """The corrupted images, whatever the network and the threat."""
+        """Corrupt the images, whatever the network and the threat."""
         return self.corrupted(images, draws)
 
     @abstractmethod
@@ -210,10 +210,10 @@ class Corruption(BallAttack):
 
 
 class InTurn(BallAttack):
-    """Attacks one after the other, each on the images that still stand; one column, `parts` tell who broke what.
+    """Runs attacks one after the other, each on the images that still stand; `parts` tell which attack fooled what.
 
     Args:
-        norm: of all parts.
+        norm: the norm of all parts.
         parts: foolbox attacks by name, in the order in which they are tried.
     """
 
@@ -227,8 +227,8 @@ class InTurn(BallAttack):
     def perturbed(
         self, network: Network, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
     ) -> Tensor:
-        """The image that the first part to fool finds; the clean one where none does."""
-        found = images.clone()
+        """Return for each image what the first part that fools it finds, and the clean image where none does."""
+        adversarial = images.clone()
         standing = torch.arange(len(images), device=images.device)
         for name, part in self.parts.items():
             if not len(standing):
@@ -244,9 +244,9 @@ class InTurn(BallAttack):
             proposed = threat.project(proposed, images[standing])
             with torch.no_grad():
                 broken = fooled(network(proposed), labels[standing])
-            found[standing[broken]] = proposed[broken]
+            adversarial[standing[broken]] = proposed[broken]
             standing = standing[~broken]
-        return found
+        return adversarial
 
 
 class Each(InTurn):

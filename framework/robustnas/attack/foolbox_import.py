@@ -1,8 +1,7 @@
-"""Foolbox, imported without the two surprises of its import.
+"""Imports foolbox where a plain import would fail or warn.
 
-It imports GitPython, which refuses to be imported where no git is installed, and a name that SciPy
-deprecates.  Everything that needs foolbox imports it through here, when it is used: listing plugins stays
-fast.
+Foolbox imports GitPython, which refuses to be imported where no git is installed, and a name that SciPy deprecates.
+Every use of foolbox imports it through here, and only when it is needed, so that listing plugins stays fast.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from typing import Any
 
 
 def load_foolbox() -> Any:
-    """Import and return the module `foolbox`."""
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Please import .* from the .scipy\.ndimage. namespace", DeprecationWarning)

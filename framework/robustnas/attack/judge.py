@@ -1,4 +1,4 @@
-"""What a proposed image proves: it is an image, it is admissible, and the network's own answer decides."""
+"""Judges proposed images: each must be an image and admissible, and then the network's own answer decides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustnas.errors import RunError
 from robustnas.threat import NORMS, ORDER, ThreatModel
 
 TOLERANCE = 1e-5
-"""Pixel units by which rounding may carry an image out of the ball or the box; it is then projected back."""
+"""Rounding may carry an image out of ball or box by so many pixel units; it is then projected back."""
 
 
 def tolerance(threat: ThreatModel, values: int) -> float:
@@ -36,7 +36,7 @@ def check_images(proposed: Any, clean: Tensor, label: str, at: Tensor) -> None:
     """Check that an attack returned images: same shape, type and device, finite, in [0, 1] to rounding.
 
     Raises:
-        RunError: it is not; names the attack and the first such image.
+        RunError: one of them is not; names the attack and the first such image.
     """
     if not isinstance(proposed, Tensor):
         raise RunError(f"attack {label} returned {type(proposed).__name__} instead of a tensor of images")
@@ -72,7 +72,7 @@ def judge(
     Args:
         answers: the network's answers, (n, C, H, W) -> (n,); called once.
         proposed: (n, C, H, W), as the attack returned them.
-        clean: what they were made of; the network is right on all of them.
+        clean: the images they were made from; the network is right on all of them.
         labels: (n,) int64.
         threat: ball and box.
         runner: the part of the attack: whether it promises to stay in the ball, and whether the ball matters at all
@@ -88,7 +88,7 @@ def judge(
     judged = boxed
     if runner.bounded:
         size = threat.distance(proposed, clean)
-        # what minimises made no promise that rounding could break: it is judged as it is, in the ball or beyond
+        # an attack that minimises does not promise to stay in a ball: its images get no allowance for rounding
         slack = tolerance(threat, clean[0].numel()) if runner.stays_inside else 0.0
         inside = size <= threat.epsilon + slack
         if runner.stays_inside:

@@ -1,7 +1,4 @@
-"""The network as the harness looks at it: frozen, in eval mode, in float32, on its device, its images counted.
-
-predict     the network's answers on clean images
-"""
+"""The network as the harness sees it: frozen, in eval mode, in float32, on its device, its images counted."""
 
 from __future__ import annotations
 
@@ -26,30 +23,30 @@ from robustnas.runtime.strangers import first_line
 
 
 class Counted(nn.Module):
-    """The network, counting the images that go through it; what it raises is called its own."""
+    """Wraps a network, counts the images that go through it, and blames the network for what it raises."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.training = False  # it has no other mode
+        self.training = False  # the wrapper has no other mode, and must not seem to
         self.network = network
         self.images = 0
 
     def forward(self, images: Tensor) -> Tensor:
         self.images += len(images)
-        # the attack that asks it is not to blame for what it raises
+        # otherwise the attack that called it would be blamed
         with blaming("the network", f"in its forward pass for images {tuple(images.shape)}"):
             logits: Tensor = self.network(images)
         return logits
 
 
 class Expected(nn.Module):
-    """The mean logits of several passes: what an attack on a randomised network should climb.
+    """Averages the logits of several passes, whose gradient an attack on a randomised network should follow.
 
-    Expectation over transformation (Athalye et al. 2018, arXiv:1707.07397, section 4.2).
+    This is expectation over transformation (Athalye et al. 2018, arXiv:1707.07397, section 4.2).
 
     Args:
         network: (N, C, H, W) -> (N, K), other logits each time.
-        passes: how many are averaged.
+        passes: number of passes that are averaged.
     """
 
     def __init__(self, network: nn.Module, passes: int):
@@ -100,8 +97,8 @@ def take(images: Images, indices: Tensor, names: Tensor) -> Tensor:
 
     Args:
         images: N of them.
-        indices: (n,) int64, which.
-        names: (N,) int64, by which messages name them.
+        indices: (n,) int64, which of them.
+        names: (N,) int64, the numbers by which messages name images.
 
     Raises:
         DataError: a pixel lies outside, or is not a number; the message names the image.
@@ -136,9 +133,9 @@ def answers(network: nn.Module, images: Tensor, indices: Tensor) -> Tensor:
 def gradient_in_images(
     network: Callable[[Tensor], Tensor], images: Tensor, loss: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor | None, str]:
-    """Logits, the gradient of their loss in the images, and why there is none, if so.
+    """Compute logits, the gradient of their loss in the images, and, where there is no gradient, the reason.
 
-    A network that detaches its input has none, say, or one that answers with the place of a maximum.
+    There is none where the network detaches its input, say, or answers with the place of a maximum.
 
     Args:
         network: (n, C, H, W) pixels -> (n, K) logits, frozen, with gradients on.
@@ -149,13 +146,13 @@ def gradient_in_images(
     logits = network(leaf)
     if logits.requires_grad:
         try:
-            (found,) = torch.autograd.grad(loss(logits), leaf, allow_unused=True)
-        except RuntimeError as fault:  # a step without a derivative, which torch finds out on the way back only
+            (gradient,) = torch.autograd.grad(loss(logits), leaf, allow_unused=True)
+        except RuntimeError as fault:  # torch notices an operation without a derivative only in the backward pass
             if out_of_memory(fault) or device_lost(fault):
                 raise
             return logits.detach(), None, first_line(fault)
-        if found is not None:
-            return logits.detach(), found.detach(), ""
+        if gradient is not None:
+            return logits.detach(), gradient.detach(), ""
     return logits.detach(), None, "the logits do not depend on the images differentiably"
 
 
@@ -165,7 +162,7 @@ def no_gradient(network: nn.Module, images: Tensor) -> str:
 
 
 def own_batches(count: int, batch: int, processes: Processes) -> list[Tensor]:
-    """Give the batches of this process: cut alike however many share them, so that random draws are the same."""
+    """Give the batches of this process; batches are the same for any number of processes, and so are random draws."""
     return in_order(count, batch)[processes.rank :: processes.size]
 
 
@@ -182,12 +179,12 @@ def predict(
 
     Args:
         network: (N, C, H, W) pixels -> (N, K) logits; looked at in eval mode and left as it was.
-        images: all of these; a tensor is (N, C, H, W), uint8 or float in [0, 1].
+        images: a tensor is (N, C, H, W), uint8 or float in [0, 1].
         batch: images at once.
-        device: where the network lives; None finds out.
+        device: where the network lives; None takes the device of its weights.
         processes: the processes that share the batches; each returns all answers.
-        report: told after every batch.
-        places: (N,) int64, by which images are named in messages; default counted from 0.
+        report: is called after every batch.
+        places: (N,) int64, the numbers by which messages name images; by default they are counted from 0.
 
     Raises:
         DataError: pixels outside [0, 1].
@@ -196,11 +193,10 @@ def predict(
     device = device_of(network, device)
     source = on_device(as_images(images, None), device)
     count = len(source.labels)
-    found = torch.zeros(count, dtype=torch.int64)
+    predictions = torch.zeros(count, dtype=torch.int64)
     names = torch.arange(count) if places is None else places
 
     def own() -> list[tuple[Tensor, Tensor]]:
-        """Answer the batches of this process."""
         some, done = [], 0
         with Untouched.held([network]) as untouched, read_only(network), float32_with_gradients(device):
             for indices in own_batches(count, batch, processes):
@@ -213,5 +209,5 @@ def predict(
 
     for share in processes.run_together(own):
         for indices, classes in share:
-            found[indices] = classes
-    return found
+            predictions[indices] = classes
+    return predictions

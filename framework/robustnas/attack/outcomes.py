@@ -1,16 +1,17 @@
-"""What an attack did, image by image: the only record of it, in memory and on the disk.
+"""What an attack did, image by image: the only record of an attack, in memory and on the disk.
 
     columns.npz     NumPy's own format: `numpy.load(file)` reads it, without robustnas
 
-N images, P parts of the attack, R rows: a radius or a variant each, which are an `Outcomes` each.  In the file:
+There are N images, P parts of the attack, and R rows, one for each radius or variant.  In memory a row is an
+`Outcomes`; in the file are:
 
     figures of `Outcomes` that are stored    (N,) for what all rows share, else (R, N)
     norm, parts, access                      (), (P,), (P,)
     epsilon, variant, evaluations            (R,)
 
-One more figure is one more field of `Outcomes`, and a value for it where it is measured: the file and the command
-`records` are made of the fields.  Nothing here imports torch before an attack is run, so that a table of finished
-results is there at once: figures are tensors on the CPU where they were measured, and arrays where they were read.
+To add a figure, add a field to `Outcomes` and measure it: the file and the command `records` are made from the fields.
+Nothing here imports torch before an attack is run, so that a table of finished results appears at once: figures are
+tensors on the CPU where they were measured, and arrays where they were read.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ class Figure:
     """How a figure is kept.
 
     Args:
-        dtype: in memory.
-        stored: its type in the file; None for what is needed only while the attack is run.
-        shared: whether it is the same in all rows.
-        recent: whether files of older versions lack it; read from one of those, it is as if nothing had been measured.
+        dtype: its type in memory.
+        stored: its type in the file; None for a figure that is needed only while the attack is run.
+        shared: whether the figure is the same in all rows.
+        recent: whether files of older versions lack it; reading one of these gives the value for "nothing measured".
     """
 
     dtype: str
@@ -52,10 +53,10 @@ class Figure:
 
 
 def _figure(dtype: str, stored: str | None = None, *, nothing: float | str | None = None, **kept: bool) -> Any:
-    """A field with one value an image.
+    """Make a field with one value an image.
 
     Args:
-        nothing: the value where nothing was measured, or the name of the figure that it equals then.
+        nothing: the value where nothing was measured, or the name of the figure whose value it then has.
     """
 
     def unmeasured(outcomes: Outcomes) -> Array:
@@ -82,9 +83,9 @@ class Outcomes:
     `success` is `(clean == label) & (prediction != label)`, always.
 
     Args:
-        threat: what was allowed.
+        threat: norm and epsilon that the attack was allowed.
         index: places of the images in the data set.
-        label: their classes.
+        label: true classes.
         clean: the network's predictions on the clean images.
         tried: how many of the attack's parts the image was given to; 0 where it was not attacked, being wrong when
             clean or fooled already.
@@ -95,10 +96,10 @@ class Outcomes:
         size_linf: size of the smallest perturbation that fooled the network, inside the ball or not (attacks that
             minimise it go beyond); infinite where the attack found none.  A perturbation that was admissible to
             rounding counts as at most epsilon in the threat's norm.
-        size_l2: the same in l_2.
-        size_l1: the same in l_1.
+        size_l2: as `size_linf`, in l_2.
+        size_l1: as `size_linf`, in l_1.
         answer: the class the network saw on the image that `found` measures; the label where there is none.
-        finder: the place in `parts` of the part that found it; -1 for none.
+        finder: the place in `parts` of the part that found that image; -1 for none.
         admissible: whether the image that a part proposed is in ball and box.
         cost: model evaluations that a part spent on the image: those of a batch in equal shares.
         parts: names of what the attack is made of, in the order in which they were tried.
@@ -140,24 +141,24 @@ class Outcomes:
 
     @property
     def correct(self) -> Array:
-        """(N,) bool, right when clean."""
+        """(N,) bool, whether the network is right on the clean image."""
         return self.clean == self.label
 
     @property
     def sizes(self) -> dict[str, Array]:
-        """By norm (N,) float64, the size of the smallest perturbation that fooled; infinite for none."""
+        """The size of the smallest perturbation that fooled, by norm (N,) float64; infinite for none."""
         return {norm: getattr(self, f"size_{norm}") for norm in NORMS}
 
     @property
     def found(self) -> Array:
-        """(N,) float64, `sizes` in the threat's norm."""
+        """The `sizes` in the threat's norm."""
         return self.sizes[self.threat.norm]
 
     def at(self, epsilon: float) -> Self:
-        """The same perturbations judged at another radius of the same norm: what they prove there.
+        """Judge the same perturbations at another radius of the same norm.
 
-        Whole for an attack that minimises: run once, it serves every radius.  For another it is what follows at a
-        larger radius.
+        The result is complete for an attack that minimises, which run once serves every radius.  For any other attack
+        it is what the perturbations prove at a larger radius, where running the attack again may find more.
         """
         import torch
 
@@ -172,7 +173,7 @@ class Outcomes:
         )
 
     def add(self, other: Outcomes, place: int) -> Self:
-        """Take in what the part at `place` did to some of these images, which stood so far."""
+        """Add the outcomes of the part at `place` on some of these images, which stood before it."""
         import torch
 
         order = self.index.argsort()
@@ -194,18 +195,18 @@ class Outcomes:
         )
 
     def joined(self, other: Outcomes) -> Self:
-        """These images, and those of `other` that are not among them."""
+        """Append the images of `other` that are not among these."""
         import torch
 
         new = ~torch.isin(other.index, self.index)
         return self._each(lambda name, mine: torch.cat([mine, getattr(other, name)[new]]))
 
     def chosen(self, rows: Array) -> Self:
-        """Some of the images: `rows` (N,) bool."""
+        """Select the images where `rows` (N,) bool is true."""
         return self._each(lambda _, mine: mine[rows])
 
     def of_part(self, place: int) -> Self:
-        """What one of the parts did: it was given what the parts before it left, and fooled what it fooled."""
+        """Restrict the outcomes to one part: to the images that the parts before it left, and to what it fooled."""
         return attrs.evolve(
             self,
             parts=(self.parts[place],),
@@ -215,25 +216,25 @@ class Outcomes:
         )
 
     def _each(self, change: Callable[[str, Array], Array]) -> Self:
-        """The outcomes with each figure changed."""
+        """Apply `change` to each figure, which it is given with its name."""
         return attrs.evolve(self, **{name: change(name, getattr(self, name)) for name in FIGURES})
 
 
 FIGURES: dict[str, Figure] = {
     one.name: one.metadata["figure"] for one in attrs.fields(Outcomes) if "figure" in one.metadata
 }
-"""The figures of each image, by name."""
+"""All figures of an image, by name."""
 
 STORED = tuple(name for name, figure in FIGURES.items() if figure.stored)
 """The figures that are in the file, and in the lines of `records`."""
 
 
 def robust(correct: Array, successes: Sequence[Array]) -> Array:
-    """Worst case, image by image: right when clean and fooled by none of the attacks, (N,) bool.
+    """Take the worst case, image by image: (N,) bool, right when clean and fooled by none of the attacks.
 
     Args:
         correct: (N,) bool, right when clean.
-        successes: (N,) bool for each attack; all on the same images and the same threat.
+        successes: (N,) bool for each attack, on the same images and under the same threat.
     """
     standing = correct
     for success in successes:
@@ -260,7 +261,7 @@ def save(rows: Sequence[Outcomes], folder: StageFolder) -> None:
 
 
 def load(path: Path) -> list[Outcomes]:
-    """The rows of an attack, from the folder of its stage.
+    """Read the rows of an attack.
 
     Raises:
         RunDirectoryError: the file is not there, not what was written, damaged, or lacks a column.
@@ -275,7 +276,7 @@ def load(path: Path) -> list[Outcomes]:
 
 
 def _row(arrays: dict[str, Any], row: int) -> Outcomes:
-    """One row of a file."""
+    """Make the `Outcomes` of one row of a file."""
     figures = {
         name: (arrays[name] if FIGURES[name].shared else arrays[name][row]).astype(FIGURES[name].dtype)
         for name in STORED

@@ -1,10 +1,10 @@
-"""Random numbers of each image: functions of the image's seed, whatever batch, order or process it is attacked in.
+"""Random numbers that depend on an image's seed alone, whatever batch, order or process the image is attacked in.
 
-A generator gives an image other numbers as soon as another image leaves the batch before it.  Here a number is a hash
-of (seed of the image, words that say what for, place in the shape): nothing is carried along, nothing can shift.
+A generator would give an image other numbers as soon as another image leaves the batch.  Here a number is a hash of
+the image's seed, words that say what the number is for, and its place in the shape, so no state can shift.
 
 The hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators",
-figure 16) on integers of 64 bits that wrap: the same bits on every device.
+figure 16) on 64-bit integers that wrap, which gives the same bits on every device.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 def _signed(value: int) -> int:
-    """An unsigned 64-bit integer as torch's signed one of the same bits."""
+    """Convert an unsigned 64-bit integer to the signed one of the same bits, which is all that torch has."""
     return value - 2**64 if value >= 2**63 else value
 
 
@@ -27,26 +27,26 @@ FIRST, SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
 
 
 def _right(value: Tensor, bits: int) -> Tensor:
-    """Shift to the right and fill with zeros: torch's own shift keeps the sign."""
+    """Shift to the right and fill with zeros, because torch's own shift keeps the sign."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _mixed(value: Tensor) -> Tensor:
-    """SplitMix64's finaliser, entry by entry."""
+    """Apply SplitMix64's finaliser to every entry."""
     value = (value ^ _right(value, 30)) * FIRST
     value = (value ^ _right(value, 27)) * SECOND
     return value ^ _right(value, 31)
 
 
 def _number(*words: str | int) -> int:
-    """64 bits for some words, the same on every machine."""
+    """Hash words to 64 bits, the same on every machine."""
     text = "/".join(str(word) for word in words)
     return _signed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
 
 
 @frozen(eq=False)
 class PerImageRandom:
-    """Random numbers of N images; asking twice for the same gives the same, `of` makes other ones.
+    """Random numbers of N images: the same call gives the same numbers again; `of` makes an independent source.
 
     Args:
         seeds: (N,) int64, one an image, on the device on which numbers are wanted.
@@ -56,20 +56,20 @@ class PerImageRandom:
 
     @staticmethod
     def of_images(seed: int, label: str, indices: Tensor, device: torch.device | str = "cpu") -> PerImageRandom:
-        """The draws of the images at `indices` (N,) int64 of a dataset, for one use called `label`."""
+        """Make the draws of the images at `indices` (N,) int64 of a dataset, for the use called `label`."""
         return PerImageRandom(_mixed(indices.to(device) * GOLDEN + _number(seed, label)))
 
     @staticmethod
     def fresh(count: int, device: torch.device | str = "cpu") -> PerImageRandom:
-        """Draws that depend on torch's global generator: for attacks that nobody hands any."""
+        """Make draws that depend on torch's global generator, for attacks called outside the harness."""
         return PerImageRandom(torch.randint(-(2**62), 2**62, (count,)).to(device))
 
     def of(self, *words: str | int) -> PerImageRandom:
-        """Other draws of the same images for another use, such as `of("restart", 2)`."""
+        """Make independent draws of the same images for another use, such as `of("restart", 2)`."""
         return PerImageRandom(_mixed(self.seeds ^ _number(*words)))
 
     def at(self, chosen: Tensor) -> PerImageRandom:
-        """The draws of some of the images: (n,) int64 places, or (N,) bool."""
+        """Select the draws of some of the images, by (n,) int64 places or (N,) bool."""
         return PerImageRandom(self.seeds[chosen])
 
     def __len__(self) -> int:

@@ -38,7 +38,7 @@ def pgd(
     step_size: float | None = None,
     noise: float | None = None,
 ) -> Tensor:
-    """Images within the threat model at which `loss` is high.
+    """Climb `loss` by projected gradient descent, to images within the threat model.
 
     The network is in eval mode meanwhile: no batch norm statistics move, and an image's perturbation depends
     on that image alone.  Gradients are taken with respect to the images only, so none is left on a parameter.
@@ -46,11 +46,11 @@ def pgd(
     Args:
         network: (N, C, H, W) in [0, 1] -> (N, K) logits.
         images: the clean ones, (N, C, H, W) in [0, 1].
-        loss: (N, K) logits -> (N,), or a scalar that is a sum or mean over images; what is raised.
+        loss: (N, K) logits -> (N,), or a scalar that is a sum or mean over images; the steps raise it.
         threat: ball and box; every iterate is projected into both.
         steps: gradient steps after the random start.
         generator: for the random start.
-        noise: standard deviation of the Gaussian noise to start from; default uniform in the ball.
+        noise: standard deviation of Gaussian noise at the start; by default the start is uniform in the ball.
         step_size: length of a step in the threat's norm, in pixel units (in l1 summed over pixels); default
             epsilon / 4.
 
@@ -82,8 +82,8 @@ def ascend(
     """`pgd` on a loss of the images themselves: (N, C, H, W) -> the same shape, detached.
 
     Args:
-        loss: (N, C, H, W) -> (N,), or a scalar that is a sum or mean over images; what is raised.
-        images: as for `pgd`, like the arguments that follow; `noise` of 0 starts at the clean image.
+        loss: (N, C, H, W) -> (N,), or a scalar that is a sum or mean over images; the steps raise it.
+        images: as for `pgd`, like all further arguments; `noise` of 0 starts at the clean image.
     """
     clean = images.detach()
     length = threat.epsilon / 4 if step_size is None else step_size
@@ -98,18 +98,18 @@ def ascend(
 
 
 def random_image(clean: Tensor, threat: ThreatModel, generator: torch.Generator) -> Tensor:
-    """An image uniform in the ball, put into the box where it is outside: (N, C, H, W) -> the same shape."""
+    """Draw an image uniformly from the ball and clamp it to the box: (N, C, H, W) -> the same shape."""
     return threat.project(clean + _random_start(clean, threat, generator), clean)
 
 
 def _noisy(clean: Tensor, noise: float, threat: ThreatModel, generator: torch.Generator) -> Tensor:
-    """The image with Gaussian noise of this deviation, put into ball and box: (N, C, H, W) -> the same shape."""
+    """Add Gaussian noise and project into ball and box: (N, C, H, W) -> the same shape."""
     draws = torch.randn(clean.shape, generator=generator, device=generator.device).to(clean)
     return threat.project(clean + noise * draws, clean)
 
 
 def _random_start(images: Tensor, threat: ThreatModel, generator: torch.Generator) -> Tensor:
-    """A perturbation uniform in the ball: (N, C, H, W)."""
+    """Draw a perturbation uniformly from the ball: (N, C, H, W)."""
     if threat.norm == "linf":
         unit = 2 * torch.rand(images.shape, generator=generator, device=generator.device) - 1
         return threat.epsilon * unit.to(images)
@@ -127,7 +127,7 @@ def _random_start(images: Tensor, threat: ThreatModel, generator: torch.Generato
 
 
 def uniform_in_l1(exponentials: Tensor, signs: Tensor) -> Tensor:
-    """Points uniform in the l_1 ball of radius 1, made of random numbers: (N, d + 1), (N, d) -> (N, d).
+    """Turn random numbers into points uniform in the l_1 ball of radius 1: (N, d + 1), (N, d) -> (N, d).
 
     d of d + 1 exponential draws over the sum of all are uniform in the corner {x >= 0, sum x <= 1}; signs spread it
     over the ball.  Source: Barthe et al. 2005, "A probabilistic approach to the geometry of the l_p^n-ball",
@@ -137,22 +137,22 @@ def uniform_in_l1(exponentials: Tensor, signs: Tensor) -> Tensor:
 
 
 def step(images: Tensor, gradient: Tensor, length: float, norm: str) -> Tensor:
-    """One step of `length` in `norm` from `images`, the steepest by this gradient: (N, C, H, W) both -> the same."""
+    """Take the steepest step of `length` in `norm` along the gradient: (N, C, H, W) both -> the same."""
     if norm == "linf":
         return images + length * gradient.sign()
     return images + (pushes(images, gradient, length) if norm == "l1" else length * along(gradient))
 
 
 def pushes(images: Tensor, gradient: Tensor, length: float) -> Tensor:
-    """Changes of `images` after which, clamped to the box, a linear function is highest at most `length` away in l_1.
+    """Find the change of l_1 length `length` that, after clamping to the box, raises a linear function most.
 
-    A knapsack whose pieces can be cut: the pixels in order of |gradient|, each pushed by what the pixels before it left
-    of `length` when the box stopped them.  What is beyond the box keeps a pixel at the border when a projection takes
-    the same off every pixel, as that onto the l_1 ball does.
+    This is a knapsack whose pieces can be cut: in order of |gradient|, each pixel is pushed by what the pixels before
+    it, which the box stopped, left of `length`.  A pixel may be pushed beyond the box, so that it stays at the border
+    when a projection takes the same off every pixel, as that onto the l_1 ball does.
 
     Args:
         images: (N, C, H, W) in [0, 1].
-        gradient: the same shape; of that function.
+        gradient: of the linear function, the same shape.
         length: in pixel units.
     """
     slope, at = gradient.flatten(1), images.flatten(1)
@@ -164,11 +164,11 @@ def pushes(images: Tensor, gradient: Tensor, length: float) -> Tensor:
 
 
 def along(direction: Tensor) -> Tensor:
-    """Each image scaled to length 1 in l_2: (N, C, H, W) -> the same shape."""
+    """Scale each image to length 1 in l_2: (N, C, H, W) -> the same shape."""
     length = direction.flatten(1).norm(dim=1).clamp_min(torch.finfo(direction.dtype).tiny)
     return direction / per_image(length, direction)
 
 
 def per_image(values: Tensor, images: Tensor) -> Tensor:
-    """(N,) -> (N, 1, 1, 1): one value an image, to multiply images with or to choose among them."""
+    """Reshape one value an image, (N,), to (N, 1, 1, 1), so that it broadcasts over images."""
     return values.view(-1, *[1] * (images.dim() - 1))

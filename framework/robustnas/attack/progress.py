@@ -1,4 +1,4 @@
-"""What is done of an attack, so that a run that was killed goes on instead of beginning again."""
+"""Keeps the outcomes of batches that are done, so that a run that was killed goes on instead of beginning again."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Progress:
     """What each part of a stage's attack has done at each radius, in memory and in the stage's folder.
 
     Args:
-        folder: of the stage; None keeps nothing.
-        rank: of this process.
+        folder: the stage's folder; None keeps nothing on the disk.
+        rank: number of this process.
     """
 
     folder: StageFolder | None = None
@@ -31,7 +31,7 @@ class Progress:
         self._files = ProgressFiles(self.folder, self.rank)
         for path, own, state in self._files.read():
             for part, plain in state.items():
-                if "indices" in plain:  # of an older version, which kept less: what it had begun is begun anew
+                if "indices" in plain:  # an older version wrote this and kept too little to go on from
                     continue
                 try:
                     outcomes = Outcomes(**{**plain, "threat": ThreatModel(**plain["threat"])})
@@ -41,21 +41,20 @@ class Progress:
                     kept[part] = kept[part].joined(outcomes) if part in kept else outcomes
 
     def of(self, part: str, threat: ThreatModel) -> Outcomes:
-        """What was done of a part before this process began, by any process, and by this one since."""
+        """Return the outcomes of a part so far: those of all processes before this one began, and its own since."""
         none = torch.zeros(0, dtype=torch.int64)
         return self._known.get(part) or Outcomes(threat, index=none, label=none, clean=none)
 
     def note(self, part: str, outcomes: Outcomes) -> None:
-        """A batch is done; it is written now and then."""
+        """Note that a batch is done; notes are written now and then."""
         for kept in (self._known, self._own):
             kept[part] = kept[part].joined(outcomes) if part in kept else outcomes
         if self._files.due:
             self.write()
 
     def write(self) -> None:
-        """Write what this process has done."""
         self._files.write({part: attrs.asdict(outcomes) for part, outcomes in self._own.items()})
 
     def forget(self) -> None:
-        """Remove the files: the result is written."""
+        """Remove the files, which are not needed once the result is written."""
         self._files.forget()

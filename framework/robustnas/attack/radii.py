@@ -41,7 +41,8 @@ def at_radii(
     Raises:
         RunError, OptionError, DataError: as `evaluate`.
     """
-    # at the smallest ball: what is fooled in a larger one alone goes on, as it would if the smallest were the only one
+    # run for the smallest ball, as if it were the only one: an image that a part fools in a larger ball alone goes on
+    # to the next part
     least = next((threat for threat in threats if threat.epsilon > 0), threats[-1])
     if all(part.minimises for part in runners(build(least), least, conditions.label or "")):
         first = evaluate(network, images, labels, build(least), least, conditions, among=left(threats[0].epsilon))

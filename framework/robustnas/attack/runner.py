@@ -28,10 +28,12 @@ class Runner:
         name: which part of the attack this is.
         attack: the foolbox attack.
         epsilon: the radius.
-        access: what it knows of the network.
-        takes_draws: whether it draws from what it is handed, so that an image's result does not depend on its batch.
-        bounded: whether the ball matters at all.
-        minimises: whether it looks for what is near, and serves every radius; else it promises to stay in the ball.
+        access: what the attack knows of the network.
+        takes_draws: whether it takes its random numbers as an argument, so that an image's result does not depend on
+            its batch.
+        bounded: whether the ball matters at all; for a corruption it does not.
+        minimises: whether it looks for the smallest perturbation, and so serves every radius; other attacks promise to
+            stay in the ball.
     """
 
     name: str
@@ -48,33 +50,33 @@ class Runner:
         return not self.minimises
 
     def call(self, model: Any, images: Tensor, criterion: Any, draws: PerImageRandom) -> Any:
-        """Run the attack: what it proposes in the place of these images."""
+        """Run the attack, and return the images that it proposes in the place of these."""
         drawn = {"draws": draws} if self.takes_draws else {}
         if self.minimises:
             return self.attack.run(model, images, criterion, early_stop=None, **drawn)
         if isinstance(self.attack, load_foolbox().attacks.base.FixedEpsilonAttack):
             return self.attack.run(model, images, criterion, epsilon=self.epsilon, **drawn)
-        # wrappers (foolbox's `Repeated`) can only be called; the second of three results is clipped to epsilon
+        # wrappers such as foolbox's `Repeated` have no `run`; of the three results of a call the second is clipped
         return self.attack(model, images, criterion, epsilons=self.epsilon)[1]
 
     def draws(self, seed: int, label: str, indices: Tensor, device: Any) -> PerImageRandom:
-        """The random numbers of the images at `indices` (n,); each part of an attack has its own."""
+        """Make the random numbers of the images at `indices` (n,); each part of an attack has its own."""
         found = PerImageRandom.of_images(seed, f"attack/{label}", indices, device)
         return found.of(self.name) if self.name else found
 
 
 def runners(attack: Any, threat: ThreatModel, label: str, runs: int = 1, access: str = "white-box") -> list[Runner]:
-    """List the parts of an attack, in the order in which they are run, each on what the ones before left standing.
+    """List the parts of an attack, in the order in which they are run, each on what the parts before left standing.
 
     Args:
         attack: a foolbox attack, perhaps of several parts.
         threat: norm and radius.
         label: the attack's name in messages.
         runs: how often all of them are run.
-        access: what a part knows of the network that does not tell itself.
+        access: what parts know of the network, for those that do not say so themselves.
 
     Raises:
-        OptionError: it is not a foolbox attack, or it measures perturbations in another norm.
+        OptionError: this is not a foolbox attack, or it measures perturbations in another norm.
     """
     parts = AttackTraits.of(attack).parts or {"": attack}
     once = [_runner(part, threat, label, name, access) for name, part in parts.items()]
@@ -109,7 +111,7 @@ def _runner(attack: Any, threat: ThreatModel, label: str, name: str, access: str
 
 @contextmanager
 def random_state(seed: int, label: str, first: int) -> Iterator[None]:
-    """Seed every global generator that an attack may use, for one batch; they are put back."""
+    """Seed every global generator that an attack may use, for one batch, and restore them afterwards."""
     with seeded(seed, "attack", label, first):
         legacy, plain = np.random.get_state(), random.getstate()
         number = derive(seed, "attack", label, first)
@@ -125,7 +127,7 @@ def random_state(seed: int, label: str, first: int) -> Iterator[None]:
 def proposals(
     runner: Runner, model: Any, images: Tensor, labels: Tensor, draws: PerImageRandom, label: str, at: Tensor
 ) -> Any:
-    """Let the attack propose images; it works on copies of its own.
+    """Let the attack propose images, from copies that it may write into.
 
     Raises:
         RunError: the attack raised.

@@ -10,7 +10,7 @@ from attrs.validators import ge, optional
 from robustnas.options import option
 
 MOST_RADII = 100
-"""Each is a column of the table."""
+"""A recipe has at most so many further radii, because each becomes a column of the table."""
 
 
 @frozen

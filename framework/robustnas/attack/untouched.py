@@ -1,4 +1,4 @@
-"""The network's numbers before it is looked at, and again afterwards: what judges is what was asked about."""
+"""Compares a network's numbers before and after an attack: the network that judges must be the one that was given."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from robustnas.errors import RunError
 
 ASKED = 32
-"""Times that a network is asked about one image before an attack is said to have changed it: more than those networks
-need that change themselves at every few calls, and still less than a step of an attack costs."""
+"""Before an attack is blamed for a change, the network is called on one image so many times: enough to catch a network
+that changes itself at every few calls, and still cheaper than a step of an attack."""
 
 
 @attrs.frozen(eq=False)
 class _Slot:
-    """A parameter or buffer: where a module holds it, where its numbers are stored, and which they were."""
+    """A parameter or buffer: the module that holds it, its storage, and a copy of its numbers."""
 
     name: str
     owner: dict[str, Tensor | None]
@@ -29,7 +29,7 @@ class _Slot:
     value: Tensor
 
     def as_it_was(self) -> bool:
-        """Say whether the same tensor is in the same place, with the same numbers."""
+        """Whether the same tensor is in the same place, with the same numbers."""
         now = self.tensor.detach()
         same_form = (now.shape, now.dtype) == (self.value.shape, self.value.dtype)
         if self.owner.get(self.key) is not self.tensor or not same_form:
@@ -65,30 +65,32 @@ class Untouched:
     @classmethod
     @contextmanager
     def held(cls, networks: Sequence[nn.Module]) -> Iterator[Self]:
-        """Inside, `check` tells of a change; at the end everything is put back."""
+        """Hold the networks: inside the block `check` finds changes, at its end everything is restored."""
         slots = {(id(slot.owner), slot.key): slot for network in networks for slot in _slots(network)}
-        found = cls(tuple(slots.values()))
+        untouched = cls(tuple(slots.values()))
         try:
-            yield found
+            yield untouched
         finally:
-            found._put_back()
+            untouched._put_back()
 
     def check(self, who: str, networks: Sequence[nn.Module], images: Tensor) -> None:
-        """Refuse what the attack `who` has done, or the networks it asked: those are asked again, without it.
+        """Refuse changes by the attack `who` or by the networks themselves.
+
+        To tell which, the networks are restored and called again, without the attack.
 
         Args:
-            networks: whose forward pass may be to blame.
-            images: (n, C, H, W), what they are asked about.
+            networks: the networks whose forward pass may be to blame.
+            images: (n, C, H, W), the input of these calls.
 
         Raises:
-            RunError: a parameter or buffer is another; names the first, and whose doing it is.
+            RunError: a parameter or buffer has changed; names the first, and what changed it.
         """
         if (changed := self._changed()) is None:
             return
         self._put_back()
         for network in networks:
             network(images)
-            for _ in range(ASKED):  # some count how often they were asked
+            for _ in range(ASKED):  # some networks count calls, and change at every few of them
                 network(images[:1])
             self.check_itself()
         raise RunError(
@@ -96,10 +98,10 @@ class Untouched:
         )
 
     def check_itself(self) -> None:
-        """Refuse what the network's own forward pass has done: an attack would be blamed for it.
+        """Refuse changes by the network's own forward pass, for which an attack would be blamed.
 
         Raises:
-            RunError: a parameter or buffer is another; names the first.
+            RunError: a parameter or buffer has changed; names the first.
         """
         if (changed := self._changed()) is not None:
             raise RunError(
@@ -113,5 +115,5 @@ class Untouched:
                 slot.put_back()
 
     def _changed(self) -> str | None:
-        """Name the first parameter or buffer that is another; None where all are as they were."""
+        """Name the first parameter or buffer that has changed; None where all are as they were."""
         return next((slot.name for slot in self.slots if not slot.as_it_was()), None)

@@ -1,7 +1,7 @@
-"""Method `alpha-crown`: the lower lines of rectifiers chosen for each linear function, by ascent on its bound.
+"""Method `alpha-crown`: the lower lines of rectifiers are chosen for each linear function, by ascent on its bound.
 
-Every slope between a rectifier's two is a lower line, so every choice is sound; the best of all that were tried is
-kept, and the first that is tried is that of `crown`.  The intervals in front of nonlinearities are those of `crown`.
+Every slope between the two of a rectifier gives a lower line, so every choice is sound.  The first choice is that of
+`crown`, and the best bound of all steps is kept.  The intervals in front of nonlinearities are those of `crown`.
 
 Source: Xu et al. 2021, arXiv:2011.13824.
 """
@@ -17,9 +17,9 @@ from robustnas.bounds.value import Value
 
 
 def least_drop(value: Value, coefficients: Tensor, ascent: Ascent) -> Tensor:
-    """`drop_below_clean` with the best slopes found: (S, N, ...) coefficients -> (S, N), in the value's units.
+    """Minimise `drop_below_clean` over slopes: (S, N, ...) coefficients -> (S, N), in the value's units.
 
-    The slopes are constants to a gradient of what is returned.
+    A gradient of the result takes the slopes for constants.
     """
     free = value.propagation.free_slopes
     if not free:
@@ -48,12 +48,12 @@ def least_drop(value: Value, coefficients: Tensor, ascent: Ascent) -> Tensor:
 
 
 def _beside(verdicts: Tensor, slopes: Tensor) -> Tensor:
-    """(S, N) verdicts, to stand beside slopes (S, N, ...)."""
+    """Reshape verdicts (S, N) so that they broadcast over slopes (S, N, ...)."""
     return verdicts.view(*verdicts.shape, *[1] * (slopes.dim() - 2))
 
 
 def _descended(slope: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: float, step: int) -> Tensor:
-    """One step of Adam (Kingma and Ba 2015, arXiv:1412.6980), which writes its moments in place."""
+    """Take a step of Adam (Kingma and Ba 2015, arXiv:1412.6980), whose moments are written in place."""
     first.lerp_(gradient, 0.1)
     second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
     length = (second / (1 - 0.999**step)).sqrt_().add_(torch.finfo(slope.dtype).tiny ** 0.5)

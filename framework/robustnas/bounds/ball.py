@@ -24,7 +24,7 @@ from torch import Tensor
 from robustnas.errors import InputError
 
 Streams = Callable[[Tensor], Any]
-"""A function of a tensor that gives one tensor, or a sequence of them."""
+"""A function from one tensor to one tensor, or to a sequence of tensors."""
 
 MOST_PIXELS = 2**24
 """Labels are counted in the images' number format; float32 holds whole numbers up to here."""
@@ -35,8 +35,8 @@ class Ball:
     """An unmixed value: scale * pixel + constant, entry by entry, for images in an l_2 or l_1 ball.
 
     Args:
-        clean: (N, ...) the value at the clean images, without a path to the probe: intervals must not have one, because
-            a backward pass through lines would follow it.
+        clean: (N, ...) the value at the clean images, from which no graph leads to the probe: a backward pass through
+            lines would follow it, and intervals are constants to that pass.
         scale: (N, ...) at least 0.
         pixel: (N, ...) number of the pixel, from 1, in its image; 0 where an entry is a constant.
     """
@@ -47,7 +47,7 @@ class Ball:
 
     @staticmethod
     def of(images: Tensor) -> Ball | None:
-        """The ball of the images themselves (N, ...); None where they have more pixels than can be told apart."""
+        """Make the ball of the images themselves (N, ...); None where pixels are too many to be numbered exactly."""
         count = images[0].numel()
         if count > MOST_PIXELS:
             return None
@@ -55,7 +55,7 @@ class Ball:
         return Ball(images, torch.ones_like(images), torch.empty_like(images).copy_(labels.expand_as(images)))
 
     def reach(self, norm: str) -> Tensor:
-        """(N, ...) scales with which the entries may be taken for different pixels."""
+        """Give the scales (N, ...) with which copies of one pixel may be taken for different pixels."""
         with torch.no_grad():
             label = self.pixel.flatten(1).long()
             stands = ((self.scale != 0) & (self.pixel != 0)).flatten(1).to(self.pixel)
@@ -67,23 +67,23 @@ class Ball:
         return self.scale * factor
 
     def scaled(self, affine: Callable[[Tensor], Tensor], size: Callable[[Tensor], Tensor]) -> Ball:
-        """The ball behind arithmetic with constants, entry by entry, which may broadcast.
+        """Pass the ball through arithmetic with constants, entry by entry, which may broadcast.
 
         Args:
             affine: the arithmetic.
-            size: its factor without the sign, applied to a scale.
+            size: multiplies a scale by the magnitude of the arithmetic's factor.
         """
         clean = affine(self.clean)
         return Ball(clean, size(self.scale).expand_as(clean), self.pixel.expand_as(clean))
 
     def moved(self, function: Streams, blank: Streams | None = None) -> Any:
-        """The ball, or balls, behind a function that moves, selects or copies entries.
+        """Pass the ball through a function that moves, selects or copies entries; it may give several.
 
         Args:
-            blank: the same with 0 where the function puts constants; the function itself, if not given.
+            blank: the function with 0 where it puts constants; by default the function itself.
 
         Raises:
-            InputError: the function does something else.  Moving commutes with renaming the pixels; nothing else does.
+            InputError: the function does something else.  Moving commutes with renumbering pixels; nothing else does.
         """
         blank = blank or function
         with torch.no_grad():
@@ -99,7 +99,7 @@ class Ball:
 
     @staticmethod
     def joined(balls: Sequence[Ball], function: Callable[[list[Tensor]], Tensor]) -> Ball:
-        """The ball of several, of the same images, concatenated or stacked."""
+        """Concatenate or stack the balls of several values of the same images."""
         return Ball(
             function([ball.clean for ball in balls]),
             function([ball.scale for ball in balls]),
@@ -108,7 +108,7 @@ class Ball:
 
 
 def _moved(pixel: Tensor, renamed: Tensor, names: Tensor) -> Tensor:
-    """The labels of pixels behind a function, held against those it gives for other names."""
+    """Give the pixel numbers behind a function, after checking that renumbered pixels move in the same way."""
     known = (pixel >= 0) & (pixel < len(names)) & (pixel == pixel.round())
     if not bool(known.all()) or not torch.equal(names[pixel.long()], renamed):
         raise InputError("a bound rule calls a function that mixes entries one that moves them")

@@ -116,7 +116,7 @@ def log_widths(
     method: str | BoundMethod = "crown-ibp",
     targets: str = "all",
 ) -> Tensor:
-    """Natural logarithms of how far `margins` lie below the margins at the clean images; arguments as there.
+    """Natural logarithms of how far `margins`, whose arguments these are, lie below the margins at the clean images.
 
     Finite at any depth: intervals are carried with an exponent (`scale.py`).  A width of 0 has the logarithm of the
     smallest number.
@@ -141,7 +141,7 @@ def log_widths_within(
     for kind in method.passes:
         logits = bounded_logits(Propagation(network, region, kind, rescales=True))
         if logits.softmaxed is not None and logits.softmaxed.logarithm:
-            logits = logits.softmaxed.value  # with the same margins
+            logits = logits.softmaxed.value  # a log-softmax has the margins of the logits in front of it
         for drop in _drops(logits, _margin_rows(logits, labels, targets)):
             width = drop.clamp_min(torch.finfo(drop.dtype).tiny).log()
             if logits.exponent is not None:
@@ -155,7 +155,7 @@ def _same(images: Tensor, threat: ThreatModel) -> Tensor:
 
 
 def _checked(network: Network, images: Tensor, norm: str, method: str | BoundMethod) -> BoundMethod:
-    """The method, if network and images are fit to be bounded by it."""
+    """Check network and images, and return the method as an object."""
     method = bound_method(method)
     if norm not in NORMS:
         raise InputError(f"norm {norm!r} is unknown; known are {', '.join(NORMS)}")
@@ -205,13 +205,16 @@ def _lower(
     for kind in method.passes:
         logits = bounded_logits(Propagation(network, region, kind, keeps_clean=keeps_clean))
         for bound in _bounds(logits, functions_of(logits)):
-            # NaN (an overflow somewhere) bounds nothing
+            # a NaN comes of an overflow, and bounds nothing
             bounds.append(torch.where(bound.isnan(), -torch.inf, bound))
     return reduce(torch.maximum, bounds)
 
 
 def _bounds(logits: Value, functions: Tensor) -> list[Tensor]:
-    """(N, S) each, of functions (N, S, K); margins of a softmax, or its logarithm, from those of what it was given."""
+    """Bounds (N, S) of functions (N, S, K), one tensor for each way of bounding that the pass has.
+
+    Margins of a softmax, or of its logarithm, follow from the margins of the logits in front of it.
+    """
     propagation, softmaxed = logits.propagation, logits.softmaxed
     if softmaxed is not None and softmaxed.logarithm and bool((functions.sum(2) == 0).all()):
         return _bounds(softmaxed.value, functions)
@@ -247,7 +250,7 @@ def _of_probabilities(softmax: Value, functions: Tensor, margins: Tensor) -> Ten
 
 
 def _drops(logits: Value, functions: Tensor) -> list[Tensor]:
-    """How far below its clean value every bound of a pass lies: (N, S) each, in the logits' units."""
+    """How far each of `_bounds` lies below the clean value: (N, S) each, in the logits' units."""
     propagation = logits.propagation
     drops = [] if propagation.kind.tightens else [_interval_drop(logits, functions)]
     return drops + (_linear_drops(logits, functions) if propagation.backward else [])
@@ -279,7 +282,7 @@ def wrong_classes(labels: Tensor, classes: int) -> Tensor:
 
 
 def _interval_bound(logits: Value, functions: Tensor) -> Tensor:
-    """(N, S) from intervals; where the logits are a linear layer's, from the intervals in front of it."""
+    """Bound functions from intervals, (N, S): those in front of the last layer, where that is linear."""
     with logits.propagation.intervals():
         features = logits.features
         if features is None:
@@ -299,7 +302,7 @@ def _interval_bound(logits: Value, functions: Tensor) -> Tensor:
 
 
 def _interval_drop(logits: Value, functions: Tensor) -> Tensor:
-    """How far `_interval_bound` lies below the clean value; not as a difference, which may be lost in its rounding."""
+    """How far `_interval_bound` lies below the clean value, computed without the difference that rounding may lose."""
     with logits.propagation.intervals():
         value, folded = logits, functions
         if logits.features is not None:
@@ -323,7 +326,7 @@ def _over_interval(functions: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
 
 
 def _linear_drops(logits: Value, functions: Tensor) -> list[Tensor]:
-    """(N, S) each, from backward passes through the lines."""
+    """How far bounds by backward passes through the lines lie below the clean value, (N, S) each."""
     propagation = logits.propagation
     parts = torch.split(functions.transpose(0, 1).contiguous(), rows(propagation))
     drops = [torch.cat([drop_below_clean(logits, part) for part in parts]).T]

@@ -1,12 +1,12 @@
-"""The bound methods, as the passes through a network whose bounds each takes the larger of.
+"""The bound methods: each makes one or several passes through a network, and takes the larger of their bounds.
 
     IBP          ibp          intervals, the last linear layer folded into the function (arXiv:1810.12715)
     CrownIBP     crown-ibp    intervals in front of nonlinearities, one backward pass a function (arXiv:1906.06316)
     Crown        crown        backward passes in front of nonlinearities too (arXiv:1811.00866)
     AlphaCrown   alpha-crown  the same, with lower lines of rectifiers optimised for each function (arXiv:2011.13824)
 
-Wherever a method is asked for, an object (`Crown()`) and a name (`"crown"`) do.  A bound of a method is the larger of
-its own and its predecessors', so tightness grows with the method.
+A method is given as an object (`Crown()`) or by its name (`"crown"`).  Its bound is never below that of the methods
+above it, because it makes their passes too.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Crown:
 
 @frozen
 class AlphaCrown:
-    """As `Crown`, with lower lines of rectifiers optimised for each linear function.
+    """Linear bounds as `Crown` has them, with lower lines of rectifiers optimised for each linear function.
 
     Args:
-        steps: of ascent, one backward pass each.
-        rate: length of the first step, of slopes in [0, 1]; it decays to a tenth.
+        steps: number of steps of ascent, one backward pass each.
+        rate: how far the first step moves slopes, which lie in [0, 1]; it decays to a tenth.
     """
 
     # on the networks of tests/evidence/golden 20 steps at 0.3 give the bounds of 40 to four digits, 20 at 0.1 do not
@@ -75,7 +75,7 @@ METHODS = tuple(BY_NAME)
 
 
 def bound_method(method: str | BoundMethod) -> BoundMethod:
-    """The method itself, given it or its name.
+    """Return the method, which is given as an object or by its name.
 
     Raises:
         InputError: no method has this name.

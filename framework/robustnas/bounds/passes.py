@@ -24,7 +24,7 @@ Matters = Callable[[Tensor, Tensor], Tensor]
 
 
 def bounded_logits(propagation: Propagation) -> Value:
-    """Run the forward pass: logits of all admissible images, (N, K)."""
+    """Run the forward pass, and return bounded logits (N, K) of all admissible images."""
     region = propagation.region
     with torch.set_grad_enabled(propagation.backward or propagation.differentiable):
         clean = region.images + propagation.probe if propagation.keeps_clean else None
@@ -151,9 +151,9 @@ def drop_below_clean(
 
 
 def _of_rows(pull: Callable[..., tuple[Tensor, ...]], cotangents: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """One backward pass for all rows."""
+    """Batch one backward pass over all rows of cotangents."""
     with warnings.catch_warnings():
-        # some rare functions are taken row by row inside it, which is slower and equal; torch warns of each
+        # vmap takes rare functions row by row, which gives the same numbers later; torch warns of each of them
         warnings.filterwarnings("ignore", message="There is a performance drop")
         pulled: tuple[Tensor, ...] = torch.func.vmap(pull)(*cotangents)
         return pulled

@@ -20,8 +20,8 @@ class Ascent:
     """How the lower lines of rectifiers are optimised for each linear function (`ascent.py`).
 
     Args:
-        steps: of ascent, one backward pass each; one more pass is for the lines of `crown`.
-        rate: length of the first step, of slopes in [0, 1]; it decays to a tenth.
+        steps: number of steps of ascent, one backward pass each; one more pass is for the lines of `crown`.
+        rate: how far the first step moves slopes, which lie in [0, 1]; it decays to a tenth.
     """
 
     steps: int
@@ -35,7 +35,7 @@ class Pass:
     Args:
         backward: linear bounds are pulled back through the clean values, which get a graph.
         tightens: intervals in front of nonlinearities come from linear bounds too.
-        ascent: of the lower lines of rectifiers; None where they stay as they are drawn.
+        ascent: how the lower lines of rectifiers are optimised; None where they stay as they are drawn.
     """
 
     backward: bool = False
@@ -49,7 +49,7 @@ class FreeSlopes:
 
     Args:
         control: (N, ...) the output through which a backward pass is given slopes (`rules/rectifier.py`).
-        slopes: (N, ...) those it takes where it is given none.
+        slopes: (N, ...) the slopes that a backward pass takes where it is given none.
         least: smallest slope that may be chosen; the largest is 1.
     """
 
@@ -75,7 +75,7 @@ class Propagation:
             attribute of the pass, not of a thread, because torch runs backward passes on threads of its own.
         batched: the backward pass under way bounds several linear functions at once.
         widest: entries of the widest value of an image so far; it limits the rows of a batched backward pass.
-        free_slopes: of the rectifiers passed so far, where lower lines are optimised.
+        free_slopes: the lower lines of the rectifiers passed so far, where these are optimised.
         probe: (N, ...) zeros added to the images; gradients with respect to it are the slopes A.
         gap_input: (N,) zeros; gradients with respect to it are the sums of <A_i, line_i(z_i) - f_i(z_i)>.
     """
@@ -101,13 +101,13 @@ class Propagation:
         self.gap_input = torch.zeros_like(self.region.epsilon, requires_grad=self.backward)
 
     def note_width(self, centre: Tensor) -> None:
-        """Remember the widest value; told of every one, by its centre (N, ...)."""
+        """Take note of how wide a value is, given its centre (N, ...); every value is noted when it is made."""
         self.widest = max(self.widest, centre.numel() // max(self.images, 1))
 
     def add_free_slopes(self, slopes: FreeSlopes) -> None:
-        """Remember lines that may be chosen; told by every rectifier with such, in the order of the forward pass."""
+        """Take note of a rectifier's free lower lines; rectifiers call this in the order of the forward pass."""
         self.free_slopes.append(slopes)
 
     def intervals(self) -> AbstractContextManager[Any]:
-        """Gradient mode for interval arithmetic: the caller's, whatever the clean values need."""
+        """Restore the caller's gradient mode for interval arithmetic: clean values may need gradients without it."""
         return torch.set_grad_enabled(self.differentiable)

@@ -1,4 +1,4 @@
-"""What rules refuse alike: arguments that depend on the images, and whatever would mix or move images."""
+"""Refusals that rules share: of further arguments that depend on the images, and of what would mix or move images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def expect_dimensions(function: Function, value: Value, wanted: int) -> None:
 
 
 def inner_dimensions(function: Function, value: Value, dim: int | Sequence[int], verb: str = "goes") -> list[int]:
-    """Dimensions counted from the front, as the network named them; refuse that of the images."""
+    """Count the network's dimensions from the front, and refuse the dimension of the images."""
     dims = [index % value.centre.dim() for index in ([dim] if isinstance(dim, int) else dim)]
     if not dims or 0 in dims:
         refuse(function, value, f"{verb} over the images", "name the dimensions, without the first")
@@ -34,8 +34,7 @@ def inner_dimensions(function: Function, value: Value, dim: int | Sequence[int],
 
 
 def expect_alignment(function: Function, value: Value, other: Any) -> None:
-    """Refuse what does not align image by image: shapes align from the right, so unequal numbers of dimensions could
-    lay images against other entries."""
+    """Refuse unequal numbers of dimensions: shapes align from the right, so images could meet other entries."""
     known = value.centre.dim()
     if isinstance(other, Value):
         fits = other.centre.dim() == known

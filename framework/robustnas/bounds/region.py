@@ -35,10 +35,10 @@ class Region:
     centre: Tensor = field(init=False)
     """(N, ...) centre of the smallest box that holds the region."""
     radius: Tensor = field(init=False)
-    """(N, ...) half width of that box, with what rounding the centre moved it."""
+    """(N, ...) half width of that box, and as much more as rounding may have moved its centre."""
 
     def __attrs_post_init__(self) -> None:
-        # a larger ball holds no more images
+        # balls beyond this radius hold no more images
         reach = largest_radius(self.norm, self.images[0].numel())
         object.__setattr__(self, "epsilon", self.epsilon.clamp_max(reach))
         # from the distances to the faces, not from the ends: x - epsilon is x where epsilon is below x's rounding
@@ -53,7 +53,7 @@ class Region:
         object.__setattr__(self, "radius", half + moved)
 
     def per_image(self, values: Tensor) -> Tensor:
-        """(..., N) -> (..., N, 1, ..., 1), to stand beside images."""
+        """Reshape (..., N) to (..., N, 1, ..., 1), so that it broadcasts over images."""
         return values.reshape(*values.shape, *[1] * (self.images.dim() - 1))
 
     def minimum(self, slopes: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Region:
         return self._in_l2(slopes) if self.norm == "l2" else self._in_l1(slopes)
 
     def _in_l2(self, slopes: Tensor) -> Tensor:
-        """The best multiplier by bisection."""
+        """Minimise over l_2 balls, with the best multiplier by bisection."""
         tiny = torch.finfo(slopes.dtype).tiny ** 0.5
         with torch.no_grad():
             free = slopes.flatten(2).norm(dim=2) / self.epsilon.clamp_min(tiny)
@@ -96,13 +96,14 @@ class Region:
         return _inner(slopes, step) + best / 2 * excess
 
     def _in_l1(self, slopes: Tensor) -> Tensor:
-        """The largest slopes are followed as far as the box allows, until epsilon is spent: t is the last one's."""
+        """Minimise over l_1 balls: the pixels of the largest slopes move as far as the box allows, until epsilon is
+        spent, and the last of these slopes is the best multiplier t."""
         size = slopes.abs().flatten(2)
         reach = torch.where(slopes > 0, -self.below, self.above).flatten(2)
         order = size.detach().argsort(dim=2, descending=True)
         spent = reach.detach().gather(2, order).cumsum(2)
         enough = spent >= self.epsilon.detach()[:, None]
-        # 0 where even all pixels at their ends do not spend epsilon: the ball does not bind
+        # the index is 0 where moving every pixel to its end does not spend epsilon: there the ball does not bind
         last = enough.to(torch.uint8).argmax(dim=2, keepdim=True)
         multiplier = size.gather(2, order.gather(2, last)).squeeze(2)
         multiplier = torch.where(enough.any(dim=2), multiplier, 0.0)

@@ -8,8 +8,8 @@
     def softplus_lines(lower, upper, function):
         return Lines(lower_slope, lower_offset, upper_slope, upper_offset)
 
-`rule` is the general form.  A rule added twice replaces the first one.  `boundable` makes a function that is not
-torch's one that rules can be added for.
+`rule` is the general form.  A second rule for a function replaces the first.  Rules for functions that are not torch's
+can be added after `boundable` has wrapped them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ HOMES: tuple[Any, ...] = (torch, torch.Tensor, torch.nn.functional, torch._C._nn
 
 
 def spellings(*names: str) -> tuple[Function, ...]:
-    """Every torch function of these names: `torch.relu`, `torch.Tensor.relu`, `torch.nn.functional.relu`,
-    ..."""
+    """List every torch function of these names: `torch.relu`, `torch.Tensor.relu`, `torch.nn.functional.relu`, ..."""
     functions = {getattr(home, name) for home in HOMES for name in names if callable(getattr(home, name, None))}
     if not functions:
         raise InputError(f"torch has no function called {' or '.join(names)}")
@@ -111,7 +110,7 @@ def activation_rule(
 
 
 def boundable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make an operation one that rules can be registered for: a Python function or a torch.autograd.Function.
+    """Wrap a Python function or a torch.autograd.Function so that bound rules can be registered for it.
 
     ::
 
@@ -119,9 +118,9 @@ def boundable(function: Callable[..., Any]) -> Callable[..., Any]:
         def soft_sign(x):
             return x / (1 + x.abs())
 
-    Called with a bounded value it then asks for its rule, as a torch function does, and is refused by name where there
-    is none; otherwise nothing changes.  Rules are registered for what this returns.  A linear rule needs the backward
-    pass of an autograd.Function to be its true transpose.
+    Called with a bounded value, the wrapped function looks up its rule as a torch function does, and is refused by name
+    where there is none; called with tensors, it does what it did.  Register rules for the wrapped function.  Under a
+    linear rule, the backward pass of an autograd.Function must be its true transpose.
     """
     call = function.apply if isinstance(function, type) and issubclass(function, torch.autograd.Function) else function
 
@@ -136,7 +135,7 @@ def boundable(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _not_in_place(function: Function) -> Function:
-    """`relu` for `relu_`: the streams are shared with other values and must not be written into."""
+    """Find `relu` for `relu_`: the streams are shared with other values and must not be written into."""
     name = function.__name__
     if not name.endswith("_"):
         return function

@@ -39,7 +39,7 @@ def relax_entrywise(
     upper_slope: Tensor,
     upper_offset: Tensor | None,
 ) -> Tensor:
-    """Attach the lines slope * clean + offset, entry by entry, likewise; an offset of None is zero."""
+    """Attach lines slope * clean + offset, entry by entry, as `relax` does; an offset of None is zero."""
     lines = (lower_slope, lower_offset, upper_slope, upper_offset, propagation.gap_input)
     relaxed: Tensor = _EntrywiseLines.apply(propagation, output, clean, *lines)  # type: ignore[no-untyped-call]
     return relaxed
@@ -48,8 +48,8 @@ def relax_entrywise(
 def differentiated(
     function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...], slopes: Sequence[Tensor | None]
 ) -> Gradients:
-    """Gradients of sum <slope, output> in the inputs, with a graph: the backward pass of a function that has a
-    faster one without."""
+    """Give gradients of sum <slope, output> in the inputs, with a graph: functions whose backward pass is written out
+    fast, but without a graph, call this where gradients are differentiated again."""
     with torch.enable_grad():
         pairs = [(out, slope) for out, slope in zip(function(*inputs), slopes, strict=True) if slope is not None]
         places = [place for place in inputs if place.requires_grad]
@@ -59,13 +59,13 @@ def differentiated(
 
 
 def per_image(values: Tensor) -> Tensor:
-    """Sums over all dimensions but the first, (N, ...) -> (N,)."""
-    # not flatten: batched backward passes have no rule for it
+    """Sum over all dimensions but the first, (N, ...) -> (N,)."""
+    # `flatten` would be simpler, but has no batching rule for backward passes
     return values.sum(tuple(range(1, values.dim()))) if values.dim() > 1 else values
 
 
 class _Lines(torch.autograd.Function):
-    """The identity of the output; the backward pass of a pass that relaxes goes to the lines."""
+    """Return the output as it is; while the pass relaxes, gradients go to the lines."""
 
     @staticmethod
     def forward(
@@ -87,7 +87,7 @@ class _Lines(torch.autograd.Function):
 
 
 class _EntrywiseLines(torch.autograd.Function):
-    """As `_Lines`, for lines given by slopes and offsets."""
+    """Do what `_Lines` does, for lines given by slopes and offsets."""
 
     @staticmethod
     def forward(ctx: Any, propagation: Propagation, output: Tensor, *clean_and_lines: Any) -> Tensor:

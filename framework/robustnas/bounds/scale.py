@@ -1,12 +1,12 @@
-"""Streams divided by a power of two for each image, so that the intervals of deep networks fit their number format.
+"""Divides the streams of each image by a power of two, so that intervals of deep networks do not overflow.
 
 Interval bounds widen by orders of magnitude with every cell; at 8 cells they pass 1e38, the end of float32.  Where a
-pass rescales, a value holds its streams divided by 2**exponent, an exponent an image.  Linear functions and ReLU,
-leaky ReLU and max pooling pass a positive factor on; what is constant in them is divided where it is added.  A power
-of two changes no digit, and the factors cancel in every slope: the linear coefficient A that reaches a value in a
-backward pass is that of the scaled value, hence of order one as well.
+pass rescales, a value holds its streams divided by 2**exponent, with one exponent an image.  Linear functions, ReLU,
+leaky ReLU and max pooling pass a positive factor on; a constant that they add is divided by it first.  A power of two
+changes no digit, and the factors cancel in every slope: the linear coefficient A that reaches a value in a backward
+pass belongs to the scaled value, and is of order one as well.
 
-A rule knows nothing of this unless it says so (`rule(..., scaled=True)`): all others are given values with exponent 0.
+A rule that can handle exponents says so (`rule(..., scaled=True)`); all others are given values with exponent 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ compute with quickly."""
 
 
 def rescaled(value: Value) -> Value:
-    """The value with streams of order one, where its pass rescales."""
+    """Bring the streams to order one, where the value's pass rescales."""
     if not value.propagation.rescales:
         return value
     with torch.no_grad():
@@ -40,7 +40,7 @@ def rescaled(value: Value) -> Value:
 
 
 def aligned(values: Sequence[Value]) -> list[Value]:
-    """The values with one exponent an image, the largest there is among them."""
+    """Give all values the same exponent for each image, the largest among them."""
     exponents = [value.exponent for value in values if value.exponent is not None]
     if not exponents:
         return list(values)
@@ -49,7 +49,7 @@ def aligned(values: Sequence[Value]) -> list[Value]:
 
 
 def portion(constant: Tensor, value: Value) -> Tensor:
-    """What a constant (of as many dimensions as the value, or fewer) is in the value's units."""
+    """Divide a constant, of as many dimensions as the value or fewer, by the value's factor."""
     if value.exponent is None:
         return constant
     shares = torch.where(value.exponent > LOST, 0.0, torch.exp2(-value.exponent))
@@ -57,7 +57,7 @@ def portion(constant: Tensor, value: Value) -> Tensor:
 
 
 def _divided(value: Value, exponent: Tensor) -> Value:
-    """The value with this exponent, which is nowhere below its own."""
+    """Give the value this exponent, which is nowhere below its own."""
     own = torch.zeros_like(exponent) if value.exponent is None else value.exponent
     shape = (-1, *[1] * (value.centre.dim() - 1))
     factor, lost = torch.exp2(own - exponent).view(shape), (exponent > LOST).view(shape)
@@ -65,7 +65,7 @@ def _divided(value: Value, exponent: Tensor) -> Value:
     if clean is not None:
         clean = clean * factor
         if bool(lost.any()):
-            # 0, but still a function of the images with this factor: slopes must pass
+            # subtracting makes it 0 and keeps its graph: slopes must still pass with this factor
             clean = clean - torch.where(lost, clean.detach(), 0.0)
     with value.propagation.intervals():
         scaled = Value(value.propagation, clean, value.centre * factor, value.radius * factor, exponent=exponent)

@@ -14,7 +14,7 @@ from robustnas.bounds.scale import portion
 from robustnas.bounds.value import Value, midpoint
 
 Entrywise = Callable[[Tensor], Tensor]
-"""A function of a tensor; of every entry by itself, or of every image by itself."""
+"""A function of a tensor that treats every entry, or at least every image, by itself."""
 
 Span = Callable[[Tensor, Tensor, Entrywise], tuple[Tensor, Tensor]]
 """(lower, upper, function) -> the least and the largest value of the function on [lower, upper]."""
@@ -22,8 +22,7 @@ Span = Callable[[Tensor, Tensor, Entrywise], tuple[Tensor, Tensor]]
 
 @frozen(eq=False)
 class Lines:
-    """Two lines that enclose an activation on [lower, upper], entry by entry: slope * x + offset, (N, ...)
-    each."""
+    """Two lines slope * x + offset, all (N, ...), that enclose an activation on [lower, upper], entry by entry."""
 
     lower_slope: Tensor
     lower_offset: Tensor | None
@@ -66,11 +65,11 @@ def propagate(
     """Bound an affine function of a value.
 
     Args:
-        function: the linear part, for centre and clean value; with the constant in it, if that is not given.
-        magnitude: its absolute linear part, for the radius.
-        length: of entries that are pixels of an l_2 or l_1 ball, each with a scale (N, ...): the dual norm of every
-            output's coefficients times these scales.
-        constant: what is added, (1, ...) or (N, ...): in the units of a value with an exponent.
+        function: the linear part, for centre and clean value; with the constant in it, if `constant` is None.
+        magnitude: the linear part with absolute coefficients, for the radius.
+        length: takes the scales (N, ...) of entries that are pixels of an l_2 or l_1 ball, and gives for every output
+            the dual norm of its coefficients times these scales.
+        constant: what is added, (1, ...) or (N, ...); it is divided as the value is, where that has an exponent.
     """
     region, share = value.propagation.region, None if constant is None else portion(constant, value)
 
@@ -94,8 +93,8 @@ def propagate(
 
 
 def scale_entries(value: Value, affine: Entrywise, size: Entrywise) -> Value:
-    """Bound arithmetic with constants, entry by entry, broadcasting as torch does: `affine`, and its factor without
-    the sign and the constant, `size`."""
+    """Bound arithmetic with constants, entry by entry, broadcasting as torch does: `affine` is the arithmetic, `size`
+    multiplies by the magnitude of its factor."""
     result = propagate(value, affine, size)
     if value.ball is not None:
         with value.propagation.intervals():
@@ -114,6 +113,6 @@ def move_entries(value: Value, function: Entrywise, blank: Entrywise | None = No
 
 
 def root(squares: Tensor) -> Tensor:
-    """Square root whose gradient at 0 is 0, not infinite."""
+    """Take the square root, with a gradient at 0 of 0 instead of infinity."""
     positive = squares > 0
     return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)

@@ -1,8 +1,8 @@
 """The value a network's own forward runs on: the clean value of every entry, and an interval that holds it.
 
-A `Value` is a tensor to the network (shape, dtype and device are answered) and three tensors to us.  Each
-torch function that is called on one is looked up in a table of rules; a function without a rule is refused
-by name, with the place in the network, so no operation is ever bounded by accident.
+A `Value` is a tensor to the network, which may ask for its shape, dtype and device; to the engine it is three tensors.
+Each torch function that is called on a value is looked up in a table of rules; a function without a rule is refused by
+name, with the place in the network, so no operation is ever bounded by accident.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ RULES: dict[Function, Handler] = {}
 """Torch function -> rule: called as rule(function, *args, **kwargs) with the arguments the network gave."""
 
 WHY_NOT: dict[Function, tuple[str, str]] = {}
-"""Functions that no rule can cover: why not, and what would do."""
+"""Functions that no rule can cover, each with the reason and with what to use instead."""
 
 SCALED: set[Function] = set()
-"""Torch functions whose rules take values with an exponent; the others are given unscaled ones."""
+"""Torch functions whose rules take values with an exponent; other rules are given values with exponent 0."""
 
 _PROPERTIES = (
     *("shape", "ndim", "dtype", "device", "is_cuda", "is_mps", "layout", "requires_grad", "itemsize"),
@@ -49,7 +49,7 @@ METADATA: set[Function] = {
     *(getattr(torch.Tensor, name) for name in _METHODS),
     *(torch.numel, torch.is_floating_point, torch.is_complex),
 }
-"""Functions that ask about a tensor, not for its entries: answered from the clean value."""
+"""Functions that ask for a tensor's shape or kind and not for its entries: the clean value answers them."""
 
 ADVICE = (
     "replace the operation, or add a rule (linear_rule, activation_rule or rule of robustnas.bounds; "
@@ -59,7 +59,7 @@ ADVICE = (
 
 @frozen(eq=False)
 class Features:
-    """What a linear layer was given, so that a specification can be folded into the layer."""
+    """The input, weight and bias of a linear layer, so that a function of its output can be folded into the layer."""
 
     value: Value
     weight: Tensor
@@ -68,26 +68,26 @@ class Features:
 
 @frozen(eq=False)
 class Softmaxed:
-    """What a softmax over the classes, or its logarithm, was given, so that margins can be those in front of it."""
+    """The input of a softmax over the classes, or of its logarithm, so that margins can be taken in front of it."""
 
     value: Value
     logarithm: bool
 
 
 class Memory:
-    """Stands for the storage of a plain tensor: knows the values that would share it."""
+    """Stands for the storage of a plain tensor, and lists the values that would share it as views."""
 
     def __init__(self) -> None:
         self._sharers: list[weakref.ref[Value]] = []
 
     def add(self, value: Value) -> None:
-        """`value` is a view of this storage."""
+        """Note that `value` is a view of this storage."""
         self._sharers = [sharer for sharer in self._sharers if sharer() is not None]
         self._sharers.append(weakref.ref(value))
         value.memory = self
 
     def shared(self) -> bool:
-        """Whether more than one living value uses it."""
+        """Whether more than one living value uses this storage."""
         return sum(sharer() is not None for sharer in self._sharers) > 1
 
 
@@ -95,7 +95,7 @@ T = TypeVar("T")
 
 
 class OfStreams(Generic[T]):
-    """An attribute of a value that says more of its streams: None where a rule has exchanged them since it was set."""
+    """An attribute that describes a value's streams; it reads as None once a rule has exchanged the streams."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.slot = f"_{name}"
@@ -117,7 +117,7 @@ class Value(torch.Tensor):
     """One tensor of the network, for every image of the region at once.  First dimension: images.
 
     Attributes:
-        propagation: the pass it belongs to.
+        propagation: the pass that the value belongs to.
         clean: (N, ...) value at the clean images; None where the method does not need it.
         centre, radius: (N, ...) interval centre - radius <= x <= centre + radius, entry by entry.
         ball: not None while the value is still an unmixed l_2 or l_1 ball of images (`ball.py`): the first layer that
@@ -126,8 +126,8 @@ class Value(torch.Tensor):
         features: set on the output of a linear layer.
         softmaxed: set on the output of a softmax.
         exponent: (N,) the streams hold the value divided by 2**exponent (`scale.py`); None is 0.
-        tightened: the interval already comes from a backward pass (method `crown`).
-        memory: what an in-place function would write into.
+        tightened: whether the interval already comes from a backward pass (method `crown`).
+        memory: stands for the storage that an in-place function would write into.
     """
 
     propagation: Propagation
@@ -161,30 +161,30 @@ class Value(torch.Tensor):
         return value
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Everything is set in `__new__`, as torch wants it for wrappers."""
+        """Do nothing: torch wants wrappers to set everything in `__new__`."""
 
     @property
     def lower(self) -> Tensor:
-        """(N, ...) the interval's lower end; in a gradient mode of the caller's (`Propagation.intervals`)."""
+        """The interval's lower end (N, ...); whether it has a graph is up to the caller (`Propagation.intervals`)."""
         return self.centre - self.radius
 
     @property
     def upper(self) -> Tensor:
-        """(N, ...) the interval's upper end, likewise."""
+        """The interval's upper end (N, ...), with or without a graph as `lower` is."""
         return self.centre + self.radius
 
     def like(self, clean: Tensor | None, centre: Tensor, radius: Tensor) -> Value:
-        """Make a value of other streams, of the same pass and scale."""
+        """Make a value of other streams that belongs to this value's pass and has its exponent."""
         return Value(self.propagation, clean, centre, radius, exponent=self.exponent)
 
     def copy(self) -> Value:
-        """Keep the streams as they are: the network may go on to write into the value, and a pass to tighten it."""
+        """Keep the present streams: the network may later write into the value, and the pass may tighten it."""
         kept = self.like(self.clean, self.centre, self.radius)
         kept.features, kept.ball, kept.tightened = self.features, self.ball, self.tightened
         return kept
 
     def unscaled(self) -> Value:
-        """The same with exponent 0, in streams that may overflow."""
+        """Multiply the exponent into the streams, which may overflow."""
         if self.exponent is None:
             return self
         factor = torch.exp2(self.exponent).view(-1, *[1] * (self.centre.dim() - 1))
@@ -256,7 +256,7 @@ class Value(torch.Tensor):
 
 
 def _check_kind(function: Function, result: Value, argument: Value) -> None:
-    """Refuse a result of other images, or in another number format, than the pass's."""
+    """Refuse a result whose images or number format are not those of the pass."""
     region = argument.propagation.region
     images = len(region.images)
     if result.centre.dim() < 1 or result.centre.shape[0] != images:
@@ -269,7 +269,7 @@ def _check_kind(function: Function, result: Value, argument: Value) -> None:
 
 
 def values_in(items: Iterable[Any]) -> Iterator[Value]:
-    """Every Value in nested tuples and lists, first to last."""
+    """Yield every Value in nested tuples and lists, first to last."""
     for item in items:
         if isinstance(item, Value):
             yield item
@@ -278,7 +278,7 @@ def values_in(items: Iterable[Any]) -> Iterator[Value]:
 
 
 def _unscaled(item: Any) -> Any:
-    """The same argument with every Value in it unscaled."""
+    """Unscale every Value in an argument of a function."""
     if isinstance(item, Value):
         return item.unscaled()
     if isinstance(item, (tuple, list)) and any(True for _ in values_in(item)):
@@ -287,19 +287,19 @@ def _unscaled(item: Any) -> Any:
 
 
 def function_name(function: Function) -> str:
-    """`torch.nn.functional.gelu`, as the user would write it."""
+    """Write a function as the user would: `torch.nn.functional.gelu`."""
     name: str = resolve_name(function) or getattr(function, "__name__", repr(function))
     return name
 
 
 def refuse(function: Function | str, value: Value, reason: str, advice: str = ADVICE) -> NoReturn:
-    """Raise UnsupportedOpError: the function, where in the network, why, what to do."""
+    """Raise UnsupportedOpError, which names the function and its place in the network, and says why and what to do."""
     name = function if isinstance(function, str) else function_name(function)
     raise UnsupportedOpError(f"{name} in {_place(value.propagation.network)}: {reason}; {advice}")
 
 
 def _fails(function: Function, value: Value, fault: Exception) -> NoReturn:
-    """Refuse a call that its rule cannot bound: tensors that do not go together, or a kind it was not made for."""
+    """Refuse a call that its rule cannot bound: shapes do not fit, or the rule was not made for such arguments."""
     name, shape = function_name(function), tuple(value.centre.shape)
     raise UnsupportedOpError(
         f"{name} in {_place(value.propagation.network)}: its rule fails for these arguments, the bounded one of shape "
@@ -308,8 +308,7 @@ def _fails(function: Function, value: Value, fault: Exception) -> NoReturn:
 
 
 def _place(network: Any) -> str:
-    """Path of the innermost module that is running, read from the call stack: nothing is hung on the
-    network."""
+    """Find the path of the innermost running module on the call stack, so that the network needs no hooks."""
     if not isinstance(network, nn.Module):
         return "the network"
     paths = {id(module): path for path, module in network.named_modules()}

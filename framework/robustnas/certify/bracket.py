@@ -1,4 +1,4 @@
-"""Where a function of a logarithm crosses 0: a bracketed search, one root an image, all images at once.
+"""Finds where a function of a log radius crosses 0, by a bracketed search: one root an image, all images at once.
 
 The function ("miss") is the log of a bound's width over the clean margin, at a log radius: below 0 where the radius is
 certified.  It rises as fast as its argument at small radii, where widths are proportional to them, mostly faster
@@ -12,10 +12,10 @@ from attrs import define, field
 from torch import Tensor
 
 LEAST_SLOPE = 0.5
-"""The function is believed to rise at least so fast; it does not where the box of images ends its growth."""
+"""Steps assume that the function rises at least so fast, which fails only where the box of images ends its growth."""
 
 FARTHEST = 6.0
-"""Length of the longest step by the last two: a factor of 400 in the radius."""
+"""The longest step along the secant through the last two points: a factor of 400 in the radius."""
 
 
 @define(eq=False)
@@ -23,9 +23,9 @@ class Bracket:
     """Log radii between which each image's root lies, and by how much the width misses the margin there.
 
     Args:
-        below, above: (N,) the least and the most there is.
-        first: (N,) where the root would be, were the function its argument plus a constant, as at small radii: where
-            to look first.
+        below, above: (N,) log radii between which every root lies.
+        first: (N,) where to look first: the root of the function's continuation from small radii, where it is its
+            argument plus a constant.
     """
 
     below: Tensor
@@ -42,10 +42,10 @@ class Bracket:
         self._slope = torch.full_like(self.below, torch.nan)
 
     def note(self, at: Tensor, miss: Tensor, low: Tensor | None = None) -> None:
-        """A log radius and its miss, (N,) both; a miss of NaN (an overflow) lies above.
+        """Take in a log radius and its miss, (N,) both; a miss of NaN (an overflow) counts as above the root.
 
         Args:
-            low: (N,) whether it lies below the root, where something besides the sign of the miss decides.
+            low: (N,) whether the radius lies below the root; by default the sign of the miss decides.
         """
         miss = torch.nan_to_num(miss, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
         low = miss < 0 if low is None else low
@@ -63,23 +63,24 @@ class Bracket:
         self._last = at, miss
 
     def guess(self, tolerance: float = 0.0) -> Tensor:
-        """Where to look next, (N,), at least 0.6 of the tolerance inside the ends.
+        """Choose where to look next, (N,), at least 0.6 of the tolerance inside the ends.
 
-        The secant through the last two; where that leaves the bracket, the secant of its ends, or its middle.
+        It is where the secant through the last two points crosses 0; where that leaves the bracket, the secant of its
+        ends, or its middle.
         """
         if self._last is None:
             return self.first
         at, miss = self._last
-        found = at - (miss / self._slope).clamp(-FARTHEST, FARTHEST)
+        root = at - (miss / self._slope).clamp(-FARTHEST, FARTHEST)
         gap, share = self.above - self.below, self.miss_below / (self.miss_below - self.miss_above)
         between = self.below + gap * torch.where(share.isfinite() & self.miss_above.isfinite(), share, 0.5)
-        inside = (found > self.below) & (found < self.above) & miss.isfinite()
-        found = torch.where(inside, found, between)
+        inside = (root > self.below) & (root < self.above) & miss.isfinite()
+        root = torch.where(inside, root, between)
         step = torch.minimum(torch.full_like(gap, 0.6 * tolerance), gap / 2)
-        return torch.minimum(torch.maximum(found, self.below + step), self.above - step)
+        return torch.minimum(torch.maximum(root, self.below + step), self.above - step)
 
     def part(self, kept: Tensor) -> Bracket:
-        """The bracket of some of its images, (M,) indices."""
+        """Select the images at the indices (M,)."""
         part = Bracket(self.below[kept], self.above[kept], self.first[kept])
         part.miss_below, part.miss_above = self.miss_below[kept], self.miss_above[kept]
         part._slope = self._slope[kept]

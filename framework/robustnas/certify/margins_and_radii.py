@@ -40,16 +40,16 @@ ROUNDING = 64.0
 format the network computes in."""
 
 MEASURED = 8.0
-"""And by this many times the largest error of a logit at the clean image, if that is more."""
+"""Certified margins are lowered by this many times the largest error of a logit at the clean image, if that is more."""
 
 ANSWERS = 1024.0
 """Two answers to an image may differ by this many units of rounding of the largest logit: devices sum in any order."""
 
 CLOSE = 2.0**-10
-"""Margins below 0 by less than this share of the largest logit are computed again too."""
+"""Margins below 0 by less than this share of the largest logit are computed again in float64 too."""
 
 FLOOR = 1e-12
-"""Pixels: a radius below this is 0."""
+"""A radius below this, in pixel units, is reported as 0."""
 
 
 def margins(
@@ -136,8 +136,8 @@ def _in_batches(
     batch: int,
     report: Report,
 ) -> Tensor:
-    """`compute` of batches of images and labels, on the network's device and without the caller's graph, put together
-    on the images' device."""
+    """Apply `compute` to batches of images and labels on the network's device, without the caller's graph, and join
+    the results on the images' device."""
     if batch < 1:
         raise InputError(f"batch {batch} is not a number of images; use at least 1")
     if images.dim() < 2 or len(images) == 0:
@@ -156,8 +156,8 @@ def _in_batches(
 def _check_answers(network: nn.Module, images: Tensor) -> None:
     """Refuse a network whose answer to an image is not a function of that image: nothing can be proved of it.
 
-    It is asked twice, the second time with the images in another order, so that what depends on the place in the batch
-    shows too.
+    The network answers twice, the second time with the images in another order, so that answers which depend on the
+    place in the batch are found too.
     """
     before = _random_state(images.device)
     first, second = network(images), network(images.flip(0)).flip(0)
@@ -174,7 +174,7 @@ def _check_answers(network: nn.Module, images: Tensor) -> None:
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
-    """Of the generators that a forward pass draws from where it is given none."""
+    """Copy the states of torch's global generators, from which a forward pass may draw."""
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
@@ -196,12 +196,12 @@ class _Batch:
 
     @cached_property
     def size(self) -> Tensor:
-        """(N,) the largest logit of each clean image, in magnitude."""
+        """The largest magnitude of a logit, for each clean image (N,)."""
         return self.network(self.images).abs().amax(dim=1)  # type: ignore[no-any-return]
 
     @cached_property
     def slack(self) -> Tensor:
-        """(N,) by how much margins are lowered at least; asked for when the bounds have accepted network and images."""
+        """By how much margins are lowered at least, (N,); to be read after the bounds have accepted the network."""
         _check_answers(self.network, self.images)
         slack = ROUNDING * torch.finfo(self.size.dtype).eps * self.size
         if self.rechecks:
@@ -210,28 +210,28 @@ class _Batch:
         return slack
 
     def bound(self, epsilon: Tensor, method: str | BoundMethod, chosen: Tensor | None = None) -> Tensor:
-        """(M, K - 1) lowered margins of the chosen images within epsilon (M,), in the images' number format."""
+        """Lowered margins (M, K - 1) of the chosen images within epsilon (M,), in the images' number format."""
         chosen = torch.arange(len(self.images), device=epsilon.device) if chosen is None else chosen
         bound = margins_within(self.network, self.images[chosen], self.labels[chosen], self.norm, epsilon, method)
         return self._lowered(bound, chosen)
 
     def wide(self, epsilon: Tensor, chosen: Tensor) -> Tensor:
-        """(M, K - 1) lowered margins in float64."""
+        """Lowered margins (M, K - 1) of the chosen images within epsilon (M,), in float64."""
         network, images, labels = doubled(self.network), self.images[chosen].double(), self.labels[chosen]
         bound = margins_within(network, images, labels, self.norm, epsilon.double(), self.method)
         return self._lowered(bound, chosen)
 
     def _lowered(self, bound: Tensor, chosen: Tensor) -> Tensor:
-        """(M, K - 1) bounds of the chosen images, float32 or float64, less what rounding may have done."""
+        """Subtract from bounds (M, K - 1) of the chosen images what rounding may have added to them."""
         slack = self.slack[chosen, None].to(bound)
         slack = torch.maximum(slack, ROUNDING * torch.finfo(self.images.dtype).eps * bound.abs())
         lowered = bound - slack
         return torch.where(lowered.isnan(), -torch.inf, lowered)
 
     def margins(self, epsilon: float) -> Tensor:
-        """(N, K - 1) within epsilon, what is certified from float64."""
+        """Lowered margins (N, K - 1) within epsilon, from float64 where float32 certifies an image, or nearly so."""
         within = torch.full((len(self.images),), epsilon, dtype=torch.float64)
-        # a ball that the number format makes smaller would be another claim; images of bytes are refused by the bounds
+        # rounding epsilon down would certify a smaller ball than was claimed; bounds refuse images of bytes themselves
         dtype = torch.promote_types(self.images.dtype, torch.float32)
         narrow = rounded(within, dtype, up=True).to(self.images.device)
         bound = self.bound(narrow, self.method)
@@ -242,7 +242,7 @@ class _Batch:
         return bound.index_copy(0, again, rounded(wide, bound.dtype, up=False))
 
     def radius(self, tolerance: float) -> Tensor:
-        """(N,) largest radii found at which all margins are certified."""
+        """Search the largest radius (N,) at which all margins are certified."""
         margin = self.bound(self.images.new_zeros(len(self.images)), "ibp").amin(dim=1)
         tolerance = max(tolerance, 16 * torch.finfo(self.images.dtype).eps)
         active = (margin > 0).nonzero().squeeze(1)
@@ -264,7 +264,7 @@ class _Batch:
         return self._confirmed(certified, tolerance)
 
     def _confirmed(self, radius: Tensor, tolerance: float) -> Tensor:
-        """Radii verified in float64: those that float32 alone had verified are shrunk until float64 does."""
+        """Shrink radii that float32 has verified until float64 verifies them too."""
         radius, step = radius.clone(), tolerance / 2
         pending = (radius > 0).nonzero().squeeze(1)
         while self.rechecks and len(pending) > 0:
@@ -276,7 +276,7 @@ class _Batch:
 
 
 def rounded(values: Tensor, dtype: torch.dtype, *, up: bool) -> Tensor:
-    """Values in a coarser number format, rounded up, or down, never to nearest."""
+    """Convert values to a coarser number format, always rounding up or always down."""
     nearest = values.to(dtype)
     wrong = nearest.to(values.dtype) < values if up else nearest.to(values.dtype) > values
     end = torch.full_like(nearest, torch.inf if up else -torch.inf)
@@ -284,9 +284,9 @@ def rounded(values: Tensor, dtype: torch.dtype, *, up: bool) -> Tensor:
 
 
 def linearised_radius(network: Network, images: Tensor, labels: Tensor, norm: str, margin: Tensor) -> Tensor:
-    """(N,) margin / dual norm of its gradient: the certified radius of the network's linearisation, pixel units.
+    """Certified radius (N,) of the network's linearisation, pixel units: margin / dual norm of its gradient.
 
-    What a certified radius tends to where the margin is small; where to look first elsewhere.
+    The network's own certified radius tends to it as the margin shrinks; elsewhere it says where to look first.
     """
     with torch.enable_grad():
         leaf = images.detach().clone().requires_grad_()

@@ -14,7 +14,7 @@ from robustnas.threat import NORMS
 
 
 def too_few(samples: int, alpha: float) -> str | None:
-    """Why so many samples certify nothing: even if all are of one class, its probability is not above 1/2."""
+    """Say why so many samples certify nothing, where even unanimous ones leave a probability of 1/2 possible."""
     if alpha ** (1 / max(samples, 1)) > 0.5:
         return None
     least = math.floor(math.log2(1 / alpha)) + 1

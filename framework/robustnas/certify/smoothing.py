@@ -6,9 +6,9 @@ p is known from samples only, so a radius holds with confidence 1 - alpha for ea
 
 Source: Cohen, Rosenfeld and Kolter 2019, arXiv:1902.02918: theorem 1, and figure 1 for CERTIFY.
 
-What is certified is the smoothed classifier, never the network itself, and not against pixels that stay in [0, 1] but
-against all.  The noise is not clipped to [0, 1]: the theorem is about noise whose distribution moves with the image,
-and clipped noise does not.
+The certificate is the smoothed classifier's, never the network's own, and holds for perturbed images outside [0, 1]
+too.  The noise is not clipped to [0, 1]: the theorem needs noise whose distribution moves with the image, and clipped
+noise does not.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ABSTAINS = -1
 """The prediction of an image whose class the samples leave open."""
 
 MOST = 2**31
-"""Samples of one image, at most: an image's index and a sample's are one 64-bit number."""
+"""One image has at most so many samples: its index and a sample's number are packed into one 64-bit integer."""
 
 
 @frozen(eq=False)
@@ -46,8 +46,8 @@ class Smoothed:
     Args:
         labels: (N,) int64.
         prediction: (N,) int64, class of the smoothed classifier; -1 where it abstains.
-        radius: (N,) float32, certified l_2 radius in pixel units around the image, of the class predicted whether it
-            is the right one or not; 0 where it abstains.
+        radius: (N,) float32, the l_2 radius in pixel units within which the prediction, right or wrong, is certified
+            not to change; 0 where it abstains.
         count: (N,) int64, how many of `samples` were of the class that the selection chose.
         samples: noisy copies by which a class's probability was bounded.
         evaluations: noisy images that went through the network.
@@ -62,7 +62,7 @@ class Smoothed:
 
     @property
     def right(self) -> Tensor:
-        """(N,) bool, the smoothed classifier answers, and rightly."""
+        """(N,) bool, whether the smoothed classifier answers, and rightly."""
         return self.prediction == self.labels
 
     @property
@@ -124,7 +124,7 @@ def certify(
     together = max(1, min(batch // selection, math.ceil(len(labels) / processes.size)))
 
     def own() -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Of the images of this process: places, classes, and how many of the samples were of them."""
+        """For this process's images: their places, the chosen classes, and how many samples were of these classes."""
         parts, done, right = [], 0, 0
         with read_only(network), full_precision(), torch.no_grad(), torch.autocast(device.type, enabled=False):
             for at in own_batches(len(labels), together, processes):
@@ -152,10 +152,10 @@ def certify(
 
 
 def lower_bound(count: np.ndarray, samples: int, alpha: float) -> np.ndarray:
-    """The least success probability that so many successes leave possible.
+    """Bound a success probability from below, given how many of `samples` trials succeeded.
 
-    One-sided bound of Clopper and Pearson 1934: with probability 1 - alpha at least, the success probability is no
-    smaller, whatever it is.  alpha^(1/n) if all n samples are successes, 0 if none is.
+    The one-sided bound of Clopper and Pearson 1934 is wrong with probability alpha at most, whatever the success
+    probability.  It is alpha^(1/n) if all n samples are successes, 0 if none is.
 
     Args:
         count: (N,) integers, successes.
@@ -170,7 +170,7 @@ def lower_bound(count: np.ndarray, samples: int, alpha: float) -> np.ndarray:
 
 
 def _radius(probability: np.ndarray, sigma: float) -> np.ndarray:
-    """sigma * Phi^-1(p) as float32, never rounded up; 0 where p is at most 1/2."""
+    """Compute sigma * Phi^-1(p) as float32, never rounded up; 0 where p is at most 1/2."""
     from scipy.special import ndtri
 
     exact = np.where(probability > 0.5, sigma * ndtri(np.maximum(probability, 0.5)), 0.0)
@@ -181,7 +181,7 @@ def _radius(probability: np.ndarray, sigma: float) -> np.ndarray:
 
 @frozen(eq=False)
 class _Vote:
-    """The network under noise."""
+    """Classifies noisy copies of images and counts the votes."""
 
     network: nn.Module
     sigma: float
@@ -190,11 +190,11 @@ class _Vote:
     seed: int
 
     def counts(self, clean: Tensor, numbers: Tensor, purpose: str, samples: int) -> Tensor:
-        """How many noisy copies of each image are of each class.
+        """Count how many noisy copies of each image the network puts into each class.
 
         Args:
             clean: (n, C, H, W), on the device.
-            numbers: (n,) by which they draw, and by which messages name them.
+            numbers: (n,) the images' numbers, which seed their noise and name them in messages.
             purpose: samples of different purposes are independent.
 
         Returns:

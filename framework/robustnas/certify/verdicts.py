@@ -1,11 +1,11 @@
-"""What the attacks on one network say together, image by image, and where they contradict its certificates.
+"""Puts the outcomes of all attacks on one network together, image by image, and holds them against its certificates.
 
     certified <= robust <= clean                                 under one threat
     certified radius <= size of any perturbation that fooled     in the certificate's own norm
 
 An image is robust at a radius when it is right when clean and no attack that was run in that norm, at this radius or a
-smaller one, fooled it there.  What an attack of a larger radius happened to find inside is held against certificates
-and does not count here: which images it was given depends on what came before it.
+smaller one, fooled it there.  A perturbation that an attack at a larger radius happened to find inside is held against
+certificates, but does not count here: which images that attack was given depends on the attacks before it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from robustnas.errors import VerdictError
 from robustnas.threat import NORMS, ThreatModel
 
 ROUNDING = 1e-6
-"""Share by which a certified radius may exceed the size of a perturbation that fooled: both were rounded."""
+"""A certified radius may exceed the size of a perturbation that fooled by this share: both were rounded."""
 
 Attacked = tuple[Column, Sequence[Outcomes]]
 """An attack, and what it did to one network: at its radii, ascending, or in its variants."""
@@ -29,11 +29,11 @@ Attacked = tuple[Column, Sequence[Outcomes]]
 
 def fooled(rows: Sequence[Outcomes], epsilon: float) -> Array:
     """Find the images that an attack fooled at this radius or a smaller one, in any of its variants: (N,) bool."""
-    found = np.zeros(len(rows[0].index), dtype=bool)
+    broken = np.zeros(len(rows[0].index), dtype=bool)
     for row in rows:
         if row.threat.epsilon <= epsilon:
-            found |= row.success
-    return found
+            broken |= row.success
+    return broken
 
 
 def worst_case(attacked: Sequence[Attacked], norm: str, epsilon: float) -> Array | None:
@@ -52,10 +52,10 @@ def worst_case(attacked: Sequence[Attacked], norm: str, epsilon: float) -> Array
 
 
 def shown(attacked: Sequence[Attacked], place: int) -> Array:
-    """Give what an attack's column is the mean of, (N,) float: 1 where the image is right under it.
+    """Give the values (N,), float, whose mean an attack's column is: 1 where the image is right under the attack.
 
-    An attack that was spared images counts those as fooled: its column is what the attacks up to it left standing.
-    The column of a corruption is the mean over its variants.
+    An attack that was spared images counts those as fooled: its column is the share that it and the attacks before it
+    left standing.  The column of a corruption is the mean over its variants.
     """
     column, rows = attacked[place]
     if column.is_corruption:
@@ -68,7 +68,10 @@ def shown(attacked: Sequence[Attacked], place: int) -> Array:
 
 
 def nearest(attacked: Sequence[Attacked]) -> dict[str, Array]:
-    """Give the smallest perturbation known that fools, by norm (N,) float64: infinite for none.  Corruptions count."""
+    """Give the size of the smallest perturbation known to fool each image, by norm (N,) float64; infinite for none.
+
+    Corruptions count too.
+    """
     every = [row.sizes for _, rows in attacked for row in rows]
     return {norm: np.min([sizes[norm] for sizes in every], axis=0) for norm in NORMS if every}
 
@@ -137,12 +140,12 @@ def check(
 
 
 def contradicted(radius: Array, size: Array) -> Array:
-    """Find what was fooled within the certified radius, (n,) bool; both (n,) float64 in pixel units of one norm."""
+    """Find images fooled within their certified radius, (n,) bool; both are (n,) float64, pixel units of one norm."""
     return radius > size * (1 + ROUNDING)
 
 
 def _untried(attacked: Sequence[Attacked]) -> Array:
-    """Find images that stand, after the attacks before the last of these, and were not given to that: (N,) bool."""
+    """Find images that all attacks but the last left standing and that the last was not given: (N,) bool."""
     column, rows = attacked[-1]
     untried = np.zeros(len(rows[0].index), dtype=bool)
     for row in rows:
@@ -157,9 +160,9 @@ class Verdicts:
     """The figures of one network's attacks.
 
     Args:
-        standing: by column (N,), what the column is the mean of.
+        standing: by column, the values (N,) whose mean the column is.
         robust: (N,) bool at the recipe's threat; None without such attacks.
-        curve: the same by radius, for the recipe's further radii.
+        curve: `robust` at each of the recipe's further radii.
         variants: for columns with several (corruptions, transfer), the share of images right under each, by name.
         evaluations: by column, model evaluations a test image.
         parts: for columns of several parts, images that each part broke at the threat, by name.
@@ -180,7 +183,8 @@ def of(attacked: Sequence[Attacked], threat: ThreatModel, epsilons: Sequence[flo
         attacked: its attacks, in the order in which they were run.
         threat: the recipe's.
         epsilons: further radii of the curve.
-        whole: whether these are all attacks that count; a worst case over some of them would be too high, and is None.
+        whole: whether every attack that counts has been run; a worst case over some of them would be too high, and
+            is None.
     """
     worst = worst_case(attacked, threat.norm, threat.epsilon) if whole else None
     curve = {epsilon: worst_case(attacked, threat.norm, epsilon) if whole else None for epsilon in epsilons}

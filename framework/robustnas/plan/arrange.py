@@ -69,16 +69,16 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
     for name, method in recipe.methods.items():
 
         def planned(name: str = name, method: Method = method) -> None:
-            found = resolved(loaded, name, method, known)
+            method_plan = resolved(loaded, name, method, known)
             use = method.search_space or recipe.search_space
-            if found.network is None and use is not None:
-                found, gone = without_unfit_defaults(loaded, found, known.sizes)
+            if method_plan.network is None and use is not None:
+                method_plan, gone = without_unfit_defaults(loaded, method_plan, known.sizes)
                 for text in (*gone, *sizes_by_default(use)):
                     notes.setdefault(text, []).append(name)
-            stages_at = network_stages(recipe, found, method, seen, known)
+            stages_at = network_stages(recipe, method_plan, method, seen, known)
             for seed in recipe.seeds:
                 made[name, seed], networks[name, seed] = stages_at(seed)
-            methods[name] = found
+            methods[name] = method_plan
 
         key = "search_space" if method.searches else "genotype" if method.network is None else "network"
         note.attempt(planned, key, name)

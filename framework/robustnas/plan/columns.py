@@ -28,11 +28,11 @@ def columns(recipe: Recipe, classes: int) -> list[Column]:
         classes: K of the data set.
     """
     costs = {str(attack.label): _cost(attack, classes) for attack in recipe.attacks}
-    found = [_column(attack, recipe, costs[str(attack.label)]) for attack in recipe.attacks]
-    found.sort(key=lambda column: (ACCESS.index(column.access), costs[column.label]))
+    ordered = [_column(attack, recipe, costs[str(attack.label)]) for attack in recipe.attacks]
+    ordered.sort(key=lambda column: (ACCESS.index(column.access), costs[column.label]))
     if recipe.evaluate.attacked == "survivors":
-        found = [attrs.evolve(column, spared=bool(_sparing(column, found))) for column in found]
-    return found
+        ordered = [attrs.evolve(column, spared=bool(_sparing(column, ordered))) for column in ordered]
+    return ordered
 
 
 def before(column: Column, run: Sequence[Column]) -> list[Column]:

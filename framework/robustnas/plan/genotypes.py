@@ -107,13 +107,13 @@ def _entry(path: Path, data: Any, key: str) -> Any:
     """
     sections, names = [data] if isinstance(data, dict) else [], list[str]()
     while sections:
-        found = [section[key] for section in sections if key in section]
-        if found:
-            if any(other != found[0] for other in found):
+        entries = [section[key] for section in sections if key in section]
+        if entries:
+            if any(other != entries[0] for other in entries):
                 raise InputError(
-                    f"{path} has {len(found)} entries {key!r} that differ; a file with one of them would do"
+                    f"{path} has {len(entries)} entries {key!r} that differ; a file with one of them would do"
                 )
-            return found[0]
+            return entries[0]
         inside = [(name, held) for section in sections for name, held in section.items() if isinstance(held, dict)]
         names += [name for name, held in inside if _is_cell(held)]
         sections = [held for _, held in inside if not _is_cell(held)]

@@ -155,13 +155,17 @@ def evaluation_stages(
         certificate = (key,)
     keys: dict[str, str] = {}
     for column in shared.columns:
-        given = sorted((method, key) for key, method in others.items() if key != network) if column.transfers else []
-        if column.transfers and not given:
+        transferred = (
+            sorted((method, key) for key, method in others.items() if key != network) if column.transfers else []
+        )
+        if column.transfers and not transferred:
             continue
-        earlier = [keys[one.label] for one in shared.before[column.label] if one.label in keys]
-        told = {**read, **shared.attacks[column.label], "seed": seed, "after": earlier, "sources": given}
-        keys[column.label] = digest("attack", told)
-        wanted = (*needs, clean.key, *(key for _, key in given))
+        earlier = [
+            keys[earlier_column.label] for earlier_column in shared.before[column.label] if earlier_column.label in keys
+        ]
+        inputs = {**read, **shared.attacks[column.label], "seed": seed, "after": earlier, "sources": transferred}
+        keys[column.label] = digest("attack", inputs)
+        wanted = (*needs, clean.key, *(key for _, key in transferred))
         stages.append(Stage("attack", keys[column.label], name, seed, wanted, (*certificate, *earlier), column))
     if recipe.smoothing is not None:
         key = digest("smooth", {**read, **settings(recipe.smoothing), "seed": seed})

@@ -29,13 +29,13 @@ def settings(section: Any, without_stage: str | None = None) -> dict[str, Any]:
             third party's package.
         without_stage: leave out fields with this `metadata["stage"]`, which concern that stage alone.
     """
-    found = {}
+    values = {}
     for field in attrs.fields(type(section)):
         value = getattr(section, field.name)
         if _determines(field, value) and (without_stage is None or field.metadata.get("stage") != without_stage):
             registry = REGISTRIES.get(field.metadata.get("plugin", ""))
-            found[field.name] = value if registry is None else _plugin(registry, value)
-    return found
+            values[field.name] = value if registry is None else _plugin(registry, value)
+    return values
 
 
 def _determines(field: attrs.Attribute[Any], value: Any) -> bool:

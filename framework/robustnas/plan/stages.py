@@ -120,10 +120,10 @@ class Plan:
     @cached_property
     def _by_network(self) -> dict[tuple[str, int], list[Stage]]:
         """Sort the stages by method and seed."""
-        found: dict[tuple[str, int], list[Stage]] = {}
+        stages: dict[tuple[str, int], list[Stage]] = {}
         for stage in self.stages:
-            found.setdefault((stage.method, stage.seed), []).append(stage)
-        return found
+            stages.setdefault((stage.method, stage.seed), []).append(stage)
+        return stages
 
     def stage(self, kind: Kind, method: str, seed: int, label: str | None = None) -> Stage | None:
         """The stage of a method and seed; for `attack`, the one of the column `label`."""
@@ -158,10 +158,10 @@ def sources(networks: Mapping[tuple[str, int], str], method: str, seed: int) -> 
 
 def each_once(networks: Mapping[tuple[str, int], str], seed: int) -> dict[str, str]:
     """The networks of a seed by their keys, each with the first of its methods."""
-    found: dict[str, str] = {}
+    methods: dict[str, str] = {}
     for method, key in sorted((method, key) for (method, at), key in networks.items() if at == seed):
-        found.setdefault(key, method)
-    return found
+        methods.setdefault(key, method)
+    return methods
 
 
 def _safe(label: str) -> str:

@@ -108,7 +108,7 @@ class Faults:
             self.found,
             key=lambda f: (f.mark.line == 0, files[f.mark.file], f.mark.line, f.mark.column),
         )
-        told = [str(fault) for fault in ordered]
-        if len(told) == self.most:
-            told.append(f"{ordered[0].mark.file}: more than {len(told)} faults, of which these are the first found")
-        raise RecipeError(told)
+        texts = [str(fault) for fault in ordered]
+        if len(texts) == self.most:
+            texts.append(f"{ordered[0].mark.file}: more than {len(texts)} faults, of which these are the first found")
+        raise RecipeError(texts)

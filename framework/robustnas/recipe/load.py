@@ -240,37 +240,37 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
                 faults.missing(root.mark, key, would)
         elif key in nodes and nodes[key].value is None:
             faults.add(nodes[key].mark, key, f"found nothing; {would}")
-    given = {key: node for key, node in nodes.items() if key not in REQUIRED or node.value is not None}
+    sections = {key: node for key, node in nodes.items() if key not in REQUIRED or node.value is not None}
     plugins = Plugins(faults)
     parts: dict[str, Any] = {}
 
     def section(key: str, cls: type, absent: Any) -> Any:
         """A section of settings, its defaults where it has faults, which are noted already; `absent` without it."""
-        if key not in given:
+        if key not in sections:
             return absent
-        value = plugins.section(cls, given[key], key)
+        value = plugins.section(cls, sections[key], key)
         return cls() if value is BAD else value
 
     def switched(key: str, cls: type, absent: Any) -> Any:
         """The same of a section that may be `true` or `false` as a whole."""
-        switch = given[key].value if key in given else MISSING
+        switch = sections[key].value if key in sections else MISSING
         return section(key, cls, absent) if not isinstance(switch, bool | None) else cls() if switch else None
 
     parts["search"], parts["train"] = section("search", Search, Search()), section("train", Train, Train())
     parts["evaluate"] = section("evaluate", Evaluate, Evaluate())
     parts["certify"] = switched("certify", Certify, Certify())
     parts["smoothing"] = switched("smoothing", Smoothing, None)
-    threat: Any = read_object(ThreatModel, given["threat"], faults, "key of threat") if "threat" in given else BAD
+    threat: Any = read_object(ThreatModel, sections["threat"], faults, "key of threat") if "threat" in sections else BAD
     parts["threat"] = threat
     for key, registry in (("dataset", DATASETS), ("search_space", SEARCH_SPACES)):
-        parts[key] = plugins.use(given[key], registry) if key in given else None
-    if "seeds" in given:
-        parts["seeds"] = _seeds(given["seeds"], faults)
-    if "attacks" in given:
+        parts[key] = plugins.use(sections[key], registry) if key in sections else None
+    if "seeds" in sections:
+        parts["seeds"] = _seeds(sections["seeds"], faults)
+    if "attacks" in sections:
         known = None if threat is BAD else threat
-        parts["attacks"] = plugins.attacks(given["attacks"], given.get("threat"), known)
-    if "methods" in given:
-        parts["methods"] = read_methods(given["methods"], given, parts["search"], parts["train"], plugins)
+        parts["attacks"] = plugins.attacks(sections["attacks"], sections.get("threat"), known)
+    if "methods" in sections:
+        parts["methods"] = read_methods(sections["methods"], sections, parts["search"], parts["train"], plugins)
     _check_size(root, parts, faults)
     if threat is not BAD:
         _check_radii(root, parts, threat, faults)

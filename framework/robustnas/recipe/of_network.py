@@ -106,13 +106,13 @@ def recipe(asked: Evaluation) -> dict[str, Any]:
     }
 
 
-def _yaml(option: str, given: str) -> Any:
+def _yaml(option: str, text: str) -> Any:
     faults = Faults()
-    node = parse(given, option, faults, at=Mark(option))
+    node = parse(text, option, faults, at=Mark(option))
     if len(faults):
-        told = "; ".join(fault.text.removeprefix("not YAML: ") for fault in faults.found[:MOST_TOLD])
+        problems = "; ".join(fault.text.removeprefix("not YAML: ") for fault in faults.found[:MOST_TOLD])
         raise InputError(
-            f"{option} {quoted(given)} is not YAML of plain values ({told}); a name would do, or a mapping such as "
+            f"{option} {quoted(text)} is not YAML of plain values ({problems}); a name would do, or a mapping such as "
             "'{name: pgd, steps: 20, step_size: 2/255}'"
         )
     return None if node is None else node.plain()

@@ -76,19 +76,19 @@ class Plugins:
 
     def _loaded(self, registry: Registry, name: str) -> tuple[type, str | None] | PluginError:
         """The class of a plugin and the package it comes from (None for ours), or why it cannot be had."""
-        found = self.classes.get((registry.kind, name))
-        if found is None:
+        class_or_fault = self.classes.get((registry.kind, name))
+        if class_or_fault is None:
             try:
                 if registry.kind not in self.installed:
                     self.installed[registry.kind] = registry.entries()
                 entry = registry.entry(name, self.installed[registry.kind])
                 loaded = registry.load_entry(entry)
                 options_of(loaded)  # whose defaults may fail
-                found = loaded, entry.stranger
+                class_or_fault = loaded, entry.stranger
             except PluginError as fault:
-                found = fault
-            self.classes[registry.kind, name] = found
-        return found
+                class_or_fault = fault
+            self.classes[registry.kind, name] = class_or_fault
+        return class_or_fault
 
     def metrics(self, node: Node) -> Any:
         """Key `metric` of a method: one, or a weighted list; `BAD` with faults."""

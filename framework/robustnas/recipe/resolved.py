@@ -46,22 +46,22 @@ def _plugin(use: Use) -> dict[str, Any]:
 
 def _method(method: Method, train: Train) -> dict[str, Any]:
     """What a method holds; a genotype in place of a search has no `metric` and no `search`."""
-    found: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     if method.network is not None:
         weights = {} if method.weights is None else {"weights": _weights(method.weights)}
         return {"network": method.network, **weights, "normalize": method.normalize}
     if method.genotype is not None:
-        found["genotype"] = method.genotype
+        keys["genotype"] = method.genotype
     elif method.metric:
-        found["metric"] = [_metric(weight, use) for weight, use in method.metric]
+        keys["metric"] = [_metric(weight, use) for weight, use in method.metric]
     if method.search_space is not None:
-        found["search_space"] = _plugin(method.search_space)
+        keys["search_space"] = _plugin(method.search_space)
     if method.threat is not None:
-        found["threat"] = plain(method.threat)
+        keys["threat"] = plain(method.threat)
     if method.genotype is None:
-        found["search"] = _section(method.search)
-    found["train"] = _section(train)
-    return found
+        keys["search"] = _section(method.search)
+    keys["train"] = _section(train)
+    return keys
 
 
 def _weights(weights: Weights) -> Any:
@@ -84,10 +84,10 @@ def _attack(attack: Attack) -> dict[str, Any]:
 
 def _section(section: Search | Train) -> dict[str, Any]:
     """A section of settings, the plugins in it by name."""
-    found: dict[str, Any] = plain(section)
+    keys: dict[str, Any] = plain(section)
     for field in attrs.fields(type(section)):
         if "plugin" in field.metadata:
             plugin = getattr(section, field.name)
             entry = REGISTRIES[field.metadata["plugin"]].entry_of(type(plugin))
-            found[field.name] = {"name": entry.name, **values_of(plugin, {})}
-    return found
+            keys[field.name] = {"name": entry.name, **values_of(plugin, {})}
+    return keys

@@ -100,7 +100,7 @@ def read_object(
     options = options_of(cls)
     reserved = set(reserved)
     refuse_unknown(node, [*(name for name in options if name not in reserved), *sorted(reserved)], what, faults)
-    given = {
+    values = {
         name: read[name](entries[name]) if name in read else _option(entries[name], option, faults)
         for name, option in options.items()
         if name in entries and name not in reserved
@@ -110,10 +110,10 @@ def read_object(
         help_ = f" ({option.help})" if option.help else ""
         faults.missing((at or node).mark, below(node.path, option.name), f"{type_text(option.type)} would do{help_}")
     if attrs.has(cls):
-        _validate(cls, options, given, entries, faults)
-    if faults.noted > before or absent or any(value is BAD for value in given.values()):
+        _validate(cls, options, values, entries, faults)
+    if faults.noted > before or absent or any(value is BAD for value in values.values()):
         return BAD
-    return construct(lambda: cls(**given), at or node, faults)
+    return construct(lambda: cls(**values), at or node, faults)
 
 
 def refuse_unknown(node: Node, known: Sequence[str], what: str, faults: Faults) -> None:
@@ -209,7 +209,7 @@ def _taken_by(converter: Any) -> Any:
 def _validate(
     cls: type,
     options: Mapping[str, Option],
-    given: Mapping[str, Any],
+    written: Mapping[str, Any],
     entries: Mapping[str, Node],
     faults: Faults,
 ) -> None:
@@ -222,7 +222,7 @@ def _validate(
     incomplete = False
     for attribute in attrs.fields(cls):
         name = attribute.alias or attribute.name
-        value = given.get(name, MISSING)
+        value = written.get(name, MISSING)
         if value is MISSING and attribute.default is not MISSING:
             default: Any = attribute.default
             factory = getattr(default, "factory", None)
@@ -234,7 +234,7 @@ def _validate(
             continue
         object.__setattr__(blank, attribute.name, value)
         values[name] = value
-    for name in (name for name in given if name in values):
+    for name in (name for name in written if name in values):
         attribute = options[name].attribute
         assert attribute is not None
         leaves = list(_leaves(attribute.validator, values[name]))

@@ -35,12 +35,12 @@ def rows_of(task: Task, batches: Sequence[Tensor], compute: Callable[[Tensor], R
 
     def own() -> dict[int, Rows]:
         done = certified = 0
-        found = {}
+        rows_by_batch = {}
         try:
             for number in range(processes.rank, len(batches), processes.size):
                 interrupt.check()
                 places = batches[number]
-                found[number] = rows = kept.found(places) or compute(places)
+                rows_by_batch[number] = rows = kept.found(places) or compute(places)
                 kept.note(places, rows)
                 done, certified = done + len(places), certified + sum(rows["certified"])
                 task.report(min(done * processes.size, count), count, "image", certified=certified / done)
@@ -49,13 +49,13 @@ def rows_of(task: Task, batches: Sequence[Tensor], compute: Callable[[Tensor], R
             raise
         if processes.size > 1:
             kept.write()  # another process may yet be asked to stop
-        return found
+        return rows_by_batch
 
     merged: dict[int, Rows] = {}
     for some in processes.run_together(own):
         merged |= some
     names = list(merged[0]) if merged else []
-    return {name: [one for number in sorted(merged) for one in merged[number][name]] for name in names}
+    return {name: [entry for number in sorted(merged) for entry in merged[number][name]] for name in names}
 
 
 def forget(task: Task) -> None:

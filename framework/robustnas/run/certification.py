@@ -69,15 +69,15 @@ def _radii(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan, certi
     settings = plan.certify
     assert settings is not None
     method = settings.radius_method or settings.method
-    found = {norm: certify.radius(network, images, labels, norm, method=method) for norm in settings.norms}
+    radii = {norm: certify.radius(network, images, labels, norm, method=method) for norm in settings.norms}
     known = torch.zeros(len(labels), device=images.device, dtype=images.dtype)
     for norm in NORMS:
         if norm == plan.threat.norm:
             epsilon = certify.rounded(torch.tensor(plan.threat.epsilon, dtype=torch.float64), known.dtype, up=False)
             known = torch.maximum(known, torch.where(certified, epsilon.to(known.device), 0.0))
-        if norm in found:
-            found[norm] = known = torch.maximum(found[norm], known)
-    return found
+        if norm in radii:
+            radii[norm] = known = torch.maximum(radii[norm], known)
+    return radii
 
 
 def smoothed(task: Task) -> None:
@@ -89,7 +89,7 @@ def smoothed(task: Task) -> None:
     def sampled(places: Tensor) -> Rows:
         """Find class and certified radius of a batch."""
         some = Chosen(images, places)
-        found = smoothing.certify(
+        smoothed = smoothing.certify(
             network,
             some,
             some.labels,
@@ -103,10 +103,10 @@ def smoothed(task: Task) -> None:
             indices=indices[places],
         )
         return {
-            "prediction": found.prediction.tolist(),
-            "certified": (found.certified > 0).tolist(),
-            "radius": found.certified.tolist(),
-            "evaluations": [found.evaluations // len(places)] * len(places),
+            "prediction": smoothed.prediction.tolist(),
+            "certified": (smoothed.certified > 0).tolist(),
+            "radius": smoothed.certified.tolist(),
+            "evaluations": [smoothed.evaluations // len(places)] * len(places),
         }
 
     together = max(1, settings.batch // settings.selection)

@@ -46,13 +46,13 @@ def check(
         RecipeError: something would fail; all there is.
     """
     note = loaded.noting(faults)
-    found = note.attempt(read, "dataset")
+    images = note.attempt(read, "dataset")
     check_networks(plan, note)
-    if isinstance(found, Splits):
-        check_batches(plan, found.labels, processes, note)
-        check_counts(plan, len(found.test.labels), note)
+    if isinstance(images, Splits):
+        check_batches(plan, images.labels, processes, note)
+        check_counts(plan, len(images.test.labels), note)
     faults.raise_all()
-    return cast("Splits | None", found)
+    return cast("Splits | None", images)
 
 
 def check_networks(plan: Plan, note: Noting) -> None:

@@ -109,7 +109,7 @@ def _refuse(plan: Plan) -> promises.Require:
     return promises.refused(plan.identity["dataset"]["name"])
 
 
-def verify(plan: Plan, found: Splits, directory: RunDirectory, *, quiet: bool = True) -> None:
+def verify(plan: Plan, splits_read: Splits, directory: RunDirectory, *, quiet: bool = True) -> None:
     """Read the images that will be used, unless they were found good before; notes go to `data.json`.
 
     Args:
@@ -121,17 +121,17 @@ def verify(plan: Plan, found: Splits, directory: RunDirectory, *, quiet: bool = 
     Raises:
         DataError: an image cannot be read or is not what a dataset promises, or the test images are training images.
     """
-    _, places = evaluated_images(plan, split=found.test)
-    parts: list[tuple[str, Images, Tensor]] = [("test", found.test, places)]
-    if found.train is not None:
-        parts.append(("train", found.train, promises.evenly(len(found.train.labels), READ)))
+    _, places = evaluated_images(plan, split=splits_read.test)
+    parts: list[tuple[str, Images, Tensor]] = [("test", splits_read.test, places)]
+    if splits_read.train is not None:
+        parts.append(("train", splits_read.train, promises.evenly(len(splits_read.train.labels), READ)))
     states = [state(images, indices) for _, images, indices in parts]
     good = None if None in states else hashlib.sha256(json.dumps(states).encode()).hexdigest()
     if good is not None and not directory.lost(FILE) and _remembered(directory).get("good") == good:
         return
     with terminal.working("reading images once, so that none fails later", quiet):
         prints = {name: list(_prints(plan, name, images, indices)) for name, images, indices in parts}
-    notes = [] if found.train is None else _shared(prints, len(found.train.labels))
+    notes = [] if splits_read.train is None else _shared(prints, len(splits_read.train.labels))
     directory.write_json(FILE, {"good": good, "notes": notes})
 
 
@@ -150,11 +150,11 @@ def _prints(plan: Plan, name: str, images: Images, indices: Tensor) -> Iterator[
     order = list(indices.split(CHUNK))
     ahead = readers(images) > 0 and len(indices) >= AHEAD
     with Prefetcher(images, "cpu") as feed:
-        taken = (found for found, _ in feed.batches(order)) if ahead else (images.take(part) for part in order)
-        for part, found in zip(order, taken, strict=True):
+        taken = (pixels for pixels, _ in feed.batches(order)) if ahead else (images.take(part) for part in order)
+        for part, pixels in zip(order, taken, strict=True):
             interrupt.check()
-            promises.pictured(plan.dataset, name, found, part, _refuse(plan))
-            yield from map(promises.fingerprint, found.cpu())
+            promises.pictured(plan.dataset, name, pixels, part, _refuse(plan))
+            yield from map(promises.fingerprint, pixels.cpu())
 
 
 def _shared(prints: dict[str, list[bytes]], trained: int) -> list[str]:
@@ -168,7 +168,7 @@ def _shared(prints: dict[str, list[bytes]], trained: int) -> list[str]:
         DataError: about half of the test images or more are.
     """
     known = set(prints["train"])
-    count, tested = sum(one in known for one in prints["test"]), len(prints["test"])
+    count, tested = sum(name in known for name in prints["test"]), len(prints["test"])
     if count == 0:
         return []
     read = len(prints["train"])

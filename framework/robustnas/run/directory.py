@@ -115,13 +115,13 @@ class RunDirectory:
         Raises:
             RunDirectoryError: one is a link to another.
         """
-        found = []
+        folders = []
         for kind in KINDS:
             real_folder(self.path / kind)
             for folder in sorted((self.path / kind).glob("*")):
                 real_folder(folder)
-                found += [folder] if folder.is_dir() else []
-        return found
+                folders += [folder] if folder.is_dir() else []
+        return folders
 
     def write_json(self, name: str, data: Any) -> None:
         """Plain data that this directory is read by, with its digest."""
@@ -205,13 +205,13 @@ class RunDirectory:
         file = self.path / "run.json"
         if not os.path.lexists(file):
             return
-        wanted, found = plain(plan.identity), read_json(file, of_no_stage(file))
-        if not isinstance(found, dict) or not wanted.keys() <= found.keys():
+        wanted, recorded = plain(plan.identity), read_json(file, of_no_stage(file))
+        if not isinstance(recorded, dict) or not wanted.keys() <= recorded.keys():
             raise RunDirectoryError(damaged(file, f"it does not hold {', '.join(wanted)}", of_no_stage(file)))
-        differ = [key for key in wanted if found.get(key) != wanted[key]]
+        differ = [key for key in wanted if recorded.get(key) != wanted[key]]
         if differ:
             lines = "\n".join(
-                f"  {key}: found {_brief(found.get(key))}, the recipe says {_brief(wanted[key])}" for key in differ
+                f"  {key}: found {_brief(recorded.get(key))}, the recipe says {_brief(wanted[key])}" for key in differ
             )
             raise RunDirectoryError(
                 f"{self.path} holds another experiment; one table compares like with like\n{lines}\n"
@@ -226,13 +226,13 @@ class RunDirectory:
     def folders(self, stages: Iterable[Stage]) -> dict[str, StageFolder]:
         """The folders of many stages by their keys, of each key's first stage; what lies here is listed once."""
         there = {kind: _by_key(self.path / kind) for kind in KINDS}
-        found: dict[str, StageFolder] = {}
+        folders_by_key: dict[str, StageFolder] = {}
         for stage in stages:
-            if stage.key not in found:
+            if stage.key not in folders_by_key:
                 own = stage.folder.partition("/")[2]
                 names = there[stage.kind].get(stage.key, [own])
-                found[stage.key] = StageFolder(self.path / stage.kind / (own if own in names else names[0]))
-        return found
+                folders_by_key[stage.key] = StageFolder(self.path / stage.kind / (own if own in names else names[0]))
+        return folders_by_key
 
     def at(self, where: str) -> StageFolder:
         """The folder of a stage, by its place below this directory."""
@@ -249,10 +249,10 @@ class RunDirectory:
 
 def _by_key(folder: Path) -> dict[str, list[str]]:
     """The names in a folder of stages, sorted, by the keys at their ends."""
-    found: dict[str, list[str]] = {}
+    names_by_key: dict[str, list[str]] = {}
     for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-        found.setdefault(name.rpartition("-")[2], []).append(name)
-    return found
+        names_by_key.setdefault(name.rpartition("-")[2], []).append(name)
+    return names_by_key
 
 
 def _without_digests(folder: Path) -> bool:

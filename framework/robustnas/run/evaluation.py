@@ -175,15 +175,15 @@ def _weak_steps(column: Column, plugin: Any, built: Any) -> list[Flag]:
     """Warn of each radius that the steps of an attack inside the ball cannot cross."""
     if isinstance(built, load_foolbox().attacks.base.MinimizationAttack) or column.is_corruption:
         return []
-    found = []
+    flags = []
     for threat in column.threats:
         steps, size = getattr(plugin, "steps", None), getattr(plugin, "step_size", None)
         if size is None and getattr(plugin, "rel_stepsize", None) is not None:
             size = plugin.rel_stepsize * threat.epsilon
         if getattr(plugin, "abs_stepsize", None) is not None:
             size = plugin.abs_stepsize
-        found += of_options(column.label, threat, steps if isinstance(steps, int) else None, size)
-    return found
+        flags += of_options(column.label, threat, steps if isinstance(steps, int) else None, size)
+    return flags
 
 
 def _clean_answers(task: Task, images: Images) -> Tensor:

@@ -200,7 +200,7 @@ def division_notes(plan: Plan, labels: Tensor) -> list[str]:
     Raises:
         InputError: there are too few to be divided.
     """
-    found: dict[str, list[str]] = {}
+    whose_notes: dict[str, list[str]] = {}
     known: dict[Any, list[str]] = {}
 
     def told_of(stage: Any, settings: Search | Train, seed: int) -> list[str]:
@@ -213,12 +213,12 @@ def division_notes(plan: Plan, labels: Tensor) -> list[str]:
         if method.network is not None:
             continue
         for seed in plan.seeds:
-            told = told_of(train, method.train, seed)
+            notes = told_of(train, method.train, seed)
             if method.genotype is None:
-                told = told_of(search, method.search, seed) + told
-            for note in told:
-                found.setdefault(note, []).append(f"{method.name} seed {seed}")
-    return [f"{note}: {_first(whose)}" for note, whose in found.items()]
+                notes = told_of(search, method.search, seed) + notes
+            for note in notes:
+                whose_notes.setdefault(note, []).append(f"{method.name} seed {seed}")
+    return [f"{note}: {_first(whose)}" for note, whose in whose_notes.items()]
 
 
 def _first(names: list[str]) -> str:

@@ -113,7 +113,7 @@ def _heard(worker: workers.Worker, agenda: Agenda, progress: Progress, *, stoppi
     stage = worker.stage
     assert stage is not None
     try:
-        what, *told = worker.pipe.recv()
+        what, *content = worker.pipe.recv()
     except (EOFError, ConnectionResetError):
         if not stopping:
             worker.process.join(5)
@@ -124,11 +124,11 @@ def _heard(worker: workers.Worker, agenda: Agenda, progress: Progress, *, stoppi
             ) from None
         what = "interrupted"  # it was still starting, and had nothing to save
     if what == "report":
-        done, total, unit, figures = told
+        done, total, unit, figures = content
         progress.reporter(stage)(done, total, unit, **figures)
         return
     worker.stage = None
     if what == "done":
         agenda.finished(stage)
     elif what == "failed":
-        agenda.failed(stage, told[0])
+        agenda.failed(stage, content[0])

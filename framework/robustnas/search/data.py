@@ -27,16 +27,16 @@ def divided(labels: Tensor, settings: Search, seed: int, processes: Processes) -
         DataError: a part has fewer than two images.
         InputError: the processes cannot share the batches.
     """
-    found = halves(labels, settings.train_share, seeding.generator(seed, "search", "halves"))
-    if min(len(part) for part in found) < 2:
+    parts = halves(labels, settings.train_share, seeding.generator(seed, "search", "halves"))
+    if min(len(part) for part in parts) < 2:
         raise DataError(
             f"search.train_share {settings.train_share:g} splits {len(labels)} training images into "
-            f"{len(found[0])} and {len(found[1])}: each half needs at least 2"
+            f"{len(parts[0])} and {len(parts[1])}: each half needs at least 2"
         )
-    for part in found:
+    for part in parts:
         order = shuffled(part, settings.batch, torch.Generator())
         check_fit(order, settings.batch, settings.accumulate, processes, "search")
-    return found
+    return parts
 
 
 def notes(labels: Tensor, parts: tuple[Tensor, Tensor]) -> list[str]:

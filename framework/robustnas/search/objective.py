@@ -113,10 +113,12 @@ class GradientSum:
 
     def add(self, term: Tensor) -> None:
         """Add the gradients of a scalar."""
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             term, self.inputs, retain_graph=self.retain_graph, allow_unused=True, materialize_grads=True
         )
-        self.gradients = [a + b for a, b in zip(self.gradients, found, strict=True)] if self.gradients else list(found)
+        self.gradients = (
+            [a + b for a, b in zip(self.gradients, gradients, strict=True)] if self.gradients else list(gradients)
+        )
 
 
 def training_loss(
@@ -199,11 +201,11 @@ def _validate_part(
             logits = supernet(images)
     accuracy = part.share * (logits.detach().argmax(dim=1) == labels).float().mean()
     robustness = floored = None
-    for weight, given in objective.scores:
-        metric = given.at(context.progress) if _has(given, "at") else given
+    for weight, entry in objective.scores:
+        metric = entry.at(context.progress) if _has(entry, "at") else entry
         with frozen_statistics(supernet), single(images.device):
             score = metric.score(supernet, images, labels, objective.threat)
-        _check_score(score, len(images), given)
+        _check_score(score, len(images), entry)
         mean = part.share * weight * score.mean()
         robustness = mean.detach() if robustness is None else robustness + mean.detach()
         if _has(metric, "floored"):

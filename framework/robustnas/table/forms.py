@@ -36,10 +36,10 @@ class _Printed:
 
     def pick(self, row: dict[str, Any]) -> Figure:
         """The column's figure in a row."""
-        found: Any = row
+        entry: Any = row
         for key in self.keys:
-            found = found[key]
-        return cast(Figure, found)
+            entry = entry[key]
+        return cast(Figure, entry)
 
     def compared(self, row: dict[str, Any]) -> bool:
         """Whether the row may be the best here: not if a seed's classifier does not look at its images."""
@@ -111,15 +111,15 @@ def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]
         name = printable.line(str(r["method"]))
         line = [(f"{name} {FLAGGED}" if r["flags"] else name, False), (str(len(r["seeds"])), False)]
         for column, top_text in zip(columns, best, strict=True):
-            found = column.pick(r)
-            if found is None:
+            measured_figure = column.pick(r)
+            if measured_figure is None:
                 line.append(("-", False))
                 continue
-            text = column.write(found["mean"])
+            text = column.write(measured_figure["mean"])
             is_best = text == top_text and column.compared(r)
-            if found["std"] is not None:
-                text += f" ± {column.write(found['std'])}"
-            count, measured = len(r["seeds"]), sum(value is not None for value in found["values"])
+            if measured_figure["std"] is not None:
+                text += f" ± {column.write(measured_figure['std'])}"
+            count, measured = len(r["seeds"]), sum(value is not None for value in measured_figure["values"])
             if measured < count:
                 text += f" ({measured} of {count} seeds)"
             line.append((text, is_best))
@@ -255,23 +255,25 @@ def radii_of_all(comparison: Comparison) -> list[str]:
 
 def costs(comparison: Comparison) -> list[str]:
     """Say what the attacks cost, in a line: model evaluations a test image, mean over the rows."""
-    told = []
+    texts = []
     for column in comparison.attacks:
-        means = [found["mean"] for r in comparison.rows if (found := r["evaluations"][column.label]) is not None]
+        means = [
+            evaluations["mean"] for r in comparison.rows if (evaluations := r["evaluations"][column.label]) is not None
+        ]
         if any(means):
-            told.append(f"{column.label} {statistics.fmean(means):,.1f}")
-    return [f"model evaluations a test image: {', '.join(told)}"] if told else []
+            texts.append(f"{column.label} {statistics.fmean(means):,.1f}")
+    return [f"model evaluations a test image: {', '.join(texts)}"] if texts else []
 
 
 def questions(comparison: Comparison) -> list[str]:
     """List what a reviewer would object to, a line each: name, attack, finding, and whose."""
-    told: dict[tuple[str, str | None, str], dict[str, list[int]]] = {}
+    findings: dict[tuple[str, str | None, str], dict[str, list[int]]] = {}
     for r in comparison.rows:
         for flag in r["flags"]:
-            who = told.setdefault((flag["name"], flag["attack"], flag["text"]), {})
+            who = findings.setdefault((flag["name"], flag["attack"], flag["text"]), {})
             who.setdefault(str(r["method"]), []).append(flag["seed"])
     lines = []
-    for (name, attack, text), methods in told.items():
+    for (name, attack, text), methods in findings.items():
         whom = ", ".join(f"{method} ({', '.join(map(str, seeds))})" for method, seeds in methods.items())
         lines.append(f"{FLAGGED} {name}{f', {attack}' if attack else ''}: {text}; in (seeds) {whom}")
     return lines
@@ -283,17 +285,17 @@ Matrix = tuple[str, list[str], list[tuple[str, list[str]]]]
 
 def matrices(comparison: Comparison) -> list[Matrix]:
     """Lay out variants by methods, in percent, for each attack that has some: who was fooled by whose images, say."""
-    found: list[Matrix] = []
+    matrices_of_columns: list[Matrix] = []
     for column in comparison.attacks:
-        given = {str(r["method"]): r["variants"].get(column.label, []) for r in comparison.rows}
-        names = dict.fromkeys(name for seeds in given.values() for one in seeds for name in one or ())
+        shares = {str(r["method"]): r["variants"].get(column.label, []) for r in comparison.rows}
+        names = dict.fromkeys(name for seeds in shares.values() for by_variant in seeds for name in by_variant or ())
         body = []
         for name in names:
-            means = [figure([(one or {}).get(name) for one in seeds]) for seeds in given.values()]
+            means = [figure([(by_variant or {}).get(name) for by_variant in seeds]) for seeds in shares.values()]
             body.append((name, ["-" if mean is None else _percent(mean["mean"]) for mean in means]))
         if body:
-            found.append((f"{column.label}: percent right under each", list(given), body))
-    return found
+            matrices_of_columns.append((f"{column.label}: percent right under each", list(shares), body))
+    return matrices_of_columns
 
 
 def _markdown_matrix(title: str, names: list[str], body: list[tuple[str, list[str]]]) -> str:

@@ -113,26 +113,26 @@ def _believed(
 
 def _proved_wrong(directory: RunDirectory, method: str, seed: int, stages: dict[str, Any]) -> list[str]:
     """Tell of each attack that ended because it fooled an image within a certificate that is still there."""
-    found = []
+    contradictions = []
     for where in stages["attacks"].values():
         folder = None if where is None else directory.at(where)
         if folder is not None and not folder.done and folder.holds(VIOLATION):
-            told = folder.read_json(VIOLATION)
-            if not isinstance(told.get("text"), str):
+            violation = folder.read_json(VIOLATION)
+            if not isinstance(violation.get("text"), str):
                 raise RunDirectoryError(damaged(folder.path / VIOLATION, "it does not say what was contradicted"))
-            if told.get("certify") == stages["certify"]:
-                found.append(f"{method}, seed {seed}: {told['text']}")
-    return found
+            if violation.get("certify") == stages["certify"]:
+                contradictions.append(f"{method}, seed {seed}: {violation['text']}")
+    return contradictions
 
 
 def _divisions(directory: RunDirectory, shown: Layout) -> list[str]:
     """Note what searches and trainings said of themselves: classes that a part of the images has none of, say."""
-    found: dict[str, list[str]] = {}
+    whose_notes: dict[str, list[str]] = {}
     for method, seed, stages in shown.networks:
         for kind in ("search", "train"):
             for note in (_result(directory, stages[kind]) or {}).get("notes", []):
-                found.setdefault(str(note), []).append(f"{method} seed {seed}")
-    return [f"{note}: {', '.join(whose)}" for note, whose in found.items()]
+                whose_notes.setdefault(str(note), []).append(f"{method} seed {seed}")
+    return [f"{note}: {', '.join(whose)}" for note, whose in whose_notes.items()]
 
 
 def _missing(directory: RunDirectory, shown: Layout, kinds: Sequence[str] = KINDS) -> list[str]:

@@ -270,11 +270,11 @@ class _Epoch:
                     held.enter_context,
                 )
                 with mixed(settings.precision, training.device):
-                    found = settings.regime.loss(training.network, part.images, part.labels, self.task.threat, context)
-                torch.autograd.backward(part.share * found.loss)
-            figures = {"accuracy": found.logits.argmax(1) == part.labels, **found.figures}
+                    result = settings.regime.loss(training.network, part.images, part.labels, self.task.threat, context)
+                torch.autograd.backward(part.share * result.loss)
+            figures = {"accuracy": result.logits.argmax(1) == part.labels, **result.figures}
             self.figures.names = ("loss", *figures)
-            means = [found.loss.detach().float(), *(figure.float().mean() for figure in figures.values())]
+            means = [result.loss.detach().float(), *(figure.float().mean() for figure in figures.values())]
             seen = seen + part.share * torch.stack(means)
         weights = [parameter for parameter in training.network.parameters() if parameter.grad is not None]
         seen = sum_gradients(weights, seen, training.processes)

@@ -1,4 +1,4 @@
-"""What answers tell before any attack: that they are random, no logits, or have nothing to do with the images.
+"""Warns of a network's answers before any attack: of random ones, of probabilities, and of those that ignore the image.
 
 Robustness is cheap where nothing was learned: one answer for all images withstands every attack on those of that class.
 """
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROUNDING = 1e-5
-"""What two passes of one batch may differ by, as a share of the image's largest logit: sums in another order."""
+"""Two passes of one batch may differ by this share of an image's largest logit, because sums change their order."""
 
 TO_ONE = 1e-4
-"""What probabilities may miss a sum of 1 by."""
+"""The sum of probabilities may miss 1 by so much, by rounding."""
 
 
 def randomised(first: Tensor, second: Tensor) -> list[Flag]:
@@ -53,28 +53,27 @@ def probabilities(logits: Tensor) -> list[Flag]:
 
 
 def blind(predictions: Array, labels: Array, attack: str | None = None) -> list[Flag]:
-    """Warn where one answer is all there is, or as good as what the network answers.
+    """Warn where the network always gives the same answer, or does no better than a constant answer would.
 
-    The best answer that does not look at the image is the class most frequent among the images.  A network is above
-    chance where a one-sided binomial test says that it is right with a larger probability than that answer: where so
-    many would be right with the answer's probability less often than `CHANCE`.  Where the images are too few for that
-    even if all are right, more than the answer has right will do.
+    The best constant answer is the class most frequent among the images.  A network is above chance where a one-sided
+    binomial test at level `CHANCE` says that it is right with a larger probability than that answer.  Where images are
+    too few for the test to succeed even if all are right, the network only has to be right more often than the answer.
 
     Args:
         predictions: (N,) classes of the clean images; negative for none.
         labels: (N,) their true classes.
-        attack: see `Flag`.
+        attack: the attack that the flags are about, as in `Flag`.
     """
     count, right = len(labels), int((predictions == labels).sum())
     classes, images = np.unique(labels, return_counts=True)
-    most, found = int(images.max()), []
+    most, flags = int(images.max()), []
     if len(classes) > 1 and bool((predictions == predictions[0]).all()):
         what = f"class {int(predictions[0])}" if int(predictions[0]) >= 0 else "none"
         text = (
             f"the answer is {what} for all {count} images: what is right stays right under any attack, and says "
             "nothing of robustness; a network that has learned to tell the classes apart would do"
         )
-        found.append(Flag("constant-answer", text, attack))
+        flags.append(Flag("constant-answer", text, attack))
     share = most / count
     chance = at_least(right, count, share)
     if right <= most or (chance >= CHANCE and at_least(count, count, share) < CHANCE):
@@ -83,5 +82,5 @@ def blind(predictions: Array, labels: Array, attack: str | None = None) -> list[
             f"{int(classes[images.argmax()])} (as many or more by chance: {chance:.1g}): robustness of so little says "
             "nothing; longer training, or more images where it is better than that, would do"
         )
-        found.append(Flag("chance-level", text, attack))
-    return found
+        flags.append(Flag("chance-level", text, attack))
+    return flags

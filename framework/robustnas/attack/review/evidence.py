@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 
 CHANCE = 0.01
-"""The probability below which a difference is no chance."""
+"""The level of all tests: a difference that is less probable than this is taken to be real."""
 
 FEWEST = math.ceil(-math.log2(CHANCE))
-"""The images that have to differ before any difference can be none: 2 ** -7 is the first power below `CHANCE`."""
+"""So many images have to differ before the sign test can succeed: 2 ** -7 is the first power below `CHANCE`."""
 
 
 def by_chance(first: int, second: int) -> float:
     """How likely the first of two equals is ahead in at least `first` of the `first + second` images where they differ.
 
-    The one-sided sign test: images on which both fare alike say nothing, each other one is a fair coin.
+    This is the one-sided sign test: images on which both fare alike say nothing, every other image is a fair coin.
     """
     differing = first + second
     ways = sum(math.comb(differing, ahead) for ahead in range(first, differing + 1))
@@ -23,7 +23,7 @@ def by_chance(first: int, second: int) -> float:
 
 def at_least(successes: int, trials: int, probability: float) -> float:
     """How likely at least so many of `trials` independent tries succeed, each with this probability."""
-    from scipy.special import bdtrc  # here: most of what imports this module asks nothing of it
+    from scipy.special import bdtrc  # imported here, because few users of this module need it
 
     return 1.0 if successes <= 0 else float(bdtrc(successes - 1, trials, probability))
 

@@ -28,7 +28,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
 """Every flag by name, with one line of explanation."""
 
 BLIND = frozenset({"constant-answer", "chance-level"})
-"""Flags of a classifier that does not look at its images: it withstands anything, and is the best of nothing."""
+"""Flags of a classifier that ignores its images: it withstands every attack, so it must not be marked as the best."""
 
 SMOOTHED = "smoothing"
 """The `attack` of a flag that concerns the smoothed classifier."""
@@ -40,7 +40,7 @@ class Flag:
 
     Args:
         name: one of `NAMES`.
-        text: what was found, with the numbers, and what would do; one line.
+        text: one line with the finding, its numbers, and what to do about it.
         attack: the label of the attack it is about, or `SMOOTHED`; None where it is about the network or all attacks.
     """
 
@@ -62,7 +62,7 @@ class Flag:
         """Read the flag that `plain` wrote.
 
         Raises:
-            InputError: it is none.
+            InputError: the data is not a flag.
         """
         name, text, attack = plain.get("name"), plain.get("text"), plain.get("attack")
         known = isinstance(name, str) and name in NAMES

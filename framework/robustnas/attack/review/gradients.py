@@ -1,7 +1,7 @@
-"""Whether a network's gradients lead anywhere: zero, weaker than noise, or never down to accuracy 0.
+"""Warns of gradients that lead nowhere: they are zero, weaker than noise, or never lead down to accuracy 0.
 
-Each test is one of gradients, so no image is ever proposed that did not come from them (a grey image or one of
-another class would break any network at a radius that allows it, masked or not).
+Every image that is tried here comes from gradients: a grey image, or one of another class, would break any network at a
+radius that allows it, whether its gradients are masked or not.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ Network = Callable[[Tensor], Tensor]
 """(n, C, H, W) pixels -> (n, K) finite logits."""
 
 FLAT = 0.05
-"""The share of images without a usable gradient from which on it is worth a warning.
+"""From this share of images without a usable gradient on, a warning is due.
 
-Cross-entropy underflows in float32 where the margin exceeds about 100 logits: a sound network may be as sure as that of
-an image or two, and attacks with another loss still move them.
+Cross-entropy underflows in float32 where the margin exceeds about 100 logits: a sound network may be so sure of an
+image or two, and attacks with another loss still move these.
 """
 
 STANDING = 0.03
-"""The share of images that may survive where every image is allowed: with 64 images 1, as `counts` has it."""
+"""The share of images that may survive where every image is allowed: of 64 images 1, because `counts` asks for 2."""
 
 STEPS, STARTS = 50, 3
-"""Steps a tenth of the largest radius long, crossing the box five times; from the image, and twice from beside it."""
+"""Each run takes steps of a tenth of the largest radius, which cross the box five times; one run starts at the image,
+two start beside it."""
 
 BESIDE = 0.1
 """Uniform noise of the random starts, in linf: enough to leave a flat place, too little to fool by itself."""
@@ -45,7 +46,9 @@ RADII = tuple(number / 255 for number in (2, 4, 8, 16, 32, 64, 128, 255))
 
 
 def gradient(network: Network, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, str]:
-    """Logits, the gradient of each image's cross-entropy in the image, 0 where there is none, and why there is none.
+    """Compute logits, the gradient of each image's cross-entropy in the image, and the reason where there is none.
+
+    A missing gradient is returned as 0.
 
     Args:
         network: (n, C, H, W) pixels -> (n, K) finite logits.
@@ -58,7 +61,7 @@ def gradient(network: Network, images: Tensor, labels: Tensor) -> tuple[Tensor, 
 
 
 def _usable(found: Tensor) -> Tensor:
-    """(n,) bool, where a gradient is finite everywhere, and somewhere at least the smallest normal float."""
+    """Find gradients, (n,) bool, that are finite everywhere and somewhere at least the smallest normal float."""
     flat = found.flatten(1)
     return flat.isfinite().all(dim=1) & (flat.abs().amax(dim=1) >= torch.finfo(found.dtype).tiny)
 
@@ -80,7 +83,8 @@ def zero(network: Network, images: Tensor, labels: Tensor) -> list[Flag]:
 def _moved(images: Tensor, along: Tensor, length: float, norm: str) -> Tensor:
     """Take one step of `length` in `norm`, the steepest by this gradient, clamped to the box: (n, C, H, W) all.
 
-    The gradient is scaled by its largest entry first: whoever is sure has gradients whose squares are 0 in float32.
+    The gradient is scaled by its largest entry first: a network that is very sure has gradients whose squares underflow
+    in float32.
     """
     along = torch.nan_to_num(along, nan=0.0, posinf=0.0, neginf=0.0)
     shape = (-1, *[1] * (along.dim() - 1))
@@ -92,8 +96,8 @@ def _moved(images: Tensor, along: Tensor, length: float, norm: str) -> Tensor:
 def standing_anywhere(network: Network, images: Tensor, labels: Tensor, norm: str, draws: PerImageRandom) -> Tensor:
     """Find which images survive gradient ascent on the cross-entropy where every image is allowed: (n,) bool.
 
-    At that radius the ball holds the box, so projecting is clamping.  Costs at most STARTS (STEPS + 1) evaluations an
-    image; images that fall leave.
+    At that radius the ball holds the box, so projecting is clamping.  It costs at most STARTS (STEPS + 1) evaluations
+    an image, because images that fall leave.
     """
     length = largest_radius(norm, images[0].numel()) / 10
     standing = torch.ones(len(images), dtype=torch.bool, device=images.device)
@@ -133,7 +137,7 @@ def reaches_zero(network: Network, images: Tensor, labels: Tensor, norm: str, dr
 def _noise(images: Tensor, radius: float, norm: str, draws: PerImageRandom) -> Tensor:
     """Add noise of this size to images, clamped to the box: (n, C, H, W).
 
-    In linf uniform in the ball; in l2 and l1 the same direction at that length, as a step has it.
+    In linf the noise is uniform in the ball; in l2 and l1 its direction is scaled to the length of a step.
     """
     shape = tuple(images.shape[1:])
     noise = 2 * draws.uniform(*shape).to(images) - 1
@@ -146,8 +150,8 @@ def _noise(images: Tensor, radius: float, norm: str, draws: PerImageRandom) -> T
 def against_noise(network: Network, images: Tensor, labels: Tensor, norm: str, draws: PerImageRandom) -> list[Flag]:
     """Warn where one step along the gradient breaks fewer images than noise of its size, by more than chance.
 
-    At the smallest of `RADII` at which either breaks so many that a difference can be told from chance: there a step is
-    not yet so long that the gradient means nothing at its end.  Costs 2 evaluations an image and radius, and one more.
+    They are compared at the smallest of `RADII` at which either breaks enough images to tell a difference from chance:
+    at longer steps the gradient means nothing at their end.  It costs 2 evaluations an image and radius, and one more.
     """
     _, along, _ = gradient(network, images, labels)
     largest = largest_radius(norm, images[0].numel())

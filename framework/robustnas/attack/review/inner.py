@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _GRADIENTS: tuple[Callable[..., Any], ...] = (torch.autograd.grad, torch.autograd.backward, torch.Tensor.backward)
-"""What runs the backward pass; `torch.func` (grad, vjp, jacrev) and optimisers get theirs from these."""
+"""The functions that run a backward pass; `torch.func` (grad, vjp, jacrev) and optimisers call these too."""
 
 _replacing = RLock()
 
 
 class _Watch(TorchFunctionMode):
-    """Notes whether one of these is called, in this thread, as long as the block lasts.
+    """Notes whether a backward pass is run in this thread while the block lasts.
 
-    Torch hands calls to the mode whatever name they were imported by, and replaces nothing meanwhile.
+    As a mode of torch it sees calls whatever name they were imported by, and replaces no function.
     """
 
     def __init__(self) -> None:
@@ -41,9 +41,9 @@ class _Watch(TorchFunctionMode):
 
 @contextmanager
 def _backward_told_to(watch: _Watch) -> Iterator[None]:
-    """`torch.autograd.backward` in place of one that tells: torch 2.6 does not hand that function to modes.
+    """Replace `torch.autograd.backward` by a function that notes the call, because torch 2.6 hides it from modes.
 
-    Other threads may call it meanwhile, and are not noted; one watch replaces it at a time.
+    Calls by other threads are not noted; one watch replaces the function at a time.
     """
     thread = get_ident()
     with _replacing:

@@ -1,4 +1,4 @@
-"""A network, looked at with a handful of images before anybody believes what attacks say of it."""
+"""Probes a network with a handful of images, before anybody believes what attacks say of it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from robustnas.runtime.report import Report, silent
 from robustnas.runtime.seeding import seeded
 
 LOOKED_AT = 16
-"""Images looked at, for each one wanted, until so many are found that the network classifies rightly."""
+"""For each image that is wanted, at most so many are classified in the search for ones that the network has right."""
 
 CHECKS = 6
-"""Steps of which `report` hears."""
+"""Number of checks, after each of which `report` is called."""
 
 
 def probe(
@@ -40,22 +40,22 @@ def probe(
     seed: int,
     report: Report = silent,
 ) -> list[Flag]:
-    """The warnings a network earns by itself: at most one of each name, in the order of the checks.
+    """List the warnings a network earns by itself: at most one of each name, in the order of the checks.
 
-    The network is in eval mode and float32 meanwhile, its parameters frozen, torch's generators seeded; all is left as
-    it was.  Costs at most 16 `count` evaluations to find the images, and about 20 an image that was found, at most 174
-    where gradients lead nowhere.
+    Meanwhile the network is in eval mode and float32, its parameters frozen and torch's generators seeded; all of this
+    is restored.  Finding the images costs at most 16 `count` evaluations; each of them then costs about 20, and at most
+    174 where gradients lead nowhere.
 
     Args:
         network: (N, C, H, W) in [0, 1] -> (N, K) logits, on `device`.
         images: at least N of them.
         labels: (N,) int64.
         norm: `linf`, `l2` or `l1`, in which steps are taken.
-        count: right ones of the first 16 `count` images are probed, up to so many; fewer where there are fewer.  Where
-            there are none, the checks that need no label are done on the first images.
+        count: at most so many of the first 16 `count` images are probed, those that the network classifies rightly.
+            Where there are none, the checks that need no label are done on the first images.
         device: where the network lives.
         seed: of every random draw.
-        report: told after each check.
+        report: is called after each check.
 
     Raises:
         RunError: the network raised, or returned what is not finite logits (N, K).
@@ -68,27 +68,27 @@ def probe(
         )
     source = on_device(images, device)
     checked = _checked(network)
-    found: list[Flag] = []
+    flags: list[Flag] = []
     with read_only(network), float32_with_gradients(device), seeded(seed, "review"):
         with torch.no_grad():
             right = _right(checked, source, labels, count, device)
             report(1, CHECKS, "check")
             first = source.take(right if len(right) else torch.arange(min(count, len(labels)))).float()
             once = checked(first)
-            found += answers.randomised(once, checked(first))
-            found += answers.probabilities(once)
+            flags += answers.randomised(once, checked(first))
+            flags += answers.probabilities(once)
         report(2, CHECKS, "check")
-        found += _inner(checked, first)
+        flags += _inner(checked, first)
         report(3, CHECKS, "check")
         if len(right):
             truth, draws = labels[right].to(device), PerImageRandom.of_images(seed, "review", right, device)
-            found += gradients.zero(checked, first, truth)
+            flags += gradients.zero(checked, first, truth)
             report(4, CHECKS, "check")
-            found += gradients.against_noise(checked, first, truth, norm, draws)
+            flags += gradients.against_noise(checked, first, truth, norm, draws)
             report(5, CHECKS, "check")
-            found += gradients.reaches_zero(checked, first, truth, norm, draws)
+            flags += gradients.reaches_zero(checked, first, truth, norm, draws)
     report(CHECKS, CHECKS, "check")
-    return found
+    return flags
 
 
 def _right(
@@ -106,14 +106,13 @@ def _right(
 
 
 def _checked(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Make the network's faults errors of ours.
+    """Wrap the network so that its faults become a RunError.
 
     Raises, when called:
         RunError: the network raised, or returned what is not (n, K) finite logits.
     """
 
     def call(images: Tensor) -> Tensor:
-        """Logits that are what a network promises."""
         with blaming("the network", "in its forward pass"):
             logits = network(images)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):

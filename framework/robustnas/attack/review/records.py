@@ -1,4 +1,4 @@
-"""What attacks did, looked at as a reviewer would: results that cannot be if the attacks were strong."""
+"""Reviews what attacks did, and warns of results that are impossible if the attacks were strong."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from robustnas.attack.review.flag import Flag
 from robustnas.threat import ThreatModel, largest_radius
 
 BEATEN = 0.005
-"""The share of images, of those that white-box attacks were tried on, from which on a black box is too good.
+"""A black-box attack is too good where it breaks this share of the images that white-box attacks were tried on.
 
-AutoAttack's own warning is due from the first image on; where attacks with gradients are good, an image or two of a
-thousand still fall to random search alone.
+AutoAttack warns from the first image on; but even where attacks with gradients are good, an image or two of a thousand
+fall to random search alone.
 """
 
 STANDING = 0.01
 """The share of images that may survive where every image is allowed."""
 
 CROSSING = 1.5
-"""Epsilons that the steps of an iterative attack add up to: from a random start the far side is up to 2 away."""
+"""The steps of an iterative attack should add up to so many epsilons: from a random start the far side of the ball is
+up to 2 away."""
 
 WIDE = 2.0
 """Epsilons from one side of the ball to the other."""
 
 
 class _Attempt(NamedTuple):
-    """An attack that was run as one, or one part of another, at one radius or in one variant.
+    """One attack, or one part of an attack of several, at one radius or in one variant.
 
     Args:
         label: what a flag calls it.
         title: what a sentence calls it.
         one_step: whether it is a single step along the gradient (FGSM).
-        did: what it did, as one part.
+        did: the outcomes of this attack or part alone.
     """
 
     label: str
@@ -47,38 +48,36 @@ class _Attempt(NamedTuple):
 
     @property
     def access(self) -> str:
-        """What it knows of the network."""
         return self.did.access[0]
 
     @property
     def threat(self) -> ThreatModel:
-        """What it was allowed."""
         return self.did.threat
 
     @property
     def broken(self) -> Array:
-        """(N,) bool, where it broke an image that is right when clean; in a smaller ball, perhaps."""
+        """(N,) bool, whether the attack broke an image that is right when clean, in this ball or in a smaller one."""
         return self.did.correct & self.did.success
 
     @property
     def given(self) -> Array:
-        """(N,) bool, where it was tried and the image is right when clean."""
+        """(N,) bool, whether the image is right when clean and the attack was tried on it."""
         return (self.did.tried > 0) & self.did.correct
 
     @property
     def withstood(self) -> Array:
-        """(N,) bool, where it was tried on an image that is right when clean, and did not break it."""
+        """(N,) bool, whether the image is right when clean and the attack was tried on it and did not break it."""
         return self.given & ~self.did.success
 
 
 def of_attacks(attacked: Sequence[tuple[Column, Sequence[Outcomes]]], values: int) -> list[Flag]:
     """List the warnings that the results of attacks on one network earn together.
 
-    One of a name for each attack and norm: at the first of its radii, in the order given, that earns it.  An attack of
-    several parts says nothing of its own: its parts do.
+    Each attack earns a warning at most once a norm: at the first of its radii, in the order given.  An attack of
+    several parts earns none itself: its parts do.
 
     Args:
-        attacked: attacks and what they did to the same N images; corruptions, which are no attacks, are passed over.
+        attacked: attacks and their outcomes on the same N images; corruptions, which are no attacks, are skipped.
         values: pixel values of one image, C H W.
     """
     attempts = [
@@ -86,16 +85,16 @@ def of_attacks(attacked: Sequence[tuple[Column, Sequence[Outcomes]]], values: in
     ]
     if len({len(attempt.did.index) for attempt in attempts}) > 1:
         raise ValueError("attacks on different numbers of images cannot be compared")
-    found: dict[tuple[str, str, str], Flag] = {}
+    flags: dict[tuple[str, str, str], Flag] = {}
     for attempt in attempts:
         for flag in (
             *_beats_white_box(attempt, attempts),
             *_above_clean(attempt),
             *_noise_beats_one_step(attempt, attempts),
         ):
-            found.setdefault((flag.name, attempt.title, attempt.threat.norm), flag)
+            flags.setdefault((flag.name, attempt.title, attempt.threat.norm), flag)
     norms = dict.fromkeys(attempt.threat.norm for attempt in attempts)
-    return [*found.values(), *(flag for norm in norms for flag in _standing(attempts, norm, values))]
+    return [*flags.values(), *(flag for norm in norms for flag in _standing(attempts, norm, values))]
 
 
 def _of(column: Column, row: Outcomes) -> Iterator[_Attempt]:
@@ -147,7 +146,7 @@ def _standing(attempts: Sequence[_Attempt], norm: str, values: int) -> list[Flag
         if attempt.threat.norm != norm:
             continue
         broken |= attempt.broken
-        # a radius that was written as a decimal may be short of a root by its rounding
+        # the largest l_2 radius is a root, of which a radius written as a decimal may fall short by rounding
         reaches = attempt.threat.epsilon >= everything * (1 - 1e-4)
         if reaches and attempt.access in ("white-box", "black-box") and not attempt.one_step:
             tried |= attempt.given
@@ -163,7 +162,7 @@ def _standing(attempts: Sequence[_Attempt], norm: str, values: int) -> list[Flag
 
 
 def _above_clean(attempt: _Attempt) -> list[Flag]:
-    """Warn of an attack that leaves more images right than were: it counts images that were wrong when clean."""
+    """Warn of an attack after which more images are right than when clean: it counts images that were wrong."""
     tried = attempt.did.tried > 0
     clean, left = int(attempt.given.sum()), int((tried & ~attempt.did.success).sum())
     if left <= clean:
@@ -178,12 +177,12 @@ def _above_clean(attempt: _Attempt) -> list[Flag]:
 def _noise_beats_one_step(attempt: _Attempt, attempts: Sequence[_Attempt]) -> list[Flag]:
     """Warn of one step along the gradient that broke fewer images than noise at the same threat, by more than chance.
 
-    Images that the step broke and noise was not tried on count for the step, so that it does not matter whether
-    the second was given only what the first left.
+    Images that the step broke and noise was not tried on count for the step, so that it does not matter whether noise
+    was given only what the step left.
     """
     if not attempt.one_step or attempt.access != "white-box":
         return []
-    found = []
+    flags = []
     for noise in attempts:
         if noise.access != "noise" or noise.threat != attempt.threat:
             continue
@@ -196,8 +195,8 @@ def _noise_beats_one_step(attempt: _Attempt, attempts: Sequence[_Attempt]) -> li
                 f"{attempt.title} {behind} that {noise.title} did not (by chance: {chance:.1g}): the gradients do not "
                 "point to what fools this network; attacks without gradients would do"
             )
-            found.append(Flag("noise-beats-fgsm", text, attempt.label))
-    return found
+            flags.append(Flag("noise-beats-fgsm", text, attempt.label))
+    return flags
 
 
 def of_options(label: str, threat: ThreatModel, steps: int | None, step_size: float | None) -> list[Flag]:
@@ -205,9 +204,9 @@ def of_options(label: str, threat: ThreatModel, steps: int | None, step_size: fl
 
     Args:
         label: the attack's name in the table.
-        threat: what it is allowed.
-        steps: how many; None where it has none.
-        step_size: length of one in the threat's norm, pixel units; None where the attack chooses it.
+        threat: norm and epsilon that the attack is allowed.
+        steps: number of steps; None where it has none.
+        step_size: length of a step in the threat's norm, pixel units; None where the attack chooses it.
     """
     if steps is None or step_size is None or steps <= 1:
         return []
@@ -218,7 +217,7 @@ def of_options(label: str, threat: ThreatModel, steps: int | None, step_size: fl
         )
         return [Flag("weak-steps", text, label)]
     reach = steps * step_size
-    # 2 steps of 0.009 are 1.5 times 0.012, whatever the last bit says
+    # the tolerance is for rounding: 2 steps of 0.009 must count as 1.5 times 0.012
     if reach >= CROSSING * threat.epsilon * (1 - 1e-9):
         return []
     text = (

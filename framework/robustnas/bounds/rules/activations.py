@@ -1,4 +1,4 @@
-"""Activations besides ReLU and leaky ReLU: each is a curve of `curve.py`, given by its derivative and its pieces.
+"""Bounds activations besides ReLU and leaky ReLU: each is a curve of `curve.py`, given by its derivative and pieces.
 
     sigmoid, tanh, softsign, erf         convex up to 0, concave beyond
     hardtanh, relu6, clamp, hardsigmoid  straight: level, rising, level
@@ -29,7 +29,7 @@ from robustnas.bounds.value import Function, Value, refuse
 
 
 def _bell(x: Tensor) -> Tensor:
-    """The derivative of the sigmoid; as a product, so that it is accurate where it is small."""
+    """The derivative of the sigmoid, computed as a product, which is accurate where it is small."""
     return torch.sigmoid(x) * torch.sigmoid(-x)
 
 
@@ -106,7 +106,7 @@ LOGSIGMOID = Curve(
 
 SELU_ALPHA = 1.6732632423543772
 SELU_SCALE = 1.0507009873554805
-"""Klambauer et al. 2017 (self-normalizing networks), arXiv:1706.02515; the digits torch has."""
+"""Constants of SELU, with torch's digits (Klambauer et al. 2017, self-normalizing networks, arXiv:1706.02515)."""
 
 SELU = Curve(
     F.selu,
@@ -129,24 +129,22 @@ CURVES: dict[str, Curve] = {
     "hardswish": HARDSWISH, "hardsigmoid": HARDSIGMOID, "selu": SELU, "logsigmoid": LOGSIGMOID,
 }  # fmt: skip
 WITHOUT_ARGUMENTS = CURVES | powers.CURVES
-"""Functions of one tensor and nothing else."""
+"""Activations that take one tensor and no further argument, each with its curve."""
 
 
 def _spelled(*names: str) -> tuple[Function, ...]:
-    """Each with its form in place, where there is one."""
+    """List every torch function of these names, and its in-place form where there is one."""
     return tuple(function for name in names for function in spellings(name, f"{name}_"))
 
 
 @rule(*_spelled(*WITHOUT_ARGUMENTS))
 def without_arguments(function: Function, value: Value, inplace: bool = False) -> Value:
-    """Bound a function of WITHOUT_ARGUMENTS."""
     name = function.__name__.removesuffix("_").replace("log_sigmoid", "logsigmoid")
     return enclose_curve(WITHOUT_ARGUMENTS[name], WITHOUT_ARGUMENTS[name].value, value)
 
 
 @rule(*spellings("gelu"))
 def gelu(function: Function, value: Value, *, approximate: str = "none") -> Value:
-    """Bound GELU in its exact form, and in the one by tanh."""
     known = {"none": GELU, "tanh": GELU_BY_TANH}
     if approximate not in known:
         refuse(function, value, f"approximate {approximate!r} is unknown; known are {', '.join(known)}")
@@ -154,7 +152,7 @@ def gelu(function: Function, value: Value, *, approximate: str = "none") -> Valu
 
 
 def clamped(lowest: float, highest: float) -> Curve:
-    """min(max(x, lowest), highest)."""
+    """Make the curve of min(max(x, lowest), highest)."""
 
     def clamp(x: Tensor) -> Tensor:
         return x.clamp(lowest, highest)
@@ -164,7 +162,7 @@ def clamped(lowest: float, highest: float) -> Curve:
 
 @rule(*_spelled("clamp", "clip", "clamp_min", "clamp_max"))
 def clamp(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
-    """Cut between numbers, or tensors that do not depend on the images."""
+    """Bound a clamp whose ends are numbers, or tensors that do not depend on the images."""
     only_first(function, value, args, kwargs)
     name = function.__name__.removesuffix("_")
     ends = dict(zip(("max",) if name == "clamp_max" else ("min", "max"), args, strict=False)) | kwargs
@@ -187,18 +185,16 @@ def clamp(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
 def hardtanh(
     function: Function, value: Value, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
 ) -> Any:
-    """Cut between two numbers."""
     return clamp(function, value, min=min_val, max=max_val)
 
 
 @rule(*spellings("relu6"))
 def relu6(function: Function, value: Value, inplace: bool = False) -> Any:
-    """Cut between 0 and 6."""
     return clamp(function, value, min=0.0, max=6.0)
 
 
 def _exponential(alpha: float, decay: float, function: Any) -> Curve:
-    """alpha (exp(x / decay) - 1) below 0, x beyond."""
+    """Make the curve that is alpha (exp(x / decay) - 1) below 0, and x beyond."""
     return Curve(function, lambda x: alpha / decay * torch.exp(x.clamp_max(0.0) / decay), torch.ones_like, right=0.0)
 
 
@@ -216,8 +212,8 @@ def elu(function: Function, value: Value, alpha: float = 1.0, inplace: bool = Fa
 
 @rule(*spellings("softplus"))
 def softplus(function: Function, value: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
-    """Bound softplus by its exact form, which is convex; as computed it falls to x where beta x passes the threshold,
-    by what `deficit` says."""
+    """Bound softplus by its exact form, which is convex.  Torch computes x instead where beta x passes the threshold;
+    the curve's `deficit` says how far x lies below."""
     if not beta > 0:
         refuse(function, value, f"beta {beta:g}: the rule holds for positive ones")
 
@@ -256,5 +252,4 @@ ABSOLUTE = Curve(torch.abs, torch.ones_like, lambda x: torch.full_like(x, -1.0),
 
 @rule(*_spelled("abs"), *spellings("absolute"), torch.Tensor.__abs__, scaled=True)
 def absolute(function: Function, value: Value) -> Value:
-    """Bound |x|."""
     return enclose_curve(ABSOLUTE, ABSOLUTE.value, value)

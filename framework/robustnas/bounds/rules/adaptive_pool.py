@@ -1,9 +1,9 @@
-"""Max pooling in one dimension and to a given size: by the rule of max pooling in two dimensions.
+"""Bounds max pooling in one dimension, and to a given size, by the rule of max pooling in two dimensions.
 
-A pool in one dimension is one of height 1.  Output i of a pool of n entries to m looks at the entries from
-floor(i n / m) to ceil((i + 1) n / m), as torch's does.  Where m divides n these windows are alike and do not overlap,
-so that one call serves all; elsewhere each window is pooled for itself, and the results are joined.  (Adaptive average
-pooling needs none of this: its coefficients are never negative, `average_pool.py`.)
+A pool in one dimension is a pool of height 1.  Output i of a pool of n entries to m looks at the entries from
+floor(i n / m) to ceil((i + 1) n / m), as in torch.  Where m divides n the windows are alike and do not overlap, so that
+one call serves all; elsewhere each window is pooled by itself, and the results are joined.  (Adaptive average pooling
+needs none of this: its coefficients are never negative, `average_pool.py`.)
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ def max_pool1d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """Pool (N, C, W)."""
     _check(function, value, 3, return_indices)
     kernel, step = _single(kernel_size), _single(kernel_size if stride in (None, [], ()) else stride)
     window = ((1, kernel), (1, step), (0, _single(padding)), (1, _single(dilation)))
@@ -40,14 +39,13 @@ def max_pool1d(
 
 @rule(*spellings("adaptive_max_pool1d"), F.adaptive_max_pool1d_with_indices, scaled=True)
 def adaptive_max_pool1d(function: Function, value: Any, output_size: Any, return_indices: bool = False) -> Any:
-    """Pool (N, C, W) to a width."""
     _check(function, value, 3, return_indices)
     return _pooled(value.unsqueeze(2), 1, _single(output_size)).squeeze(2)
 
 
 @rule(*spellings("adaptive_max_pool2d"), F.adaptive_max_pool2d_with_indices, scaled=True)
 def adaptive_max_pool2d(function: Function, value: Any, output_size: Any, return_indices: bool = False) -> Any:
-    """Pool (N, C, H, W) to a size, or a height and a width, of which either may be None: as it is."""
+    """Pool (N, C, H, W) to a height and a width, or to one number for both; None keeps a dimension as it is."""
     _check(function, value, 4, return_indices)
     sizes = [output_size] * 2 if output_size is None or isinstance(output_size, int) else output_size
     return _pooled(

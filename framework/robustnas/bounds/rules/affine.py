@@ -40,7 +40,8 @@ def convolution(
     def length(scale: Tensor) -> Tensor:
         if value.propagation.region.norm == "l2":
             return root(function(scale.square(), weight.square(), None, *geometry))
-        # at most the largest scale of a channel times the largest weight: exact where a channel has one scale
+        # l_1 needs the largest weight times scale: at most a channel's largest weight times its largest scale, and
+        # equal to it where the channel has one scale
         channel = scale.transpose(0, 1).flatten(1).amax(dim=1).view(groups, 1, -1)
         rows = weight.abs().flatten(2).amax(dim=2).view(groups, -1, weight.shape[1])
         return (rows * channel).amax(dim=2).view(1, -1, *[1] * (weight.dim() - 2))
@@ -55,7 +56,7 @@ def convolution(
 
 
 def _fused(value: Value, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """A layer's bias as the layer can add it, or, where it must first be put into the value's units, as a constant."""
+    """Split a bias into what the layer can add itself, and a constant that must first be divided by the exponent."""
     if value.exponent is None or bias is None:
         return bias, None
     return None, bias.view(1, -1, *[1] * (value.centre.dim() - 2))
@@ -63,7 +64,7 @@ def _fused(value: Value, bias: Tensor | None) -> tuple[Tensor | None, Tensor | N
 
 @rule(*spellings("linear"), scaled=True)
 def linear(function: Function, value: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
-    """Do as convolution does; the output remembers its input, so that margins can be taken before the interval is."""
+    """Bound a linear layer; the output keeps its input, so that margins can be folded into the layer's weights."""
     only_first(function, value, (weight, bias))
     if value.centre.dim() < 2 or weight.dim() != 2:
         refuse(function, value, "a linear layer over the images would mix them")
@@ -83,7 +84,7 @@ def linear(function: Function, value: Value, weight: Tensor, bias: Tensor | None
         constant=constant,
     )
     if value.centre.dim() == 2:
-        # the streams as they are: the network may go on to write into its input in place
+        # a copy, because the network may later write into its input in place
         kept = value.like(value.clean, value.centre, value.radius)
         kept.ball = value.ball
         out.features = Features(kept, weight, bias)

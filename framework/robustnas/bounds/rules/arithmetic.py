@@ -1,4 +1,4 @@
-"""Sums, differences, products with plain tensors, sums and means over dimensions."""
+"""Bounds sums, differences, products and quotients, and sums and means over dimensions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def constant(like: Value, tensor: Any) -> Value:
 
 
 def magnitude(factor: Any) -> Any:
-    """|factor|, of numbers and tensors; a mask of booleans is its own."""
+    """Take |factor| of a number or a tensor; a mask of booleans stays as it is."""
     return factor if isinstance(factor, Tensor) and factor.dtype == torch.bool else abs(factor)
 
 
@@ -44,7 +44,7 @@ def reverse_subtract(function: Function, left: Any, right: Any, *, alpha: float 
 
 
 def _sum(function: Function, left: Any, right: Any, alpha: float) -> Value:
-    """left + alpha * right, of two values or of a value and a constant."""
+    """Compute left + alpha * right, of two values or of a value and a constant."""
     value, other = (left, right) if isinstance(left, Value) else (right, left)
     expect_alignment(function, value, other)
     if not isinstance(other, Value):
@@ -60,7 +60,7 @@ def _sum(function: Function, left: Any, right: Any, alpha: float) -> Value:
 
 
 def _with_constant(value: Value, other: Any, alpha: float, *, value_first: bool) -> Value:
-    """value + alpha * other, or other + alpha * value."""
+    """Compute value + alpha * other, or other + alpha * value."""
     if value.exponent is not None:
         if not isinstance(other, Tensor):
             other = torch.as_tensor(other, dtype=value.centre.dtype, device=value.centre.device)
@@ -85,7 +85,6 @@ def _with_constant(value: Value, other: Any, alpha: float, *, value_first: bool)
 
 @rule(*spellings("mul", "mul_", "multiply", "__mul__", "__imul__", "__rmul__"), scaled=True)
 def multiply(function: Function, left: Any, right: Any) -> Any:
-    """Multiply a value by another, or by numbers that do not depend on the images, of either sign."""
     value, factor = (left, right) if isinstance(left, Value) else (right, left)
     expect_alignment(function, value, factor)
     if left is right:
@@ -144,5 +143,4 @@ def reduce(
 
 @rule(torch.zeros_like, torch.ones_like)
 def filled_like(function: Function, value: Value, **kwargs: Any) -> Value:
-    """Make a constant of the value's shape."""
     return constant(value, function(value.centre.detach(), **kwargs))

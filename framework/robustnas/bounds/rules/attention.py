@@ -62,7 +62,7 @@ def mixed(shares: Any, value: Any) -> Any:
     with value.propagation.intervals():
         lower = value.lower.amin(-2, keepdim=True).maximum(mean.lower)
         upper = value.upper.amax(-2, keepdim=True).minimum(mean.upper)
-        # where both are a point, rounding may let the ends cross
+        # where both intervals are a point, rounding may let the ends cross
         mean.centre, mean.radius = midpoint(torch.minimum(lower, upper), torch.maximum(lower, upper))
     return mean
 
@@ -115,7 +115,7 @@ def heads_forward(
     q, k, v = map(heads, (query, key, value), layers, biases)
 
     def added(mask: Tensor) -> Tensor:
-        """A mask of booleans as what is added to the scores."""
+        """Turn a mask of booleans into what is added to the scores: 0 or -inf."""
         if mask.dtype != torch.bool:
             return mask
         return torch.zeros_like(mask, dtype=first.dtype).masked_fill(mask, -torch.inf)

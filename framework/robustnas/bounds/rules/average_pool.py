@@ -14,7 +14,6 @@ DIMENSIONS = {f"{kind}avg_pool{size}d": size + 2 for kind in ("", "adaptive_") f
 
 @rule(*(function for name in DIMENSIONS for function in spellings(name)), scaled=True)
 def average_pool(function: Function, value: Value, *args: Any, **kwargs: Any) -> Value:
-    """Average over windows, of a kernel or to a given size."""
     only_first(function, value, args, kwargs)
     expect_dimensions(function, value, DIMENSIONS[function.__name__])
     divisor = kwargs.get("divisor_override", args[5] if len(args) > 5 else None)

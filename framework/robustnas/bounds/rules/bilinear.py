@@ -9,8 +9,8 @@ and these above it
     u_b x + l_a y - l_a u_b        l_b x + u_a y - u_a l_b        b x + a y - a b + r s
 
 where l = centre - radius, u = centre + radius.  The third is the mean of the other two, so all enclose the same volume
-with the product; taken is the one whose least (largest) value over the box is best, the third where none is much
-better.  Summed over the terms of an output they bound products of matrices (for attention: Shi et al. 2020,
+with the product.  The plane whose least (largest) value over the box is best is taken, or the third where the gain is
+small.  Summed over the terms of an output, planes bound products of matrices (for attention: Shi et al. 2020,
 arXiv:2002.06622).
 """
 
@@ -27,18 +27,18 @@ from robustnas.bounds.relaxation import relax
 from robustnas.bounds.value import Value
 
 Product = Callable[[Tensor, Tensor], Tensor]
-"""Bilinear, with coefficients that are not negative."""
+"""A bilinear function of two tensors whose coefficients are not negative."""
 
 TIE = 2.0**-6
-"""Where one factor has one sign, all planes have the same least value: so much of the radii's product decides for the
-third, and not rounding."""
+"""Where a factor has one sign, all planes have the same least value, and rounding would choose: the third plane is
+given a bonus of this share of the radii's product."""
 
 
 def bilinear(product: Product, left: Value, right: Value, *, entrywise: bool = False) -> Value:
     """Bound the `product` of two values with exponent 0.
 
     Args:
-        entrywise: every output is a product of one entry of each, so that its ends are products of their ends.
+        entrywise: every output is a product of one entry of either, so that its interval follows from theirs exactly.
     """
     propagation = left.propagation
     tighten(left)
@@ -70,7 +70,7 @@ def bilinear(product: Product, left: Value, right: Value, *, entrywise: bool = F
 
 @frozen(eq=False)
 class _Plane:
-    """b x + a y - a b + shift, with the product for every multiplication."""
+    """The plane b x + a y - a b + shift, where `product` stands for every multiplication."""
 
     product: Product
     a: Tensor
@@ -82,7 +82,7 @@ class _Plane:
         return plane if self.shift is None else plane + self.shift
 
     def least(self, x_low: Tensor, y_low: Tensor, x_high: Tensor, y_high: Tensor) -> Tensor:
-        """The least value over a box; the largest, with its ends exchanged."""
+        """Give the least value over a box; with the box's ends exchanged, the largest."""
         product, a, b = self.product, self.a, self.b
         value = product(x_low, b.clamp_min(0.0)) + product(x_high, b.clamp_max(0.0)) - product(a, b)
         value = value + product(a.clamp_min(0.0), y_low) + product(a.clamp_max(0.0), y_high)
@@ -90,6 +90,6 @@ class _Plane:
 
 
 def _chosen(planes: list[Tensor], ends: Tensor, bonus: Tensor) -> Tensor:
-    """The plane of the largest end, of which the third has a bonus."""
+    """Choose the plane of the largest end, after the third plane was given a bonus."""
     which = torch.stack([ends[0], ends[1], ends[2] + bonus]).argmax(0)
     return torch.where(which == 0, planes[0], torch.where(which == 1, planes[1], planes[2]))

@@ -29,10 +29,10 @@ from robustnas.bounds.streams import Entrywise, Lines, enclose
 from robustnas.bounds.value import Value
 
 STEPS, HALVING = 36, 6
-"""Most steps of the search for a tangent from an end; each sixth one halves the bracket."""
+"""The search for a tangent from an end takes at most so many steps, of which each sixth halves the bracket."""
 
 ULPS = 4.0
-"""Outward slack of a line, in units of rounding of the largest number that it is made of."""
+"""Lines are moved outward by so many units of rounding of the largest number that they are made of."""
 
 
 @frozen(eq=False)
@@ -46,8 +46,8 @@ class Curve:
         left, right: ends of the convex piece, infinite ones included.
         straight: all pieces are straight, so that tangents need no search.
         valley: where the function is least, if it falls before and rises behind; None: it never falls.
-        noise: by how many units of rounding of its argument, up to 8, the function as computed may be wrong; 0 where
-            it is right to a few units of its own.
+        noise: by how many units of rounding of its argument, up to 8, torch's function may be wrong; 0 where it is
+            right to a few units of rounding of its value.
         deficit: (lower, upper) -> how far the function as computed may lie below `value`.
     """
 
@@ -62,17 +62,17 @@ class Curve:
     deficit: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def derivative(self, x: Tensor) -> Tensor:
-        """One of the two derivatives at kinks."""
+        """The derivative; at kinks, that of one of the sides."""
         if self.slope is self.outer:
             return self.slope(x)
         return torch.where((x >= self.left) & (x <= self.right), self.slope(x), self.outer(x))
 
     def computed_within(self, size: Tensor) -> Tensor:
-        """Error of the function as computed, for arguments up to this size."""
+        """How far torch's function may be wrong for arguments up to this size."""
         return self.noise * torch.finfo(size.dtype).eps * size.detach().clamp_max(8.0)
 
     def matters(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Entries whose lines are not the function itself."""
+        """Whether the lines of an entry lie beside the function, so that a tighter interval would move them."""
         if not self.straight:
             return torch.ones_like(lower, dtype=torch.bool)
         return ((lower < self.left) & (upper > self.left)) | ((lower < self.right) & (upper > self.right))
@@ -91,18 +91,18 @@ def enclose_curve(curve: Curve, function: Entrywise, value: Value) -> Value:
     if not bool(thin.any()):
         return result
     with value.propagation.intervals():
-        # a radius below the rounding of its centre is lost in the ends
+        # the ends lose a radius that is below the rounding of its centre
         radius = value.radius * curve.derivative(value.centre).abs()
         result.radius = torch.where(thin, torch.maximum(radius, result.radius), result.radius)
     return result
 
 
 def span(curve: Curve, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Least and largest value on [lower, upper]; NaN where an end is, or the function at an end."""
+    """Find the least and largest value on [lower, upper]; NaN where an end, or the function at an end, is NaN."""
     if curve.valley is None:
         lowest, highest = curve.value(lower), curve.value(upper)
     else:
-        # at -inf some of these functions are computed as -inf * 0
+        # at -inf torch computes some of these functions as -inf * 0, which is NaN
         bottom = lower.clamp_min(torch.finfo(lower.dtype).min)
         ends = curve.value(bottom), curve.value(upper)
         lowest = torch.minimum(torch.minimum(*ends), curve.value(upper.clamp_max(curve.valley).maximum(bottom)))
@@ -116,11 +116,12 @@ def span(curve: Curve, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lines(curve: Curve, lower: Tensor, upper: Tensor) -> Lines:
-    """The two lines.
+    """Draw the lines below and above a curve on [lower, upper].
 
-    Level ones through the function's extremes where the interval is too wide to compute with; an infinite or NaN
-    offset where those are.  First derivatives in the interval's ends are those of the ideal lines: at a tangent
-    from an end the slope does not change with the touching point to first order, which may so be held constant.
+    Where the interval is too wide to compute with, they are level lines through the function's extremes, and their
+    offset is infinite or NaN where those are.  First derivatives in the interval's ends are those of the ideal lines:
+    the slope of a tangent from an end does not change with the touching point to first order, so the touching point
+    may be held constant.
     """
     largest = torch.finfo(lower.dtype).max / 8
     usable = (lower.abs() <= largest) & (upper.abs() <= largest)
@@ -150,13 +151,13 @@ class _Interval:
         with torch.no_grad():
             self.size = torch.maximum(low.abs(), high.abs())
             unit = torch.finfo(low.dtype).eps
-            # a chord between such ends is made of rounding
+            # between ends so close, the slope of a chord would be made of rounding
             self.narrow = high - low <= (16 * unit if curve.straight else unit**0.5) * self.size
             self.left, self.right = (self._cut(place) for place in (curve.left, curve.right))
 
     def below(self) -> tuple[Tensor, Tensor]:
-        """Slope and offset: the tangent at the middle, or, outside the points where the tangents from the ends touch
-        the convex piece, those tangents."""
+        """Slope and offset of the line below: the tangent at the middle where that lies between the points at which the
+        tangents from the ends touch the convex piece, else the nearer of these tangents."""
         curve, middle = self.curve, self.middle
         with torch.no_grad():
             first, last = self.left, self.right
@@ -179,8 +180,9 @@ class _Interval:
         return slope, torch.minimum(ends, at_touch - slope * touch) + slack
 
     def above(self) -> tuple[Tensor, Tensor]:
-        """Slope and offset: from the far end to the point where that line touches the last concave piece (without
-        one, the first; without both, the other end), or behind that point the tangent at the middle."""
+        """Slope and offset of the line above.  It runs from the far end to the point where it touches the last concave
+        piece (without one, the first; without both, to the other end).  Where the middle lies behind that point, it is
+        the tangent at the middle."""
         curve, middle = self.curve, self.middle
         with torch.no_grad():
             behind = self.high > curve.right
@@ -188,12 +190,12 @@ class _Interval:
             near = torch.where(behind, self.right, torch.where(before, self.left, self.high))
             away = torch.where(before, self.low, self.high)
             end = torch.where(before, self.high, self.low)
-            found = near
+            touching = near
             if curve.left > -torch.inf or curve.right < torch.inf:
-                found = _touching(curve, curve.outer, end, near, away, -1.0)
-            tangent = torch.where(before, middle < found, middle > found) | self.narrow
+                touching = _touching(curve, curve.outer, end, near, away, -1.0)
+            tangent = torch.where(before, middle < touching, middle > touching) | self.narrow
             inside = middle.clamp(torch.minimum(near, away), torch.maximum(near, away))
-        touch = torch.where(tangent, self._live(inside), self._live(found))
+        touch = torch.where(tangent, self._live(inside), self._live(touching))
         at_touch = curve.value(touch)
         end = torch.where(before, self.high, self.low)
         at_end = torch.where(before, self.at_high, self.at_low)
@@ -201,44 +203,45 @@ class _Interval:
         with torch.no_grad():
             pull = curve.outer(touch) - slope
             slack = torch.maximum(pull * (near - touch), pull * (away - touch)) + self._rounding(slope, at_touch)
-            # where both concave pieces are inside, the first is held from its end
+            # with both concave pieces inside, the first is bounded by its tangent at the interval's lower end
             rise = (curve.outer(self.low) - slope) * (self.left - self.low)
             rise = torch.where(behind, rise.clamp_min(0.0), 0.0)
         ends = torch.maximum(self.at_low - slope * self.low + rise, self.at_high - slope * self.high)
         return slope, torch.maximum(ends, at_touch - slope * touch) + slack
 
     def _slope(self, run: Tensor, rise: Tensor, bridges: Tensor) -> Tensor:
-        """From the end to the touching point, or the tangent's at the middle."""
+        """The slope from the end to the touching point where the line bridges, else the slope at the middle."""
         return torch.where(bridges, rise / torch.where(bridges, run, 1.0), self.at_middle)
 
     def _cut(self, place: float) -> Tensor:
         return torch.full_like(self.low, place).clamp(self.low, self.high)
 
     def _live(self, place: Tensor) -> Tensor:
-        """A place found without gradient, with the gradient of the end or middle that it is."""
+        """Give a place that was computed without a graph the graph of the end or middle with which it coincides."""
         place = torch.where(place == self.middle, self.middle, place)
         return torch.where(place >= self.high, self.high, torch.where(place <= self.low, self.low, place))
 
     def _rounding(self, slope: Tensor, at_touch: Tensor) -> Tensor:
         unit = torch.finfo(slope.dtype).eps
         values = torch.maximum(torch.maximum(self.at_low.abs(), self.at_high.abs()), at_touch.abs())
-        # numbers below the smallest normal one have fewer digits
+        # a number below the smallest normal one has fewer digits, so its rounding is absolute
         subnormal = 64 * torch.finfo(slope.dtype).tiny
         return ULPS * unit * (values + slope.abs() * self.size) + self.curve.computed_within(self.size) + subnormal
 
 
 def _touching(curve: Curve, derivative: Entrywise, end: Tensor, near: Tensor, away: Tensor, sign: float) -> Tensor:
-    """Where, from `near` towards `away` on one piece, the tangent of that place meets the curve at `end`.
+    """Find the place between `near` and `away`, on one piece, whose tangent meets the curve at `end`.
 
-    With h(x) = f(x) - f(end) - f'(x)(x - end), which falls from `near` on where the piece is convex (sign 1)
-    and rises where it is concave (-1): `near` if h has changed its sign there already, `away` if it never does.
+    It is where h(x) = f(x) - f(end) - f'(x)(x - end) crosses 0; from `near` on, h falls where the piece is convex
+    (sign 1) and rises where it is concave (-1).  The result is `near` if h has changed its sign there already, and
+    `away` if it never does.
     """
     at_end = curve.value(end)
     at_near = _height(curve, derivative, sign, near, end, at_end)[0]
     place = torch.where(at_near > 0, away, near)
     if curve.straight:
         return place
-    # where exponentials have underflowed nothing touches any more
+    # farther out exponentials have underflowed, and no tangent touches
     reach = 128.0 if near.dtype == torch.float32 else 1024.0
     within = away.clamp(near.clamp_max(-reach), near.clamp_min(reach))
     at_within = _height(curve, derivative, sign, within, end, at_end)[0]
@@ -250,7 +253,7 @@ def _touching(curve: Curve, derivative: Entrywise, end: Tensor, near: Tensor, aw
 def _height(
     curve: Curve, derivative: Entrywise, sign: float, x: Tensor, end: Tensor, at_end: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """sign * h(x), and how much of it may be rounding."""
+    """Compute sign * h(x) of `_touching`, and how much of it may be rounding."""
     at_x, rise = curve.value(x), derivative(x) * (x - end)
     unit = ULPS * torch.finfo(x.dtype).eps
     return sign * (at_x - at_end - rise), unit * (at_x.abs() + at_end.abs() + rise.abs())
@@ -267,8 +270,8 @@ def _root(
     end: Tensor,
     at_end: Tensor,
 ) -> Tensor:
-    """Zeros of a height that is positive at `first` and not at `last`, (P,): Illinois steps, some of them halvings."""
-    found, places = first.clone(), torch.arange(len(first), device=first.device)
+    """Find zeros (P,) of heights that are positive at `first` and not at `last`, by Illinois steps and halvings."""
+    roots, places = first.clone(), torch.arange(len(first), device=first.device)
     was = torch.zeros_like(first)
     for step in range(STEPS):
         if len(places) == 0:
@@ -276,9 +279,9 @@ def _root(
         share = at_first / (at_first - at_last)
         place = (first + last) / 2 if step % HALVING == 0 else first + (last - first) * share
         at_place, rounding = _height(curve, derivative, sign, place, end, at_end)
-        found[places] = place
+        roots[places] = place
         positive = at_place > 0
-        # the end that stays a second time counts half: else the steps would creep up from one side
+        # Illinois: an end that stays a second time counts half, else the steps would creep up from one side
         at_first, at_last = (
             torch.where(positive, at_place, torch.where(was < 0, at_first / 2, at_first)),
             torch.where(positive, torch.where(was > 0, at_last / 2, at_last), at_place),
@@ -290,4 +293,4 @@ def _root(
             first, last, at_first, at_last, end, at_end, was, places = (
                 each[going] for each in (first, last, at_first, at_last, end, at_end, was, places)
             )
-    return found
+    return roots

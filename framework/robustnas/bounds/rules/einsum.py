@@ -1,4 +1,4 @@
-"""Sums of products in index notation: linear in one value, bilinear in two."""
+"""Bounds sums of products in index notation, which are linear in one value and bilinear in two."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from robustnas.bounds.value import Function, Value, refuse
 
 @rule(torch.einsum, scaled=True)
 def einsum(function: Function, equation: str, *operands: Any) -> Value:
-    """Sum products of one bounded value, or two, whose first index is the images', and the result's first, and nobody
-    else's."""
+    """Sum products of one or two values; the index of the images must be the first of each and of the result, and of
+    no other operand."""
     parts = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else list(operands)
     places = [index for index, part in enumerate(parts) if isinstance(part, Value)]
     value: Value = parts[places[0]]

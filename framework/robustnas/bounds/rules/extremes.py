@@ -1,7 +1,7 @@
-"""The largest and the smallest entry along dimensions, and of two tensors: by the rule of max pooling.
+"""Bounds the largest and the smallest entry along dimensions, and of two tensors, by the rule of max pooling.
 
-The dimensions are made the last one, and that is a line whose one window is the whole of it.  Of a value and a constant
-c the larger is c + relu(x - c), which `alpha-crown` can choose the line of.
+The dimensions are merged into one row, which a single window covers.  The larger of a value and a constant c is
+c + relu(x - c), whose lower line `alpha-crown` can choose.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def extreme(function: Function, value: Any, dim: int | Sequence[int] = (), keepd
 
 
 class Places:
-    """The indices of extremes, which a whole region does not have: refused where they are used."""
+    """Stands for the indices of extremes, which differ within a region: their use is refused."""
 
     precedes_values = True
 
@@ -54,7 +54,7 @@ class Places:
 
 @rule(*spellings("max", "min"), scaled=True)
 def extreme_or_larger(function: Function, value: Any, *args: Any, **kwargs: Any) -> Any:
-    """Take extremes along a dimension, with places nobody can use; or of two tensors."""
+    """Take extremes along a dimension, together with `Places`, or of two tensors."""
     other = kwargs.get("other", args[0] if args else kwargs.get("dim"))
     largest = function.__name__ == "max"
     if other is None:
@@ -69,7 +69,7 @@ def extreme_or_larger(function: Function, value: Any, *args: Any, **kwargs: Any)
 
 @rule(*spellings("maximum", "minimum", "fmax", "fmin"))
 def larger(function: Function, left: Any, right: Any) -> Any:
-    """Take the larger, or smaller, of a value and another one, or a constant."""
+    """Take the larger, or smaller, entries of a value and of another value or a constant."""
     if function.__name__ in ("minimum", "fmin"):
         return negate(torch.neg, larger(torch.maximum, -left, -right))
     if isinstance(left, Value) and isinstance(right, Value):

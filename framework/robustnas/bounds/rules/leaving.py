@@ -1,4 +1,4 @@
-"""What takes a value out of torch, as numbers of Python or numpy, or out of the gradient: why it is refused.
+"""Refuses functions that take a value out of torch, to numbers of Python or numpy, or out of the gradient.
 
 A number of Python holds one image's answer, not those of a whole region, and a branch on it takes one way for all.
 """

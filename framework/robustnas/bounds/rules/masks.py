@@ -1,4 +1,4 @@
-"""Choices between entries by a mask that does not depend on the images: every stream is chosen alike."""
+"""Bounds choices between entries by a mask that does not depend on the images: every stream is chosen alike."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ def where(function: Function, mask: Any, left: Any = None, right: Any = None) ->
 
 @rule(*spellings("masked_fill", "masked_fill_"))
 def masked_fill(function: Function, value: Any, mask: Any, filling: Any) -> Value:
-    """Put a constant where the mask is true."""
     return where(torch.where, mask, filling, value)
 
 

@@ -1,7 +1,7 @@
-"""Products of matrices: of a value with matrices that do not depend on the images, from either side, and of two values.
+"""Bounds products of matrices: of a value with constant matrices, from either side, and of two values.
 
-The first dimension stays the images' where it is neither summed over nor laid against another one: values of fewer than
-three dimensions have rows for images, stacks of matrices the first index.
+The first dimension must stay that of the images: a product may neither sum over it nor pair it with another dimension.
+In values of two dimensions each row is an image, in stacks of matrices each matrix.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Max pooling, overlapping and padded: both pools of the interval, one entry of each window as line.
+"""Bounds max pooling, overlapping and padded: interval ends are pooled, the lines of a window follow one entry.
 
-Below: the entry with the largest lower bound, of several the one with the largest upper bound.  Above, for any
-g >= every lower bound of the window,
+The line below is the entry with the largest lower bound, of several the one with the largest upper bound.  Above, for
+any g >= every lower bound of the window,
 
     max x  <=  g + sum over entries with u_i > g of (u_i - g) / (u_i - l_i) * (x_i - l_i)
 
@@ -26,8 +26,8 @@ from robustnas.bounds.value import Function, Value, refuse
 Pair = tuple[int, int]
 
 TIE = 2.0**-6
-"""Behind a ReLU most windows have several entries with the largest lower bound, 0.  The line below is then the one with
-the largest upper bound: so much of the radius decides, and not rounding."""
+"""Behind a ReLU most windows have several entries with the largest lower bound, 0, among which rounding would choose.
+Adding this share of the radius makes it the one with the largest upper bound."""
 
 
 @rule(*spellings("max_pool2d"), torch.nn.functional.max_pool2d_with_indices, scaled=True)
@@ -62,7 +62,7 @@ def max_pool2d(
     with propagation.intervals():
         low, (high, at_high) = pool(lower)[0], pool(upper)
         bottom = _take(lower, at_high)
-        # one entry has both ends: its own interval, which the ends may have rounded away
+        # where one entry has both ends, the interval is its own, which a difference of ends may have rounded away
         alone = bottom == low
         centre = torch.where(alone, _take(value.centre, at_high), (low + high) / 2)
         radius = torch.where(alone, _take(value.radius, at_high), (high - low) / 2)
@@ -73,9 +73,9 @@ def max_pool2d(
             with propagation.intervals():
                 at_low = pool((lower + TIE * value.radius).detach())[1]
                 second = _Second.apply(upper, _Windows(upper, high, **window))  # type: ignore[no-untyped-call]
-                # a window of one entry has no second: its lowest number leaves the largest lower bound
+                # in a window of one entry `second` is the lowest number there is, so this is the largest lower bound
                 floor = torch.maximum(low, second)
-                # 0 where the largest upper bound is not alone above the floor; then the line is level
+                # the excess is 0, and the line level, where a second entry reaches the largest upper bound
                 excess = F.relu(high - floor)
                 slope = excess / (high - bottom + torch.finfo(high.dtype).tiny)
                 # an entry that dominates its window is the line, also where its interval is rounded to a point
@@ -88,7 +88,6 @@ def max_pool2d(
 
 
 def refuse_places(function: Function, value: Value, return_indices: bool) -> None:
-    """Refuse to tell where the largest entries stand."""
     if return_indices:
         refuse(function, value, "return_indices has no meaning for a whole region")
 
@@ -98,12 +97,12 @@ def _pair(size: Any) -> Pair:
 
 
 def _take(values: Tensor, places: Tensor) -> Tensor:
-    """Entries of (N, C, H, W) at places (N, C, h, w), flat indices into H x W."""
+    """Gather entries of (N, C, H, W) at places (N, C, h, w), which are flat indices into H x W."""
     return values.flatten(2).gather(2, places.flatten(2)).view(places.shape)
 
 
 class _Windows:
-    """Where a pool looks: at the first entry of each window, at the second one, and so on."""
+    """The windows of a pool, as one tensor of every window's first entry, one of the second entries, and so on."""
 
     def __init__(self, image: Tensor, pooled: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair):
         self.size, self.padding = (image.shape[2], image.shape[3]), padding
@@ -112,7 +111,7 @@ class _Windows:
             for kernel, step, move, count in zip(kernel_size, dilation, stride, pooled.shape[2:], strict=True)
         )
         self.places = [(..., row, column) for row in rows for column in columns]
-        # rows and columns behind the image that some window looks at
+        # so many rows and columns after the image's last are looked at by some window
         ends = zip((rows, columns), self.size, padding, strict=True)
         self.behind = tuple(max(0, slices[-1].stop - size - before) for slices, size, before in ends)
 
@@ -121,15 +120,15 @@ class _Windows:
         return F.pad(image, (left, right, above, below), value=filling)
 
     def cut(self, padded: Tensor) -> Tensor:
-        """The image inside the padding."""
+        """Cut the image out of its padding."""
         (above, left), (rows, columns) = self.padding, self.size
         return padded[:, :, above : above + rows, left : left + columns]
 
 
 class _Second(torch.autograd.Function):
-    """The second largest entry of each window, the lowest number where there is one entry only.
+    """The second largest entry of each window; in a window of one entry, the lowest number there is.
 
-    In its gradient, comparisons are made by the sign of differences: on CPUs that takes a fraction of the time.
+    The gradient compares by the sign of differences, which on CPUs takes a fraction of the time.
     """
 
     @staticmethod
@@ -149,7 +148,7 @@ class _Second(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> tuple[Tensor | None, None]:
-        """To the first entry that is as large as the second largest."""
+        """Pass the gradient to the first entry that is as large as the second largest."""
         (left,) = slopes
         if left is None:
             return None, None

@@ -1,14 +1,14 @@
-"""Normalisation by statistics of each image: layer, group, instance, RMS and local response norm, variances, lengths.
+"""Bounds normalisation by statistics of each image: layer, group, instance, RMS, local response norm, variance, length.
 
     y_i = d_i / sqrt(mean(d^2) + eps),   d = x - mean(x)    (RMS norm: d = x)
 
-Lines: the square, the reciprocal root and the product have theirs (`powers.py`, `bilinear.py`; layer norm so: Shi et
-al. 2020, arXiv:2002.06622).  Intervals: d_i is affine, with its own radius.  With R the sum of the other squares,
+Lines are composed of those of the square, the reciprocal root and the product (`powers.py`, `bilinear.py`), as Shi et
+al. 2020, arXiv:2002.06622, do for layer norm.  For intervals, let R be the sum of the other squares.  Then
 
     y_i = d_i / sqrt((d_i^2 + R) / n + eps)    rises in d_i and, where d_i > 0, falls in R
 
-so its ends are those at the ends of d_i with the least or the largest R; none is beyond sqrt(n), or sqrt(n - 1) for
-entries that sum to 0.
+so its ends lie at the ends of d_i, with the least or the largest R.  |y_i| is at most sqrt(n), or sqrt(n - 1) where the
+d_i sum to 0.
 """
 
 from __future__ import annotations
@@ -135,7 +135,6 @@ def spread(
 
 @rule(*spellings("var_mean", "std_mean"))
 def spread_and_mean(function: Function, value: Any, dim: Any = None, **kwargs: Any) -> tuple[Value, Value]:
-    """Take the variance, or its root, and the mean."""
     spread_of = torch.var if function.__name__ == "var_mean" else torch.std
     return spread(spread_of, value, dim, **kwargs), value.mean(dim, keepdim=kwargs.get("keepdim", False))
 
@@ -157,7 +156,7 @@ def length(function: Function, value: Any, p: Any = 2, dim: Any = None, keepdim:
 
 @rule(*spellings("normalize"))
 def normalize(function: Function, value: Value, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
-    """Divide x by |x|, of order 2; in the box of the unit ball where |x| may be below eps, which then divides."""
+    """Divide x by its Euclidean length; where that may be below eps, entries are only known to be in [-1, 1]."""
     if p != 2:
         refuse(function, value, f"order {p}: the rule holds for order 2")
     dims = inner_dimensions(function, value, dim)
@@ -189,7 +188,7 @@ def _by_channel(value: Any, weight: Tensor | None, bias: Tensor | None) -> Any:
 
 
 def _centred(value: Value, dims: list[int]) -> Value:
-    """x - mean(x); of an entry's own radius 1 - 1/n is left, and 1/n of each other one's is added."""
+    """Compute x - mean(x), whose coefficients are 1 - 1/n for the entry itself and -1/n for every other entry."""
     count = math.prod(value.centre.shape[index] for index in dims)
     return propagate(
         value,
@@ -203,14 +202,14 @@ def _squares(value: Value) -> Value:
 
 
 def _not_negative(value: Value) -> Value:
-    """A sum of squares, whose interval rounding may have put below 0."""
+    """Cut the interval of a sum of squares at 0, below which rounding may have put its lower end."""
     with value.propagation.intervals():
         value.centre, value.radius = midpoint(value.lower.clamp_min(0.0), value.upper)
     return value
 
 
 def _normalised(value: Value, dims: list[int], eps: float, *, centred: bool = True, floor: float = -1.0) -> Value:
-    """d / sqrt(mean(d^2) + eps) over dimensions; without lines where mean(d^2) may be as small as `floor`."""
+    """Bound d / sqrt(mean(d^2) + eps) over dimensions; there are no lines where mean(d^2) may be at most `floor`."""
     count = math.prod(value.centre.shape[index] for index in dims)
     value = _centred(value, dims) if centred else value
     squares: Any = _squares(value)
@@ -236,7 +235,7 @@ def _known(end: Tensor, nothing: float) -> Tensor:
 
 
 def _ends(value: Value, dims: list[int], count: int, eps: float, most: float) -> tuple[Tensor, Tensor]:
-    """The ends of y_i, from those of d_i and of the sum of the other squares."""
+    """Compute the ends of y_i from the ends of d_i and of the sum of the other squares."""
     low, high = value.lower, value.upper
     smallest = torch.where((low <= 0) & (high >= 0), 0.0, torch.minimum(low.square(), high.square()))
     largest = torch.maximum(low.square(), high.square())
@@ -249,7 +248,7 @@ def _ends(value: Value, dims: list[int], count: int, eps: float, most: float) ->
     least, greatest = others(smallest, -1.0), others(largest, 1.0)
 
     def at(end: Tensor, rest: Tensor) -> Tensor:
-        # where all squares may be 0 the quotient is 0/0, and anything up to `most`
+        # where all squares may be 0 the quotient is 0/0, and y_i may be anything up to `most`
         below = (end.square() + rest) / count + eps
         quotient = end / torch.where(below > 0, below, 1.0).sqrt()
         limit = torch.where(end == 0, 0.0, most * end.sign())

@@ -1,4 +1,4 @@
-"""Exponentials, logarithms, reciprocals, roots and powers: curves, most of them of positive numbers only.
+"""Bounds exponentials, logarithms, reciprocals, roots and powers as curves, most of them of positive numbers only.
 
     exp, expm1            convex
     log, log1p            concave
@@ -32,7 +32,7 @@ SQUARE = Curve(torch.square, lambda x: 2 * x, lambda x: 2 * x, valley=0.0)
 
 
 def _positive(x: Tensor) -> Tensor:
-    """x, where a derivative exists."""
+    """Keep x above 0, where the curve has a derivative."""
     return x.clamp_min(torch.finfo(x.dtype).tiny)
 
 
@@ -41,7 +41,7 @@ def _concave(value: Entrywise, slope: Entrywise) -> Curve:
 
 
 def _falling(value: Entrywise, slope: Entrywise) -> Curve:
-    """Convex, of positive numbers."""
+    """Make a falling convex curve of positive numbers."""
     return Curve(value, slope, slope, valley=torch.inf)
 
 
@@ -54,7 +54,7 @@ LOG1P = _concave(torch.log1p, lambda x: 1 / _positive(1 + x))
 
 
 def _root(x: Tensor) -> Tensor:
-    """The square root, with a gradient of 0 at 0."""
+    """Take the square root, with a gradient of 0 at 0."""
     return torch.where(x < 0, torch.nan, root(x))
 
 
@@ -63,7 +63,7 @@ RSQRT = _falling(torch.rsqrt, lambda x: -0.5 * _positive(x) ** -1.5)
 RECIPROCAL = _falling(_reciprocal, lambda x: -(_positive(x) ** -2))
 
 CURVES = {"exp": EXP, "expm1": EXPM1, "log": LOG, "log1p": LOG1P, "sqrt": SQRT, "rsqrt": RSQRT, "square": SQUARE}
-"""Functions without arguments; registered with those of `activations.py`."""
+"""Functions of one tensor without further arguments; `activations.py` registers them."""
 
 
 @rule(*spellings("reciprocal", "reciprocal_"))
@@ -73,7 +73,7 @@ def reciprocal(function: Function, value: Value) -> Any:
     sign = torch.where(value.centre.detach() < 0, -1.0, 1.0)
     if bool((sign > 0).all()):
         return enclose_curve(RECIPROCAL, torch.reciprocal, value)
-    # the interval of -x is the mirrored one
+    # negative intervals are mirrored, so that the curve of positive numbers serves both
     clean = None if value.clean is None else value.clean * sign
     mirrored = value.like(clean, value.centre * sign, value.radius)
     mirrored.tightened = value.tightened
@@ -88,7 +88,7 @@ def reciprocal_times(function: Function, value: Value, numerator: Any) -> Any:
 
 @rule(*spellings("pow", "pow_", "__pow__", "__ipow__"))
 def power(function: Function, value: Any, exponent: Any) -> Any:
-    """Bound x^p, p a number or a tensor of one entry; and c^x, for positive numbers c."""
+    """Bound x^p, where p is a number or a tensor of one entry, and c^x for positive numbers c."""
     if isinstance(exponent, Value):
         if isinstance(value, Value):
             refuse(function, value, "base and exponent depend on the images", "exp(exponent * log(base)) would do")
@@ -115,7 +115,7 @@ def base_to(function: Function, exponent: Value, base: Any) -> Value:
 
 
 def power_curve(exponent: Any) -> Curve:
-    """The curve of x^p for numbers p other than 0 and 1; of positive x, unless p is a positive integer."""
+    """Make the curve of x^p for p other than 0 and 1; x must be positive unless p is a positive integer."""
     p = float(exponent)
     if p == 2:
         return SQUARE

@@ -1,7 +1,8 @@
-"""ReLU and leaky ReLU: the chord above, a ray below: the better of the two outer ones, or one that is optimised.
+"""Bounds ReLU and leaky ReLU between a chord above and a ray through 0 below.
 
-ReLU is what a network spends its bounds on, so its rule is written out: interval, lines and their gradients in a few
-passes over memory.  `rectifier_lines` gives the same lines, entry by entry, for every slope.
+The ray is one of the function's two pieces, whichever leaves the smaller area, or it is optimised.  Most of the time of
+bounds goes into ReLU, so its rule computes interval, lines and their gradients in a few passes over memory;
+`rectifier_lines` gives the same lines for a leaky ReLU of any slope.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ Tensors = tuple[Tensor, ...]
 
 
 def unstable(lower: Tensor, upper: Tensor) -> Tensor:
-    """Entries whose interval has the kink inside."""
+    """Find entries whose interval has the kink inside."""
     return (lower < 0) & (upper > 0)
 
 
 def rectifier_lines(lower: Tensor, upper: Tensor, negative: float) -> Lines:
-    """Lines around x -> max(x, negative * x) with 0 <= negative <= 1; source: CROWN, arXiv:1811.00866.
+    """Draw lines around x -> max(x, negative * x) with 0 <= negative <= 1; source: CROWN, arXiv:1811.00866.
 
-    Below, of the two rays the one that leaves the smaller area: the identity where upper > -lower.  Above, the chord.
-    Both are the function itself where the interval does not contain the kink.
+    The line above is the chord.  The line below is the ray that leaves the smaller area: the identity where
+    upper > -lower.  Both are the function itself where the interval does not contain the kink.
     """
     kinked = unstable(lower, upper)
-    # the width is 1 where it is not used: no 0/0 in the value nor, through `where`, in the gradient
+    # 1 stands for widths that are not used: 0/0 would make NaN of the gradient even where `where` drops the value
     width = torch.where(kinked, upper - lower, 1.0)
-    # neither holds for a NaN interval (an overflow), which must not pass for a stable one
+    # an interval that overflowed is NaN, of which neither condition holds: it must not pass for a stable one
     left = torch.full_like(lower, negative)
     stable = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, left, torch.nan))
     chord = torch.where(kinked, (upper - negative * lower) / width, stable)
@@ -71,7 +72,6 @@ def leaky_relu(
 
 @rule(*spellings("relu", "relu_"), scaled=True)
 def relu(function: Function, value: Value, inplace: bool = False) -> Value:
-    """Bound ReLU."""
     value = rescaled(value)
     propagation = value.propagation
     tighten(value, unstable)
@@ -93,11 +93,11 @@ def relu(function: Function, value: Value, inplace: bool = False) -> Value:
 def _rectified(
     value: Value, output: Tensor | None, ray: Tensor | None, above: Sequence[Any], negative: float = 0.0
 ) -> Tensor:
-    """The rectifier of the clean value, between lines.
+    """Apply the rectifier to the clean value, and attach the lines.
 
     Args:
-        output: what it is; None for ReLU, whose backward pass has a form in fewer passes.
-        ray: slope of the line below; None for that to which the slope above rounds.
+        output: the rectified clean value; None for ReLU, whose backward pass has a form in fewer passes.
+        ray: slope of the line below; None rounds the slope of the line above to 0 or 1.
         above: slope and offset of the line above.
         negative: slope of the rectifier on the left.
     """
@@ -111,23 +111,23 @@ def _rectified(
 
 
 def enclosure(centre: Tensor, radius: Tensor) -> Tensors:
-    """Centre and radius of ReLU's values on centre +- radius, slope and offset of the chord above it.
+    """Compute centre and radius of ReLU's values on centre +- radius, and slope and offset of the chord above.
 
-    With h half of what is positive of the upper end: max(centre, h) and min(radius, h), whatever the signs of the
-    ends, and min(radius, h) / radius is the chord's slope.  No end is subtracted from another, so a radius far below
-    the rounding of the centre survives.  Where the interval is a point the chord is the tangent; where it is NaN, so
-    is everything.
+    With h half of the upper end, or 0 where that is negative, the centre is max(centre, h), the radius min(radius, h)
+    and the chord's slope min(radius, h) / radius, whatever the signs of the ends.  No end is subtracted from another,
+    so a radius far below the rounding of the centre survives.  Where the interval is a point the chord is the tangent;
+    where it is NaN, so is everything.
     """
     half = F.relu(centre + radius) / 2
     middle, reach = torch.maximum(centre, half), torch.minimum(radius, half)
-    # tiny is lost beside every number but 0, and there it makes the quotient 1 or 0
+    # adding `tiny` changes no number but 0, where it makes the quotient 1 or 0 instead of 0/0
     tiny = torch.finfo(centre.dtype).tiny
     chord = (reach + middle.clamp_max(tiny)) / (radius + tiny)
     return middle, reach, chord, 2 * half * (1 - chord)
 
 
 class _Enclosure(torch.autograd.Function):
-    """`enclosure`, or its centre and radius alone, with their gradients in fewer passes."""
+    """Compute `enclosure`, or its centre and radius alone, with gradients in fewer passes over memory."""
 
     @staticmethod
     def forward(ctx: Any, centre: Tensor, radius: Tensor, with_lines: bool) -> Tensors:
@@ -145,8 +145,8 @@ class _Enclosure(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> Gradients:
-        """The slopes themselves where the interval is positive, else 0; but where the kink is inside, with s the
-        chord's slope and q = c / r = 2 s - 1:
+        """Pass gradients on where the interval is positive and stop them where it is negative.  Where the kink is
+        inside, with centre c, radius r, s the chord's slope and q = c / r = 2 s - 1, they follow from
 
         middle = reach = (c + r)/2,   offset = (r^2 - c^2) / 2r,   ds/dc = 1 / 2r,   ds/dr = -q / 2r
         """
@@ -162,7 +162,7 @@ class _Enclosure(torch.autograd.Function):
             return by_middle.add_(turned), by_reach.sub_(turned), None
         (chord,) = kept
         into_centre, into_radius = where_positive(by_middle, chord), where_positive(by_reach, chord)
-        # the slope is neither 0 nor 1 just where the kink is inside
+        # positive just where the kink is inside: elsewhere the chord's slope is 0 or 1
         inside = chord * (1.0 - chord)
         half = (by_middle - by_reach).mul_(0.5)
         at_centre, at_radius = half.neg(), half
@@ -179,11 +179,11 @@ class _Enclosure(torch.autograd.Function):
 
 
 class _Rectifier(torch.autograd.Function):
-    """A rectifier of the clean values; the backward pass of a pass that relaxes follows the lines.
+    """Rectify the clean values; while the pass relaxes, gradients follow the lines.
 
-    The second output says nothing; what comes back through it, (N, ...) in such a backward pass, are the slopes of the
-    lower lines.  So a batched backward pass has lines for each of its rows, and the bound can be differentiated in
-    them.
+    The second output carries no value.  Its gradient, (N, ...) in a backward pass that relaxes, gives the slopes of the
+    lower lines, so that each row of a batched backward pass has lines of its own and the bound can be differentiated
+    in their slopes.
     """
 
     @staticmethod
@@ -219,20 +219,20 @@ def pulled(
     ray: Tensor | None = None,
     output: Tensor | None = None,
 ) -> Tensors:
-    """A linear function of a rectifier's outputs, pulled through the lines: slopes (N, ...) at its inputs, gaps (N,).
+    """Pull a linear function of a rectifier's outputs through the lines: slopes (N, ...) at its inputs, gaps (N,).
 
-    The ray below has the slope to which the chord's rounds, if none is given: 1 where upper > -lower.
+    Without `ray`, the slope of the line below is the chord's, rounded: 1 where upper > -lower, else 0.
     """
     positive, negative = slope.clamp_min(0.0), slope.clamp_max(0.0)
     through = torch.addcmul(positive * (chord.round() if ray is None else ray), negative, chord)
-    # in this order: another one would add gradients up in another order, and change their last digit
+    # another order of these operations would add gradients up in another order, and change their last digit
     gap = through * clean
     gap = torch.addcmul(gap, slope, F.relu(clean) if output is None else output, value=-1)
     return through, per_image(torch.addcmul(gap, negative, offset))
 
 
 class _Pulled(torch.autograd.Function):
-    """`pulled` for ReLU, with its gradients in fewer passes."""
+    """Compute `pulled` for ReLU, with gradients in fewer passes over memory."""
 
     @staticmethod
     def forward(ctx: Any, slope: Tensor, clean: Tensor, chord: Tensor, offset: Tensor) -> Tensors:
@@ -261,6 +261,6 @@ class _Pulled(torch.autograd.Function):
 
 
 def where_positive(values: Tensor, condition: Tensor) -> Tensor:
-    """The values where the condition is positive, else 0: on CPUs 5 to 20 times as fast as a comparison and `where`."""
+    """Put 0 where the condition is not positive: on CPUs 5 to 20 times as fast as a comparison and `where`."""
     selected: Tensor = torch.ops.aten.threshold_backward(values, condition, 0)
     return selected

@@ -1,6 +1,6 @@
-"""Interpolation to another size: entries copied, or weighted with coefficients that are not negative.
+"""Bounds interpolation to another size, which copies entries or weights them with coefficients that are not negative.
 
-A radius then passes as a value does.  Bicubic weights are of both signs; their mode is refused.
+A radius then passes as a value does.  The mode `bicubic` is refused, because its weights have both signs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def interpolate(
     *options: Any,
     **named: Any,
 ) -> Value:
-    """Resize (N, C, ...), to a size or by a factor."""
+    """Resize (N, C, ...) to a size or by a factor."""
     only_first(function, value, (size, scale_factor, *options), named)
     if mode not in (*COPYING, *AVERAGING):
         known = ", ".join((*COPYING, *AVERAGING))

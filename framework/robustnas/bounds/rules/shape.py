@@ -1,4 +1,4 @@
-"""Functions that only move, select or copy entries, padding, and the identity of dropout in evaluation."""
+"""Bounds functions that only move, select or copy entries, padding, and dropout, which in evaluation does nothing."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def move(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
 
 
 def _plain_shape(argument: Any) -> Any:
-    # view_as and its kin take a value for its shape only, which its centre carries
+    # `view_as` and the like take a value only for its shape, which is that of its centre
     return argument.centre if isinstance(argument, Value) else argument
 
 
@@ -74,7 +74,7 @@ def _check_images_stay(function: Function, value: Value, args: tuple[Any, ...], 
     shape = value.centre.shape
     numbers = torch.arange(shape[0], device=value.centre.device).view(-1, *[1] * (len(shape) - 1)).expand(shape)
     if function.__name__ in ("view", "unflatten", "view_as"):
-        # expanded memory cannot always be viewed where real memory can
+        # the image numbers are an expanded tensor, which `view` may refuse where the value's own memory would do
         function, args, kwargs = torch.reshape, (_target(function, value, args, kwargs),), {}
     moved = function(numbers, *args, **kwargs)
     for part in [moved] if isinstance(moved, Tensor) else moved:
@@ -145,17 +145,17 @@ FORMATS = ("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu"
 
 @rule(*(function for name in FORMATS for function in spellings(name)), scaled=True)
 def to_same(function: Function, value: Value | Tensor, *args: Any, **kwargs: Any) -> Value | Tensor | str:
-    """Change nothing: another number format or device is refused, and what asks for the format is told it.
+    """Refuse another number format or device; a call that asks for the format is answered.
 
     A plain tensor may be brought to a value's format and device.
     """
     if not isinstance(value, Value):
         brought: Tensor = function(value, *(_plain_shape(arg) for arg in args), **kwargs)
         return brought
-    told = function(value.centre, *(_plain_shape(arg) for arg in args), **kwargs)
-    if isinstance(told, str):
-        return told
-    if told.dtype != value.centre.dtype or told.device != value.centre.device:
-        here, there = (f"{x.dtype} on {x.device}" for x in (value.centre, told))
+    answer = function(value.centre, *(_plain_shape(arg) for arg in args), **kwargs)
+    if isinstance(answer, str):
+        return answer
+    if answer.dtype != value.centre.dtype or answer.device != value.centre.device:
+        here, there = (f"{x.dtype} on {x.device}" for x in (value.centre, answer))
         refuse(function, value, f"changes {here} to {there}", "convert network and images before bounding")
     return value

@@ -1,4 +1,4 @@
-"""Softmax and log-softmax along a dimension.
+"""Bounds softmax and log-softmax along a dimension.
 
 With t_i(x) = x_i - LSE(x), LSE the logarithm of the sum of exponentials, log-softmax is t and softmax is exp(t).
 
@@ -35,7 +35,7 @@ from robustnas.bounds.relaxation import relax
 from robustnas.bounds.value import Function, Softmaxed, Value, midpoint, refuse
 
 FAR = 4096.0
-"""How far below all others an entry is put that is masked with -inf: its exponential is 0 in every number format."""
+"""An entry masked with -inf is put so far below all others instead: its exponential is 0 in every number format."""
 
 
 @rule(*spellings("softmax", "log_softmax"), torch.special.log_softmax, torch.special.softmax, scaled=True)
@@ -44,7 +44,7 @@ def softmax(function: Function, value: Value, dim: int | None = None, _stackleve
     only_first(function, value, (dim,))
     if dtype not in (None, value.centre.dtype):
         refuse(function, value, f"changes the number format to {dtype}")
-    if dim is None:  # torch's choice
+    if dim is None:  # torch's own default, which it keeps for old code
         dim = 0 if value.centre.dim() in (0, 1, 3) else 1
     (dim,) = inner_dimensions(function, value, dim)
     logarithm = "log" in function.__name__
@@ -55,7 +55,6 @@ def softmax(function: Function, value: Value, dim: int | None = None, _stackleve
 
 @rule(*spellings("softmin"))
 def softmin(function: Function, value: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
-    """Take softmax(-x)."""
     return softmax(torch.softmax, -value, dim, dtype=dtype)
 
 
@@ -90,14 +89,14 @@ class _Planes:
         self.at_upper = torch.exp(self.upper - self.most)
         self.chord = self.at_upper * mean_exponential(2 * value.radius)
         self.sum = (self.at_upper - self.chord * value.radius).sum(self.dims, keepdim=True)
-        self.above_centre = self.most + self.sum.log()  # what the plane above is at the centre
+        self.above_centre = self.most + self.sum.log()  # the height of the plane above at the centre
 
     def below(self, x: Tensor) -> Tensor:
-        """The tangent plane at the centre."""
+        """The plane below LSE: its tangent plane at the centre."""
         return self.at_centre + (self.weights * (x - self.centre)).sum(self.dims, keepdim=True)
 
     def above(self, x: Tensor) -> Tensor:
-        """Chords of the exponentials under a tangent of the logarithm."""
+        """The plane above LSE: a tangent of the logarithm, with chords in the place of exponentials."""
         return self.above_centre + (self.chord * (x - self.centre)).sum(self.dims, keepdim=True) / self.sum
 
 
@@ -110,12 +109,12 @@ def mean_exponential(width: Tensor) -> Tensor:
 
 def along(value: Value, dim: int, *, logarithm: bool) -> Value:
     """Bound the softmax, or its logarithm, along a dimension."""
-    propagation, given = value.propagation, value.copy()
+    propagation, logits = value.propagation, value.copy()
     value = value.unscaled()
     tighten(value)
     masked = _masked(value)
     if logarithm and bool(masked.any()):
-        refuse("log_softmax", given, "entries are masked with -inf, whose logarithms are", "mask after it, or softmax")
+        refuse("log_softmax", logits, "entries are masked with -inf, whose logarithms are", "mask after it, or softmax")
     value = _unmasked(value, masked, dim)
     with propagation.intervals():
         planes = _Planes(value, [dim])
@@ -137,13 +136,13 @@ def along(value: Value, dim: int, *, logarithm: bool) -> Value:
                 below, above = lowest.exp() * (1 + below - lowest), upper + slope * (above - high)
             clean = relax(propagation, clean, torch.where(lowest < low, lower, below), above)
     result = value.like(clean, centre, radius)
-    if given.centre.dim() == 2:
-        result.softmaxed = Softmaxed(given, logarithm)
+    if logits.centre.dim() == 2:
+        result.softmaxed = Softmaxed(logits, logarithm)
     return result
 
 
 def _others(x: Tensor, dim: int) -> Tensor:
-    """LSE of all other entries along a dimension, of sums from both sides: nothing is subtracted."""
+    """LSE of all other entries along a dimension: sums from both sides are added, so that no subtraction cancels."""
     count = x.shape[dim]
     nothing = torch.full_like(x.narrow(dim, 0, 1), -torch.inf)
     before = torch.logcumsumexp(x, dim).narrow(dim, 0, count - 1)
@@ -152,12 +151,12 @@ def _others(x: Tensor, dim: int) -> Tensor:
 
 
 def _masked(value: Value) -> Tensor:
-    """Where a mask has put -inf; an interval that has overflowed is no mask."""
+    """Find entries that a mask has put at -inf; intervals that overflowed are none of them."""
     return value.centre.detach().isneginf() & value.radius.detach().isfinite()
 
 
 def _unmasked(value: Value, masked: Tensor, dim: int) -> Value:
-    """The value with finite numbers, of exponential 0, where it is masked."""
+    """Put finite numbers whose exponential is 0 in the place of masked entries."""
     if not bool(masked.any()):
         return value
     lowest = torch.where(masked, torch.inf, value.lower.detach()).amin(dim, keepdim=True)

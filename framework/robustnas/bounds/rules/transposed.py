@@ -1,4 +1,4 @@
-"""Transposed convolution, unfolding and folding: linear, the radius by the absolute weights."""
+"""Bounds transposed convolution, unfolding, folding and running sums: linear, with absolute weights for the radius."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ DIMENSIONS = {"conv_transpose1d": 3, "conv_transpose2d": 4, "conv_transpose3d": 
 def transposed_convolution(
     function: Function, value: Value, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Value:
-    """Pass the centre through the weights, and the radius through their magnitudes."""
     only_first(function, value, (weight, bias, *args), kwargs)
     expect_dimensions(function, value, DIMENSIONS[function.__name__])
     return propagate(
@@ -31,7 +30,7 @@ def transposed_convolution(
 
 @rule(F.unfold, F.fold, *spellings("im2col", "col2im"))
 def patches(function: Function, value: Value, *args: Any, **kwargs: Any) -> Value:
-    """Write patches as columns, or sum them back: coefficients are 0 and 1."""
+    """Write patches as columns, or sum them back; as coefficients are 0 and 1, a radius passes as a value does."""
     only_first(function, value, args, kwargs)
     expect_dimensions(function, value, 4 if function.__name__ in ("unfold", "im2col") else 3)
     return propagate(value, lambda x: function(x, *args, **kwargs), lambda radius: function(radius, *args, **kwargs))
@@ -39,7 +38,6 @@ def patches(function: Function, value: Value, *args: Any, **kwargs: Any) -> Valu
 
 @rule(*spellings("cumsum"))
 def running_sum(function: Function, value: Value, dim: int, **kwargs: Any) -> Value:
-    """Sum up along a dimension that is not the images'."""
     inner_dimensions(function, value, dim)
     if kwargs:
         refuse(function, value, f"its rule knows no options, found {sorted(kwargs)}")

@@ -1,6 +1,6 @@
-"""Values whose images are for a while not the first dimension, as sequence-first attention has them: (T, N, E).
+"""Values whose first dimension is for a while not that of the images, as in sequence-first attention: (T, N, E).
 
-A `Turned` is such a view of a value.  What it may go through is a short list: arithmetic and activations entry by
+A `Turned` is such a view of a value.  It may go through a short list of functions: arithmetic and activations entry by
 entry, layers over the last dimension, attention, sums over and selections from other dimensions, and being turned back.
 """
 
@@ -38,7 +38,7 @@ class Turned(torch.Tensor):
 
     Args:
         held: (N, ...) the value.
-        at: dimension of the images, at least 1; the others are in the order of `held`.
+        at: the dimension of the images, at least 1; the other dimensions are in the order of `held`.
     """
 
     held: Value
@@ -55,7 +55,7 @@ class Turned(torch.Tensor):
         return turned
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Everything is set in `__new__`, as torch wants it for wrappers."""
+        """Do nothing: torch wants wrappers to set everything in `__new__`."""
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"Turned({self.held!r}, {self.at})"
@@ -80,23 +80,23 @@ class Turned(torch.Tensor):
         return next(each for each in _flat((*args, *(kwargs or {}).values())) if isinstance(each, Turned)).refused(func)
 
     def refused(self, function: Function) -> Any:
-        """Refuse a function that has no meaning here."""
+        """Refuse a function that has no rule for turned values."""
         reason = f"the images are dimension {self.at} here, where few functions have a rule"
         refuse(function, self.held, reason, "keep the images the first dimension (batch_first=True)")
 
     def inside(self, dim: int) -> int:
-        """Which dimension of `held` one of these is."""
+        """Find the dimension of `held` that a dimension of this view is."""
         dim = dim % self.dim()
         return 0 if dim == self.at else dim + (dim < self.at)
 
 
 def turned(inner: Value, at: int) -> Any:
-    """The value with its images at a dimension."""
+    """View a value with its images at a dimension; at 0 it is the value itself."""
     return inner if at == 0 else Turned(inner, at)
 
 
 def images_first(tensor: Any, at: int) -> Any:
-    """A turned value, or a constant that is laid against one, with its images first."""
+    """Turn a value, or a constant that is combined with one, so that its images come first."""
     if isinstance(tensor, Turned) and tensor.at == at:
         return tensor.held
     if isinstance(tensor, Turned | Value):
@@ -114,7 +114,7 @@ def _flat(items: Any) -> Any:
 
 
 def _order(function: Function, dimensions: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
-    """Which dimension of the argument stands where in the result."""
+    """List, for each dimension of the result, which dimension of the argument it is."""
     with torch.no_grad():
         sizes = function(torch.empty(*range(2, dimensions + 2), device="meta"), *args, **kwargs).shape
     return [size - 2 for size in sizes]
@@ -134,7 +134,7 @@ def _in_order(value: Value, order: list[int]) -> Any:
 
 @rule(torch.stack, scaled=True)
 def stack(function: Function, tensors: Any, dim: int = 0) -> Any:
-    """Stack along a new dimension; in front of the images, they become the second."""
+    """Stack along a new dimension; where that comes first, the images become the second."""
     first = next(values_in(tensors))
     return join(function, tensors, dim) if dim % (first.centre.dim() + 1) else turned(join(function, tensors, 1), 1)
 

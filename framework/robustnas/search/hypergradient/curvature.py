@@ -47,7 +47,7 @@ class Curvature:
         total: list[Tensor] = []
         for gradients in self._gradients():
             linked = [(g, d) for g, d in zip(gradients, v, strict=True) if g.requires_grad]
-            found = torch.autograd.grad(
+            products = torch.autograd.grad(
                 [g for g, _ in linked],
                 list(inputs),
                 [d for _, d in linked],
@@ -55,7 +55,7 @@ class Curvature:
                 allow_unused=True,
                 materialize_grads=True,
             )
-            total = [a + b for a, b in zip(total, found, strict=True)] if total else list(found)
+            total = [a + b for a, b in zip(total, products, strict=True)] if total else list(products)
         return self._step.processes.sum(total)
 
     def _gradients(self) -> Iterator[tuple[Tensor, ...]]:
