@@ -85,22 +85,6 @@ def test_intervals_of_averages_are_exact(name: str):
     torch.testing.assert_close(found.radius, (0.2 * one.abs().sum(1)).expand(2, -1))
 
 
-REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
-    "places of a line's maxima": lambda x: F.max_pool1d(x.flatten(2), 2, return_indices=True)[0],
-    "places of adaptive maxima": lambda x: F.adaptive_max_pool2d(x, 2, return_indices=True)[0],
-    "places of a line's adaptive maxima": lambda x: F.adaptive_max_pool1d(x.flatten(2), 2, return_indices=True)[0],
-    "a line without an image dimension": lambda x: F.max_pool1d(x.flatten(1), 2),
-    "images as channels": lambda x: F.adaptive_max_pool2d(x[:, 0], 2),
-    "bicubic": lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_the_rules_do_not_hold_for_is_refused(name: str):
-    with pytest.raises(UnsupportedOpError, match="in the network"):
-        margins(lambda images: REFUSED[name](images).flatten(1), IMAGES, LABELS, ThreatModel("linf", 0.1))
-
-
 # operations of a third party, whole: operation and rule, each in a module of its own
 SQUARE_PLUS = """\
 import torch

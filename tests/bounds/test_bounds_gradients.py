@@ -131,8 +131,7 @@ def test_the_rectifiers_enclosure_is_the_general_one():
         gradients = torch.autograd.grad(expected, (lower, upper), slopes)
         for function in (enclosure, with_lines):
             found = function((lower + upper) / 2, (upper - lower) / 2)
-            for one, other in zip(found, expected, strict=True):
-                torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
             # where the interval is a point, the chord is constant in one form and has a slope of 1/tiny in the other
             wide = (upper > lower).detach()
             for one, other in zip(torch.autograd.grad(found, (lower, upper), slopes), gradients, strict=True):
@@ -192,8 +191,7 @@ def test_the_rectifiers_pull_has_the_gradients_of_its_definition(missing: int | 
         outputs = [one for index, one in enumerate(function(*inputs)) if index != missing]
         weights = [torch.linspace(1, 2, one.numel(), dtype=one.dtype).view(one.shape) for one in outputs]
         gradients.append(torch.autograd.grad(outputs, inputs, weights, allow_unused=True, materialize_grads=True))
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
     assert gradgradcheck(_Pulled.apply, inputs)
 
 

@@ -88,13 +88,25 @@ REFUSED = {
     "indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
     "unknown option": lambda x: x.sum(dim=1, dtype=torch.float32),
     "gradients off": lambda x: torch.no_grad()(lambda y: y * 2)(x),
+    "places of a line's maxima": lambda x: F.max_pool1d(x.flatten(2), 2, return_indices=True)[0],
+    "places of adaptive maxima": lambda x: F.adaptive_max_pool2d(x, 2, return_indices=True)[0],
+    "places of a line's adaptive maxima": lambda x: F.adaptive_max_pool1d(x.flatten(2), 2, return_indices=True)[0],
+    "a line without an image dimension": lambda x: F.max_pool1d(x.flatten(1), 2),
+    "images as channels": lambda x: F.adaptive_max_pool2d(x[:, 0], 2),
+    "bicubic": lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"),
+    "clamp by tensors": lambda x: torch.clamp(x, torch.zeros_like(x.sum(1, keepdim=True))),
+    "clamp, ends crossed": lambda x: x.clamp(1.0, 0.0),
+    "elu that falls": lambda x: F.elu(x, -1.0),
+    "softplus upside down": lambda x: F.softplus(x, -1.0),
+    "gelu of another form": lambda x: F.gelu(x, approximate="sigmoid"),
+    "prelu that depends on the images": lambda x: F.prelu(x, x.mean((1, 2, 3))),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_bounded_is_refused(name: str):
-    with pytest.raises(UnsupportedOpError):
-        margins(call(REFUSED[name]), IMAGES, LABELS, THREAT)
+    with pytest.raises(UnsupportedOpError, match="in the network"):
+        margins(lambda images: REFUSED[name](images).flatten(1)[:, :3], IMAGES, LABELS, THREAT)
 
 
 MIXED = torch.tensor([[1.0, -2.0], [0.5, 0.25], [-1.0, 3.0]], dtype=torch.float64)

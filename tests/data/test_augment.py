@@ -6,10 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustnas.data.augment.augmentation import Augmentation, apply
-
-
-def draw(seed=0):
-    return torch.Generator().manual_seed(seed)
+from support.draws import draw
 
 
 def augment(images, generator, **options):

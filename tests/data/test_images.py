@@ -10,10 +10,7 @@ from robustnas.data.images import InMemory, Streamed, on_device
 from robustnas.data.order import in_order, shuffled
 from robustnas.data.selection import Chosen, first, readers, stored
 from robustnas.errors import DataError
-
-
-def draw(seed=0):
-    return torch.Generator().manual_seed(seed)
+from support.draws import draw
 
 
 def some(count=5):

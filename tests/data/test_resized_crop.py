@@ -10,10 +10,7 @@ from torchvision.transforms import functional as reference
 
 from robustnas.data.augment.augmentation import Augmentation, apply
 from robustnas.data.augment.resized_crop import boxes, resized
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from support.draws import draw
 
 
 @pytest.mark.parametrize(
@@ -23,7 +20,7 @@ def generator(seed=0):
 def test_crops_are_distributed_as_torchvision_s(height, width, shares):
     """Two-sample Kolmogorov-Smirnov of place, size, area and aspect; with fixed seeds it holds always or never."""
     count = 3000
-    ours = boxes(count, height, width, shares, generator()).double().numpy()
+    ours = boxes(count, height, width, shares, draw()).double().numpy()
     torch.manual_seed(1)
     image = torch.zeros(3, height, width)
     theirs = np.array([RandomResizedCrop.get_params(image, list(shares), [3 / 4, 4 / 3]) for _ in range(count)], float)
@@ -44,15 +41,15 @@ def test_crops_are_distributed_as_torchvision_s(height, width, shares):
 
 
 def test_what_never_fits_is_the_largest_from_the_middle():
-    assert boxes(2, 30, 100, (1.0, 1.0), generator()).tolist() == [[0, 30, 30, 40]] * 2
-    assert boxes(2, 100, 30, (1.0, 1.0), generator()).tolist() == [[30, 0, 40, 30]] * 2
-    assert set(map(tuple, boxes(50, 1, 1, (0.01, 0.2), generator()).tolist())) == {(0, 0, 1, 1)}
+    assert boxes(2, 30, 100, (1.0, 1.0), draw()).tolist() == [[0, 30, 30, 40]] * 2
+    assert boxes(2, 100, 30, (1.0, 1.0), draw()).tolist() == [[30, 0, 40, 30]] * 2
+    assert set(map(tuple, boxes(50, 1, 1, (0.01, 0.2), draw()).tolist())) == {(0, 0, 1, 1)}
 
 
 @pytest.mark.parametrize("size", [(48, 48), (20, 31), (90, 70)])
 def test_resizing_is_torchvision_s_smaller_and_larger(size):
-    pixels = torch.randint(0, 256, (16, 3, 64, 56), dtype=torch.uint8, generator=generator(2))
-    crops = boxes(16, 64, 56, (0.05, 1.0), generator(3))
+    pixels = torch.randint(0, 256, (16, 3, 64, 56), dtype=torch.uint8, generator=draw(2))
+    crops = boxes(16, 64, 56, (0.05, 1.0), draw(3))
     ours = resized(pixels.float() / 255, crops, *size)
     assert ours.shape == (16, 3, *size)
     assert ours.dtype == torch.float32
@@ -67,20 +64,20 @@ def test_resizing_is_torchvision_s_smaller_and_larger(size):
 
 
 def test_the_whole_image_at_its_own_size_is_the_image():
-    images = torch.rand(3, 1, 9, 7, generator=generator())
+    images = torch.rand(3, 1, 9, 7, generator=draw())
     whole = torch.tensor([[0, 0, 9, 7]] * 3)
     assert torch.equal(resized(images, whole, 9, 7), images)
     assert torch.equal(resized(torch.ones(3, 2, 9, 7), whole, 20, 5), torch.ones(3, 2, 20, 5))
 
 
 def test_resized_crops_come_before_all_else():
-    images = torch.rand(20, 3, 16, 16, generator=generator(4))
-    draws = Augmentation(flip=True, random_resized_crop=[0.2, 1.0]).plan(20, (12, 10), generator(5), read=(16, 16))
-    flipped = Augmentation(flip=True).plan(20, (12, 10), generator(5))
+    images = torch.rand(20, 3, 16, 16, generator=draw(4))
+    draws = Augmentation(flip=True, random_resized_crop=[0.2, 1.0]).plan(20, (12, 10), draw(5), read=(16, 16))
+    flipped = Augmentation(flip=True).plan(20, (12, 10), draw(5))
     assert torch.equal(apply(images, draws), apply(resized(images, draws.boxes, 12, 10), flipped))
 
 
 def test_bytes_are_cropped_as_floats_are():
-    pixels = torch.randint(0, 256, (6, 3, 9, 9), dtype=torch.uint8, generator=generator())
-    draws = Augmentation(random_resized_crop=[0.3, 0.8]).plan(6, (5, 5), generator(), read=(9, 9))
+    pixels = torch.randint(0, 256, (6, 3, 9, 9), dtype=torch.uint8, generator=draw())
+    draws = Augmentation(random_resized_crop=[0.3, 0.8]).plan(6, (5, 5), draw(), read=(9, 9))
     assert torch.equal(apply(pixels, draws), apply(pixels.float() / 255, draws))

@@ -7,11 +7,7 @@ from hypothesis import strategies as st
 
 from robustnas.data.stratified import balanced, halves, lacking
 from robustnas.errors import DataError
-
-
-def draw(seed=0):
-    return torch.Generator().manual_seed(seed)
-
+from support.draws import draw
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 

@@ -52,37 +52,34 @@ def narrower(rule: Callable[..., Any]) -> Callable[..., Any]:
     return wrong
 
 
-def lines_without_offset(rule: Callable[..., Any]) -> Callable[..., Any]:
+def chord(lower: Tensor, upper: Tensor, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Slope and offset."""
+    slope = (function(upper) - function(lower)) / (upper - lower).clamp_min(1e-30)
+    return slope, function(lower) - slope * lower
+
+
+def without_offset(lower: Tensor, upper: Tensor, function: Callable[[Tensor], Tensor]) -> Lines:
     """ReLU under its chord moved down to the origin: below the function on both sides."""
-
-    def lines(lower: Tensor, upper: Tensor, function: Callable[[Tensor], Tensor]) -> Lines:
-        chord = (function(upper) - function(lower)) / (upper - lower).clamp_min(1e-30)
-        nothing = torch.zeros_like(lower)
-        return Lines((upper > -lower).to(lower), None, chord, nothing)
-
-    return _made_by(lines)
+    return Lines((upper > -lower).to(lower), None, chord(lower, upper, function)[0], torch.zeros_like(lower))
 
 
-def steep_below(rule: Callable[..., Any]) -> Callable[..., Any]:
+def steep_below(lower: Tensor, upper: Tensor, function: Callable[[Tensor], Tensor]) -> Lines:
     """ReLU with its chord as the line below, too."""
-
-    def lines(lower: Tensor, upper: Tensor, function: Callable[[Tensor], Tensor]) -> Lines:
-        chord = (function(upper) - function(lower)) / (upper - lower).clamp_min(1e-30)
-        offset = function(lower) - chord * lower
-        return Lines(chord, offset, chord, offset)
-
-    return _made_by(lines)
+    return Lines(*chord(lower, upper, function), *chord(lower, upper, function))
 
 
-def _made_by(lines: Callable[..., Lines]) -> Callable[..., Any]:
-    """The rule that `activation_rule` makes of lines for ReLU."""
+def drawn_by(lines: Callable[..., Lines]) -> Callable[..., Any]:
+    """Exchanges ReLU's rule for the one that `activation_rule` makes of the lines."""
 
     def stand_in(x: Tensor) -> Tensor:
         return torch.relu(x)
 
-    activation_rule(stand_in)(lines)
-    handler: Callable[..., Any] = bounds.RULES.pop(stand_in)
-    return lambda function, value, inplace=False: handler(torch.relu, value)
+    def exchanged(rule: Callable[..., Any]) -> Callable[..., Any]:
+        activation_rule(stand_in)(lines)
+        handler: Callable[..., Any] = bounds.RULES.pop(stand_in)
+        return lambda function, value, inplace=False: handler(torch.relu, value)
+
+    return exchanged
 
 
 def signed_radius(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,8 +95,8 @@ def signed_radius(rule: Callable[..., Any]) -> Callable[..., Any]:
 
 FAULTS: dict[str, tuple[Any, Any, str, float]] = {
     "relu too narrow": (torch.relu, narrower, "ibp", 0.1),
-    "relu without offset": (torch.relu, lines_without_offset, "crown-ibp", 0.1),
-    "relu steep below": (torch.relu, steep_below, "crown-ibp", 0.4),
+    "relu without offset": (torch.relu, drawn_by(without_offset), "crown-ibp", 0.1),
+    "relu steep below": (torch.relu, drawn_by(steep_below), "crown-ibp", 0.4),
     "max pooling too narrow": (F.max_pool2d, narrower, "crown-ibp", 0.1),
     "batch norm too narrow": (F.batch_norm, narrower, "crown-ibp", 0.1),
     "convolution with signed radius": (F.conv2d, signed_radius, "crown-ibp", 0.1),

@@ -96,13 +96,11 @@ class TestStage:
         plain = torch.autograd.grad(out, everything, slope, retain_graph=True)
         first = torch.autograd.grad(expected, everything, slope, create_graph=True)
         again = torch.autograd.grad(out, everything, slope, create_graph=True)
-        for a, b, c in zip(first, again, plain, strict=True):
-            torch.testing.assert_close(b, a, rtol=0, atol=1e-10)
-            torch.testing.assert_close(c, a, rtol=0, atol=1e-10)
+        torch.testing.assert_close(again, first, rtol=0, atol=1e-10)
+        torch.testing.assert_close(plain, first, rtol=0, atol=1e-10)
         directions = [torch.randn_like(one) for one in first]
         second = [torch.autograd.grad(found, [*everything, slope], directions) for found in (first, again)]
-        for a, b in zip(*second, strict=True):
-            torch.testing.assert_close(b, a, rtol=0, atol=1e-9)
+        torch.testing.assert_close(*second, rtol=0, atol=1e-9)
 
     def test_gives_only_the_gradients_that_are_asked_for(self, ops, given, size, channels, stride):
         shared = given == "shared"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -95,8 +97,7 @@ def test_large_images_take_the_ways_that_small_ones_do_not():
         found, expected = (
             torch.autograd.grad(function(x, weight, *options), (x, weight), slope) for function in (conv2d, F.conv2d)
         )
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-2)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
         checked += 1
     assert checked == 18
 
@@ -105,9 +106,8 @@ def test_machines_without_onednn(monkeypatch):
     monkeypatch.setattr(taps, "better", lambda like: True)
     tensors = arguments(GROUPS["depthwise"], (3, 5), (6, 7), torch.float32)
     for options in ((1, 2, 1, 3), (2, (1, 4), 2, 3)):
-        expected = derivatives_of(F.conv2d, tensors, options)
-        for one, other in zip(derivatives_of(conv2d, tensors, options), expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        found, expected = (derivatives_of(function, tensors, options) for function in (conv2d, F.conv2d))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_edges_of_the_weight_that_see_nothing_are_left_out():
@@ -205,8 +205,7 @@ def test_batched_backward_passes(groups: str, create_graph: bool):
         more = torch.autograd.grad(sum(part.square().sum() for part in one), (slopes, x)) if create_graph else ()
         found.append([*one, *mapped, *more])
     assert len(found[0]) == (6 if create_graph else 4)
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
 
 
 # torch's forward mode scripts some decompositions when it is first used
@@ -231,8 +230,7 @@ def test_transforms_and_forward_mode():
                 torch.func.jvp(lambda w: value(x, w), (weight,), (torch.ones_like(weight),))[1],
             ]
         )
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(*found)
 
 
 def test_an_empty_batch_and_wrong_arguments_are_torchs():
@@ -264,30 +262,26 @@ def test_autocast():
                 y = one(x)
             with torch.autocast("cpu", torch.bfloat16, enabled=in_backward):
                 results.append([y, *torch.autograd.grad(y.sum(), (x, one.weight, one.bias))])
-        for found, expected in zip(*results, strict=True):
-            assert found.dtype == expected.dtype
-            torch.testing.assert_close(found, expected, rtol=0.05, atol=0.2)
+        torch.testing.assert_close(*results, rtol=0.05, atol=0.2)  # number formats, too
         if not in_forward:
             torch.testing.assert_close(*(result[1] for result in results))
 
 
 def test_the_layer_is_torchs_layer():
-    torch.manual_seed(0)
-    ours = Conv2d(6, 4, (3, 2), 2, padding=1, dilation=1, groups=2)
-    torch.manual_seed(0)
-    plain = nn.Conv2d(6, 4, (3, 2), 2, padding=1, dilation=1, groups=2)
+    def pair(*sizes: Any, **options: Any) -> Iterator[nn.Conv2d]:
+        for kind in (Conv2d, nn.Conv2d):
+            torch.manual_seed(0)
+            yield kind(*sizes, **options)
+
+    ours, plain = pair(6, 4, (3, 2), 2, padding=1, dilation=1, groups=2)
     assert isinstance(ours, nn.Conv2d)
-    assert ours.state_dict().keys() == plain.state_dict().keys()
-    assert all(torch.equal(one, plain.state_dict()[name]) for name, one in ours.state_dict().items())
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=0, atol=0)
     x = torch.randn(2, 6, 7, 7)
     torch.testing.assert_close(ours(x), plain(x))
     torch.testing.assert_close(ours(x[0]), plain(x[0]))
     torch.testing.assert_close(copy.deepcopy(ours)(x), plain(x))
     for options in ({"padding": "same"}, {"padding": 1, "padding_mode": "circular"}):
-        torch.manual_seed(0)
-        ours = Conv2d(6, 6, 3, groups=6, **options)
-        torch.manual_seed(0)
-        plain = nn.Conv2d(6, 6, 3, groups=6, **options)
+        ours, plain = pair(6, 6, 3, groups=6, **options)
         torch.testing.assert_close(ours(x), plain(x))
 
 
@@ -298,9 +292,5 @@ def test_compiled_code_is_torchs(monkeypatch):
     x = torch.randn(2, 4, 6, 6, requires_grad=True)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     monkeypatch.undo()
-    for one, other in zip(
-        torch.autograd.grad(compiled(x).square().sum(), (x, layer.weight)),
-        torch.autograd.grad(layer(x).square().sum(), (x, layer.weight)),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other)
+    found, expected = (torch.autograd.grad(net(x).square().sum(), (x, layer.weight)) for net in (compiled, layer))
+    torch.testing.assert_close(found, expected)
