@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from scipy.stats import binomtest, norm
 from torch import nn
 
-from robustnas.certify.smoothing import certify, lower_bound
+from robustnas.certify.smoothing import Smoothed, certify, lower_bound
 from robustnas.data.images import InMemory, Streamed
 from robustnas.data.selection import first
 from robustnas.errors import DataError, DeviceError, InputError, RunError
@@ -35,6 +36,11 @@ class Halfplane(nn.Module):
     def distance(self, images: torch.Tensor) -> torch.Tensor:
         """(N,), to the boundary in l_2; below 0 on the side of class 0."""
         return ((images - 0.5).flatten(1) @ self.weights / self.weights.norm()).detach()
+
+
+def smoothed(network: nn.Module, images: Any, labels: torch.Tensor, **changed: Any) -> Smoothed:
+    """Certificates by `SETTINGS`, but for what is changed."""
+    return certify(network, images, labels, **(SETTINGS | changed))
 
 
 def pairs(*values: float) -> torch.Tensor:
@@ -73,9 +79,7 @@ def test_radii_of_a_linear_network_approach_its_distance_to_the_boundary():
     network = Halfplane(3.0, -1.0)
     images = spread(40)
     distance = network.distance(images)
-    found = certify(
-        network, images, (distance > 0).long(), **(SETTINGS | {"samples": 4000, "alpha": 1e-4, "batch": 997})
-    )
+    found = smoothed(network, images, (distance > 0).long(), samples=4000, alpha=1e-4, batch=997)
     assert bool((found.radius <= distance.abs()).all())
     answered = found.prediction >= 0
     assert answered.sum() > 30
@@ -89,10 +93,7 @@ def test_radii_of_a_linear_network_approach_its_distance_to_the_boundary():
 
 def test_more_noise_certifies_further():
     images, labels = pairs(1.0), torch.tensor([1])
-    radii = [
-        float(certify(Halfplane(1.0, 1.0), images, labels, **(SETTINGS | {"sigma": sigma})).radius)
-        for sigma in (0.05, 0.1, 0.2)
-    ]
+    radii = [float(smoothed(Halfplane(1.0, 1.0), images, labels, sigma=sigma).radius) for sigma in (0.05, 0.1, 0.2)]
     # all samples are right: the bound is alpha^(1/n) whatever sigma is
     assert radii == pytest.approx([sigma * norm.ppf(0.01 ** (1 / 200)) for sigma in (0.05, 0.1, 0.2)], rel=1e-6)
 
@@ -103,7 +104,7 @@ def test_certificates_are_wrong_as_often_as_alpha_allows():
     images = pairs(0.65).expand(runs, 1, 1, 2)
     exact = float(network.distance(images[:1]))
     changed = {"samples": 100, "selection": 60, "alpha": alpha, "batch": 30_000}
-    found = certify(network, images, torch.ones(runs, dtype=torch.int64), **(SETTINGS | changed))
+    found = smoothed(network, images, torch.ones(runs, dtype=torch.int64), **changed)
     violations = float((found.radius > exact).float().mean())
     probability = norm.cdf(exact / 0.25)
     bounds = lower_bound(np.arange(101), 100, alpha)
@@ -120,7 +121,7 @@ def test_noise_is_not_clipped():
     images, labels = pairs(1.0), torch.tensor([1])
     seen: list[torch.Tensor] = []
     network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    certify(network, images, labels, **SETTINGS)
+    smoothed(network, images, labels)
     noisy = torch.cat(seen)
     assert len(noisy) == 220
     assert float(noisy.mean()) == pytest.approx(1.0, abs=0.06)
@@ -130,7 +131,7 @@ def test_noise_is_not_clipped():
 
 def test_it_abstains_on_the_boundary_and_answers_nothing_there():
     images = pairs(0.5, 1.0)
-    found = certify(Halfplane(1.0, 1.0), images, torch.tensor([1, 1]), **SETTINGS)
+    found = smoothed(Halfplane(1.0, 1.0), images, torch.tensor([1, 1]))
     assert found.prediction.tolist() == [-1, 1]
     assert float(found.radius[0]) == 0
     assert 60 < int(found.count[0]) < 140
@@ -139,7 +140,7 @@ def test_it_abstains_on_the_boundary_and_answers_nothing_there():
 
 def test_the_radius_is_of_the_class_predicted_and_certified_is_of_the_right_one():
     images = pairs(0.0, 1.0, 0.0)
-    found = certify(Halfplane(1.0, 1.0), images, torch.tensor([0, 0, 1]), **SETTINGS)
+    found = smoothed(Halfplane(1.0, 1.0), images, torch.tensor([0, 0, 1]))
     assert found.prediction.tolist() == [0, 1, 0]
     assert bool((found.radius > 0).all())
     assert (found.certified > 0).tolist() == [True, False, False]
@@ -151,9 +152,9 @@ def test_the_radius_is_of_the_class_predicted_and_certified_is_of_the_right_one(
 @pytest.mark.parametrize("batch", [1, 7, 20, 1000])
 def test_the_batch_does_not_matter(batch):
     network, images = Halfplane(2.0, 1.0), spread(6)
-    changed = SETTINGS | {"samples": 30, "selection": 4, "alpha": 0.1}
-    one = certify(network, images, zeros(6), **changed)
-    other = certify(network, images, zeros(6), **(changed | {"batch": batch}))
+    changed = {"samples": 30, "selection": 4, "alpha": 0.1}
+    one = smoothed(network, images, zeros(6), **changed)
+    other = smoothed(network, images, zeros(6), **(changed | {"batch": batch}))
     assert torch.equal(one.count, other.count)
     assert torch.equal(one.radius, other.radius)
     assert len(one.count.unique()) > 2
@@ -161,12 +162,12 @@ def test_the_batch_does_not_matter(batch):
 
 def test_neither_order_nor_company_matters_and_the_seed_does():
     network, images, labels = Halfplane(2.0, 1.0), spread(), zeros(12)
-    whole = certify(network, images, labels, **SETTINGS)
+    whole = smoothed(network, images, labels)
     order = torch.tensor([7, 2, 11])
-    part = certify(network, images[order], labels[order], indices=order, **SETTINGS)
+    part = smoothed(network, images[order], labels[order], indices=order)
     assert torch.equal(part.count, whole.count[order])
     assert torch.equal(part.radius, whole.radius[order])
-    other = certify(network, images, labels, **(SETTINGS | {"seed": 1}))
+    other = smoothed(network, images, labels, seed=1)
     assert not torch.equal(other.count, whole.count)
 
 
@@ -179,28 +180,28 @@ class Two(Processes):
 
 def test_processes_share_the_images():
     network, images, labels = Halfplane(2.0, 1.0), spread(5), zeros(5)
-    whole = certify(network, images, labels, **SETTINGS)
-    parts = [certify(network, images, labels, processes=Two(rank, 2), **SETTINGS) for rank in (0, 1)]
+    whole = smoothed(network, images, labels)
+    parts = [smoothed(network, images, labels, processes=Two(rank, 2)) for rank in (0, 1)]
     assert all((part.count == 0).sum() >= 2 for part in parts)
     assert torch.equal(parts[0].count + parts[1].count, whole.count)
-    idle = certify(network, images[:1], labels[:1], processes=Two(1, 2), **SETTINGS)
+    idle = smoothed(network, images[:1], labels[:1], processes=Two(1, 2))
     assert idle.count.tolist() == [0], "more processes than images"
 
 
 def test_streamed_images_and_bytes_are_those_in_memory():
     network, labels = Halfplane(2.0, 1.0), zeros(5)
     pixels = (spread(5) * 255).to(torch.uint8)
-    expected = certify(network, pixels, labels, **SETTINGS)
+    expected = smoothed(network, pixels, labels)
     for images in (Streamed(list(pixels), labels), InMemory(pixels, labels)):
-        assert torch.equal(certify(network, first(images, 5), labels, **SETTINGS).radius, expected.radius)
-    assert torch.equal(certify(network, pixels, labels[:3], **SETTINGS).radius, expected.radius[:3])
+        assert torch.equal(smoothed(network, first(images, 5), labels).radius, expected.radius)
+    assert torch.equal(smoothed(network, pixels, labels[:3]).radius, expected.radius[:3])
 
 
 def test_the_network_is_left_as_it_was_and_looked_at_in_eval_mode():
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(2), nn.Dropout(0.9), nn.Linear(2, 2)).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     images = spread(4)
-    one, two = (certify(network, images, zeros(4), **SETTINGS) for _ in range(2))
+    one, two = (smoothed(network, images, zeros(4)) for _ in range(2))
     assert torch.equal(one.count, two.count)
     assert network.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
@@ -210,12 +211,12 @@ def test_the_network_is_left_as_it_was_and_looked_at_in_eval_mode():
 def test_progress_is_told():
     told: list[tuple[int, int, str, float]] = []
     images, labels = pairs(1.0, 0.0, 1.0), torch.tensor([1, 1, 1])
-    certify(
+    smoothed(
         Halfplane(1.0, 1.0),
         images,
         labels,
         report=lambda done, total, unit, **figures: told.append((done, total, unit, figures["certified"])),
-        **(SETTINGS | {"batch": 20}),
+        batch=20,
     )
     assert told == [(1, 3, "image", 1.0), (2, 3, "image", 0.5), (3, 3, "image", pytest.approx(2 / 3))]
 
@@ -231,7 +232,7 @@ def test_it_stops_between_batches_when_asked(monkeypatch):
 
     monkeypatch.setattr(interrupt, "check", check)
     with pytest.raises(interrupt.Interrupted):
-        certify(Halfplane(1.0, 1.0), pairs(1.0), torch.tensor([1]), **SETTINGS)
+        smoothed(Halfplane(1.0, 1.0), pairs(1.0), torch.tensor([1]))
 
 
 @pytest.mark.parametrize(
@@ -251,11 +252,11 @@ def test_it_stops_between_batches_when_asked(monkeypatch):
 )
 def test_numbers_that_make_no_sense_are_refused(changed, message):
     with pytest.raises(InputError, match=message):
-        certify(Halfplane(1.0, 1.0), pairs(1.0), torch.tensor([1]), **(SETTINGS | changed))
+        smoothed(Halfplane(1.0, 1.0), pairs(1.0), torch.tensor([1]), **changed)
 
 
 def test_as_few_samples_as_the_message_says_can_certify():
-    found = certify(Halfplane(1.0, 1.0), pairs(1.0), torch.tensor([1]), **(SETTINGS | {"samples": 7, "sigma": 0.01}))
+    found = smoothed(Halfplane(1.0, 1.0), pairs(1.0), torch.tensor([1]), samples=7, sigma=0.01)
     assert float(found.radius) > 0
 
 
@@ -274,12 +275,12 @@ def test_as_few_samples_as_the_message_says_can_certify():
 )
 def test_what_is_not_labelled_images_is_refused(images, labels, indices, message):
     with pytest.raises(DataError, match=message):
-        certify(Halfplane(1.0, 1.0), images, labels, indices=indices, **SETTINGS)
+        smoothed(Halfplane(1.0, 1.0), images, labels, indices=indices)
 
 
 def test_a_network_that_lives_elsewhere_is_refused():
     with pytest.raises(DeviceError, match="the network is on meta"):
-        certify(Halfplane(1.0, 1.0).to("meta"), pairs(1.0), torch.tensor([1]), **SETTINGS)
+        smoothed(Halfplane(1.0, 1.0).to("meta"), pairs(1.0), torch.tensor([1]))
 
 
 def test_logits_that_are_not_finite_name_the_image():
@@ -289,4 +290,4 @@ def test_logits_that_are_not_finite_name_the_image():
 
     images, changed = pairs(0.0, 1.0), {"samples": 20_000, "batch": 4000}
     with pytest.raises(RunError, match=r"image 1 under noise of sigma 0.25 are not finite"):
-        certify(Broken(1.0, 1.0), images, zeros(2), **(SETTINGS | changed))
+        smoothed(Broken(1.0, 1.0), images, zeros(2), **changed)

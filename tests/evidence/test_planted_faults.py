@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evidence.soundness.ledger import Case, Ledger
-from evidence.soundness.networks import CLASSES, RandomNetwork, replaced, some_images
+from evidence.soundness.networks import CLASSES, RandomNetwork, narrowed, replaced, some_images
 from evidence.soundness.points import margins_at, some_points
 from robustnas import bounds
-from robustnas.bounds import Lines, Value, activation_rule, linear_rule
+from robustnas.bounds import Lines, activation_rule, linear_rule
 from robustnas.bounds.region import Region
 from robustnas.threat import NORMS, ThreatModel
 
@@ -38,18 +38,6 @@ def test_bounds_higher_by_a_fifth_of_their_width_are_caught(norm: str):
         higher = bound + 0.2 * (values[0] - bound)
         caught += ledger.check(case, values, higher, "float64", "crown-ibp", torch.full_like(bound, 1e-9)) > 0
     assert caught >= 8
-
-
-def narrower(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule with intervals that are a fifth too narrow."""
-
-    def wrong(*args: Any, **kwargs: Any) -> Any:
-        value = rule(*args, **kwargs)
-        assert isinstance(value, Value)
-        value.radius = value.radius * 0.8
-        return value
-
-    return wrong
 
 
 def chord(lower: Tensor, upper: Tensor, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -94,11 +82,11 @@ def signed_radius(rule: Callable[..., Any]) -> Callable[..., Any]:
 
 
 FAULTS: dict[str, tuple[Any, Any, str, float]] = {
-    "relu too narrow": (torch.relu, narrower, "ibp", 0.1),
+    "relu too narrow": (torch.relu, narrowed(0.8), "ibp", 0.1),
     "relu without offset": (torch.relu, drawn_by(without_offset), "crown-ibp", 0.1),
     "relu steep below": (torch.relu, drawn_by(steep_below), "crown-ibp", 0.4),
-    "max pooling too narrow": (F.max_pool2d, narrower, "crown-ibp", 0.1),
-    "batch norm too narrow": (F.batch_norm, narrower, "crown-ibp", 0.1),
+    "max pooling too narrow": (F.max_pool2d, narrowed(0.8), "crown-ibp", 0.1),
+    "batch norm too narrow": (F.batch_norm, narrowed(0.8), "crown-ibp", 0.1),
     "convolution with signed radius": (F.conv2d, signed_radius, "crown-ibp", 0.1),
 }
 """A function, what is done to its rule, a method that shows it, and epsilon."""

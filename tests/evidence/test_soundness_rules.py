@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Any
 
 import pytest
 import torch
@@ -12,8 +11,18 @@ from test_soundness import Tilted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evidence.soundness.networks import ARRANGED, ENTRYWISE, LINEAR, Apply, activations, recorded, replaced, shipped
-from robustnas.bounds import Value, linear_bounds, relaxation
+from evidence.soundness.networks import (
+    ARRANGED,
+    ENTRYWISE,
+    LINEAR,
+    Apply,
+    activations,
+    narrowed,
+    recorded,
+    replaced,
+    shipped,
+)
+from robustnas.bounds import linear_bounds, relaxation
 from robustnas.bounds.rules import rectifier
 from robustnas.threat import ThreatModel
 
@@ -109,19 +118,6 @@ def excess(network: Entries, image: Tensor, least: Tensor, method: str = "ibp") 
     return float((bound - least).max())
 
 
-def narrower(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule with intervals that are 1 % too narrow."""
-
-    def wrong(*args: Any, **kwargs: Any) -> Any:
-        result = rule(*args, **kwargs)
-        for value in result if isinstance(result, tuple) else (result,):
-            if isinstance(value, Value):
-                value.radius = FAULT * value.radius
-        return result
-
-    return wrong
-
-
 def test_an_interval_that_is_narrow_by_1_percent_is_found_whatever_the_rule():
     image = torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     constants = {"ones_like"}  # the rule of what has no radius
@@ -135,7 +131,7 @@ def test_an_interval_that_is_narrow_by_1_percent_is_found_whatever_the_rule():
         for rule in used & set(names):
             seen.add(names[rule])
             if names[rule] not in found:
-                with replaced(shipped()[rule][0], narrower):
+                with replaced(shipped()[rule][0], narrowed(FAULT)):
                     if excess(network, image, least) > 1e-4:
                         found.add(names[rule])
     assert seen >= set(names.values()), f"no block uses the rules of {set(names.values()) - seen}"

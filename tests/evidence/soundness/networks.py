@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustnas.bounds import RULES
+from robustnas.bounds import RULES, Value
 from robustnas.bounds.value import function_name
 from robustnas.registry import SEARCH_SPACES
 
@@ -356,6 +356,22 @@ def replaced(function: Callable[..., Any], change: Callable[[Any], Any]) -> Iter
         yield
     finally:
         RULES.update(dict.fromkeys(names, old))
+
+
+def narrowed(share: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A change for `replaced`: the rule with intervals of this share of their width."""
+
+    def change(rule: Callable[..., Any]) -> Callable[..., Any]:
+        def wrong(*args: Any, **kwargs: Any) -> Any:
+            result = rule(*args, **kwargs)
+            for value in result if isinstance(result, tuple) else (result,):
+                if isinstance(value, Value):
+                    value.radius = share * value.radius
+            return result
+
+        return wrong
+
+    return change
 
 
 @contextmanager
