@@ -127,24 +127,3 @@ def test_the_l1_minimum_has_the_gradient_of_the_program_and_the_multiplier_s_in_
     assert torch.autograd.gradcheck(
         lambda s, e: Region(images, "l1", e).minimum(s), (slopes.requires_grad_(), epsilon), atol=1e-6
     )
-
-
-@pytest.mark.parametrize("size", [(3, 3), (5, 4)])
-def test_an_l1_ball_takes_the_largest_weight_of_the_first_layer(size: tuple[int, int]):
-    """One pixel may take all of epsilon: the layer's interval is epsilon times the largest weight, not their sum."""
-    torch.manual_seed(0)
-    conv = nn.Conv2d(2, 4, 3, padding=1, groups=2).double()
-    images = 0.4 + 0.2 * torch.rand(1, 2, *size, dtype=torch.float64)
-
-    class Stem(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return conv((x - 0.5) / 0.25).mean(dim=(2, 3))
-
-    stem = Stem().eval()
-    wide = bounds.margins(stem, images, torch.tensor([0]), ThreatModel("linf", 0.05), "ibp")
-    thin = bounds.margins(stem, images, torch.tensor([0]), ThreatModel("l1", 0.05), "ibp")
-    clean = bounds.margins(stem, images, torch.tensor([0]), ThreatModel("l1", 0.0), "ibp")
-    # intervals of two logits: twice the largest weight of each, over the scale
-    rows = conv.weight.abs().flatten(1).amax(dim=1) * 0.05 / 0.25
-    torch.testing.assert_close(thin, clean - rows[0] - rows[1:])
-    assert (wide < thin).all()

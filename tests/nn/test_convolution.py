@@ -141,19 +141,16 @@ def test_gradients_that_nobody_asked_for_are_not_computed(computed: list[str]):
     x, weight, bias = arguments(GROUPS["several"], (3, 3), (5, 5))
     alpha = torch.ones((), dtype=x.dtype, requires_grad=True)
 
-    def taken(inputs, create_graph=False):
+    for inputs, maps in (
+        ([alpha], ["image_gradient"]),
+        ([weight], ["weight_gradient"]),
+        ([bias], []),
+        ([alpha, weight], ["both_gradients"]),
+    ):
         y = conv2d(x * alpha, weight, bias, 1, 1, 1, 2).sum()
         computed.clear()
-        return torch.autograd.grad(y, inputs, create_graph=create_graph)
-
-    taken([alpha])
-    assert computed == ["image_gradient"]
-    taken([weight])
-    assert computed == ["weight_gradient"]
-    taken([bias])
-    assert computed == []
-    taken([alpha, weight])
-    assert computed == ["both_gradients"]
+        torch.autograd.grad(y, inputs)
+        assert computed == maps
 
     # a double backward pass for alpha alone: one convolution more, and no weight gradient
     computed.clear()
@@ -163,14 +160,11 @@ def test_gradients_that_nobody_asked_for_are_not_computed(computed: list[str]):
     torch.autograd.grad(slopes.square().sum(), alpha)
     assert computed == ["convolve", "image_gradient", "convolve"]
 
-    y = conv2d(x * alpha, weight, bias, 1, 1, 1, 2).sum()
-    computed.clear()
-    torch.autograd.backward(y, inputs=[weight])
-    assert computed == ["weight_gradient"]
-    y = conv2d(x.detach(), weight, bias, 1, 1, 1, 2).sum()
-    computed.clear()
-    y.backward()
-    assert computed == ["weight_gradient"]
+    for images, inputs in ((x * alpha, [weight]), (x.detach(), None)):
+        y = conv2d(images, weight, bias, 1, 1, 1, 2).sum()
+        computed.clear()
+        y.backward(inputs=inputs)
+        assert computed == ["weight_gradient"]
 
 
 def test_what_only_a_gradient_nobody_can_ask_for_needs_is_not_kept():
