@@ -76,21 +76,6 @@ def test_copies_of_a_pixel_are_one_pixel(networks: int, capsys: pytest.CaptureFi
         assert count.exact >= (count.checks if method != "ibp" else networks // 7), (method, norm)
 
 
-def test_a_network_for_colour_images_that_is_given_grey_ones():
-    class Grey(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(torch.cat([x, x, x], 1).flatten(1))
-
-    network = Grey(12, 2, bias=False).eval()
-    network.weight.data.copy_(torch.stack([torch.ones(12), torch.zeros(12)]))
-    images, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
-    for method in METHODS:
-        for threat in (ThreatModel("l2", 0.2), ThreatModel("l1", 0.4)):
-            found = certify.margins(network, images, label, threat, method)
-            assert found.item() <= 4.8
-            torch.testing.assert_close(found, torch.tensor([[4.8]]), rtol=2e-5, atol=0.0)
-
-
 def test_a_mean_and_a_deviation_for_three_channels_of_a_grey_image():
     """(x - mean) / std broadcasts one channel to three; the network that reads them looks at all."""
     network = PixelNetwork(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
