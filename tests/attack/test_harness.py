@@ -68,10 +68,7 @@ def test_an_attack_that_minimises_proves_nothing_beyond_the_ball():
 
 
 LIES = {
-    "outside the ball": (
-        lambda x: (x + 0.11).clamp(0, 1),
-        "image 4 a perturbation of 0.11, outside the ball",
-    ),
+    "outside the ball": (lambda x: (x + 0.11).clamp(0, 1), "image 4 a perturbation of 0.11, outside the ball"),
     "above the box": (lambda x: x * 0 + 1.001, r"image 4 pixels from 1.001 to 1.001, outside \[0, 1\]"),
     "below the box": (lambda x: x * 0 - 0.02, "outside"),
     "not a number": (lambda x: x * float("nan"), "image 4 pixels that are not finite"),
@@ -139,6 +136,11 @@ class Noisy(FixedEpsilonAttack):
         return (inputs + epsilon * (2 * noise - 1)).clamp(0, 1)
 
 
+def seed_all(seed):
+    for start in (torch.manual_seed, np.random.seed, random.seed):
+        start(seed)
+
+
 def run_noisy(seed=0, label="noisy", batch=5):
     attack, (images, labels) = Noisy(), some()
     record = evaluate(
@@ -148,13 +150,9 @@ def run_noisy(seed=0, label="noisy", batch=5):
 
 
 def test_draws_depend_on_seed_label_and_batch_alone():
-    torch.manual_seed(1)
-    np.random.seed(1)
-    random.seed(1)
+    seed_all(1)
     draws, first = run_noisy()
-    torch.manual_seed(2)
-    np.random.seed(2)
-    random.seed(2)
+    seed_all(2)
     again, second = run_noisy()
     assert draws == again
     assert len(draws) == 3
@@ -166,13 +164,9 @@ def test_draws_depend_on_seed_label_and_batch_alone():
 
 
 def test_the_callers_random_state_is_put_back():
-    torch.manual_seed(3)
-    np.random.seed(3)
-    random.seed(3)
+    seed_all(3)
     expected = (torch.rand(1).item(), np.random.rand(), random.random())
-    torch.manual_seed(3)
-    np.random.seed(3)
-    random.seed(3)
+    seed_all(3)
     run_noisy()
     assert (torch.rand(1).item(), np.random.rand(), random.random()) == expected
 
@@ -226,17 +220,10 @@ def test_evaluations_are_counted_image_by_image():
 
 
 def test_progress_is_reported():
-    told = []
-    images, labels = some()
+    told, (images, labels) = [], some()
     attack = foolbox.attacks.LinfPGD(steps=3, abs_stepsize=0.2)
-    record = evaluate(
-        Small(),
-        images,
-        labels,
-        attack,
-        LINF,
-        Conditions(batch=5, report=lambda done, total, unit, **f: told.append((done, total, unit, f))),
-    )
+    conditions = Conditions(batch=5, report=lambda done, total, unit, **f: told.append((done, total, unit, f)))
+    record = evaluate(Small(), images, labels, attack, LINF, conditions)
     assert [one[:3] for one in told] == [(5, 12, "image"), (10, 12, "image"), (12, 12, "image")]
     share = float(robust(record.correct, [record.success]).float().mean())
     assert told[-1][3]["standing"] == pytest.approx(share)
@@ -250,36 +237,44 @@ def test_foolbox_wrappers_that_can_only_be_called_are_called():
     assert float(record.distance.max()) <= 0.4 + 1e-6
 
 
-def test_an_attack_of_another_norm_is_refused():
-    images, labels = some()
-    with pytest.raises(OptionError, match="l_2 and the threat is linf"):
-        evaluate(Small(), images, labels, foolbox.attacks.L2PGD(steps=2), LINF, Conditions(label="pgd"))
-    with pytest.raises(OptionError, match="l_inf and the threat is l2"):
-        evaluate(Small(), images, labels, foolbox.attacks.LinfPGD(steps=2), L2)
-    with pytest.raises(OptionError, match="not a foolbox Attack"):
-        evaluate(Small(), images, labels, object(), LINF)
+@pytest.mark.parametrize(
+    ("attack", "threat", "message"),
+    [
+        (foolbox.attacks.L2PGD(steps=2), LINF, "l_2 and the threat is linf"),
+        (foolbox.attacks.LinfPGD(steps=2), L2, "l_inf and the threat is l2"),
+        (object(), LINF, "not a foolbox Attack"),
+    ],
+)
+def test_an_attack_of_another_norm_is_refused(attack, threat, message):
+    with pytest.raises(OptionError, match=message):
+        evaluate(Small(), *some(), attack, threat)
 
 
-def test_bad_images_labels_and_networks_are_named():
-    images, labels = some()
-    attack = foolbox.attacks.LinfFastGradientAttack()
-    with pytest.raises(DataError, match="int64"):
-        evaluate(Small(), images, labels.int(), attack, LINF)
-    with pytest.raises(DataError, match="12 images with 3 labels"):
-        evaluate(Small(), images, labels[:3], attack, LINF)
-    with pytest.raises(DataError, match="first images"):
-        evaluate(Small(), InMemory(images[:3], labels[:3]), labels, attack, LINF)
-    with pytest.raises(DataError, match=r"\[0, 1\]"):
-        evaluate(Small(), images * 255, labels, attack, LINF)
-    with pytest.raises(DataError, match=r"image 3 has pixels outside"):
-        evaluate(Small(), Streamed([*images[:3], images[3] + 1], labels[:4]), labels[:4], attack, LINF)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images, labels: (images, labels.int()), "int64"),
+        (lambda images, labels: (images, labels[:3]), "12 images with 3 labels"),
+        (lambda images, labels: (InMemory(images[:3], labels[:3]), labels), "first images"),
+        (lambda images, labels: (images * 255, labels), r"\[0, 1\]"),
+        (
+            lambda images, labels: (Streamed([*images[:3], images[3] + 1], labels[:4]), labels[:4]),
+            "image 3 has pixels outside",
+        ),
+    ],
+)
+def test_bad_images_and_labels_are_named(change, message):
+    with pytest.raises(DataError, match=message):
+        evaluate(Small(), *change(*some()), foolbox.attacks.LinfFastGradientAttack(), LINF)
 
+
+def test_logits_that_are_not_finite_are_named():
     class Diverged(Small):
         def forward(self, images):
             return super().forward(images).index_fill(0, torch.tensor([2]), float("nan"))
 
     with pytest.raises(RunError, match="logits for image 2 are not finite"):
-        predict(Diverged(), images)
+        predict(Diverged(), some()[0])
 
 
 def test_a_network_elsewhere_is_refused():

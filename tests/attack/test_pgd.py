@@ -1,5 +1,7 @@
 """Projected gradient descent for training and search."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -43,56 +45,30 @@ def test_images_are_admissible_and_the_loss_rises(network, threat, mean):
     assert raised > max(clean, F.cross_entropy(network(start), labels)) + 1e-3
 
 
-def test_on_a_linear_network_it_finds_the_corner():
-    """f(x) = [w.x, -w.x]: the loss of class 0 is highest at x - epsilon sign(w), inside the box."""
-    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
-    w = torch.tensor([1.0, -2.0, 0.5, -0.1])
-    net[1].weight.data = torch.stack([w, -w])
-    images = torch.full((3, 1, 2, 2), 0.5)
-    labels = torch.zeros(3, dtype=torch.long)
-    found = pgd(
-        net,
-        images,
-        lambda logits: F.cross_entropy(logits, labels),
-        ThreatModel("linf", 0.1),
-        steps=12,
-        generator=generator(),
-    )
-    torch.testing.assert_close(found, images - 0.1 * w.sign().view(1, 1, 2, 2))
-    found = pgd(
-        net,
-        images,
-        lambda logits: F.cross_entropy(logits, labels),
-        ThreatModel("l2", 0.1),
-        steps=60,
-        generator=generator(),
-    )
-    torch.testing.assert_close(found, images - 0.1 * (w / w.norm()).view(1, 1, 2, 2), atol=2e-3, rtol=0)
+SLOPE = torch.tensor([1.0, -2.0, 0.5, -0.1])
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "expected"),
+    ("norm", "epsilon", "steps", "expected", "atol"),
     [
-        (0.1, [0.5, 0.6, 0.5, 0.5]),
-        (0.7, [0.3, 1.0, 0.5, 0.5]),
-        (1.2, [0.0, 1.0, 0.3, 0.5]),
-        (5.0, [0.0, 1.0, 0.0, 1.0]),
+        ("linf", 0.1, 12, 0.5 - 0.1 * SLOPE.sign(), 1e-5),
+        ("l2", 0.1, 60, 0.5 - 0.1 * SLOPE / SLOPE.norm(), 2e-3),
+        # in l_1 pixel after pixel is filled, the steepest first
+        ("l1", 0.1, 40, [0.5, 0.6, 0.5, 0.5], 1e-5),
+        ("l1", 0.7, 40, [0.3, 1.0, 0.5, 0.5], 1e-5),
+        ("l1", 1.2, 40, [0.0, 1.0, 0.3, 0.5], 1e-5),
+        ("l1", 5.0, 40, [0.0, 1.0, 0.0, 1.0], 1e-5),
     ],
 )
-def test_on_a_linear_network_in_l1_it_fills_pixel_after_pixel(epsilon, expected):
+def test_on_a_linear_network_it_finds_the_corner(norm, epsilon, steps, expected, atol):
+    """f(x) = [w.x, -w.x]: the loss of class 0 is highest where w.x is lowest in ball and box."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
-    w = torch.tensor([1.0, -2.0, 0.5, -0.1])
-    net[1].weight.data = torch.stack([w, -w])
+    net[1].weight.data = torch.stack([SLOPE, -SLOPE])
     images, labels = torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.long)
-    found = pgd(
-        net,
-        images,
-        lambda logits: F.cross_entropy(logits, labels),
-        ThreatModel("l1", epsilon),
-        steps=40,
-        generator=generator(),
-    )
-    torch.testing.assert_close(found, torch.tensor(expected).view(1, 1, 2, 2).expand(3, -1, -1, -1), atol=1e-5, rtol=0)
+    loss = functools.partial(F.cross_entropy, target=labels)
+    found = pgd(net, images, loss, ThreatModel(norm, epsilon), steps=steps, generator=generator())
+    corner = torch.as_tensor(expected).view(1, 1, 2, 2).expand(3, -1, -1, -1)
+    torch.testing.assert_close(found, corner, atol=atol, rtol=0)
 
 
 def test_the_l1_step_is_the_best_linear_change_of_its_length_in_the_box():
@@ -172,17 +148,9 @@ def test_an_image_is_perturbed_on_its_own(network):
     images, labels = batch()
     changed = torch.cat([1 - images[:1], images[1:]])
 
-    def attack(x):
-        return pgd(
-            network,
-            x,
-            lambda z: F.cross_entropy(z, labels, reduction="none"),
-            THREATS[1],
-            steps=3,
-            generator=generator(),
-        )
-
-    torch.testing.assert_close(attack(images)[1:], attack(changed)[1:])
+    loss = functools.partial(F.cross_entropy, target=labels, reduction="none")
+    own, other = (pgd(network, x, loss, THREATS[1], steps=3, generator=generator()) for x in (images, changed))
+    torch.testing.assert_close(own[1:], other[1:])
 
 
 def test_a_flat_loss_and_a_ball_of_radius_zero_are_fine():

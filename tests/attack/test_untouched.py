@@ -64,25 +64,22 @@ def mixed_network():
     return network
 
 
-def fail(images):
-    raise ZeroDivisionError("half way")
+def raising(error):
+    """An attack inside the ball that does nothing else."""
 
+    def change(images):
+        raise error
 
-def fail_silently(images):
-    raise AssertionError
-
-
-def stop(images):
-    raise KeyboardInterrupt
+    return Fixed(change)
 
 
 @pytest.mark.parametrize(
     ("attack", "raised", "message"),
     [
         (foolbox.attacks.LinfPGD(steps=3, abs_stepsize=0.2), None, None),
-        (Fixed(fail), RunError, r"attack broken raised ZeroDivisionError.*half way"),
-        (Fixed(fail_silently), RunError, r"raised AssertionError on images 0 to 4$"),
-        (Fixed(stop), KeyboardInterrupt, None),
+        (raising(ZeroDivisionError("half way")), RunError, r"attack broken raised ZeroDivisionError.*half way"),
+        (raising(AssertionError()), RunError, r"raised AssertionError on images 0 to 4$"),
+        (raising(KeyboardInterrupt()), KeyboardInterrupt, None),
     ],
     ids=["well", "raising", "raising without a text", "interrupted"],
 )
@@ -188,15 +185,9 @@ def test_gradients_pass_through_what_is_lent_as_without():
 
 def test_a_network_that_raises_under_attack_is_named_not_the_attack():
     images, labels = some()
+    network, attack = Writing(lambda x: 1 / 0, 3), foolbox.attacks.LinfPGD(steps=5)
     with pytest.raises(RunError, match=r"^the network raised ZeroDivisionError in its forward pass for images \(5, 1,"):
-        evaluate(
-            Writing(lambda x: 1 / 0, 3),
-            images,
-            labels,
-            foolbox.attacks.LinfPGD(steps=5),
-            LINF,
-            Conditions(batch=5, clean=labels),
-        )
+        evaluate(network, images, labels, attack, LINF, Conditions(batch=5, clean=labels))
 
 
 def test_the_attack_cannot_change_the_callers_images():
@@ -216,46 +207,12 @@ class Change(FixedEpsilonAttack):  # type: ignore[misc]
 
     distance = foolbox.distances.linf
 
-    def __init__(self, do: Callable[[nn.Module], None]):
+    def __init__(self, do: Callable[[nn.Module], Any]):
         self.do = do
 
     def run(self, model: Any, inputs: Tensor, criterion: Any, *, epsilon: float, **kwargs: Any) -> Tensor:
         self.do(inspect.getclosurevars(model._model).nonlocals["model"].network)
         return inputs
-
-
-def in_place(network: Any) -> None:
-    with torch.no_grad():
-        network[0].weight.add_(0.1)
-
-
-def one_number(network: Any) -> None:
-    with torch.no_grad():
-        network[6].bias[3] = float("nan")
-
-
-def other_data(network: Any) -> None:
-    network[0].weight.data = torch.zeros_like(network[0].weight)
-
-
-def other_shape(network: Any) -> None:
-    network[6].bias.data = torch.zeros(1)
-
-
-def other_parameter(network: Any) -> None:
-    network[0].weight = nn.Parameter(network[0].weight + 1.0)
-
-
-def no_parameter(network: Any) -> None:
-    network[0].bias = None
-
-
-def buffer(network: Any) -> None:
-    network[1].running_mean.zero_()
-
-
-def other_buffer(network: Any) -> None:
-    network[1].running_var = torch.ones(6)
 
 
 def statistics(network: Any) -> None:
@@ -264,69 +221,59 @@ def statistics(network: Any) -> None:
     network.eval()
 
 
-CHANGES: dict[Callable[[Any], None], str] = {
-    in_place: "0.weight",
-    one_number: "6.bias",
-    other_data: "0.weight",
-    other_shape: "6.bias",
-    other_parameter: "0.weight",
-    no_parameter: "0.bias",
-    buffer: "1.running_mean",
-    other_buffer: "1.running_var",
-    statistics: "1.running_mean",
+CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "in place": ("0.weight", lambda net: net[0].weight.detach().add_(0.1)),
+    "one number": ("6.bias", lambda net: net[6].bias.detach()[3].fill_(float("nan"))),
+    "other data": ("0.weight", lambda net: setattr(net[0].weight, "data", torch.zeros_like(net[0].weight))),
+    "other shape": ("6.bias", lambda net: setattr(net[6].bias, "data", torch.zeros(1))),
+    "other parameter": ("0.weight", lambda net: setattr(net[0], "weight", nn.Parameter(net[0].weight + 1.0))),
+    "no parameter": ("0.bias", lambda net: setattr(net[0], "bias", None)),
+    "buffer": ("1.running_mean", lambda net: net[1].running_mean.zero_()),
+    "other buffer": ("1.running_var", lambda net: setattr(net[1], "running_var", torch.ones(6))),
+    "statistics": ("1.running_mean", statistics),
 }
+"""What an attack does to the network, and the tensor that is told."""
+
 DIGITS = ThreatModel("linf", 0.06)
 
 
-@pytest.mark.parametrize("do", CHANGES, ids=lambda do: do.__name__)
-def test_a_changed_network_is_told_and_put_back(do: Callable[[Any], None]):
+@pytest.mark.parametrize(("name", "do"), CHANGES.values(), ids=CHANGES)
+def test_a_changed_network_is_told_and_put_back(name: str, do: Callable[[Any], Any]):
     network, (images, labels) = trained(), digits(20)
     before = evaluate(network, images, labels, FGSM().build(DIGITS), DIGITS)
     held = {name: (tensor, tensor.detach().clone()) for name, tensor in network.state_dict(keep_vars=True).items()}
-    with pytest.raises(RunError, match=rf"attack bad changed the network \({CHANGES[do]}\).*is as it was") as caught:
+    with pytest.raises(RunError, match=rf"attack bad changed the network \({name}\).*is as it was") as caught:
         evaluate(network, images, labels, Change(do), DIGITS, Conditions(label="bad", batch=10))
     assert "results are not used" in str(caught.value)
     now = network.state_dict(keep_vars=True)
     assert now.keys() == held.keys()
-    for name, (tensor, value) in held.items():
-        assert now[name] is tensor, name
-        assert torch.equal(tensor, value), name
+    for key, (tensor, value) in held.items():
+        assert now[key] is tensor, key
+        assert torch.equal(tensor, value), key
     after = evaluate(network, images, labels, FGSM().build(DIGITS), DIGITS)
     assert torch.equal(before.sizes["l1"], after.sizes["l1"])
 
 
 class Counting(nn.Sequential):
-    """Counts what it is asked in a buffer, whatever its mode."""
+    """Counts in a buffer what it is asked, whatever its mode: every so many calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: int) -> None:
         super().__init__(*trained())
         self.register_buffer("asked", torch.zeros(()))
+        self.calls, self.every = 0, every
 
     def forward(self, images: Tensor) -> Tensor:
-        self.asked += 1
+        self.calls += 1
+        self.asked += self.calls % self.every == 0
         return super().forward(images)  # type: ignore[no-any-return]
 
 
-def test_a_network_that_changes_itself_is_told_before_an_attack_is_blamed():
-    network, (images, labels) = Counting(), digits(20)
+@pytest.mark.parametrize(("every", "clean"), [(1, None), (1, True), (7, True)])
+def test_a_network_that_changes_itself_is_told_and_no_attack_is_blamed(every: int, clean: bool | None):
+    network, (images, labels) = Counting(every), digits(20)
+    conditions = Conditions(clean=labels if clean else None)
     with pytest.raises(RunError, match="the network's own forward pass changes asked in eval mode"):
-        evaluate(network, images, labels, FGSM().build(DIGITS), DIGITS)
-    assert network.asked == 0
-
-
-@pytest.mark.parametrize("every", [1, 7])
-def test_a_network_that_changes_itself_later_is_told_instead_of_the_attack(every: int):
-    class Seldom(Counting):
-        calls = 0
-
-        def forward(self, images: Tensor) -> Tensor:
-            self.calls += 1
-            self.asked += self.calls % every == 0
-            return nn.Sequential.forward(self, images)  # type: ignore[no-any-return]
-
-    network, (images, labels) = Seldom(), digits(20)
-    with pytest.raises(RunError, match="the network's own forward pass changes asked in eval mode"):
-        evaluate(network, images, labels, PGD(steps=10, step_size=0.01).build(DIGITS), DIGITS, Conditions(clean=labels))
+        evaluate(network, images, labels, PGD(steps=10, step_size=0.01).build(DIGITS), DIGITS, conditions)
     assert network.asked == 0
 
 
@@ -340,10 +287,6 @@ def test_an_attack_that_trains_is_told_and_the_mode_is_put_back():
 
 def test_gradients_an_attack_leaves_behind_are_not_the_networks():
     network, (images, labels) = trained(), digits(20)
-
-    def wants_gradients(net: nn.Module) -> None:
-        net.requires_grad_(True)
-
-    evaluate(network, images, labels, Change(wants_gradients), DIGITS)
+    evaluate(network, images, labels, Change(lambda net: net.requires_grad_(True)), DIGITS)
     evaluate(network, images, labels, foolbox.attacks.LinfPGD(steps=1), DIGITS)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())

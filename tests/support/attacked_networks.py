@@ -17,13 +17,13 @@ from robustnas.threat import ThreatModel
 
 
 class Linear(nn.Module):
-    """Logits linear in nine pixels; gradients of every entry are well away from 0."""
+    """Logits linear in nine pixels; `least` keeps the gradients of all entries away from 0."""
 
-    def __init__(self, classes: int = 2):
+    def __init__(self, classes: int = 2, seed: int = 0, least: float = 0.2):
         super().__init__()
-        with seeded(0, "linear"):
+        with seeded(seed, "linear"):
             weight = torch.randn(classes, 9)
-        self.weight = nn.Parameter((weight + 0.2 * weight.sign()) / 5)
+        self.weight = nn.Parameter((weight + least * weight.sign()) / 5)
 
     def forward(self, images: Tensor) -> Tensor:
         return (images.flatten(1) - 0.5) @ self.weight.T

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.pgd import along
 from robustnas.runtime.seeding import seeded
 from robustnas.threat import ThreatModel
@@ -18,17 +17,22 @@ from robustnas_plugins.attacks.mi_fgsm import MomentumFGSM
 from robustnas_plugins.attacks.pgd import PGD
 from robustnas_plugins.attacks.random_images import far, inside
 from robustnas_plugins.attacks.transfer import Transfer
-from support.attacked_networks import draws_of, wavy
+from support.attacked_networks import draws_of, proposed, wavy
 
 EPSILON = {"linf": 0.08, "l2": 0.2, "l1": 0.3}
 """Radii at which some of the images below are fooled and some are not."""
 
 
-def attacked(factory, norm, network, images, labels, rows=None, epsilon=None):
-    """What an attack proposes for some of the images, each with its own draws."""
-    rows = torch.arange(len(images)) if rows is None else rows
-    threat = ThreatModel(norm, EPSILON[norm] if epsilon is None else epsilon)
-    return factory.build(threat).perturbed(network, images[rows], labels[rows], threat, draws_of(rows)).detach()
+def attacked(plugin, norm, network, images, labels):
+    """What an attack proposes for the images."""
+    return proposed(plugin, ThreatModel(norm, EPSILON[norm]), network, images, labels)
+
+
+def oversure(network, classes):
+    """The network with logits so large that their cross-entropy has no gradient in float32."""
+    last = nn.Linear(classes, classes, bias=False).requires_grad_(False)
+    last.weight.copy_(1e4 * torch.eye(classes))
+    return nn.Sequential(network, last)
 
 
 def test_gradients_whose_squares_are_0_still_have_a_direction():
@@ -71,8 +75,7 @@ def test_with_few_classes_differences_stand_in_for_the_ratios(norm):
             assert slope.any(), (loss, classes, target)
     # the cross-entropy of a network as sure as this has no gradient in float32, nor has a ratio of two logits
     network, images, labels = two
-    sure = nn.Sequential(network, nn.Linear(2, 2, bias=False))
-    sure[1].weight = nn.Parameter(1e4 * torch.eye(2), requires_grad=False)
+    sure = oversure(network, 2)
     fell = [
         int((sure(attacked(form(steps=8), norm, sure, images, labels)).argmax(1) != labels).sum())
         for form in (AutoPGDCrossEntropy, AutoPGDLogitsRatio, AutoPGDTargeted)
@@ -94,8 +97,7 @@ def test_the_losses_by_hand_and_what_changes_them():
 
 def test_the_margin_has_a_gradient_where_the_cross_entropy_has_none():
     network, images, labels = wavy()
-    sure = nn.Sequential(network, nn.Linear(5, 5, bias=False))
-    sure[1].weight = nn.Parameter(1e4 * torch.eye(5), requires_grad=False)
+    sure = oversure(network, 5)
     plain, by_margin, by_ratio = (
         int((sure(attacked(plugin, "linf", sure, images, labels)).argmax(1) != labels).sum())
         for plugin in (PGD(10, 0.03), MarginPGD(10, 0.03), AutoPGDLogitsRatio(10))
@@ -166,7 +168,7 @@ def test_steps_shrink_so_that_a_peak_inside_the_ball_is_met(norm, epsilon):
     clean = torch.full((8, 1, 3, 3), 0.5)
     peak = 0.5 + 0.05 * torch.tensor([1.0, -1, 1, 1, -1, 1, -1, -1, 1]).view(1, 3, 3)
     network, labels, threat = Peak(peak), torch.zeros(8, dtype=torch.int64), ThreatModel(norm, epsilon)
-    draws = PerImageRandom.of_images(1, "peak", torch.arange(8))
+    draws = draws_of(8)
 
     def height(attack):
         """(8,), how far the attack stays below the peak, at its highest image."""
@@ -200,7 +202,7 @@ def test_gradients_are_averaged_over_passes():
     network = Flickering()
     # just beyond the distance to the boundary: nearly every pixel must go the right way
     threat = ThreatModel("linf", 1.02 * 0.5 / float(network.weight.abs().sum()))
-    draws = PerImageRandom.of_images(0, "eot", torch.arange(4))
+    draws = draws_of(4)
     fell = {}
     for samples in (1, 2, 4):
         found = AutoPGDCrossEntropy(20, eot_samples=samples).perturbed(network, images, labels, threat, draws)
@@ -219,7 +221,7 @@ def test_target_classes_are_the_likeliest_wrong_ones_in_turn():
             return torch.stack([3 * ones, 2.9 - 0 * ones, 2.8 * ones, 40 * (brightness - 0.5)], dim=1)
 
     images, labels = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.int64)
-    threat, draws = ThreatModel("linf", 0.1), PerImageRandom.of_images(0, "targets", torch.arange(3))
+    threat, draws = ThreatModel("linf", 0.1), draws_of(3)
     network = Hidden()
     two, three = (
         (network(AutoPGDTargeted(10, target_classes=number).perturbed(
@@ -237,7 +239,7 @@ def test_target_classes_are_the_likeliest_wrong_ones_in_turn():
 def test_starts_are_in_ball_and_box_and_each_image_has_its_own(norm):
     clean = torch.full((400, 1, 4, 4), 0.5)
     threat = ThreatModel(norm, 0.3)
-    draws = PerImageRandom.of_images(0, "start", torch.arange(400))
+    draws = draws_of(400)
     for start in (inside, far):
         images = start(clean, threat, draws)
         sizes = threat.distance(images, clean)

@@ -1,10 +1,5 @@
-"""The attack plugins, against closed forms on linear networks.
+"""The attack plugins, against the exact distances to the boundaries of linear networks."""
 
-For logits W x + b, an image of class y with margin m to class j is at distance m / ||W_y - W_j||_q from that
-boundary, q the dual order of the threat's norm.  In l_1, where the box is soon met, pixels are filled one by one.
-"""
-
-import math
 import subprocess
 import sys
 
@@ -16,7 +11,7 @@ from robustnas.attack import Conditions, evaluate, predict
 from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.errors import RunError
 from robustnas.runtime.seeding import seeded
-from robustnas.threat import DUAL_ORDER, ThreatModel
+from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy, AutoPGDLogitsRatio, AutoPGDTargeted
 from robustnas_plugins.attacks.carlini_wagner import CarliniWagner
 from robustnas_plugins.attacks.cw_linf import MarginPGD
@@ -25,6 +20,7 @@ from robustnas_plugins.attacks.fgsm import FGSM
 from robustnas_plugins.attacks.mi_fgsm import MomentumFGSM
 from robustnas_plugins.attacks.pgd import PGD
 from support.attacked_networks import Linear, around_grey, wavy
+from support.exact_distances import exact_distances
 
 EVERY = ("linf", "l2", "l1")
 BALLS = [
@@ -43,34 +39,6 @@ BALLS = [
     for norm in norms
 ]
 """Attacks inside a ball, in the norms they know."""
-
-
-def exact_distances(network, images, labels, norm):
-    """(N,) distance to the nearest boundary of a linear network, ignoring the box but in l_1."""
-    logits = network(images)
-    if norm == "l1":
-        return torch.tensor([filling(network, image, label) for image, label in zip(images, labels, strict=True)])
-    rows = torch.arange(len(images))
-    margins = logits[rows, labels][:, None] - logits
-    lengths = (network.weight[labels][:, None] - network.weight[None]).norm(p=DUAL_ORDER[norm], dim=2)
-    distances = (margins / lengths).detach()
-    distances[rows, labels] = float("inf")
-    return distances.amin(1)
-
-
-def filling(network, image, label):
-    """Sum of changes until another class is level: for each the pixels of largest slope first, to the border."""
-    logits, best = network(image[None])[0].tolist(), math.inf
-    for other in set(range(len(logits))) - {int(label)}:
-        margin, spent = logits[label] - logits[other], 0.0
-        slopes = (network.weight[other] - network.weight[label]).tolist()
-        for slope, pixel in sorted(zip(slopes, image.flatten().tolist(), strict=True), key=lambda p: -abs(p[0])):
-            change = min(1 - pixel if slope > 0 else pixel, margin / abs(slope))
-            margin, spent = margin - change * abs(slope), spent + change
-            if margin <= 1e-9:
-                best = min(best, spent)
-                break
-    return best
 
 
 @pytest.mark.parametrize(("attack", "norm"), BALLS)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustnas.attack import Conditions, evaluate, predict
 from robustnas.runtime.seeding import seeded
-from robustnas.threat import ThreatModel, largest_radius
+from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.apgd import AutoPGDCrossEntropy, AutoPGDLogitsRatio, AutoPGDTargeted
 from robustnas_plugins.attacks.boundary import Boundary
 from robustnas_plugins.attacks.cw_linf import MarginPGD
@@ -21,6 +21,7 @@ from robustnas_plugins.attacks.hopskipjump import HopSkipJump
 from robustnas_plugins.attacks.mi_fgsm import MomentumFGSM
 from robustnas_plugins.attacks.pgd import PGD
 from robustnas_plugins.attacks.square import Square
+from support.exact_distances import exact_distances
 
 SHAPES = [(1, 1, 1), (1, 1, 2), (1, 2, 2), (3, 1, 1)]
 BEYOND = 1.5
@@ -60,43 +61,6 @@ def attacks(classes: int, threat: ThreatModel) -> dict[str, object]:
     return found
 
 
-def highest(slope: Tensor, image: Tensor, norm: str, epsilon: float) -> float:
-    """The maximum of <slope, d> over ball and box, all (d,) float64: by the size of each entry, in order or capped."""
-    steep, room = slope.abs(), torch.where(slope > 0, 1 - image, image)
-    if norm == "linf":
-        moved = room.clamp_max(epsilon)
-    elif norm == "l1":
-        order = steep.argsort(descending=True)
-        left = (epsilon - (room[order].cumsum(0) - room[order])).clamp_min(0)
-        moved = torch.zeros_like(room).scatter(0, order, torch.minimum(left, room[order]))
-    else:
-        low, high = 0.0, 1e6
-        for _ in range(80):
-            middle = (low + high) / 2
-            low, high = (middle, high) if torch.minimum(middle * steep, room).norm() <= epsilon else (low, middle)
-        moved = torch.minimum(low * steep, room)
-    return float((steep * moved).sum())
-
-
-def nearest(network: nn.Linear, image: Tensor, norm: str) -> float:
-    """The size of the smallest perturbation that fools a linear network, by bisection; infinite where none does."""
-    weight, bias = network.weight.detach().double(), network.bias.detach().double()
-    logits, image = weight @ image.double() + bias, image.double()
-    label, found = int(logits.argmax()), float("inf")
-    for other in range(len(bias)):
-        if other == label:
-            continue
-        slope, gap = weight[other] - weight[label], float(logits[label] - logits[other])
-        low, high = 0.0, min(found, largest_radius(norm, len(image)))
-        if highest(slope, image, norm, high) <= gap:
-            continue
-        for _ in range(30):
-            middle = (low + high) / 2
-            low, high = (middle, high) if highest(slope, image, norm, middle) <= gap else (low, middle)
-        found = high
-    return found
-
-
 def cases(classes: int, norm: str) -> Iterator[tuple[nn.Module, Tensor, Tensor, Tensor]]:
     """Networks, images (n, C, H, W), their classes, and how near an image that fools is (n,)."""
     for shape in SHAPES:
@@ -106,8 +70,8 @@ def cases(classes: int, norm: str) -> Iterator[tuple[nn.Module, Tensor, Tensor, 
         images[::3] = images[::3].round()
         images[1::3, :, :, :1] = 0.0
         network = nn.Sequential(nn.Flatten(), linear)
-        distance = torch.tensor([nearest(linear, image.flatten(), norm) for image in images])
-        yield network, images, predict(network, images), distance
+        labels = predict(network, images)
+        yield network, images, labels, exact_distances(network, images, labels, norm)
 
 
 @pytest.mark.parametrize("classes", [2, 3])

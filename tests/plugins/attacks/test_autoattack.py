@@ -8,6 +8,7 @@ from torch import nn
 
 from robustnas.attack import Conditions, evaluate, predict
 from robustnas.attack.foolbox_attack import InTurn, NearestAttack
+from robustnas.attack.network import Counted
 from robustnas.errors import RunError
 from robustnas.run.evaluation import _left_out
 from robustnas.threat import NORMS, ThreatModel
@@ -143,30 +144,17 @@ def test_few_classes_are_enough(classes, norm, version):
     network, images, labels, draws = subject(classes, count=12)
     threat = ThreatModel(norm, 2 * RADII[norm])
     attack = AutoAttack(version, steps=4, queries=10)
-    counted = 0
-
-    def counting(batch):
-        nonlocal counted
-        counted += len(batch)
-        return network(batch)
-
-    found = attack.build(threat).perturbed(counting, images, labels, threat, draws)
+    counted = Counted(network)
+    found = attack.build(threat).perturbed(counted, images, labels, threat, draws)
     assert bool((predict(network, found) != labels).any())
-    assert 0 < counted <= attack.evaluations(classes) * len(images)
+    assert 0 < counted.images <= attack.evaluations(classes) * len(images)
 
 
 def test_an_image_that_stands_costs_what_is_announced():
     network, images, labels, draws = subject(count=6)
     threat = ThreatModel("linf", 1e-6)
-    attack = AutoAttack(steps=6, queries=20)
-    counted = 0
-
-    def counting(batch):
-        nonlocal counted
-        counted += len(batch)
-        return network(batch)
-
-    found = attack.build(threat).perturbed(counting, images, labels, threat, draws)
+    attack, counted = AutoAttack(steps=6, queries=20), Counted(network)
+    found = attack.build(threat).perturbed(counted, images, labels, threat, draws)
     assert bool((predict(network, found) == labels).all())
     announced = attack.evaluations(5) * len(images)
-    assert 0.7 * announced <= counted <= announced
+    assert 0.7 * announced <= counted.images <= announced

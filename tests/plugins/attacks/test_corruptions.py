@@ -23,6 +23,7 @@ from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.corruption import digital, noise
 from robustnas_plugins.attacks.corruption.apply import FAMILIES, Natural
 from robustnas_plugins.attacks.corruptions import ANY_IMAGE, COLOUR, SEVERITIES, Corruptions
+from support.attacked_networks import draws_of
 
 RANDOM = {
     "gaussian-noise", "shot-noise", "impulse-noise", "speckle-noise", "glass-blur", "motion-blur", "snow", "frost",
@@ -52,10 +53,6 @@ def natural(count: int, channels: int, height: int, width: int) -> Tensor:
     flat = scene.flatten(1)
     low, high = flat.amin(dim=1), flat.amax(dim=1)
     return 0.05 + 0.9 * (scene - low.view(-1, 1, 1, 1)) / (high - low).view(-1, 1, 1, 1)
-
-
-def draws_of(count: int, seed: int = 0) -> PerImageRandom:
-    return PerImageRandom.of_images(seed, "corruptions", torch.arange(count))
 
 
 def corrupted(family: str, severity: int, images: Tensor, draws: PerImageRandom | None = None) -> Tensor:

@@ -4,72 +4,14 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from robustnas.attack import predict
-from robustnas.runtime.seeding import seeded
 from robustnas.threat import NORMS, ORDER, ThreatModel
 from robustnas_plugins.attacks import fab as module
 from robustnas_plugins.attacks.fab import FAB, FABT
 from robustnas_plugins.attacks.hyperplane import nearest_step
-from support.attacked_networks import around_grey, draws_of, wavy
-
-
-class Linear(nn.Module):
-    """Logits linear in the pixels."""
-
-    def __init__(self, classes, pixels=9):
-        super().__init__()
-        with seeded(classes, "linear"):
-            weight = torch.randn(classes, pixels)
-        self.weight = nn.Parameter(weight / 5, requires_grad=False)
-
-    def forward(self, images):
-        return (images.flatten(1) - 0.5) @ self.weight.T
-
-
-def exact_step(image, slope, gap, norm):
-    """Size of the shortest way, inside the box, along which a linear function rises by `gap`; infinite for none.
-
-    By bisection over a multiplier, one image at a time in float64: nothing is shared with the attack.
-    """
-    room = [1 - p if s > 0 else p for p, s in zip(image, slope, strict=True)]
-    size = [abs(s) for s in slope]
-    if sum(r * s for r, s in zip(room, size, strict=True)) < gap:
-        return math.inf
-    if norm == "l1":
-        left, spent = gap, 0.0
-        for s, r in sorted(zip(size, room, strict=True), reverse=True):
-            change = min(r, left / s)
-            left, spent = left - change * s, spent + change
-            if left <= 1e-12:
-                break
-        return spent
-    speed = [1.0] * len(size) if norm == "linf" else size
-    low, high = 0.0, 1e3
-    for _ in range(100):
-        middle = (low + high) / 2
-        rise = sum(s * min(middle * v, r) for s, v, r in zip(size, speed, room, strict=True))
-        low, high = (middle, high) if rise < gap else (low, middle)
-    moves = [min(high * v, r) for v, r in zip(speed, room, strict=True)]
-    return max(moves) if norm == "linf" else math.sqrt(sum(m * m for m in moves))
-
-
-def exact_distances(network, images, labels, norm):
-    """(N,) float64, the nearest boundary of a linear network inside the box."""
-    found = []
-    for image, label in zip(images.double(), labels, strict=True):
-        weight = network.weight.double()
-        logits = (image.flatten() - 0.5) @ weight.T
-        steps = [
-            exact_step(
-                image.flatten().tolist(), (weight[k] - weight[label]).tolist(), float(logits[label] - logits[k]), norm
-            )
-            for k in range(len(weight))
-            if k != label
-        ]
-        found.append(min(steps))
-    return torch.tensor(found, dtype=torch.float64)
+from support.attacked_networks import Linear, around_grey, draws_of, wavy
+from support.exact_distances import exact_distances, exact_step
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -112,7 +54,7 @@ def test_a_gap_without_a_slope_is_left(norm):
 @pytest.mark.parametrize("spread", [0.1, 0.5], ids=["box far", "box near"])
 @pytest.mark.parametrize("targeted", [True, False], ids=["targeted", "untargeted"])
 def test_on_a_linear_network_the_nearest_image_is_found(norm, classes, spread, targeted):
-    network, images = Linear(classes), around_grey(30, spread)
+    network, images = Linear(classes, seed=classes, least=0.0), around_grey(30, spread)
     labels = predict(network, images)
     plugin = FABT(steps=12) if targeted else FAB(steps=12)
     threat = ThreatModel(norm, 0.1)
@@ -128,26 +70,16 @@ def test_on_a_linear_network_the_nearest_image_is_found(norm, classes, spread, t
     assert 0 <= float(found.min()) <= float(found.max()) <= 1
 
 
-def sizes_of(network, found, images, labels, norm):
-    """(N,) sizes in the norm; infinite where the network is not fooled."""
-    size = ThreatModel(norm, 0.0).distance(found, images)
-    return torch.where(predict(network, found) != labels, size, math.inf)
-
-
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("form", [FABT, FAB], ids=["targeted", "untargeted"])
-def test_an_images_result_depends_on_that_image_alone(norm, form, monkeypatch):
+def test_target_classes_one_after_the_other_find_what_all_at_once_do(norm, form, monkeypatch):
     network, images, labels = wavy(count=20, shape=(1, 3, 3))
     attack = form(steps=8, restarts=2).build(ThreatModel(norm, 0.1))
     together = attack.nearest(network, images, labels, draws_of(len(images)))
     assert bool((predict(network, together) != labels).any())
-    for chosen in (torch.arange(3, 8), torch.randperm(20, generator=torch.Generator().manual_seed(1))):
-        some = attack.nearest(network, images[chosen], labels[chosen], draws_of(len(images)).at(chosen))
-        torch.testing.assert_close(some, together[chosen], atol=1e-4, rtol=0)
     monkeypatch.setattr(module, "VALUES", 1)  # one class at a time
-    torch.testing.assert_close(
-        attack.nearest(network, images, labels, draws_of(len(images))), together, atol=1e-4, rtol=0
-    )
+    alone = attack.nearest(network, images, labels, draws_of(len(images)))
+    torch.testing.assert_close(alone, together, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -157,7 +89,8 @@ def test_more_classes_and_more_restarts_never_find_less(norm):
     for target_classes, restarts in ((1, 1), (4, 1), (4, 4)):
         plugin = FABT(steps=10, restarts=restarts, target_classes=target_classes)
         found = plugin.build(ThreatModel(norm, 0.1)).nearest(network, images, labels, draws_of(len(images)))
-        tried.append(sizes_of(network, found, images, labels, norm))
+        size = ThreatModel(norm, 0.0).distance(found, images)
+        tried.append(torch.where(predict(network, found) != labels, size, math.inf))
     one, all_classes, often = tried
     # the final search ends at slightly different places of the boundary
     assert bool((all_classes <= one * 1.01).all())

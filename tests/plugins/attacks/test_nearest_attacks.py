@@ -1,7 +1,7 @@
 """Attacks that look for the nearest image that fools: DDN, FMN, the boundary attack and HopSkipJump.
 
-Distances are held against closed forms, on linear networks (`test_attacks`, and with the box `test_fab`) and inside a
-ball, whose border is at a known distance from each point in it.
+Distances are held against exact ones, on linear networks and inside a ball, whose border is at a known distance from
+each point in it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from test_attacks import exact_distances
-from test_fab import Linear as AnyLinear
-from test_fab import exact_distances as exact_in_the_box
 from torch import Tensor, nn
 
 from robustnas.attack import evaluate, predict
@@ -26,6 +23,7 @@ from robustnas_plugins.attacks.ddn import DDN
 from robustnas_plugins.attacks.fmn import FMN
 from robustnas_plugins.attacks.hopskipjump import SHORTER, HopSkipJump
 from support.attacked_networks import Flat, Linear, around_grey, draws_of, proposed, wavy
+from support.exact_distances import exact_distances
 
 SHORT = {
     "ddn": DDN(steps=15),
@@ -88,10 +86,10 @@ def test_on_a_linear_network_the_nearest_boundary_is_nearly_found(plugin, norm, 
 
 @pytest.mark.parametrize(("name", "norm"), EVERY)
 def test_images_in_the_corners_of_the_box_are_attacked_inside_it(name, norm):
-    network, images = AnyLinear(3), around_grey(20, 0.5).round()
+    network, images = Linear(3, seed=3, least=0.0), around_grey(20, 0.5).round()
     assert set(images.unique().tolist()) == {0.0, 1.0}
     labels = predict(network, images)
-    exact = exact_in_the_box(network, images, labels, norm)
+    exact = exact_distances(network, images, labels, norm)
     found = run(SHORT[name], norm, network, images, labels)
     assert_images(found, images)
     assert bool(exact.isfinite().all())

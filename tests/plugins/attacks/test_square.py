@@ -18,11 +18,6 @@ def subject(height=6, width=6, channels=1):
     return *wavy(4, 24, (channels, height, width), gain=2.0), draws_of(24)
 
 
-def fell(network, found, labels):
-    with torch.no_grad():
-        return network(found).argmax(1) != labels
-
-
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("shape", [(6, 6, 1), (5, 9, 3), (2, 3, 1), (1, 1, 2)], ids=str)
@@ -65,7 +60,7 @@ def test_queries_are_what_an_image_that_stands_costs():
 @pytest.mark.parametrize("norm", NORMS)
 def test_squares_reach_the_last_row_and_column_but_for_the_reference(norm):
     clean = torch.full((24, 1, 6, 6), 0.5)
-    draws = PerImageRandom.of_images(0, "reach", torch.arange(24))
+    draws = draws_of(24)
     threat = ThreatModel(norm, 0.1)
     touched = {}
     for variant in VARIANTS:
@@ -84,7 +79,7 @@ def test_squares_reach_the_last_row_and_column_but_for_the_reference(norm):
 def test_in_the_reference_variant_all_images_share_their_squares():
     images = torch.full((8, 1, 6, 6), 0.5)
     threat = ThreatModel("linf", 0.1)
-    own = PerImageRandom.of_images(0, "share", torch.arange(8))
+    own = draws_of(8)
     for variant, shared, places in (("reference", True, 1), ("per-sample", False, 8)):
         numbers = Square(queries=9, variant=variant)._numbers(
             own, PerImageRandom.of_images(0, "common", torch.zeros(1, dtype=torch.int64)), 0, 3, 3
@@ -134,11 +129,11 @@ def test_per_sample_finds_what_hangs_on_the_last_row():
     images = torch.full((30, 1, 8, 8), 0.5)
     labels = torch.zeros(30, dtype=torch.int64)
     threat = ThreatModel("linf", 0.1)
-    draws = PerImageRandom.of_images(0, "row", torch.arange(30))
+    draws = draws_of(30)
     found = {
         variant: Square(queries=1500, variant=variant).build(threat).perturbed(network, images, labels, threat, draws)
         for variant in VARIANTS
     }
-    broken = {variant: fell(network, images, labels) for variant, images in found.items()}
+    broken = {variant: network(images).argmax(1) != labels for variant, images in found.items()}
     assert bool(broken["per-sample"].all())
     assert 0 < int(broken["reference"].sum()) < 20
