@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,14 +158,11 @@ certify: null
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder, home = tmp_path_factory.mktemp("columns"), Path.cwd()
-    os.chdir(folder)
-    try:
+    folder = tmp_path_factory.mktemp("columns")
+    with contextlib.chdir(folder):
         prepare(folder, RECIPE)
         assert run(folder) == 0
         yield folder
-    finally:
-        os.chdir(home)
 
 
 LABELS = {"fgsm": "fgsm", "pgd, own": "pgd__own", "fog": "fog"}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,12 @@ RADII = (0.04, 0.06, 0.12, 0.2)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The same recipe run with `survivors` and with `all`."""
-    folder, home = tmp_path_factory.mktemp("survivors"), Path.cwd()
-    os.chdir(folder)
-    try:
+    folder = tmp_path_factory.mktemp("survivors")
+    with contextlib.chdir(folder):
         prepare(folder, ATTACKS)
         for how in ("survivors", "all"):
             assert run(folder, f"evaluate.attacked={how}", out=how) == 0
         yield folder
-    finally:
-        os.chdir(home)
 
 
 def fooled(folder: Path, labels: tuple[str, ...], epsilon: float) -> Any:

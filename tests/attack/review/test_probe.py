@@ -1,5 +1,6 @@
 """The warnings a reviewer would raise: due for masked gradients and weak evaluations, and for nothing else."""
 
+import itertools
 import threading
 from math import sqrt
 
@@ -216,34 +217,29 @@ def test_a_network_that_answers_the_same_everywhere_is_not_called_robust(digits)
     assert {"zero-gradients", "does-not-reach-zero"} == set(names(probed(Constant(), digits)))
 
 
+class Answering(Around):
+    """A network whose logits are changed."""
+
+    def __init__(self, network, changed):
+        super().__init__(network)
+        self.changed = changed
+
+    def forward(self, images):
+        return self.changed(super().forward(images))
+
+
 def test_what_rounding_does_is_not_random(standard, digits):
-    class Rounding(Around):
-        calls = 0
-
-        def forward(self, images):
-            self.calls += 1
-            return super().forward(images) * (1 + 1e-7 * (self.calls % 2))
-
-    assert probed(Rounding(standard), digits) == []
+    factors = itertools.cycle([1, 1 + 1e-7])
+    assert probed(Answering(standard, lambda logits: logits * next(factors)), digits) == []
 
 
 def test_logits_that_look_like_probabilities_to_a_glance_are_not(standard, digits):
-    class Sigmoid(Around):
-        def forward(self, images):
-            return super().forward(images).sigmoid()
-
-    assert "probabilities-for-logits" not in names(probed(Sigmoid(standard), digits))
+    assert "probabilities-for-logits" not in names(probed(Answering(standard, torch.sigmoid), digits))
 
 
 @pytest.mark.parametrize("how", GRADIENTS)
 def test_gradients_in_the_forward_pass_are_seen_however_they_are_computed(how, standard, digits):
     assert gradients_in_forward(Purified(standard, how), digits.pixels[:4])
-
-
-def in_a_thread(work):
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
 
 
 @pytest.mark.parametrize("how", [by_method, by_backward, by_grad])
@@ -252,7 +248,9 @@ def test_another_thread_is_not_watched(how, standard, digits):
 
     class Elsewhere(Around):
         def shown(self, images):
-            in_a_thread(lambda: done.append(how(torch.sum, torch.ones(2, requires_grad=True))))
+            thread = threading.Thread(target=lambda: done.append(how(torch.sum, torch.ones(2, requires_grad=True))))
+            thread.start()
+            thread.join()
             return images
 
     assert not gradients_in_forward(Elsewhere(standard), digits.pixels[:2])
@@ -272,38 +270,22 @@ def test_torch_is_put_back_after_an_exception_too(standard, digits):
     assert (torch.autograd.grad, torch.autograd.backward, torch.Tensor.backward) == kept
 
 
-class NotANumber(Around):
-    def forward(self, images):
-        return super().forward(images) * float("nan")
-
-
-class OfTheWrongShape(Around):
-    def forward(self, images):
-        return super().forward(images).mean(1)
-
-
-class Failing(Around):
-    def forward(self, images):
-        raise IndexError("list index out of range")
-
-
-class NoTensor(Around):
-    def forward(self, images):
-        return (super().forward(images), None)
+def fail(logits):
+    raise IndexError("list index out of range")
 
 
 @pytest.mark.parametrize(
-    ("kind", "found"),
+    ("changed", "found"),
     [
-        (NotANumber, "not finite"),
-        (OfTheWrongShape, r"found shape \(64,\)"),
-        (Failing, "raised IndexError in its forward pass: list index out of range"),
-        (NoTensor, "found tuple"),
+        (lambda logits: logits * float("nan"), "not finite"),
+        (lambda logits: logits.mean(1), r"found shape \(64,\)"),
+        (fail, "raised IndexError in its forward pass: list index out of range"),
+        (lambda logits: (logits, None), "found tuple"),
     ],
 )
-def test_a_broken_network_is_named_as_such(kind, found, standard, digits):
+def test_a_broken_network_is_named_as_such(changed, found, standard, digits):
     with pytest.raises(RunError, match=found):
-        probed(kind(standard), digits)
+        probed(Answering(standard, changed), digits)
 
 
 @pytest.mark.parametrize(

@@ -112,21 +112,14 @@ def test_svhn_counts_its_tens_as_zeros(tmp_path, monkeypatch):
         assert torch.equal(split.pixels, kept[part][0])
 
 
-def without_training_mnist(monkeypatch, root):
-    small_mnist(monkeypatch, root)
-    (root / "train-labels-idx1-ubyte.gz").unlink()
-    return MNIST
-
-
-def without_training_svhn(monkeypatch, root):
-    small_svhn(monkeypatch, root)
-    (root / "train_32x32.mat").unlink()
-    return SVHN
-
-
-@pytest.mark.parametrize("without", [without_training_mnist, without_training_svhn])
-def test_the_test_split_alone_is_enough_to_evaluate(tmp_path, monkeypatch, without):
-    dataset = without(monkeypatch, tmp_path)(folder=str(tmp_path))
+@pytest.mark.parametrize(
+    ("small", "kind", "file"),
+    [(small_mnist, MNIST, "train-labels-idx1-ubyte.gz"), (small_svhn, SVHN, "train_32x32.mat")],
+)
+def test_the_test_split_alone_is_enough_to_evaluate(tmp_path, monkeypatch, small, kind, file):
+    small(monkeypatch, tmp_path)
+    (tmp_path / file).unlink()
+    dataset = kind(folder=str(tmp_path))
     assert len(dataset.split("test").labels) > 0
     with pytest.raises(DataError, match=r"train(-labels-idx1-ubyte|_32x32).*not found"):
         dataset.split("train")

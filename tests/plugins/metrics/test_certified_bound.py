@@ -46,14 +46,6 @@ def test_options_are_honoured():
     torch.testing.assert_close(metric.score(net, IMAGES, LABELS, THREAT), expected)
 
 
-@pytest.mark.parametrize(
-    "option", [{"method": "crow"}, {"targets": "all"}, {"epsilon": -0.1}, {"epsilon": "1/0"}, {"ramp": 1.5}]
-)
-def test_bad_options_are_refused(option: dict[str, object]):
-    with pytest.raises(ValueError):
-        CertifiedBound(**option)
-
-
 def test_overflow_is_an_error_that_says_what_to_try():
     with pytest.raises(
         RunError, match=r"overflowed .* linf 0\.05; use scale: log, a smaller epsilon for the metric.*fewer cells"
@@ -64,10 +56,8 @@ def test_overflow_is_an_error_that_says_what_to_try():
 @pytest.mark.parametrize("targets", ["strongest", "mean"])
 def test_the_log_scale_is_minus_the_log_of_what_the_ball_takes_from_the_margin(targets: str):
     net = network()
-    bound = margins(net, IMAGES, LABELS, THREAT, "ibp", "strongest" if targets == "strongest" else "all")
-    clean = margins(
-        net, IMAGES, LABELS, ThreatModel("linf", 0.0), "ibp", "strongest" if targets == "strongest" else "all"
-    )
+    of = "strongest" if targets == "strongest" else "all"
+    bound, clean = (margins(net, IMAGES, LABELS, ThreatModel("linf", epsilon), "ibp", of) for epsilon in (0.05, 0.0))
     score = CertifiedBound(method="ibp", targets=targets, scale="log").score(net, IMAGES, LABELS, THREAT)
     torch.testing.assert_close(score, -(clean - bound).log().mean(dim=1))
 

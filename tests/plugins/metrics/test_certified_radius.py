@@ -135,20 +135,11 @@ def test_it_is_usable_in_float32_at_8_cells(monkeypatch: pytest.MonkeyPatch):
         assert (one.double() - other).norm() < 0.02 * other.norm()
 
 
-@pytest.mark.parametrize("option", [{"method": "crow"}, {"scale": "margin"}, {"steps": -1}, {"precision": "half"}])
-def test_bad_options_are_refused(option: dict[str, object]):
-    with pytest.raises(ValueError):
-        CertifiedRadius(**option)
-
-
 def test_a_search_says_where_most_images_have_the_least_score():
     [note] = _floored([{"floored": 0.2}, {"floored": 0.75}])
     assert "the robustness of 75 % of the images was the least that the metric tells" in note
     assert _floored([{"floored": 0.75}, {"floored": 0.5}]) == _floored([{}]) == _floored([]) == []
     scores = torch.tensor([math.log(1e-36), -80.0, -2.0])
     assert CertifiedRadius().floored(scores).tolist() == [True, False, False]
-    assert CertifiedRadius(scale="pixels").floored(scores.exp() * torch.tensor([0.0, 1.0, 1.0])).tolist() == [
-        True,
-        False,
-        False,
-    ]
+    pixels = scores.exp() * torch.tensor([0.0, 1.0, 1.0])
+    assert CertifiedRadius(scale="pixels").floored(pixels).tolist() == [True, False, False]

@@ -13,6 +13,8 @@ from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
 from robustnas.threat import DUAL_ORDER, ThreatModel
 from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
+from robustnas_plugins.metrics.certified_bound import CertifiedBound
+from robustnas_plugins.metrics.certified_radius import CertifiedRadius
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.metrics.mixing import END, START, perturbed, schedule
 from robustnas_plugins.metrics.random_noise import RandomNoise
@@ -93,11 +95,7 @@ def test_jacobian_is_differentiable_in_alpha_and_weights():
     def value():
         return Jacobian().score(net, images, labels, THREATS[1]).mean()
 
-    for parameter, place in (
-        (net.table, (0, 0)),
-        (net.table, (1, 2)),
-        (net.edges[0].convolution.weight, (1, 2, 0, 1)),
-    ):
+    for parameter, place in ((net.table, (0, 0)), (net.table, (1, 2)), (net.edges[0].convolution.weight, (1, 2, 0, 1))):
         (gradient,) = torch.autograd.grad(value(), parameter)
         with torch.no_grad():
             parameter[place] += 1e-6
@@ -267,9 +265,8 @@ def test_adversarial_alpha_is_dropped_where_the_loss_did_not_rise():
 
     flat = Flat()
     flat.load_state_dict(net.state_dict())
-    worst = AdversarialAlpha().ascend(
-        flat, images, labels, Context(0.5, torch.Generator().manual_seed(0), lambda z, _: z.mean())
-    )
+    mean = Context(0.5, torch.Generator().manual_seed(0), lambda z, _: z.mean())
+    worst = AdversarialAlpha().ascend(flat, images, labels, mean)
     assert torch.equal(worst["normal"], clean)
 
 
@@ -344,6 +341,15 @@ def test_adversarial_training_honours_its_options():
         (AdversarialTraining, {"steps": 0}, "steps"),
         (AdversarialTraining, {"step_size": 0.0}, "step_size"),
         (AdversarialTraining, {"levels": "outer"}, "levels"),
+        (CertifiedBound, {"method": "crow"}, "method"),
+        (CertifiedBound, {"targets": "all"}, "targets"),
+        (CertifiedBound, {"epsilon": -0.1}, "epsilon"),
+        (CertifiedBound, {"epsilon": "1/0"}, "divides by zero"),
+        (CertifiedBound, {"ramp": 1.5}, "ramp"),
+        (CertifiedRadius, {"method": "crow"}, "method"),
+        (CertifiedRadius, {"scale": "margin"}, "scale"),
+        (CertifiedRadius, {"steps": -1}, "steps"),
+        (CertifiedRadius, {"precision": "half"}, "precision"),
     ],
 )
 def test_options_that_cannot_be_honoured_are_refused(plugin, options, message):
@@ -352,8 +358,8 @@ def test_options_that_cannot_be_honoured_are_refused(plugin, options, message):
 
 
 def test_every_option_says_what_it_is():
-    plugins = {type(metric) for metric in METRICS}
-    assert len(plugins) == 4
+    plugins = {CertifiedBound, CertifiedRadius, *(type(metric) for metric in METRICS)}
+    assert len(plugins) == 6
     fields = [field for plugin in plugins for field in plugin.__attrs_attrs__]
     assert len(fields) >= 10
     assert all(field.metadata["help"] for field in fields)

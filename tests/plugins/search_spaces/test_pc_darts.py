@@ -20,7 +20,6 @@ from robustnas_plugins.search_spaces.ops import SEARCH
 from robustnas_plugins.search_spaces.pc_darts import PcDarts
 from robustnas_plugins.search_spaces.supernet import DartsSupernet
 from support.edge_by_edge import assert_same, search_cell, textbook
-from support.subnetwork import subnetwork
 
 SMALL = PcDarts(cells=3, channels=8, network_cells=2, network_channels=4)
 OPS = list(SEARCH)
@@ -168,12 +167,6 @@ class TestOneHot:
         assert (out[:, 0::4] == 0).all()
         _, others = parted(cell.preprocess1(state), 4)
         torch.testing.assert_close(out[:, [1, 5, 2, 6, 3, 7]], others)
-
-    def test_it_holds_no_discrete_network(self):
-        for space in (SMALL, PcDarts(cells=2, channels=4, partial=1)):
-            supernet = space.supernet((1, 8, 8), 3)
-            with pytest.raises(InputError, match="holds no discrete network"):
-                subnetwork(supernet, space.genotype(supernet))
 
 
 def test_all_channels_and_edge_weights_of_one_are_darts():
