@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -62,16 +63,11 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Asks the process to stop, as Ctrl-C would; `stop.undo()` forgets it."""
+def stop(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """`stop.ask()` asks the process to stop, as Ctrl-C would; `stop.undo()` forgets it."""
     noted: list[int] = []
     monkeypatch.setattr(interrupt, "_noted", noted)
-
-    def ask() -> None:
-        noted.append(signal.SIGINT)
-
-    ask.undo = noted.clear  # type: ignore[attr-defined]
-    return ask
+    return SimpleNamespace(ask=lambda: noted.append(signal.SIGINT), undo=noted.clear)
 
 
 def kill() -> None:
@@ -92,15 +88,8 @@ def attacks() -> dict[str, Any]:
 def attacked(name: str, network: nn.Module, progress: Progress | None, among: Tensor | None = None) -> Outcomes:
     images, labels = some(COUNT)
     clean = trained()(images).argmax(dim=1)
-    return evaluate(
-        network,
-        images,
-        labels,
-        attacks()[name],
-        LINF,
-        Conditions(batch=13, seed=3, label=name, clean=clean, progress=progress),
-        among=among,
-    )
+    conditions = Conditions(batch=13, seed=3, label=name, clean=clean, progress=progress)
+    return evaluate(network, images, labels, attacks()[name], LINF, conditions, among=among)
 
 
 def same(one: Outcomes, other: Outcomes) -> None:
@@ -112,11 +101,11 @@ def same(one: Outcomes, other: Outcomes) -> None:
 
 
 @pytest.mark.parametrize("name", attacks())
-def test_asked_to_stop_it_saves_and_goes_on(name: str, tmp_path: Path, stop: Any):
+def test_asked_to_stop_it_saves_and_goes_on(name: str, tmp_path: Path, stop: SimpleNamespace):
     whole = Counter()
     expected = attacked(name, whole, None)
     assert expected.success.any()
-    half = Counter(whole.calls // 2, stop)
+    half = Counter(whole.calls // 2, stop.ask)
     with pytest.raises(interrupt.Interrupted):
         attacked(name, half, Progress(StageFolder(tmp_path)))
     stop.undo()

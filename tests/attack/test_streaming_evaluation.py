@@ -7,9 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from robustnas.cli import main
 from robustnas.run import scheduler
@@ -17,6 +15,7 @@ from robustnas.run.data import SAMPLE
 from robustnas.run.stages import execute
 from robustnas.run.task import Task
 from robustnas.runtime.tally import Tally
+from support.class_folders import folders
 from support.fake_package import install
 
 IMAGE = 3 * 64 * 64 * 4
@@ -171,14 +170,7 @@ def test_memory_is_made_of_batches(folder: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.slow
 def test_the_shipped_recipe_of_streamed_images_runs(tmp_path: Path):
     """In small, on a folder of images made here."""
-    draws = np.random.default_rng(0)
-    for split, count in (("train", 12), ("val", 4)):
-        for kind in ("fish", "frog"):
-            folder = tmp_path / "images" / split / kind
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = draws.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
+    folders(tmp_path / "images", ("fish", "frog"), ("fish", "frog"), each=8, size=(64, 64), test_name="val")
     sets = [
         f"dataset.folder={tmp_path / 'images'}", "dataset.workers=0", "train.epochs=1", "train.batch=8",
         "attacks.2={name: autoattack, steps: 1, queries: 1}", "evaluate.images=6", "certify.images=2",

@@ -65,25 +65,21 @@ def test_what_is_given_is_listed():
     assert "Jérôme" in robustbench.text(found)
 
 
-def test_without_autoattack_there_is_nothing_to_list():
-    with pytest.raises(InputError, match=r"no result of autoattack at linf 8/255.*would do"):
-        entry(autoattack=None)
-
-
-def test_l1_has_no_leaderboard():
-    with pytest.raises(InputError, match="linf or l2 would do"):
-        entry(threat=L1)
-
-
-@pytest.mark.parametrize("more", [{"name": ""}, {"number_forward_passes": 0}])
-def test_what_the_leaderboard_needs_is_asked_for(more):
-    with pytest.raises(InputError, match="at least one forward pass"):
-        entry(**more)
-
-
-@pytest.mark.parametrize("more", [{"clean": 80.0}, {"autoattack": 0.9}, {"autoattack": -0.1}, {"clean": float("nan")}])
-def test_shares_that_cannot_be_are_refused(more):
-    with pytest.raises(ValueError, match="autoattack <= clean"):
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        ({"autoattack": None}, InputError, r"no result of autoattack at linf 8/255.*would do"),
+        ({"threat": L1}, InputError, "linf or l2 would do"),
+        ({"name": ""}, InputError, "at least one forward pass"),
+        ({"number_forward_passes": 0}, InputError, "at least one forward pass"),
+        ({"clean": 80.0}, ValueError, "autoattack <= clean"),
+        ({"autoattack": 0.9}, ValueError, "autoattack <= clean"),
+        ({"autoattack": -0.1}, ValueError, "autoattack <= clean"),
+        ({"clean": float("nan")}, ValueError, "autoattack <= clean"),
+    ],
+)
+def test_what_cannot_be_listed_is_refused(more, error, message):
+    with pytest.raises(error, match=message):
         entry(**more)
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -47,14 +48,18 @@ def result(seed: int = 0, **changes: object) -> SeedResult:
     return SeedResult(seed=seed, **{**found, **changes})  # type: ignore[arg-type]
 
 
+def shown(comparison: Comparison, **console: Any) -> str:
+    """What `show` prints."""
+    out = io.StringIO()
+    show(comparison, Console(file=out, **console))
+    return out.getvalue()
+
+
 def test_a_row_worked_by_hand():
     found = row("m", [result()], COLUMNS)
-    assert found["clean"]["mean"] == 0.75
-    assert found["attacks"]["fgsm"]["mean"] == 0.75
-    assert found["attacks"]["pgd-20"]["mean"] == 0.5
-    assert found["attacks"]["cw (l2 0.5)"]["mean"] == 0.0
-    assert found["robust"]["mean"] == 0.5
-    assert found["certified"]["mean"] == 0.25
+    attacks = {label: share["mean"] for label, share in found["attacks"].items()}
+    assert attacks == {"fgsm": 0.75, "pgd-20": 0.5, "cw (l2 0.5)": 0.0}
+    assert [found[name]["mean"] for name in ("clean", "robust", "certified")] == [0.75, 0.5, 0.25]
     assert found["certified_radius"]["linf"]["mean"] == pytest.approx(0.03)
     assert found["certified_radius_all"]["linf"]["mean"] == pytest.approx(0.0225)
     assert found["parameters"]["values"] == [1234]
@@ -69,23 +74,17 @@ def test_curve_smoothing_and_cost_of_a_row():
     assert found["evaluations"]["pgd-20"]["mean"] == 11.0
     line = "model evaluations a test image: fgsm 1.5, pgd-20 11.0, cw (l2 0.5) 400.0"
     assert line in markdown(Comparison(str(THREAT), [found], COLUMNS, [], []))
-    shown = Comparison(str(THREAT), [found], COLUMNS, [], [], [0.1], [0.25, 0.5])
-    wanted = {"after pgd-20 %", "robust at 0.1 %", "smoothed at 0.25 %", "smoothed radius l2"}
-    assert wanted <= set(cells(shown)[0])
+    titles, _ = cells(Comparison(str(THREAT), [found], COLUMNS, [], [], [0.1], [0.25, 0.5]))
+    assert {"after pgd-20 %", "robust at 0.1 %", "smoothed at 0.25 %", "smoothed radius l2"} <= set(titles)
 
 
 def test_a_row_with_a_flag_is_marked_and_the_flag_is_said_under_the_table():
     flag = {"name": "zero-gradients", "text": "60 of 64 images have no gradient", "attack": None}
-    rows = [
-        row("masked", [result(0, flags=[flag]), result(1, flags=[flag])], COLUMNS),
-        row("sound", [result()], COLUMNS),
-    ]
-    found = Comparison(str(THREAT), rows, COLUMNS, [], ["a note"])
+    masked = row("masked", [result(0, flags=[flag]), result(1, flags=[flag])], COLUMNS)
+    found = Comparison(str(THREAT), [masked, row("sound", [result()], COLUMNS)], COLUMNS, [], ["a note"])
     assert [line[0][0] for line in cells(found)[1]] == ["masked (!)", "sound"]
     assert questions(found) == ["(!) zero-gradients: 60 of 64 images have no gradient; in (seeds) masked (0, 1)"]
-    out = io.StringIO()
-    show(found, Console(file=out))
-    for text in (markdown(found), out.getvalue()):
+    for text in (markdown(found), shown(found)):
         assert "(!) zero-gradients: 60 of 64 images have no gradient; in (seeds) masked (0, 1)" in text
     assert json_data(found)["rows"][0]["flags"] == [{**flag, "seed": 0}, {**flag, "seed": 1}]
 
@@ -181,9 +180,9 @@ def test_a_figure_over_some_of_the_seeds_says_so_and_one_figure_is_not_the_best(
         row("b", [result(0), result(1)], COLUMNS),
     ]
     titles, body = cells(Comparison(str(THREAT), rows, COLUMNS, [], []))
-    shown = {title: [line[i] for line in body] for i, title in enumerate(titles)}
-    assert shown["certified %"] == [("25.00 (1 of 2 seeds)", False), ("25.00 ± 0.00", False)]
-    assert shown["search s"] == [("-", False), ("2.5 ± 0.0", False)]
+    columns = {title: [line[i] for line in body] for i, title in enumerate(titles)}
+    assert columns["certified %"] == [("25.00 (1 of 2 seeds)", False), ("25.00 ± 0.00", False)]
+    assert columns["search s"] == [("-", False), ("2.5 ± 0.0", False)]
     assert rows[0]["certified"]["values"] == [0.25, None]
 
 
@@ -191,10 +190,8 @@ def test_names_are_shown_as_they_are_written():
     attack = Column("a|b [red]", THREAT)
     variants = Verdicts(standing={attack.label: [1, 1, 1, 1]}, variants={attack.label: {"fog|1 [red]": 0.5}})
     found = Comparison(str(THREAT), [row("m", [result(attacks=variants)], [attack])], [attack], [], [])
-    out = io.StringIO()
-    show(found, Console(file=out))
-    assert out.getvalue().count("a|b [red]") == 2
-    assert "fog|1 [red]" in out.getvalue()
+    assert shown(found).count("a|b [red]") == 2
+    assert "fog|1 [red]" in shown(found)
     table_lines = [line.replace("\\|", "") for line in markdown(found).splitlines() if line.startswith("|")]
     assert [line.count("|") for line in table_lines] == [9] * 3 + [3] * 3
 
@@ -229,10 +226,7 @@ def test_the_four_forms_hold_the_same_rows():
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140, 400])
 def test_no_width_of_terminal_cuts_a_figure(width: int):
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=width, color_system=None)
-    show(comparison(), console)
-    text = out.getvalue()
+    text = shown(comparison(), force_terminal=True, width=width, color_system=None)
     assert "…" not in text
     assert all(len(line.rstrip()) <= width for line in text.splitlines() if not line.startswith("- "))
     titles, body = cells(comparison())
@@ -243,8 +237,6 @@ def test_no_width_of_terminal_cuts_a_figure(width: int):
 
 
 def test_a_pipe_gets_the_table_on_lines_of_its_own_and_no_escape_codes():
-    out = io.StringIO()
-    show(comparison(), Console(file=out))
-    text = out.getvalue()
+    text = shown(comparison())
     assert "\x1b" not in text
     assert len([line for line in text.splitlines() if line.strip().startswith(("darts ", "dsrna-cb "))]) == 2

@@ -13,7 +13,7 @@ from robustnas.attack.network import Counted
 from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.attacks.noise import GaussianNoise, UniformNoise
-from support.attacked_networks import Flat, Linear, draws_of
+from support.attacked_networks import Flat, Linear, around_grey, draws_of
 
 BOTH = [pytest.param(GaussianNoise, id="gaussian"), pytest.param(UniformNoise, id="uniform")]
 RADII = {"linf": 0.1, "l2": 0.6, "l1": 4.0}
@@ -70,9 +70,8 @@ def test_no_two_images_and_no_two_draws_are_alike(factory, norm):
     alike = torch.nn.functional.cosine_similarity(noise[:, None], noise[None], dim=2) - torch.eye(len(noise))
     assert float(alike.abs().max()) < 0.75
     assert torch.equal(drawn(factory, norm, images), draws[0])
-    other = factory(draws=1).build(ThreatModel(norm, RADII[norm]))
     threat, labels = ThreatModel(norm, RADII[norm]), torch.zeros(6).long()
-    elsewhere = other.perturbed(Flat(2), images, labels, threat, draws_of(6, seed=1))
+    elsewhere = factory(draws=1).build(threat).perturbed(Flat(2), images, labels, threat, draws_of(6, seed=1))
     assert not torch.isclose(elsewhere, draws[0]).flatten(1).all(dim=1).any()
 
 
@@ -94,8 +93,7 @@ class Watched(nn.Module):
 
 def near_the_boundary() -> Tensor:
     """Images of class 0 at different distances from the boundary."""
-    generator = torch.Generator().manual_seed(4)
-    images = 0.5 + 0.1 * (2 * torch.rand(120, 1, 3, 3, generator=generator) - 1)
+    images = around_grey(120)
     return images[predict(Linear(2), images) == 0]
 
 
@@ -136,9 +134,8 @@ def test_through_the_harness(factory):
     labels = torch.zeros(len(images)).long()
     threat = ThreatModel("linf", 0.05)
     plugin = factory(draws=3)
-    record = evaluate(
-        network, images, labels, plugin.build(threat), threat, Conditions(label="noise", access=plugin.access)
-    )
+    conditions = Conditions(label="noise", access=plugin.access)
+    record = evaluate(network, images, labels, plugin.build(threat), threat, conditions)
     assert plugin.access == plugin.build(threat).access == "noise"
     assert record.access == ("noise",)
     assert 0 < int(record.success.sum()) < len(images)

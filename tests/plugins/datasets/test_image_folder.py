@@ -91,9 +91,8 @@ def test_pixels_are_those_of_torchvision_to_the_byte(tmp_path, resize, crop, mod
 
 def test_an_image_so_long_that_resizing_it_would_take_all_memory_is_named(tmp_path):
     Image.fromarray(np.zeros((1, 9000), dtype=np.uint8)).save(tmp_path / "0.png")
-    with pytest.raises(
-        DataError, match=r"0\.png is not .* 1x9000 pixels: with a shorter side of 256 the longer one has"
-    ):
+    told = r"0\.png is not .* 1x9000 pixels: with a shorter side of 256 the longer one has"
+    with pytest.raises(DataError, match=told):
         read(tmp_path / "0.png", "some", 3, 256, 224)
 
 
@@ -231,10 +230,7 @@ def test_images_are_the_same_ones_wherever_their_folder_lies(tmp_path):
         ("train", lambda root: (root / "train" / "cat" / "3.png").rename(root / "train" / "dog" / "3.png")),
         ("test", lambda root: picture(root / "test" / "dog" / "0.png", size=(9, 9))),
         ("train test", lambda root: (root / "train" / "dog" / "3.png").rename(root / "test" / "dog" / "3.png")),
-        (
-            "train test",
-            lambda root: [(root / split / "dog").rename(root / split / "emu") for split in ("train", "test")],
-        ),
+        ("train test", lambda root: [(root / name / "dog").rename(root / name / "emu") for name in ("train", "test")]),
     ):
         change(tmp_path / "here")
         known.append(ImageFolder(str(tmp_path / "here")).contents)
