@@ -11,7 +11,7 @@ import pytest
 
 from robustnas.errors import PluginError
 from robustnas.options import options_of
-from robustnas.registry import ATTACKS, DATASETS, METRICS, REGISTRIES, SEARCH_SPACES, Registry, metric_parts
+from robustnas.registry import ATTACKS, DATASETS, METRICS, SEARCH_SPACES, Registry, metric_parts
 from support.fake_package import install
 from support.imported import imported
 
@@ -52,17 +52,6 @@ def refused(name: str, registry: Registry = METRICS) -> str:
     with pytest.raises(PluginError) as caught:
         registry.load(name)
     return str(caught.value)
-
-
-def test_our_own_plugins_are_registered_through_the_same_door() -> None:
-    assert set(REGISTRIES) == {"search-space", "metric", "attack", "dataset", "order", "regime"}
-    assert "darts" in SEARCH_SPACES.names()
-    assert {"jacobian", "certified-bound"} <= set(METRICS.names())
-    assert {"fgsm", "pgd"} <= set(ATTACKS.names())
-    assert "digits" in DATASETS.names()
-    for registry in REGISTRIES.values():
-        assert registry.names() == sorted(set(registry.names()))
-        assert {entry.distribution for entry in registry.entries()} == {"robustnas"}
 
 
 def test_a_new_installation_is_seen_at_once_in_the_same_process(site: Path) -> None:

@@ -46,6 +46,14 @@ def layers(something: nn.Module, size: int = 1) -> Layers:
     return network.eval()
 
 
+def disagreement(network: nn.Module, images: Tensor) -> float:
+    """How far the logits of the file are from the network's, as a share of the largest."""
+    agreement = onnx_file.compare(onnx_file.encode(network, images[0]), network, images, 0.1)
+    assert agreement is not None
+    assert agreement.images == 2 * len(images)
+    return agreement.relative_to_largest_logit
+
+
 SOMETHING: dict[str, nn.Module] = {
     "nothing": nn.Identity(),
     "max pool, overlapping": nn.MaxPool2d(3, 2, 1),
@@ -64,11 +72,8 @@ SOMETHING: dict[str, nn.Module] = {
 def test_the_file_is_the_network(name: str) -> None:
     network, images = layers(SOMETHING[name]), torch.rand(3, 3, 7, 7)
     network.train()  # the file is of the network in eval mode, whatever mode it is in
-    agreement = onnx_file.compare(onnx_file.encode(network, images[0]), network, images, 0.1)
+    assert disagreement(network, images) < 1e-5
     assert network.training
-    assert agreement is not None
-    assert agreement.images == 6
-    assert agreement.relative_to_largest_logit < 1e-5
 
 
 @needs_onnx
@@ -82,18 +87,13 @@ def test_networks_of_the_darts_space_survive(genotype: str) -> None:
     with torch.no_grad():
         for _ in range(3):
             network.train()(torch.rand(16, 3, 9, 9))  # running statistics worth the name
-    agreement = onnx_file.compare(onnx_file.encode(network, images[0]), network, images, 0.1)
-    assert agreement is not None
-    assert agreement.relative_to_largest_logit < 1e-4
+    assert disagreement(network, images) < 1e-4
 
 
 @needs_onnx
 def test_weights_in_another_layout_and_adaptive_pooling_survive() -> None:
     network = layers(nn.ReLU(), size=2).to(memory_format=torch.channels_last)
-    images = torch.rand(2, 3, 8, 8).to(memory_format=torch.channels_last)
-    agreement = onnx_file.compare(onnx_file.encode(network, images[0]), network, images, 0.1)
-    assert agreement is not None
-    assert agreement.relative_to_largest_logit < 1e-5
+    assert disagreement(network, torch.rand(2, 3, 8, 8).to(memory_format=torch.channels_last)) < 1e-5
 
 
 @needs_onnx

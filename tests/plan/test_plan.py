@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +32,11 @@ def keys(found: Plan, kind: str, method: str | None = None) -> set[str]:
     return {s.key for s in found.stages if s.kind == kind and method in (None, s.method)}
 
 
+def differing(before: Plan, after: Plan, method: str | None = None) -> set[str]:
+    """The kinds of stages whose keys differ."""
+    return {kind for kind in KINDS if keys(before, kind, method) != keys(after, kind, method)}
+
+
 def test_every_method_and_seed_has_its_stages(recipe: Path):
     found = plan(recipe)
     kinds = [s.kind for s in found.stages_of("jac", 1)]
@@ -51,13 +55,6 @@ def test_a_stage_needs_the_one_it_reads(recipe: Path):
         assert all((by_key[k].method, by_key[k].seed) == (stage.method, stage.seed) for k in stage.needs)
 
 
-def test_methods_that_share_a_stage_share_its_result(recipe: Path):
-    found = plan(recipe, "methods.same={}")
-    assert keys(found, "search", "same") == keys(found, "search", "darts")
-    assert keys(found, "train", "same") == keys(found, "train", "darts")
-    assert len(found.until(None)) == 2 * 2 * 7
-
-
 @pytest.mark.parametrize(
     ("override", "changed"),
     [
@@ -73,8 +70,35 @@ def test_methods_that_share_a_stage_share_its_result(recipe: Path):
     ],
 )
 def test_only_what_matters_changes_a_key(recipe: Path, override: str, changed: set[str]):
-    before, after = plan(recipe), plan(recipe, override)
-    assert {kind for kind in KINDS if keys(before, kind) != keys(after, kind)} == changed
+    assert differing(plan(recipe), plan(recipe, override)) == changed
+
+
+@pytest.mark.parametrize(
+    ("override", "method", "changed"),
+    [
+        # neither a search without a metric nor standard training depends on the threat
+        ("threat.epsilon=4/255", "darts", {"attack", "certify"}),
+        ("threat.epsilon=4/255", "jac", set(KINDS) - {"smooth"}),
+        # gamma matters only where there is a score
+        ("search.gamma=0.5", "darts", set()),
+        ("search.gamma=0.5", "jac", set(KINDS) - {"smooth"}),
+        # the size of the supernet does not matter to a published genotype
+        ("search_space.cells=2", "published", set()),
+        ("search_space.cells=2", "darts", set(KINDS) - {"smooth"}),
+    ],
+)
+def test_only_what_matters_to_a_method_changes_its_keys(recipe: Path, override: str, method: str, changed: set[str]):
+    published = "methods.published={genotype: DARTS_V2}"
+    assert differing(plan(recipe, published), plan(recipe, published, override), method) == changed
+
+
+def test_methods_that_share_a_stage_share_its_result(recipe: Path):
+    found = plan(recipe, "methods.same={}")
+    for kind in ("search", "train"):
+        assert keys(found, kind, "same") == keys(found, kind, "darts")
+    assert len(found.until(None)) == 2 * 2 * 7
+    none = plan(recipe, "search.gamma=0")
+    assert keys(none, "search", "jac") == keys(found, "search", "darts"), "a score that weighs nothing is no score"
 
 
 def test_keys_that_came_later_change_no_digest_until_they_are_given():
@@ -83,58 +107,40 @@ def test_keys_that_came_later_change_no_digest_until_they_are_given():
     assert settings(Train(**later)) == {**before, **later} != before
 
 
-def test_images_of_one_s_own_are_known_by_their_files_and_not_by_their_folder(recipe: Path, tmp_path: Path):
+def test_where_data_lies_does_not_matter(recipe: Path, tmp_path: Path):
+    before, after = plan(recipe, "dataset=mnist"), plan(recipe, f"dataset={{name: mnist, folder: {tmp_path}}}")
+    assert differing(before, after) == set()
+    assert before.identity == after.identity
+
+
+def test_images_of_one_s_own_are_known_by_their_files_and_not_by_their_folder(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "own.py").write_text("import torch\n\ndef net():\n    return torch.nn.Flatten()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
     for number, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
         (tmp_path / "here" / place).mkdir(parents=True)
         (tmp_path / "here" / place / "0.png").write_bytes(b"x" * number)
 
     def found(folder: str) -> Plan:
-        return plan(recipe, f"dataset={{name: image-folder, folder: {tmp_path / folder}, size: 8}}")
-
-    def changed(before: Plan, after: Plan) -> set[str]:
-        return {kind for kind in KINDS if keys(before, kind) != keys(after, kind)}
+        dataset = f"dataset={{name: image-folder, folder: {tmp_path / folder}, size: 8}}"
+        return plan(recipe, dataset, "methods.own={network: own:net}")
 
     before = found("here")
     (tmp_path / "here").rename(tmp_path / "there")
     moved = found("there")
-    assert changed(before, moved) == set()
+    assert differing(before, moved) == set()
     assert moved.identity == before.identity
     (tmp_path / "there" / "test" / "a" / "0.png").write_bytes(b"mended")
     mended = found("there")
-    assert changed(moved, mended) == {"clean", "probe", "attack", "certify"}, "no search and no training is lost"
+    assert differing(moved, mended) == {"clean", "probe", "attack", "certify"}, "no search and no training is lost"
+    assert not keys(mended, "clean", "own") & keys(moved, "clean", "own"), "a network made elsewhere is measured again"
     assert mended.identity == moved.identity, "nor is the run directory another experiment's"
     (tmp_path / "there" / "train" / "a" / "1.png").write_bytes(b"more")
     after = found("there")
-    assert changed(mended, after) == {"search", "train", "clean", "probe", "attack", "certify"}
+    assert differing(mended, after) == {"search", "train", "clean", "probe", "attack", "certify"}
+    assert differing(mended, after, "own") == set(), "what it was trained with is not known"
     assert after.identity != mended.identity
-
-
-def test_a_network_made_elsewhere_is_measured_again_where_test_images_change(recipe: Path, tmp_path: Path):
-    (tmp_path / "own.py").write_text("import torch\n\ndef net():\n    return torch.nn.Flatten()\n")
-    sys.path.insert(0, str(tmp_path))
-    for number, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
-        (tmp_path / "data" / place).mkdir(parents=True)
-        (tmp_path / "data" / place / "0.png").write_bytes(b"x" * number)
-    given = [
-        f"dataset={{name: image-folder, folder: {tmp_path / 'data'}, size: 8}}",
-        "methods={own: {network: own:net}}",
-    ]
-    try:
-        before = plan(recipe, *given)
-        (tmp_path / "data" / "train" / "a" / "1.png").write_bytes(b"more")
-        assert keys(plan(recipe, *given), "clean") == keys(before, "clean")
-        (tmp_path / "data" / "test" / "a" / "1.png").write_bytes(b"more")
-        assert not keys(plan(recipe, *given), "clean") & keys(before, "clean")
-    finally:
-        sys.path.remove(str(tmp_path))
-
-
-def test_a_search_without_a_metric_does_not_depend_on_the_threat(recipe: Path):
-    before, after = plan(recipe), plan(recipe, "threat.epsilon=4/255")
-    assert keys(before, "search", "darts") == keys(after, "search", "darts")
-    assert keys(before, "train", "darts") == keys(after, "train", "darts"), "standard training ignores it too"
-    assert keys(before, "search", "jac") != keys(after, "search", "jac")
-    assert keys(before, "attack", "darts") != keys(after, "attack", "darts")
 
 
 def test_another_attack_leaves_the_others_alone(recipe: Path):
@@ -195,13 +201,6 @@ def test_a_smaller_radius_of_the_same_norm_is_inside_the_threat(recipe: Path):
     assert columns["a"].radii == (1 / 255,)
 
 
-def test_where_data_lies_does_not_matter(recipe: Path, tmp_path: Path):
-    recipe.write_text(RECIPE.replace("dataset: digits", "dataset: mnist"))
-    before, after = plan(recipe), plan(recipe, f"dataset.folder={tmp_path}")
-    assert keys(before, "search") == keys(after, "search")
-    assert before.identity == after.identity
-
-
 def test_a_published_genotype_needs_no_search(recipe: Path):
     found = plan(recipe, "methods.published={genotype: DARTS_V2}")
     assert found.stages_of("published", 0)[0].kind == "train"
@@ -234,21 +233,6 @@ def test_what_plugins_refuse_of_the_dataset_is_told_at_once_and_in_place(recipe:
         "--set methods.p={genotype: NO}: methods.p.genotype",
     ]
     assert plan(recipe, "methods.jac.metric.rows=10", "attacks.0=fgsm").methods["jac"].metrics
-
-
-def test_gamma_matters_only_where_there_is_a_score(recipe: Path):
-    before, after = plan(recipe), plan(recipe, "search.gamma=0.5")
-    assert keys(before, "search", "darts") == keys(after, "search", "darts")
-    assert keys(before, "search", "jac") != keys(after, "search", "jac")
-    none = plan(recipe, "search.gamma=0")
-    assert keys(none, "search", "jac") == keys(before, "search", "darts"), "a score that weighs nothing is no score"
-
-
-def test_the_supernet_s_size_does_not_matter_to_a_published_genotype(recipe: Path):
-    override = "methods.p={genotype: DARTS_V2}"
-    before, after = plan(recipe, override), plan(recipe, override, "search_space.cells=2")
-    assert keys(before, "train", "p") == keys(after, "train", "p")
-    assert keys(before, "train", "darts") != keys(after, "train", "darts")
 
 
 @pytest.mark.parametrize("name", ["direct", "exported"])

@@ -113,28 +113,6 @@ def test_a_damaged_result_is_named_and_only_that_stage_is_redone(
     assert without_seconds(table(finished_copy)) == without_seconds(rows)
 
 
-def test_a_damaged_run_json_costs_no_stage(finished_copy: Path, capsys: pytest.CaptureFixture[str]):
-    before = results(finished_copy)
-    file = finished_copy / "run" / "run.json"
-    file.write_text('{"half": ')
-    assert run(finished_copy, "--quiet") == 2
-    message = capsys.readouterr().err
-    assert f"{file} is damaged" in message
-    assert f"delete the file {file} alone" in message
-    file.unlink()
-    assert run(finished_copy, "--quiet") == 0
-    assert results(finished_copy) == before
-
-
-def test_a_truncated_network_is_named(finished_copy: Path, capsys: pytest.CaptureFixture[str]):
-    file = next((finished_copy / "run" / "train").glob("darts*")) / "network.pt"
-    file.write_bytes(file.read_bytes()[:200])
-    for stage in (finished_copy / "run" / "clean").glob("darts*"):
-        shutil.rmtree(stage)
-    assert run(finished_copy, "--quiet") == 2
-    assert "network.pt is damaged" in capsys.readouterr().err
-
-
 @pytest.mark.processes
 def test_side_by_side_gives_the_same_table(finished_run: Path, tmp_path: Path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -333,12 +311,21 @@ def test_a_plugin_that_raises_is_named_with_its_place(
     assert "Traceback" in kept.read_text()
 
 
-@pytest.mark.parametrize("text", ['{"half": ', "[]", "{}"])
-def test_a_damaged_layout_is_written_again(finished_copy: Path, capsys: pytest.CaptureFixture[str], text: str):
-    before = results(finished_copy)
-    (finished_copy / "run" / "layout.json").write_text(text)
-    assert main(["table", str(finished_copy / "run")]) == 2
-    assert f"delete the file {finished_copy / 'run' / 'layout.json'} alone" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("run.json", '{"half": '), ("layout.json", '{"half": '), ("layout.json", "[]"), ("layout.json", "{}")],
+)
+def test_a_damaged_file_of_the_directory_costs_no_stage(
+    finished_copy: Path, capsys: pytest.CaptureFixture[str], name: str, text: str
+):
+    before, file = results(finished_copy), finished_copy / "run" / name
+    file.write_text(text)
+    assert (run(finished_copy, "--quiet") if name == "run.json" else main(["table", str(file.parent)])) == 2
+    message = capsys.readouterr().err
+    assert f"{file} is damaged" in message
+    assert f"delete the file {file} alone" in message
+    if name == "run.json":  # a layout is written again as it is
+        file.unlink()
     assert run(finished_copy, "--quiet") == 0
     assert results(finished_copy) == before
 
