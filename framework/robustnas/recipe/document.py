@@ -1,4 +1,4 @@
-"""A YAML text as a tree of nodes that know where they stand.
+"""Reads a YAML text as a tree of nodes that know their line and column.
 
 PyYAML reads YAML 1.1, in which `1e-3` is text, `no` is false and `2026-01-02` a date; the scalars here are
 those of the core schema of YAML 1.2 (yaml.org/spec/1.2.2, section 10.3.2).  Duplicate keys, which PyYAML
@@ -19,7 +19,7 @@ from robustnas.runtime import given_file
 from robustnas.runtime.quoted import quoted
 
 MOST_BYTES = 1 << 20
-"""Of a file: a recipe of ten thousand methods has as many."""
+"""Largest size of a file, that of a recipe with ten thousand methods."""
 
 LARGEST = 100_000
 """Values of a document with its aliases written out; one whose key is long or deep counts for several, by `WEIGHT`."""
@@ -28,19 +28,19 @@ WEIGHT = 64
 """Characters of a value's dotted path that count as a further value: all paths are kept."""
 
 DEEPEST = 32
-"""Lists and mappings inside each other."""
+"""Lists and mappings may be nested so deep."""
 
 LONGEST_KEY, LONGEST_TEXT = 200, 16_384
-"""Characters; a genotype may be a text."""
+"""A text may have so many characters, because a genotype may be one."""
 
 LARGEST_INTEGER = 2**63 - 1
-"""Beyond it no generator takes a seed and no tensor has a size."""
+"""Integers may have so many bits: no seed of a generator and no size of a tensor has more."""
 
 BREAK = r"\r\n|[\n\r\x85\u2028\u2029]"
 """The end of a line, as PyYAML counts them."""
 
 UNPRINTABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What YAML does not let stand in a text, and an escape in quotes could bring in: 0 ends a path, half a surrogate is no
+"""Characters that YAML forbids in a text but an escape in quotes could bring in: 0 ends a path, half a surrogate is no
 text (yaml.org/spec/1.2.2, section 5.1)."""
 
 PREFIX = "tag:yaml.org,2002:"
@@ -57,13 +57,13 @@ SCALARS = {
 
 @frozen(eq=False)
 class Node:
-    """A value of a recipe that knows where it stands.
+    """A value of a recipe, and where it is written.
 
     Args:
-        mark: where it stands.
+        mark: where the value is written.
         path: its key, dotted from the top (`attacks.0.steps`).
         value: a scalar, a tuple of nodes, or a mapping of keys to nodes.
-        keys: of a mapping, where each key stands.
+        keys: where each key of a mapping is written.
     """
 
     mark: Mark
@@ -88,7 +88,7 @@ class Node:
         return [node.plain() for node in self.value] if isinstance(self.value, tuple) else self.value
 
     def moved(self, path: str) -> Node:
-        """The same node, and those below it, under another key."""
+        """Move the node, and all nodes below it, to another key."""
         value = self.value
         if isinstance(value, dict):
             value = {key: node.moved(below(path, key)) for key, node in value.items()}
@@ -103,7 +103,7 @@ def below(path: str, key: str | int) -> str:
 
 
 class TooMuch(yaml.MarkedYAMLError):
-    """A document that is YAML, but deeper or larger than any recipe."""
+    """Raised for a document that is YAML, but deeper or larger than any recipe."""
 
 
 class _Composer(yaml.SafeLoader):
@@ -143,7 +143,7 @@ class _Dumper(yaml.SafeDumper):
     """PyYAML's writer, which puts into quotes what YAML 1.1 or 1.2 would take for something else than text."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Whatever stands twice is written twice."""
+        """Write out values that occur twice, instead of aliases."""
         return True
 
 
@@ -154,15 +154,15 @@ for _kind, (_pattern, _first) in SCALARS.items():
 
 
 def text_of(data: Any) -> str:
-    """Plain data as a YAML text that reads the same here, and in PyYAML."""
+    """Write plain data as a YAML text that this module and PyYAML read alike."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read(path: Path, faults: Faults) -> tuple[str, Node | None]:
-    """The text of a file and its tree; None where it has none, with the faults that explain it.
+    """Read the text of a file and its tree, which is None where there is none; then a fault says why.
 
     Raises:
-        InputError: the file cannot be read, or is none, or is too large.
+        InputError: the file cannot be read, is not a regular file, or is too large.
     """
     data = given_file.read(path, MOST_BYTES)
     try:
@@ -176,13 +176,13 @@ def read(path: Path, faults: Faults) -> tuple[str, Node | None]:
 
 
 def parse(text: str, file: str, faults: Faults, at: Mark | None = None) -> Node | None:
-    """The tree of a YAML text, None where it cannot be read or holds nothing.
+    """Read the tree of a YAML text; None where it cannot be read or holds nothing.
 
     Args:
         text: the text.
-        file: what to call it in messages.
-        faults: takes what is wrong.
-        at: the place to give for everything, where the text is not a file.
+        file: what messages call the text.
+        faults: collects what is wrong.
+        at: the place of every node, where the text is not a file.
     """
     if at is None:
         before = len(faults)
@@ -203,7 +203,7 @@ def parse(text: str, file: str, faults: Faults, at: Mark | None = None) -> Node 
     except yaml.MarkedYAMLError as fault:
         faults.add(at or _mark(file, fault.problem_mark or fault.context_mark), "", _syntax(fault, text))
         return None
-    except ValueError as fault:  # of Python, for an escape beyond Unicode or a version of thousands of digits
+    except ValueError as fault:  # Python raises it for an escape beyond Unicode or a version of thousands of digits
         mark = at or (_mark(file, composer.get_mark()) if composer is not None else Mark(file, 1, 1))
         faults.add(mark, "", f"not YAML: {fault}")
         return None
@@ -211,7 +211,7 @@ def parse(text: str, file: str, faults: Faults, at: Mark | None = None) -> Node 
 
 
 def _syntax(fault: yaml.MarkedYAMLError, text: str) -> str:
-    """Tell a syntax error in PyYAML's words and our form."""
+    """Write a syntax error in PyYAML's words and the form of other faults."""
     mark = fault.problem_mark
     if mark is not None and text[mark.index : mark.index + 1] == "\t":
         return "found a tab; spaces would do"
@@ -242,7 +242,7 @@ class _Reader:
         self.full = False
 
     def node(self, node: yaml.Node, path: str, above: tuple[int, ...]) -> Node | None:
-        """A node and those below it; None with a fault where it cannot be read."""
+        """Convert a node and those below it; None, with a fault, where that fails."""
         mark = self.mark(node)
         self.size += 1 + len(path) // WEIGHT
         if id(node) in above:
@@ -282,7 +282,7 @@ class _Reader:
         return None
 
     def mapping(self, node: yaml.MappingNode, mark: Mark, path: str, above: tuple[int, ...]) -> Node:
-        """Read a mapping; of a duplicate key the first counts."""
+        """Convert a mapping; of a duplicate key the first counts."""
         values: dict[str, Node] = {}
         keys: dict[str, Mark] = {}
         for key_node, value_node in node.value:
@@ -309,12 +309,11 @@ class _Reader:
         return Node(mark, path, values, keys)
 
     def mark(self, node: yaml.Node) -> Mark:
-        """Return where a node starts."""
         return self.at or _mark(self.file, node.start_mark)
 
 
 def _unfit(text: str, longest: int) -> str:
-    """What is wrong with a text, whatever it stands for; nothing where it will do."""
+    """Say what is wrong with a text, whatever its kind; empty if nothing is."""
     if len(text) > longest:
         return f"found {len(text)} characters, {quoted(text)}; at most {longest} would do"
     character = UNPRINTABLE.search(text)
@@ -322,7 +321,7 @@ def _unfit(text: str, longest: int) -> str:
 
 
 def _too_large(kind: str, text: str) -> str:
-    """What is wrong with an integer that is one but has too many digits; nothing where it has not."""
+    """Say that an integer has too many digits; empty if it has not."""
     if kind != "int" or not re.fullmatch(SCALARS[kind][0], text):
         return ""
     if (

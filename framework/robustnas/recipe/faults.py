@@ -9,10 +9,10 @@ from attrs import Factory, define, frozen
 from robustnas.errors import RecipeError
 
 MOST = 1000
-"""Faults of a recipe that are told: whoever has more begins with the first."""
+"""A message lists at most so many faults of a recipe."""
 
 LONGEST = 1500
-"""Characters of what is told of one."""
+"""A fault's text is cut at so many characters."""
 
 
 @frozen
@@ -28,7 +28,7 @@ class Mark:
 
 
 def nearest(places: Mapping[str, Mark], path: str, file: str) -> Mark:
-    """Where a key is written; of one that is not, where the nearest above it is, or the file begins."""
+    """Find where a key is written, or else the nearest key above it, or else the beginning of the file."""
     while path and path not in places:
         path = path.rpartition(".")[0]
     return places.get(path) or Mark(file, 1, 1)
@@ -48,12 +48,12 @@ class Fault:
 
 @define
 class Faults:
-    """A collection of faults.  What is said twice of one place (of a section that methods share) counts once.
+    """Collects faults; the same text at the same place (in a section that methods share) counts once.
 
     Args:
-        noted: how often one was noted, those included that were known already.
-        partial: the recipe that this one extends cannot be had, so that what is not here may well be there.
-        most: how many there may be before they are raised, None where they are somebody's to look through.
+        noted: how often a fault was noted, repetitions included.
+        partial: whether the recipe that this one extends could not be read, so that a missing key may stand there.
+        most: raise once there are so many; None collects without limit.
         known: the faults in the order in which they were noted, by what tells them apart.
     """
 
@@ -64,7 +64,7 @@ class Faults:
 
     @property
     def found(self) -> list[Fault]:
-        """The faults, in the order in which they were noted."""
+        """All faults, in the order in which they were noted."""
         return list(self.known.values())
 
     def add(self, mark: Mark, path: str, text: str) -> None:
@@ -74,7 +74,7 @@ class Faults:
             RecipeError: there are so many that more would help nobody.
         """
         self.noted += 1
-        if len(text) > LONGEST:  # somebody quotes a text of a recipe as it stands
+        if len(text) > LONGEST:  # a fault may quote a long text of the recipe
             text = f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
         self.known.setdefault((mark, "" if mark.line else path, text), Fault(mark, path, text))
         if self.most is not None and len(self.known) >= self.most:

@@ -1,4 +1,4 @@
-"""A recipe from its file: read, extended, overridden, checked as a whole.
+"""Makes a recipe from its file: reads, extends, overrides, and checks it as a whole.
 
     file -> nodes -> extends below it -> --set over it -> sections and plugins -> Recipe
 
@@ -43,7 +43,7 @@ REQUIRED = {
 SECTIONS = (*REQUIRED, "seeds", "search", "train", "attacks", "certify", "smoothing", "evaluate")
 
 MOST_STAGES = 300_000
-"""Each has a folder; five thousand rows with fifty attacks have as many."""
+"""A recipe may have so many stages, each with a folder: those of five thousand rows with fifty attacks."""
 
 
 @frozen
@@ -57,7 +57,7 @@ class Loaded:
         source: its text.
         overrides: the `KEY=VALUE` of each `--set`, in order.
         places: where every key of it is written, by its path (`methods.mine.genotype`).
-        crossed: what keys say of each other that is wrong: told by `robustnas.plan`, with what it finds itself.
+        crossed: faults between several keys, which `robustnas.plan` raises together with those it finds.
     """
 
     recipe: Recipe
@@ -69,19 +69,19 @@ class Loaded:
     crossed: Faults = field(factory=Faults, repr=False)
 
     def place(self, path: str) -> Mark:
-        """Where a key is written; of one that is not, where the nearest above it is."""
+        """Find where a key is written, or else the nearest key above it."""
         return nearest(self.places, path, str(self.path))
 
     def says(self, method: str, key: str) -> bool:
-        """Whether a key is written, of a method or for all of them."""
+        """Whether a key is written, for this method or for all of them."""
         return key in self.places or f"methods.{method}.{key}" in self.places
 
     def noting(self, faults: Faults) -> Noting:
-        """What notes in `faults` what is wrong, where it is written."""
+        """Make a `Noting` that adds to `faults`."""
         return Noting(self.places, str(self.path), faults)
 
     def beside(self, path: str) -> Path:
-        """The folder that a file named by a key is relative to: of the recipe that says so, which may be the base."""
+        """The folder to which a file named by a key is relative: that of the recipe with the key, perhaps the base."""
         mark = self.place(path)
         return Path(mark.file).parent if mark.line else self.path.parent
 
@@ -107,16 +107,16 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
 
 
 def written(recipe: Mapping[str, Any], path: Path, by: str, overrides: Sequence[str] = ()) -> Loaded:
-    """The recipe that a command writes, before it is a file.
+    """Check a recipe that a command writes, before it is a file.
 
     Args:
         recipe: plain data.
-        path: of the file it is going to be.
-        by: the command, which stands for the place in its faults.
+        path: the path of the future file.
+        by: the command, which faults name instead of a place.
         overrides: as for `load`; they become part of the recipe.
 
     Raises:
-        RecipeError: it has faults: all of them.
+        RecipeError: it has faults; lists all of them.
     """
     faults = Faults()
     root = parse(text_of(dict(recipe)), by, faults, at=Mark(by))
@@ -146,7 +146,7 @@ def _checked(root: Node | None, faults: Faults, path: Path, text: str, overrides
 
 
 def _check_together(parts: Mapping[str, Any], root: Node, note: Noting) -> None:
-    """What the parts that could be read say of each other."""
+    """Check against each other the parts that could be read."""
     attacks, listed = parts.get("attacks", ()), root.entries.get("attacks")
     whole = listed is not None and isinstance(listed.value, tuple) and len(listed.value) == len(attacks)
     good = {key: parts[key] for key in ("dataset", "threat") if parts.get(key) not in (None, BAD)}
@@ -155,7 +155,7 @@ def _check_together(parts: Mapping[str, Any], root: Node, note: Noting) -> None:
             dataset=good["dataset"].plugin if "dataset" in good else None,
             threat=good.get("threat"),
             methods=parts.get("methods", {}),
-            attacks=attacks if whole else (),  # else their places are not known
+            attacks=attacks if whole else (),  # with one missing, places in the list would be wrong
         ),
         note,
     )
@@ -171,11 +171,11 @@ def _places(node: Node) -> dict[str, Mark]:
 
 
 def _read(path: Path, faults: Faults) -> tuple[str, Node | None]:
-    """The text of a recipe and its top node, a mapping; None with faults where it is none."""
+    """Read the text of a recipe and its top node; None, with faults, where that is no mapping."""
     try:
         text, root = read(path, faults)
     except RecipeError:
-        raise  # faults by the thousand
+        raise  # there are more faults than are collected
     except InputError as fault:
         raise RecipeError([str(fault)]) from fault
     if root is None:
@@ -189,7 +189,7 @@ def _read(path: Path, faults: Faults) -> tuple[str, Node | None]:
 
 
 def _extended(root: Node, path: Path, faults: Faults) -> Node:
-    """A recipe laid over the one it extends, without the key `extends`; partial, with a fault, where that is none."""
+    """Lay a recipe over the one it extends, and drop the key `extends`; `faults` are partial if that fails."""
     if "extends" not in root.keys:
         return root
     assert isinstance(root.value, dict)
@@ -209,7 +209,7 @@ def _extended(root: Node, path: Path, faults: Faults) -> Node:
 
 
 def _base(node: Node, path: Path, faults: Faults) -> Node | None:
-    """The recipe that another at `path` extends by the key `node`; None with faults where it cannot be had."""
+    """Read the recipe that the one at `path` extends by the key `node`; None, with faults, where that fails."""
     name = read_value(node, str, faults)
     if name is BAD:
         return None
@@ -230,7 +230,7 @@ def _base(node: Node, path: Path, faults: Faults) -> Node | None:
 
 
 def _parts(root: Node, faults: Faults) -> dict[str, Any]:
-    """Read the parts of the recipe of a tree; without faults these are all."""
+    """Read those parts of a recipe that have no faults."""
     assert isinstance(root.value, dict)
     nodes = root.value
     refuse_unknown(root, SECTIONS, "section", faults)
@@ -245,14 +245,14 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
     parts: dict[str, Any] = {}
 
     def section(key: str, cls: type, absent: Any) -> Any:
-        """A section of settings, its defaults where it has faults, which are noted already; `absent` without it."""
+        """Read a section of settings: its defaults where it has faults (already noted), `absent` without it."""
         if key not in sections:
             return absent
         value = plugins.section(cls, sections[key], key)
         return cls() if value is BAD else value
 
     def switched(key: str, cls: type, absent: Any) -> Any:
-        """The same of a section that may be `true` or `false` as a whole."""
+        """Read a section that may be `true` or `false` as a whole."""
         switch = sections[key].value if key in sections else MISSING
         return section(key, cls, absent) if not isinstance(switch, bool | None) else cls() if switch else None
 
@@ -278,7 +278,7 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
 
 
 def _check_size(root: Node, parts: Mapping[str, Any], faults: Faults) -> None:
-    """Note methods, seeds and attacks that are more together than a run directory or a table could hold."""
+    """Note methods, seeds and attacks that together make more stages than a run directory could hold."""
     counts = [len(parts.get(key) or ((0,) if key == "seeds" else ())) for key in ("methods", "seeds", "attacks")]
     stages = counts[0] * counts[1] * (counts[2] + 6)
     if stages > MOST_STAGES:
@@ -293,7 +293,7 @@ def _all_foreign(node: Node | None) -> bool:
 
 
 def _check_radii(root: Node, parts: Mapping[str, Any], threat: ThreatModel, faults: Faults) -> None:
-    """Radii of other sections than the threat's, which are fractions of the pixel range in linf too."""
+    """Check radii in sections other than `threat`; in linf they are fractions of the pixel range too."""
     epsilons = parts["evaluate"].epsilons
     if any(beyond_range(threat.norm, epsilon) for epsilon in epsilons):
         text = f"found {epsilons}; fractions of the pixel range, at most 1 in linf, would do"
@@ -305,7 +305,7 @@ def _check_radii(root: Node, parts: Mapping[str, Any], threat: ThreatModel, faul
 
 
 def _seeds(node: Node, faults: Faults) -> tuple[int, ...]:
-    """Section `seeds`: distinct integers, none negative."""
+    """Read section `seeds`: distinct integers, none negative."""
     if not isinstance(node.value, tuple) or not node.value:
         what = "an empty list" if node.value == () else found(node.value)
         faults.add(node.mark, node.path, f"found {what}; a list of integers would do, such as [0, 1]")

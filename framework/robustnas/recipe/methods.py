@@ -1,4 +1,4 @@
-"""Section `methods`: every way of searching that a recipe compares."""
+"""Reads section `methods`: every way of searching that a recipe compares."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OVERRIDES = ("search_space", *SECTIONS)
 """Sections of which a method may override keys."""
 
 SHARED = ("dataset", "seeds", "attacks", "certify", "smoothing", "evaluate")
-"""Sections it may not: a table compares like with like."""
+"""Sections of which a method may override nothing, so that a table compares like with like."""
 
 FOREIGN = ("network", "weights", "normalize")
 """Keys of a method that is a network made elsewhere."""
@@ -42,8 +42,8 @@ def read_methods(
         node: the section.
         recipe: the nodes of the recipe's own sections, over which a method's are laid.
         search: section `search` of the recipe, for methods that do not override it.
-        train: the same of section `train`.
-        plugins: reads metrics and search spaces, and takes what is wrong.
+        train: section `train` of the recipe, likewise.
+        plugins: reads metrics and search spaces, and collects faults.
     """
     faults = plugins.faults
     if not isinstance(node.value, dict):
@@ -69,7 +69,7 @@ def read_methods(
 
 
 def _method(node: Node, recipe: Mapping[str, Node], default: Method, plugins: Plugins) -> Any:
-    """One method, or `BAD` with faults; keys it does not have are those of `default`."""
+    """Read one method, or return `BAD` with faults; keys that it lacks are those of `default`."""
     faults = plugins.faults
     if node.value is None:
         return default
@@ -102,7 +102,7 @@ def _method(node: Node, recipe: Mapping[str, Node], default: Method, plugins: Pl
 
 
 def _genotype(node: Node, plugins: Plugins) -> Any:
-    """A genotype, a path to one, `path#KEY`, or a name the search space has published: kept as it is written."""
+    """Read a genotype, a path to one, `path#KEY`, or a published name, and keep it as it is written."""
     if isinstance(node.value, dict):
         return node.plain()
     genotype = read_value(node, str, plugins.faults)
@@ -112,7 +112,7 @@ def _genotype(node: Node, plugins: Plugins) -> Any:
 
 
 def _weights(node: Node, plugins: Plugins) -> Any:
-    """A file, or a mapping that says what of it is meant."""
+    """Read the file of weights, or a mapping that also says which of its tensors are meant."""
     if isinstance(node.value, dict):
         return read_object(Weights, node, plugins.faults, "key of weights")
     file = read_value(node, str, plugins.faults)
@@ -120,7 +120,7 @@ def _weights(node: Node, plugins: Plugins) -> Any:
 
 
 def _foreign(node: Node, plugins: Plugins) -> Any:
-    """A network made elsewhere: nothing of it is searched or trained."""
+    """Read a method that is a network made elsewhere, which is neither searched nor trained."""
     faults, entries = plugins.faults, node.given
     types = {"network": str, "normalize": bool}
     values = {key: read_value(entries[key], kind, faults) for key, kind in types.items() if key in entries}

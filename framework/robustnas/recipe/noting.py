@@ -1,4 +1,4 @@
-"""What is wrong with a recipe that shows only when something is tried: noted where the key at fault is written."""
+"""Notes faults that show only when something is tried, at the place where the key at fault is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robustnas.train.settings import Train
 
 SECTIONS = {"search": Search, "train": Train, "evaluate": Evaluate, "certify": Certify, "smoothing": Smoothing}
 KEYS = {f"{section}.{field.name}" for section, cls in SECTIONS.items() for field in attrs.fields(cls)}
-"""Keys of the recipe that a message may be about."""
+"""Keys of the recipe that a message may name as the fault."""
 
 OF_METHODS = ("network", "weights", "genotype")
 """Keys that methods alone have."""
@@ -33,7 +33,7 @@ class Noting:
     Args:
         places: where every key is written.
         file: the recipe's.
-        faults: takes what is wrong.
+        faults: collects what is wrong.
     """
 
     places: Mapping[str, Mark]
@@ -44,21 +44,21 @@ class Noting:
         self.faults.add(self.node(path).mark, path, text)
 
     def node(self, path: str) -> Node:
-        """Stands for the value of a key, wherever that is written."""
+        """Make a node that stands for the value of a key, wherever that is written."""
         return Node(nearest(self.places, path, self.file), path, {})
 
     def own(self, method: str, key: str) -> str:
-        """The path of a key of a method where it has that itself, else of the recipe's."""
+        """The path of a key: below the method where that has the key, else at the top of the recipe."""
         path = f"methods.{method}.{key}"
         return path if path in self.places or key in OF_METHODS else key
 
     def attempt(self, make: Callable[[], Any], key: str, method: str = "") -> Any:
-        """What `make` returns, or `BAD` with a fault at the key that its refusal names.
+        """Return what `make` returns, or `BAD` with a fault at the key that its refusal names.
 
         Args:
-            make: what is tried.
-            key: at fault where the refusal names no other.
-            method: for which it is tried; its own key is at fault where it has that.
+            make: is called without arguments.
+            key: the key at fault where the refusal names none.
+            method: the method for which `make` is called, whose own key is at fault where it has that key.
         """
         interrupt.check()
         trial = Faults()

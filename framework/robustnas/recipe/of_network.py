@@ -1,4 +1,4 @@
-"""The recipe that evaluates one network made elsewhere: what `robustnas evaluate` types for its user."""
+"""Writes the recipe by which `robustnas evaluate` evaluates one network made elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robustnas.runtime.quoted import quoted
 from robustnas.threat import NORMS, USUAL_RADIUS, pixels
 
 MOST_TOLD = 5
-"""Faults of one option that are told."""
+"""A message lists at most so many faults of one option."""
 
 STEPS = 20
 STEP = 8
@@ -27,22 +27,22 @@ STEP = 8
 
 @frozen
 class Evaluation:
-    """One evaluation of a network that was made elsewhere.
+    """The options of `robustnas evaluate`.
 
     Args:
         network: `module:factory`.
         weights: file of its weights; None where the factory fills them in.
-        weights_key: where in it the state dict is; None: found by what fits.
-        weights_prefix: what stands before the network's names; None: found as well.
+        weights_key: where in the file the state dict is; None tries what fits.
+        weights_prefix: what stands before the network's names; None tries what fits.
         dataset: YAML: the name of a dataset, or a mapping with its options.
-        name: of the row; None: the factory's.
+        name: name of the row; None: the factory's.
         normalize: whether the dataset's mean and deviation become the network's first layer.
-        norm: of the threat.
+        norm: norm of the threat.
         epsilon: in pixel units; None: what is usual in the norm.
         attacks: YAML each, as entries of `attacks`; none: FGSM, PGD and AutoAttack.
         images: how many test images, of equal classes; None: all.
         certify: bound method; None certifies nothing.
-        seed: of attacks.
+        seed: seed of the attacks.
     """
 
     network: str
@@ -70,7 +70,7 @@ def recipe(asked: Evaluation) -> dict[str, Any]:
     """Write the recipe, as plain data.
 
     Raises:
-        InputError: the norm or the name is none, the radius no number, or a text no YAML.
+        InputError: norm or name is not valid, the radius is not a number, or a text is not YAML.
     """
     if asked.name is not None and not NAME.fullmatch(asked.name):
         raise InputError(

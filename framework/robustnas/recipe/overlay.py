@@ -1,4 +1,4 @@
-"""One tree of nodes over another: `extends`, `--set` and the sections of a method.
+"""Lays one tree of nodes over another, for `extends`, `--set` and the sections of a method.
 
 Mappings merge key by key; lists and scalars replace.  A plugin's name counts as the mapping `{name: ...}`
 where keys are laid over it, and options never pass from a plugin to one of another name.
@@ -16,11 +16,11 @@ from robustnas.recipe.faults import Faults, Mark
 from robustnas.runtime.suggest import did_you_mean
 
 LONGEST = 100
-"""Characters of a `--set` that a message shows."""
+"""A message shows at most so many characters of a `--set`."""
 
 
 def overlay(base: Node | None, over: Node | None) -> Node | None:
-    """`over` laid over `base`; every node keeps the place it comes from."""
+    """Lay `over` over `base`; every node keeps the place where it is written."""
     if base is None or over is None:
         return over or base
     if not isinstance(over.value, dict):
@@ -31,7 +31,7 @@ def overlay(base: Node | None, over: Node | None) -> Node | None:
     merged = dict(under.value)
     for key, node in over.value.items():
         if over.path == "methods" and (node is None or node.value is None) and key in merged:
-            del merged[key]  # a base's method that is left out
+            del merged[key]  # null leaves out a method of the base
             continue
         laid = overlay(merged.get(key), node)
         if laid is not None:
@@ -40,7 +40,7 @@ def overlay(base: Node | None, over: Node | None) -> Node | None:
 
 
 def assign(root: Node, argument: str, faults: Faults) -> Node:
-    """The tree with the `KEY=VALUE` of a `--set` in it; VALUE replaces what stood at KEY."""
+    """Put the `KEY=VALUE` of a `--set` into the tree; VALUE replaces what stood at KEY."""
     mark = Mark(f"--set {argument if len(argument) <= LONGEST else f'{argument[: LONGEST - 3]}...'}")
     key, equals, text = argument.partition("=")
     parts = key.strip().split(".")
@@ -81,7 +81,7 @@ def _assigned(node: Node, parts: Sequence[str], value: Node, mark: Mark, faults:
     if not isinstance(node.value, dict):
         faults.add(mark, below(node.path, parts[0]), f"{node.path} is no mapping; it has no keys to set")
         return node
-    # The name of a method may hold dots itself: the longest key that is there is meant.
+    # The name of a method may hold dots itself, so the longest key that is there is meant.
     count = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in node.value), 1)
     key = ".".join(parts[:count])
     near = did_you_mean(key, list(node.value)) if node.path == "methods" and key not in node.value else ""
@@ -95,7 +95,7 @@ def _assigned(node: Node, parts: Sequence[str], value: Node, mark: Mark, faults:
 
 
 def _as_mapping(node: Node) -> Node:
-    """A bare name as the mapping it stands for; any other node as it is."""
+    """Expand a bare name to the mapping it stands for; return any other node as it is."""
     if not isinstance(node.value, str):
         return node
     name = evolve(node, path=below(node.path, "name"))

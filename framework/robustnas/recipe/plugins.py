@@ -1,4 +1,4 @@
-"""Plugins of a recipe: from a name with options beside it to an object of the class it stands for."""
+"""Makes the plugins of a recipe: from a name and options to an object of the plugin's class."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from robustnas.runtime.quoted import quoted
 from robustnas.threat import USUAL_RADIUS, ThreatModel
 
 MOST_METRICS, MOST_ATTACKS = 20, 100
-"""Of a method and of a recipe: each attack waits for those before it, and is a column of the table."""
+"""A recipe may have so many attacks: each waits for those before it, and is a column of the table."""
 
 LONGEST_LABEL = 80
-"""Characters: it names a folder."""
+"""A label may have so many characters, because it names a folder."""
 
 COUNTS = ("expectation", "runs")
-"""Keys of an attack's entry that are the harness's, whole numbers from 1."""
+"""Keys of an attack's entry that belong to the harness and not to the plugin: whole numbers from 1."""
 
 LP = {math.inf: "linf", 2: "l2", 1: "l1"}
 """The order of a foolbox distance, and the norm it measures."""
@@ -37,8 +37,8 @@ LP = {math.inf: "linf", 2: "l2", 1: "l1"}
 class Plugins:
     """Reads the plugins of one recipe.
 
-    What is installed is looked up once; a class is loaded once, a broken one is told wherever it is used; and what is
-    written alike, name and options, becomes one object, so that what is made of it later need be made once only.
+    Each class is loaded once, and a class that cannot be loaded is a fault wherever it is used.  Plugins written alike,
+    name and options, become one object, so that what is made from it later is made only once.
     """
 
     faults: Faults
@@ -47,7 +47,7 @@ class Plugins:
     made: dict[tuple[str, str, str], Use] = Factory(dict)
 
     def use(self, node: Node, registry: Registry, reserved: tuple[str, ...] = ()) -> Any:
-        """A plugin by name, with its options; `BAD` with faults."""
+        """Make a plugin from its name and options; `BAD` with faults."""
         name_node = name_of(node, registry.kind, self.faults)
         if name_node is None:
             return BAD
@@ -65,7 +65,7 @@ class Plugins:
         return self.made.setdefault((registry.kind, name, repr(written)), Use(name, written, plugin, provider))
 
     def section(self, cls: type, node: Node, key: str) -> Any:
-        """A section of settings, of whose keys some are plugins (`order`, `regime`); `BAD` with faults."""
+        """Read a section of settings, some of whose keys are plugins (`order`, `regime`); `BAD` with faults."""
         kinds = {name: field.metadata.get("plugin") for name, field in fields_dict(cls).items()}
         read = {name: partial(self._made, REGISTRIES[kind]) for name, kind in kinds.items() if kind is not None}
         return read_object(cls, node, self.faults, f"key of {key}", read=read)
@@ -75,7 +75,7 @@ class Plugins:
         return use if use is BAD else use.plugin
 
     def _loaded(self, registry: Registry, name: str) -> tuple[type, str | None] | PluginError:
-        """The class of a plugin and the package it comes from (None for ours), or why it cannot be had."""
+        """Load a plugin's class and name the package it comes from (None for ours), or say why that fails."""
         class_or_fault = self.classes.get((registry.kind, name))
         if class_or_fault is None:
             try:
@@ -83,7 +83,7 @@ class Plugins:
                     self.installed[registry.kind] = registry.entries()
                 entry = registry.entry(name, self.installed[registry.kind])
                 loaded = registry.load_entry(entry)
-                options_of(loaded)  # whose defaults may fail
+                options_of(loaded)  # called for its errors: a plugin's defaults may fail
                 class_or_fault = loaded, entry.stranger
             except PluginError as fault:
                 class_or_fault = fault
@@ -91,7 +91,7 @@ class Plugins:
         return class_or_fault
 
     def metrics(self, node: Node) -> Any:
-        """Key `metric` of a method: one, or a weighted list; `BAD` with faults."""
+        """Read the key `metric` of a method, one metric or a weighted list; `BAD` with faults."""
         nodes = node.value if isinstance(node.value, tuple) else (node,)
         if not nodes:
             return refuse(node, "found an empty list; leave metric out for plain DARTS", self.faults)
@@ -109,7 +109,7 @@ class Plugins:
         return tuple(weighted)
 
     def _weighted(self, node: Node) -> Any:
-        """A metric with its weight, 1 by default; `BAD` with faults."""
+        """Read a metric with its weight, 1 by default; `BAD` with faults."""
         use = self.use(node, METRICS, ("weight",))
         entry = node.entries.get("weight")
         weight = 1.0
@@ -123,12 +123,12 @@ class Plugins:
         return BAD if BAD in (use, weight) else (weight, use)
 
     def attacks(self, node: Node, threat_node: Node | None, threat: ThreatModel | None) -> tuple[Attack, ...]:
-        """Section `attacks`: a list of attacks with their threats and labels.
+        """Read section `attacks`: a list of attacks with their threats and labels.
 
         Args:
             node: the list.
-            threat_node: section `threat`, over which an attack's own is laid.
-            threat: the same, read; None where it has faults.
+            threat_node: section `threat`, over which an attack's own threat is laid.
+            threat: the threat of that section; None where it has faults.
         """
         if node.value is None:
             return ()
@@ -173,7 +173,7 @@ class Plugins:
         return Attack(use, own if differs else None, label, **counts)
 
     def _own_threat(self, node: Node, recipe: Node | None, threat: ThreatModel | None) -> Any:
-        """The threat of one attack, laid over the recipe's; `BAD` with a fault."""
+        """Read the threat of one attack, laid over the recipe's; `BAD` with a fault."""
         merged = overlay(recipe, node)
         assert merged is not None
         own = read_object(ThreatModel, merged, self.faults, "key of threat")
@@ -184,7 +184,7 @@ class Plugins:
         return BAD
 
     def _label(self, node: Node) -> Any:
-        """The name of an attack's column; `BAD` with a fault."""
+        """Read the name of an attack's column; `BAD` with a fault."""
         label = read_value(node, str, self.faults)
         if label is BAD or (label.strip() and label.isprintable() and len(label) <= LONGEST_LABEL):
             return label
@@ -192,7 +192,7 @@ class Plugins:
         return refuse(node, f"{what}; a name of at most {LONGEST_LABEL} printable characters would do", self.faults)
 
     def _count(self, node: Node) -> Any:
-        """A whole number from 1; `BAD` with a fault."""
+        """Read a whole number from 1; `BAD` with a fault."""
         count = read_value(node, int, self.faults)
         if count is not BAD and count < 1:
             return refuse(node, f"found {count}; a whole number from 1 would do", self.faults)
@@ -207,7 +207,7 @@ class Plugins:
 
 
 def _compare(use: Use, threat: ThreatModel) -> None:
-    """Compare the distance of a foolbox attack with a threat, where it tells one.
+    """Compare the distance of a foolbox attack, where it has one, with a threat.
 
     Raises:
         OptionError: it measures another norm.

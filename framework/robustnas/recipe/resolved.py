@@ -1,4 +1,4 @@
-"""A recipe with every default filled in, as plain data that is a recipe again: what a run directory keeps."""
+"""Writes a recipe with every default filled in, as plain data that is a recipe again; a run directory keeps it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from robustnas.train.settings import Train
 
 
 def resolved(loaded: Loaded, trains: Mapping[str, Train] | None = None) -> dict[str, Any]:
-    """The recipe in its own form: sections as mappings, plugins as `{name: ..., options...}`.
+    """Write the recipe with sections as mappings and plugins as `{name: ..., options...}`.
 
     Args:
-        trains: section `train` of methods for which defaults gave way.
+        trains: section `train` of each method whose networks could not have some default.
     """
     recipe = loaded.recipe
     return {
@@ -45,7 +45,7 @@ def _plugin(use: Use) -> dict[str, Any]:
 
 
 def _method(method: Method, train: Train) -> dict[str, Any]:
-    """What a method holds; a genotype in place of a search has no `metric` and no `search`."""
+    """Write a method; with a genotype in place of a search it has no `metric` and no `search`."""
     keys: dict[str, Any] = {}
     if method.network is not None:
         weights = {} if method.weights is None else {"weights": _weights(method.weights)}
@@ -65,13 +65,13 @@ def _method(method: Method, train: Train) -> dict[str, Any]:
 
 
 def _weights(weights: Weights) -> Any:
-    """The file alone where nothing more is said."""
+    """Write weights as a mapping, or as the file alone where only that is set."""
     said = {name: given for name, given in plain(weights).items() if given is not None}
     return said if len(said) > 1 else said["file"]
 
 
 def _metric(weight: float, use: Use) -> dict[str, Any]:
-    """A metric with its weight, which only one with a score may have."""
+    """Write a metric with its weight, which only a metric with a score may have."""
     entry = _plugin(use)
     return {**entry, "weight": weight} if "score" in metric_parts(use.plugin) else entry
 
@@ -83,7 +83,7 @@ def _attack(attack: Attack) -> dict[str, Any]:
 
 
 def _section(section: Search | Train) -> dict[str, Any]:
-    """A section of settings, the plugins in it by name."""
+    """Write a section of settings, with the plugins in it by name."""
     keys: dict[str, Any] = plain(section)
     for field in attrs.fields(type(section)):
         if "plugin" in field.metadata:

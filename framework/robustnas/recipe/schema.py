@@ -25,10 +25,10 @@ class Use:
     """A plugin by name with its options as written: `{name: pgd, steps: 20, step_size: 2/255}` or just `fgsm`.
 
     Args:
-        plugin: the object the loader made of them: names are resolved once, while the recipe is checked.  What is
-            written alike, name and options, is one object.
-        provider: the package that a third-party plugin comes from, with its version: another may compute something
-            else.  None for our own, which change with `robustnas.plan.RESULTS`, not with every release.
+        plugin: the object that the loader made of name and options, once, while it checked the recipe.  Plugins written
+            alike are one object.
+        provider: the package and version of a third-party plugin, because another version may compute something else.
+            None for our own, whose changes raise `robustnas.plan.RESULTS`.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Method:
 
     @property
     def searches(self) -> bool:
-        """Whether its genotype has yet to be found."""
+        """Whether a search has to find the genotype."""
         return self.network is None and self.genotype is None
 
 

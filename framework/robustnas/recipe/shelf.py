@@ -18,7 +18,7 @@ SUFFIXES = (".yaml", ".yml")
 
 
 def folder() -> Path | None:
-    """Where the shipped recipes lie, None where there are none."""
+    """Find the folder of the shipped recipes; None where there is none."""
     package = Path(__file__).resolve().parents[1]
     if (package / "recipes").is_dir():
         return package / "recipes"
@@ -27,7 +27,7 @@ def folder() -> Path | None:
 
 
 def files() -> dict[str, Path]:
-    """The files of the shipped recipes by their names, sorted."""
+    """List the files of the shipped recipes by their names, sorted."""
     shelf = folder()
     return {path.stem: path for path in sorted(shelf.glob("*.yaml"))} if shelf is not None else {}
 
@@ -38,14 +38,14 @@ def names() -> list[str]:
 
 
 def find(source: str | Path, beside: Path | None = None) -> Path:
-    """The file of a recipe: a path, or else the name of a shipped one.
+    """Find the file of a recipe from a path, or else from the name of a shipped recipe.
 
     Args:
         source: path or name.
-        beside: the file a relative path is relative to; the working directory where it is None.
+        beside: a relative path starts from this file's folder; None starts from the working directory.
 
     Raises:
-        RecipeError: neither is there; the message says what was looked for.
+        RecipeError: neither exists; the message says what was looked for.
     """
     path = Path(source) if beside is None else beside.parent / source
     if exists(path) and not isdir(path):

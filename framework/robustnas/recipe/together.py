@@ -1,6 +1,6 @@
-"""What keys of a recipe say of each other, and of the dataset's images: told together with all else that is wrong.
+"""Checks keys of a recipe against each other and against the dataset's images.
 
-Everything here is looked at for the parts of a recipe that could be read, whatever is wrong with the others.
+The parts that could be read are checked whatever is wrong with the others, so that all faults come at once.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Parts:
     """The parts of a recipe that could be read.
 
     Args:
-        dataset: its plugin; None where there is none.
-        threat: None likewise.
+        dataset: the dataset's plugin; None where it could not be read.
+        threat: the recipe's threat; None where it could not be read.
     """
 
     dataset: Any
@@ -36,12 +36,12 @@ class Parts:
 
 
 def check(parts: Parts, note: Noting) -> None:
-    """Note all that parts of a recipe say of each other that is wrong."""
+    """Note all contradictions between parts of a recipe."""
     _warm_ups(parts, note)
     _others(parts, note)
     shape = construct(lambda: tuple(parts.dataset.shape), note.node(""), Faults())
     if shape is BAD or len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
-        return  # what is wrong with the dataset is told when it is asked for its images
+        return  # faults of the dataset itself are noted when its images are read
     _sizes(parts, shape, note)
     _radii(parts, shape, note)
     if construct(lambda: parts.dataset.classes, note.node(""), Faults()) is not BAD:
@@ -58,7 +58,7 @@ def _warm_ups(parts: Parts, note: Noting) -> None:
 
 
 def _others(parts: Parts, note: Noting) -> None:
-    """Note attacks that need the images of other networks, where there is one network."""
+    """Note attacks that need images made on other networks, where there is only one network."""
     for attack in parts.attacks:
         if len(parts.methods) < 2 and AttackTraits.of(attack.use.plugin).transfers:
             text = f"{attack.label} shows each network images that were made on the others', and there is one method"
@@ -79,7 +79,7 @@ def _sizes(parts: Parts, shape: Shape, note: Noting) -> None:
 
 
 def _radii(parts: Parts, shape: Shape, note: Noting) -> None:
-    """Note radii beyond which there are no images."""
+    """Note radii larger than the whole box of images."""
     threats = {"threat": parts.threat}
     threats |= {f"methods.{name}.threat": method.threat for name, method in parts.methods.items()}
     threats |= {f"attacks.{place}.threat": attack.threat for place, attack in enumerate(parts.attacks)}

@@ -1,11 +1,10 @@
-"""Typed values, and attrs objects of them, from the nodes of a recipe.
+"""Reads typed values, and attrs objects of them, from the nodes of a recipe.
 
-A walk over the nodes rather than a cattrs converter: strictness needs a hook for every type there is,
-validators a pass of their own, and each fault its node, so that a converter would add the way back from its
-exceptions to the nodes and take nothing away.
+The nodes are walked here and not by a cattrs converter: that would need a hook for every type to be strict, a separate
+pass for validators, and a way back from its exceptions to the nodes.
 
-Nothing is coerced: `"3"` is no integer, `2.5` neither, `no` is text.  An integer is a fine number, and so is
-a fraction (`8/255`).
+Nothing is coerced: `"3"` is no integer, nor is `2.5`, and `no` is text.  Where a number is expected, an integer or a
+fraction (`8/255`) will do.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ from robustnas.runtime.suggest import did_you_mean
 from robustnas.threat import pixels
 
 BAD: Any = object()
-"""Stands for a value that could not be read; its fault has been noted."""
+"""The value of what could not be read, and whose fault has been noted."""
 
 OPTIONAL: Any = type(attrs.validators.optional([]))
-"""attrs does not name the class of what `optional` returns."""
+"""The class of what attrs' `optional` returns, which attrs does not export."""
 
 FRACTION = re.compile(r"\s*([-+]?\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*")
 
 
 def read_value(node: Node, annotation: Any, faults: Faults) -> Any:
-    """The value of a node as the annotation asks, or `BAD` with a fault."""
+    """Read the value of a node as the annotation asks, or return `BAD` with a fault."""
     if annotation is Any or annotation is object:
         return node.plain()
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -82,16 +81,16 @@ def read_object(
     at: Node | None = None,
     read: Mapping[str, Callable[[Node], Any]] = MappingProxyType({}),
 ) -> Any:
-    """An object of a class whose options are the keys of a mapping, or `BAD` with every fault of it.
+    """Make an object whose options are the keys of a mapping, or return `BAD` with every fault of it.
 
     Args:
         cls: a section of the schema or a plugin class.
         node: the mapping; null counts as an empty one.
-        faults: takes what is wrong.
-        what: what a key of it is called (`key of search`, `option of attack 'pgd'`).
-        reserved: keys of the mapping that are not the object's.
+        faults: collects what is wrong.
+        what: what messages call a key of the mapping (`key of search`, `option of attack 'pgd'`).
+        reserved: keys of the mapping that do not belong to the object.
         at: the node that stands for the whole object in messages, if not `node`.
-        read: for keys whose values are not plain, what reads them: from the node to the value, or to `BAD`.
+        read: functions for keys whose values are not plain, from the node to the value or to `BAD`.
     """
     entries = node.value if node.value is not None else {}
     if not isinstance(entries, dict):
@@ -117,7 +116,7 @@ def read_object(
 
 
 def refuse_unknown(node: Node, known: Sequence[str], what: str, faults: Faults) -> None:
-    """A fault for every key of a mapping that is not among the known ones."""
+    """Note a fault for every key of a mapping that is not among the known ones."""
     for key, mark in node.keys.items():
         if key not in known:
             hint = did_you_mean(key, known) or f"; known: {', '.join(known) or 'none'}"
@@ -125,17 +124,17 @@ def refuse_unknown(node: Node, known: Sequence[str], what: str, faults: Faults) 
 
 
 def construct(make: Callable[[], Any], node: Node, faults: Faults) -> Any:
-    """What `make` returns, or `BAD` with a fault at `node` that says what it raised."""
+    """Return what `make` returns, or `BAD` with a fault at `node` that says what it raised."""
     try:
         return make()
-    except BaseException as fault:  # a plugin's own failure is told like any other fault of the recipe, not hidden
+    except BaseException as fault:  # whatever a plugin raises becomes a fault of the recipe like any other
         if wanted(fault):
             raise
         return refuse(node, _told(fault, node.value), faults)
 
 
 def _told(fault: BaseException, value: Any) -> str:
-    """What an exception says of a value; of one that is no refusal, its kind and where it was raised too."""
+    """Say what an exception says of a value; unless it is a refusal, add its kind and where it was raised."""
     if isinstance(fault, (ValueError, TypeError, RobustnasError)):
         return _words(fault, value)
     if isinstance(fault, OSError) and fault.strerror:
@@ -144,7 +143,7 @@ def _told(fault: BaseException, value: Any) -> str:
 
 
 def name_of(node: Node, kind: str, faults: Faults) -> Node | None:
-    """The node that holds the name: a text, or `name` of a mapping; None with a fault where there is none."""
+    """Find the node of a name, which is a text or the key `name` of a mapping; None, with a fault, without one."""
     if isinstance(node.value, str):
         return node
     if not isinstance(node.value, dict):
@@ -165,7 +164,7 @@ def _a(kind: str) -> str:
 
 
 def found(value: Any) -> str:
-    """What stands in a recipe, in words short enough for a message."""
+    """Describe a value of a recipe in words short enough for a message."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, (list, tuple)):
@@ -178,7 +177,7 @@ def found(value: Any) -> str:
 
 
 def _option(node: Node, option: Option, faults: Faults) -> Any:
-    """The value of one option, not yet converted: of its type, or of the type its converter takes."""
+    """Read one option, not yet converted: of its type, or of the type its converter takes."""
     converter = option.attribute.converter if option.attribute is not None else None
     trial = Faults(partial=faults.partial, most=None)
     value = read_value(node, option.type, trial)
@@ -195,7 +194,7 @@ def _option(node: Node, option: Option, faults: Faults) -> Any:
 
 
 def _taken_by(converter: Any) -> Any:
-    """The type of what a converter takes, `MISSING` where it does not tell."""
+    """Find the type that a converter takes; `MISSING` where it has no annotation."""
     function = getattr(converter, "converter", converter)
     if isinstance(function, type):
         return MISSING
@@ -213,9 +212,9 @@ def _validate(
     entries: Mapping[str, Node],
     faults: Faults,
 ) -> None:
-    """Run the validators of every field that was given, so that all of them speak and not only the first.
+    """Run the validators of every field that is written, so that all faults are noted and not only the first.
 
-    They see an object that was never initialised: its fields hold what was given, or their defaults.
+    Validators see an object that was never initialised: its fields hold what is written, or their defaults.
     """
     blank: object = object.__new__(cls)
     values: dict[str, Any] = {}
@@ -247,7 +246,7 @@ def _validate(
                 if not incomplete:
                     refuse(entries[name], _told(fault, entries[name].value), faults)
                     break
-            except BaseException as fault:  # as in `construct`
+            except BaseException as fault:  # a plugin's validator may raise anything
                 if wanted(fault):
                     raise
                 rule = _rule(leaf, numbers, entries[name].value) if isinstance(fault, (ValueError, TypeError)) else None
@@ -264,7 +263,7 @@ def _converted(attribute: attrs.Attribute[Any], blank: object, value: Any) -> An
 
 
 def _leaves(validator: Any, value: Any) -> Iterator[Any]:
-    """The rules a validator is made of that concern a value; of attrs' own combinations each part."""
+    """Yield the rules of a validator that concern a value, taking attrs' own combinations apart."""
     if validator is None or (isinstance(validator, OPTIONAL) and value is None):
         return
     parts = [validator.validator] if isinstance(validator, OPTIONAL) else getattr(validator, "_validators", None)
@@ -276,7 +275,7 @@ def _leaves(validator: Any, value: Any) -> Iterator[Any]:
 
 
 def _rule(leaf: Any, numbers: list[Any], value: Any) -> str | None:
-    """A broken rule of attrs in our words, or None where it is not one of those it has words for."""
+    """Describe a broken rule of attrs in our words; None for rules that we have no words for."""
     words = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
     if hasattr(leaf, "compare_op") and hasattr(leaf, "bound"):
         bounds = " and ".join(f"{words[n.compare_op]} {value_text(n.bound)}" for n in numbers)
@@ -292,7 +291,7 @@ def _rule(leaf: Any, numbers: list[Any], value: Any) -> str | None:
 
 
 def _words(fault: BaseException, value: Any) -> str:
-    """The message of an exception, without the objects that attrs adds to it."""
+    """Write the message of an exception, without the objects that attrs adds to it."""
     arguments = fault.args
     if len(arguments) == 4 and isinstance(arguments[1], attrs.Attribute):
         options, wrong = arguments[2], arguments[3]
@@ -317,14 +316,14 @@ def _choice(node: Node, options: Sequence[Any], faults: Faults) -> Any:
 
 
 def _union(node: Node, annotation: Any, members: Sequence[Any], faults: Faults) -> Any:
-    """The first member that reads the node, one of exactly its type before all others."""
+    """Read the node as the first member of a union that fits; members of exactly its type are tried first."""
     for member in sorted(members, key=lambda member: member is not type(node.value)):
         trial = Faults(most=None)
         value = read_value(node, member, trial)
         if value is not BAD:
             return value
     alone = [member for member in members if member is not type(None)]
-    # With null as the only alternative the member's own words say more.
+    # Where null is the only alternative, the fault of the other member says more than one about both.
     return read_value(node, alone[0], faults) if len(alone) == 1 else _expected(node, annotation, faults)
 
 
@@ -373,7 +372,7 @@ def _list(node: Node, annotation: Any, kind: type, arguments: Sequence[Any], fau
 
 
 def _expected(node: Node, annotation: Any, faults: Faults) -> Any:
-    """The fault of a value of another type."""
+    """Refuse a value of another type than the annotation's."""
     wanted = {int: "an integer", float: "a number such as 0.03 or 8/255", str: "text", bool: "true or false"}
     would = wanted.get(annotation) or type_text(annotation)
     quoted = " (text)" if isinstance(node.value, str) and annotation in (int, float, bool) else ""

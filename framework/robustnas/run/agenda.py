@@ -1,4 +1,4 @@
-"""The stages that are left to do: which may begin, and what becomes of those whose predecessors fail."""
+"""Keeps the stages that are left to do: which may begin, and which are skipped because one before them failed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Agenda:
     """Stages in the order of the flow; each may begin when all that it waits for have ended.
 
     Args:
-        todo: the stages, those that others need before them.
-        progress: is told what becomes of each.
+        todo: the stages; each stands behind those that it needs.
+        progress: shows what becomes of each stage.
 
     Attributes:
         failures: the stages that failed, and why.
@@ -36,7 +36,7 @@ class Agenda:
         self._lost: set[str] = set()
 
     def take(self) -> Stage | None:
-        """The first stage that may begin; None where there is none, or none yet."""
+        """Take the first stage that may begin; None where none may, or none yet."""
         while self._ready:
             stage = self._todo[heapq.heappop(self._ready)]
             if not self._lost.intersection(stage.needs):
@@ -59,7 +59,7 @@ class Agenda:
         """Note that a stage that was taken failed; those that need it are left out.
 
         Raises:
-            RobustnasError: the fault itself, where it would stop every other stage as well: bad input, a full disk, a
+            RobustnasError: `fault` itself, where it would stop every other stage as well: bad input, a full disk, a
                 device that is lost.
         """
         if isinstance(fault, InputError | DiskFullError | DeviceLostError):

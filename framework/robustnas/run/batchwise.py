@@ -19,11 +19,11 @@ Rows = dict[str, list[Any]]
 
 
 def rows_of(task: Task, batches: Sequence[Tensor], compute: Callable[[Tensor], Rows]) -> Rows:
-    """What `compute` finds of all batches, in their order; batches that an earlier sitting did are not done again.
+    """Apply `compute` to all batches, and join its rows in order; batches of an earlier sitting are not done again.
 
     Args:
-        batches: places of images (n,), ascending, those of one batch each.
-        compute: says nothing to the other processes.
+        batches: for each batch the places of its images (n,), ascending.
+        compute: does not communicate with the other processes.
 
     Raises:
         RobustnasError: `compute` failed in one of the processes; then it fails in all.
@@ -59,7 +59,7 @@ def rows_of(task: Task, batches: Sequence[Tensor], compute: Callable[[Tensor], R
 
 
 def forget(task: Task) -> None:
-    """Remove what was written on the way: the result is there."""
+    """Remove the files of `rows_of`, which are not needed once the result is written."""
     if task.processes.first:
         ProgressFiles(task.folder, task.processes.rank).forget()
 
@@ -82,7 +82,7 @@ class _Kept:
                     self._own[name] = rows
 
     def found(self, places: Tensor) -> Rows | None:
-        """What an earlier sitting found of a batch; None where none did, as where batches were of another size."""
+        """Return the rows of a batch from an earlier sitting; None where it did none of just these images."""
         return self._before.get(_name(places))
 
     def note(self, places: Tensor, rows: Rows) -> None:
@@ -92,10 +92,8 @@ class _Kept:
             self.write()
 
     def write(self) -> None:
-        """Write what this process has done."""
         self.files.write(dict(self._own))
 
 
 def _name(places: Tensor) -> str:
-    """Name a batch by its first and its last image."""
     return f"{int(places[0])}-{int(places[-1])}"

@@ -1,4 +1,4 @@
-"""What is proved of a network: certified margins and radii, and those of the classifier that it is under noise."""
+"""The stages that prove something: certified margins and radii of a network, and radii of its smoothed classifier."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def certificates(task: Task) -> None:
         try:
             smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
             radii = _radii(network, batch, truth, plan, smallest > 0)
-        except UnsupportedOpError as fault:  # concerns this network's certificates alone
+        except UnsupportedOpError as fault:  # as a RunError it stops this network's certificates alone
             raise RunError(str(fault)) from fault
         return {
             "margin": [value if math.isfinite(value) else None for value in smallest.tolist()],
@@ -62,9 +62,9 @@ def certificates(task: Task) -> None:
 def _radii(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan, certified: Tensor) -> dict[str, Tensor]:
     """Compute certified radii (N,) by norm.
 
-    An image certified at the threat has at least the threat's epsilon as its radius, whichever method found that;
-    and of balls of one radius the l_inf ball holds the l_2 ball and that the l_1 ball, so a radius in one norm is at
-    least what is known of the norms before it.
+    Radii are raised to what is known otherwise.  An image certified at the threat has at least the threat's epsilon as
+    its radius.  Of balls of one radius, l_inf holds l_2 and l_2 holds l_1, so a radius in one norm is at least that in
+    the norms before it.
     """
     settings = plan.certify
     assert settings is not None

@@ -1,4 +1,4 @@
-"""What would fail late, looked at before anything runs: data, networks, batches."""
+"""Checks data, networks and batches before anything runs, so that nothing fails late."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from robustnas.train.network import check_drop_path
 def check(
     plan: Plan, loaded: Loaded, faults: Faults, read: Callable[[], Splits | None], processes: Processes = ALONE
 ) -> Splits | None:
-    """Look for all that would fail late; `plan` and `run` both do.
+    """Look for everything that would fail late; the commands `plan` and `run` both do.
 
     Args:
-        plan: what of the recipe could be arranged.
+        plan: the parts of the recipe that could be arranged.
         loaded: the recipe, which knows where its keys are written.
-        faults: of the recipe, as far as they are known.
+        faults: the recipe's faults so far, to which new ones are added.
         read: returns the images, or None where they are not on this machine.
         processes: the processes that will run it.
 
@@ -43,7 +43,7 @@ def check(
         The images.
 
     Raises:
-        RecipeError: something would fail; all there is.
+        RecipeError: something would fail; it lists every fault.
     """
     note = loaded.noting(faults)
     images = note.attempt(read, "dataset")
@@ -76,17 +76,17 @@ def check_networks(plan: Plan, note: Noting) -> None:
 
 
 def _differing(method: MethodPlan) -> Any:
-    """What of a method decides which networks are built for it, and with what they must comply."""
+    """Collect what tells the networks of one method, and the demands on them, from those of another."""
     if method.network is not None:
         return method.network
     train = method.train
     searched = method.search.recompute_cells if method.genotype is None else json.dumps(method.genotype, sort_keys=True)
-    # spaces that are written alike are one object
+    # an `id` will do, because the loader makes one object of spaces that are written alike
     return id(method.space), searched, train.auxiliary > 0, train.drop_path > 0, train.recompute_cells
 
 
 def _searched(method: MethodPlan, plan: Plan) -> Genotype:
-    """A genotype as the search of a method may find it.
+    """Make a genotype that the search of a method may find.
 
     Raises:
         InputError: the supernet cannot be built, or not be searched as the settings ask.
@@ -120,7 +120,7 @@ def _check_network(method: MethodPlan, genotype: Genotype, plan: Plan, note: Not
 
 
 def check_batches(plan: Plan, labels: Tensor, processes: Processes, note: Noting) -> None:
-    """Divide the training images, of these labels (N,), as every search and training will."""
+    """Divide the training images, whose labels are (N,), as every search and training will."""
     seen: set[Any] = set()
     for method in plan.methods.values():
         if method.network is not None:
@@ -138,7 +138,7 @@ def check_batches(plan: Plan, labels: Tensor, processes: Processes, note: Noting
 
 
 def check_counts(plan: Plan, tested: int, note: Noting) -> None:
-    """No section asks for more than the `tested` test images there are."""
+    """Refuse sections that ask for more than the `tested` test images there are."""
 
     def enough(name: str, asked: int | None) -> None:
         if asked is not None and asked > tested:

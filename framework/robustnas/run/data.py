@@ -1,11 +1,10 @@
-"""The dataset of a plan, held to its promises before anything is computed.
+"""Holds the dataset of a plan to its promises, so that a broken image is found before a training and not after it.
 
-    splits    what is said of the images, and a sample of them: at every plan and run
-    verify    every test image that will be evaluated, and the training images up to `READ`, evenly spaced: before work
+    splits    checks what the dataset declares, and a sample of its images: at every plan and run
+    verify    checks every test image that will be evaluated, and up to `READ` training images: before work
 
-A broken image is then found before a training, not after it.  What was found good is remembered in `data.json` of the
-run directory, where the images can tell themselves from changed ones without being read (files: by name, size and time
-of change), and not read again.
+Datasets that can tell changed images without reading them (files: by name, size and time of change) are read only
+once: `data.json` in the run directory remembers what was found good.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ from robustnas.runtime import interrupt, terminal
 FILE = "data.json"
 
 SAMPLE = 64
-"""Images of each split that are looked at in a plan."""
+"""A plan looks at so many images of each split."""
 
 READ = 20_000
-"""Training images that are read before work: all of most people's, in ten seconds to two minutes."""
+"""At most so many training images are read before work: all of most datasets, in ten seconds to two minutes."""
 
 CHUNK = 64
 """Images read at once."""
 
 AHEAD = 1000
-"""From so many on, images are read by the processes that the dataset asks for, whose start takes two seconds."""
+"""From so many images on, the dataset's worker processes pay, although starting them takes two seconds."""
 
 
 @frozen
@@ -51,7 +50,7 @@ class Splits:
 
     Args:
         train: None where nothing is trained.
-        test: of which some or all are evaluated.
+        test: the test split, of which some or all images are evaluated.
     """
 
     train: Images | None
@@ -59,12 +58,12 @@ class Splits:
 
     @property
     def labels(self) -> Tensor:
-        """Of the training images, (N,) int64; none where nothing is trained."""
+        """The labels of the training images, (N,) int64; empty where nothing is trained."""
         return torch.zeros(0, dtype=torch.int64) if self.train is None else self.train.labels
 
 
 def splits(plan: Plan) -> Splits:
-    """The images of a plan, as they are declared; a sample of them is looked at.
+    """Return the images of a plan, after a look at a sample of them.
 
     Raises:
         DataError: data is missing or broken, or not what a dataset promises.
@@ -74,9 +73,7 @@ def splits(plan: Plan) -> Splits:
 
 
 def splits_here(plan: Plan) -> Splits | None:
-    """The images as `splits` finds them; None where data is not on this machine.
-
-    Downloads nothing.
+    """Return `splits`, or None where data is not on this machine; nothing is downloaded.
 
     Raises:
         DataError: data is broken, or not what a dataset promises.
@@ -91,7 +88,7 @@ def splits_here(plan: Plan) -> Splits | None:
 
 
 def _split(plan: Plan, name: str) -> Images:
-    """A split, its labels and a sample of its images looked at.
+    """Return a split, after checks of its labels and of a sample of its images.
 
     Raises:
         DataError: they are not what a dataset promises.
@@ -110,13 +107,13 @@ def _refuse(plan: Plan) -> promises.Require:
 
 
 def verify(plan: Plan, splits_read: Splits, directory: RunDirectory, *, quiet: bool = True) -> None:
-    """Read the images that will be used, unless they were found good before; notes go to `data.json`.
+    """Read the images that will be used, unless `data.json` says that they were found good before.
 
     Args:
-        plan: whose images they are.
-        found: its splits.
-        directory: of the run.
-        quiet: say nothing while it is done.
+        plan: the plan whose images they are.
+        splits_read: its splits.
+        directory: the run directory.
+        quiet: shows no progress.
 
     Raises:
         DataError: an image cannot be read or is not what a dataset promises, or the test images are training images.
@@ -136,7 +133,7 @@ def verify(plan: Plan, splits_read: Splits, directory: RunDirectory, *, quiet: b
 
 
 def notes(directory: RunDirectory) -> list[str]:
-    """What `verify` found that a reader of the table must know."""
+    """Return what a reader of the table must know of the images, as `verify` found it."""
     return [str(note) for note in _remembered(directory).get("notes", [])]
 
 
@@ -146,7 +143,7 @@ def _remembered(directory: RunDirectory) -> dict[str, Any]:
 
 
 def _prints(plan: Plan, name: str, images: Images, indices: Tensor) -> Iterator[bytes]:
-    """Of the images at `indices` of the split `name`, each read and looked at."""
+    """Read and check the images at `indices` of the split `name`, and yield their fingerprints."""
     order = list(indices.split(CHUNK))
     ahead = readers(images) > 0 and len(indices) >= AHEAD
     with Prefetcher(images, "cpu") as feed:
@@ -158,14 +155,14 @@ def _prints(plan: Plan, name: str, images: Images, indices: Tensor) -> Iterator[
 
 
 def _shared(prints: dict[str, list[bytes]], trained: int) -> list[str]:
-    """A note where some test images are training images too.
+    """Make a note where some test images are training images too.
 
     Args:
-        prints: of the images of both splits that were read.
-        trained: training images there are, of which some may have been read.
+        prints: fingerprints of the images of both splits that were read.
+        trained: number of training images, of which perhaps not all were read.
 
     Raises:
-        DataError: about half of the test images or more are.
+        DataError: about half of the test images or more are training images.
     """
     known = set(prints["train"])
     count, tested = sum(name in known for name in prints["test"]), len(prints["test"])

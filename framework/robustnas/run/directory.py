@@ -42,7 +42,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _try_lock(file: IO[str]) -> None:
-        file.seek(1 << 30)  # what is locked is a byte, which others cannot read: none of the text
+        file.seek(1 << 30)  # others cannot read the byte that is locked, so it lies far behind the text
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 else:
     import fcntl
@@ -52,11 +52,11 @@ else:
 
 
 HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-"""What the system answers where another process holds a lock."""
+"""The errors by which the system says that another process holds a lock."""
 
 
 NAMED = 4
-"""How many folders a note names."""
+"""A note names at most so many folders."""
 
 
 @frozen
@@ -102,7 +102,7 @@ class RunDirectory:
             yield
 
     def claim(self, plan: Plan) -> None:
-        """Make the directory this experiment's, which `check` has said that it may be; clear what kills left half."""
+        """Make the directory this experiment's, after `check`, and remove files that a kill left half written."""
         for folder in (self.path, *self._stage_folders()):
             for left in folder.glob(f".*{PART}"):
                 left.unlink(missing_ok=True)
@@ -124,18 +124,18 @@ class RunDirectory:
         return folders
 
     def write_json(self, name: str, data: Any) -> None:
-        """Plain data that this directory is read by, with its digest."""
+        """Write a JSON file of the directory's own, with its digest."""
         self._write(name, json_bytes(data))
 
     def write_text(self, name: str, text: str) -> None:
-        """A text that this directory is read by, with its digest."""
+        """Write a text file of the directory's own, with its digest."""
         self._write(name, text.encode())
 
     def read_json(self, name: str) -> Any:
-        """What `write_json` wrote; None where it wrote nothing.
+        """Read what `write_json` wrote; None where it wrote nothing.
 
         Raises:
-            RunDirectoryError: it is gone, or not what was written.
+            RunDirectoryError: the file is gone, or not what was written.
         """
         if self.lost(name):
             remedy = "run the recipe again in this directory: that writes the file anew"
@@ -159,13 +159,13 @@ class RunDirectory:
         write_recorded(self.path / name, write, None)
 
     def verify(self, stages: Iterable[StageFolder], *, written_anew: bool = False) -> list[str]:
-        """Whether what was written into the folders of stages can be told from what was not.
+        """Check that the folders of stages have digests, against which each file is checked when it is read.
 
-        Each file is held to its digest when it is read.  Here is asked whether there are digests: only folders of a
-        version that kept none are without, which are all of a directory's, or those that it knows as such.
+        Only folders of a version that kept no digests may lack them: either no folder here has any, or the directory's
+        own digests list these folders as older.
 
         Args:
-            written_anew: what the directory itself is read by is about to be.
+            written_anew: whether the directory's own files are about to be written anew.
 
         Returns:
             Notes for a reader.
@@ -197,7 +197,7 @@ class RunDirectory:
         return [f"{self.path}: {told}"] if without else []
 
     def check(self, plan: Plan) -> None:
-        """Whether the directory is this experiment's, or nobody's yet.
+        """Refuse a directory that belongs to another experiment.
 
         Raises:
             RunDirectoryError: it belongs to another dataset, search space or threat.
@@ -219,12 +219,12 @@ class RunDirectory:
             )
 
     def folder(self, stage: Stage) -> StageFolder:
-        """The folder of a stage: one made under another name (a method renamed, say) is found by its key."""
+        """The folder of a stage, found by its key even where the method had another name when it was made."""
         own = self.path / stage.folder
         return StageFolder(own) if os.path.lexists(own) else self.folders([stage])[stage.key]
 
     def folders(self, stages: Iterable[Stage]) -> dict[str, StageFolder]:
-        """The folders of many stages by their keys, of each key's first stage; what lies here is listed once."""
+        """The folders of stages by key, for each key that of its first stage; lists the directory only once."""
         there = {kind: _by_key(self.path / kind) for kind in KINDS}
         folders_by_key: dict[str, StageFolder] = {}
         for stage in stages:
@@ -235,7 +235,7 @@ class RunDirectory:
         return folders_by_key
 
     def at(self, where: str) -> StageFolder:
-        """The folder of a stage, by its place below this directory."""
+        """The folder of a stage, from its path below this directory."""
         return StageFolder(self.path / where)
 
     def done(self, stage: Stage) -> bool:
@@ -248,7 +248,7 @@ class RunDirectory:
 
 
 def _by_key(folder: Path) -> dict[str, list[str]]:
-    """The names in a folder of stages, sorted, by the keys at their ends."""
+    """List the names in a folder of stages, sorted, by the keys at their ends."""
     names_by_key: dict[str, list[str]] = {}
     for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
         names_by_key.setdefault(name.rpartition("-")[2], []).append(name)
@@ -256,14 +256,14 @@ def _by_key(folder: Path) -> dict[str, list[str]]:
 
 
 def _without_digests(folder: Path) -> bool:
-    """Whether files of a stage are in a folder, and no digests of them."""
+    """Whether a folder has files of a stage but no digests."""
     if not os.path.lexists(folder) or digests.present(folder):
         return False
     return any(one.suffix in (".json", ".jsonl", ".pt", ".npz") for one in folder.glob("*"))
 
 
 def _brief(value: Any) -> str:
-    """One experiment's dataset, space or threat in a few words."""
+    """Write an experiment's dataset, space or threat in a few words."""
     if isinstance(value, Mapping):
         options = value.get("options", {k: v for k, v in value.items() if k != "name"})
         inside = ", ".join(f"{k} {v}" for k, v in options.items() if v is not None)

@@ -1,4 +1,4 @@
-"""What is evaluated: the network of a method and seed, and the test images that all methods share."""
+"""Loads what is evaluated: the network of a method and seed, and the test images that all methods share."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from robustnas.runtime import seeding
 
 
 def network_of(task: Task, name: str | None = None, tell: Callable[[str], None] | None = None) -> nn.Module:
-    """The network of a method (default: the stage's own) and the stage's seed, on the device, in eval mode.
+    """Load the network of a method (default: the stage's own) and the stage's seed, on the device, in eval mode.
 
     Args:
-        tell: is told which tensors of a file a network made elsewhere was given.
+        tell: is called with a line on the tensors that a network made elsewhere takes from a file.
     """
     plan, seed = task.plan, task.stage.seed
     method = plan.methods[name or task.stage.method]
@@ -29,7 +29,7 @@ def network_of(task: Task, name: str | None = None, tell: Callable[[str], None] 
             return load_foreign(method.network, plan.dataset, tell).to(task.device)
     stage = plan.stage("train", method.name, seed)
     assert stage is not None
-    with seeding.seeded(seed, "evaluate", "build"):  # the weights are overwritten at once
+    with seeding.seeded(seed, "evaluate", "build"):  # any seed will do: the weights are overwritten at once
         trained = train.load(
             task.directory.folder(stage), method.space, task.genotype(method.name), plan.dataset, method.train
         )
@@ -40,11 +40,11 @@ def evaluated_images(plan: Plan, among: int | None = None, split: Images | None 
     """The test images that are evaluated, and their places in the test split (N,).
 
     Args:
-        among: only so many, the first of them; None: all.
+        among: takes only the first so many; None takes all.
         split: the test split, where it has been read already.
 
     Raises:
-        DataError: the test split has fewer.
+        DataError: the test split has fewer images.
     """
     images = split or plan.dataset.split("test")
     wanted = plan.evaluate.images

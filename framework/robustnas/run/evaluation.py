@@ -1,7 +1,7 @@
-"""What a network does: its clean answers, what a probe finds, and what attacks do to it.
+"""The stages that evaluate a network: its clean answers, a probe, and attacks.
 
-An attack reads the clean answers, spares the images that attacks before it fooled,
-and holds what fools against the certificates there are.
+An attack reads the clean answers, skips the images that attacks before it fooled, and checks every image that fools
+against the certificates there are.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def clean(task: Task) -> None:
 
 
 def probe(task: Task) -> None:
-    """Ask of the network what a reviewer would before believing an attack."""
+    """Look for what a reviewer would object to before any attack."""
     network, (images, _) = network_of(task), evaluated_images(task.plan)
     flags: list[Flag] = []
     if task.processes.first:
@@ -129,7 +129,7 @@ def attacked(task: Task) -> None:
         built = build(plugin, column.threat)
         traits = AttackTraits.of(built)
         rows = outcomes_of(built)
-    except OptionError as fault:  # what is made of the options shows only here, and concerns this attack alone
+    except OptionError as fault:  # options meet the network only here, and a RunError stops this attack alone
         raise RunError(text_of(fault)) from fault
     outcomes.save(rows, task.folder)
     finish(
@@ -147,7 +147,7 @@ def attacked(task: Task) -> None:
             "evaluations": sum(row.evaluations for row in rows),
             "batch": plan.evaluate.batch,
             "draws": "an image" if traits.takes_draws else "a batch",
-            "foolbox": str(load_foolbox().__version__),  # its results have changed between versions
+            "foolbox": str(load_foolbox().__version__),  # results of foolbox have changed between versions
             "flags": [flag.plain() for flag in (*_left_out(column, rows[0]), *_weak_steps(column, plugin, built))],
         },
     )
@@ -187,7 +187,7 @@ def _weak_steps(column: Column, plugin: Any, built: Any) -> list[Flag]:
 
 
 def _clean_answers(task: Task, images: Images) -> Tensor:
-    """Read the network's answers on clean images, as the clean stage found them."""
+    """Read the network's answers on clean images from the result of the clean stage."""
     stage = task.plan.stage("clean", task.stage.method, task.stage.seed)
     assert stage is not None
     folder = task.directory.folder(stage)
@@ -212,13 +212,13 @@ def _sources(task: Task) -> dict[str, nn.Module]:
 
 
 def _watch(task: Task, indices: Tensor) -> Watch | None:
-    """Make what holds every image that fools against its certified radii, in the certificate's own norm.
+    """Make the function that checks every image that fools against its certified radii, each in its own norm.
 
     Args:
         indices: (N,) places of the images in the test split, of which the first have certificates.
 
     Raises:
-        VerdictError: by what it returns, when an image was fooled within a certified radius; the image is saved.
+        VerdictError: raised by the function when an image was fooled within a certified radius; the image is saved.
     """
     stage = task.plan.stage("certify", task.stage.method, task.stage.seed)
     if stage is None or not task.directory.done(stage):
@@ -237,7 +237,7 @@ def _watch(task: Task, indices: Tensor) -> Watch | None:
             known = (rows < len(radius)).nonzero().squeeze(1)
             held, size = rows[known], fooled.sizes[norm][known]
             wrong = contradicted(radius[held], size)
-            if norm == threat.norm:  # or at a threat at which the image is certified
+            if norm == threat.norm:  # a certificate at the threat counts like a radius of its epsilon
                 wrong |= certified[held] & (size <= threat.epsilon)
             if bool(wrong.any()):
                 first = int(known[wrong][0])

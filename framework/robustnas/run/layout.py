@@ -1,4 +1,4 @@
-"""Which folder holds which stage, and how its results are to be shown.
+"""Describes which folder holds which stage, and how results are to be shown.
 
 `layout.json` makes a run directory complete in itself: the table is rebuilt from it without the recipe, its
 plugins or its data.
@@ -23,10 +23,10 @@ from robustnas.runtime.strangers import described
 from robustnas.threat import ThreatModel
 
 SCHEMA = 2
-"""Of the file; raised when its meaning changes."""
+"""The version of the file, which rises when its meaning changes."""
 
 VIOLATION = "violation.json"
-"""In the folder of an attack that fooled a certified image: which certificates, and what happened."""
+"""This file in the folder of an attack that fooled a certified image says which certificates, and what happened."""
 
 
 @frozen
@@ -34,14 +34,14 @@ class Layout:
     """The contents of `layout.json`.
 
     Args:
-        dataset: its name.
-        threat: of the recipe.
-        values: pixel values of an image.
-        attacks: in the order in which they are run and shown.
-        norms: of certified radii.
+        dataset: name of the dataset.
+        threat: the recipe's threat.
+        values: number of pixel values of an image.
+        attacks: the attacks, in the order in which they are run and shown.
+        norms: the norms of certified radii.
         epsilons: radii of the curve of robust accuracy.
         smoothing: l2 radii at which the smoothed classifier is shown; None where there is none.
-        notes: what stands under the table.
+        notes: lines that stand under the table.
         methods: for each method and seed, the folders of its stages by kind, and of its attacks by label.
     """
 
@@ -57,7 +57,7 @@ class Layout:
 
     @property
     def networks(self) -> list[tuple[str, int, dict[str, Any]]]:
-        """Each method and seed, with the folders of its stages."""
+        """List each method and seed with the folders of its stages."""
         return [(method, seed, stages) for method, seeds in self.methods.items() for seed, stages in seeds.items()]
 
     @property
@@ -78,7 +78,7 @@ def read(directory: RunDirectory) -> Layout:
     """Read the layout of a run directory.
 
     Raises:
-        RunDirectoryError: its file is damaged, or of another version.
+        RunDirectoryError: the layout's file is damaged, or of another version.
     """
     file = directory.path / "layout.json"
     data = read_json(file, of_no_stage(file))
@@ -110,17 +110,17 @@ def _stages(data: Any) -> dict[str, Any]:
     """Read the folders of one method and seed.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: they are not folders of stages.
+        ValueError, TypeError, KeyError, AttributeError: the data does not name folders of stages.
     """
     labels = {label: _folder("attack", where) for label, where in data["attacks"].items()}
     return {**{kind: _folder(kind, data[kind]) for kind in KINDS if kind != "attack"}, "attacks": labels}
 
 
 def _folder(kind: str, where: Any) -> str | None:
-    """The place of a stage's folder: a name below the one of all stages of its kind, and nowhere else.
+    """Check the path of a stage's folder, which must be a name in the folder of its kind and nowhere else.
 
     Raises:
-        ValueError: it is another place.
+        ValueError: it is another path.
     """
     if where is None:
         return None
@@ -134,9 +134,9 @@ def describe(plan: Plan, directory: RunDirectory, notes: Sequence[str]) -> dict[
     """Describe a plan and its folders as plain data.
 
     Args:
-        notes: what a reader of the table must know of the images.
+        notes: lines on the images for readers of the table.
     """
-    folders = directory.folders(plan.until(None))  # of stages with one key the first is done, for all
+    folders = directory.folders(plan.until(None))  # stages with the same key share the folder of the first
 
     def where(stage: Stage | None) -> str | None:
         return None if stage is None else folders[stage.key].path.relative_to(directory.path).as_posix()
@@ -176,7 +176,7 @@ def _notes(plan: Plan) -> list[str]:
     notes = [f"accuracies in percent of {images}, {several if len(plan.seeds) > 1 else '1 seed; best marked'}"]
 
     def named(c: Column) -> str:
-        """A column with its threat, where that is another than the recipe's and its name does not tell."""
+        """Name a column, with its threat where that is not the recipe's and the label does not say it."""
         return c.label if c.threat == plan.threat or str(c.threat) in c.label else f"{c.label} ({c.threat})"
 
     worst = [named(column) for column in plan.columns if column.worst_case]

@@ -1,4 +1,4 @@
-"""What a plan amounts to, before anything runs: stages, what is done, steps, parameters, memory."""
+"""Shows what a plan amounts to before anything runs: stages, which of them are done, steps, parameters, memory."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from robustnas.train.settings import Train
 from robustnas.train.sizes import Sizes
 
 NAMED = 8
-"""How many rows a note names."""
+"""A note names at most so many rows."""
 
 
 @define
 class Here:
-    """What the rows of a plan are made of, each found out once.
+    """Facts that the rows of a plan share, each found out once.
 
     Args:
         done: keys of the stages that are done.
-        sizes: of supernets and networks.
-        count: of training images; None where they are not on this machine.
-        notes: what stands below the rows.
+        sizes: counts the weights of supernets and networks.
+        count: number of training images; None where they are not on this machine.
+        notes: lines that stand below the rows.
     """
 
     plan: Plan
@@ -49,7 +49,7 @@ class Here:
     elsewhere: dict[Foreign, int] = Factory(dict)
 
     def foreign(self, method: str, network: Foreign) -> int:
-        """Trainable weights of a network made elsewhere; which were taken from a file goes to the notes."""
+        """Count the trainable weights of a network made elsewhere, and note which tensors come from a file."""
         if network not in self.elsewhere:
             made = load_foreign(network, self.plan.dataset, lambda text: self.notes.append(f"{method} takes {text}"))
             self.elsewhere[network] = trainable(made)
@@ -57,7 +57,7 @@ class Here:
 
 
 def search_memory(method: MethodPlan, plan: Plan) -> int:
-    """An estimate of the bytes of one search step; see `robustnas.search.footprint`.
+    """Estimate the bytes of one search step by `robustnas.search.footprint`.
 
     Raises:
         RobustnasError: the metric fails on random images and weights.
@@ -79,8 +79,8 @@ def show(
     """Print the plan.
 
     Args:
-        labels: of the training images, (N,); None where they are not on this machine.
-        estimate: with the memory of a search step, which takes seconds a method, or a minute for a large supernet.
+        labels: labels (N,) of the training images; None where they are not on this machine.
+        estimate: shows the memory of a search step too, which takes seconds a method, or a minute for a large supernet.
     """
 
     stages = plan.until(None)
@@ -105,7 +105,7 @@ def show(
         f"{_count(len(stages), 'stage')}, in {directory.path}"
     )
     say(f"threat {plan.threat}")
-    # as wide as it is: a figure cut short is worse than a line that a narrow terminal breaks
+    # at full width, because a figure cut short is worse than a line that a narrow terminal breaks
     terminal.show(table, Console(file=console.file, width=terminal.full_width(table)), soft_wrap=True)
     if here.count is None:
         say("steps are not known: the dataset's images are not here yet")
@@ -126,7 +126,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def _memory(method: MethodPlan, plan: Plan, notes: list[str]) -> str:
-    """The estimate for the table; why there is none goes to the notes."""
+    """Write the estimate for the table, or note why there is none."""
     if method.genotype is not None or method.network is not None:
         return ""
     try:
@@ -138,7 +138,7 @@ def _memory(method: MethodPlan, plan: Plan, notes: list[str]) -> str:
 
 
 def _stages(here: Here, method: MethodPlan, seed: int) -> tuple[str, str, str]:
-    """Search, train and evaluation of one method and seed, in a few words each."""
+    """Describe search, training and evaluation of one method and seed in a few words each."""
 
     def state(stage: Any, todo: str) -> str:
         return "done" if stage.key in here.done else todo
@@ -167,7 +167,7 @@ def _stages(here: Here, method: MethodPlan, seed: int) -> tuple[str, str, str]:
 
 
 def _search_batches(method: MethodPlan, count: int | None) -> int | None:
-    """Steps an epoch: the images that move w set them."""
+    """Count the steps of an epoch, which the images that move w determine."""
     if count is None:
         return None
     return batch_count(first_half(count, method.search.train_share), method.search.batch)
@@ -180,7 +180,7 @@ def _steps(epochs: int, batches: int | None) -> str:
 
 
 def _network(here: Here, method: MethodPlan, seed: int) -> str:
-    """Parameters of the discrete network; of one of the space, with a mark, while its genotype is not known."""
+    """Write the parameters of the network; while its genotype is unknown, those of a sample, with a mark."""
     plan = here.plan
     if method.network is not None:
         return f"{here.foreign(method.name, method.network):,}"
@@ -195,10 +195,10 @@ def _network(here: Here, method: MethodPlan, seed: int) -> str:
 
 
 def division_notes(plan: Plan, labels: Tensor) -> list[str]:
-    """What is to be said of how searches and trainings divide the training images, of these labels (N,).
+    """List notes on how searches and trainings divide the training images, whose labels are (N,).
 
     Raises:
-        InputError: there are too few to be divided.
+        InputError: there are too few images to be divided.
     """
     whose_notes: dict[str, list[str]] = {}
     known: dict[Any, list[str]] = {}
@@ -222,6 +222,5 @@ def division_notes(plan: Plan, labels: Tensor) -> list[str]:
 
 
 def _first(names: list[str]) -> str:
-    """List some names, and tell how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{', '.join(names[:NAMED])}{more}"

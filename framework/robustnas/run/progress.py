@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a live table in a terminal, plain lines elsewhere, nothing when quiet.
+"""Shows a run at work: by a live table in a terminal, by plain lines elsewhere, and not at all when quiet.
 
 Messages go to stderr, so that stdout holds the result alone.
 """
@@ -23,7 +23,7 @@ PLAIN_SECONDS = 10.0
 
 
 TITLES = ("method", "seed", "stage", "progress", "figures", "time left")
-"""Of the live table's columns."""
+"""Titles of the live table's columns."""
 
 
 @attrs.define
@@ -50,7 +50,7 @@ class _Working:
 
 @attrs.define
 class Progress:
-    """Follows a run.  `quiet` shows nothing but failures."""
+    """Follows a run; with `quiet` it shows nothing but failures."""
 
     quiet: bool = False
     console: Console = attrs.Factory(lambda: Console(stderr=True))
@@ -74,24 +74,23 @@ class Progress:
                 self._live = None
 
     def plan(self, total: int, done_before: int) -> None:
-        """Take note of so many stages in all, of which so many are done already."""
+        """Take note of the number of stages in all, and of those done before."""
         self._total, self._finished = total, done_before
         if done_before:
             self._say(f"{done_before} of {total} stages were done before")
 
     def started(self, stage: Stage) -> None:
-        """Show that a stage begins."""
         now = self.clock()
         self._working[stage.key] = _Working(stage, now, now)
         if self._live is None and stage.kind in ("search", "train"):
             self._say(f"{stage.title} ...")
 
     def reporter(self, stage: Stage) -> Report:
-        """Return the report that a stage is given."""
+        """Make the function by which a stage reports."""
 
         def report(done: int, total: int, unit: str, **figures: float) -> None:
             working, now = self._working[stage.key], self.clock()
-            if working.first is None or unit != working.unit:  # another part of an attack, at another pace
+            if working.first is None or unit != working.unit:  # another unit is another part, with a pace of its own
                 working.first = (done, now)
             working.done, working.total, working.unit, working.figures = done, total, unit, figures
             working.reported = now
@@ -102,7 +101,6 @@ class Progress:
         return report
 
     def finished(self, stage: Stage) -> None:
-        """Show that a stage is done."""
         working = self._working.pop(stage.key)
         self._finished += 1
         now = self.clock()
@@ -141,7 +139,7 @@ class Progress:
             )
             rows.append(tuple(map(printable.line, cells)))
         title = f"{self._finished} of {self._total} stages done"
-        # in a narrow terminal only the figures wrap
+        # only the figures may wrap in a narrow terminal
         return terminal.table(TITLES, rows, broken=[TITLES.index("figures")], framed=False, title=title)
 
 

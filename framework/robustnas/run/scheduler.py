@@ -1,4 +1,4 @@
-"""Stages in an order that respects what they need; those that are independent side by side if asked.
+"""Runs stages in an order that respects what they need, independent ones side by side where several devices are given.
 
 A stage that fails stops those that need it and nothing else.  Bad input and a full disk stop everything.
 """
@@ -23,7 +23,7 @@ from robustnas.runtime import interrupt
 from robustnas.runtime.processes import ALONE, Processes
 
 POLL_SECONDS = 0.2
-"""How often a wait for the workers looks whether the run was asked to stop."""
+"""Seconds after which a wait for the workers looks whether the run was asked to stop."""
 
 
 def run_all(
@@ -37,7 +37,7 @@ def run_all(
     """Do `stages`, one at a time on each of `devices`, of which several may be the same.
 
     Returns:
-        Those that failed, and why.
+        The stages that failed, and why.
 
     Raises:
         InputError: a stage found bad input.
@@ -67,7 +67,7 @@ def _do(task: Task, agenda: Agenda) -> None:
         execute(task)
     except RobustnasError as fault:
         if task.processes.size > 1 and not fault.shared:
-            raise  # whether the others failed too cannot be asked: they may wait for this one
+            raise  # the other processes cannot be asked whether they failed too: they may be waiting for this one
         agenda.failed(task.stage, fault)
     else:
         agenda.finished(task.stage)
@@ -108,7 +108,7 @@ def _heard(worker: workers.Worker, agenda: Agenda, progress: Progress, *, stoppi
     """Take one message of a worker that has a stage.
 
     Raises:
-        RunError: it ended without one, and was not asked to stop.
+        RunError: the worker ended without a message, and was not asked to stop.
     """
     stage = worker.stage
     assert stage is not None
@@ -122,7 +122,7 @@ def _heard(worker: workers.Worker, agenda: Agenda, progress: Progress, *, stoppi
                 f"{worker.process.exitcode}; out of memory?); fewer --jobs may help. "
                 "Finished stages are intact: run the same command again to go on"
             ) from None
-        what = "interrupted"  # it was still starting, and had nothing to save
+        what = "interrupted"  # a worker that is still starting ends without a message, and has nothing to save
     if what == "report":
         done, total, unit, figures = content
         progress.reporter(stage)(done, total, unit, **figures)

@@ -26,7 +26,7 @@ from robustnas.runtime.machine_faults import explain
 from robustnas.runtime.strangers import described, last_line, unchanged
 
 ERROR = "error.txt"
-"""Where the traceback of a stage that failed is kept."""
+"""The file with the traceback of a stage that failed."""
 
 
 def execute(task: Task) -> None:

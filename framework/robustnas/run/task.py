@@ -22,7 +22,7 @@ from robustnas.runtime.report import Report
 
 @frozen
 class TrainingOnly:
-    """A dataset whose test split cannot be reached: what search and training are given."""
+    """A dataset whose test split is refused; search and training see no other."""
 
     dataset: Dataset
 
@@ -44,11 +44,11 @@ class TrainingOnly:
 
     @property
     def training_images(self) -> Callable[[int], Images] | None:
-        """The dataset's own, where it has one."""
+        """The dataset's own `training_images`, where it has that member."""
         return contracts.training_images(self.dataset)
 
     def split(self, name: str) -> Images:
-        """The training split; any other is a fault of the caller.
+        """Return the training split, and refuse any other.
 
         Raises:
             RunError: search or training asked for something else.
@@ -75,11 +75,11 @@ class Task:
 
     @property
     def folder(self) -> StageFolder:
-        """The stage's folder; only the first process writes to it, but for what each keeps of its own."""
+        """The stage's folder; only the first process writes results to it, but each writes its own progress."""
         return self.directory.folder(self.stage).of_process(self.processes.rank)
 
     def genotype(self, name: str | None = None) -> Genotype:
-        """The genotype of a method (default: the stage's own): fixed by the recipe, or found by its search."""
+        """Return the genotype of a method (default: the stage's own): the recipe's, or what its search found."""
         method = self.plan.methods[name or self.stage.method]
         if method.genotype is not None:
             return method.genotype
@@ -102,13 +102,13 @@ def genotype_of(directory: RunDirectory, plan: Plan, method: str, seed: int) -> 
 
 
 def load_foreign(network: Foreign, dataset: Dataset, tell: Callable[[str], None] | None = None) -> nn.Module:
-    """A network made elsewhere, held to the dataset's shape and classes.
+    """Load a network made elsewhere, and check that it fits the dataset's shape and classes.
 
     Args:
-        tell: is told which tensors were taken from a file.
+        tell: is called with a line on the tensors that were taken from a file.
 
     Raises:
-        InputError: it cannot be made, or does not fit.
+        InputError: the network cannot be made, or does not fit.
     """
     mean, std = (dataset.mean, dataset.std) if network.normalize else (None, None)
     return foreign.load(
@@ -122,13 +122,13 @@ def trainable(network: nn.Module) -> int:
 
 
 def finish(task: Task, result: dict[str, Any]) -> None:
-    """Write the result; the other processes go on when it is there to be read."""
+    """Write the result, for which the other processes wait."""
     task.folder.finish({**result, "provenance": provenance(task.device, task.processes)})
     task.processes.broadcast(None)
 
 
 def provenance(device: torch.device, processes: Processes) -> dict[str, Any]:
-    """What made a result, so that a figure can be traced: versions, device, threads, time."""
+    """Record versions, device, threads and time, so that a figure can be traced to what made it."""
     import robustnas
 
     return {

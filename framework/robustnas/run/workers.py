@@ -1,4 +1,4 @@
-"""Stages in processes of their own, so that independent ones run side by side.
+"""Runs stages in worker processes, so that independent stages run side by side.
 
 Each worker is started afresh (`spawn`), keeps its imports from stage to stage, and dies with its parent: a thread
 waits on a pipe whose other end only the parent holds, and the end of that pipe ends the worker.
@@ -36,12 +36,11 @@ class Worker:
     stage: Stage | None = None
 
     def give(self, stage: Stage) -> None:
-        """Hand the worker a stage."""
         self.stage = stage
         self.pipe.send(stage.key)
 
     def interrupt(self) -> None:
-        """Ask it to save what it is doing and stop; it answers with ("interrupted",)."""
+        """Ask the worker to save its work and stop; it answers with ("interrupted",)."""
         self.process.terminate()
 
     def stop(self) -> None:
@@ -60,7 +59,7 @@ def start(plan: Plan, directory: RunDirectory, device: str, threads: int) -> Wor
     ours, theirs = _SPAWN.Pipe()
     lifeline_read, lifeline_write = _SPAWN.Pipe(duplex=False)
     process = _SPAWN.Process(target=_serve, args=(theirs, lifeline_read, plan, directory, device, threads), daemon=True)
-    # the child inherits the disposition: Ctrl-C while it imports is the parent's business too
+    # a child inherits that the signal is ignored: while it imports, Ctrl-C must reach the parent alone
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if _in_main_thread() else None
     try:
         process.start()
@@ -77,7 +76,7 @@ def _in_main_thread() -> bool:
 
 
 def _die_with_parent(lifeline: Connection) -> None:
-    with contextlib.suppress(EOFError, OSError):  # either says that the parent is gone
+    with contextlib.suppress(EOFError, OSError):  # both errors mean that the parent is gone
         lifeline.recv()
     os._exit(1)
 
@@ -92,14 +91,16 @@ def _serve(
 
     torch.set_num_threads(threads)
     if torch.device(device).type == "cuda":
-        torch.cuda.set_device(device)  # for what names no device, such as work space
+        torch.cuda.set_device(device)  # libraries put their work space on the current device
     stages = {stage.key: stage for stage in plan.stages}
 
     def report(done: int, total: int, unit: str, **figures: float) -> None:
         pipe.send(("report", done, total, unit, figures))
 
     with interrupt.listening(quiet=True):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which asks us to stop
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # Ctrl-C reaches the parent too, which then asks the worker to stop
         while True:
             try:
                 key = pipe.recv()
@@ -113,6 +114,6 @@ def _serve(
                 if interrupt.asked():
                     pipe.send(("interrupted",))
                     return
-                pipe.send(("failed", RunError(traced(fault))))  # a plugin's own: nobody asked
+                pipe.send(("failed", RunError(traced(fault))))  # nobody asked to stop: a plugin raised it
             else:
                 pipe.send(("done",))
