@@ -1,4 +1,4 @@
-"""What a recipe makes us do: its methods and seeds as stages, each keyed by everything that determines its result.
+"""Arranges a recipe's methods and seeds as stages, each keyed by everything that determines its result.
 
     search -> train -> clean, probe, certify, attack (one a column), smooth
 

@@ -25,9 +25,8 @@ def make(loaded: Loaded) -> Plan:
     """Arrange a checked recipe.
 
     Raises:
-        RecipeError: a genotype or a network made elsewhere cannot be found, or does not fit, or a plugin refuses the
-            dataset or the threat; or the dataset is not there, where it tells itself by its files, or not what a
-            dataset promises; all there are.
+        RecipeError: lists every fault: a genotype or a network made elsewhere cannot be found, or does not fit; a
+            plugin refuses the dataset or the threat; the dataset breaks its promises, or lacks files that key it.
     """
     faults = Faults()
     plan = arranged(loaded, faults)
@@ -36,13 +35,13 @@ def make(loaded: Loaded) -> Plan:
 
 
 def arranged(loaded: Loaded, faults: Faults) -> Plan:
-    """The plan of what of a recipe can be arranged; without faults that is all of it.
+    """Arrange those parts of a recipe that have no faults.
 
     Args:
-        faults: takes what is wrong, as `make` says.
+        faults: collects what is wrong, as listed for `make`.
 
     Raises:
-        RecipeError: with the dataset nothing can be arranged.
+        RecipeError: the dataset is at fault, without which nothing can be arranged.
     """
     faults.join(loaded.crossed)
     recipe = loaded.recipe
@@ -55,7 +54,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
     note = loaded.noting(faults)
     seen = note.attempt(declared, "dataset")
     if seen is BAD:
-        faults.raise_all()  # nothing can be said of networks for images that are not known
+        faults.raise_all()  # without the images' shape no network can be built
     about = {
         "dataset": seen,
         "search_space": None if recipe.search_space is None else identity("search-space", recipe.search_space),

@@ -1,8 +1,8 @@
-"""Which attack comes before which, at which radii each is run, and which count for the worst case.
+"""Orders the attacks of a recipe, and decides at which radii each is run and which count for the worst case.
 
-From cheap to expensive, so that dear attacks meet few images: white-box attacks first, then noise, then black-box
-attacks; within each by the evaluations an image costs, then in the order of the recipe.  Black-box attacks come last
-although some are cheap: what they break after white-box attacks have failed tells of masked gradients.
+Cheap attacks come first, so that expensive ones meet few images: white-box attacks, then noise, then black-box attacks;
+within each kind by the evaluations an image costs, then in the order of the recipe.  Black-box attacks come last
+although some are cheap: images that they break after white-box attacks have failed are a sign of masked gradients.
 """
 
 from __future__ import annotations
@@ -17,16 +17,11 @@ from robustnas.options import plain
 from robustnas.recipe.schema import Attack, Recipe
 
 UNKNOWN_COST = 1000.0
-"""Evaluations an image, for an attack that tells neither them nor its steps."""
+"""Evaluations an image that are assumed of an attack which tells neither them nor its steps."""
 
 
 def columns(recipe: Recipe, classes: int) -> list[Column]:
-    """The columns of a recipe, in the order in which they are run.
-
-    Args:
-        recipe: with its attacks, their threat, and the further radii at which attacks of the recipe's threat are run.
-        classes: K of the data set.
-    """
+    """Make the columns of a recipe, in the order in which they are run; `classes` are the data set's K."""
     costs = {str(attack.label): _cost(attack, classes) for attack in recipe.attacks}
     ordered = [_column(attack, recipe, costs[str(attack.label)]) for attack in recipe.attacks]
     ordered.sort(key=lambda column: (ACCESS.index(column.access), costs[column.label]))
@@ -41,7 +36,7 @@ def before(column: Column, run: Sequence[Column]) -> list[Column]:
 
 
 def _column(attack: Attack, recipe: Recipe, cost: float) -> Column:
-    """The column of one entry of a recipe; what it is spared is not known yet."""
+    """Make the column of one entry; whether it is spared images is decided later, when all columns are known."""
     threat, own = recipe.threat, attack.threat or recipe.threat
     traits = AttackTraits.of(attack.use.plugin)
     access, transfers = str(traits.access), bool(traits.transfers)
@@ -62,7 +57,7 @@ def _column(attack: Attack, recipe: Recipe, cost: float) -> Column:
 
 
 def _cost(attack: Attack, classes: int) -> float:
-    """Evaluations of the network an image costs at most, as far as the attack tells."""
+    """Estimate the evaluations an image costs at most, as far as the attack tells."""
     plugin = attack.use.plugin
     tells = AttackTraits.of(plugin).evaluations
     each = getattr(plugin, "steps", UNKNOWN_COST) if tells is None else tells(classes)
@@ -70,9 +65,9 @@ def _cost(attack: Attack, classes: int) -> float:
 
 
 def _sparing(column: Column, run: Sequence[Column]) -> list[Column]:
-    """The columns before this one that break images of its norm, which it need not try again.
+    """List the columns before this one in its norm, whose broken images it need not try again.
 
-    None for a corruption, which is no worst case, nor for a transfer: its matrix has an entry for every image.
+    The list is empty for a corruption, which is no worst case, and for a transfer, whose matrix needs every image.
     """
     if column.is_corruption or column.transfers:
         return []

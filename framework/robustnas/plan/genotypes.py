@@ -1,4 +1,4 @@
-"""The genotype that a recipe names: published by its search space, or in a file."""
+"""Finds the genotype that a recipe names: published by its search space, or in a file."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from robustnas.runtime.quoted import quoted
 from robustnas.runtime.suggest import did_you_mean
 
 LARGEST = 4 << 20
-"""Bytes of a file of genotypes."""
+"""A file of genotypes may have so many bytes."""
 
 
 def find_genotype(
     source: str | Mapping[str, Any], space: SearchSpace, beside: Path, read: Callable[[Path], Any] | None = None
 ) -> Genotype:
-    """The genotype a recipe holds or names: published by the space, or in a file `path` or `path#KEY`.
+    """Find the genotype that a recipe holds or names: published by the space, or in a file `path` or `path#KEY`.
 
-    What it holds is a mapping, or a text in DARTS's notation (`robustnas.genotype.darts_notation`).  A path is looked
-    for beside the recipe, then in the working directory; a key at the top of the file, then in its sections.
+    A recipe holds a genotype as a mapping, or as a text in DARTS's notation (`robustnas.genotype.darts_notation`).  A
+    path is looked for beside the recipe, then in the working directory; a key at the top of the file, then in its
+    sections.
 
     Args:
-        read: `read_genotypes`, or what remembers what it has read.
+        read: `read_genotypes`, or a function that remembers its results.
 
     Raises:
-        InputError: it is nowhere, or not a genotype; says where it was looked for.
+        InputError: the genotype is nowhere, or is not valid; says where it was looked for.
     """
     known = published(space)
     if not isinstance(source, str) or notation.is_call(source):
@@ -58,15 +59,15 @@ def find_genotype(
 
 
 OF_A_SEARCH = "genotype.json"
-"""What the stage of a search calls its genotype."""
+"""The name of a genotype's file in the folder of a search."""
 
 
 def read_genotypes(path: Path) -> Any:
-    """What a file of one or several genotypes holds, as plain data.
+    """Read a file of one or several genotypes as plain data.
 
     Raises:
-        InputError: it cannot be read, is too large, is neither JSON nor in DARTS's notation, or is not what a search
-            wrote.
+        InputError: the file cannot be read, is too large, is neither JSON nor in DARTS's notation, or was changed since
+            a search wrote it.
     """
     data = given_file.read(path, LARGEST)
     if path.name == OF_A_SEARCH:
@@ -91,19 +92,19 @@ class Script(dict[str, Any]):
         self.where = where
 
     def one(self) -> Any:
-        """Return the only genotype there is.
+        """Return the only genotype of the file.
 
         Raises:
-            InputError: there is none, or several that differ.
+            InputError: the file has none, or several that differ.
         """
         return notation.one(self, self.where)
 
 
 def _entry(path: Path, data: Any, key: str) -> Any:
-    """What a file of several genotypes holds under `key`: at its top, or in a section.
+    """Look up `key` in a file of several genotypes: at its top, or in a section.
 
     Raises:
-        InputError: nothing, or different things in several sections.
+        InputError: the key is nowhere, or has different values in several sections.
     """
     sections, names = [data] if isinstance(data, dict) else [], list[str]()
     while sections:
@@ -122,6 +123,6 @@ def _entry(path: Path, data: Any, key: str) -> Any:
 
 
 def _is_cell(data: dict[str, Any]) -> bool:
-    """Whether a mapping is a genotype, or something else that holds no mapping, rather than a section of some."""
+    """Whether a mapping is a genotype, or at least holds no mappings, and so is not a section of genotypes."""
     known = not data.keys().isdisjoint(("normal", "reduce", "reduction"))
     return known or not any(isinstance(held, dict) for held in data.values())

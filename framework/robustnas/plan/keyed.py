@@ -1,4 +1,4 @@
-"""The stages of one method and seed, each with the key of all that determines its result."""
+"""Makes the stages of one method and seed, each with the key of all that determines its result."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from robustnas.train.regimes.defaults import member
 def network_stages(
     recipe: Recipe, plan: MethodPlan, method: Method, dataset: Mapping[str, Any], known: Known
 ) -> Callable[[int], tuple[list[Stage], str]]:
-    """For each seed the stages that make the network of one method, and the key of that network.
+    """Return a function from a seed to the stages that make a method's network, and the key of that network.
 
     Args:
-        dataset: its identity.
+        dataset: identity of the dataset.
     """
     name, genotype = plan.name, plan.genotype
     if plan.network is not None:
@@ -38,7 +38,7 @@ def network_stages(
         search = settings(method.search)
         scored = any("score" in metric_parts(metric.plugin) for _, metric in method.metric)
         if not scored:
-            search["gamma"] = 0.0  # it weighs scores and there are none
+            search["gamma"] = 0.0  # without scores gamma weighs nothing, so it must not tell keys apart
         metrics = [
             {"weight": weight, **identity("metric", metric)}
             for weight, metric in method.metric
@@ -78,9 +78,9 @@ class Evaluated:
     """What the evaluations of all networks share.
 
     Args:
-        dataset: its identity, by its test images.
-        test_contents: what tells these from others, where the dataset does so.
-        before: the attacks before each, by label.
+        dataset: identity of the dataset, by its test images.
+        test_contents: what tells the test images from others, where the dataset does so.
+        before: the attacks before each attack, by label.
         attacks: the identity of each attack and of its setting, by label.
     """
 
@@ -93,7 +93,7 @@ class Evaluated:
 
     @classmethod
     def of(cls, recipe: Recipe, columns: Sequence[Column]) -> Evaluated:
-        """Find out what the evaluations of a recipe share."""
+        """Collect what the evaluations of a recipe share."""
         uses = {attack.label: attack.use for attack in recipe.attacks}
         return cls(
             recipe=recipe,
@@ -119,18 +119,18 @@ class Evaluated:
 def evaluation_stages(
     shared: Evaluated, name: str, seed: int, network: str, needs: tuple[str, ...], others: Mapping[str, str]
 ) -> list[Stage]:
-    """What is measured on the network of one method and seed.
+    """Make the stages that evaluate the network of one method and seed.
 
     Args:
-        network: its key.
+        network: key of the network.
         needs: the stages that make it; none for one made elsewhere.
         others: keys of all networks of the seed with their methods, for images that are made on the others.
     """
     recipe, evaluate = shared.recipe, shared.recipe.evaluate
     threat = recipe.threat
     drawn = {} if evaluate.images is None else {"subset": evaluate.subset, "subset_seed": evaluate.subset_seed}
-    # the dataset is told by the key of a network that was trained on it, but for the test images, which may change
-    # without a new training; a network made elsewhere may see several datasets
+    # the key of a network that was trained here determines the dataset, except for the test images, which may change
+    # without a new training; a network made elsewhere may be evaluated on several datasets
     read: dict[str, Any] = {"network": network, "images": evaluate.images, **drawn}
     read["dataset"] = shared.test_contents if needs else shared.dataset
     clean = Stage("clean", digest("clean", read), name, seed, needs)
@@ -160,9 +160,7 @@ def evaluation_stages(
         )
         if column.transfers and not transferred:
             continue
-        earlier = [
-            keys[earlier_column.label] for earlier_column in shared.before[column.label] if earlier_column.label in keys
-        ]
+        earlier = [keys[previous.label] for previous in shared.before[column.label] if previous.label in keys]
         inputs = {**read, **shared.attacks[column.label], "seed": seed, "after": earlier, "sources": transferred}
         keys[column.label] = digest("attack", inputs)
         wanted = (*needs, clean.key, *(key for _, key in transferred))

@@ -16,17 +16,16 @@ from robustnas.recipe.schema import Use
 from robustnas.registry import REGISTRIES, Registry
 
 RESULTS = 5
-"""Raised whenever a stage computes something else than before: older results are then not taken for new ones."""
+"""This number rises whenever a stage computes something else than before, so that older results do not count."""
 
 
 def settings(section: Any, without_stage: str | None = None) -> dict[str, Any]:
     """The fields of a section or of a plugin that determine results, by name.
 
     Args:
-        section: an attrs object; a field with `metadata={"identity": False}` (where data lies, what changes speed or
-            memory alone) is left out; one with `"if given"` came later and is left out at its default, so older
-            results still count.  Of a field that holds a plugin, as its metadata say, the name is one of them, and a
-            third party's package.
+        section: an attrs object.  Fields with `metadata={"identity": False}` (where data lies, what changes only speed
+            or memory) are left out.  Fields with `"if given"` came later and are left out at their default, so that
+            older results still count.  A field that holds a plugin gives its name, options and third-party package.
         without_stage: leave out fields with this `metadata["stage"]`, which concern that stage alone.
     """
     values = {}
@@ -46,19 +45,19 @@ def _determines(field: attrs.Attribute[Any], value: Any) -> bool:
 
 
 def _plugin(registry: Registry, plugin: object) -> dict[str, Any]:
-    """A plugin that is the value of a key of a section."""
+    """Describe a plugin that is the value of a key of a section."""
     entry = registry.entry_of(type(plugin))
     return {"name": entry.name, **settings(plugin), **({} if entry.stranger is None else {"provider": entry.stranger})}
 
 
 def identity(kind: str, use: Use, without_stage: str | None = None, split: str = "train") -> dict[str, Any]:
-    """What tells a plugin from others: its name, the options that matter to results, and a third party's package.
+    """Describe a plugin by its name, the options that matter to results, and a third party's package.
 
     Args:
-        kind: of plugin, as `robustnas.registry.REGISTRIES` calls it.
+        kind: kind of plugin, as `robustnas.registry.REGISTRIES` calls it.
         use: the plugin.  A dataset's `contents` join the options where it has some.
         without_stage: leave out the options of that stage, as in `settings`.
-        split: of a dataset, whose contents they are.
+        split: the split of a dataset whose contents count.
     """
     options = settings(use.plugin, without_stage) if attrs.has(type(use.plugin)) else use.options
     known_by = contents(use, split) if kind == "dataset" else None
@@ -70,7 +69,7 @@ def identity(kind: str, use: Use, without_stage: str | None = None, split: str =
 
 
 def contents(use: Use, split: str) -> str | None:
-    """What tells the images of a split of a dataset from others; None where its options do.
+    """Return what tells the images of a split from others; None where the dataset's options do.
 
     Raises:
         DataError: the images are not there.
@@ -80,10 +79,10 @@ def contents(use: Use, split: str) -> str | None:
 
 
 def digest(kind: str, inputs: Any) -> str:
-    """The key of a stage: 12 hexadecimal digits, the same in every process.
+    """Compute the key of a stage: 12 hexadecimal digits, the same in every process.
 
     Raises:
-        InputError: an option has no value that can be written down.
+        InputError: the value of an option cannot be written as JSON.
     """
     text = json.dumps([RESULTS, kind, plain(inputs, _refuse)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""A method of a recipe with its names resolved: its space, its genotype, the network that was made elsewhere."""
+"""Resolves the names of a method: its search space, its genotype, or a network made elsewhere."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from robustnas.train.sizes import Sizes
 
 @frozen
 class Known:
-    """What is found out once while a plan is made, however many methods ask for it.
+    """Remembers what many methods of a plan may ask for.
 
     Args:
-        sizes: of networks.
-        read: what a file of genotypes holds.
-        foreign: the digest of a network made elsewhere.
+        sizes: counts the weights of networks.
+        read: reads a file of genotypes.
+        foreign: computes the digest of a network made elsewhere.
     """
 
     sizes: Sizes
@@ -69,10 +69,10 @@ def resolved(loaded: Loaded, name: str, method: Method, known: Known) -> MethodP
 
 
 def without_unfit_defaults(loaded: Loaded, plan: MethodPlan, sizes: Sizes) -> tuple[MethodPlan, list[str]]:
-    """Drop the defaults of training that networks of a method's space cannot honour; given ones stay, and fail.
+    """Drop defaults of training that networks of the space cannot have; settings in the recipe stay, and fail.
 
     Returns:
-        The method, and a note on what gave way.
+        The method, and a note on the dropped defaults.
     """
     gone = [
         key
@@ -90,7 +90,7 @@ def without_unfit_defaults(loaded: Loaded, plan: MethodPlan, sizes: Sizes) -> tu
 
 
 def sizes_by_default(use: Use) -> list[str]:
-    """Note that a recipe sizes the supernet of a space and leaves the network that is trained at its default."""
+    """Note a recipe that sets the size of a space's supernet and leaves that of the trained network at its default."""
     if not attrs.has(type(use.plugin)):
         return []
     fields = attrs.fields_dict(type(use.plugin))
@@ -104,10 +104,10 @@ def sizes_by_default(use: Use) -> list[str]:
 
 
 def _named(genotype: str | Mapping[str, Any] | None) -> str:
-    """What to call a genotype: as the recipe names it, or that it stands there."""
+    """Say what to call a genotype: its name in the recipe, or that the recipe holds it."""
     return genotype if isinstance(genotype, str) and not is_call(genotype) else "of the recipe"
 
 
 def _beside(folder: Path, path: Path) -> Path:
-    """A file that a recipe names: beside the recipe, or else in the working directory."""
+    """Find a file that a recipe names, beside the recipe or else in the working directory."""
     return folder / path if isfile(folder / path) else path

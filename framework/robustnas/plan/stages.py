@@ -27,7 +27,7 @@ class Foreign:
 
     Args:
         factory: `module:factory`.
-        weights: which; None where the factory fills them in.
+        weights: the file of weights; None where the factory fills them in.
         normalize: whether the data set's mean and deviation become its first layer.
     """
 
@@ -68,10 +68,10 @@ class Stage:
     """One piece of work, which reads the results of others and writes one.
 
     Args:
-        key: names its result.
-        needs: keys of the stages it cannot do without.
-        after: keys of stages whose results it uses where they are there, and waits for.
-        column: of an attack.
+        key: identifies the result.
+        needs: keys of the stages that must succeed first.
+        after: keys of stages that must end first, whose results are used where they succeed.
+        column: the column of an attack; other stages have none.
     """
 
     kind: Kind
@@ -84,13 +84,13 @@ class Stage:
 
     @property
     def title(self) -> str:
-        """What a person reads: method, seed and what is done."""
+        """The stage in words: method, seed and what is done."""
         what = f"attack {self.column.label}" if self.column else self.kind
         return f"{self.method} seed {self.seed} {what}"
 
     @property
     def folder(self) -> str:
-        """Folder below the run directory; the key at its end is what finds it again."""
+        """The folder below the run directory, found again by the key at its end."""
         label = f"-{_safe(self.column.label)}" if self.column else ""
         return f"{self.kind}/{self.method}-seed{self.seed}{label}-{self.key}"
 
@@ -115,7 +115,7 @@ class Plan:
     networks: Mapping[tuple[str, int], str]
     """The key of each method's and seed's network: equal keys are one network."""
     notes: Mapping[str, list[str]] = Factory(dict)
-    """What is not as one might take it to be, for whoever reads the plan, and for which methods."""
+    """What a reader of the plan may not expect, each with the methods concerned."""
 
     @cached_property
     def _by_network(self) -> dict[tuple[str, int], list[Stage]]:
@@ -126,18 +126,18 @@ class Plan:
         return stages
 
     def stage(self, kind: Kind, method: str, seed: int, label: str | None = None) -> Stage | None:
-        """The stage of a method and seed; for `attack`, the one of the column `label`."""
+        """Find the stage of a method and seed; for `attack`, that of the column `label`."""
         for stage in self._by_network.get((method, seed), ()):
             if stage.kind == kind and (label is None or (stage.column and stage.column.label == label)):
                 return stage
         return None
 
     def stages_of(self, method: str, seed: int) -> list[Stage]:
-        """The stages of one method and seed, in the order of the flow."""
+        """List the stages of one method and seed, in the order of the flow."""
         return list(self._by_network.get((method, seed), ()))
 
     def until(self, last: str | None) -> list[Stage]:
-        """The distinct stages up to and with `last` (None: all), in the order of the flow."""
+        """List the distinct stages up to and with `last` (None: all), in the order of the flow."""
         kinds = KINDS[: KINDS.index(last) + 1] if last in KINDS else KINDS
         distinct: dict[str, Stage] = {}
         for stage in sorted(self.stages, key=lambda s: KINDS.index(s.kind)):
@@ -147,7 +147,7 @@ class Plan:
 
 
 def sources(networks: Mapping[tuple[str, int], str], method: str, seed: int) -> dict[str, str]:
-    """The networks on which images are made for another: the other methods', each once, by method; their keys.
+    """List the networks on which a transfer makes its images: those of other methods, each once, as method and key.
 
     Args:
         networks: the key of each method's and seed's network.
@@ -157,7 +157,7 @@ def sources(networks: Mapping[tuple[str, int], str], method: str, seed: int) -> 
 
 
 def each_once(networks: Mapping[tuple[str, int], str], seed: int) -> dict[str, str]:
-    """The networks of a seed by their keys, each with the first of its methods."""
+    """List the networks of a seed by key, each with the first method that has it."""
     methods: dict[str, str] = {}
     for method, key in sorted((method, key) for (method, at), key in networks.items() if at == seed):
         methods.setdefault(key, method)

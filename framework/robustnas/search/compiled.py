@@ -1,4 +1,4 @@
-"""Plain passes through compiled code: the recipe's key `search.compile`.
+"""Runs plain passes through compiled code, as the recipe's key `search.compile` asks.
 
 `torch.compile` fuses the passes over memory of a forward and a backward pass; on a CUDA device it also records each as
 one CUDA graph, so that a step of hundreds of small kernels is launched at once.  Passes that are differentiated twice,
@@ -20,8 +20,8 @@ from robustnas.runtime import terminal
 from robustnas.runtime.strangers import described
 
 VARIANTS = 16
-"""Versions of one forward pass: either mode of batch norm's momentum, weights in their places or exchanged, the last
-and smaller batch of an epoch, with and without gradients of w and of alpha."""
+"""One forward pass may be compiled in so many versions: with batch norm's momentum on or off, with weights in place or
+exchanged, for the smaller last batch of an epoch, with and without gradients of w and of alpha."""
 
 
 class Compiled:
@@ -42,7 +42,8 @@ class Compiled:
         self.why_not: str | None = None
         graphs = next(supernet.parameters()).device.type == "cuda"
         self._graphs = graphs
-        # hooks come and go: with them the running variance is noted without its correction
+        # hooks are set for some passes only, to note the running variance without its correction: compiled code must
+        # be guarded against that
         self._settings = torch._dynamo.config.patch(  # type: ignore[attr-defined]
             skip_nnmodule_hook_guards=False, recompile_limit=VARIANTS, suppress_errors=False
         )
@@ -64,7 +65,7 @@ class Compiled:
 
     def _run(self, images: Tensor) -> Tensor:
         if self._graphs:
-            # the logits of the pass before are used up: their memory may be written over
+            # the logits of the pass before are no longer needed, so their memory may be overwritten
             torch.compiler.cudagraph_mark_step_begin()
         with self._settings:
             logits: Tensor = self._forward(images)

@@ -15,7 +15,7 @@ from robustnas.search.settings import Search
 
 
 def divided(labels: Tensor, settings: Search, seed: int, processes: Processes) -> tuple[Tensor, Tensor]:
-    """Which training images move w, and which alpha: (n,) int64 both, disjoint, together all, of every class.
+    """Divide the training images into those that move w and those that move alpha: (n,) int64 each, of every class.
 
     Args:
         labels: (N,) int64, of the training images.
@@ -40,7 +40,7 @@ def divided(labels: Tensor, settings: Search, seed: int, processes: Processes) -
 
 
 def notes(labels: Tensor, parts: tuple[Tensor, Tensor]) -> list[str]:
-    """What is to be said of the division: classes that one of the two levels does not see."""
+    """Note classes that one of the two levels does not see."""
     return [
         *lacking(labels, parts[0], "the images that move w"),
         *lacking(labels, parts[1], "the images that move alpha"),

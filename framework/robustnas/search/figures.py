@@ -21,22 +21,22 @@ ADVICE = {
     "training loss": "a lower search.w_lr would help",
     "gradient of w": "a lower search.w_lr or search.w_clip would help",
 }
-"""What is watched, in the order in which a step computes it, and what to change when it is not finite."""
+"""The figures that are watched, in the order of their computation, each with what to change when it is not finite."""
 
 CHECK_EVERY = 50
-"""Steps between two looks at the figures: often enough to stop early, too seldom to make the device wait."""
+"""Figures are checked after so many steps: often enough to stop early, too seldom to make the device wait."""
 
 
 @define(eq=False)
 class Figures:
-    """One row a step: the columns of `ADVICE`, accuracy and share floored; zero where a step has no such figure.
+    """Keeps a row a step: the figures of `ADVICE`, accuracy and share floored; zero where a step has no such figure.
 
     Args:
         epoch: counted from 0.
         epochs: of the whole search.
         steps: of this epoch.
         device: where the figures are.
-        network: whose tensors are looked through where a figure is not finite.
+        network: its tensors are searched for the cause where a figure is not finite.
     """
 
     epoch: int
@@ -87,7 +87,7 @@ class Figures:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on after the steps of `state`."""
         rows = state["rows"].to(self.device)
-        missing = len(ADVICE) + 2 - rows.shape[1]  # of a checkpoint from before there was the last column
+        missing = len(ADVICE) + 2 - rows.shape[1]  # checkpoints of older versions lack the last column
         self.rows = list(torch.nn.functional.pad(rows, (0, missing)).unbind())
         self.sizes = [(int(train), int(val)) for train, val in state["sizes"]]
         self.outer, self.scored = bool(state["outer"]), bool(state["scored"])
@@ -103,7 +103,7 @@ class Figures:
             self._check(torch.stack(self.rows).cpu(), 0)
 
     def means(self) -> dict[str, float | None]:
-        """Means over the epoch's images of what a step saw before it moved anything; None where none did."""
+        """Means over the epoch's images of figures before each step moved anything; None where no step has them."""
         rows = torch.stack(self.rows).cpu()
         sizes = torch.tensor(self.sizes, dtype=torch.float64)
         share = sizes / sizes.sum(dim=0)

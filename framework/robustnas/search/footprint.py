@@ -1,4 +1,4 @@
-"""The memory that one step of a search needs, without running it at its size.
+"""Estimates the memory that one step of a search needs, without running it at its size.
 
 Weights, alpha, gradients, the optimisers' state, what autograd saves and results on their way: everything that is
 alive at the highest moment of an outer and an inner step, in bytes of tensors.  The images that live on the device
@@ -33,9 +33,9 @@ TINY = (2, 3)
 
 
 def step_bytes(task: SearchTask) -> int:
-    """The peak of one step of both levels in one process, in bytes.
+    """Estimate the peak of one step of both levels in one process, in bytes.
 
-    Passes that a metric cuts to fit (the rows of `crown`) are continued as if they were not cut: too much is said.
+    Passes that a metric cuts to fit (the rows of `crown`) are continued as if they were whole, which gives too much.
 
     Raises:
         RobustnasError: what a metric raises.

@@ -1,4 +1,4 @@
-"""The search from the first epoch to the genotype: data, schedule, and what a step of it does.
+"""Runs the search from the first epoch to the genotype: data, schedule, and the step.
 
 Each step takes a batch of either half of the training images and moves alpha, then w.  The validation batches
 go round in a fresh random order each time they are through.  Both halves are augmented alike, as in DARTS.
@@ -97,7 +97,7 @@ def run(
 
 
 def _floored(records: list[dict[str, Any]]) -> list[str]:
-    """A note where most scores of the last epoch were the least there is."""
+    """Note where most scores of the last epoch were at their lower limit."""
     share = (records[-1].get("floored") if records else None) or 0.0
     if share <= MOST:
         return []
@@ -111,7 +111,7 @@ def _floored(records: list[dict[str, Any]]) -> list[str]:
 
 
 class _Search:
-    """What stays the same from step to step, and the supernet and optimisers, which do not."""
+    """The supernet and optimisers, and everything that stays the same from step to step."""
 
     def __init__(self, task: SearchTask, device: torch.device, processes: Processes):
         settings, seed, dataset = task.settings, task.seed, task.dataset
@@ -158,7 +158,7 @@ class _Search:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What a checkpoint holds: weights, alpha and running statistics, and the optimisers with their moments."""
+        """The parts of a checkpoint: weights, alpha and running statistics, and the optimisers with their moments."""
         return {
             "supernet": self.supernet,
             "w_optimizer": self.w_optimizer,
@@ -167,7 +167,7 @@ class _Search:
 
 
 class _Epoch:
-    """One epoch of a search; keeps `robustnas.runtime.epochs.Epoch`."""
+    """One epoch of a search, as `robustnas.runtime.epochs.Epoch` promises it."""
 
     def __init__(self, search: _Search, epoch: int):
         settings, seed = search.task.settings, search.task.seed

@@ -1,4 +1,4 @@
-"""What the two levels minimise, with the metrics' say in it.
+"""What the two levels minimise, metrics included.
 
     inner   L_train(w, alpha)                            or a metric's `inner_loss`
     outer   L_val(w, alpha) - gamma * sum_i weight_i * mean over images of score_i
@@ -36,7 +36,7 @@ class Objective:
         threat: the threat model they are given.
         gamma: weight of their scores together; at 0 no score is computed.
         precision: of the losses' passes; scores are float32.
-        compiled: takes the place of the supernet in plain passes; None uses the supernet itself.
+        compiled: replaces the supernet in plain passes; None uses the supernet itself.
 
     Raises:
         OptionError: two metrics replace the loss of one level, or a weight has nothing to weigh.
@@ -91,10 +91,10 @@ def _has(metric: Any, part: str) -> bool:
 
 @frozen(eq=False)
 class Validation:
-    """What an outer pass saw; all scalars without a graph, on the device, over the whole batch.
+    """Figures of an outer pass over the whole batch: scalars on the device, without a graph.
 
-    `floored` is the share of images whose score is the least there is, where a metric tells; of several metrics the
-    largest.
+    `floored` is the share of images whose score is at its lower limit, where a metric tells it; of several metrics the
+    largest share.
     """
 
     loss: Tensor
@@ -157,11 +157,11 @@ def validate(
     """L_val - gamma * R at the weights and alpha the supernet holds, over the parts at hand.
 
     Batch norm: L_val is computed in training mode, R in eval mode with the statistics of this part, as
-    constants. They are those of the clean images, whatever an `outer_loss` made of these.  Running statistics
-    stay as they are.
+    constants. The statistics are those of the clean images, even where an `outer_loss` changes the images.  Running
+    statistics stay as they are.
 
     Args:
-        minimise: is given each term of the objective (scalars whose sum it is) as soon as it exists.
+        minimise: is called with each term of the objective, a scalar, as soon as it exists; the terms add up to it.
 
     Raises:
         PluginError: a score of the wrong shape, or one that no gradient can flow through.
@@ -186,7 +186,7 @@ def _validate_part(
     context: Context,
     minimise: Callable[[Tensor], None],
 ) -> Validation:
-    """The part's share of every term."""
+    """Compute the part's share of every term."""
     images, labels = part.images, part.labels
     metric = objective.owner("outer_loss")
     with mixed(objective.precision, images.device):
@@ -212,7 +212,7 @@ def _validate_part(
             least = part.share * metric.floored(score.detach()).float().mean()
             floored = least if floored is None else torch.maximum(floored, least)
         minimise(-objective.gamma * mean)
-        del score, mean  # with them goes what their graph holds, before the next score builds its own
+        del score, mean  # frees their graph before the next score builds its own
     return Validation(loss.detach(), accuracy, robustness, floored)
 
 

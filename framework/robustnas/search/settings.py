@@ -68,5 +68,5 @@ class Search:
 
     @property
     def division(self) -> tuple[float, int, int]:
-        """What decides, with the seed, how training images are divided: searches that agree in it share them alike."""
+        """The settings that, with the seed, decide how training images are divided between the two levels."""
         return self.train_share, self.batch, self.accumulate

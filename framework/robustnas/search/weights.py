@@ -1,4 +1,4 @@
-"""w: the parameters of a supernet that are not alpha, and other values in their place during a pass.
+"""Finds w, the parameters of a supernet that are not alpha, and replaces their values during a pass.
 
 Values are exchanged by reference, in the module's own tables (as `torch.func.functional_call` does): nothing
 is copied, and a value may carry a graph, so that gradients flow through it to what it was computed from.
@@ -52,11 +52,11 @@ def weights(supernet: PixelSupernet) -> Weights:
 
 @contextmanager
 def replaced(weights: Weights, values: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, the supernet computes with `values` in the place of its weights."""
+    """Let the supernet compute with `values` in the place of its weights while the block lasts."""
     try:
         for places, value in zip(weights.places, values, strict=True):
             for module, name in places:
-                # The table itself: setattr would refuse a tensor that is not a leaf.
+                # Written into the module's table, because setattr would refuse a tensor that is not a leaf.
                 module._parameters[name] = value  # type: ignore[assignment]
         yield
     finally:
@@ -67,7 +67,7 @@ def replaced(weights: Weights, values: Sequence[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def constant(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Inside, no graph leads to these parameters, so a pass keeps nothing that only their gradients need."""
+    """Take parameters for constants while the block lasts, so that a pass keeps nothing for their gradients."""
     held = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in held:
         parameter.requires_grad_(False)

@@ -1,6 +1,6 @@
-"""What is read of a run directory once its stages are done: its table, its records, its entry for RobustBench.
+"""Reads a run directory whose stages are done: its table, its records, its entry for RobustBench.
 
-Nothing here imports torch: a table of results is there at once.
+Nothing here imports torch, so that a table appears at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def show(directory: Path) -> None:
 
 
 def records(directory: Path) -> str:
-    """What each attack did to each image of a run: CSV, a line for each image, attack and radius or variant.
+    """Write as CSV what each attack did to each image of a run: a line an image, attack, and radius or variant.
 
     Raises:
         RunDirectoryError: it is not a run directory.
@@ -40,10 +40,10 @@ def records(directory: Path) -> str:
 
 
 def leaderboard(directory: Path, method: str, **about: Any) -> str:
-    """A method's result in the form of RobustBench's files.
+    """Write a method's result in the form of RobustBench's files.
 
     Args:
-        about: what the run does not know, as `robustnas.table.robustbench.entry` takes it.
+        about: facts that the run does not know, as `robustnas.table.robustbench.entry` takes them.
 
     Raises:
         InputError: no such method, or no result of AutoAttack.
@@ -55,7 +55,7 @@ def write(directory: RunDirectory, *, quiet: bool = False) -> None:
     """Write the table, and print it.
 
     Raises:
-        VerdictError: results contradict each other; the table is written without them.
+        VerdictError: results contradict each other; the table is written first, without these.
     """
     compared = results.comparison(directory)
     write_json(directory.path / "table.json", forms.json_data(compared))
@@ -68,16 +68,16 @@ def write(directory: RunDirectory, *, quiet: bool = False) -> None:
 
 
 def tell(notes: list[str]) -> None:
-    """Print notes on stderr, which no result is written to."""
+    """Print notes on stderr, so that stdout holds results alone."""
     for note in notes:
         terminal.tell(f"robustnas: {note}", error=True)
 
 
 def _opened(path: Path) -> RunDirectory:
-    """The run directory at a path, whose results can be read.
+    """Open the run directory at a path.
 
     Raises:
-        RunDirectoryError: it is none, or something is not what was written.
+        RunDirectoryError: it is no run directory, or something in it was changed.
     """
     if not os.path.lexists(path / "layout.json"):
         raise RunDirectoryError(

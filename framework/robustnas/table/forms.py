@@ -22,7 +22,7 @@ from robustnas.threat import radius_text
 
 SCHEMA = 1
 FLAGGED = "(!)"
-"""Stands behind the name of a method whose figures a reviewer would question; why is said under the table."""
+"""The mark behind the name of a method whose figures a reviewer would question; lines under the table say why."""
 
 
 @frozen
@@ -42,7 +42,7 @@ class _Printed:
         return cast(Figure, entry)
 
     def compared(self, row: dict[str, Any]) -> bool:
-        """Whether the row may be the best here: not if a seed's classifier does not look at its images."""
+        """Whether the row may be marked as best: not if a seed's classifier ignores its images."""
         blind = {flag["attack"] for flag in row["flags"] if flag["name"] in BLIND}
         return None not in blind and not (self.keys[0].startswith("smoothed") and SMOOTHED in blind)
 
@@ -90,14 +90,14 @@ def _title(attack: Column) -> str:
 
 
 def _columns_of_all(comparison: Comparison) -> list[_Printed]:
-    """What is no column of the printed table, but a line under it: see `radii_of_all`."""
+    """List columns that are printed not in the table but as lines under it, by `radii_of_all`."""
     return [_Printed(f"radius {norm} all", ("certified_radius_all", norm), _pixels) for norm in comparison.norms]
 
 
 def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]]]]:
-    """Titles, and for each row its (text, is best) cells; ties share the mark, and where all are alike none has it.
+    """Make the titles, and for each row its cells (text, is best); ties share the mark, unless all rows tie.
 
-    A row of a classifier that does not look at its images (`robustnas.attack.review.flag.BLIND`) is not compared.
+    A row of a classifier that ignores its images (`robustnas.attack.review.flag.BLIND`) is not compared.
     """
     columns = _columns(comparison)
     body: list[list[tuple[str, bool]]] = []
@@ -177,10 +177,10 @@ def csv_text(comparison: Comparison) -> str:
 
 
 def render(comparison: Comparison, width: int | None = None) -> list[RichTable]:
-    """The table for a terminal; the best of a column carries a star.
+    """Lay out the table for a terminal; the best of a column carries a star.
 
-    One table where it fits `width` (None: any width does).  Narrower, deviations go to a second line; narrower still,
-    the columns are spread over several tables, each with the methods: a figure is never cut.
+    It is one table where that fits `width` (None: any width does).  In a narrower terminal deviations go to a second
+    line; in a still narrower one columns are spread over several tables, so that no figure is ever cut.
     """
     titles, body = cells(comparison)
     everything = list(range(1, len(titles)))
@@ -241,9 +241,10 @@ def _under(comparison: Comparison) -> list[str]:
 
 
 def radii_of_all(comparison: Comparison) -> list[str]:
-    """Say the mean certified radius with 0 for wrongly classified images, a line a norm.
+    """Write the mean certified radius that counts wrongly classified images as 0, a line a norm.
 
-    Over the correctly classified ones alone, a network that is right on easy images only has a large radius.
+    The column's mean is over correctly classified images alone, and is large for a network that is right only on easy
+    images.
     """
     lines = []
     for norm in comparison.norms:

@@ -1,4 +1,4 @@
-"""From the results of a run directory to the table, to a list of what happened to each image, and to other forms."""
+"""Makes the table of a run directory, a list of what happened to each image, and an entry for RobustBench."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ AUTOATTACK = "autoattack"
 """The attack whose figure RobustBench lists, by its name in a recipe."""
 
 BUDGET = ("version", "steps", "queries")
-"""Its options without which it is the standard one."""
+"""Options of that attack which the standard version leaves at their defaults."""
 
 NAMED = 8
-"""How many missing stages a note names."""
+"""A note names at most so many missing stages."""
 
 
 def comparison(directory: RunDirectory) -> Comparison:
@@ -104,7 +104,7 @@ def _believed(
     """Read what the stages of a method and seed measured, without what was contradicted, and each contradiction."""
     wrong = _proved_wrong(directory, method, seed, stages)
     try:
-        # an attack that fooled a certified image has ended without a result; the certificate it disproved goes too
+        # an attack that fooled a certified image ended without a result, so only the certificate is left to drop
         return _seed_result(directory, shown, method, seed, {**stages, "certify": None} if wrong else stages), wrong
     except VerdictError as fault:
         kept = {**stages, "probe": None, "certify": None, "attacks": {}}
@@ -126,7 +126,7 @@ def _proved_wrong(directory: RunDirectory, method: str, seed: int, stages: dict[
 
 
 def _divisions(directory: RunDirectory, shown: Layout) -> list[str]:
-    """Note what searches and trainings said of themselves: classes that a part of the images has none of, say."""
+    """Collect the notes of searches and trainings: of classes that are missing in a part of the images, say."""
     whose_notes: dict[str, list[str]] = {}
     for method, seed, stages in shown.networks:
         for kind in ("search", "train"):
@@ -136,10 +136,10 @@ def _divisions(directory: RunDirectory, shown: Layout) -> list[str]:
 
 
 def _missing(directory: RunDirectory, shown: Layout, kinds: Sequence[str] = KINDS) -> list[str]:
-    """A note on what the recipe asks for and the directory does not hold: a stage that failed, or was not run.
+    """Note the stages that the recipe asks for and that have no result, because they failed or were not run.
 
     Args:
-        kinds: of the stages that are asked about beside the attacks.
+        kinds: kinds of stages that count, beside the attacks.
     """
     absent: list[str] = []
     for method, seed, stages in shown.networks:
@@ -186,7 +186,7 @@ def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int,
     flags = [] if probe is None else [Flag.of(flag) for flag in probe["flags"]]
     for column, _ in attacked:
         told = _result(directory, stages["attacks"][column.label], flags=list) or {"flags": []}
-        # a result is found by its key, whatever its column was called when it was made
+        # a result is found by its key, so its column may have had another label when it was made
         flags += [attrs.evolve(Flag.of(flag), attack=column.label) for flag in told["flags"]]
     flags += of_attacks(attacked, shown.values)
     right = None if clean is None else np.array(clean["predictions"]) == np.array(clean["labels"])
@@ -225,11 +225,11 @@ def _attacked(directory: RunDirectory, shown: Layout, stages: dict[str, Any]) ->
 
 
 def _result(directory: RunDirectory, where: str | None, **keys: type) -> dict[str, Any] | None:
-    """What a stage wrote; None where it does not exist or has not run.
+    """Read the result of a stage; None where it does not exist or has not run.
 
     Raises:
-        RunDirectoryError: it lacks one of the keys, or what is there is of another type; names the file and how to
-            redo the stage.
+        RunDirectoryError: the result lacks one of the keys, or has another type there; names the file and how to redo
+            the stage.
     """
     if where is None:
         return None
@@ -247,7 +247,7 @@ def _result(directory: RunDirectory, where: str | None, **keys: type) -> dict[st
 
 
 def records(directory: RunDirectory) -> tuple[str, list[str]]:
-    """What each attack did to each image: CSV, a line for each image, attack and radius or variant.
+    """Write as CSV what each attack did to each image: a line an image, attack, and radius or variant.
 
     Returns:
         The text, and a note where attacks are missing in it.
@@ -267,7 +267,7 @@ def records(directory: RunDirectory) -> tuple[str, list[str]]:
 
 
 def _lines(row: Outcomes) -> Iterator[tuple[Any, ...]]:
-    """Yield the lines of one radius or variant, from the norm on; what is infinite or did not happen is empty."""
+    """Yield the lines of one radius or variant, from the norm on; infinite and missing values are empty."""
     figures = [getattr(row, name).tolist() for name in STORED]
     figures[STORED.index("success")] = row.success.astype(int).tolist()
     figures[STORED.index("by")] = [row.parts[by] if by >= 0 else "" for by in row.by.tolist()]
@@ -276,7 +276,7 @@ def _lines(row: Outcomes) -> Iterator[tuple[Any, ...]]:
 
 
 def leaderboard(directory: RunDirectory, method: str, about: dict[str, Any]) -> str:
-    """A method's result in the form of RobustBench's files, for its first seed.
+    """Write the result of a method's first seed in the form of RobustBench's files.
 
     Raises:
         InputError: no such method, or no result of AutoAttack.
@@ -298,7 +298,7 @@ def leaderboard(directory: RunDirectory, method: str, about: dict[str, Any]) -> 
     if entry is not None and entry.options.get("square_variant", "per-sample") != "reference":
         notes.append("Square with positions of its own for each image, not the reference's.")
     if entry is not None:
-        # another version, or a smaller budget, is not what the leaderboard's readers take it for
+        # readers of the leaderboard expect the standard version with its full budget
         other = [f"{name} {entry.options[name]}" for name in BUDGET if name in entry.options]
         other += [f"{name} {count}" for name in ("runs", "expectation") if (count := getattr(entry, name)) > 1]
         notes += [f"AutoAttack with {', '.join(other)}."] if other else []

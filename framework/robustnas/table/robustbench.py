@@ -1,4 +1,4 @@
-"""A result in the form of RobustBench's leaderboard: one JSON file a network, figures as text in percent.
+"""Writes a result in the form of RobustBench's leaderboard: one JSON file a network, figures as text in percent.
 
 The form is that of the files below `model_info` of https://github.com/RobustBench/robustbench (Croce et al. 2021,
 "RobustBench: a standardized adversarial robustness benchmark", arXiv:2010.09670).  It holds AutoAttack's figure in
@@ -20,7 +20,7 @@ LISTED = ("linf", "l2")
 """The norms that have a leaderboard."""
 
 UNKNOWN = "N/A"
-"""What stands for a text that there is none of."""
+"""What the leaderboard's files write for a missing text."""
 
 
 @frozen(kw_only=True)
@@ -28,15 +28,15 @@ class Entry:
     """One network as the leaderboard lists it: the keys of its file, in their order.
 
     Args:
-        link: of the paper.
+        link: address of the paper.
         name: title of the paper or of the method.
         authors: separated by commas.
         additional_data: whether it was trained on more images than those of the dataset.
         number_forward_passes: evaluations of the network for one answer.
         dataset: `cifar10`, `cifar100` or `imagenet`, where it is to be listed.
         venue: where it was published.
-        architecture: of the network, in words.
-        eps: what AutoAttack was allowed.
+        architecture: the network's architecture, in words.
+        eps: the epsilon that AutoAttack was allowed.
         clean_acc: percent of the test images that are right.
         reported: percent that the paper reports.
         autoattack_acc: percent of them that are right under AutoAttack too.
@@ -63,10 +63,10 @@ class Entry:
 def entry(
     threat: ThreatModel, *, clean: float, autoattack: float | None, reported: float | None = None, **about: Any
 ) -> dict[str, str | bool | int]:
-    """One network as the leaderboard lists it, as plain data.
+    """Describe one network as the leaderboard lists it, as plain data.
 
     Args:
-        threat: what AutoAttack was allowed, l_inf or l_2.
+        threat: norm and epsilon that AutoAttack was allowed, l_inf or l_2.
         clean: share of the test images that are right, in [0, 1].
         autoattack: share of them that are right under AutoAttack too; None where it was not run.
         reported: share that the paper reports; None where it reports none.
@@ -100,10 +100,10 @@ def entry(
 
 
 def text(listed: dict[str, str | bool | int]) -> str:
-    """The file of an entry."""
+    """Write the file of an entry."""
     return printable.json_text(listed, indent=2) + "\n"
 
 
 def _percent(share: float) -> str:
-    """A share in [0, 1] in percent, with two decimals."""
+    """Write a share in [0, 1] in percent, with two decimals."""
     return f"{100 * share:.2f}"

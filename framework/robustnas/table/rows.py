@@ -17,8 +17,9 @@ from robustnas.certify.verdicts import Verdicts
 from robustnas.threat import NORMS
 
 Figure = dict[str, Any] | None
-"""`{"mean", "std", "values"}`, values a seed in the order of the row's seeds, None where that seed's was not measured;
-mean and sample standard deviation (n - 1) are over the others, and std is None where there is one.  None: no seed's."""
+"""`{"mean", "std", "values"}`: `values` has one entry a seed, in the order of the row's seeds, None where it was not
+measured; mean and sample standard deviation (n - 1) are over the others, and std is None where only one was measured.
+A figure is None where no seed was measured."""
 
 
 @frozen
@@ -28,10 +29,10 @@ class SeedResult:
     Lists have one entry an image, in the order in which images were evaluated, and start at the first.
 
     Args:
-        seed: of the recipe.
-        clean: right when clean.
-        attacks: what its attacks amount to.
-        certified: provably right at the recipe's threat.
+        seed: one of the recipe's seeds.
+        clean: whether each image is right when clean.
+        attacks: figures of the attacks.
+        certified: whether each image is provably right at the recipe's threat.
         radius: certified radii by norm, pixel units.
         smoothed: certified l2 radii of the smoothed classifier, 0 where it is wrong or abstains.
         flags: what a reviewer would object to, plain.
@@ -130,7 +131,7 @@ class Comparison:
     """Everything the printed table needs: rows as plain data, the attacks, and what stands under the table.
 
     Args:
-        kept: what the run directory holds beside the table, a line or nothing; printed, and in no file: it depends
+        kept: a line on what else the run directory holds, or nothing.  It is printed but in no file, because it depends
             on what was run there before.
     """
 

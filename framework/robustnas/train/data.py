@@ -23,14 +23,14 @@ from robustnas.train.settings import Train
 
 @frozen(eq=False)
 class TrainingData:
-    """The end of a `with` block ends what reads ahead.
+    """The training images and their batches; leaving a `with` block ends the processes that read ahead.
 
     Args:
         train: (n,) int64, the images that train.
         held_out: (m,) int64, those that choose the checkpoint, none of which trains.
-        notes: what is to be said of the division.
-        batches: of images, augmented.
-        plain: of images as the network is evaluated on them.
+        notes: lines on the division, for readers of the table.
+        batches: makes batches of augmented images.
+        plain: makes batches of images as the network is evaluated on them.
     """
 
     train: Tensor
@@ -48,10 +48,10 @@ class TrainingData:
 
 
 def check_augmentation(dataset: Dataset, settings: Train) -> None:
-    """Whether the dataset's images suit the augmentation asked for.
+    """Refuse an augmentation that the dataset's images do not suit.
 
     Raises:
-        InputError: they cannot be read in that size, or changed in their colours.
+        InputError: the images cannot be read in the size, or changed in the colours, that it needs.
     """
     channels, rows, columns = dataset.shape
     if settings.colour_jitter is not None and channels not in (1, 3):
@@ -72,7 +72,7 @@ def check_augmentation(dataset: Dataset, settings: Train) -> None:
 
 
 def divided(labels: Tensor, settings: Train, seed: int, processes: Processes) -> tuple[Tensor, Tensor]:
-    """Which training images train, and which choose the checkpoint: (n,), (m,) int64, disjoint.
+    """Divide the training images into those that train and those that choose the checkpoint: (n,), (m,) int64.
 
     All train, unless some of every class are held out to choose the checkpoint.
 
@@ -95,7 +95,7 @@ def divided(labels: Tensor, settings: Train, seed: int, processes: Processes) ->
 
 
 def notes(labels: Tensor, parts: tuple[Tensor, Tensor]) -> list[str]:
-    """What is to be said of the division: classes that do not train, or have no say in the choice of the checkpoint."""
+    """Note classes that do not train, or that have no part in the choice of the checkpoint."""
     train, held_out = parts
     return [
         *lacking(labels, train, "the images that train"),
@@ -106,7 +106,7 @@ def notes(labels: Tensor, parts: tuple[Tensor, Tensor]) -> list[str]:
 def training_data(
     dataset: Dataset, settings: Train, seed: int, device: torch.device, processes: Processes
 ) -> TrainingData:
-    """The images as `divided`, and their batches.
+    """Divide the images as `divided` does, and make their batches.
 
     Raises:
         InputError: as `check_augmentation` and `divided`.

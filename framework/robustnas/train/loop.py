@@ -38,7 +38,7 @@ from robustnas.train.regimes.defaults import member
 from robustnas.train.settings import Train
 
 OF_THE_MACHINE = ("waiting", "peak_memory", "peak_memory_reserved", "epoch_seconds", "total_seconds")
-"""Figures of a record that are none of the network."""
+"""Figures of an epoch's record that do not describe the network."""
 
 
 @frozen
@@ -81,7 +81,7 @@ def run(
         Interrupted: the process was asked to stop; the checkpoint holds the last step.
     """
     settings = task.settings
-    member(settings.regime, "check")(settings.epochs, task.threat)  # now, not in the first step
+    member(settings.regime, "check")(settings.epochs, task.threat)  # checked here, so as not to fail in the first step
     epochs = Epochs("training", task.seed, settings.epochs, folder, device, report, processes)
     training = _Training(task, epochs)
     parts = {"network": training.network, "optimizer": training.optimizer}
@@ -108,7 +108,7 @@ def learning_rate(settings: Train, epoch: int) -> float:
 
 
 class _Training:
-    """What stays the same from step to step, and the network and its optimiser, which do not."""
+    """The network and its optimiser, and everything that stays the same from step to step."""
 
     def __init__(self, task: TrainTask, epochs: Epochs):
         settings = task.settings
@@ -131,7 +131,7 @@ class _Training:
         )
 
     def judge(self, epoch: int) -> dict[str, float]:
-        """The share of the images held out that the network after this epoch gets right; keeps the best network."""
+        """Compute the share of held-out images that the network gets right, and keep the network if it is the best."""
         settings = self.task.settings
         if settings.checkpoint != "best" or not member(settings.regime, "judged")(epoch, settings.epochs):
             return {}
@@ -141,10 +141,10 @@ class _Training:
         return {"held_out": share}
 
     def kept(self) -> tuple[int, dict[str, Any]]:
-        """The epoch whose network is kept, the first of the best or the last, and its weights.
+        """Return the kept epoch (the first of the best ones, or the last one) and its weights.
 
         Raises:
-            RunDirectoryError: the file of the best is missing.
+            RunDirectoryError: the file of the best network is missing.
         """
         if self.task.settings.checkpoint == "last":
             return self.task.settings.epochs, self.network.state_dict()
@@ -160,7 +160,7 @@ class _Training:
         return [record for record in self.epochs.records if "held_out" in record]
 
     def _held_out(self) -> float:
-        """The share that is right as the regime judges it: clean, perturbed or certified."""
+        """Compute the share that is right as the regime judges it: clean, perturbed or certified."""
         task, data = self.task, self.data
         generator = seeding.generator(task.seed, "train", "held-out perturbation")  # the same start every epoch
         perturbed, right = (member(task.settings.regime, name) for name in ("perturbed", "right"))
@@ -176,7 +176,7 @@ class _Training:
 
 @define(eq=False)
 class _Figures:
-    """Sums over the images so far: the loss, which are right, and the regime's own figures."""
+    """Sums of the loss, of right answers, and of the regime's own figures over the images so far."""
 
     training: _Training
     epoch: int
@@ -215,7 +215,7 @@ class _Figures:
 
 
 class _Epoch:
-    """One pass over the images that train; keeps `robustnas.runtime.epochs.Epoch`."""
+    """One pass over the images that train, as `robustnas.runtime.epochs.Epoch` promises it."""
 
     def __init__(self, training: _Training, epoch: int):
         task, settings = training.task, training.task.settings
@@ -245,7 +245,7 @@ class _Epoch:
             yield
 
     def record(self) -> dict[str, Any]:
-        """Mean loss and accuracy on the images the loss judged, augmented as they were; what the schedule said."""
+        """Mean loss and accuracy on the augmented images that the loss saw, and the schedule's figures."""
         task, settings = self.task, self.task.settings
         return {
             **self.figures.means(),

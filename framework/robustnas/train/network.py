@@ -1,4 +1,4 @@
-"""The network of a genotype: how it is built for training, and how a trained one is read back."""
+"""Builds the network of a genotype for training, and reads a trained one back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def build(space: SearchSpace, genotype: Genotype, dataset: Dataset, settings: Train) -> PixelNetwork:
-    """The untrained network, weights from torch's global generator, on the CPU.
+    """Build the untrained network on the CPU, with weights from torch's global generator.
 
     Raises:
         InputError: `settings` asks for drop-path or an auxiliary head, and networks of the space have none.
@@ -30,10 +30,10 @@ def build(space: SearchSpace, genotype: Genotype, dataset: Dataset, settings: Tr
 
 
 def check_drop_path(network: nn.Module, space: SearchSpace, settings: Train) -> None:
-    """Whether a network of the space has the drop-path that training asks for.
+    """Refuse a network without the drop-path that training asks for.
 
     Raises:
-        InputError: it has none.
+        InputError: the network has none.
     """
     if settings.drop_path > 0 and not has_drop_path(network):
         raise InputError(
@@ -48,21 +48,20 @@ def has_drop_path(network: nn.Module) -> bool:
 
 
 def parameters(space: SearchSpace, genotype: Genotype, dataset: Dataset) -> int:
-    """Trainable weights of the network that is evaluated: without the auxiliary head.  Allocates nothing."""
+    """Count the trainable weights of the network without its auxiliary head; allocates nothing."""
     with torch.device("meta"):
         network = space.network(genotype, dataset.shape, dataset.classes, auxiliary=False)
     return count(network)
 
 
 def count(network: nn.Module) -> int:
-    """Trainable weights of a module."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 def load(
     folder: StageFolder, space: SearchSpace, genotype: Genotype, dataset: Dataset, settings: Train
 ) -> PixelNetwork:
-    """The network that the train stage kept, in eval mode, on the CPU.
+    """Load the network that the train stage kept, in eval mode, on the CPU.
 
     Raises:
         RunDirectoryError: the file is missing, damaged, or of another network.

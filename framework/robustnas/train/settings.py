@@ -123,7 +123,7 @@ class Train:
 
     @property
     def division(self) -> tuple[float, int, int]:
-        """What decides, with the seed, how training images are divided: trainings that agree in it share them alike."""
+        """The settings that, with the seed, decide which training images are held out."""
         return self.held_out, self.batch, self.accumulate
 
     def blanked(self, shape: tuple[int, int, int]) -> int:

@@ -1,4 +1,4 @@
-"""How large supernets and networks are, and what networks of a space have; each that differs is built once."""
+"""Counts the weights of supernets and networks, and finds out what they offer, building each distinct one once."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Offers:
     """What training may ask of the networks of a space.
 
     Args:
-        auxiliary: an auxiliary head.
-        drop_path: drop-path.
+        auxiliary: whether they can have an auxiliary head.
+        drop_path: whether they have drop-path.
     """
 
     auxiliary: bool
@@ -39,10 +39,10 @@ class Sizes:
     samples: dict[int, Genotype] = Factory(dict)
     offered: dict[int, Offers] = Factory(dict)
     spaces: list[SearchSpace] = Factory(list)
-    """Kept, so that no other space is given the `id` of one of them."""
+    """Spaces seen so far: keeping them alive ensures that no other space gets the `id` of one of them."""
 
     def supernet(self, space: SearchSpace) -> int:
-        """Of the supernet, alpha not counted.  Allocates nothing."""
+        """Count the weights of the supernet without alpha; allocates nothing."""
         key = id(space), ""
         if key not in self.counts:
             with torch.device("meta"):
@@ -53,7 +53,7 @@ class Sizes:
         return self.counts[key]
 
     def network(self, space: SearchSpace, genotype: Genotype) -> int:
-        """Of the network that is evaluated: without the auxiliary head.  Allocates nothing.
+        """Count the weights of the network without its auxiliary head; allocates nothing.
 
         Raises:
             InputError: the space has no such network.
@@ -87,7 +87,7 @@ class Sizes:
                 try:
                     space.network(genotype, shape, classes, auxiliary=True)
                     auxiliary = True
-                except InputError:  # the contract's answer of a space without auxiliary head
+                except InputError:  # by contract a space without auxiliary heads raises this
                     auxiliary = False
             self.offered[id(space)] = Offers(auxiliary, drop_path)
             self.spaces.append(space)

@@ -93,9 +93,9 @@ class Step:
         return Hypergradient(gradients, attrs.evolve(seen, **whole))
 
     def _constant(self, inputs: Sequence[Tensor], plain: bool) -> AbstractContextManager[None]:
-        """Inside, no graph leads to parameters that are not asked for.
+        """Inside the block, no graph leads to parameters other than `inputs`, where the loss is plain.
 
-        A metric may itself differentiate with respect to any of them; a plain loss does not.
+        A metric may itself differentiate with respect to any of them, so its loss keeps all graphs.
         """
         asked = {id(tensor) for tensor in inputs} if plain else set()
         parameters = [*self.alpha, *self.weights.parameters] if plain else []

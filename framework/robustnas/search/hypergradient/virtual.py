@@ -53,19 +53,19 @@ class GeneratorState:
     states: dict[str, Tensor]
 
     def put_back(self) -> None:
-        """The generators as they were then."""
+        """Restore the generators to this state."""
         seeding.put_back(self.states, {"inner": self.generator}, self.device)
 
 
 def draws(step: Step) -> GeneratorState:
-    """The state as it is now."""
+    """Record the present state of the generators."""
     device, generator = step.train[0].images.device, step.inner.generator
     return GeneratorState(generator, device, seeding.states({"inner": generator}, device))
 
 
 @contextmanager
 def replayed(draws: GeneratorState) -> Iterator[None]:
-    """Inside, the inner loss draws what it drew then; afterwards the generators go on where they were."""
+    """Let the inner loss repeat its draws from that state inside the block, and restore generators afterwards."""
     before = seeding.states({"inner": draws.generator}, draws.device)
     draws.put_back()
     try:
@@ -75,5 +75,5 @@ def replayed(draws: GeneratorState) -> Iterator[None]:
 
 
 def rewind(draws: GeneratorState) -> None:
-    """The inner loss's own generator back to its state then: the inner step draws what its rehearsal drew."""
+    """Reset the inner loss's own generator, so that the inner step repeats the draws of the virtual step."""
     draws.generator.set_state(draws.states["inner"])

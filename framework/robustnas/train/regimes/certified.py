@@ -41,7 +41,7 @@ from robustnas.threat import ThreatModel, beyond_range
 
 @frozen
 class Moment:
-    """What the schedule says of one step.
+    """The values of the schedule at one step.
 
     Args:
         epsilon: in pixel units.
@@ -80,10 +80,10 @@ class Certified:
     advice = "a longer ramp_epochs of train.regime"
 
     def check(self, epochs: int, threat: ThreatModel | None) -> None:
-        """Whether epsilon reaches its end, and that is one of the threat's norm.
+        """Refuse a schedule in which epsilon does not reach its end, or an end that the threat's norm does not allow.
 
         Raises:
-            OptionError: it does not, or is larger than the whole pixel range.
+            OptionError: epsilon does not reach its end, or the end is larger than the whole pixel range.
         """
         warmup, ramp = self._spans(epochs)
         if warmup + ramp > epochs:
@@ -110,18 +110,18 @@ class Certified:
         with noted.lent(), single(images.device):
             bounds = _margins(moment, network, images, labels, threat.norm)
             worst = context.loss(worst_logits(bounds, labels), labels)
-        # the auxiliary head's loss is all clean
+        # only the clean loss includes the auxiliary head's, so the head never sees bounds
         mixed = clean + (1 - moment.kappa) * (worst - context.loss(logits, labels))
         return TrainingLoss(mixed, logits, {"certified": (bounds.detach() > 0).all(dim=1)})
 
     def right(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
-        """The images that the network, as it is evaluated, is certified for at the last epsilon: (N,) bool."""
+        """Find images that the network, as it is evaluated, is certified for at the last epsilon: (N,) bool."""
         last = Moment(self._last(threat), self.kappa_end, self.beta_end)
         with read_only(network), single(images.device), torch.no_grad():
             return (_margins(last, network, images, labels, threat.norm) > 0).all(dim=1)
 
     def judged(self, epoch: int, epochs: int) -> bool:
-        """Once epsilon is at its end: before it, fewer images would have to be certified."""
+        """Judge networks only once epsilon is at its end: at a smaller epsilon more images would be certified."""
         return epoch >= sum(self._spans(epochs))
 
     def schedule(self, passed: float, epochs: int, threat: ThreatModel) -> dict[str, float]:
@@ -146,13 +146,13 @@ class Certified:
 
 
 def grown(time: float) -> float:
-    """How far epsilon has grown, from 0 to 1, at a time from 0 to 1 of the ramp; 0 before it and 1 after it."""
+    """The share, from 0 to 1, of its end that epsilon has reached at a time of the ramp, which goes from 0 to 1."""
     time = min(max(time, 0.0), 1.0)
     return (4 * time) ** 4 / 13 if time < 1 / 4 else (16 * time - 3) / 13
 
 
 def _margins(moment: Moment, network: nn.Module, images: Tensor, labels: Tensor, norm: str) -> Tensor:
-    """(N, K - 1) bounds of the margins, IBP and CROWN-IBP mixed; what has no share is not computed."""
+    """Mix IBP and CROWN-IBP bounds of the margins, (N, K - 1); bounds whose share is 0 are not computed."""
     epsilon = torch.full((len(images),), moment.epsilon, dtype=images.dtype, device=images.device)
     parts = [
         share * margins_within(network, images, labels, norm, epsilon, method)

@@ -1,4 +1,4 @@
-"""What a regime does where it says nothing of its own (see `robustnas.contracts.Regime`)."""
+"""Defaults of the optional members of a regime (`robustnas.contracts.Regime`)."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ class Defaults:
     advice = ""
 
     def check(self, epochs: int, threat: ThreatModel | None) -> None:
-        """All epochs and threats suit."""
+        """Accept all epochs and threats."""
 
     def perturbed(
         self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: torch.Generator
     ) -> Tensor:
-        """The images as they are."""
+        """Return the images unchanged."""
         return images
 
     def right(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
-        """The images that are classified rightly."""
+        """Find the images that are classified rightly."""
         logits: Tensor = network(images)
         return logits.argmax(1) == labels
 
     def judged(self, epoch: int, epochs: int) -> bool:
-        """Every epoch's network may be kept."""
+        """Judge the network of every epoch."""
         return True
 
     def schedule(self, passed: float, epochs: int, threat: ThreatModel) -> dict[str, float]:
-        """Nothing depends on time."""
+        """Return no figures, because nothing depends on time."""
         return {}
 
 
@@ -45,5 +45,5 @@ DEFAULTS = Defaults()
 
 
 def member(regime: Regime, name: str) -> Any:
-    """An optional member of a regime: its own, or the default."""
+    """Return an optional member of a regime: its own, or the default."""
     return getattr(regime, name, getattr(DEFAULTS, name))
