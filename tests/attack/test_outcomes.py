@@ -45,6 +45,15 @@ def rows() -> list[Outcomes]:
     return found
 
 
+def test_more_parts_are_counted_than_a_byte_holds(rows: list[Outcomes], tmp_path: Path):
+    """`runs: 200`, say."""
+    many = attrs.evolve(rows[0], tried=torch.full((COUNT,), 200), by=torch.full((COUNT,), 150))
+    save([many], StageFolder(tmp_path))
+    (again,) = load(tmp_path)
+    assert set(again.tried.tolist()) == {200}
+    assert set(again.by.tolist()) == {150}
+
+
 def test_what_is_written_is_what_is_read_and_numpy_alone_reads_it(rows: list[Outcomes], tmp_path: Path):
     save(rows, StageFolder(tmp_path))
     with np.load(tmp_path / FILE, allow_pickle=False) as found:

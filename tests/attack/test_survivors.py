@@ -39,7 +39,7 @@ attacks:
   - {name: mi-fgsm, label: mi-fgsm, steps: 2, step_size: 0.03}
   - {name: fab-t, label: fab, steps: 3, target_classes: 9}
   - {name: deepfool, label: deepfool, steps: 4, candidates: 4}
-evaluate: {images: 60, batch: 25, epsilons: [0.04, 0.12, 0.2]}
+evaluate: {images: 120, batch: 50, epsilons: [0.04, 0.12, 0.2]}
 certify: {method: crown, images: 20, norms: [linf, l2]}
 """
 RADII = (0.04, 0.06, 0.12, 0.2)
@@ -82,7 +82,7 @@ def test_no_attack_of_the_recipe_does_the_work_of_all(folder: Path):
     for place, label in enumerate(LABELS):
         before = fooled(folder / "all", LABELS[:place], 0.12) if place else False
         broke += bool((fooled(folder / "all", (label,), 0.12) & ~np.asarray(before)).any())
-    assert broke >= 2
+    assert broke >= 3
 
 
 def test_attacks_are_run_from_cheap_to_expensive_whatever_the_recipe_says(folder: Path):

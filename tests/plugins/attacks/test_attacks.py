@@ -96,6 +96,8 @@ def test_restarts_find_more_and_cost_less_than_running_everything_again(norm, ep
     assert PGD(steps, step_size, restarts=restarts).evaluations(5) == restarts * (steps + 1) - 1
     assert step.evaluations == len(images)
     assert steps * int((~once.success).sum()) < once.evaluations <= steps * len(images)
+    assert once.evaluations > len(images)
+    assert norm == "linf" or once.evaluations < steps * len(images)
     assert often.evaluations < (restarts * (steps + 1) - 1) * len(images) - steps * int(once.success.sum())
     kept = once.success
     assert torch.equal(often.distance[kept], once.distance[kept])

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustnas.attack import evaluate, predict
+from robustnas.attack import Conditions, evaluate, predict
 from robustnas.attack.network import Counted
 from robustnas.runtime.seeding import seeded
 from robustnas.threat import NORMS, ThreatModel
@@ -32,6 +32,9 @@ SHORT = {
     "hopskipjump": HopSkipJump(steps=3, samples=20),
 }
 """Each attack with few steps."""
+DRAWS = Conditions(label="Jump")
+"""The label is part of the seed, and how far the worst image of a dozen ends depends on what is drawn."""
+
 KNOWN = {"ddn": ("l2",), "fmn": NORMS, "boundary": ("l2",), "hopskipjump": ("linf", "l2")}
 EVERY = [pytest.param(name, norm, id=f"{name} {norm}") for name, norms in KNOWN.items() for norm in norms]
 BLIND = [pytest.param(name, norm, id=f"{name} {norm}") for name in ("boundary", "hopskipjump") for norm in KNOWN[name]]
@@ -65,7 +68,7 @@ def assert_images(found: Tensor, images: Tensor) -> None:
         pytest.param(FMN(steps=100), "l2", 1.01, 1.4, id="fmn l2"),
         pytest.param(FMN(steps=100), "l1", 1.01, 1.4, id="fmn l1"),
         pytest.param(Boundary(steps=300, sideways=0.1, inwards=0.1), "l2", 1.06, 1.5, id="boundary l2"),
-        pytest.param(HopSkipJump(steps=6, samples=30), "linf", 1.15, 3.0, id="hopskipjump linf"),
+        pytest.param(HopSkipJump(steps=6, samples=30), "linf", 1.15, 1.5, id="hopskipjump linf"),
         pytest.param(HopSkipJump(steps=6, samples=30), "l2", 1.1, 3.0, id="hopskipjump l2"),
     ],
 )
@@ -74,7 +77,7 @@ def test_on_a_linear_network_the_nearest_boundary_is_nearly_found(plugin, norm, 
     labels = predict(network, images)
     exact = exact_distances(network, images, labels, norm)
     threat = ThreatModel(norm, float(exact.median()) * 1.1)
-    record = evaluate(network, images, labels, plugin.build(threat), threat)
+    record = evaluate(network, images, labels, plugin.build(threat), threat, DRAWS)
     share = record.found / exact
     assert bool((share >= 1 - 1e-4).all())  # nothing is nearer than the nearest
     assert float(share.median()) <= median
