@@ -314,3 +314,9 @@ def test_running_out_of_memory_is_not_the_attacks_fault():
 
     with pytest.raises(torch.OutOfMemoryError):
         evaluate(Brightness(), levels(0.4), torch.tensor([0]), Fixed(fail), LINF)
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"runs": 0}, {"expectation": -1}, {"access": "grey-box"}])
+def test_conditions_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"'{next(iter(wrong))}' must be"):
+        Conditions(**wrong)

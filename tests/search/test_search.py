@@ -329,3 +329,10 @@ def test_weights_of_a_list_of_metrics_scale_their_scores(tmp_path):
     tables = [torch.tensor(result["alpha"]["normal"]) for result in (one, two, none)]
     torch.testing.assert_close(tables[0], tables[1], rtol=1e-4, atol=1e-4)
     assert (tables[0] - tables[2]).abs().max() > 1e-3
+
+
+def test_an_order_is_given_to_settings_as_it_is_made():
+    with pytest.raises(
+        ValueError, match=r"found 'neumann'; an order with its options, such as FirstOrder\(\), would do"
+    ):
+        Search(order="neumann")

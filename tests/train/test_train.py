@@ -192,9 +192,10 @@ def test_random_resized_crops_differ_from_none(tmp_path: Path):
         ({"colour_jitter": [0.4, 0.4, 0.4]}, "four numbers"),
         ({"colour_jitter": [0.4, 0.4, -0.4, 0.1]}, "four numbers"),
         ({"colour_jitter": [0.4, 0.4, 0.4, 0.6]}, "four numbers"),
+        ({"regime": "trades"}, r"found 'trades'; a regime with its options, such as Standard\(\), would do"),
     ],
 )
-def test_crops_and_colours_that_make_no_sense_are_refused(keys: dict[str, Any], message: str):
+def test_settings_that_make_no_sense_are_refused(keys: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         Train(**keys)
 

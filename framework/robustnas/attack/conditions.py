@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
+from attrs.validators import ge, in_
 from torch import Tensor, nn
 
 from robustnas.attack.outcomes import Outcomes
 from robustnas.attack.progress import Progress
+from robustnas.contracts import ACCESS
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report, silent
 
@@ -40,19 +42,22 @@ class Conditions:
         report: is called after every batch, with the name of the part that is run and the share of images still right
             so far as `standing`.
         processes: the processes that share the batches; each returns the outcomes of all images.
+
+    Raises:
+        ValueError: a number below 1, or an access that is none of `robustnas.contracts.ACCESS`.
     """
 
     label: str | None = None
-    batch: int = 256
+    batch: int = field(default=256, validator=ge(1))
     seed: int = 0
     device: torch.device | str | None = None
     clean: Tensor | None = None
     places: Tensor | None = None
     source: nn.Module | None = None
-    expectation: int = 1
-    runs: int = 1
+    expectation: int = field(default=1, validator=ge(1))
+    runs: int = field(default=1, validator=ge(1))
     variant: str = ""
-    access: str = "white-box"
+    access: str = field(default="white-box", validator=in_(ACCESS))
     progress: Progress | None = None
     watch: Watch | None = None
     report: Report = silent

@@ -34,6 +34,12 @@ class Search:
             "plugin": "order",
         },
     )
+
+    @order.validator
+    def _is_made(self, attribute: object, order: Order) -> None:
+        if not callable(getattr(order, "gradient", None)):
+            raise ValueError(f"found {order!r}; an order with its options, such as FirstOrder(), would do")
+
     precision: Literal["float32", "tf32", "bfloat16"] = option(
         "float32", "of plain passes; scores, Hessian-vector products and norms stay float32"
     )

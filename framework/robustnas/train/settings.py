@@ -40,6 +40,8 @@ class Train:
 
     @regime.validator
     def _fits(self, attribute: object, regime: Regime) -> None:
+        if not callable(getattr(regime, "loss", None)):
+            raise ValueError(f"found {regime!r}; a regime with its options, such as Standard(), would do")
         member(regime, "check")(self.epochs, None)
 
     lr: float = option(0.025, "learning rate at the start (SGD, cosine)", gt(0.0))

@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from robustnas.nn.fast import switch
 from robustnas.nn.fast.convolution import conv2d
+from robustnas.nn.fast.convolution.layer import pair
 from robustnas.nn.fast.folded_norm import scale_and_shift
 
 Function = Callable[..., Any]
@@ -105,7 +106,7 @@ def _max_pool2d(
     if return_indices or input.dim() != 4:
         extra = {"return_indices": True} if return_indices else {}
         return function(input, kernel_size, stride, padding, dilation, ceil_mode, **extra)
-    window = (_pair(kernel_size), _stride(stride, kernel_size), _pair(padding), _pair(dilation), ceil_mode)
+    window = (pair(kernel_size), _stride(stride, kernel_size), pair(padding), pair(dilation), ceil_mode)
     return _piecewise(
         input,
         lambda x: [*aten.max_pool2d_with_indices(x, *window), x],
@@ -123,7 +124,7 @@ def _avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Any:
-    sizes = (_pair(kernel_size), _stride(stride, kernel_size), _pair(padding))
+    sizes = (pair(kernel_size), _stride(stride, kernel_size), pair(padding))
     window = (*sizes, ceil_mode, count_include_pad, divisor_override)
     return _piecewise(
         input,
@@ -155,12 +156,8 @@ def _conv2d(function: Function, *args: Any, **kwargs: Any) -> Any:
     return conv2d(*args, **{"x" if name == "input" else name: value for name, value in kwargs.items()})
 
 
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[-1])
-
-
 def _stride(stride: Any, kernel_size: Any) -> tuple[int, int]:
-    return _pair(kernel_size if stride is None or stride in ((), []) else stride)
+    return pair(kernel_size if stride is None or stride in ((), []) else stride)
 
 
 INSTEAD: dict[Function, Function] = {

@@ -49,15 +49,14 @@ def conv2d(
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         x, weight, bias = (_cast(tensor, kind) for tensor in (x, weight, bias))
-    geometry = geometry_of(
-        tuple(x.shape[1:]), tuple(weight.shape), _pair(stride), _pair(padding), _pair(dilation), groups
-    )
+    geometry = geometry_of(tuple(x.shape[1:]), tuple(weight.shape), pair(stride), pair(padding), pair(dilation), groups)
     if geometry is None or not x.shape[0] or x.dtype != weight.dtype or x.device != weight.device:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     return convolution(geometry, x, weight, bias)
 
 
-def _pair(size: Size) -> tuple[int, int]:
+def pair(size: Size) -> tuple[int, int]:
+    """Return a size in both directions, of one number or of two."""
     return (size, size) if isinstance(size, int) else (size[0], size[-1])
 
 
