@@ -14,7 +14,7 @@ call that may draw from it, so a plugin may use it (layer initialisation, drop-p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -84,8 +84,14 @@ class SearchSpace(Protocol):
     """A family of architectures.  Fields are its options.
 
     A field with `metadata={"stage": "train"}` concerns only the discrete network (its depth, say): changing it
-    does not search again.  One with `{"stage": "search"}` concerns only the supernet.  A space may have `published`,
-    a mapping of names to genotypes of the literature, which a recipe may use in place of a search.
+    does not search again.  One with `{"stage": "search"}` concerns only the supernet.
+
+    Some members are optional:
+
+    - `published`: a mapping of names to genotypes of the literature, which a recipe may use in place of a search.
+    - `sample(generator)`: a genotype drawn uniformly from all genotypes of the space, by draws from that
+      `torch.Generator` (on the CPU) alone; its docstring says what uniform means there.  Random search needs it.
+    - `genotypes()`: every genotype of a small space, once each, in an order that stays the same.
     """
 
     def supernet(self, shape: Shape, classes: int) -> Supernet:
@@ -344,6 +350,16 @@ class Images(Protocol):
 def published(space: SearchSpace) -> Mapping[str, Genotype]:
     """Genotypes of the literature by name: the `published` of a search space, none where it has none."""
     return getattr(space, "published", {})
+
+
+def sampler(space: SearchSpace) -> Callable[[torch.Generator], Genotype] | None:
+    """The `sample` of a search space; None where it has none."""
+    return getattr(space, "sample", None)
+
+
+def enumeration(space: SearchSpace) -> Callable[[], Iterable[Genotype]] | None:
+    """The `genotypes` of a search space; None where it cannot list them."""
+    return getattr(space, "genotypes", None)
 
 
 def contents(dataset: Dataset) -> str | Mapping[str, str] | None:

@@ -1,5 +1,7 @@
 """The parts of cells: mixed operations, search cells, discrete cells, and the graph they share."""
 
+from collections import Counter
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from robustnas.nn.cells import (
     FactorizedReduce,
     ReluConvNorm,
     SharedCell,
+    drawn_inputs,
     drop_path,
     edge_index,
     edges,
@@ -199,6 +202,19 @@ class TestStrongestInputs:
                     mixing[edge_index(source, node)] = F.one_hot(torch.tensor(op), 3).float()
                     genes.append((self.OPS[op], source))
             assert strongest_inputs(mixing, self.OPS, 4) == tuple(genes)
+
+    def test_what_is_drawn_can_be_kept_and_every_choice_is_equally_likely(self):
+        generator = torch.Generator().manual_seed(0)
+        draws = [drawn_inputs(self.OPS, 2, generator) for _ in range(4000)]
+        for genes in draws[:50]:
+            mixing = torch.tensor([[1.0, 0.0, 0.0]]).repeat(5, 1)
+            for place, (op, source) in enumerate(genes):
+                mixing[edge_index(source, place // 2 + 2)] = F.one_hot(torch.tensor(self.OPS.index(op)), 3).float()
+            assert strongest_inputs(mixing, self.OPS, 2) == genes
+        counts = Counter(draws)
+        assert len(counts) == 2**4 * 3  # one pair of states for the first node, three for the second
+        # the 1e-4 quantile of chi-squared with 47 degrees of freedom
+        assert sum((count - 4000 / 48) ** 2 / (4000 / 48) for count in counts.values()) < 91.9
 
     def test_equals_go_to_the_earlier(self):
         assert strongest_inputs(torch.full((5, 3), 1 / 3), self.OPS, 2) == (("a", 0), ("a", 1)) * 2

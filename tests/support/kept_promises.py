@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from attrs import frozen
@@ -141,3 +143,9 @@ class Chain:
         if auxiliary:
             raise InputError("a chain has no auxiliary head")
         return TinyDiscrete(genotype["ops"], shape[0], classes)
+
+    def sample(self, generator):
+        return {"ops": [["conv", "pool"][i] for i in torch.randint(2, (3,), generator=generator).tolist()]}
+
+    def genotypes(self):
+        return ({"ops": list(ops)} for ops in product(["conv", "pool"], repeat=3))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
+from itertools import count, product
 
 import pytest
 import torch
 
-from robustnas.testing import ConformanceError, check_search_space
+from robustnas.testing import ConformanceError, check_search_space, genotypes
 from support.kept_promises import Chain, TinyDiscrete, TinyMixed, wrong
 
 
@@ -120,11 +122,53 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_search_space_is_caught(what):
-    plugin, promise = WRONG[what]
+def drawing(draw):
+    """A space whose sampler draws three numbers in another way."""
+    return wrong(Chain, sample=lambda self, generator: {"ops": [OPS[number] for number in draw(generator)]})
+
+
+def listing(*lists):
+    """A space that lists other genotypes: the first list at the first call, and so on."""
+    calls = count()
+    return wrong(Chain, genotypes=lambda self: iter([{"ops": list(ops)} for ops in lists[next(calls) % len(lists)]]))
+
+
+OPS = ("conv", "pool")
+EVERY = list(product(OPS, repeat=3))
+WRONG_GENOTYPES = {
+    "draws what cannot be built": (
+        wrong(Chain, sample=lambda self, generator: {"places": int(torch.randint(2, (), generator=generator))}),
+        "a drawn genotype builds",
+    ),
+    "draws from torch": (drawing(lambda generator: torch.randint(2, (3,)).tolist()), "leaves the global generators"),
+    "draws from Python": (drawing(lambda generator: random.choices((0, 1), k=3)), "leaves the global generators"),
+    "draws the time": (
+        drawing(lambda generator: [(time.perf_counter_ns() >> bit) % 2 for bit in range(3)]),
+        "the generator alone decides",
+    ),
+    "draws one": (drawing(lambda generator: (0, 1, 0)), "sample draws with the generator"),
+    "draws tensors": (
+        wrong(Chain, sample=lambda self, generator: {"ops": torch.randint(2, (3,), generator=generator)}),
+        "a drawn genotype is plain data",
+    ),
+    "lists none": (listing([]), "lists the genotypes of the space"),
+    "lists twice": (listing([*EVERY, EVERY[0]]), "lists each genotype once"),
+    "lists in turns": (listing(EVERY, EVERY[::-1]), "lists them in one order"),
+    "lists some": (listing(EVERY[:2]), "lists what sample draws"),
+    "lists without end": (wrong(Chain, genotypes=lambda self: ({"ops": [str(n)]} for n in count())), "at most"),
+}
+
+
+@pytest.mark.parametrize("what", [*WRONG, *WRONG_GENOTYPES])
+def test_a_wrong_search_space_is_caught(what, monkeypatch):
+    monkeypatch.setattr(genotypes, "MOST", 1000)
+    plugin, promise = {**WRONG, **WRONG_GENOTYPES}[what]
     with pytest.raises(ConformanceError, match=promise):
         check_search_space(plugin)
+
+
+def test_a_space_need_not_draw_or_list():
+    check_search_space(wrong(Chain, sample=None, genotypes=None), shapes=[(1, 8, 8)])
 
 
 def test_an_auxiliary_head_that_is_asked_for_must_be_there():

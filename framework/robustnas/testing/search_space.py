@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustnas.contracts import Genotype, Shape
 from robustnas.testing.discrete_network import check_auxiliary, check_networks, check_published, require_plain
+from robustnas.testing.genotypes import check_enumeration, check_sampler
 from robustnas.testing.module import Bench
 from robustnas.testing.promise import close, figures, judge, made, own_randomness
 from robustnas.threat import NORMS
@@ -58,6 +59,7 @@ def check_search_space(
             check_networks(bench, genotypes, methods)
             check_auxiliary(bench, genotypes[0], auxiliary)
         check_published(bench)
+        check_enumeration(bench, check_sampler(bench))
 
 
 def _check_supernet(bench: Bench) -> Any:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from attrs import frozen
 
 from robustnas.genotype import Genotype
-from robustnas.nn.cells import strongest_inputs
+from robustnas.nn.cells import drawn_inputs, strongest_inputs
 from robustnas_plugins.search_spaces import ops, published, sizes
 from robustnas_plugins.search_spaces.network import DiscreteNetwork
 from robustnas_plugins.search_spaces.supernet import DartsSupernet
@@ -52,6 +53,16 @@ class Darts:
         names = tuple(ops.SEARCH)
         kept = {name: strongest_inputs(mixing, names, NODES) for name, mixing in supernet.mixing().items()}
         return Genotype(kept["normal"], OUTPUT, kept["reduce"], OUTPUT).to_data()
+
+    def sample(self, generator: torch.Generator) -> contracts.Genotype:
+        """Draw a genotype uniformly from all that a search can find; all four nodes make a cell's output.
+
+        Both cells alike: each node's two states uniformly without replacement, each operation uniformly from the
+        candidates without `none`.  Genotypes count as written: those of one network by another name count apart.
+        """
+        names = tuple(ops.SEARCH)
+        normal, reduce = drawn_inputs(names, NODES, generator), drawn_inputs(names, NODES, generator)
+        return Genotype(normal, OUTPUT, reduce, OUTPUT).to_data()
 
     def network(
         self, genotype: contracts.Genotype, shape: contracts.Shape, classes: int, auxiliary: bool = False

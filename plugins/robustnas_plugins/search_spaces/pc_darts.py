@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from attrs import Attribute, frozen
 
 from robustnas.genotype import Genotype
@@ -78,6 +79,10 @@ class PcDarts:
             for kind in ("normal", "reduce")
         )
         return Genotype(normal, OUTPUT, reduce, OUTPUT).to_data()
+
+    def sample(self, generator: torch.Generator) -> contracts.Genotype:
+        """Draw a genotype as `darts` does: the genotypes are the same."""
+        return Darts().sample(generator)
 
     def network(
         self, genotype: contracts.Genotype, shape: contracts.Shape, classes: int, auxiliary: bool = False

@@ -7,6 +7,7 @@ from attrs import fields
 
 from robustnas.contracts import SearchSpace
 from robustnas_plugins.search_spaces.darts import Darts
+from robustnas_plugins.search_spaces.ops import SEARCH
 from robustnas_plugins.search_spaces.pc_darts import PcDarts
 
 BOTH = pytest.mark.parametrize("space", [Darts, PcDarts])
@@ -79,6 +80,19 @@ def test_few_cells(space, cells, size):
         network.cells[-1].register_forward_hook(lambda *call: sizes.append(call[2].shape[-1]))
         network(torch.rand(2, 1, 8, 8))
     assert sizes == [size, size]
+
+
+@BOTH
+def test_both_draw_the_same_genotypes_of_the_seed_alone(space):
+    def draws(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return [space().sample(generator) for _ in range(3)]
+
+    assert draws(0) == draws(0) != draws(1)
+    assert draws(0)[0] == Darts().sample(torch.Generator().manual_seed(0))
+    assert draws(0)[0]["normal"] != draws(0)[0]["reduce"]
+    ops = {op for draw in draws(0) + draws(1) for op, _ in draw["normal"] + draw["reduce"]}
+    assert ops == set(SEARCH) - {"none"}
 
 
 @BOTH

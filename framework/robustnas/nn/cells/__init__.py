@@ -27,7 +27,7 @@ values, so that bounds propagate through the same `forward`.
 """
 
 from robustnas.nn.cells.discrete_cell import DiscreteCell, drop_path
-from robustnas.nn.cells.graph import edge_index, edges, reduction_cells, strongest_inputs
+from robustnas.nn.cells.graph import drawn_inputs, edge_index, edges, reduction_cells, strongest_inputs
 from robustnas.nn.cells.layers import DepthwiseSeparable, FactorizedReduce, ReluConvNorm, preprocessing
 from robustnas.nn.cells.op_table import ForEdges, OpTable
 from robustnas.nn.cells.shared_cell import SharedCell
@@ -42,6 +42,7 @@ __all__ = [
     "ReluConvNorm",
     "SharedCell",
     "convolve_and_norm",
+    "drawn_inputs",
     "drop_path",
     "edge_index",
     "edges",

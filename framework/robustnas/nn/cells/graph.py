@@ -49,6 +49,21 @@ def strongest_inputs(
     return tuple(genes)
 
 
+def drawn_inputs(ops: Sequence[str], nodes: int, generator: torch.Generator, none: str = "none") -> tuple[Gene, ...]:
+    """Draw a cell that `strongest_inputs` can keep, all of them equally likely: two `(operation, state)` a node.
+
+    A node's two states are drawn without replacement from those before it, and each operation from `ops` without
+    `none`.  Source: Li and Talwalkar 2019, arXiv:1902.07638 (random search over the DARTS space).
+    """
+    counted, device = [op for op in ops if op != none], generator.device
+    genes: list[Gene] = []
+    for node in range(2, nodes + 2):
+        states = sorted(torch.randperm(node, generator=generator, device=device)[:2].tolist())
+        chosen = torch.randint(len(counted), (2,), generator=generator, device=device).tolist()
+        genes += [(counted[op], state) for op, state in zip(chosen, states, strict=True)]
+    return tuple(genes)
+
+
 def reduction_cells(cells: int) -> frozenset[int]:
     """Which cells of a network halve rows and columns: at a third and two thirds of its depth, as in DARTS.
 
