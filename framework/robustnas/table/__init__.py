@@ -1,6 +1,7 @@
 """The one table: a row a method, mean and standard deviation over seeds, best value marked.
 
 finished     reads a run directory whose stages are done, and prints
+statistics   what a few seeds and images say, and what they cannot
 results      makes the table of a run directory, and a list of what happened to each image
 rows         makes figures as plain data from the results of the stages
 forms        presents them as JSON, Markdown, CSV and in a terminal
