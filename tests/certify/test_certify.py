@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustnas import bounds, certify
+from robustnas.certify import margins_and_radii
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.threat import DUAL_ORDER, ThreatModel
 
@@ -221,3 +222,30 @@ def test_a_lower_bound_is_rounded_down():
             found = certify.margins(net.to(dtype), images.to(dtype), labels, threat, "crown")
             assert (found.double() <= least).all()
             torch.testing.assert_close(found.double(), least, rtol=1e-4, atol=1e-1)
+
+
+def test_the_largest_certified_epsilon_is_found_with_a_bound_for_what_is_undecided_alone(monkeypatch):
+    net, epsilons = network(), [0.1, 0.12, 0.15]
+    labels = predicted(net)
+    labels[0] = (labels[0] + 1) % 3
+    asked = []
+
+    def counted(network: nn.Module, some: Tensor, *rest: object) -> Tensor:
+        asked.append(len(some))
+        return margins(network, some, *rest)
+
+    margins = margins_and_radii.margins
+    monkeypatch.setattr(margins_and_radii, "margins", counted)
+    found = certify.largest_certified(net, IMAGES, labels, "linf", epsilons, "crown")
+    expected = torch.zeros(9, dtype=torch.float64)
+    for epsilon in epsilons:
+        verified = margins(net, IMAGES, labels, ThreatModel("linf", epsilon), "crown").amin(dim=1) > 0
+        expected[verified] = epsilon
+    assert torch.equal(found, expected)
+    assert set(found.tolist()) == {0.0, 0.1, 0.12, 0.15}, "the case tells all of them apart"
+    first = int((found == 0.15).sum())
+    assert asked == [8, 8 - first, 8 - first - int((found == 0.12).sum())], "never the image that is wrong"
+    known = torch.full((9,), 0.13, dtype=torch.float64)
+    again = certify.largest_certified(net, IMAGES, labels, "linf", epsilons, "crown", known=known)
+    assert torch.equal(again, found.clamp_min(0.13)), "what is known is not lowered"
+    assert asked[3:] == [8], "and decides the smaller ones"

@@ -120,6 +120,15 @@ def test_contradictions_name_the_image(attacked, certified, radius, message):
         verdicts.check("who", attacked, clean(), certified, radius, LINF)
 
 
+def test_what_is_certified_at_a_further_radius_is_held_against_attacks_there():
+    stronger = [measured("a", record(LINF, [1]), record(ThreatModel("linf", 0.2), [2]))]
+    verdicts.check("m", stronger, clean(), None, {}, LINF, {0.1: [False, False, True], 0.2: [False] * 3})
+    with pytest.raises(VerdictError, match=r"who: test image 30 is certified at 0\.2 and yet broken by a"):
+        verdicts.check("who", stronger, clean(), None, {}, LINF, {0.2: [False, False, True]})
+    with pytest.raises(VerdictError, match=r"test image 10 is certified at 0\.05 and yet wrong when clean"):
+        verdicts.check("who", stronger, clean(), [False] * 3, {}, LINF, {0.05: [True, False, False]})
+
+
 def test_an_attack_of_another_threat_may_break_what_is_certified():
     verdicts.check("m", [measured("a", record(L2, [1]))], clean(), [False, True], {"linf": [0.0, 0.2]}, LINF)
 

@@ -65,6 +65,8 @@ def test_a_stage_needs_the_one_it_reads(recipe: Path):
         ("train.random_resized_crop=[0.1, 1]", {"train", "clean", "probe", "attack", "certify"}),
         ("evaluate.images=10", {"clean", "probe", "attack", "certify"}),
         ("certify.method=ibp", {"certify"}),
+        ("certify.epsilons=[0.01]", {"certify"}),
+        ("certify.epsilons=[]", set()),
         ("certify.batch=7", set()),
         ("seeds=[0, 1]", set()),
     ],

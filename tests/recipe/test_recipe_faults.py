@@ -153,6 +153,8 @@ FAULTS = [
     ("attacks: [{name: steps, threat: {norm: l2}}]\n", "attacks.0.threat.epsilon", "epsilon: 0.5 would do"),
     ("smoothing: {samples: 5}\n", "smoothing.samples", "at least 10 would do"),
     ("evaluate: {images: 5, subset: first, subset_seed: 1}\n", "evaluate.subset_seed", "nothing is drawn"),
+    ("certify: {epsilons: [0.1, 8]}\n", "certify.epsilons", "at most 1 in linf, would do"),
+    ("certify: {epsilons: [0.2, 0.2]}\n", "certify.epsilons", "from small to large, would do"),
     ("evaluate: {epsilons: [0.2, 0.1]}\n", "evaluate.epsilons", "from small to large, would do"),
     ("attacks: [{name: steps, step_size: 1/0}]\n", "attacks.0.step_size", "divides by zero"),
     ("attacks: [{name: steps, threat: {epsilom: 1}}]\n", "attacks.0.threat.epsilom", "did you mean 'epsilon'?"),

@@ -47,7 +47,7 @@ def test_a_ball_inside_a_certified_ball_is_certified(monkeypatch, threat, norms,
     monkeypatch.setattr(certify, "radius", lambda network, x, y, norm, method: torch.tensor(FOUND[norm]))
     plan = SimpleNamespace(certify=Certify(norms=norms), threat=ThreatModel(*threat))
     images, labels = torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.long)
-    found = _radii(None, images, labels, plan, CERTIFIED)
+    found, _ = _radii(None, images, labels, plan, CERTIFIED)
     assert list(found) == norms  # in the order of the recipe
     for norm, radii in expected.items():
         torch.testing.assert_close(found[norm], torch.tensor(radii, dtype=torch.float32))

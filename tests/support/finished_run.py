@@ -20,7 +20,7 @@ methods:
 train: {epochs: 2, batch: 100, cutout: 0, auxiliary: 0, drop_path: 0, lr: 0.1}
 attacks: [fgsm, {name: pgd, steps: 3, step_size: 0.01}]
 evaluate: {images: 40}
-certify: {images: 10}
+certify: {images: 10, epsilons: [1/255, 0.005, 0.03]}
 """
 
 MACHINE = ("waiting", "peak_memory")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from robustnas.certify.verdicts import Verdicts
 from robustnas.table.forms import cells, csv_text, json_data, markdown, matrices, questions, show
 from robustnas.table.rows import Comparison, SeedResult, figure, row
 from robustnas.threat import ThreatModel
+from support import finished_run as finished
 from support import places
 
 THREAT = ThreatModel("linf", 8 / 255)
@@ -129,6 +131,17 @@ def test_every_norm_that_was_measured_is_a_column():
     measured = Comparison(str(THREAT), [found], COLUMNS, ["l1", "linf"], [])
     assert [title for title in cells(measured)[0] if "radius" in title] == ["radius l1", "radius linf"]
     assert "radius_l1_mean,radius_l1_std,radius_linf_mean" in csv_text(measured).splitlines()[0]
+
+
+def test_certified_accuracy_at_several_radii_falls_and_agrees_with_the_radius(finished_run: Path):
+    for found in finished.table(finished_run)["rows"]:
+        shares = [found["certified_at"][e]["mean"] for e in ("0.00392157", "0.005", "0.03")]
+        assert shares == sorted(shares, reverse=True)
+        assert shares[1] >= found["certified"]["mean"] >= shares[2], "the threat is between them"
+    radius = json.loads(next((finished_run / "run/certify").glob("*/result.json")).read_text())["radius"]["linf"]
+    held = json.loads(next((finished_run / "run/certify").glob("*/result.json")).read_text())["certified_at"]
+    assert {e: [r >= 0.999999 * float(e) for r in radius] for e in held} == held
+    assert "certified at 1/255 %" in (finished_run / "run/table.md").read_text()
 
 
 def comparison() -> Comparison:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from robustnas.runtime.facade import facade
 
 if TYPE_CHECKING:
-    from robustnas.certify.margins_and_radii import linearised_radius, margins, radius, rounded
+    from robustnas.certify.margins_and_radii import largest_certified, linearised_radius, margins, radius, rounded
 
-__all__ = ["linearised_radius", "margins", "radius", "rounded"]
+__all__ = ["largest_certified", "linearised_radius", "margins", "radius", "rounded"]
 
 __getattr__ = facade(__name__, **dict.fromkeys(__all__, "margins_and_radii"))

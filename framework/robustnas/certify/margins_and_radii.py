@@ -15,7 +15,7 @@ of rounding alone, which covers errors that are not amplified more than some 64 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -126,6 +126,46 @@ def radius(
         return _Batch(network, part, own, norm, method).radius(tolerance)
 
     return _in_batches(network, images, labels, compute, batch, report)
+
+
+def largest_certified(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    norm: str,
+    epsilons: Sequence[float],
+    method: str | BoundMethod = "crown-ibp",
+    known: Tensor | None = None,
+    batch: int = 64,
+) -> Tensor:
+    """Find the largest of several epsilons at which each image is certified.
+
+    A ball that is certified holds the smaller ones, so an image certified at one of them needs no bound at the smaller
+    ones.  The reverse is used nowhere: a bound that fails at one radius may hold at a larger one, because of these
+    methods ibp alone is proved to fall with epsilon.
+
+    Args:
+        epsilons: in pixel units.
+        known: (N,) float64 on the CPU, an epsilon at which each image is certified otherwise, 0 for none; default 0.
+
+    Returns:
+        (N,) float64 on the CPU: one of `epsilons`, or `known` where that is larger; 0 for none, and for an image that
+        is misclassified.
+
+    Raises:
+        InputError: images or labels are not as for `margins`.
+        UnsupportedOpError: the network uses a function without a bound rule, or answers one image in different ways.
+    """
+    network = unwrapped(network)
+    right = _in_batches(network, images, labels, lambda part, own: network(part).argmax(dim=1) == own, batch, silent)
+    found = torch.zeros(len(images), dtype=torch.float64) if known is None else known.clone()
+    for epsilon in sorted(epsilons, reverse=True):
+        undecided = (right.cpu() & (found < epsilon)).nonzero().squeeze(1)
+        if len(undecided) > 0:
+            some, own, threat = images[undecided], labels[undecided], ThreatModel(norm, epsilon)
+            least = margins(network, some, own, threat, method, batch).amin(dim=1)
+            found[undecided[least.cpu() > 0]] = epsilon
+    return found
 
 
 def _in_batches(

@@ -48,6 +48,14 @@ class Certify:
         None, "test images to certify, the first of those evaluated; default all", optional(ge(1))
     )
     batch: int = option(64, "images bounded at once", ge(1))
+    epsilons: list[float] = field(
+        factory=list,
+        metadata={"help": "further radii, in the threat's norm, at which certified accuracy is shown; one bound each"},
+    )
+
+    @epsilons.validator
+    def _not_negative(self, attribute: object, epsilons: list[float]) -> None:
+        ascending_radii(epsilons, "radii in pixel units")
 
     @norms.validator
     def _known(self, attribute: object, norms: list[str]) -> None:

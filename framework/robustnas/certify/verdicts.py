@@ -18,7 +18,7 @@ from attrs import field, frozen
 from robustnas.attack.column import Column
 from robustnas.attack.outcomes import Array, Outcomes, robust
 from robustnas.errors import VerdictError
-from robustnas.threat import NORMS, ThreatModel
+from robustnas.threat import NORMS, ThreatModel, radius_text
 
 ROUNDING = 1e-6
 """A certified radius may exceed the size of a perturbation that fooled by this share: both were rounded."""
@@ -83,6 +83,7 @@ def check(
     certified: Sequence[bool] | None,
     radius: Mapping[str, Sequence[float]],
     threat: ThreatModel,
+    certified_at: Mapping[float, Sequence[bool]] | None = None,
 ) -> None:
     """Hold the results of one network against each other.
 
@@ -93,6 +94,7 @@ def check(
         certified: at `threat`, of the first images.
         radius: certified radii of the first images by norm.
         threat: of the recipe.
+        certified_at: the same as `certified` at further radii in the threat's norm.
 
     Raises:
         VerdictError: names the first image that contradicts itself.
@@ -115,13 +117,15 @@ def check(
             f"folder of {column.label} and run the same command again"
         )
         refuse(_untried(attacked[: place + 1]), lambda _, untried=untried: untried)  # type: ignore[misc]
-    if certified is not None:
-        proved = np.array(certified, dtype=bool)
-        refuse(proved & ~clean[: len(proved)], lambda _: "is certified and yet wrong when clean; a bound is wrong")
+    at_threat = {} if certified is None else {threat.epsilon: certified}
+    for epsilon, verdicts in {**at_threat, **(certified_at or {})}.items():
+        proved, at = np.array(verdicts, dtype=bool), "" if epsilon == threat.epsilon else f" at {radius_text(epsilon)}"
+        false = f"is certified{at} and yet wrong when clean; a bound is wrong"
+        refuse(proved & ~clean[: len(proved)], lambda _, false=false: false)  # type: ignore[misc]
         for column, rows in attacked:
             if not column.is_corruption and column.threat.norm == threat.norm:
-                broken = f"is certified and yet broken by {column.label}; a bound or an attack is wrong"
-                fell = fooled(rows, threat.epsilon)[: len(proved)]
+                broken = f"is certified{at} and yet broken by {column.label}; a bound or an attack is wrong"
+                fell = fooled(rows, epsilon)[: len(proved)]
                 refuse(proved & fell, lambda _, broken=broken: broken)  # type: ignore[misc]
     sizes = nearest(attacked)
     for norm, radii in radius.items():

@@ -148,6 +148,7 @@ def evaluation_stages(
                 "radius_method": recipe.certify.radius_method or recipe.certify.method,
                 "norms": sorted(recipe.certify.norms),
                 "certified_images": recipe.certify.images,
+                **({"epsilons": recipe.certify.epsilons} if recipe.certify.epsilons else {}),  # they came later
                 "threat": threat,
             },
         )

@@ -294,10 +294,11 @@ def _all_foreign(node: Node | None) -> bool:
 
 def _check_radii(root: Node, parts: Mapping[str, Any], threat: ThreatModel, faults: Faults) -> None:
     """Check radii in sections other than `threat`; in linf they are fractions of the pixel range too."""
-    epsilons = parts["evaluate"].epsilons
-    if any(beyond_range(threat.norm, epsilon) for epsilon in epsilons):
-        text = f"found {epsilons}; fractions of the pixel range, at most 1 in linf, would do"
-        faults.add(root.entries["evaluate"].mark, "evaluate.epsilons", text)
+    for section in ("evaluate", "certify"):
+        epsilons = [] if parts[section] is None else parts[section].epsilons
+        if any(beyond_range(threat.norm, epsilon) for epsilon in epsilons):
+            text = f"found {epsilons}; fractions of the pixel range, at most 1 in linf, would do"
+            faults.add(root.entries[section].mark, f"{section}.epsilons", text)
     for name, method in parts.get("methods", {}).items():
         asked = partial(member(method.train.regime, "check"), method.train.epochs, method.threat or threat)
         mark = root.entries["methods"].entries[name].mark

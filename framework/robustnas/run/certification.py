@@ -20,7 +20,7 @@ from robustnas.threat import NORMS
 
 
 def certificates(task: Task) -> None:
-    """Compute certified margins at the recipe's threat, and certified radii.
+    """Compute certified margins at the recipe's threat, certified radii, and verdicts at further radii.
 
     Raises:
         RunError: the network uses a function without a bound rule.
@@ -30,16 +30,17 @@ def certificates(task: Task) -> None:
     network, (images, indices) = network_of(task), evaluated_images(plan, settings.images)
 
     def bounded(places: Tensor) -> Rows:
-        """Compute smallest margin, verdict and radii of a batch."""
+        """Compute smallest margin, verdict, radii, and the largest epsilon reached, of a batch."""
         batch, truth = images.take(places).to(task.device), images.labels[places].to(task.device)
         try:
             smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
-            radii = _radii(network, batch, truth, plan, smallest > 0)
+            radii, reached = _radii(network, batch, truth, plan, smallest > 0)
         except UnsupportedOpError as fault:  # as a RunError it stops this network's certificates alone
             raise RunError(str(fault)) from fault
         return {
             "margin": [value if math.isfinite(value) else None for value in smallest.tolist()],
             "certified": (smallest > 0).tolist(),
+            **({"reached": reached.tolist()} if settings.epsilons else {}),
             **{norm: values.tolist() for norm, values in radii.items()},
         }
 
@@ -54,30 +55,58 @@ def certificates(task: Task) -> None:
             "margin": rows["margin"],
             "certified": rows["certified"],
             "radius": {norm: rows[norm] for norm in settings.norms},
+            **(
+                {"certified_at": {str(e): [reached >= e for reached in rows["reached"]] for e in settings.epsilons}}
+                if settings.epsilons
+                else {}
+            ),
         },
     )
     forget(task)
 
 
-def _radii(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan, certified: Tensor) -> dict[str, Tensor]:
-    """Compute certified radii (N,) by norm.
+def _radii(
+    network: nn.Module, images: Tensor, labels: Tensor, plan: Plan, certified: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Compute certified radii (N,) by norm, and the largest epsilon (N,) known to be certified in the threat's norm.
 
-    Radii are raised to what is known otherwise.  An image certified at the threat has at least the threat's epsilon as
-    its radius.  Of balls of one radius, l_inf holds l_2 and l_2 holds l_1, so a radius in one norm is at least that in
-    the norms before it.
+    Radii are raised to what is known otherwise.  An image certified at the threat, or at one of the further radii, has
+    at least that epsilon as its radius.  Of balls of one radius, l_inf holds l_2 and l_2 holds l_1, so a radius in one
+    norm is at least that in the norms before it.  What a radius decides of the further radii needs no bound.
     """
-    settings = plan.certify
+    settings, norm = plan.certify, plan.threat.norm
     assert settings is not None
     method = settings.radius_method or settings.method
-    radii = {norm: certify.radius(network, images, labels, norm, method=method) for norm in settings.norms}
-    known = torch.zeros(len(labels), device=images.device, dtype=images.dtype)
-    for norm in NORMS:
-        if norm == plan.threat.norm:
-            epsilon = certify.rounded(torch.tensor(plan.threat.epsilon, dtype=torch.float64), known.dtype, up=False)
-            known = torch.maximum(known, torch.where(certified, epsilon.to(known.device), 0.0))
-        if norm in radii:
-            radii[norm] = known = torch.maximum(radii[norm], known)
-    return radii
+    found = {norm: certify.radius(network, images, labels, norm, method=method) for norm in settings.norms}
+    reached = certified.cpu().double() * plan.threat.epsilon  # float64, which not every device has
+    radii, known = _raised(found, norm, reached, images.dtype)
+    if settings.epsilons:
+        known = torch.maximum(known.cpu().double(), reached)
+        reached = certify.largest_certified(
+            network, images, labels, norm, settings.epsilons, settings.method, known=known
+        )
+        radii, _ = _raised(found, norm, reached, images.dtype)
+    return radii, reached
+
+
+def _raised(
+    found: dict[str, Tensor], norm: str, reached: Tensor, dtype: torch.dtype
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Raise radii (N,) by norm to what is known of smaller balls, and say what is known in one norm.
+
+    Args:
+        reached: (N,) float64, an epsilon certified in `norm`, on the CPU.
+    """
+    device = next((values.device for values in found.values()), reached.device)
+    radii, known, in_norm = dict(found), torch.zeros(len(reached), dtype=dtype, device=device), reached
+    for other in NORMS:
+        if other == norm:
+            known = torch.maximum(known, certify.rounded(reached, dtype, up=False).to(device))
+        if other in radii:
+            radii[other] = known = torch.maximum(radii[other], known)
+        if other == norm:
+            in_norm = known
+    return radii, in_norm
 
 
 def smoothed(task: Task) -> None:

@@ -228,7 +228,8 @@ def _watch(task: Task, indices: Tensor) -> Watch | None:
     threat = task.plan.threat
     certified = torch.tensor(result["certified"], dtype=torch.bool)
     radii = {norm: torch.tensor(values, dtype=torch.float64) for norm, values in result["radius"].items()}
-    radii.setdefault(threat.norm, certified.double() * threat.epsilon)
+    further = [float(e) * torch.tensor(held, dtype=torch.float64) for e, held in result.get("certified_at", {}).items()]
+    radii.setdefault(threat.norm, torch.stack([certified.double() * threat.epsilon, *further]).amax(dim=0))
     row_of = {place: row for row, place in enumerate(indices.tolist())}
 
     def watch(fooled: Outcomes, clean: Tensor, perturbed: Tensor) -> None:

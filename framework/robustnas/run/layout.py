@@ -40,6 +40,7 @@ class Layout:
         attacks: the attacks, in the order in which they are run and shown.
         norms: the norms of certified radii.
         epsilons: radii of the curve of robust accuracy.
+        certified_epsilons: further radii at which certified accuracy is shown.
         smoothing: l2 radii at which the smoothed classifier is shown; None where there is none.
         notes: lines that stand under the table.
         methods: for each method and seed, the folders of its stages by kind, and of its attacks by label.
@@ -51,6 +52,7 @@ class Layout:
     attacks: list[Column]
     norms: list[str]
     epsilons: list[float]
+    certified_epsilons: list[float]
     smoothing: list[float] | None
     notes: list[str]
     methods: dict[str, dict[int, dict[str, Any]]]
@@ -95,6 +97,8 @@ def read(directory: RunDirectory) -> Layout:
             attacks=[Column.of(attack) for attack in data["attacks"]],
             norms=list(data["norms"]),
             epsilons=[float(epsilon) for epsilon in data["epsilons"]],
+            # older versions did not write these
+            certified_epsilons=[float(epsilon) for epsilon in data.get("certified_epsilons", [])],
             smoothing=None if data["smoothing"] is None else [float(radius) for radius in data["smoothing"]],
             notes=list(data["notes"]),
             methods={
@@ -149,6 +153,7 @@ def describe(plan: Plan, directory: RunDirectory, notes: Sequence[str]) -> dict[
         "attacks": [column.plain() for column in plan.columns],
         "norms": [] if plan.certify is None else list(plan.certify.norms),
         "epsilons": list(plan.evaluate.epsilons) if plan.columns else [],
+        "certified_epsilons": [] if plan.certify is None else list(plan.certify.epsilons),
         "smoothing": None if plan.smoothing is None else list(plan.smoothing.radii),
         "notes": [*_notes(plan), *notes],
         "methods": {
@@ -200,10 +205,11 @@ def _notes(plan: Plan) -> list[str]:
     if plan.certify is not None:
         some = _first(plan.certify.images, plan)
         by = plan.certify.radius_method or plan.certify.method
+        further = "; certified at a further radius: by a bound there or beyond" if plan.certify.epsilons else ""
         notes.append(
             f"certified: provably right at {plan.threat} by {plan.certify.method}{some}; radius: mean certified "
             f"radius (by {by}, at least epsilon where certified) over those of these images that are classified "
-            "rightly, in pixel units"
+            f"rightly, in pixel units{further}"
         )
     if plan.smoothing is not None:
         smoothing = plan.smoothing

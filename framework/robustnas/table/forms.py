@@ -75,6 +75,10 @@ def _columns(comparison: Comparison) -> list[_Printed]:
     ]
     if any(row["certified"] is not None for row in comparison.rows):
         columns.append(_Printed("certified %", ("certified",), _percent))
+    columns += [
+        _Printed(f"certified at {radius_text(e)} %", ("certified_at", f"{e:g}"), _percent)
+        for e in comparison.certified_epsilons
+    ]
     columns += [_Printed(f"radius {norm}", ("certified_radius", norm), _pixels) for norm in comparison.norms]
     if comparison.smoothing is not None:
         columns += [_Printed(f"smoothed at {e:g} %", ("smoothed", f"{e:g}"), _percent) for e in comparison.smoothing]
@@ -137,6 +141,7 @@ def json_data(comparison: Comparison) -> dict[str, Any]:
             for a in comparison.attacks
         },
         "epsilons": comparison.epsilons,
+        "certified_epsilons": comparison.certified_epsilons,
         "notes": comparison.notes,
         "contradictions": comparison.contradictions,
         "rows": comparison.rows,

@@ -56,7 +56,7 @@ def comparison(directory: RunDirectory) -> Comparison:
             result, wrong = _believed(directory, shown, method, seed, stages)
             results.append(result)
             contradictions += wrong
-        rows.append(row(method, results, shown.attacks, shown.epsilons, shown.smoothing))
+        rows.append(row(method, results, shown.attacks, shown.epsilons, shown.smoothing, shown.certified_epsilons))
     return Comparison(
         threat=str(shown.threat),
         rows=rows,
@@ -69,6 +69,7 @@ def comparison(directory: RunDirectory) -> Comparison:
             *_missing(directory, shown),
         ],
         epsilons=shown.epsilons,
+        certified_epsilons=shown.certified_epsilons,
         smoothing=shown.smoothing,
         contradictions=contradictions,
         kept=_kept(directory, shown),
@@ -181,6 +182,7 @@ def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int,
     clean = _result(directory, stages["clean"], predictions=list, labels=list, parameters=int)
     probe = _result(directory, stages["probe"], flags=list)
     certify = _result(directory, stages["certify"], certified=list, radius=dict)
+    certified_at = {float(e): held for e, held in ((certify or {}).get("certified_at") or {}).items()}
     smooth = _result(directory, stages["smooth"], radius=list, predictions=list, labels=list)
     attacked = _attacked(directory, shown, stages)
     flags = [] if probe is None else [Flag.of(flag) for flag in probe["flags"]]
@@ -196,13 +198,14 @@ def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int,
         flags += answers.blind(np.array(smooth["predictions"]), np.array(smooth["labels"]), SMOOTHED)
     certified = None if certify is None else certify["certified"]
     radius = {} if certify is None else certify["radius"]
-    verdicts.check(f"{method}, seed {seed}", attacked, right, certified, radius, shown.threat)
+    verdicts.check(f"{method}, seed {seed}", attacked, right, certified, radius, shown.threat, certified_at)
     made = train if train is not None else clean
     return SeedResult(
         seed=seed,
         clean=None if right is None else right.tolist(),
         attacks=verdicts.of(attacked, shown.threat, shown.epsilons, whole=_whole(shown, stages, attacked)),
         certified=certified,
+        certified_at=certified_at,
         radius=radius,
         smoothed=None if smooth is None else smooth["radius"],
         flags=[flag.plain() for flag in flags],

@@ -33,6 +33,7 @@ class SeedResult:
         clean: whether each image is right when clean.
         attacks: figures of the attacks.
         certified: whether each image is provably right at the recipe's threat.
+        certified_at: the same at further radii in its norm.
         radius: certified radii by norm, pixel units.
         smoothed: certified l2 radii of the smoothed classifier, 0 where it is wrong or abstains.
         flags: what a reviewer would object to, plain.
@@ -44,6 +45,7 @@ class SeedResult:
     clean: Sequence[bool] | None = None
     attacks: Verdicts = field(factory=Verdicts)
     certified: Sequence[bool] | None = None
+    certified_at: dict[float, Sequence[bool]] = field(factory=dict)
     radius: dict[str, Sequence[float]] = field(factory=dict)
     smoothed: Sequence[float] | None = None
     flags: Sequence[dict[str, Any]] = ()
@@ -85,12 +87,14 @@ def row(
     columns: Sequence[Column],
     epsilons: Sequence[float] = (),
     smoothing: Sequence[float] | None = None,
+    certified_epsilons: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Make one row as plain data; shares in [0, 1], radii in pixel units.
 
     Args:
         epsilons: radii of the curve of robust accuracy.
         smoothing: l2 radii at which the smoothed classifier is shown; None where there is none.
+        certified_epsilons: further radii at which certified accuracy is shown.
     """
 
     def over(measure: Callable[[SeedResult], float | None]) -> Figure:
@@ -110,6 +114,10 @@ def row(
         "attacks": {c.label: over(lambda r, label=c.label: _share(r.attacks.standing.get(label))) for c in columns},  # type: ignore[misc]
         "robust_at": {f"{e:g}": over(lambda r, e=e: _share(r.attacks.curve.get(e))) for e in epsilons},  # type: ignore[misc]
         "certified": over(lambda r: _share(r.certified)),
+        "certified_at": {
+            f"{e:g}": over(lambda r, e=e: _share(r.certified_at.get(e)))  # type: ignore[misc]
+            for e in certified_epsilons
+        },
         "certified_radius": {n: over(lambda r, n=n: _radius(r, n, over_correct=True)) for n in NORMS},  # type: ignore[misc]
         "certified_radius_all": {n: over(lambda r, n=n: _radius(r, n, over_correct=False)) for n in NORMS},  # type: ignore[misc]
         "smoothed": {
@@ -143,4 +151,5 @@ class Comparison:
     epsilons: list[float] = field(factory=list)
     smoothing: list[float] | None = None
     contradictions: list[str] = field(factory=list)
+    certified_epsilons: list[float] = field(factory=list)
     kept: str = ""
