@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from robustnas.errors import InputError
+from robustnas.errors import InputError, RobustnasError
 from robustnas.foreign import pickled
 from robustnas.foreign.messages import few
 from robustnas.foreign.pickled import Storage, Stored
@@ -29,22 +28,6 @@ ADVICE = "a file written by torch.save(network.state_dict(), path) would do"
 
 COPIES = 10
 """Of the network that a compressed file may hold: its weights, averages of them, an optimiser's state."""
-
-DAMAGED = (
-    ValueError,
-    IndexError,
-    KeyError,
-    TypeError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    RuntimeError,
-    NotImplementedError,
-    Warning,
-    AttributeError,
-    OverflowError,
-)
-"""What the reading of a damaged file raises."""
 
 LEAST = 64 * 2**20
 """Bytes that any file may hold, however small its network: no machine that trains has less to spare."""
@@ -139,7 +122,9 @@ def opened(path: Path, network: int) -> Iterator[Archive]:
                 yield _legacy(file, size)
     except OSError as fault:
         raise InputError(f"cannot be read: {fault.strerror or fault}; {ADVICE}") from fault
-    except (*DAMAGED, RecursionError, MemoryError) as fault:
+    except RobustnasError:
+        raise
+    except Exception as fault:  # every instruction of a damaged pickle fails in its own way
         raise InputError(f"is not a file of torch.save, or a damaged one ({str(fault)[:100]}); {ADVICE}") from fault
 
 
@@ -192,17 +177,17 @@ def _zipped(archive: zipfile.ZipFile, most: int) -> Archive:
             return bytearray(file.read(size))
 
     data = archive.read(f"{head}data.pkl")
-    return Archive(pickled.read(io.BytesIO(data), len(data)), numbers)
+    return Archive(pickled.read(io.BytesIO(data)), numbers)
 
 
 def _legacy(file: BinaryIO, size: int) -> Archive:
     """Read the form before torch 1.6: pickles one after the other, then the numbers of each storage."""
-    if pickled.read(file, size) != MAGIC:
+    if pickled.read(file) != MAGIC:
         raise InputError(f"is a pickle, and not of torch.save; {ADVICE}")
     for _ in ("version of the form", "sizes of integers"):
-        pickled.read(file, size)
+        pickled.read(file)
     storages: dict[str, Storage] = {}
-    content, keys = pickled.read(file, size, storages), pickled.read(file, size)
+    content, keys = pickled.read(file, storages), pickled.read(file)
     places: dict[str, tuple[int, int]] = {}
     at = file.tell()
     for key in keys:

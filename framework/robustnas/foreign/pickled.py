@@ -1,10 +1,10 @@
 """A pickle as plain data: what it names is never imported, made or called.
 
-A pickle is a program for a small machine (Python's `pickletools` describes its instructions).  The instructions that
-hold and gather values are followed; those that would import or call something leave a `Thing` in its place, which
-remembers its name alone.  So a file that holds a person's own classes, the arguments of a script or numpy's numbers
-beside its tensors can be read, and a file that was made to do harm does none: what it can ask for is bounded by its
-size, since no instruction makes more of what it is given.
+A pickle is a program for a small machine (Python's `pickletools` describes its instructions).  Python's own machine
+follows those that hold and gather values; those that would import or call something leave a `Thing` in its place,
+which remembers its name alone.  So a file that holds a person's own classes, the arguments of a script or numpy's
+numbers beside its tensors can be read, and a file that was made to do harm does none: what it can ask for is bounded by
+its size, since no instruction makes more of what it is given.
 
     Named     what an instruction wanted to import: module and name
     Thing     what would have been made by it, with the entries that were put into it, if it is like a mapping
@@ -13,9 +13,9 @@ size, since no instruction makes more of what it is given.
 
 from __future__ import annotations
 
-import pickletools
+import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from attrs import frozen
@@ -24,9 +24,6 @@ from robustnas.errors import InputError
 
 INSTRUCTIONS = 600_000
 """Of one pickle, which takes seconds; a checkpoint of a thousand layers, with its optimiser's state, has 100,000."""
-
-LONGEST_LINE = 100_000
-"""Bytes of an instruction that ends with its line: names and numbers."""
 
 
 @frozen
@@ -59,10 +56,19 @@ class Thing(dict[str, Any]):
         self.parts: dict[str, Any] | None = None
         self.metadata: dict[str, Any] | None = None
 
-    def put(self, name: Any, value: Any) -> None:
+    def __setitem__(self, name: Any, value: Any) -> None:
         """Put an entry; one whose name is no text (a class, a number of an optimiser) holds no network and is left."""
         if isinstance(name, str):
-            self[name] = value
+            super().__setitem__(name, value)
+
+    def add(self, name: Any) -> None:
+        """Put a name without a value, as into a set."""
+        self[name] = None
+
+    def extend(self, entries: Any) -> None:
+        """Leave out the entries of what is like a list."""
+
+    append = extend
 
     def build(self, state: Any) -> None:
         """Take the attributes that the object would have been given."""
@@ -108,166 +114,110 @@ class Stored:
     dtype: str | None = None
 
 
-class _Bounded:
-    """Bounds a file: its lines have an end, and reads ask for no more than is there."""
+class _Counted(dict[int, Any]):
+    """What the machine does for each instruction; instructions are counted."""
 
-    def __init__(self, file: BinaryIO, size: int):
-        self.file, self.size = file, size
+    done = 0
 
-    def read(self, count: int) -> bytes:
-        return self.file.read(min(count, self.size))
+    def __getitem__(self, code: int) -> Any:
+        self.done += 1
+        if self.done > INSTRUCTIONS:
+            raise InputError(
+                f"holds more than {INSTRUCTIONS:,} pickled values; one written by "
+                "torch.save(network.state_dict(), path) would do"
+            )
+        return super().__getitem__(code)
 
-    def readline(self) -> bytes:
-        return self.file.readline(LONGEST_LINE)
 
-    def tell(self) -> int:
-        return self.file.tell()
+# the machine that is written in Python: that in C makes room for a number of places which the file names
+_Pickles: Any = pickle._Unpickler
+SET = Named("builtins", "set")
 
 
-def read(file: BinaryIO, size: int, storages: dict[str, Storage] | None = None) -> Any:
+class _Machine(_Pickles):  # type: ignore[misc]
+    """Python's machine, without its ways to import, make and call."""
+
+    def __init__(self, file: BinaryIO, storages: dict[str, Storage]):
+        super().__init__(file, encoding="latin1")
+        self.storages = storages
+        self.dispatch = _Counted(_Pickles.dispatch | INSTEAD)
+
+    def find_class(self, module: str, name: str) -> Any:
+        return Named(module, name)
+
+    def get_extension(self, code: int) -> None:
+        self.append(Named("extension", str(code)))
+
+    def persistent_load(self, identity: Any) -> Any:
+        found = _storage(identity)
+        if isinstance(found, Storage):
+            self.storages[found.key] = found
+        return found
+
+    def _instantiate(self, made: Any, given: Any) -> None:
+        self.append(_made(made, tuple(given)))
+
+    def gather(self, make: Callable[[list[Any]], Thing]) -> None:
+        found = self.pop_mark()
+        self.append(make(found))
+
+    def call(self) -> None:
+        given, made = self.stack.pop(), self.stack.pop()
+        self.append(_made(made, given))
+
+    def call_by_name(self) -> None:
+        self.stack.pop()
+        self.call()
+
+    def build(self) -> None:
+        state, built = self.stack.pop(), self.stack[-1]
+        if isinstance(built, Thing):
+            # slots come as a pair of attributes and slots
+            for part in state if isinstance(state, tuple) else (state,):
+                built.build(part)
+
+
+INSTEAD = {
+    pickle.REDUCE[0]: _Machine.call,
+    pickle.NEWOBJ[0]: _Machine.call,
+    pickle.NEWOBJ_EX[0]: _Machine.call_by_name,
+    pickle.BUILD[0]: _Machine.build,
+    pickle.EMPTY_DICT[0]: lambda machine: machine.append(Thing()),
+    pickle.DICT[0]: lambda machine: machine.gather(lambda found: _filled(Thing(), found)),
+    pickle.EMPTY_SET[0]: lambda machine: machine.append(Thing(SET)),
+    pickle.FROZENSET[0]: lambda machine: machine.gather(_words),
+    # not a bytearray, for which room would be made before it is known whether the file holds as much
+    pickle.BYTEARRAY8[0]: _Pickles.load_binbytes8,
+}
+"""What takes the place of Python's own instructions: nothing is called, and no name is hashed that is not a text."""
+
+
+def read(file: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
     """Read the pickle that begins here; the file is left at its end.
 
     Args:
-        size: bytes of the file.
         storages: takes every storage it names, by key.
 
     Raises:
         InputError: it is too long.
-        ValueError, IndexError, KeyError, TypeError, Warning: it is no pickle, or a damaged one.
+        Exception: it is no pickle, or a damaged one.
     """
-    machine = _Machine({} if storages is None else storages)
-    bounded: Any = _Bounded(file, size)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # texts of Python 2 with escapes that are none
-        for count, (instruction, argument, _) in enumerate(pickletools.genops(bounded)):
-            if count == INSTRUCTIONS:
-                raise InputError(
-                    f"holds more than {INSTRUCTIONS:,} pickled values; one written by "
-                    "torch.save(network.state_dict(), path) would do"
-                )
-            machine.do(instruction.name, argument)
-    (value,) = machine.stack
-    return value
-
-
-SET = Named("builtins", "set")
-_MARK = object()
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_EMPTY: dict[str, Callable[[], Any]] = {
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_DICT": Thing,
-    "EMPTY_SET": lambda: Thing(SET),
-}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_IGNORED = ("PROTO", "FRAME", "STOP", "READONLY_BUFFER")
-_FROM_MARK = ("TUPLE", "LIST", "DICT", "FROZENSET", "APPENDS", "ADDITEMS", "SETITEMS", "INST", "OBJ", "POP_MARK")
-
-
-class _Machine:
-    """Follows the instructions of a pickle on a stack and a memo."""
-
-    def __init__(self, storages: dict[str, Storage]) -> None:
-        self.storages = storages
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-
-    def do(self, name: str, argument: Any) -> None:
-        """Follow one instruction."""
-        stack = self.stack
-        if name in _IGNORED:
-            pass
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in _EMPTY:
-            stack.append(_EMPTY[name]())
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name in _TUPLES:
-            stack.append(tuple(self._popped(_TUPLES[name])))
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self.memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            self.memo[len(self.memo)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(self.memo[argument])
-        elif name == "DUP":
-            stack.append(stack[-1])
-        elif name == "POP":
-            stack.pop()
-        elif name in _FROM_MARK:
-            self._marked(name, argument, self._since_mark())
-        elif name == "APPEND":
-            self._marked("APPENDS", None, self._popped(1))
-        elif name == "SETITEM":
-            self._marked("SETITEMS", None, self._popped(2))
-        elif name == "GLOBAL":
-            stack.append(Named(*argument.split(" ", 1)))
-        elif name == "STACK_GLOBAL":
-            stack.append(Named(*(str(part) for part in self._popped(2))))
-        elif name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
-            made, *given = self._popped(3 if name == "NEWOBJ_EX" else 2)
-            stack.append(_made(made, given[0]))
-        elif name == "BUILD":
-            (state,) = self._popped(1)
-            if isinstance(stack[-1], Thing):
-                # slots come as a pair of attributes and slots
-                for part in state if isinstance(state, tuple) else (state,):
-                    stack[-1].build(part)
-        elif name in ("PERSID", "BINPERSID"):
-            found = _storage(argument if name == "PERSID" else self._popped(1)[0])
-            if isinstance(found, Storage):
-                self.storages[found.key] = found
-            stack.append(found)
-        elif name.startswith("EXT"):
-            stack.append(Named("extension", str(argument)))
-        else:
-            stack.append(argument)  # numbers, texts and bytes, which stand in the instruction
-
-    def _popped(self, count: int) -> list[Any]:
-        found = self.stack[-count:]
-        if len(found) < count or any(one is _MARK for one in found):
-            raise ValueError("an instruction has nothing to work on")
-        del self.stack[-count:]
-        return found
-
-    def _since_mark(self) -> list[Any]:
-        at = len(self.stack) - 1
-        while self.stack[at] is not _MARK:
-            at -= 1
-            if at < 0:
-                raise ValueError("a mark is missing")
-        found = self.stack[at + 1 :]
-        del self.stack[at:]
-        return found
-
-    def _marked(self, name: str, argument: Any, found: list[Any]) -> None:
-        """Follow an instruction on the values since a mark."""
-        stack = self.stack
-        if name == "TUPLE":
-            stack.append(tuple(found))
-        elif name == "LIST":
-            stack.append(found)
-        elif name == "FROZENSET":
-            stack.append(Thing(Named("builtins", "frozenset")))
-        elif name == "DICT":
-            stack.append(_filled(Thing(), found))
-        elif name == "INST":
-            stack.append(_made(Named(*argument.split(" ", 1)), tuple(found)))
-        elif name == "OBJ":
-            stack.append(_made(found[0], tuple(found[1:])))
-        elif name == "APPENDS" and isinstance(stack[-1], list):
-            stack[-1].extend(found)
-        elif name == "SETITEMS" and isinstance(stack[-1], Thing):
-            _filled(stack[-1], found)
-        elif name == "ADDITEMS" and isinstance(stack[-1], Thing):
-            _filled(stack[-1], [one for word in found for one in (word, None)])
+        return _Machine(file, {} if storages is None else storages).load()
 
 
 def _filled(thing: Thing, found: list[Any]) -> Thing:
     for name, value in zip(found[::2], found[1::2], strict=True):
-        thing.put(name, value)
+        thing[name] = value
     return thing
+
+
+def _words(given: Any) -> Thing:
+    words = Thing(SET)
+    for word in given:
+        words.add(word)
+    return words
 
 
 DICTIONARIES = ("collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict")
@@ -286,10 +236,10 @@ def _made(made: Any, given: Any) -> Any:
         thing = Thing()
         # Python 2 wrote an ordered dictionary as its pairs
         for pair in given[0] if given and isinstance(given[0], list) else ():
-            thing.put(*pair)
+            thing.__setitem__(*pair)
         return thing
     if name in ("builtins.set", "__builtin__.set"):
-        return _filled(Thing(SET), [one for word in given[0] for one in (word, None)])
+        return _words(given[0])
     if name in TENSORS:
         return _tensor(given)
     if name in PARAMETERS and isinstance(given[0], Stored):
@@ -367,31 +317,21 @@ def mappings(found: Any) -> list[tuple[tuple[str, ...], Thing]]:
         InputError: one holds itself, or they lie too deep.
     """
     places: dict[int, tuple[tuple[str, ...], Any]] = {}
-    open_: set[int] = set()
-    stack: list[tuple[tuple[str, ...], Any, Iterator[tuple[str, Any]]]] = []
 
-    def enter(place: tuple[str, ...], value: Any) -> None:
-        if id(value) in open_:
+    def enter(place: tuple[str, ...], value: Any, outer: frozenset[int]) -> None:
+        if id(value) in outer:
             raise InputError(f"holds itself: {'/'.join(place)[:200]} is what it stands in")
         if id(value) in places or not isinstance(value, Thing | list | tuple):
             return
         if len(place) > DEEPEST:
             raise InputError(f"holds values that lie more than {DEEPEST} deep")
         places[id(value)] = (place, value)
-        open_.add(id(value))
         entries = value.items() if isinstance(value, Thing) else ((str(at), one) for at, one in enumerate(value))
-        stack.append((place, value, iter(entries)))
-
-    enter((), found)
-    while stack:
-        place, value, entries = stack[-1]
         for name, entry in entries:
             if isinstance(entry, Thing | list | tuple) and (entry or getattr(entry, "parts", None)):
-                enter((*place, name), entry)
-                break
-        else:
-            open_.remove(id(value))
-            stack.pop()
+                enter((*place, name), entry, outer | {id(value)})
+
+    enter((), found, frozenset())
     return sorted(
         ((place, value) for place, value in places.values() if isinstance(value, Thing)), key=lambda one: len(one[0])
     )
