@@ -1,4 +1,4 @@
-"""Operations computed together: stages, joined batch norm, mixtures; equal to one by one, in every derivative."""
+"""Operations computed together: stages and joined batch norm; equal to one by one, in every derivative."""
 
 import pytest
 import torch

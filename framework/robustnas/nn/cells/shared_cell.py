@@ -21,6 +21,7 @@ from operator import add
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import has_torch_function
 
 from robustnas.errors import InputError
 from robustnas.nn.cells.graph import edge_index
@@ -28,7 +29,6 @@ from robustnas.nn.cells.layers import preprocessing
 from robustnas.nn.cells.op_table import ForEdges, OpTable
 from robustnas.nn.cells.partial_channels import acting, parted, passed_by, shuffled
 from robustnas.nn.cells.separable_ops import SeparableOps, Stack
-from robustnas.nn.fast import mixtures
 
 
 class LeavingEdges(nn.Module):
@@ -78,7 +78,7 @@ class LeavingEdges(nn.Module):
                 terms[edge].append(part)
         if self.common:
             shares = weights[:, [self.columns[name] for name in self.common]]
-            for edge, part in enumerate(mixtures(shares, [op(state) for op in self.common.values()])):
+            for edge, part in enumerate(_mixtures(shares, [op(state) for op in self.common.values()])):
                 terms[edge].append(part)
         for name, ops in self.single.items():
             column = weights[:, self.columns[name]].unbind()
@@ -96,6 +96,14 @@ class LeavingEdges(nn.Module):
                 share = shares[name].repeat_interleave(self.channels)
                 terms.append(share.view(1, -1, 1, 1) * op(repeated))
         return terms
+
+
+def _mixtures(shares: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """sum_k shares[e, k] * outputs[k] for every e: shares (E, K), K tensors of one shape -> E of that shape."""
+    if has_torch_function(tuple(outputs)):
+        # bounded values: each torch function costs them several passes, and one of many entries less than many
+        return torch.einsum("ek,nkchw->nechw", shares, torch.stack(list(outputs), dim=1)).unbind(dim=1)
+    return [reduce(add, [share * output for share, output in zip(row, outputs, strict=True)]) for row in shares]
 
 
 class SharedCell(nn.Module):

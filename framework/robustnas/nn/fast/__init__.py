@@ -19,7 +19,6 @@ from robustnas.nn.fast.folded_norm import (
     scale_and_shift,
     scaled,
 )
-from robustnas.nn.fast.mixtures import mixtures
 from robustnas.nn.fast.separable_stage import StageShape, convolved, stage
 from robustnas.nn.fast.switch import PARTS, plain
 
@@ -35,7 +34,6 @@ __all__ = [
     "double_backward",
     "is_fixed",
     "is_folded",
-    "mixtures",
     "normalise",
     "of_layer",
     "plain",

@@ -2,7 +2,7 @@
 
     with plain():                       # all of it
         logits = supernet(images)
-    with plain("stages", "mixtures"):   # two of its parts
+    with plain("stages", "depthwise"):  # two of its parts
 
 It holds for the whole process, for what is computed inside: a backward pass goes the way of its forward pass.
 """
@@ -18,7 +18,6 @@ PARTS = {
     "pointwise": "grouped 1x1 convolutions, outside stages, are matrix products",
     "taps": "depthwise convolutions in float64, which oneDNN does not know, go entry by entry of the weight",
     "stages": "depthwise-separable layers of several operations and edges are one step of autograd",
-    "mixtures": "operations without weights are mixed for all edges of a state by one matrix product",
     "scaled norm": "mixing weights are the scale of the batch norm in front of them",
     "folded norm": "batch norm with fixed statistics is part of the convolution in front of it",
     "double backward": "functions without a second derivative send no zeros back",
