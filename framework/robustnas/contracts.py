@@ -92,6 +92,7 @@ class SearchSpace(Protocol):
     - `sample(generator)`: a genotype drawn uniformly from all genotypes of the space, by draws from that
       `torch.Generator` (on the CPU) alone; its docstring says what uniform means there.  Random search needs it.
     - `genotypes()`: every genotype of a small space, once each, in an order that stays the same.
+    - `size` and `sized(channels, cells)`: see `Resizable`.
     """
 
     def supernet(self, shape: Shape, classes: int) -> Supernet:
@@ -112,6 +113,22 @@ class SearchSpace(Protocol):
 
         Raises:
             InputError: the genotype is not one of this space, or the space has no auxiliary head.
+        """
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """A search space whose discrete networks come in sizes, of which `train.match` chooses."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Channels and cells of the discrete networks, as the space counts them."""
+
+    def sized(self, channels: int, cells: int) -> SearchSpace:
+        """This space with discrete networks of that size, and nothing else changed; weights rise with channels.
+
+        Raises:
+            ValueError: it has no networks of so few or so many channels or cells.
         """
 
 

@@ -62,6 +62,7 @@ def test_a_stage_needs_the_one_it_reads(recipe: Path):
         ("search_space.channels=4", {"search", "train", "clean", "probe", "attack", "certify"}),
         ("search_space.network_cells=2", {"train", "clean", "probe", "attack", "certify"}),
         ("train.epochs=2", {"train", "clean", "probe", "attack", "certify"}),
+        ("train.match={parameters: 900}", {"train", "clean", "probe", "attack", "certify"}),
         ("train.random_resized_crop=[0.1, 1]", {"train", "clean", "probe", "attack", "certify"}),
         ("evaluate.images=10", {"clean", "probe", "attack", "certify"}),
         ("certify.method=ibp", {"certify"}),
@@ -207,6 +208,19 @@ def test_a_published_genotype_needs_no_search(recipe: Path):
     found = plan(recipe, "methods.published={genotype: DARTS_V2}")
     assert found.stages_of("published", 0)[0].kind == "train"
     assert found.methods["published"].genotype is not None
+
+
+def test_a_genotype_s_network_is_counted_in_the_size_that_is_trained(recipe: Path):
+    own, small = (
+        "methods.own={genotype: DARTS_V2}",
+        "methods.small={genotype: DARTS_V2, train: {match: {parameters: 500}}}",
+    )
+    found = plan(recipe, "train.match={parameters: 2000, cells: [1, 2]}", own, small)
+    assert abs(found.methods["own"].parameters - 2000) < 250
+    assert abs(found.methods["small"].parameters - 500) < 100
+    key = {name: found.stage("train", name, 0).key for name in ("own", "small")}
+    assert key["own"] != key["small"]
+    assert not found.notes, "the size of the trained network is no default then"
 
 
 def test_steps_are_counted_as_the_stages_take_them():

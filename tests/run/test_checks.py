@@ -12,7 +12,7 @@ from robustnas.cli import main
 from robustnas.errors import RecipeError
 from robustnas.plan import make
 from robustnas.recipe.load import load
-from robustnas.train.network import parameters
+from robustnas.train.capacity import parameters
 from robustnas.train.settings import Train
 from robustnas_plugins.datasets.digits import Digits
 from support.fake_package import group, install
@@ -51,6 +51,15 @@ train: {auxiliary: 0, drop_path: 0}
             "train.read_size: found train.read_size: 4, and the network sees 8x8 pixels; 8 or more would do",
         ),
         ("evaluate.images=598", "evaluate.images: 598 test images are asked for and there are 597; leave"),
+        ("train.match={}", "train.match: found neither parameters nor multiply_adds; one of the two would do"),
+        ("train.match={parameters: 0}", "train.match.parameters: found 0; at least 1 would do"),
+        ("train.match={weights: 5}", "train.match.weights: unknown key of match"),
+        ("train.match={parameters: 20}", "train.match: 20 parameters are out of reach: the closest network"),
+        ("train.match={parameters: 900, cells: [500]}", "train.match: network_cells is 500; at most 100 would do"),
+        (
+            "methods.one={genotype: DARTS_V2, train: {match: {parameters: 9}}}",
+            "methods.one.train.match: 9 parameters are",
+        ),
         ("certify.images=600", "certify.images: 600 test images are asked for and there are 597; leave"),
     ],
 )
@@ -145,6 +154,7 @@ def test_everything_is_told_at_once_where_it_is_written(plain: Path, capsys: pyt
         "  three: {search_space: {name: plain, broken: true}}\n  four: {genotype: nowhere}\n"
         "  five: {network: 'nowhere:make'}\n"
         "  six: {network: 'json.decoder:JSONDecoder', weights: none.pt}\n"
+        "  seven: {train: {drop_path: 0, match: {parameters: 9}}}\n"
         "train: {drop_path: 0.2, epochs: 1}\nevaluate: {images: 1000}\n",
         encoding="utf-8",
     )
@@ -163,8 +173,9 @@ def test_everything_is_told_at_once_where_it_is_written(plain: Path, capsys: pyt
         (9, 20, "methods.four.genotype", "found 'nowhere', neither a f"),
         (10, 19, "methods.five.network", "--network nowhere:make: no m"),
         (11, 55, "methods.six.weights", "--weights: none.pt cannot be"),
-        (12, 20, "train.drop_path", "networks of Space have no dr"),
-        (13, 20, "evaluate.images", "1000 test images are asked f"),
+        (12, 40, "methods.seven.train.match", "networks of Space have one s"),
+        (13, 20, "train.drop_path", "networks of Space have no dr"),
+        (14, 20, "evaluate.images", "1000 test images are asked f"),
     ]
 
 

@@ -79,12 +79,12 @@ class TinyDiscrete(nn.Module):
 
     drop_path = 0.0
 
-    def __init__(self, ops, channels, classes):
+    def __init__(self, ops, channels, classes, width=4):
         super().__init__()
-        self.stem = nn.Conv2d(channels, 4, 3, padding=1)
-        self.convolutions = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in ops)
+        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.convolutions = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in ops)
         self.ops = ops
-        self.head = nn.Linear(4, classes)
+        self.head = nn.Linear(width, classes)
 
     def forward(self, images):
         features = self.stem(images).relu()
@@ -137,12 +137,12 @@ class Chain:
     def genotype(self, supernet):
         return {"ops": [["conv", "pool"][i] for i in supernet.mixing()["edges"].argmax(dim=1).tolist()]}
 
-    def network(self, genotype, shape, classes, auxiliary=False):
+    def network(self, genotype, shape, classes, auxiliary=False, width=4):
         if genotype.keys() != {"ops"}:
             raise InputError(f"not a chain: {genotype}")
         if auxiliary:
             raise InputError("a chain has no auxiliary head")
-        return TinyDiscrete(genotype["ops"], shape[0], classes)
+        return TinyDiscrete(genotype["ops"], shape[0], classes, width)
 
     def sample(self, generator):
         return {"ops": [["conv", "pool"][i] for i in torch.randint(2, (3,), generator=generator).tolist()]}

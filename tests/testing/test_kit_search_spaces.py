@@ -8,8 +8,9 @@ from itertools import count, product
 
 import pytest
 import torch
+from attrs import evolve, frozen
 
-from robustnas.testing import ConformanceError, check_search_space, genotypes
+from robustnas.testing import ConformanceError, check_search_space, optional_members
 from support.kept_promises import Chain, TinyDiscrete, TinyMixed, wrong
 
 
@@ -159,10 +160,45 @@ WRONG_GENOTYPES = {
 }
 
 
-@pytest.mark.parametrize("what", [*WRONG, *WRONG_GENOTYPES])
+@frozen
+class Sized(Chain):
+    """Networks of several widths; `step` and `lost` are how it goes wrong."""
+
+    channels: int = 4
+    cells: int = 3
+    step: int = 0
+    lost: bool = False
+    least: int = 1
+
+    @property
+    def size(self):
+        return self.channels, self.cells
+
+    def sized(self, channels, cells):
+        if channels < self.least:
+            raise ValueError(f"{channels} channels")
+        return evolve(self, channels=channels + self.step, cells=cells)
+
+    def network(self, genotype, shape, classes, auxiliary=False):
+        return super().network(genotype, shape, classes, auxiliary, 4 if self.lost else self.channels)
+
+
+WRONG_SIZES = {
+    "another size": (Sized(step=1), "sized gives the size that is asked for"),
+    "one size": (Sized(lost=True), "weights rise with channels"),
+    "no channels": (Sized(least=0), "sized refuses 0 channels"),
+    "size of one number": (wrong(Sized, size=4), "size is the channels and the cells"),
+}
+
+
+def test_a_space_whose_networks_come_in_sizes():
+    check_search_space(Sized(), shapes=[(1, 8, 8)])
+
+
+@pytest.mark.parametrize("what", [*WRONG, *WRONG_GENOTYPES, *WRONG_SIZES])
 def test_a_wrong_search_space_is_caught(what, monkeypatch):
-    monkeypatch.setattr(genotypes, "MOST", 1000)
-    plugin, promise = {**WRONG, **WRONG_GENOTYPES}[what]
+    monkeypatch.setattr(optional_members, "MOST", 1000)
+    plugin, promise = {**WRONG, **WRONG_GENOTYPES, **WRONG_SIZES}[what]
     with pytest.raises(ConformanceError, match=promise):
         check_search_space(plugin)
 

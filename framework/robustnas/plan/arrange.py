@@ -72,7 +72,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
             use = method.search_space or recipe.search_space
             if method_plan.network is None and use is not None:
                 method_plan, gone = without_unfit_defaults(loaded, method_plan, known.sizes)
-                for text in (*gone, *sizes_by_default(use)):
+                for text in (*gone, *sizes_by_default(use, method.train.match)):
                     notes.setdefault(text, []).append(name)
             stages_at = network_stages(recipe, method_plan, method, seen, known)
             for seed in recipe.seeds:

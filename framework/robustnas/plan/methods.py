@@ -17,6 +17,7 @@ from robustnas.plan.genotypes import find_genotype
 from robustnas.plan.stages import Foreign, MethodPlan
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import Method, Use
+from robustnas.train.settings import Match
 from robustnas.train.sizes import Sizes
 
 
@@ -54,7 +55,7 @@ def resolved(loaded: Loaded, name: str, method: Method, known: Known) -> MethodP
     genotype, parameters = None, None
     if method.genotype is not None:
         genotype = find_genotype(method.genotype, space, loaded.beside(f"methods.{name}.genotype"), known.read)
-        parameters = known.sizes.network(space, genotype)
+        parameters = known.sizes.network(space, genotype, method.train.match)
     return MethodPlan(
         name=name,
         search_space=space,
@@ -89,9 +90,13 @@ def without_unfit_defaults(loaded: Loaded, plan: MethodPlan, sizes: Sizes) -> tu
     return attrs.evolve(plan, train=attrs.evolve(plan.train, **without)), [note]
 
 
-def sizes_by_default(use: Use) -> list[str]:
-    """Note a recipe that sets the size of a space's supernet and leaves that of the trained network at its default."""
-    if not attrs.has(type(use.plugin)):
+def sizes_by_default(use: Use, match: Match | None) -> list[str]:
+    """Note a recipe that sets the size of a space's supernet and leaves that of the trained network at its default.
+
+    Args:
+        match: the capacity that the trained network's size is chosen for, if one is.
+    """
+    if not attrs.has(type(use.plugin)) or match is not None:
         return []
     fields = attrs.fields_dict(type(use.plugin))
     given = [name for name in use.options if fields.get(name) and fields[name].metadata.get("stage") == "search"]

@@ -24,6 +24,7 @@ from robustnas.run.task import load_foreign
 from robustnas.runtime import seeding
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.search.weights import weights
+from robustnas.train.capacity import matched
 from robustnas.train.network import check_drop_path
 
 
@@ -82,7 +83,7 @@ def _differing(method: MethodPlan) -> Any:
     train = method.train
     searched = method.search.recompute_cells if method.genotype is None else json.dumps(method.genotype, sort_keys=True)
     # an `id` will do, because the loader makes one object of spaces that are written alike
-    return id(method.space), searched, train.auxiliary > 0, train.drop_path > 0, train.recompute_cells
+    return id(method.space), searched, train.auxiliary > 0, train.drop_path > 0, train.recompute_cells, str(train.match)
 
 
 def _searched(method: MethodPlan, plan: Plan) -> Genotype:
@@ -115,6 +116,8 @@ def _check_network(method: MethodPlan, genotype: Genotype, plan: Plan, note: Not
     if settings.auxiliary > 0:
         note.attempt(with_head, "train.auxiliary", method.name)
     note.attempt(partial(check_drop_path, network, space, settings), "train.drop_path", method.name)
+    if settings.match is not None:
+        note.attempt(partial(matched, space, genotype, plan.dataset, settings.match), "train.match", method.name)
     if settings.recompute_cells:
         note.attempt(partial(cells_of, network, "train.recompute_cells"), "train.recompute_cells", method.name)
 

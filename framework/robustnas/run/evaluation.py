@@ -31,10 +31,11 @@ from robustnas.errors import OptionError, RunDirectoryError, RunError, VerdictEr
 from robustnas.plan import sources
 from robustnas.run.evaluated import evaluated_images, network_of
 from robustnas.run.layout import VIOLATION
-from robustnas.run.task import Task, finish, trainable
+from robustnas.run.task import Task, finish
 from robustnas.runtime.artifacts import damaged
 from robustnas.runtime.strangers import text_of
 from robustnas.threat import ThreatModel
+from robustnas.train.capacity import count
 
 
 def clean(task: Task) -> None:
@@ -50,7 +51,7 @@ def clean(task: Task) -> None:
             "index": indices.tolist(),
             "labels": images.labels.tolist(),
             "predictions": predictions.tolist(),
-            "parameters": trainable(network),
+            "parameters": count(network),
             **({"weights": loaded[0]} if loaded else {}),
         },
     )

@@ -15,13 +15,14 @@ from robustnas.data.stratified import first_half
 from robustnas.errors import RobustnasError
 from robustnas.plan import Foreign, MethodPlan, Plan
 from robustnas.run.directory import RunDirectory
-from robustnas.run.task import TrainingOnly, genotype_of, load_foreign, trainable
+from robustnas.run.task import TrainingOnly, genotype_of, load_foreign
 from robustnas.runtime import memory, terminal
 from robustnas.runtime.processes import ALONE
 from robustnas.runtime.strangers import text_of
 from robustnas.search import SearchTask
 from robustnas.search.footprint import step_bytes
 from robustnas.search.settings import Search
+from robustnas.train import capacity
 from robustnas.train.settings import Train
 from robustnas.train.sizes import Sizes
 
@@ -52,7 +53,7 @@ class Here:
         """Count the trainable weights of a network made elsewhere, and note which tensors come from a file."""
         if network not in self.elsewhere:
             made = load_foreign(network, self.plan.dataset, lambda text: self.notes.append(f"{method} takes {text}"))
-            self.elsewhere[network] = trainable(made)
+            self.elsewhere[network] = capacity.count(made)
         return self.elsewhere[network]
 
 
@@ -189,9 +190,10 @@ def _network(here: Here, method: MethodPlan, seed: int) -> str:
     searched, trained = plan.stage("search", method.name, seed), plan.stage("train", method.name, seed)
     if trained is not None and trained.key in here.done:
         return f"{here.directory.folder(trained).result()['parameters']:,}"
+    match = method.train.match
     if searched is None or searched.key not in here.done:
-        return f"~{here.sizes.network(method.space, here.sizes.sample(method.space)):,}"
-    return f"{here.sizes.network(method.space, genotype_of(here.directory, plan, method.name, seed)):,}"
+        return f"~{here.sizes.network(method.space, here.sizes.sample(method.space), match):,}"
+    return f"{here.sizes.network(method.space, genotype_of(here.directory, plan, method.name, seed), match):,}"
 
 
 def division_notes(plan: Plan, labels: Tensor) -> list[str]:

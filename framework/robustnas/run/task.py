@@ -116,11 +116,6 @@ def load_foreign(network: Foreign, dataset: Dataset, tell: Callable[[str], None]
     )
 
 
-def trainable(network: nn.Module) -> int:
-    """Count the trainable weights of a network."""
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-
-
 def finish(task: Task, result: dict[str, Any]) -> None:
     """Write the result, for which the other processes wait."""
     task.folder.finish({**result, "provenance": provenance(task.device, task.processes)})

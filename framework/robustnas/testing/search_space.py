@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from robustnas.contracts import Genotype, Shape
 from robustnas.testing.discrete_network import check_auxiliary, check_networks, check_published, require_plain
-from robustnas.testing.genotypes import check_enumeration, check_sampler
 from robustnas.testing.module import Bench
+from robustnas.testing.optional_members import check_enumeration, check_sampler, check_sizes
 from robustnas.testing.promise import close, figures, judge, made, own_randomness
 from robustnas.threat import NORMS
 
@@ -58,6 +58,7 @@ def check_search_space(
             genotypes = _check_genotypes(bench, supernet)
             check_networks(bench, genotypes, methods)
             check_auxiliary(bench, genotypes[0], auxiliary)
+            check_sizes(bench, genotypes[0])
         check_published(bench)
         check_enumeration(bench, check_sampler(bench))
 

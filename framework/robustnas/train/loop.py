@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from attrs import Factory, define, frozen
+from attrs import Factory, define, evolve, frozen
 from torch import Tensor, nn
 
 from robustnas.contracts import Dataset, Genotype, SearchSpace, TrainingContext
@@ -32,8 +32,9 @@ from robustnas.runtime.precision import mixed, policy
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report, silent
 from robustnas.threat import ThreatModel
+from robustnas.train.capacity import matched, parameters
 from robustnas.train.data import training_data
-from robustnas.train.network import build, parameters
+from robustnas.train.network import build
 from robustnas.train.regimes.defaults import member
 from robustnas.train.settings import Train
 
@@ -71,17 +72,19 @@ def run(
 
     Returns:
         Plain data: genotype, parameters (without the auxiliary head), the epoch kept, last figures, train_seconds,
-        `notes` on the division of the images.
+        `notes` on the division of the images; `size` and `match` of a network that was matched to a capacity.
 
     Raises:
         RunError: the loss is not finite.
         RunDirectoryError: the checkpoint is damaged or of another network.
         InputError: batches that these processes cannot share; a last epsilon beyond the pixel range; images that cannot
-            be read in the size, or changed in the colours, that the settings ask for.
+            be read in the size, or changed in the colours, that the settings ask for; a capacity out of reach.
         Interrupted: the process was asked to stop; the checkpoint holds the last step.
     """
     settings = task.settings
     member(settings.regime, "check")(settings.epochs, task.threat)  # checked here, so as not to fail in the first step
+    match = None if settings.match is None else matched(task.space, task.genotype, task.dataset, settings.match)
+    task = task if match is None else evolve(task, space=match.space)
     epochs = Epochs("training", task.seed, settings.epochs, folder, device, report, processes)
     training = _Training(task, epochs)
     parts = {"network": training.network, "optimizer": training.optimizer}
@@ -93,6 +96,7 @@ def run(
     return {
         "genotype": task.genotype,
         "parameters": parameters(task.space, task.genotype, task.dataset),
+        **({} if match is None else match.record()),
         "epoch_kept": kept,
         **last,
         **highest(epochs.records),

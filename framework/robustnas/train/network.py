@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import nn
 
-from robustnas.contracts import Dataset, Genotype, SearchSpace
+from robustnas.contracts import Dataset, Genotype, Resizable, SearchSpace
 from robustnas.errors import InputError, RunDirectoryError
 from robustnas.nn.normalize import PixelNetwork
 from robustnas.runtime.artifacts import damaged
 from robustnas.runtime.strangers import first_line
+from robustnas.train.capacity import matched
 
 if TYPE_CHECKING:
     from robustnas.runtime.artifacts import StageFolder
@@ -47,21 +47,13 @@ def has_drop_path(network: nn.Module) -> bool:
     return isinstance(getattr(network, "drop_path", None), float)
 
 
-def parameters(space: SearchSpace, genotype: Genotype, dataset: Dataset) -> int:
-    """Count the trainable weights of the network without its auxiliary head; allocates nothing."""
-    with torch.device("meta"):
-        network = space.network(genotype, dataset.shape, dataset.classes, auxiliary=False)
-    return count(network)
-
-
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-
 def load(
     folder: StageFolder, space: SearchSpace, genotype: Genotype, dataset: Dataset, settings: Train
 ) -> PixelNetwork:
     """Load the network that the train stage kept, in eval mode, on the CPU.
+
+    Args:
+        space: as a recipe has it; a network matched to a capacity has the size that was found then.
 
     Raises:
         RunDirectoryError: the file is missing, damaged, or of another network.
@@ -69,10 +61,25 @@ def load(
     state: dict[str, Any] | None = folder.load_tensors("network.pt")
     if state is None:
         raise RunDirectoryError(damaged(folder.path / "network.pt", "it is missing although its stage is done"))
-    network = build(space, genotype, dataset, settings)
+    network = build(_in_size(folder, space, genotype, dataset, settings), genotype, dataset, settings)
     try:
         network.load_state_dict(state)
     except RuntimeError as fault:
         why = f"it does not fit its genotype: {first_line(fault)}"
         raise RunDirectoryError(damaged(folder.path / "network.pt", why)) from fault
     return network.eval()
+
+
+def _in_size(
+    folder: StageFolder, space: SearchSpace, genotype: Genotype, dataset: Dataset, settings: Train
+) -> SearchSpace:
+    """The space with the trained network in its size: as the result says, or, where that is not written yet, found."""
+    if settings.match is None:
+        return space
+    if not folder.done:
+        return matched(space, genotype, dataset, settings.match).space
+    try:
+        size = folder.result()["size"]
+        return cast("Resizable", space).sized(size["channels"], size["cells"])
+    except (KeyError, TypeError, ValueError) as fault:
+        raise RunDirectoryError(damaged(folder.result_file, "it does not hold the network's size")) from fault

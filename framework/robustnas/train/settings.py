@@ -15,6 +15,36 @@ from robustnas.train.regimes.standard import Standard
 
 
 @frozen
+class Match:
+    """Option `match` of section `train`: the capacity that discrete networks are to have.
+
+    Channels, and cells out of a list, are chosen for every genotype so that its network comes closest.
+    """
+
+    parameters: int | None = option(None, "trainable weights, without the auxiliary head", optional(ge(1)))
+    multiply_adds: int | None = option(None, "multiply-adds for one image, as the literature counts", optional(ge(1)))
+    cells: list[int] | None = option(None, "numbers of cells to choose from; default the space's own")
+
+    @cells.validator
+    def _numbers(self, attribute: object, cells: list[int] | None) -> None:
+        if cells is not None and (not cells or min(cells) < 1 or len({*cells}) < len(cells)):
+            raise ValueError(f"found {cells}; numbers of cells, each once, would do: [2, 3]")
+
+    def __attrs_post_init__(self) -> None:
+        if (self.parameters is None) == (self.multiply_adds is None):
+            found = "neither parameters nor" if self.parameters is None else "both parameters and"
+            raise ValueError(f"found {found} multiply_adds; one of the two would do: {{parameters: 5000}}")
+
+    @property
+    def target(self) -> tuple[str, int]:
+        """What is matched, `parameters` or `multiply_adds`, and how many of them."""
+        if self.parameters is not None:
+            return "parameters", self.parameters
+        assert self.multiply_adds is not None
+        return "multiply_adds", self.multiply_adds
+
+
+@frozen
 class Train:
     """Section `train`: the discrete network, from scratch."""
 
@@ -107,6 +137,11 @@ class Train:
                 "[0.4, 0.4, 0.4, 0.2]"
             )
 
+    match: Match | None = option(
+        None,
+        "capacity that sizes the network: {parameters: 5000} or {multiply_adds: 100000}; with cells: [2, 3], of these",
+        identity="if given",
+    )
     checkpoint: Literal["last", "best"] = option(
         "last", "network kept: of the last epoch, or the best on training images held out (never test images)"
     )

@@ -10,8 +10,11 @@ from attrs import Factory, define, frozen
 
 from robustnas.contracts import Dataset, Genotype, SearchSpace, published
 from robustnas.errors import InputError
+from robustnas.options import plain
 from robustnas.runtime import seeding
-from robustnas.train.network import has_drop_path, parameters
+from robustnas.train.capacity import matched, parameters
+from robustnas.train.network import has_drop_path
+from robustnas.train.settings import Match
 
 
 @frozen
@@ -52,15 +55,19 @@ class Sizes:
             self._keep(space, key, sum(p.numel() for p in trainable))
         return self.counts[key]
 
-    def network(self, space: SearchSpace, genotype: Genotype) -> int:
+    def network(self, space: SearchSpace, genotype: Genotype, match: Match | None = None) -> int:
         """Count the weights of the network without its auxiliary head; allocates nothing.
 
+        Args:
+            match: the capacity that its size is chosen for; None for the space's own size.
+
         Raises:
-            InputError: the space has no such network.
+            InputError: the space has no such network, or none that comes near the capacity.
         """
-        key = id(space), json.dumps(genotype, sort_keys=True)
+        key = id(space), json.dumps([genotype, plain(match)], sort_keys=True)
         if key not in self.counts:
-            self._keep(space, key, parameters(space, genotype, self.dataset))
+            sized = space if match is None else matched(space, genotype, self.dataset, match).space
+            self._keep(space, key, parameters(sized, genotype, self.dataset))
         return self.counts[key]
 
     def sample(self, space: SearchSpace) -> Genotype:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
 from robustnas.genotype import Genotype
 from robustnas.nn.cells import drawn_inputs, strongest_inputs
@@ -40,6 +40,19 @@ class Darts:
     def published(self) -> Mapping[str, contracts.Genotype]:
         """Cells of the literature by name; `published.json` has the source of each."""
         return published.cells()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Channels and cells of the discrete networks."""
+        return self.network_channels, self.network_cells
+
+    def sized(self, channels: int, cells: int) -> Darts:
+        """This space with discrete networks of that size.
+
+        Raises:
+            ValueError: a network of that size cannot be built; says what would do.
+        """
+        return evolve(self, network_channels=channels, network_cells=cells)
 
     def supernet(self, shape: contracts.Shape, classes: int) -> DartsSupernet:
         """Build a supernet; alpha is `normal` and `reduce`, (14, 8) each.

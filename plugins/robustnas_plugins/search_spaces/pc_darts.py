@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import Attribute, frozen
+from attrs import Attribute, evolve, frozen
 
 from robustnas.genotype import Genotype
 from robustnas.nn.cells import strongest_inputs
@@ -60,6 +60,19 @@ class PcDarts:
     def published(self) -> Mapping[str, contracts.Genotype]:
         """Cells of the literature by name; `published.json` has the source of each."""
         return published.cells()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Channels and cells of the discrete networks."""
+        return self.network_channels, self.network_cells
+
+    def sized(self, channels: int, cells: int) -> PcDarts:
+        """This space with discrete networks of that size.
+
+        Raises:
+            ValueError: a network of that size cannot be built; says what would do.
+        """
+        return evolve(self, network_channels=channels, network_cells=cells)
 
     def supernet(self, shape: contracts.Shape, classes: int) -> DartsSupernet:
         """Build a supernet; alpha is `normal` and `reduce`, (14, 8) each, and beta by cell and node.

@@ -1,4 +1,4 @@
-"""The promises of the genotypes that a search space draws and lists, where it does."""
+"""The promises of what a search space may have beside its networks: a sampler, a list of its genotypes, sizes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import pickle
 import random
 from collections.abc import Callable, Iterable
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 
-from robustnas.contracts import Genotype, enumeration, sampler
+from robustnas.contracts import Genotype, Resizable, enumeration, sampler
 from robustnas.testing.discrete_network import require_plain
 from robustnas.testing.module import Bench
+from robustnas.train.capacity import count
 
 DRAWS = 8
 """Genotypes that are drawn from a seed."""
@@ -68,6 +70,28 @@ def check_enumeration(bench: Bench, drawn: Iterable[Genotype]) -> None:
     _require_built(bench, listed[:: -(-len(listed) // LISTED)], "a listed genotype")
     missing = [genotype for genotype in drawn if json.dumps(genotype, sort_keys=True) not in {*texts}]
     verdict.require(not missing, "genotypes() lists what sample draws", f"{str(missing[:1])[:80]} is not there")
+
+
+def check_sizes(bench: Bench, genotype: Genotype) -> None:
+    """Require that `sized` gives the space with networks of that size, whose weights rise with channels."""
+    space, verdict = bench.space, bench.verdict
+    if not isinstance(space, Resizable):
+        return
+    with verdict.promised("size is the channels and the cells of the discrete networks"):
+        channels, cells = space.size
+    counts = []
+    for wanted in (channels, channels + 1, 2 * channels + 1):
+        with verdict.promised(f"sized({wanted}, {cells}) is the space with networks of that size"):
+            other: Any = space.sized(wanted, cells)
+            found = tuple(other.size)
+            with torch.device("meta"):
+                counts.append(count(other.network(genotype, bench.shape, bench.classes)))
+        verdict.require(found == (wanted, cells), "sized gives the size that is asked for", f"{found}")
+    verdict.require(counts == sorted({*counts}), "weights rise with channels", f"{counts}")
+    with torch.device("meta"):
+        own = count(space.network(genotype, bench.shape, bench.classes))
+    verdict.require(counts[0] == own, "the networks of a space have its size", f"{own} weights and {counts[0]}")
+    verdict.refuses("sized refuses 0 channels with a ValueError", ValueError, lambda: space.sized(0, cells))
 
 
 def _global_generators() -> tuple[bytes, ...]:
