@@ -30,13 +30,14 @@ from robustnas.attack.network import (
 from robustnas.attack.outcomes import Outcomes
 from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.progress import Progress
-from robustnas.attack.runner import Runner, proposals, random_state, runners
+from robustnas.attack.runner import Runner, random_state, runners
 from robustnas.attack.untouched import Untouched
 from robustnas.contracts import Images
 from robustnas.data.images import on_device
 from robustnas.errors import RunError
 from robustnas.nn.read_only import read_only
 from robustnas.runtime import interrupt
+from robustnas.runtime.machine_faults import blaming
 from robustnas.runtime.precision import float32_with_gradients
 from robustnas.threat import ThreatModel
 
@@ -239,13 +240,15 @@ class _Run:
     def _proposed(
         self, runner: Runner, model: Any, start: Tensor, truth: Tensor, draws: PerImageRandom, at: Tensor
     ) -> Any:
-        """Let the attack propose images for a batch.
+        """Let the attack propose images for a batch, from copies that it may write into.
 
         Raises:
             RunError: the attack raised; the message says so where it needs gradients and the network has none.
         """
+        criterion = load_foolbox().criteria.Misclassification(truth.clone())
         try:
-            return proposals(runner, model, start, truth, draws, self.name, at)
+            with blaming(f"attack {self.name}", f"on images {int(at[0])} to {int(at[-1])}"):
+                return runner.call(model, start.clone(), criterion, draws)
         except RunError as fault:
             why = no_gradient(self.counted, start[:1]) if runner.access == "white-box" else ""
             if not why:

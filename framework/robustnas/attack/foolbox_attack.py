@@ -29,7 +29,7 @@ from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.contracts import AttackTraits
 from robustnas.errors import OptionError
-from robustnas.threat import NORMS, ThreatModel
+from robustnas.threat import NORMS, ORDER, ThreatModel
 
 _foolbox: Any = load_foolbox()
 _base: Any = _foolbox.attacks.base
@@ -105,6 +105,11 @@ class _InTorch(KnownNorms):
     def distance(self) -> Any:
         """Foolbox's distance for the norm."""
         return getattr(_foolbox.distances, self.norm)
+
+    def size(self, delta: Tensor) -> Tensor:
+        """Measure perturbations in the attack's norm: (n, ...) -> (n,)."""
+        size: Tensor = torch.linalg.vector_norm(delta.flatten(1), ORDER[self.norm], dim=1)
+        return size
 
     def _torch(
         self, inputs: Any, criterion: Any, draws: PerImageRandom | None, kwargs: Mapping[str, Any]

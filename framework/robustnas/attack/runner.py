@@ -15,7 +15,6 @@ from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.contracts import AttackTraits
 from robustnas.errors import OptionError
-from robustnas.runtime.machine_faults import blaming
 from robustnas.runtime.seeding import derive, seeded
 from robustnas.threat import ORDER, ThreatModel
 
@@ -122,15 +121,3 @@ def random_state(seed: int, label: str, first: int) -> Iterator[None]:
         finally:
             np.random.set_state(legacy)
             random.setstate(plain)
-
-
-def proposals(
-    runner: Runner, model: Any, images: Tensor, labels: Tensor, draws: PerImageRandom, label: str, at: Tensor
-) -> Any:
-    """Let the attack propose images, from copies that it may write into.
-
-    Raises:
-        RunError: the attack raised.
-    """
-    with blaming(f"attack {label}", f"on images {int(at[0])} to {int(at[-1])}"):
-        return runner.call(model, images.clone(), load_foolbox().criteria.Misclassification(labels.clone()), draws)

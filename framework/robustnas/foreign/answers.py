@@ -65,8 +65,9 @@ def check_answers(network: nn.Module, factory: str, classes: int, shape: Shape) 
                 f"({count}, {classes}) would do"
             )
         if not bool(logits.isfinite().all()):
+            shown = [f"{value:g}" for value in logits.flatten().tolist()]
             raise InputError(
-                f"--network {factory} answers black images with logits that are not finite: {few(_shown(logits))}; "
+                f"--network {factory} answers black images with logits that are not finite: {few(shown)}; "
                 "its weights may not be those of a trained network, or it divides by 0"
             )
 
@@ -75,10 +76,6 @@ def _answers(network: nn.Module, count: int, shape: Shape) -> Any:
     """Run the network on so many black images, without gradients."""
     with torch.no_grad(), lent(network):
         return network(torch.zeros(count, *shape))
-
-
-def _shown(logits: Tensor) -> list[str]:
-    return [f"{value:g}" for value in logits.flatten().tolist()]
 
 
 def _inside(answer: Any, wanted: tuple[int, int]) -> str:
@@ -95,7 +92,8 @@ def _inside(answer: Any, wanted: tuple[int, int]) -> str:
 def _advice(network: nn.Module, fault: BaseException, shape: Shape, count: int) -> Iterator[str]:
     """Say what would do where a network raised a fault on so many images: the likeliest first, or nothing."""
     text = text_of(fault)
-    if isinstance(fault, AttributeError) and (name := getattr(fault, "name", None) or _attribute(text)):
+    named = re.search(r"has no attribute '(\w+)'", text)
+    if isinstance(fault, AttributeError) and (name := getattr(fault, "name", None) or (named and named[1])):
         if name == "drop_path_prob":
             yield (
                 "scripts of DARTS set it on the network before they use it; a factory that sets network.drop_path_prob "
@@ -121,11 +119,6 @@ def _advice(network: nn.Module, fault: BaseException, shape: Shape, count: int) 
         yield from _taken(network.network if isinstance(network, PixelNetwork) else network, shape)
     else:
         yield "it takes one image at a time, and is given batches; a forward for (N, C, H, W) would do"
-
-
-def _attribute(text: str) -> str | None:
-    found = re.search(r"has no attribute '(\w+)'", text)
-    return found and found[1]
 
 
 def _taken(network: nn.Module, shape: Shape) -> Iterator[str]:

@@ -1,7 +1,4 @@
-"""Somebody's own network, from the module that makes it and the file with its weights.
-
-    load      the network, on the CPU in eval mode, known to answer images of a dataset with logits of its classes
-    digest    plain data that changes with the factory, its source and the weights
+"""Makes somebody's own network, fills it, tries it, and identifies it by plain data.
 
 Both run code of its author: whatever that raises becomes an `InputError` with the line it came from.
 """

@@ -17,31 +17,12 @@ from robustnas.errors import OptionError
 from robustnas.options import option
 from robustnas.runtime.suggest import did_you_mean
 from robustnas.threat import ThreatModel
-from robustnas_plugins.attacks.corruption.apply import Natural
+from robustnas_plugins.attacks.corruption.apply import FAMILIES, Natural
 
-ANY_IMAGE = (
-    "gaussian-noise",
-    "shot-noise",
-    "impulse-noise",
-    "speckle-noise",
-    "defocus-blur",
-    "glass-blur",
-    "motion-blur",
-    "zoom-blur",
-    "gaussian-blur",
-    "snow",
-    "frost",
-    "fog",
-    "spatter",
-    "brightness",
-    "contrast",
-    "elastic",
-    "pixelate",
-    "jpeg",
-)
-"""Families for images of any number of channels."""
 COLOUR = ("saturate",)
 """Families for three channels only."""
+ANY_IMAGE = tuple(family for family in FAMILIES if family not in COLOUR)
+"""Families for images of any number of channels."""
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
@@ -59,10 +40,9 @@ class Corruptions:
 
     @families.validator
     def _known(self, attribute: object, families: list[str]) -> None:
-        known = (*ANY_IMAGE, *COLOUR)
         for family in families:
-            if family not in known:
-                hint = did_you_mean(str(family), known) or f"; known are {', '.join(known)}"
+            if family not in FAMILIES:
+                hint = did_you_mean(str(family), FAMILIES) or f"; known are {', '.join(FAMILIES)}"
                 raise ValueError(f"no corruption is called {family!r}{hint}")
         _once("families", families)
 

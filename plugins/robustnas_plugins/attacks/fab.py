@@ -23,7 +23,7 @@ from robustnas.attack.foolbox_attack import NearestAttack, Network
 from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.nn.margin import margin_to_best_other, other_logits
 from robustnas.options import option
-from robustnas.threat import DUAL_ORDER, ORDER, largest_radius
+from robustnas.threat import DUAL_ORDER, largest_radius
 from robustnas_plugins.attacks.hyperplane import nearest_step
 
 FINAL = 4
@@ -96,24 +96,16 @@ class FastAdaptiveBoundary(NearestAttack):
         """Wrong classes by falling logit, (T, N) int64; in the untargeted attack -1 for any, (1, N)."""
         if self.target_classes is None:
             return torch.full_like(labels, -1)[None]
-        return (
-            other_logits(logits, labels)
-            .argsort(dim=1, descending=True)[:, : min(self.target_classes, logits.shape[1] - 1)]
-            .T
-        )
+        likely = other_logits(logits, labels).argsort(dim=1, descending=True)
+        return likely[:, : min(self.target_classes, logits.shape[1] - 1)].T
 
     def _start(self, images: Tensor, sizes: Tensor, draws: PerImageRandom) -> Tensor:
         """Images half as far away as those of `sizes` (N,), in random directions; in the box."""
         shape = images.shape[1:]
         direction = draws.uniform(*shape) * 2 - 1 if self.norm == "linf" else draws.normal(*shape)
         radius = torch.where(sizes.isfinite(), sizes, largest_radius(self.norm, shape.numel())) / 2
-        scale = radius / self._size(direction).clamp_min(torch.finfo(direction.dtype).tiny)
+        scale = radius / self.size(direction).clamp_min(torch.finfo(direction.dtype).tiny)
         return (images + scale[:, None, None, None] * direction).clamp(0.0, 1.0)
-
-    def _size(self, delta: Tensor) -> Tensor:
-        """Sizes in the attack's norm: (n, ...) -> (n,)."""
-        size: Tensor = vector_norm(delta.flatten(1), ORDER[self.norm], dim=1)
-        return size
 
     def _run(
         self, network: Network, images: Tensor, labels: Tensor, targets: Tensor, start: Tensor
@@ -129,13 +121,13 @@ class FastAdaptiveBoundary(NearestAttack):
             gaps = torch.cat([-leads, -leads - ((origin - here) * normals).sum(dim=1)])
             ways = step(torch.cat([here, origin]), torch.cat([normals, normals]), gaps)
             own, anchored = ways.chunk(2)
-            near, far = (self._size(way).clamp_min(1e-8) for way in (own, anchored))
+            near, far = (self.size(way).clamp_min(1e-8) for way in (own, anchored))
             alpha = (near / (near + far)).clamp_max(self.alpha_max)[:, None]
             here = (1 - alpha) * (here + self.eta * own) + alpha * (origin + self.eta * anchored)
             here = here.clamp(0.0, 1.0)
             tried = here.view_as(clean)
             leads, rounding = _leads(network(tried), truth)
-            size = self._size(here - origin)
+            size = self.size(here - origin)
             nearer = (leads > rounding) & (size < sizes)
             best = torch.where(nearer[:, None, None, None], tried, best)
             sizes = torch.where(nearer, size, sizes)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from attrs import define, fields
 from attrs.validators import gt
 from torch import Tensor
 
@@ -36,30 +35,6 @@ def shares(gradient: Tensor) -> Tensor:
     """The gradient of each image over its l_1 norm: (n, C, H, W) -> the same; 0 stays 0, and no square underflows."""
     size = gradient.flatten(1).abs().sum(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
     return gradient / per_image(size, gradient)
-
-
-@define(eq=False)
-class _Standing:
-    """The images of a run that still stand, n of them.
-
-    Args:
-        rows: (n,) int64, their places in the batch.
-        clean: (n, C, H, W).
-        labels: (n,) int64.
-        at: (n, C, H, W), the iterate.
-        memory: (n, C, H, W), the direction g.
-    """
-
-    rows: Tensor
-    clean: Tensor
-    labels: Tensor
-    at: Tensor
-    memory: Tensor
-
-    def keep(self, chosen: Tensor) -> None:
-        """Keep the chosen images, (n,) bool, and drop the others."""
-        for part in fields(_Standing):
-            setattr(self, part.name, getattr(self, part.name)[chosen])
 
 
 class GradientSteps(BallAttack):
@@ -100,30 +75,37 @@ class GradientSteps(BallAttack):
             if not len(rows):
                 break
             clean = images[rows]
-            begin = inside(clean, threat, draws.of("start", restart).at(rows)) if self.random_start else clean
-            standing = _Standing(rows, clean, labels[rows], begin, torch.zeros_like(clean))
-            self._run(network, standing, threat, found)
-            rows = standing.rows
+            at = inside(clean, threat, draws.of("start", restart).at(rows)) if self.random_start else clean
+            rows, at = self._run(network, rows, clean, labels[rows], at, threat, found)
             if restart + 1 < self.restarts and len(rows):
                 with torch.no_grad():
-                    rows = rows[~fooled(network(standing.at), standing.labels)]
+                    rows = rows[~fooled(network(at), labels[rows])]
         return found
 
-    def _run(self, network: Network, standing: _Standing, threat: ThreatModel, found: Tensor) -> None:
-        """Take all steps from one start; writes what it ends with into `found`, `standing` is left as it is then."""
+    def _run(
+        self,
+        network: Network,
+        rows: Tensor,
+        clean: Tensor,
+        labels: Tensor,
+        at: Tensor,
+        threat: ThreatModel,
+        found: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Take all steps from `at`; write what images end with into `found`, return the rows that stand, and where."""
         length = threat.epsilon if self.step_size is None else self.step_size
+        memory = torch.zeros_like(clean)
         for _ in range(self.steps):
-            at = standing.at.detach().requires_grad_()
-            logits = network(at)
-            (gradient,) = torch.autograd.grad(self.loss(logits, standing.labels, standing.labels).sum(), at)
-            standing.memory = self.momentum * standing.memory + shares(gradient)
-            if self.leaves:
-                fell = fooled(logits, standing.labels)
-                if bool(fell.any()):
-                    found[standing.rows[fell]] = standing.at[fell]
-                    standing.keep(~fell)
-                    if not len(standing.rows):
-                        return
-            ahead = step(standing.at, standing.memory, length, threat.norm)
-            standing.at = threat.project(ahead, standing.clean)
-        found[standing.rows] = standing.at
+            leaf = at.detach().requires_grad_()
+            logits = network(leaf)
+            (gradient,) = torch.autograd.grad(self.loss(logits, labels, labels).sum(), leaf)
+            memory = self.momentum * memory + shares(gradient)
+            fell = fooled(logits, labels)
+            if self.leaves and bool(fell.any()):
+                found[rows[fell]] = at[fell]
+                rows, clean, labels, at, memory = (each[~fell] for each in (rows, clean, labels, at, memory))
+                if not len(rows):
+                    return rows, at
+            at = threat.project(step(at, memory, length, threat.norm), clean)
+        found[rows] = at
+        return rows, at

@@ -20,7 +20,6 @@ from torch import Tensor
 from robustnas.attack.foolbox_attack import NearestAttack, Network, fooled
 from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.options import option
-from robustnas.threat import ORDER
 from robustnas_plugins.attacks.starts import TRIES, starts, straight, towards
 
 MOST_HALVINGS = 24
@@ -73,24 +72,19 @@ class HopSkipJump(NearestAttack):
     def _jumped(self, network: Network, clean: Tensor, start: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
         """Jump from images that fool to nearer ones, (n, C, H, W)."""
         current = self._back(network, clean, start, labels)
-        best, closest = current, self._distance(current, clean)
+        best, closest = current, self.size(current - clean)
         for jump in range(1, self.steps + 1):
-            distance = self._distance(current, clean)
+            distance = self.size(current - clean)
             radius = torch.full_like(distance, 0.1) if jump == 1 else self._radius(distance, clean[0].numel())
             count = self._samples_of(jump)
             direction = self._direction(network, current, labels, radius, count, draws.of("jump", jump))
             landed = _jump(network, current, direction, distance / math.sqrt(jump), labels)
             current = self._back(network, clean, landed, labels)
-            distance = self._distance(current, clean)
+            distance = self.size(current - clean)
             nearer = distance < closest
             best = torch.where(nearer[:, None, None, None], current, best)
             closest = torch.minimum(distance, closest)
         return best
-
-    def _distance(self, one: Tensor, other: Tensor) -> Tensor:
-        """(n,) in the attack's norm."""
-        distance: Tensor = (one - other).flatten(1).norm(p=ORDER[self.norm], dim=1)
-        return distance
 
     def _share(self, values: int) -> float:
         """Theta of the paper: the share of the way at which bisection stops, for so many pixel values."""
@@ -106,7 +100,7 @@ class HopSkipJump(NearestAttack):
         if self.norm == "l2":
             shares, blend = torch.ones(len(clean)).to(clean), straight(clean, far)
         else:
-            shares, blend = self._distance(far, clean), _clipped(clean, far)
+            shares, blend = self.size(far - clean), _clipped(clean, far)
         return towards(network, blend, far, shares, labels, halvings)
 
     def _direction(

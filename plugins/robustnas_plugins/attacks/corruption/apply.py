@@ -14,25 +14,14 @@ Family = Callable[[Tensor, int, PerImageRandom], Tensor]
 """Images (N, C, H, W) in [0, 1], severity 1 to 5, draws -> images of the same shape, near [0, 1]."""
 
 FAMILIES: Mapping[str, Family] = {
-    "gaussian-noise": noise.gaussian_noise,
-    "shot-noise": noise.shot_noise,
-    "impulse-noise": noise.impulse_noise,
-    "speckle-noise": noise.speckle_noise,
-    "defocus-blur": blur.defocus_blur,
-    "glass-blur": blur.glass_blur,
-    "motion-blur": blur.motion_blur,
-    "zoom-blur": blur.zoom_blur,
-    "gaussian-blur": blur.gaussian_blur,
-    "snow": weather.snow,
-    "frost": weather.frost,
-    "fog": weather.fog,
-    "spatter": weather.spatter,
-    "brightness": digital.brightness,
-    "contrast": digital.contrast,
-    "saturate": digital.saturate,
-    "elastic": digital.elastic,
-    "pixelate": digital.pixelate,
-    "jpeg": digital.jpeg,
+    family.__name__.replace("_", "-"): family
+    for family in (
+        *(noise.gaussian_noise, noise.shot_noise, noise.impulse_noise, noise.speckle_noise),
+        *(blur.defocus_blur, blur.glass_blur, blur.motion_blur, blur.zoom_blur, blur.gaussian_blur),
+        *(weather.snow, weather.frost, weather.fog, weather.spatter),
+        *(digital.brightness, digital.contrast, digital.saturate),
+        *(digital.elastic, digital.pixelate, digital.jpeg),
+    )
 }
 
 
