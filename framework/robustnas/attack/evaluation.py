@@ -240,11 +240,7 @@ class _Run:
     def _proposed(
         self, runner: Runner, model: Any, start: Tensor, truth: Tensor, draws: PerImageRandom, at: Tensor
     ) -> Any:
-        """Let the attack propose images for a batch, from copies that it may write into.
-
-        Raises:
-            RunError: the attack raised; the message says so where it needs gradients and the network has none.
-        """
+        """Let the attack propose images for a batch, from copies that it may write into."""
         criterion = load_foolbox().criteria.Misclassification(truth.clone())
         try:
             with blaming(f"attack {self.name}", f"on images {int(at[0])} to {int(at[-1])}"):

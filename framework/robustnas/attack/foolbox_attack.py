@@ -114,11 +114,7 @@ class _InTorch(KnownNorms):
     def _torch(
         self, inputs: Any, criterion: Any, draws: PerImageRandom | None, kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor, PerImageRandom, Callable[[Tensor], Any]]:
-        """Convert the arguments to torch: images, labels, draws, and a function back to the caller's type.
-
-        Raises:
-            OptionError: the criterion is targeted, or there are arguments that no attack here knows.
-        """
+        """Convert the arguments to torch: images, labels, draws, and a function back to the caller's type."""
         if kwargs:
             raise OptionError(f"{type(self).__name__}.run knows no {', '.join(sorted(kwargs))}")
         goal = _foolbox.attacks.base.get_criterion(criterion)

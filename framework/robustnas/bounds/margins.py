@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +68,9 @@ def margins_within(
     """As `margins`, with a radius for each image: epsilon (N,), pixel units, in which it is differentiable too."""
     method = _checked(network, images, norm, method)
     _check_labels(images, labels, targets)
-
-    def margins_of(logits: Value) -> Tensor:
-        return _margin_rows(logits, labels, targets)
-
     region = Region(images, norm, epsilon)
-    return _lower(network, region, margins_of, method, keeps_clean=targets == "strongest")
+    rows_of = partial(_margin_rows, labels=labels, targets=targets)
+    return _lower(network, region, rows_of, method, keeps_clean=targets == "strongest")
 
 
 def linear_bounds(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustnas.bounds.ball import Ball
-from robustnas.bounds.propagation import Network, Propagation
+from robustnas.bounds.propagation import Propagation
 from robustnas.bounds.value import Value, midpoint
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.nn.wrappers import eager
@@ -31,24 +31,20 @@ def bounded_logits(propagation: Propagation) -> Value:
         images = Value(propagation, clean, region.centre, region.radius)
         images.ball = Ball.of(region.images) if region.norm != "linf" else None
         with torch.autocast(region.images.device.type, enabled=False), eager():
-            logits = _answer(propagation.network, images)
+            try:
+                logits = propagation.network(images)
+            except RuntimeError as fault:
+                if "TorchScript" not in text_of(fault):
+                    raise
+                raise UnsupportedOpError(
+                    "the network calls a function that is TorchScript (torch.jit.script), whose operations can be run, "
+                    "not looked into; the function itself, without the decorator, would do"
+                ) from fault
     if not isinstance(logits, Value):
         raise InputError(f"the network returned {type(logits).__name__}, not logits that depend on the images")
     if logits.centre.dim() != 2 or logits.centre.shape[1] < 2:
         raise InputError(f"logits have shape {tuple(logits.centre.shape)}; expected (N, K) with at least 2 classes")
     return logits
-
-
-def _answer(network: Network, images: Value) -> Tensor:
-    try:
-        return network(images)
-    except RuntimeError as fault:
-        if "TorchScript" not in text_of(fault):
-            raise
-        raise UnsupportedOpError(
-            "the network calls a function that is TorchScript (torch.jit.script), whose operations can be run, not "
-            "looked into; the function itself, without the decorator, would do"
-        ) from fault
 
 
 def interval(value: Value, matters: Matters | None = None) -> tuple[Tensor, Tensor]:

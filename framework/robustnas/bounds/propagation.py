@@ -77,7 +77,7 @@ class Propagation:
             attribute of the pass, not of a thread, because torch runs backward passes on threads of its own.
         batched: the backward pass under way bounds several linear functions at once.
         widest: entries of the widest value of an image so far; it limits the rows of a batched backward pass.
-        free_slopes: the lower lines of the rectifiers passed so far, where these are optimised.
+        free_slopes: the lower lines of the rectifiers passed so far, in order, where these are optimised.
         probe: (N, ...) zeros added to the images; gradients with respect to it are the slopes A.
         gap_input: (N,) zeros; gradients with respect to it are the sums of <A_i, line_i(z_i) - f_i(z_i)>.
     """
@@ -101,14 +101,6 @@ class Propagation:
         self.keeps_clean |= self.backward
         self.probe = torch.zeros_like(self.region.images, requires_grad=self.backward)
         self.gap_input = torch.zeros_like(self.region.epsilon, requires_grad=self.backward)
-
-    def note_width(self, centre: Tensor) -> None:
-        """Take note of how wide a value is, given its centre (N, ...); every value is noted when it is made."""
-        self.widest = max(self.widest, centre.numel() // max(self.images, 1))
-
-    def add_free_slopes(self, slopes: FreeSlopes) -> None:
-        """Take note of a rectifier's free lower lines; rectifiers call this in the order of the forward pass."""
-        self.free_slopes.append(slopes)
 
     def intervals(self) -> AbstractContextManager[Any]:
         """Restore the caller's gradient mode for interval arithmetic: clean values may need gradients without it."""

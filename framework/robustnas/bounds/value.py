@@ -157,7 +157,7 @@ class Value(torch.Tensor):
         value.ball, value.features, value.softmaxed = None, None, None
         value.exponent, value.tightened = exponent, False
         Memory().add(value)
-        propagation.note_width(centre)
+        propagation.widest = max(propagation.widest, centre.numel() // max(propagation.images, 1))
         return value
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -23,11 +23,7 @@ from robustnas.errors import DataError
 
 
 def _tensor(values: Tensor | np.ndarray) -> Tensor:
-    """An array of NumPy as a tensor, which shares its memory where it can; a tensor as it is.
-
-    Raises:
-        DataError: it is neither, or holds what torch has no type for.
-    """
+    """An array of NumPy as a tensor, which shares its memory where it can; a tensor as it is."""
     if isinstance(values, Tensor):
         return values
     if not isinstance(values, np.ndarray):

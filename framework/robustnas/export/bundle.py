@@ -287,11 +287,7 @@ def _versions(*packages: str) -> dict[str, str | None]:
 
 
 def _free(output: Path) -> Path:
-    """A folder that nothing is in yet.
-
-    Raises:
-        InputError: there is something; nothing is overwritten.
-    """
+    """A folder that nothing is in yet."""
     if output.is_dir() and not any(output.iterdir()):
         return output
     if output.exists():

@@ -91,11 +91,7 @@ def _padded(values: Sequence[float], count: int) -> list[float | None]:
 
 
 def _result(stage: StageFolder) -> dict[str, Any]:
-    """What the stage found.
-
-    Raises:
-        RunDirectoryError: its result is not one.
-    """
+    """What the stage found."""
     found = stage.result()
     missing = [key for key in KEYS if key not in found]
     if missing:

@@ -129,11 +129,7 @@ def opened(path: Path, network: int) -> Iterator[Archive]:
 
 
 def _check_kind(start: bytes) -> None:
-    """Refuse files of other programs by name.
-
-    Raises:
-        InputError: it is one.
-    """
+    """Refuse files of other programs by name."""
     if start[8:9] == b"{" and start[4:8] == bytes(4):
         raise InputError(
             "is a safetensors file, which is not read here; torch.save(safetensors.torch.load_file(path), "

@@ -97,11 +97,7 @@ def digest(factory: str, weights: Weights | None) -> dict[str, Any]:
 def _check_normalisation(
     shape: Shape, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[Sequence[float], Sequence[float]] | None:
-    """Return mean and standard deviation, or None where the network has neither or its own.
-
-    Raises:
-        InputError: one without the other, one of another number of channels, or a std that is not above 0.
-    """
+    """Return mean and standard deviation, or None where the network has neither or its own."""
     if mean is None and std is None:
         return None
     if mean is None or std is None:

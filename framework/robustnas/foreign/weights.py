@@ -155,11 +155,7 @@ def _read(archive: Archive, fit: Fit, room: int) -> dict[str, Any]:
 
 
 def _load(network: nn.Module, state: dict[str, Any], fit: Fit) -> tuple[list[str], list[str]]:
-    """Hand the tensors to torch; return which names are missing, and which unknown, once it has taken what it knows.
-
-    Raises:
-        InputError: torch refuses it.
-    """
+    """Hand the tensors to torch; return which names are missing, and which unknown, once it has taken what it knows."""
     # versions of modules, by which torch knows which names an older checkpoint may lack
     versions = {f"{path}.": version for path, version in (fit.state.metadata or {}).items()}
     state._metadata = {  # type: ignore[attr-defined]
@@ -180,11 +176,7 @@ def _counts(name: str) -> bool:
 
 
 def _chosen(archive: Archive, weights: Weights, expected: Mapping[str, Any]) -> Fit:
-    """Choose the one thing in a file that fits, or the nearest.
-
-    Raises:
-        InputError: there are several that differ, it is among others, or what was asked for is not there.
-    """
+    """Choose the one thing in a file that fits, or the nearest."""
     states = _states(archive.content)
     if not states:
         raise InputError(f"holds {_kind(archive.content)}, and no mapping of names to tensors; {ADVICE}")

@@ -333,11 +333,7 @@ def _too_large(kind: str, text: str) -> str:
 
 
 def _scalar(kind: str, text: str) -> bool | int | float | str | None:
-    """Read the text of a scalar as its kind says.
-
-    Raises:
-        ValueError: it is not of that kind (possible only with an explicit tag).
-    """
+    """Read the text of a scalar as its kind says."""
     if kind == "str":
         return text
     if not re.fullmatch(SCALARS[kind][0], text):

@@ -186,11 +186,7 @@ class Epochs:
         self.folder.rewrite_history(self.records)
 
     def _restore(self, parts: Mapping[str, Any]) -> None:
-        """Go on from the folder's checkpoint, if there is one.
-
-        Raises:
-            RunDirectoryError: it belongs to another stage, or lacks a part.
-        """
+        """Go on from the folder's checkpoint, if there is one."""
         state = self.folder.load_tensors(FILE)
         if state is None:
             return

@@ -8,7 +8,6 @@ LONGEST = 60
 
 def quoted(given: object) -> str:
     """A text in quotes, what does not print escaped, and its end left out where it is long; another value as it is."""
-    text = given if isinstance(given, str) else ""
-    if text is not given:
+    if not isinstance(given, str):
         return repr(given)
-    return repr(text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}...")
+    return repr(given if len(given) <= LONGEST else f"{given[: LONGEST - 3]}...")

@@ -106,11 +106,7 @@ def _right(
 
 
 def _checked(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Wrap the network so that its faults become a RunError.
-
-    Raises, when called:
-        RunError: the network raised, or returned what is not (n, K) finite logits.
-    """
+    """Wrap the network so that its faults become a RunError."""
 
     def call(images: Tensor) -> Tensor:
         with blaming("the network", "in its forward pass"):

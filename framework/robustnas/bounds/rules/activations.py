@@ -67,10 +67,6 @@ GELU = Curve(
 )  # fmt: skip
 
 
-def _gelu_by_tanh(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
-
-
 def _gelu_by_tanh_slope(x: Tensor) -> Tensor:
     """f(x) = x sigmoid(v), v = sqrt(8/pi) (x + 0.044715 x^3)."""
     near = x.clamp(-64.0, 64.0)
@@ -80,7 +76,7 @@ def _gelu_by_tanh_slope(x: Tensor) -> Tensor:
 
 
 GELU_BY_TANH = Curve(
-    _gelu_by_tanh, _gelu_by_tanh_slope, _gelu_by_tanh_slope,
+    lambda x: F.gelu(x, approximate="tanh"), _gelu_by_tanh_slope, _gelu_by_tanh_slope,
     left=-1.4185040087908284, right=1.4185040087908284, valley=-0.7524614220710163, noise=GELU_NOISE,
 )  # fmt: skip
 
@@ -153,11 +149,9 @@ def gelu(function: Function, value: Value, *, approximate: str = "none") -> Valu
 
 def clamped(lowest: float, highest: float) -> Curve:
     """Make the curve of min(max(x, lowest), highest)."""
-
-    def clamp(x: Tensor) -> Tensor:
-        return x.clamp(lowest, highest)
-
-    return Curve(clamp, torch.ones_like, torch.zeros_like, left=lowest, right=highest, straight=True)
+    return Curve(
+        lambda x: x.clamp(lowest, highest), torch.ones_like, torch.zeros_like, left=lowest, right=highest, straight=True
+    )
 
 
 @rule(*_spelled("clamp", "clip", "clamp_min", "clamp_max"))
@@ -239,11 +233,7 @@ def prelu(function: Function, value: Value, weight: Tensor) -> Value:
     shape = [1] * value.centre.dim()
     shape[1 if len(shape) > 1 else 0] = -1
     slopes = weight.view(shape)
-
-    def prelu_of(x: Tensor) -> Tensor:
-        return F.prelu(x, weight)
-
-    curve = Curve(prelu_of, torch.ones_like, slopes.expand_as, left=0.0, straight=True, valley=0.0)
+    curve = Curve(lambda x: F.prelu(x, weight), torch.ones_like, slopes.expand_as, left=0.0, straight=True, valley=0.0)
     return enclose_curve(curve, curve.value, value)
 
 

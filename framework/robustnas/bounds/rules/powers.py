@@ -45,10 +45,6 @@ def _falling(value: Entrywise, slope: Entrywise) -> Curve:
     return Curve(value, slope, slope, valley=torch.inf)
 
 
-def _reciprocal(x: Tensor) -> Tensor:
-    return torch.where(x > 0, x, torch.nan).reciprocal()
-
-
 LOG = _concave(torch.log, lambda x: 1 / _positive(x))
 LOG1P = _concave(torch.log1p, lambda x: 1 / _positive(1 + x))
 
@@ -60,7 +56,7 @@ def _root(x: Tensor) -> Tensor:
 
 SQRT = _concave(_root, lambda x: 0.5 * _positive(x).rsqrt())
 RSQRT = _falling(torch.rsqrt, lambda x: -0.5 * _positive(x) ** -1.5)
-RECIPROCAL = _falling(_reciprocal, lambda x: -(_positive(x) ** -2))
+RECIPROCAL = _falling(lambda x: torch.where(x > 0, x, torch.nan).reciprocal(), lambda x: -(_positive(x) ** -2))
 
 CURVES = {"exp": EXP, "expm1": EXPM1, "log": LOG, "log1p": LOG1P, "sqrt": SQRT, "rsqrt": RSQRT, "square": SQUARE}
 """Functions of one tensor without further arguments; `activations.py` registers them."""

@@ -106,7 +106,7 @@ def _rectified(
     clean: Tensor
     clean, control = _Rectifier.apply(propagation, value.clean, output, *lines)  # type: ignore[no-untyped-call]
     if ray is not None and propagation.kind.ascent and bool(unstable(value.lower, value.upper).any()):
-        propagation.add_free_slopes(FreeSlopes(control, ray.detach(), negative))
+        propagation.free_slopes.append(FreeSlopes(control, ray.detach(), negative))
     return clean
 
 
