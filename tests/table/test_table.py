@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from attrs import evolve
 from hypothesis import given
@@ -17,7 +18,8 @@ from rich.console import Console
 
 from robustnas.attack.column import Column
 from robustnas.certify.verdicts import Verdicts
-from robustnas.table.forms import cells, csv_text, json_data, markdown, matrices, questions, show
+from robustnas.table.forms import cells, csv_text, json_data, markdown, matrices, show
+from robustnas.table.lines import questions
 from robustnas.table.rows import Comparison, SeedResult, figure, row
 from robustnas.threat import ThreatModel
 from support import finished_run as finished
@@ -142,6 +144,29 @@ def test_certified_accuracy_at_several_radii_falls_and_agrees_with_the_radius(fi
     held = json.loads(next((finished_run / "run/certify").glob("*/result.json")).read_text())["certified_at"]
     assert {e: [r >= 0.999999 * float(e) for r in radius] for e in held} == held
     assert "certified at 1/255 %" in (finished_run / "run/table.md").read_text()
+
+
+def test_the_spread_of_radii_is_told_beside_their_mean():
+    radii = [10.0**-n for n in range(1, 6)] + [0.0] + [0.5] * 4  # the last four are of images that are wrong
+    found = row("m", [result(clean=[True] * 6 + [False] * 4, radius={"linf": radii})], COLUMNS)
+    assert found["certified_radius_geometric"]["linf"]["mean"] == pytest.approx(10**-3.5), (
+        "a radius of 0 counts as 1e-6"
+    )
+    quantiles = {q: figure["mean"] for q, figure in found["certified_radius_quantiles"]["linf"].items()}
+    expected = np.quantile(radii[:6], [0.1, 0.5, 0.9])
+    assert list(quantiles.values()) == pytest.approx(expected.tolist())
+    assert list(quantiles) == ["10", "50", "90"]
+    text = markdown(Comparison(str(THREAT), [found], COLUMNS, ["linf"], []))
+    assert "geometric mean (10, 50, 90 % quantiles): m 0.000316 (0.00000500, 0.000550, 0.0550)" in text
+    wrong = row("m", [result(clean=[False] * 10, radius={"linf": radii})], COLUMNS)
+    assert wrong["certified_radius_geometric"]["linf"] is None
+
+
+def test_the_residual_of_a_matched_capacity_is_a_column_where_there_is_one():
+    rows = [row("a", [result(match=-0.022), result(1, match=0.01)], COLUMNS), row("b", [result()], COLUMNS)]
+    titles, body = cells(Comparison(str(THREAT), rows, COLUMNS, [], []))
+    assert [line[titles.index("match %")] for line in body] == [("-0.60 ± 2.26", False), ("-", False)]
+    assert "match %" not in cells(comparison())[0]
 
 
 def comparison() -> Comparison:

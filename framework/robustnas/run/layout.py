@@ -37,6 +37,7 @@ class Layout:
         dataset: name of the dataset.
         threat: the recipe's threat.
         values: number of pixel values of an image.
+        classes: number of classes; None in a directory of an older version.
         attacks: the attacks, in the order in which they are run and shown.
         norms: the norms of certified radii.
         epsilons: radii of the curve of robust accuracy.
@@ -49,6 +50,7 @@ class Layout:
     dataset: str
     threat: ThreatModel
     values: int
+    classes: int | None
     attacks: list[Column]
     norms: list[str]
     epsilons: list[float]
@@ -94,6 +96,7 @@ def read(directory: RunDirectory) -> Layout:
             dataset=str(data["dataset"]),
             threat=ThreatModel(**data["threat"]),
             values=int(data["values"]),
+            classes=None if data.get("classes") is None else int(data["classes"]),
             attacks=[Column.of(attack) for attack in data["attacks"]],
             norms=list(data["norms"]),
             epsilons=[float(epsilon) for epsilon in data["epsilons"]],
@@ -150,6 +153,7 @@ def describe(plan: Plan, directory: RunDirectory, notes: Sequence[str]) -> dict[
         "dataset": plan.identity["dataset"]["name"],
         "threat": {"norm": plan.threat.norm, "epsilon": plan.threat.epsilon},
         "values": math.prod(plan.dataset.shape),
+        "classes": plan.dataset.classes,
         "attacks": [column.plain() for column in plan.columns],
         "norms": [] if plan.certify is None else list(plan.certify.norms),
         "epsilons": list(plan.evaluate.epsilons) if plan.columns else [],

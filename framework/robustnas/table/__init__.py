@@ -4,6 +4,8 @@ finished     reads a run directory whose stages are done, and prints
 statistics   what a few seeds and images say, and what they cannot
 results      makes the table of a run directory, and a list of what happened to each image
 rows         makes figures as plain data from the results of the stages
+columns      the columns of the printed table
+lines        the lines under it
 forms        presents them as JSON, Markdown, CSV and in a terminal
 robustbench  one result in the form of RobustBench's files
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -49,13 +49,14 @@ def comparison(directory: RunDirectory) -> Comparison:
         RunDirectoryError: a result is damaged.
     """
     shown = layout.read(directory)
-    rows, contradictions = [], []
+    rows, contradictions, measured = [], [], {}
     for method, seeds in shown.methods.items():
         results = []
         for seed, stages in seeds.items():
             result, wrong = _believed(directory, shown, method, seed, stages)
             results.append(result)
             contradictions += wrong
+        measured[method] = results
         rows.append(row(method, results, shown.attacks, shown.epsilons, shown.smoothing, shown.certified_epsilons))
     return Comparison(
         threat=str(shown.threat),
@@ -66,6 +67,8 @@ def comparison(directory: RunDirectory) -> Comparison:
             *shown.notes,
             *_weights(directory, shown),
             *_divisions(directory, shown),
+            *_matches(directory, shown),
+            *_chance(shown, measured),
             *_missing(directory, shown),
         ],
         epsilons=shown.epsilons,
@@ -82,6 +85,40 @@ def _weights(directory: RunDirectory, shown: Layout) -> list[str]:
     taken = {method: (_result(directory, where) or {}).get("weights") for method, where in firsts.items()}
     told = [f"{method} {text}" for method, text in taken.items() if isinstance(text, str)]
     return [f"weights taken: {', '.join(told)}"] if told else []
+
+
+def _matches(directory: RunDirectory, shown: Layout) -> list[str]:
+    """Note which capacity networks were matched to."""
+    found = [(_result(directory, stages["train"]) or {}).get("match") for _, _, stages in shown.networks]
+    targets = {(one["kind"], one["target"]) for one in found if one is not None}
+    told = ", ".join(f"{target:,} {kind.replace('_', '-')}" for kind, target in sorted(targets))
+    return [f"networks matched to {told}; match: by how much the network that came closest misses that"] if told else []
+
+
+def _chance(shown: Layout, measured: dict[str, list[SeedResult]]) -> list[str]:
+    """Note accuracies that are no farther from those of an answer by chance than so many images can tell.
+
+    Each lies in the 95 % interval of the share of right answers among as many images of equally many classes, normal
+    approximation of the binomial; several networks see the same images, so the images count once.
+    """
+    if shown.classes is None:
+        return []
+    picks: dict[str, Callable[[SeedResult], Sequence[float] | None]] = {
+        "clean": lambda r: r.clean,
+        "robust": lambda r: r.attacks.robust,
+        "certified": lambda r: r.certified,
+    }
+    chance, told = 1 / shown.classes, []
+    for name, pick in picks.items():
+        whose = []
+        for method, results in measured.items():
+            found = [flags for flags in map(pick, results) if flags is not None]
+            half = 1.96 * math.sqrt(chance * (1 - chance) / len(found[0])) if found else 0.0
+            if found and abs(share([share(flags) for flags in found]) - chance) <= half:
+                whose.append(method)
+        told += [f"{name} of {', '.join(whose)}"] if whose else []
+    about = f"cannot be told from chance, {chance:.2%} right among {shown.classes} classes, with so few images"
+    return [f"{about}: {'; '.join(told)}"] if told else []
 
 
 def check(directory: RunDirectory, method: str, seed: int) -> None:
@@ -200,6 +237,7 @@ def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int,
     radius = {} if certify is None else certify["radius"]
     verdicts.check(f"{method}, seed {seed}", attacked, right, certified, radius, shown.threat, certified_at)
     made = train if train is not None else clean
+    match = None if train is None else train.get("match")
     return SeedResult(
         seed=seed,
         clean=None if right is None else right.tolist(),
@@ -210,6 +248,7 @@ def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int,
         smoothed=None if smooth is None else smooth["radius"],
         flags=[flag.plain() for flag in flags],
         parameters=None if made is None else made["parameters"],
+        match=None if match is None else (match["found"] - match["target"]) / match["target"],
         search_seconds=None if search is None else search["search_seconds"],
     )
 

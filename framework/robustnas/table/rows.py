@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import field, frozen
@@ -15,6 +16,12 @@ from attrs import field, frozen
 from robustnas.attack.column import Column
 from robustnas.certify.verdicts import Verdicts
 from robustnas.threat import NORMS
+
+QUANTILES = ("10", "50", "90")
+"""Percent of the correctly classified images that have a radius below the quantile."""
+
+LEAST_RADIUS = 1e-6
+"""Where radii enter in logs, a smaller one counts as this: the search for a radius ends here, and tells less from 0."""
 
 Figure = dict[str, Any] | None
 """`{"mean", "std", "values"}`: `values` has one entry a seed, in the order of the row's seeds, None where it was not
@@ -38,6 +45,7 @@ class SeedResult:
         smoothed: certified l2 radii of the smoothed classifier, 0 where it is wrong or abstains.
         flags: what a reviewer would object to, plain.
         parameters: trainable weights.
+        match: by which share of its target a network missed the capacity that it was matched to.
         search_seconds: time of the search.
     """
 
@@ -50,6 +58,7 @@ class SeedResult:
     smoothed: Sequence[float] | None = None
     flags: Sequence[dict[str, Any]] = ()
     parameters: int | None = None
+    match: float | None = None
     search_seconds: float | None = None
 
 
@@ -72,13 +81,33 @@ def _share(flags: Sequence[float] | None) -> float | None:
     return None if flags is None else share(flags)
 
 
-def _radius(result: SeedResult, norm: str, *, over_correct: bool) -> float | None:
-    """Take the mean certified radius in pixel units, over correctly classified images or with 0 for the others."""
+def _mean_radius_of_all(result: SeedResult, norm: str) -> float | None:
+    """Take the mean certified radius of all images in pixel units; that of a wrongly classified one is 0."""
+    return statistics.fmean(result.radius[norm]) if result.clean is not None and norm in result.radius else None
+
+
+def _over_correct(result: SeedResult, norm: str, measure: Callable[[Sequence[float]], float]) -> float | None:
+    """Measure the certified radii of the correctly classified images, in pixel units."""
     if result.clean is None or norm not in result.radius:
         return None
-    radii = result.radius[norm]
-    chosen = [r for r, clean in zip(radii, result.clean, strict=False) if clean or not over_correct]
-    return statistics.fmean(chosen) if chosen else None
+    radii = [radius for radius, clean in zip(result.radius[norm], result.clean, strict=False) if clean]
+    return measure(radii) if radii else None
+
+
+def geometric_mean(radii: Sequence[float]) -> float:
+    """Take the geometric mean of radii, which those near 0 move as much as those far from it.
+
+    A radius below `LEAST_RADIUS`, 0 among them, counts as that.
+    """
+    return math.exp(statistics.fmean(math.log(max(radius, LEAST_RADIUS)) for radius in radii))
+
+
+def quantile(radii: Sequence[float], share: float) -> float:
+    """Take a quantile, between two radii in proportion."""
+    ordered = sorted(radii)
+    below, between = divmod(share * (len(ordered) - 1), 1)
+    above = ordered[min(int(below) + 1, len(ordered) - 1)]
+    return ordered[int(below)] * (1 - between) + above * between
 
 
 def row(
@@ -101,6 +130,10 @@ def row(
         """Make a figure of what each seed measured."""
         return figure([measure(result) for result in results])
 
+    def over_correct(norm: str, measure: Callable[[Sequence[float]], float]) -> Figure:
+        """Make a figure of the radii of what each network classifies correctly."""
+        return over(lambda result: _over_correct(result, norm, measure))
+
     def by_label(pick: Callable[[Verdicts], Any]) -> dict[str, Any]:
         """List what each seed has of each attack, where any seed has something."""
         found = {c.label: [pick(r.attacks).get(c.label) for r in results] for c in columns}
@@ -118,8 +151,12 @@ def row(
             f"{e:g}": over(lambda r, e=e: _share(r.certified_at.get(e)))  # type: ignore[misc]
             for e in certified_epsilons
         },
-        "certified_radius": {n: over(lambda r, n=n: _radius(r, n, over_correct=True)) for n in NORMS},  # type: ignore[misc]
-        "certified_radius_all": {n: over(lambda r, n=n: _radius(r, n, over_correct=False)) for n in NORMS},  # type: ignore[misc]
+        "certified_radius": {n: over_correct(n, statistics.fmean) for n in NORMS},
+        "certified_radius_geometric": {n: over_correct(n, geometric_mean) for n in NORMS},
+        "certified_radius_quantiles": {
+            n: {q: over_correct(n, partial(quantile, share=int(q) / 100)) for q in QUANTILES} for n in NORMS
+        },
+        "certified_radius_all": {n: over(lambda r, n=n: _mean_radius_of_all(r, n)) for n in NORMS},  # type: ignore[misc]
         "smoothed": {
             f"{e:g}": over(lambda r, e=e: None if r.smoothed is None else share([x > e for x in r.smoothed]))  # type: ignore[misc]
             for e in smoothing or ()
@@ -130,6 +167,7 @@ def row(
         "evaluations": {c.label: over(lambda r, label=c.label: r.attacks.evaluations.get(label)) for c in columns},  # type: ignore[misc]
         "flags": [{**flag, "seed": r.seed} for r in results for flag in r.flags],
         "parameters": over(lambda r: None if r.parameters is None else float(r.parameters)),
+        "match": over(lambda r: r.match),
         "search_seconds": over(lambda r: r.search_seconds),
     }
 

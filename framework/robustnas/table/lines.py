@@ -1,0 +1,79 @@
+"""The lines under the table: what a reader must know to read its figures rightly."""
+
+from __future__ import annotations
+
+import statistics
+
+from robustnas.table.columns import pixels
+from robustnas.table.rows import QUANTILES, Comparison
+
+FLAGGED = "(!)"
+"""The mark behind the name of a method whose figures a reviewer would question; lines under the table say why."""
+
+
+def under(comparison: Comparison) -> list[str]:
+    """List what stands under the table, a line each."""
+    return [
+        *comparison.notes,
+        *radii_of_all(comparison),
+        *spreads_of_radii(comparison),
+        *costs(comparison),
+        *questions(comparison),
+        *(f"left out, because results contradict each other: {text}" for text in comparison.contradictions),
+    ]
+
+
+def radii_of_all(comparison: Comparison) -> list[str]:
+    """Write the mean certified radius that counts wrongly classified images as 0, a line a norm.
+
+    The column's mean is over correctly classified images alone, and is large for a network that is right only on easy
+    images.
+    """
+    lines = []
+    for norm in comparison.norms:
+        given = [(str(r["method"]), r["certified_radius_all"][norm]) for r in comparison.rows]
+        told = ", ".join(f"{method} {pixels(found['mean'])}" for method, found in given if found is not None)
+        lines += [f"mean certified {norm} radius with 0 for the wrongly classified: {told}"] if told else []
+    return lines
+
+
+def spreads_of_radii(comparison: Comparison) -> list[str]:
+    """Write the geometric mean and quantiles of certified radii, a line a norm: a mean hides how far they are apart."""
+    lines = []
+    for norm in comparison.norms:
+        told = []
+        for r in comparison.rows:
+            figures = [r["certified_radius_geometric"][norm], *r["certified_radius_quantiles"][norm].values()]
+            if figures[0] is not None:
+                mean, *quantiles = (pixels(figure["mean"]) for figure in figures)
+                told.append(f"{r['method']} {mean} ({', '.join(quantiles)})")
+        if told:
+            which = f"geometric mean ({', '.join(QUANTILES)} % quantiles)"
+            lines.append(f"certified {norm} radius of the rightly classified, {which}: {', '.join(told)}")
+    return lines
+
+
+def costs(comparison: Comparison) -> list[str]:
+    """Say what the attacks cost, in a line: model evaluations a test image, mean over the rows."""
+    texts = []
+    for column in comparison.attacks:
+        means = [
+            evaluations["mean"] for r in comparison.rows if (evaluations := r["evaluations"][column.label]) is not None
+        ]
+        if any(means):
+            texts.append(f"{column.label} {statistics.fmean(means):,.1f}")
+    return [f"model evaluations a test image: {', '.join(texts)}"] if texts else []
+
+
+def questions(comparison: Comparison) -> list[str]:
+    """List what a reviewer would object to, a line each: name, attack, finding, and whose."""
+    findings: dict[tuple[str, str | None, str], dict[str, list[int]]] = {}
+    for r in comparison.rows:
+        for flag in r["flags"]:
+            who = findings.setdefault((flag["name"], flag["attack"], flag["text"]), {})
+            who.setdefault(str(r["method"]), []).append(flag["seed"])
+    lines = []
+    for (name, attack, text), methods in findings.items():
+        whom = ", ".join(f"{method} ({', '.join(map(str, seeds))})" for method, seeds in methods.items())
+        lines.append(f"{FLAGGED} {name}{f', {attack}' if attack else ''}: {text}; in (seeds) {whom}")
+    return lines
