@@ -194,6 +194,8 @@ def type_text(annotation: Any) -> str:
         elements = [type_text(argument) for argument in arguments if argument is not Ellipsis]
         fixed = origin is tuple and Ellipsis not in arguments
         return f"list of {', '.join(elements)}" if fixed else f"list of {elements[0] if elements else 'anything'}"
+    if isinstance(annotation, type) and attrs.has(annotation):
+        return f"{{{', '.join(f'{name}: {option.type_text}' for name, option in options_of(annotation).items())}}}"
     if isinstance(annotation, type):
         if issubclass(annotation, enum.Enum):
             return " | ".join(value_text(member.value) for member in annotation)

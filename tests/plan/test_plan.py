@@ -85,6 +85,8 @@ def test_only_what_matters_changes_a_key(recipe: Path, override: str, changed: s
         # gamma matters only where there is a score
         ("search.gamma=0.5", "darts", set()),
         ("search.gamma=0.5", "jac", set(KINDS) - {"smooth"}),
+        ("search.gamma={balance: 0.25}", "darts", set()),
+        ("search.gamma={balance: 0.25}", "jac", set(KINDS) - {"smooth"}),
         # the size of the supernet does not matter to a published genotype
         ("search_space.cells=2", "published", set()),
         ("search_space.cells=2", "darts", set(KINDS) - {"smooth"}),

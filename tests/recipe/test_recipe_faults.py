@@ -198,6 +198,17 @@ FAULTS = [
     ("methods: {a: {metric: bound, genotype: X}}\n", "methods.a.metric", "no search would use it"),
     ("methods: {a: {genotype: ''}}\n", "methods.a.genotype", "found no text"),
     ("methods: {a: {search: {gama: 1}}}\n", "methods.a.search.gama", "did you mean 'gamma'?"),
+    ("methods: {a: {search: {gamma: -1}}}\n", "methods.a.search.gamma", "at least 0, or {balance: 0.5}"),
+    ("methods: {a: {search: {gamma: {balance: 0}}}}\n", "methods.a.search.gamma.balance", "more than 0 would do"),
+    ("methods: {a: {search: {gamma: {balance: -1}}}}\n", "methods.a.search.gamma.balance", "more than 0 would do"),
+    ("methods: {a: {search: {gamma: {balance: x}}}}\n", "methods.a.search.gamma.balance", "found 'x' (text); a number"),
+    (
+        "methods: {a: {search: {gamma: {balance: 1, balanse: 1}}}}\n",
+        "methods.a.search.gamma.balanse",
+        "did you mean 'balance'?",
+    ),
+    ("methods: {a: {search: {gamma: {}}}}\n", "methods.a.search.gamma.balance", "number would do"),
+    ("methods: {a: {search: {gamma: balance}}}\n", "methods.a.search.gamma", "number or {balance: number} would do"),
     ("methods: {a: {search_space: {cells: 0}}}\n", "methods.a.search_space.cells", "at least 1 would do"),
     ("methods: {a: {threat: {epsilon: -1}}}\n", "methods.a.threat.epsilon", "at least 0"),
     (

@@ -19,6 +19,7 @@ from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.metrics.random_noise import RandomNoise
 from support.networks import TinyDataset, TinySpace, TinySupernet
+from support.searches import same, timeless
 
 CPU = torch.device("cpu")
 SETTINGS = Search(epochs=4, batch=5, warmup_epochs=1, gamma=0.05, alpha_lr=0.05, crop=1, flip=True, cutout=2)
@@ -39,11 +40,6 @@ def ran(one, folder, report=silent):
     return search.run(one, StageFolder(folder), CPU, report)
 
 
-def timeless(record):
-    machine = ("waiting", "peak_memory")
-    return {name: value for name, value in record.items() if not name.endswith("_seconds") and name not in machine}
-
-
 METRICS = {
     "darts": (),
     "jacobian": (Jacobian(rows=2),),
@@ -51,16 +47,6 @@ METRICS = {
     "sdarts-adv": (AdversarialAlpha(steps=2),),
     "adversarial": (AdversarialTraining(steps=2), Jacobian()),
 }
-
-
-def same(a, b):
-    """Everything two checkpoints hold, bit for bit."""
-    assert len(a["supernet"]) > 10
-    assert set(a["supernet"]) == set(b["supernet"])
-    assert all(torch.equal(value, b["supernet"][name]) for name, value in a["supernet"].items())
-    for optimizer in ("w_optimizer", "alpha_optimizer"):
-        torch.testing.assert_close(a[optimizer], b[optimizer], rtol=0, atol=0)
-    assert list(map(timeless, a["records"])) == list(map(timeless, b["records"]))
 
 
 def stoppable():

@@ -10,75 +10,26 @@ import torch
 import torch.nn.functional as F
 from attrs import evolve, frozen
 
-from robustnas.contracts import Context
 from robustnas.nn.batch_statistics import scratch_statistics
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.search.hypergradient.conjugate_gradient import ConjugateGradient
 from robustnas.search.hypergradient.exact import Exact
 from robustnas.search.hypergradient.first_order import FirstOrder
 from robustnas.search.hypergradient.neumann import Neumann
-from robustnas.search.hypergradient.step import Step
 from robustnas.search.hypergradient.unrolled import Unrolled
-from robustnas.search.objective import Objective
 from robustnas.search.weights import constant, replaced, weights
 from robustnas.testing.promise import judge
-from robustnas.threat import ThreatModel
 from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.metrics.random_noise import RandomNoise
 from support.networks import TinySupernet, batch, parts, whole
+from support.searches import THREAT, LogitSize, SmoothJacobian, make_step
 
-THREAT = ThreatModel("linf", "8/255")
 ALL = [order().gradient for order in (FirstOrder, Unrolled, Exact, Neumann, ConjugateGradient)]
 first_order, unrolled, exact, neumann, conjugate_gradient = ALL
-GAMMA = 0.1
 LIMIT = 1e-5
 """Of the relative error of `unrolled` on a smooth network; 2e-6 to 4e-6 was measured."""
-
-
-@frozen
-class LogitSize:
-    """A smooth score: minus the mean square of the logits."""
-
-    def score(self, network, images, labels, threat):
-        return -network(images).square().mean(dim=1)
-
-
-@frozen
-class SmoothJacobian:
-    """`Jacobian` with squared norms, which have no kink."""
-
-    def score(self, network, images, labels, threat):
-        images = images.detach().requires_grad_()
-        (row,) = torch.autograd.grad(network(images)[:, 0].sum(), images, create_graph=True)
-        return -row.flatten(1).square().sum(dim=1)
-
-
-def make_step(metrics=(), gamma=GAMMA, activation=torch.tanh, lr=0.05, decay=0.03, momentum=0.9, rehearsed=2, cuts=1):
-    """A step in float64, with filled momentum buffers."""
-    torch.manual_seed(3)
-    supernet = PixelSupernet(TinySupernet(activation=activation), (0.5, 0.5), (0.25, 0.25)).double()
-    w = weights(supernet)
-    optimizer = torch.optim.SGD(w.parameters, lr, momentum=momentum, weight_decay=decay)
-    train, val = batch(8, 1, torch.float64), batch(8, 2, torch.float64)
-    for _ in range(rehearsed):
-        optimizer.zero_grad()
-        torch.autograd.backward(F.cross_entropy(supernet(train[0]), train[1]), inputs=w.parameters)
-        optimizer.step()
-    optimizer.zero_grad()
-    objective = Objective(tuple((1.0, metric) for metric in metrics), THREAT, gamma)
-    inner, outer = (Context(0.5, torch.Generator().manual_seed(seed), F.cross_entropy) for seed in (4, 5))
-    return Step(
-        supernet=supernet,
-        objective=objective,
-        weights=w,
-        w_optimizer=optimizer,
-        train=parts(*train, cuts),
-        val=parts(*val, cuts),
-        inner=inner,
-        outer=outer,
-    )
 
 
 def plain_loss(supernet, batch):

@@ -12,6 +12,7 @@ from robustnas.nn.normalize import PixelSupernet
 from robustnas.nn.synchronised import synchronise
 from robustnas.registry import ORDERS as REGISTERED
 from robustnas.search import SearchTask
+from robustnas.search.balance import Balance
 from robustnas.search.hypergradient.step import Step
 from robustnas.search.hypergradient.unrolled import Unrolled
 from robustnas.search.objective import Objective
@@ -25,18 +26,11 @@ from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.metrics.random_noise import RandomNoise
 from support.networks import Bars, TinyDataset, TinySpace, TinySupernet, batch
+from support.searches import LogitSize
 
 THREAT = ThreatModel("linf", "8/255")
 COUNT = 9
 """Images of a step: an odd number, so that the two shares differ."""
-
-
-@frozen
-class LogitSize:
-    """A smooth score: minus the mean square of the logits."""
-
-    def score(self, network, images, labels, threat):
-        return -network(images).square().mean(dim=1)
 
 
 ORDERS = {name: REGISTERED.load(name)() for name in REGISTERED.names()}
@@ -134,6 +128,7 @@ SEARCHES = {
     "score": search_task(LogitSize()),
     "sdarts, unrolled": search_task(AdversarialAlpha(steps=2), order=Unrolled()),
     "in parts": search_task(LogitSize(), batch=8, accumulate=2),
+    "balanced": search_task(LogitSize(), LogitSize(), gamma=Balance(0.5)),
 }
 
 

@@ -70,7 +70,7 @@ def test_two_processes_reproduce_one(figures: tuple[Figures, Figures]):
             limit = 1e-12 if expected.dtype == torch.float64 else 1e-5
             torch.testing.assert_close(found, expected, rtol=limit, atol=limit, msg=lambda m: f"{name}, {key}: {m}")  # noqa: B023
     assert compared > 400
-    assert sum(name.startswith("search") for name in one) == 3
+    assert sum(name.startswith("search") for name in one) == 4
 
 
 @pytest.mark.processes

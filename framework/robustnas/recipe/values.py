@@ -324,6 +324,8 @@ def _union(node: Node, annotation: Any, members: Sequence[Any], faults: Faults) 
             return value
     alone = [member for member in members if member is not type(None)]
     # Where null is the only alternative, the fault of the other member says more than one about both.
+    if isinstance(node.value, dict):  # likewise where one alternative alone is a mapping
+        alone = [member for member in alone if attrs.has(member)] or alone
     return read_value(node, alone[0], faults) if len(alone) == 1 else _expected(node, annotation, faults)
 
 

@@ -134,7 +134,9 @@ class Epochs:
         self.report(len(self.records), self.epochs, "epoch")
         while len(self.records) < self.epochs:
             record = self._epoch(begin, parts, feed)
-            figures = {name: value for name, value in record.items() if name not in UNTOLD and value is not None}
+            figures = {
+                name: value for name, value in record.items() if name not in UNTOLD and isinstance(value, int | float)
+            }
             self.report(len(self.records), self.epochs, "epoch", **figures)
             if self.processes.any(interrupt.asked()):
                 raise interrupt.Interrupted

@@ -17,19 +17,33 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from robustnas.contracts import Order
 from robustnas.runtime.epochs import sum_gradients
+from robustnas.search.balancing import Balancing
 from robustnas.search.hypergradient.step import Step
 from robustnas.search.objective import Validation, training_loss
 from robustnas.search.weights import constant
 
 
 def outer_step(step: Step, order: Order, alpha_optimizer: torch.optim.Optimizer) -> tuple[Validation, Tensor]:
-    """Move alpha.  Returns what the validation pass saw before the step, and the hypergradient's norm."""
+    """Move alpha.  Returns what the validation pass saw before the step, and the hypergradient's norm.
+
+    Where scores are balanced, what the step has seen decides about the next one; before the first it is measured.
+    """
+    balancing = step.objective.balancing
+    if balancing is not None and not balancing.measured:
+        _note(balancing, step.outer_gradient(step.alpha).validation)
     hypergradient = order.gradient(step)
+    if balancing is not None:
+        _note(balancing, hypergradient.validation)
     for parameter, gradient in zip(step.alpha, hypergradient.gradients, strict=True):
         parameter.grad = gradient
     alpha_optimizer.step()
     alpha_optimizer.zero_grad()
     return hypergradient.validation, get_total_norm(hypergradient.gradients, foreach=True)
+
+
+def _note(balancing: Balancing, seen: Validation) -> None:
+    if seen.pull is not None:  # somebody's own order may leave it out
+        balancing.note(seen.pull)
 
 
 def inner_step(step: Step, clip: float) -> tuple[Tensor, Tensor]:

@@ -41,10 +41,8 @@ from robustnas.search.figures import Figures
 from robustnas.search.hypergradient.step import Step
 from robustnas.search.objective import Objective
 from robustnas.search.task import SearchTask
+from robustnas.search.warnings import warnings
 from robustnas.search.weights import weights
-
-MOST = 0.5
-"""The share of images without a score that is worth a warning."""
 
 
 def run(
@@ -66,7 +64,7 @@ def run(
     Returns:
         Plain data: `genotype`; `alpha`, tables by name; `epochs`; `parameters`, the supernet's trainable
         weights (without alpha); `search_seconds`, over all sittings; `peak_memory` in bytes, see
-        `robustnas.runtime.memory.Peak`; `notes` on the division of the images and on the metric; where asked for,
+        `robustnas.runtime.memory.Peak`; `notes` on the division of the images and on the scores; where asked for,
         `compiled`: yes, or why not.
 
     Raises:
@@ -86,28 +84,14 @@ def run(
         genotype = task.space.genotype(search.supernet)
     return {
         "genotype": genotype,
-        "alpha": {name: table.tolist() for name, table in search.supernet.alpha.items()},
+        "alpha": _tables(search.supernet),
         "epochs": len(epochs.records),
         "parameters": sum(parameter.numel() for parameter in search.w.parameters),
         "search_seconds": epochs.seconds,
         **highest(epochs.records),
-        "notes": [*search.notes, *_floored(epochs.records)],
+        "notes": [*search.notes, *warnings(epochs.records, task.settings.gamma)],
         **({} if compiled is None else {"compiled": compiled.why_not or "yes"}),
     }
-
-
-def _floored(records: list[dict[str, Any]]) -> list[str]:
-    """Note where most scores of the last epoch were at their lower limit."""
-    share = (records[-1].get("floored") if records else None) or 0.0
-    if share <= MOST:
-        return []
-    text = (
-        f"in the last epoch of the search the robustness of {100 * share:.0f} % of the images was the least that the "
-        "metric tells, and had no gradient: they were classified wrongly, or bounds were too wide for the number "
-        "format.  For most images this was a search without the metric; more epochs, a wider network, fewer cells, or "
-        "precision: float64 of the metric, would do"
-    )
-    return [text]
 
 
 class _Search:
@@ -158,11 +142,15 @@ class _Search:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The parts of a checkpoint: weights, alpha and running statistics, and the optimisers with their moments."""
+        """The parts of a checkpoint: weights, alpha and running statistics, the optimisers with their moments, and
+        the running means of balanced scores.
+        """
+        balancing = self.objective.balancing
         return {
             "supernet": self.supernet,
             "w_optimizer": self.w_optimizer,
             "alpha_optimizer": self.alpha_optimizer,
+            **({} if balancing is None else {"balancing": balancing}),
         }
 
 
@@ -196,7 +184,9 @@ class _Epoch:
         endless = _round(val, settings.batch, seeding.generator(seed, "search", "val order", epoch))
         self.vals = list(islice(endless, len(self.trains)))
         self.steps = len(self.trains)
-        self.figures = Figures(epoch, settings.epochs, self.steps, search.device, search.supernet)
+        self.figures = Figures(
+            epoch, settings.epochs, self.steps, search.device, search.supernet, search.objective.names
+        )
 
     def run(self, done: int) -> Iterator[None]:
         """Move alpha, unless the search is warming up, and w, for each pair of batches after the first `done`."""
@@ -224,8 +214,13 @@ class _Epoch:
             yield
 
     def record(self) -> dict[str, Any]:
-        """The epoch's mean figures, and how undecided alpha is after it."""
-        return {**self.figures.means(), "w_lr": self.w_lr, "alpha_entropy": _entropy(self.search.supernet)}
+        """The epoch's mean figures, alpha after it, and how undecided it is."""
+        return {
+            **self.figures.means(),
+            "w_lr": self.w_lr,
+            "alpha_entropy": _entropy(self.search.supernet),
+            "alpha": _tables(self.search.supernet),
+        }
 
 
 def _cosine(start: float, end: float, progress: float) -> float:
@@ -237,6 +232,11 @@ def _round(indices: Tensor, batch: int, generator: torch.Generator) -> Iterator[
     """Batches without end: all indices in random order, then all again in another."""
     while True:
         yield from shuffled(indices, batch, generator)
+
+
+def _tables(supernet: PixelSupernet) -> dict[str, list[list[float]]]:
+    """The tables of alpha by name, as lists."""
+    return {name: table.tolist() for name, table in supernet.alpha.items()}
 
 
 def _entropy(supernet: PixelSupernet) -> float:

@@ -1,8 +1,8 @@
 """What the two levels minimise, metrics included.
 
     inner   L_train(w, alpha)                            or a metric's `inner_loss`
-    outer   L_val(w, alpha) - gamma * sum_i weight_i * mean over images of score_i
-            with a metric's `outer_loss` for L_val where it has one
+    outer   L_val(w, alpha) - sum_i gamma_i * weight_i * mean over images of score_i
+            with a metric's `outer_loss` for L_val where it has one; gamma_i is one number, or `balancing` chooses it
 
 Source: Hosseini et al. 2021 (DSRNA), arXiv:2012.06122, eq. 16; a weighted list of metrics is its
 DSRNA-Combined.
@@ -10,7 +10,8 @@ DSRNA-Combined.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -22,7 +23,10 @@ from robustnas.data.batches import Batch, Part
 from robustnas.errors import OptionError, PluginError
 from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
 from robustnas.nn.normalize import PixelSupernet
+from robustnas.registry import METRICS
 from robustnas.runtime.precision import Precision, mixed, single
+from robustnas.search.balance import Balance
+from robustnas.search.balancing import Balancing, Pull
 from robustnas.search.compiled import Compiled
 from robustnas.threat import ThreatModel
 
@@ -34,7 +38,8 @@ class Objective:
     Args:
         metrics: (weight, metric) pairs.
         threat: the threat model they are given.
-        gamma: weight of their scores together; at 0 no score is computed.
+        gamma: weight of their scores together; at 0 no score is computed.  A `Balance` has one for each score, which
+            follows the gradients.
         precision: of the losses' passes; scores are float32.
         compiled: replaces the supernet in plain passes; None uses the supernet itself.
 
@@ -44,9 +49,14 @@ class Objective:
 
     metrics: tuple[tuple[float, Any], ...] = field()
     threat: ThreatModel
-    gamma: float
+    gamma: float | Balance
     precision: Precision = "float32"
     compiled: Compiled | None = None
+    balancing: Balancing | None = field(init=False)
+
+    @balancing.default
+    def _balanced(self) -> Balancing | None:
+        return Balancing(self.gamma.balance, len(self.scores)) if isinstance(self.gamma, Balance) else None
 
     @metrics.validator
     def _compatible(self, attribute: object, metrics: tuple[tuple[float, Any], ...]) -> None:
@@ -71,6 +81,20 @@ class Objective:
         return [(weight, metric) for weight, metric in self.metrics if _has(metric, "score")] if self.gamma else []
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What the metrics of `scores` are called in a recipe; the second of a name has ` 2` behind it."""
+        names = [_name(metric) for _, metric in self.scores]
+        before = [names[:place].count(name) for place, name in enumerate(names)]
+        return tuple(f"{name} {count + 1}" if count else name for name, count in zip(names, before, strict=True))
+
+    def gammas(self, like: Tensor) -> Tensor:
+        """The factor of each score in this step: (n,), of the type and on the device of `like`."""
+        if self.balancing is not None:
+            return self.balancing.gammas(like)
+        assert not isinstance(self.gamma, Balance)
+        return like.new_full((len(self.scores),), self.gamma)
+
+    @property
     def plain_inner(self) -> bool:
         """Whether the inner level is the plain loss: then nothing in it differentiates in alpha."""
         return self.owner("inner_loss") is None
@@ -89,36 +113,57 @@ def _has(metric: Any, part: str) -> bool:
     return callable(getattr(metric, part, None))
 
 
+def _name(metric: Any) -> str:
+    """What a recipe calls a metric; the name of its class where it is registered nowhere."""
+    try:
+        return METRICS.entry_of(type(metric)).name
+    except PluginError:
+        return type(metric).__name__
+
+
 @frozen(eq=False)
 class Validation:
     """Figures of an outer pass over the whole batch: scalars on the device, without a graph.
 
     `floored` is the share of images whose score is at its lower limit, where a metric tells it; of several metrics the
-    largest share.
+    largest share.  `scores` are the means of each score, (n,); `pull` says how hard the terms pull at alpha.
     """
 
     loss: Tensor
     accuracy: Tensor
     robustness: Tensor | None
     floored: Tensor | None = None
+    scores: Tensor | None = None
+    pull: Pull | None = None
 
 
 @define(eq=False)
 class GradientSum:
-    """Gradients of a sum, given term by term: the graph of one is gone before the next is built."""
+    """Gradients of a sum, given term by term: the graph of one is gone before the next is built.
+
+    Args:
+        inputs: what to differentiate in.
+        apart: places of the inputs whose gradients are kept for each term as well, in `terms`.
+    """
 
     inputs: list[Tensor]
     retain_graph: bool = False
+    apart: Sequence[int] = ()
     gradients: list[Tensor] = field(factory=list)
+    terms: dict[int, list[Tensor]] = field(factory=dict)
 
-    def add(self, term: Tensor) -> None:
-        """Add the gradients of a scalar."""
+    def add(self, term: Tensor, number: int = 0) -> None:
+        """Add the gradients of a scalar: a part's share of the term of this number."""
         gradients = torch.autograd.grad(
             term, self.inputs, retain_graph=self.retain_graph, allow_unused=True, materialize_grads=True
         )
-        self.gradients = (
-            [a + b for a, b in zip(self.gradients, gradients, strict=True)] if self.gradients else list(gradients)
-        )
+        self.gradients = _added(self.gradients, gradients)
+        if self.apart:
+            self.terms[number] = _added(self.terms.get(number, []), [gradients[place] for place in self.apart])
+
+
+def _added(total: Sequence[Tensor], more: Sequence[Tensor]) -> list[Tensor]:
+    return [a + b for a, b in zip(total, more, strict=True)] if total else list(more)
 
 
 def training_loss(
@@ -152,7 +197,7 @@ def validate(
     supernet: PixelSupernet,
     batch: Batch,
     context: Context,
-    minimise: Callable[[Tensor], None],
+    minimise: Callable[[Tensor, int], None],
 ) -> Validation:
     """L_val - gamma * R at the weights and alpha the supernet holds, over the parts at hand.
 
@@ -161,7 +206,8 @@ def validate(
     statistics stay as they are.
 
     Args:
-        minimise: is called with each term of the objective, a scalar, as soon as it exists; the terms add up to it.
+        minimise: is called with a part's share of each term of the objective, a scalar, and the number of the term (the
+            loss is 0), as soon as it exists; they add up to the objective.
 
     Raises:
         PluginError: a score of the wrong shape, or one that no gradient can flow through.
@@ -171,11 +217,13 @@ def validate(
         seen = [_validate_part(objective, supernet, part, context, minimise) for part in batch]
     robustness = [part.robustness for part in seen if part.robustness is not None]
     floored = [part.floored for part in seen if part.floored is not None]
+    means = [part.scores for part in seen if part.scores is not None]
     return Validation(
         torch.stack([part.loss for part in seen]).sum(),
         torch.stack([part.accuracy for part in seen]).sum(),
         torch.stack(robustness).sum() if robustness else None,
         torch.stack(floored).sum() if floored else None,
+        torch.stack(means).sum(dim=0) if means else None,
     )
 
 
@@ -184,7 +232,7 @@ def _validate_part(
     supernet: PixelSupernet,
     part: Part,
     context: Context,
-    minimise: Callable[[Tensor], None],
+    minimise: Callable[[Tensor, int], None],
 ) -> Validation:
     """Compute the part's share of every term."""
     images, labels = part.images, part.labels
@@ -195,13 +243,16 @@ def _validate_part(
             loss = part.share * context.loss(logits, labels)
         else:
             loss = part.share * metric.outer_loss(supernet, images, labels, objective.threat, context)
-    minimise(loss)
+    minimise(loss, 0)
     if metric is not None:
         with torch.no_grad(), mixed(objective.precision, images.device):
             logits = supernet(images)
     accuracy = part.share * (logits.detach().argmax(dim=1) == labels).float().mean()
     robustness = floored = None
-    for weight, entry in objective.scores:
+    means: list[Tensor] = []
+    balancing = objective.balancing
+    gammas: Any = repeat(objective.gamma) if balancing is None else balancing.gammas(images)
+    for number, (gamma, (weight, entry)) in enumerate(zip(gammas, objective.scores, strict=False), 1):
         metric = entry.at(context.progress) if _has(entry, "at") else entry
         with frozen_statistics(supernet), single(images.device):
             score = metric.score(supernet, images, labels, objective.threat)
@@ -211,9 +262,10 @@ def _validate_part(
         if _has(metric, "floored"):
             least = part.share * metric.floored(score.detach()).float().mean()
             floored = least if floored is None else torch.maximum(floored, least)
-        minimise(-objective.gamma * mean)
+        means.append(part.share * score.detach().mean())
+        minimise(-gamma * mean, number)
         del score, mean  # frees their graph before the next score builds its own
-    return Validation(loss.detach(), accuracy, robustness, floored)
+    return Validation(loss.detach(), accuracy, robustness, floored, torch.stack(means) if means else None)
 
 
 def _check_score(score: Tensor, count: int, metric: Any) -> None:

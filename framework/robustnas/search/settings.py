@@ -10,6 +10,7 @@ from attrs.validators import ge, gt, lt
 from robustnas.contracts import Order
 from robustnas.data.parts import two_images_a_part
 from robustnas.options import option
+from robustnas.search.balance import RHO, Balance
 from robustnas.search.hypergradient.first_order import FirstOrder
 
 
@@ -57,7 +58,17 @@ class Search:
                 "found true beside compile: true; compiled passes keep what they need, so one of the two would do"
             )
 
-    gamma: float = option(0.01, "weight of the robustness metric in the outer level", ge(0.0))
+    gamma: float | Balance = option(
+        Balance(RHO),
+        "weight of the robustness metric in the outer level: a number, or {balance: rho} for one that follows the "
+        "gradients, such that each score moves alpha rho times its weight as much as the loss does",
+    )
+
+    @gamma.validator
+    def _not_negative(self, attribute: object, gamma: float | Balance) -> None:
+        if not isinstance(gamma, Balance) and not gamma >= 0:
+            raise ValueError(f"found {gamma}; at least 0, or {{balance: {RHO:g}}}, would do")
+
     train_share: float = option(
         0.5, "share of the training images of each class that move w; the others move alpha", gt(0.0), lt(1.0)
     )

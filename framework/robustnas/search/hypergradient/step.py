@@ -15,6 +15,7 @@ from robustnas.data.batches import Batch
 from robustnas.nn.batch_statistics import scratch_statistics
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.runtime.processes import ALONE, Processes
+from robustnas.search.balancing import Pull
 from robustnas.search.objective import GradientSum, Objective, Validation, training_loss, validate
 from robustnas.search.weights import Weights, constant
 
@@ -84,13 +85,26 @@ class Step:
         Args:
             inputs: what to differentiate in, tables of alpha among them.
         """
-        total = GradientSum(list(inputs))
+        tables = {id(table) for table in self.alpha}
+        total = GradientSum(list(inputs), apart=[place for place, one in enumerate(inputs) if id(one) in tables])
         with self._constant(inputs, self.objective.plain_outer):
             seen = validate(self.objective, self.supernet, self.val, self.outer, total.add)
+        scores = seen.loss.new_empty(0) if seen.scores is None else seen.scores
+        seen = attrs.evolve(seen, scores=None)
         figures = {name: value for name, value in attrs.asdict(seen, recurse=False).items() if value is not None}
         summed = self.processes.sum([*total.gradients, *figures.values()])
         gradients, whole = summed[: len(inputs)], dict(zip(figures, summed[len(inputs) :], strict=True))
-        return Hypergradient(gradients, attrs.evolve(seen, **whole))
+        pull = self._pull([total.terms[number] for number in sorted(total.terms)], scores)
+        return Hypergradient(gradients, attrs.evolve(seen, **whole, scores=pull.scores, pull=pull))
+
+    def _pull(self, terms: list[list[Tensor]], scores: Tensor) -> Pull:
+        """How hard the terms pull at alpha, from their gradients in it and the scores' means over the parts here."""
+        # a message of its own: in one with the gradients these would be summed in another order than without it
+        *flat, scores = self.processes.sum([*(one for term in terms for one in term), scores])
+        tables = len(terms[0])
+        summed = [flat[first : first + tables] for first in range(0, len(flat), tables)]
+        weights = scores.new_tensor([weight for weight, _ in self.objective.scores])
+        return Pull.of(summed, weights, self.objective.gammas(scores), scores)
 
     def _constant(self, inputs: Sequence[Tensor], plain: bool) -> AbstractContextManager[None]:
         """Inside the block, no graph leads to parameters other than `inputs`, where the loss is plain.
