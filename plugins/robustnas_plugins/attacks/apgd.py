@@ -44,7 +44,7 @@ from robustnas.nn.margin import other_logits
 from robustnas.options import option
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.gradient_steps import RESTARTS, shares
-from robustnas_plugins.attacks.losses import Loss, cross_entropy, dlr, targeted_dlr
+from robustnas_plugins.attacks.losses import cross_entropy, dlr, targeted_dlr
 from robustnas_plugins.attacks.random_images import far
 
 LOOKS = 3
@@ -142,49 +142,16 @@ class _Search:
 
     def remember(self) -> None:
         """Take the iterate as the best where its loss is higher."""
-        better = self.loss > self.best_loss
-        self._choose("best", better, self.at)
-        self._choose("best_gradient", better, self.gradient)
+        better = per_image(self.loss > self.best_loss, self.at)
+        self.best = torch.where(better, self.at, self.best)
+        self.best_gradient = torch.where(better, self.gradient, self.best_gradient)
         self.best_loss = torch.maximum(self.best_loss, self.loss)
 
     def back_to_best(self, chosen: Tensor) -> None:
         """Go on from the best iterate where chosen, (n,) bool."""
-        self._choose("at", chosen, self.best)
-        self._choose("gradient", chosen, self.best_gradient)
-
-    def _choose(self, name: str, chosen: Tensor, images: Tensor) -> None:
-        """Replace an attribute by `images` where chosen."""
-        setattr(self, name, torch.where(per_image(chosen, images), images, getattr(self, name)))
-
-
-@frozen(eq=False)
-class _Landscape:
-    """What is climbed: a loss of a network's answers.
-
-    Args:
-        network: as in `AutoPGD.perturbed`.
-        loss: larger is nearer to being fooled.
-        samples: passes of which loss, gradient and logits are means.
-    """
-
-    network: Network
-    loss: Loss
-    samples: int
-
-    def look(self, search: _Search, slopes: bool) -> Tensor:
-        """Writes the loss, and with `slopes` its gradient, at the iterate; (n,) bool, whether the mean logits fool."""
-        at = search.at.detach().requires_grad_(slopes)
-        answers, heights, gradient = [], [], torch.zeros_like(search.at)
-        with torch.set_grad_enabled(slopes):
-            for _ in range(self.samples):
-                logits = self.network(at)
-                height = self.loss(logits, search.labels, search.targets)
-                if slopes:
-                    gradient = gradient + torch.autograd.grad(height.sum(), at)[0]
-                answers.append(logits.detach())
-                heights.append(height.detach())
-        search.loss, search.gradient = torch.stack(heights).mean(dim=0), gradient / self.samples
-        return fooled(torch.stack(answers).mean(dim=0), search.labels)
+        chosen = per_image(chosen, self.at)
+        self.at = torch.where(chosen, self.best, self.at)
+        self.gradient = torch.where(chosen, self.best_gradient, self.gradient)
 
 
 @frozen
@@ -209,7 +176,6 @@ class AutoPGDCrossEntropy(BallAttack):
         if threat.epsilon == 0 or not len(images):
             return found
         targets = self._targets(network, images, labels)
-        landscape = _Landscape(network, self.loss, self.eot_samples)
         rows = torch.arange(len(images), device=images.device)
         for rank in range(targets.shape[1]):
             for restart in range(self.restarts):
@@ -218,7 +184,7 @@ class AutoPGDCrossEntropy(BallAttack):
                 first = _ball(threat, radii(threat.norm, self.steps)[0][0])
                 start = far(images[rows], first, draws.of("start", rank, restart).at(rows))
                 search = _Search(rows, images[rows], labels[rows], targets[rows, rank], start)
-                self._run(landscape, search, threat, found)
+                self._run(network, search, threat, found)
                 rows = search.rows
         return found
 
@@ -226,11 +192,11 @@ class AutoPGDCrossEntropy(BallAttack):
         """Target classes of each image in the order they are tried, (N, T) int64; the label where there are none."""
         return labels[:, None]
 
-    def _run(self, landscape: _Landscape, search: _Search, threat: ThreatModel, found: Tensor) -> None:
+    def _run(self, network: Network, search: _Search, threat: ThreatModel, found: Tensor) -> None:
         """Take all steps from one start, in one ball after another.
 
         Args:
-            landscape: what is climbed.
+            network: as in `perturbed`.
             search: at its start; afterwards it holds the images that still stand.
             threat: the ball in which an image counts as fooled.
             found: (N, C, H, W), of the whole batch; what the run ends with is written into it.
@@ -239,7 +205,7 @@ class AutoPGDCrossEntropy(BallAttack):
             ball = _ball(threat, share)
             search.at = ball.project(search.at, search.clean)
             search.begin(ball.epsilon if threat.norm == "l1" else 2 * ball.epsilon)
-            self._climb(landscape, search, ball, steps, threat, found)
+            self._climb(network, search, ball, steps, threat, found)
             if not len(search.rows):
                 return
             search.at = search.best
@@ -247,7 +213,7 @@ class AutoPGDCrossEntropy(BallAttack):
 
     def _climb(
         self,
-        landscape: _Landscape,
+        network: Network,
         search: _Search,
         ball: ThreatModel,
         steps: int,
@@ -263,7 +229,7 @@ class AutoPGDCrossEntropy(BallAttack):
                 ahead = self._few_pixels(search, ball) if sparse else self._ahead(search, ball, first=number == 1)
                 search.before, search.at = search.at, ahead
             previous = search.loss
-            fell = landscape.look(search, slopes=number < steps)
+            fell = self._look(network, search, slopes=number < steps)
             if ball.epsilon > threat.epsilon:
                 fell &= threat.distance(search.at, search.clean) <= threat.epsilon
             search.remember()
@@ -283,6 +249,21 @@ class AutoPGDCrossEntropy(BallAttack):
                 else:
                     self._check_progress(search, window)
                 window, since = next(lengths), 0
+
+    def _look(self, network: Network, search: _Search, slopes: bool) -> Tensor:
+        """Write the loss, and with `slopes` its gradient, at the iterate; (n,) bool, whether the mean logits fool."""
+        at = search.at.detach().requires_grad_(slopes)
+        answers, heights, gradient = [], [], torch.zeros_like(search.at)
+        with torch.set_grad_enabled(slopes):
+            for _ in range(self.eot_samples):
+                logits = network(at)
+                height = self.loss(logits, search.labels, search.targets)
+                if slopes:
+                    gradient = gradient + torch.autograd.grad(height.sum(), at)[0]
+                answers.append(logits.detach())
+                heights.append(height.detach())
+        search.loss, search.gradient = torch.stack(heights).mean(dim=0), gradient / self.eot_samples
+        return fooled(torch.stack(answers).mean(dim=0), search.labels)
 
     @staticmethod
     def _ahead(search: _Search, ball: ThreatModel, first: bool) -> Tensor:

@@ -57,18 +57,14 @@ class Boundary(NearestAttack):
     def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
         """The nearest images found that fool; one without a start stays clean."""
         begun, has = starts(network, images, labels, draws, self.tries)
-        standing = has.nonzero().squeeze(1)
-        if not len(standing):
-            return begun
-        clean, labels, draws = images[standing], labels[standing], draws.at(standing)
-        start, shares = begun[standing], torch.ones(len(clean)).to(clean)
-        found = towards(network, straight(clean, start), start, shares, labels, BLENDS)
-        begun[standing] = self._walked(network, clean, found, labels, draws)
+        if bool(has.any()):
+            begun[has] = self._walked(network, images[has], begun[has], labels[has], draws.at(has))
         return begun
 
-    def _walked(self, network: Network, clean: Tensor, found: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
+    def _walked(self, network: Network, clean: Tensor, start: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
         """Walk from images that fool to nearer ones, (n, C, H, W)."""
-        best = found.clone()
+        shares = torch.ones(len(clean)).to(clean)
+        best = towards(network, straight(clean, start), start, shares, labels, BLENDS).clone()
         places = torch.arange(len(clean), device=clean.device)
         sideways = torch.full((len(clean),), self.sideways).to(clean)
         inwards = torch.full((len(clean),), self.inwards).to(clean)

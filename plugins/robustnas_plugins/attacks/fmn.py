@@ -23,9 +23,10 @@ from torch import Tensor
 
 from robustnas.attack.foolbox_attack import NearestAttack, Network, fooled
 from robustnas.attack.per_image_random import PerImageRandom
+from robustnas.attack.pgd import per_image
 from robustnas.nn.margin import margin_to_best_other
 from robustnas.options import option
-from robustnas.threat import DUAL_ORDER, ORDER
+from robustnas.threat import DUAL_ORDER
 
 ACROSS = 1.001
 """By what the radius that should reach the boundary is multiplied, so that it is crossed whatever rounding does."""
@@ -63,7 +64,7 @@ class FMN(NearestAttack):
         delta, best_delta = torch.zeros_like(images), torch.zeros_like(images)
         best = torch.full((len(images),), math.inf).to(images)
         radius = best.clone()
-        farthest = _size(torch.maximum(images, 1 - images), ORDER[self.norm])
+        farthest = self.size(torch.maximum(images, 1 - images))
         for step in range(self.steps):
             slow = (1 + math.cos(math.pi * step / self.steps)) / 2
             gamma = LAST_GAMMA + (self.gamma - LAST_GAMMA) * slow
@@ -74,12 +75,12 @@ class FMN(NearestAttack):
             # a pixel at its border cannot follow, and would take its share of the step and of the radius
             stopped = ((pixels <= 0) & (descent < 0)) | ((pixels >= 1) & (descent > 0))
             descent = torch.where(stopped, 0.0, descent)
-            size = _size(delta, ORDER[self.norm])
+            size = self.size(delta)
             better = broken & (size < best)
             best = torch.where(better, size, best)
             best_delta = torch.where(better[:, None, None, None], delta, best_delta)
 
-            steepness = _size(descent, DUAL_ORDER[self.norm])
+            steepness = descent.flatten(1).norm(p=DUAL_ORDER[self.norm], dim=1)
             reach = ACROSS * (size + margin.abs() / steepness.clamp_min(1e-12))
             apart = torch.where(best.isfinite(), radius * (1 + gamma), reach)
             radius = torch.where(broken, torch.minimum(radius * (1 - gamma), best), apart)
@@ -89,16 +90,10 @@ class FMN(NearestAttack):
             flat = (steepness == 0)[:, None, None, None]
             if bool(flat.any()):
                 descent = torch.where(flat, draws.of("flat", step).normal(*images.shape[1:]).to(images), descent)
-            way = descent / _size(descent, 2.0).clamp_min(1e-12)[:, None, None, None]
+            way = descent / per_image(descent.flatten(1).norm(dim=1).clamp_min(1e-12), descent)
             delta = _within(delta + length * way, radius, self.norm)
             delta = (images + delta).clamp(0.0, 1.0) - images
         return (images + best_delta).clamp(0.0, 1.0)
-
-
-def _size(values: Tensor, order: float) -> Tensor:
-    """The norm of each image: (N, C, H, W) -> (N,)."""
-    size: Tensor = values.flatten(1).norm(p=order, dim=1)
-    return size
 
 
 def _margins(network: Network, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

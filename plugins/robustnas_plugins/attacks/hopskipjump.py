@@ -19,6 +19,7 @@ from torch import Tensor
 
 from robustnas.attack.foolbox_attack import NearestAttack, Network, fooled
 from robustnas.attack.per_image_random import PerImageRandom
+from robustnas.attack.pgd import along
 from robustnas.options import option
 from robustnas_plugins.attacks.starts import TRIES, starts, straight, towards
 
@@ -62,11 +63,8 @@ class HopSkipJump(NearestAttack):
     def nearest(self, network: Network, images: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
         """The nearest images found that fool; one without a start stays clean."""
         begun, has = starts(network, images, labels, draws, self.tries)
-        standing = has.nonzero().squeeze(1)
-        if len(standing):
-            begun[standing] = self._jumped(
-                network, images[standing], begun[standing], labels[standing], draws.at(standing)
-            )
+        if bool(has.any()):
+            begun[has] = self._jumped(network, images[has], begun[has], labels[has], draws.at(has))
         return begun
 
     def _jumped(self, network: Network, clean: Tensor, start: Tensor, labels: Tensor, draws: PerImageRandom) -> Tensor:
@@ -126,20 +124,12 @@ class HopSkipJump(NearestAttack):
         # less the mean vote, for a smaller variance; where all agree that would leave nothing
         baseline = torch.where(mean.abs() == 1, 0.0, mean)
         gradient = (total - baseline[:, None, None, None] * plain) / count
-        if self.norm == "linf":
-            return gradient.sign()
-        return _normalised(gradient)
+        return gradient.sign() if self.norm == "linf" else along(gradient)
 
     def _noise(self, draws: PerImageRandom, shape: torch.Size) -> Tensor:
         """(n, *shape) of length 1 in l_2: normal (l_2), uniform (l_inf)."""
         noise = draws.uniform(*shape) * 2 - 1 if self.norm == "linf" else draws.normal(*shape)
-        return _normalised(noise)
-
-
-def _normalised(images: Tensor) -> Tensor:
-    """(n, C, H, W) to length 1 in l_2."""
-    scaled: Tensor = images / images.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
-    return scaled
+        return along(noise)
 
 
 def _jump(network: Network, current: Tensor, direction: Tensor, length: Tensor, labels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from functools import lru_cache
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -40,9 +41,9 @@ class Moves(ABC):
         self.threat = threat
         self.short = short
 
-    @abstractmethod
-    def at(self, kept: Tensor) -> Moves:
+    def at(self, kept: Tensor) -> Self:
         """The moves for some of the images: (n,) bool."""
+        return type(self)(self.clean[kept], self.threat, self.short)
 
     @abstractmethod
     def side(self, share: float) -> int:
@@ -69,16 +70,10 @@ class Moves(ABC):
 class Flat(Moves):
     """l_inf: stripes, then squares, at which every pixel is as far up or down as ball and box allow."""
 
-    def __init__(
-        self, clean: Tensor, threat: ThreatModel, short: bool, ends: tuple[Tensor, Tensor] | None = None
-    ) -> None:
+    def __init__(self, clean: Tensor, threat: ThreatModel, short: bool):
         super().__init__(clean, threat, short)
-        far = threat.epsilon
-        self.low, self.high = ends or ((clean - far).clamp_min(0.0), (clean + far).clamp_max(1.0))
+        self.low, self.high = (clean - threat.epsilon).clamp_min(0.0), (clean + threat.epsilon).clamp_max(1.0)
         self.shared = self.numbers = 2 + clean.shape[1]
-
-    def at(self, kept: Tensor) -> Flat:
-        return Flat(self.clean[kept], self.threat, self.short, (self.low[kept], self.high[kept]))
 
     def side(self, share: float) -> int:
         height, width = self.clean.shape[2:]
@@ -107,9 +102,6 @@ class Bumps(Moves):
         super().__init__(clean, threat, short)
         self.order = {"l2": 2, "l1": 1}[threat.norm]
         self.numbers = self.shared + clean.shape[1]
-
-    def at(self, kept: Tensor) -> Bumps:
-        return Bumps(self.clean[kept], self.threat, self.short)
 
     def side(self, share: float) -> int:
         """A side that is odd and at least 3, so that a bump has a middle, if the image is that large."""
@@ -185,9 +177,6 @@ class Pixels(Moves):
 
     shared = 0
     numbers = 2
-
-    def at(self, kept: Tensor) -> Pixels:
-        return Pixels(self.clean[kept], self.threat, self.short)
 
     def side(self, share: float) -> int:
         return 1
