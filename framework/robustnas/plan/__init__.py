@@ -1,6 +1,6 @@
 """Arranges a recipe's methods and seeds as stages, each keyed by everything that determines its result.
 
-    search -> train -> clean, probe, certify, attack (one a column), smooth
+    search (-> candidate -> choose) -> train -> clean, probe, certify, attack (one a column), smooth
 
 A network made elsewhere begins at `clean`.  A stage's key is a digest of its inputs, so a stage that is done is never
 done again, and two methods that share a stage share its result.  Nothing here runs anything: `make` only arranges what
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from robustnas.plan.genotypes import find_genotype
 from robustnas.plan.keys import RESULTS, digest, identity, settings
-from robustnas.plan.stages import KINDS, Foreign, Kind, MethodPlan, Plan, Stage, sources
+from robustnas.plan.stages import KINDS, OF_A_SEARCH, Foreign, Kind, MethodPlan, Plan, Stage, sources
+from robustnas.recipe.seeds import Seed, Seeds
 from robustnas.runtime.facade import facade
 
 if TYPE_CHECKING:
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "OF_A_SEARCH",
     "RESULTS",
     "Foreign",
     "Kind",
     "MethodPlan",
     "Plan",
+    "Seed",
+    "Seeds",
     "Stage",
     "arranged",
     "digest",

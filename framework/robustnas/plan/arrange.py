@@ -16,7 +16,8 @@ from robustnas.plan.methods import Known, resolved, sizes_by_default, without_un
 from robustnas.plan.stages import MethodPlan, Plan, Stage, each_once
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
-from robustnas.recipe.schema import Method
+from robustnas.recipe.schema import Method, Recipe
+from robustnas.recipe.seeds import Seed
 from robustnas.recipe.values import BAD
 from robustnas.train.sizes import Sizes
 
@@ -62,8 +63,8 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
     }
     methods: dict[str, MethodPlan] = {}
     notes: dict[str, list[str]] = {}
-    made: dict[tuple[str, int], list[Stage]] = {}
-    networks: dict[tuple[str, int], str] = {}
+    made: dict[tuple[str, Seed], list[Stage]] = {}
+    networks: dict[tuple[str, Seed], str] = {}
     known = Known(Sizes(dataset), cache(read_genotypes), cache(foreign.digest))
     for name, method in recipe.methods.items():
 
@@ -75,18 +76,18 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
                 for text in (*gone, *sizes_by_default(use, method.train.match)):
                     notes.setdefault(text, []).append(name)
             stages_at = network_stages(recipe, method_plan, method, seen, known)
-            for seed in recipe.seeds:
+            for seed in recipe.seeds.all if method_plan.finds else recipe.seeds.of_one_genotype:
                 made[name, seed], networks[name, seed] = stages_at(seed)
             methods[name] = method_plan
 
-        key = "search_space" if method.searches else "genotype" if method.network is None else "network"
+        key = "network" if method.network is not None else "search_space" if method.genotype is None else "genotype"
         note.attempt(planned, key, name)
     attacks = columns(recipe, dataset.classes)
     evaluated = Evaluated.of(recipe, attacks)
     transfers = any(column.transfers for column in attacks)
-    others = {seed: each_once(networks, seed) if transfers else {} for seed in recipe.seeds}
+    others = {seed: each_once(networks, seed) if transfers else {} for seed in recipe.seeds.all}
     stages: list[Stage] = []
-    for (name, seed), own in made.items():
+    for (name, seed), own in sorted(made.items(), key=lambda item: _place(item[0], recipe)):
         needs = tuple(stage.key for stage in own if stage.kind == "train")
         stages += own
         stages += evaluation_stages(evaluated, name, seed, networks[name, seed], needs, others[seed])
@@ -106,3 +107,10 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         networks=networks,
         notes=notes,
     )
+
+
+def _place(network: tuple[str, Seed], recipe: Recipe) -> tuple[int, int, int]:
+    """Say where the stages of a network stand: search seed by search seed, method by method, training by training."""
+    name, seed = network
+    trainings = recipe.seeds.search if recipe.seeds.train is None else recipe.seeds.train
+    return recipe.seeds.search.index(seed.search), list(recipe.methods).index(name), trainings.index(seed.train)

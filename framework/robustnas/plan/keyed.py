@@ -13,13 +13,15 @@ from robustnas.plan.keys import contents, digest, identity, settings
 from robustnas.plan.methods import Known
 from robustnas.plan.stages import MethodPlan, Stage
 from robustnas.recipe.schema import Method, Recipe
+from robustnas.recipe.seeds import Seed
 from robustnas.registry import metric_parts
+from robustnas.runtime.seeding import derive
 from robustnas.train.regimes.defaults import member
 
 
 def network_stages(
     recipe: Recipe, plan: MethodPlan, method: Method, dataset: Mapping[str, Any], known: Known
-) -> Callable[[int], tuple[list[Stage], str]]:
+) -> Callable[[Seed], tuple[list[Stage], str]]:
     """Return a function from a seed to the stages that make a method's network, and the key of that network.
 
     Args:
@@ -34,7 +36,9 @@ def network_stages(
     space = method.search_space or recipe.search_space
     assert space is not None
     searched: dict[str, Any] = {}
-    if genotype is None:
+    if plan.strategy == "random":
+        searched = {"strategy": "random", "space": identity("search-space", space, without_stage="train")}
+    elif genotype is None:
         search = settings(method.search)
         scored = any("score" in metric_parts(metric.plugin) for _, metric in method.metric)
         if not scored:
@@ -59,15 +63,28 @@ def network_stages(
         "threat": threat if member(plan.train.regime, "sees_threat") else None,
         "train": settings(plan.train) | {"cutout": plan.train.blanked(shape)},
     }
+    judged: dict[str, Any] = {}
+    if plan.best_of is not None:
+        section = plan.of_candidates
+        judged = {**trained, "threat": threat, "train": settings(section) | {"cutout": section.blanked(shape)}}
 
-    def stages_at(seed: int) -> tuple[list[Stage], str]:
-        stages: list[Stage] = []
-        origin: dict[str, Any] = {}
-        if searched:
-            stages.append(Stage("search", digest("search", {**searched, "seed": seed}), name, seed))
-            origin = {"genotype": stages[0].key}
-        train_key = digest("train", {**trained, **origin, "seed": seed})
-        stages.append(Stage("train", train_key, name, seed, tuple(s.key for s in stages)))
+    def search_stage(seed: Seed, candidate: int | None = None) -> Stage:
+        # the first candidate is what a method without candidates finds, so that the two share the search
+        number = derive(seed.search, "candidate", candidate) if candidate else seed.search
+        return Stage("search", digest("search", {**searched, "seed": number}), name, seed, candidate=candidate)
+
+    def stages_at(seed: Seed) -> tuple[list[Stage], str]:
+        stages = [search_stage(seed)] if searched and plan.best_of is None else []
+        if plan.best_of is not None:
+            for number in range(plan.best_of.samples):
+                search = search_stage(seed, number)
+                key = digest("candidate", {**judged, "genotype": search.key, "seed": seed.search})
+                stages += [search, Stage("candidate", key, name, seed, (search.key,), candidate=number)]
+            keys = tuple(stage.key for stage in stages if stage.kind == "candidate")
+            stages.append(Stage("choose", digest("choose", keys), name, seed, tuple(stage.key for stage in stages)))
+        origin = {"genotype": stages[-1].key} if stages else {}
+        train_key = digest("train", {**trained, **origin, "seed": seed.train})
+        stages.append(Stage("train", train_key, name, seed, tuple(stage.key for stage in stages[-1:])))
         return stages, train_key
 
     return stages_at
@@ -117,7 +134,7 @@ class Evaluated:
 
 
 def evaluation_stages(
-    shared: Evaluated, name: str, seed: int, network: str, needs: tuple[str, ...], others: Mapping[str, str]
+    shared: Evaluated, name: str, seed: Seed, network: str, needs: tuple[str, ...], others: Mapping[str, str]
 ) -> list[Stage]:
     """Make the stages that evaluate the network of one method and seed.
 
@@ -137,7 +154,7 @@ def evaluation_stages(
     stages = [clean]
     certificate: tuple[str, ...] = ()
     if shared.columns:
-        key = digest("probe", {**read, "norm": recipe.threat.norm, "seed": seed})
+        key = digest("probe", {**read, "norm": recipe.threat.norm, "seed": seed.train})
         stages.append(Stage("probe", key, name, seed, (*needs, clean.key)))
     if recipe.certify is not None:
         key = digest(
@@ -162,11 +179,11 @@ def evaluation_stages(
         if column.transfers and not transferred:
             continue
         earlier = [keys[previous.label] for previous in shared.before[column.label] if previous.label in keys]
-        inputs = {**read, **shared.attacks[column.label], "seed": seed, "after": earlier, "sources": transferred}
+        inputs = {**read, **shared.attacks[column.label], "seed": seed.train, "after": earlier, "sources": transferred}
         keys[column.label] = digest("attack", inputs)
         wanted = (*needs, clean.key, *(key for _, key in transferred))
         stages.append(Stage("attack", keys[column.label], name, seed, wanted, (*certificate, *earlier), column))
     if recipe.smoothing is not None:
-        key = digest("smooth", {**read, **settings(recipe.smoothing), "seed": seed})
+        key = digest("smooth", {**read, **settings(recipe.smoothing), "seed": seed.train})
         stages.append(Stage("smooth", key, name, seed, (*needs, clean.key)))
     return stages

@@ -66,6 +66,8 @@ def resolved(loaded: Loaded, name: str, method: Method, known: Known) -> MethodP
         genotype=genotype,
         genotype_source=None if genotype is None else _named(method.genotype),
         parameters=parameters,
+        strategy=method.strategy,
+        best_of=method.best_of,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import attrs
 from attrs import Factory, frozen
 
 from robustnas.attack.column import Column
@@ -13,12 +14,16 @@ from robustnas.attack.settings import Evaluate
 from robustnas.certify.settings import Certify, Smoothing
 from robustnas.contracts import Dataset, Genotype, SearchSpace
 from robustnas.foreign.settings import Weights
+from robustnas.recipe.seeds import Seed, Seeds
+from robustnas.search.candidates import BestOf, StrategyName
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
 from robustnas.train.settings import Train
 
-Kind = Literal["search", "train", "clean", "probe", "certify", "attack", "smooth"]
-KINDS: tuple[Kind, ...] = ("search", "train", "clean", "probe", "certify", "attack", "smooth")
+Kind = Literal["search", "candidate", "choose", "train", "clean", "probe", "certify", "attack", "smooth"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+OF_A_SEARCH = KINDS[: KINDS.index("train")]
+"""The kinds of stages that find a genotype, whatever the seed of its training."""
 
 
 @frozen
@@ -43,6 +48,8 @@ class MethodPlan:
     Args:
         parameters: trainable weights of the genotype's network, where the recipe names a genotype.
         network: the network, where it was made elsewhere; then nothing of it is searched or trained here.
+        strategy: what makes a genotype, where none is named.
+        best_of: how many genotypes it makes, and how one is chosen; None makes one.
     """
 
     name: str
@@ -55,6 +62,25 @@ class MethodPlan:
     genotype_source: str | None = None
     parameters: int | None = None
     network: Foreign | None = None
+    strategy: StrategyName = "bilevel"
+    best_of: BestOf | None = None
+
+    @property
+    def finds(self) -> bool:
+        """Whether its genotypes are found here, by a search or by a draw."""
+        return self.genotype is None and self.network is None
+
+    @property
+    def searches(self) -> bool:
+        """Whether a bilevel search finds its genotypes."""
+        return self.finds and self.strategy == "bilevel"
+
+    @property
+    def of_candidates(self) -> Train:
+        """Section `train` as it holds for candidates, which some training images judge and do not train."""
+        assert self.best_of is not None
+        epochs = self.best_of.epochs or self.train.epochs
+        return attrs.evolve(self.train, epochs=epochs, checkpoint="best", holdout=self.best_of.holdout)
 
     @property
     def space(self) -> SearchSpace:
@@ -72,27 +98,41 @@ class Stage:
         needs: keys of the stages that must succeed first.
         after: keys of stages that must end first, whose results are used where they succeed.
         column: the column of an attack; other stages have none.
+        candidate: the number of the candidate, from 0, where there are several.
     """
 
     kind: Kind
     key: str
     method: str
-    seed: int
+    seed: Seed
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     column: Column | None = None
+    candidate: int | None = None
+
+    @property
+    def seed_text(self) -> str:
+        """The seed as it is written: a search has nothing to do with a training's."""
+        return str(self.seed.search) if self.kind in OF_A_SEARCH else str(self.seed)
+
+    @property
+    def what(self) -> str:
+        """What is done, in words."""
+        if self.candidate is None:
+            return f"attack {self.column.label}" if self.column else self.kind
+        return f"{self.kind} {self.candidate + 1}" if self.kind == "candidate" else f"search {self.candidate + 1}"
 
     @property
     def title(self) -> str:
         """The stage in words: method, seed and what is done."""
-        what = f"attack {self.column.label}" if self.column else self.kind
-        return f"{self.method} seed {self.seed} {what}"
+        return f"{self.method} seed {self.seed_text} {self.what}"
 
     @property
     def folder(self) -> str:
         """The folder below the run directory, found again by the key at its end."""
         label = f"-{_safe(self.column.label)}" if self.column else ""
-        return f"{self.kind}/{self.method}-seed{self.seed}{label}-{self.key}"
+        label += "" if self.candidate is None else f"-{self.candidate + 1}"
+        return f"{self.kind}/{self.method}-seed{self.seed_text}{label}-{self.key}"
 
 
 @frozen
@@ -103,7 +143,7 @@ class Plan:
     dataset: Dataset
     threat: ThreatModel
     methods: Mapping[str, MethodPlan]
-    seeds: tuple[int, ...]
+    seeds: Seeds
     columns: tuple[Column, ...]
     attacks: Mapping[str, Any]
     """The plugin of each column, by label."""
@@ -112,41 +152,59 @@ class Plan:
     evaluate: Evaluate
     identity: Mapping[str, Any]
     stages: tuple[Stage, ...]
-    networks: Mapping[tuple[str, int], str]
+    networks: Mapping[tuple[str, Seed], str]
     """The key of each method's and seed's network: equal keys are one network."""
     notes: Mapping[str, list[str]] = Factory(dict)
     """What a reader of the plan may not expect, each with the methods concerned."""
 
     @cached_property
-    def _by_network(self) -> dict[tuple[str, int], list[Stage]]:
+    def _by_network(self) -> dict[tuple[str, Seed], list[Stage]]:
         """Sort the stages by method and seed."""
-        stages: dict[tuple[str, int], list[Stage]] = {}
+        stages: dict[tuple[str, Seed], list[Stage]] = {}
         for stage in self.stages:
             stages.setdefault((stage.method, stage.seed), []).append(stage)
         return stages
 
-    def stage(self, kind: Kind, method: str, seed: int, label: str | None = None) -> Stage | None:
+    @cached_property
+    def by_key(self) -> dict[str, Stage]:
+        """The distinct stages by their keys."""
+        return {stage.key: stage for stage in reversed(self.stages)}
+
+    def seeds_of(self, method: str) -> tuple[Seed, ...]:
+        """List the seeds of a method's networks."""
+        return self.seeds.all if self.methods[method].finds else self.seeds.of_one_genotype
+
+    def stage(self, kind: Kind, method: str, seed: Seed, label: str | None = None) -> Stage | None:
         """Find the stage of a method and seed; for `attack`, that of the column `label`."""
         for stage in self._by_network.get((method, seed), ()):
             if stage.kind == kind and (label is None or (stage.column and stage.column.label == label)):
                 return stage
         return None
 
-    def stages_of(self, method: str, seed: int) -> list[Stage]:
+    def genotype_stage(self, method: str, seed: Seed) -> Stage | None:
+        """Find the stage whose result is the genotype: the choice among candidates, or else the search."""
+        return self.stage("choose", method, seed) or self.stage("search", method, seed)
+
+    def stages_of(self, method: str, seed: Seed) -> list[Stage]:
         """List the stages of one method and seed, in the order of the flow."""
         return list(self._by_network.get((method, seed), ()))
 
     def until(self, last: str | None) -> list[Stage]:
-        """List the distinct stages up to and with `last` (None: all), in the order of the flow."""
+        """List the distinct stages up to and with `last` (None: all), seed by seed and method by method.
+
+        So a run that is cut short leaves whole rows of the table.
+        """
+        if last in OF_A_SEARCH:
+            last = OF_A_SEARCH[-1]
         kinds = KINDS[: KINDS.index(last) + 1] if last in KINDS else KINDS
         distinct: dict[str, Stage] = {}
-        for stage in sorted(self.stages, key=lambda s: KINDS.index(s.kind)):
+        for stage in self.stages:
             if stage.kind in kinds:
                 distinct.setdefault(stage.key, stage)
         return list(distinct.values())
 
 
-def sources(networks: Mapping[tuple[str, int], str], method: str, seed: int) -> dict[str, str]:
+def sources(networks: Mapping[tuple[str, Seed], str], method: str, seed: Seed) -> dict[str, str]:
     """List the networks on which a transfer makes its images: those of other methods, each once, as method and key.
 
     Args:
@@ -156,7 +214,7 @@ def sources(networks: Mapping[tuple[str, int], str], method: str, seed: int) -> 
     return {other: key for key, other in each_once(networks, seed).items() if key != networks[method, seed]}
 
 
-def each_once(networks: Mapping[tuple[str, int], str], seed: int) -> dict[str, str]:
+def each_once(networks: Mapping[tuple[str, Seed], str], seed: Seed) -> dict[str, str]:
     """List the networks of a seed by key, each with the first method that has it."""
     methods: dict[str, str] = {}
     for method, key in sorted((method, key) for (method, at), key in networks.items() if at == seed):

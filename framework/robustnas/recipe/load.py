@@ -27,6 +27,7 @@ from robustnas.recipe.noting import Noting
 from robustnas.recipe.overlay import assign, overlay
 from robustnas.recipe.plugins import Plugins
 from robustnas.recipe.schema import Recipe
+from robustnas.recipe.seeds import Seeds, read_seeds
 from robustnas.recipe.values import BAD, construct, found, read_object, read_value, refuse_unknown
 from robustnas.registry import DATASETS, SEARCH_SPACES
 from robustnas.search.settings import Search
@@ -265,7 +266,7 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
     for key, registry in (("dataset", DATASETS), ("search_space", SEARCH_SPACES)):
         parts[key] = plugins.use(sections[key], registry) if key in sections else None
     if "seeds" in sections:
-        parts["seeds"] = _seeds(sections["seeds"], faults)
+        parts["seeds"] = read_seeds(sections["seeds"], faults)
     if "attacks" in sections:
         known = None if threat is BAD else threat
         parts["attacks"] = plugins.attacks(sections["attacks"], sections.get("threat"), known)
@@ -279,10 +280,11 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
 
 def _check_size(root: Node, parts: Mapping[str, Any], faults: Faults) -> None:
     """Note methods, seeds and attacks that together make more stages than a run directory could hold."""
-    counts = [len(parts.get(key) or ((0,) if key == "seeds" else ())) for key in ("methods", "seeds", "attacks")]
-    stages = counts[0] * counts[1] * (counts[2] + 6)
+    methods, seeds, attacks = parts.get("methods", {}), len(parts.get("seeds", Seeds()).all), len(parts["attacks"])
+    candidates = sum(2 * method.best_of.samples for method in methods.values() if method.best_of is not None)
+    stages = len(methods) * seeds * (attacks + 6) + seeds * candidates
     if stages > MOST_STAGES:
-        text = f"found {counts[0]:,} methods, {counts[1]:,} seeds and {counts[2]:,} attacks, up to {stages:,} stages"
+        text = f"found {len(methods):,} methods, {seeds:,} seeds and {attacks:,} attacks, up to {stages:,} stages"
         faults.add(root.mark, "methods", f"{text}; at most {MOST_STAGES:,} would do")
 
 
@@ -303,22 +305,3 @@ def _check_radii(root: Node, parts: Mapping[str, Any], threat: ThreatModel, faul
         asked = partial(member(method.train.regime, "check"), method.train.epochs, method.threat or threat)
         mark = root.entries["methods"].entries[name].mark
         construct(asked, Node(mark, f"methods.{name}.train.regime", {}), faults)
-
-
-def _seeds(node: Node, faults: Faults) -> tuple[int, ...]:
-    """Read section `seeds`: distinct integers, none negative."""
-    if not isinstance(node.value, tuple) or not node.value:
-        what = "an empty list" if node.value == () else found(node.value)
-        faults.add(node.mark, node.path, f"found {what}; a list of integers would do, such as [0, 1]")
-        return ()
-    seeds: dict[int, None] = {}
-    for item in node.value:
-        seed = read_value(item, int, faults)
-        if seed is BAD:
-            continue
-        if seed < 0:
-            faults.add(item.mark, item.path, f"found {seed}; at least 0 would do")
-        if seed in seeds:
-            faults.add(item.mark, item.path, f"found {seed} twice; every seed once would do")
-        seeds[seed] = None
-    return tuple(seeds)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from robustnas.foreign.settings import Weights
 from robustnas.recipe.document import Node, below
+from robustnas.recipe.faults import Faults
 from robustnas.recipe.overlay import overlay
 from robustnas.recipe.plugins import Plugins
 from robustnas.recipe.schema import Method
-from robustnas.recipe.values import BAD, found, read_object, read_value, refuse, refuse_unknown
+from robustnas.recipe.values import BAD, found, name_of, read_object, read_value, refuse, refuse_unknown
 from robustnas.registry import SEARCH_SPACES
 from robustnas.runtime.quoted import quoted
+from robustnas.runtime.suggest import did_you_mean
+from robustnas.search.candidates import RANDOM_SEARCH, STRATEGIES, BestOf
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
 from robustnas.train.settings import Train
@@ -29,7 +32,7 @@ SHARED = ("dataset", "seeds", "attacks", "certify", "smoothing", "evaluate")
 FOREIGN = ("network", "weights", "normalize")
 """Keys of a method that is a network made elsewhere."""
 
-KEYS = ("metric", "genotype", *FOREIGN, *OVERRIDES)
+KEYS = ("metric", "genotype", "strategy", "best_of", *FOREIGN, *OVERRIDES)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -88,9 +91,10 @@ def _method(node: Node, recipe: Mapping[str, Node], default: Method, plugins: Pl
         values["metric"] = plugins.metrics(entries["metric"])
     if "genotype" in entries:
         values["genotype"] = _genotype(entries["genotype"], plugins)
-        for key in (key for key in ("metric", "search") if key in entries):
-            text = "found beside genotype; no search would use it, so one of the two would do"
-            faults.add(node.keys[key], below(node.path, key), text)
+        _unused(node, ("metric", "search", "strategy", "best_of"), "genotype", faults)
+    values |= _strategy(node, plugins)
+    if values.get("strategy") == "random":
+        _unused(node, ("metric", "search"), "a strategy that draws genotypes", faults)
     for key in (key for key in OVERRIDES if key in entries):
         laid = overlay(recipe.get(key), entries[key])
         assert laid is not None
@@ -99,6 +103,42 @@ def _method(node: Node, recipe: Mapping[str, Node], default: Method, plugins: Pl
         else:
             values[key] = plugins.use(laid, SEARCH_SPACES)
     return BAD if any(value is BAD for value in values.values()) else Method(**values)
+
+
+def _unused(node: Node, keys: Iterable[str], beside: str, faults: Faults) -> None:
+    """Note keys of a method that mean nothing beside another."""
+    for key in (key for key in keys if key in node.entries):
+        text = f"found beside {beside}; no search would use it, so one of the two would do"
+        faults.add(node.keys[key], below(node.path, key), text)
+
+
+def _strategy(node: Node, plugins: Plugins) -> dict[str, Any]:
+    """Read the keys `strategy` and `best_of` of a method; `BAD` with faults."""
+    values: dict[str, Any] = {}
+    faults, strategy, several = plugins.faults, node.given.get("strategy"), node.given.get("best_of")
+    if strategy is not None and (name_node := name_of(strategy, "strategy", faults)) is not None:
+        name, options = name_node.value, strategy if isinstance(strategy.value, dict) else None
+        if name == RANDOM_SEARCH:
+            values["strategy"] = "random"
+            of = options or Node(strategy.mark, strategy.path, {})
+            what = f"option of strategy {RANDOM_SEARCH!r}"
+            values["best_of"] = read_object(BestOf, of, faults, what, ("name",), at=name_node)
+            _unused(node, ("best_of",), f"strategy: {RANDOM_SEARCH}, whose samples say it", faults)
+        elif name not in STRATEGIES:
+            known = (*STRATEGIES, RANDOM_SEARCH)
+            text = f"found {quoted(str(name))}{did_you_mean(str(name), known)}; {', '.join(known)} would do"
+            values["strategy"] = refuse(name_node, text, faults)
+        else:
+            values["strategy"] = name
+            if options is not None:
+                refuse_unknown(options, ("name",), f"option of strategy {name!r}", faults)
+    elif strategy is not None:
+        values["strategy"] = BAD
+    if several is not None and "best_of" not in values:
+        whole = isinstance(several.value, int)
+        of = Node(several.mark, several.path, {"samples": several}, {"samples": several.mark}) if whole else several
+        values["best_of"] = read_object(BestOf, of, faults, "key of best_of")
+    return values
 
 
 def _genotype(node: Node, plugins: Plugins) -> Any:
@@ -130,7 +170,7 @@ def _foreign(node: Node, plugins: Plugins) -> Any:
         key = next(key for key in FOREIGN if key in entries)
         faults.add(node.keys[key], below(node.path, key), "found without network; network: module:factory would do")
         return BAD
-    for key in ("metric", "genotype", *OVERRIDES):
+    for key in ("metric", "genotype", "strategy", "best_of", *OVERRIDES):
         if key in entries:
             text = "found beside network, which is neither searched nor trained; one of the two would do"
             faults.add(node.keys[key], below(node.path, key), text)

@@ -27,7 +27,7 @@ def resolved(loaded: Loaded, trains: Mapping[str, Train] | None = None) -> dict[
         "dataset": _plugin(recipe.dataset),
         **({} if recipe.search_space is None else {"search_space": _plugin(recipe.search_space)}),
         "threat": plain(recipe.threat),
-        "seeds": list(recipe.seeds),
+        "seeds": recipe.seeds.plain(),
         "search": _section(recipe.search),
         "methods": {
             name: _method(method, (trains or {}).get(name, method.train)) for name, method in recipe.methods.items()
@@ -54,11 +54,15 @@ def _method(method: Method, train: Train) -> dict[str, Any]:
         keys["genotype"] = method.genotype
     elif method.metric:
         keys["metric"] = [_metric(weight, use) for weight, use in method.metric]
+    if method.strategy != "bilevel":
+        keys["strategy"] = method.strategy
+    if method.best_of is not None:
+        keys["best_of"] = plain(method.best_of)
     if method.search_space is not None:
         keys["search_space"] = _plugin(method.search_space)
     if method.threat is not None:
         keys["threat"] = plain(method.threat)
-    if method.genotype is None:
+    if method.searches:
         keys["search"] = _section(method.search)
     keys["train"] = _section(train)
     return keys

@@ -15,6 +15,8 @@ from attrs import Factory, field, frozen
 from robustnas.attack.settings import Evaluate
 from robustnas.certify.settings import Certify, Smoothing
 from robustnas.foreign.settings import Weights
+from robustnas.recipe.seeds import Seeds
+from robustnas.search.candidates import BestOf, StrategyName
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
 from robustnas.train.settings import Train
@@ -63,6 +65,8 @@ class Method:
         network: `module:factory` of a network made elsewhere, which is neither searched nor trained here.
         weights: its weights; None where the factory fills them in.
         normalize: whether the data set's mean and deviation become its first layer.
+        strategy: what makes a genotype, where none is named.
+        best_of: how many candidates the strategy makes, and how one is chosen; None makes one.
     """
 
     metric: tuple[tuple[float, Use], ...] = ()
@@ -70,6 +74,8 @@ class Method:
     network: str | None = None
     weights: Weights | None = None
     normalize: bool = False
+    strategy: StrategyName = "bilevel"
+    best_of: BestOf | None = None
     search_space: Use | None = None
     threat: ThreatModel | None = None
     search: Search = field(factory=Search)
@@ -77,8 +83,8 @@ class Method:
 
     @property
     def searches(self) -> bool:
-        """Whether a search has to find the genotype."""
-        return self.network is None and self.genotype is None
+        """Whether a bilevel search has to find the genotype."""
+        return self.network is None and self.genotype is None and self.strategy == "bilevel"
 
 
 @frozen
@@ -94,7 +100,7 @@ class Recipe:
     threat: ThreatModel
     methods: dict[str, Method]
     attacks: tuple[Attack, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = field(factory=Seeds)
     search: Search = field(factory=Search)
     train: Train = field(factory=Train)
     certify: Certify | None = field(factory=Certify)

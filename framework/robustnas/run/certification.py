@@ -128,7 +128,7 @@ def smoothed(task: Task) -> None:
             alpha=settings.alpha,
             batch=settings.batch,
             device=task.device,
-            seed=task.stage.seed,
+            seed=task.stage.seed.train,
             indices=indices[places],
         )
         return {

@@ -22,12 +22,12 @@ def network_of(task: Task, name: str | None = None, tell: Callable[[str], None] 
     Args:
         tell: is called with a line on the tensors that a network made elsewhere takes from a file.
     """
-    plan, seed = task.plan, task.stage.seed
+    plan, seed = task.plan, task.stage.seed.train
     method = plan.methods[name or task.stage.method]
     if method.network is not None:
         with seeding.seeded(seed, "evaluate", "build"):
             return load_foreign(method.network, plan.dataset, tell).to(task.device)
-    stage = plan.stage("train", method.name, seed)
+    stage = plan.stage("train", method.name, task.stage.seed)
     assert stage is not None
     with seeding.seeded(seed, "evaluate", "build"):  # any seed will do: the weights are overwritten at once
         trained = train.load(

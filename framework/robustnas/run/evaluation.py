@@ -68,7 +68,7 @@ def probe(task: Task) -> None:
             images.labels,
             task.plan.threat.norm,
             device=task.device,
-            seed=task.stage.seed,
+            seed=task.stage.seed.train,
             report=task.report,
         )
     finish(task, {"flags": [flag.plain() for flag in flags]})
@@ -84,7 +84,7 @@ def attacked(task: Task) -> None:
     conditions = Conditions(
         label=column.name,
         batch=plan.evaluate.batch,
-        seed=task.stage.seed,
+        seed=task.stage.seed.train,
         device=task.device,
         clean=_clean_answers(task, images),
         places=indices,

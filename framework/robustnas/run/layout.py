@@ -7,7 +7,7 @@ plugins or its data.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,12 +15,15 @@ from attrs import frozen
 
 from robustnas.attack.column import Column
 from robustnas.errors import RunDirectoryError
-from robustnas.plan import KINDS, Foreign, Plan, Stage
+from robustnas.plan import KINDS, Foreign, Plan, Seed, Stage
 from robustnas.registry import REGIMES
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime.artifacts import StageFolder, damaged, of_no_stage, read_json
 from robustnas.runtime.strangers import described
 from robustnas.threat import ThreatModel
+
+SINGLE = tuple(kind for kind in KINDS if kind not in ("candidate", "attack"))
+"""The kinds of stages of which a network has one at most."""
 
 SCHEMA = 2
 """The version of the file, which rises when its meaning changes."""
@@ -44,7 +47,8 @@ class Layout:
         certified_epsilons: further radii at which certified accuracy is shown.
         smoothing: l2 radii at which the smoothed classifier is shown; None where there is none.
         notes: lines that stand under the table.
-        methods: for each method and seed, the folders of its stages by kind, and of its attacks by label.
+        methods: for each method and seed, the folders of its stages by kind, and of its attacks by label; those of
+            several candidates are a list `tried`.
     """
 
     dataset: str
@@ -57,10 +61,10 @@ class Layout:
     certified_epsilons: list[float]
     smoothing: list[float] | None
     notes: list[str]
-    methods: dict[str, dict[int, dict[str, Any]]]
+    methods: dict[str, dict[Seed, dict[str, Any]]]
 
     @property
-    def networks(self) -> list[tuple[str, int, dict[str, Any]]]:
+    def networks(self) -> list[tuple[str, Seed, dict[str, Any]]]:
         """List each method and seed with the folders of its stages."""
         return [(method, seed, stages) for method, seeds in self.methods.items() for seed, stages in seeds.items()]
 
@@ -69,8 +73,8 @@ class Layout:
         """The folders of all stages, each once."""
         places: list[str | None] = []
         for _, _, stages in self.networks:
-            places += [where for kind, where in stages.items() if kind != "attacks"]
-            places += stages["attacks"].values()
+            places += [stages[kind] for kind in KINDS if kind in stages]
+            places += [*stages["tried"], *stages["attacks"].values()]
         return [where for where in dict.fromkeys(places) if where is not None]
 
     def folders(self, directory: RunDirectory) -> list[StageFolder]:
@@ -105,7 +109,7 @@ def read(directory: RunDirectory) -> Layout:
             smoothing=None if data["smoothing"] is None else [float(radius) for radius in data["smoothing"]],
             notes=list(data["notes"]),
             methods={
-                method: {int(seed): _stages(stages) for seed, stages in seeds.items()}
+                method: {Seed.of(seed): _stages(stages) for seed, stages in seeds.items()}
                 for method, seeds in data["methods"].items()
             },
         )
@@ -120,7 +124,9 @@ def _stages(data: Any) -> dict[str, Any]:
         ValueError, TypeError, KeyError, AttributeError: the data does not name folders of stages.
     """
     labels = {label: _folder("attack", where) for label, where in data["attacks"].items()}
-    return {**{kind: _folder(kind, data[kind]) for kind in KINDS if kind != "attack"}, "attacks": labels}
+    tried = [_folder("search" if where.startswith("search/") else "candidate", where) for where in data.get("tried", ())]
+    found = {kind: _folder(kind, data[kind]) for kind in SINGLE if kind in data or kind != "choose"}
+    return {"choose": None, **found, "tried": tried, "attacks": labels}
 
 
 def _folder(kind: str, where: Any) -> str | None:
@@ -163,14 +169,21 @@ def describe(plan: Plan, directory: RunDirectory, notes: Sequence[str]) -> dict[
         "methods": {
             method: {
                 str(seed): {
-                    **{kind: where(plan.stage(kind, method, seed)) for kind in KINDS if kind != "attack"},
+                    **{kind: where(plan.stage(kind, method, seed)) for kind in SINGLE},
+                    **_tried(plan, method, seed, where),
                     "attacks": {c.label: where(plan.stage("attack", method, seed, c.label)) for c in plan.columns},
                 }
-                for seed in plan.seeds
+                for seed in plan.seeds_of(method)
             }
             for method in plan.methods
         },
     }
+
+
+def _tried(plan: Plan, method: str, seed: Seed, where: Callable[[Stage], str | None]) -> dict[str, Any]:
+    """Describe the folders of several candidates: nothing where there is one."""
+    tried = [where(stage) for stage in plan.stages_of(method, seed) if stage.candidate is not None]
+    return {"tried": tried} if tried else {}
 
 
 def _notes(plan: Plan) -> list[str]:
@@ -181,8 +194,9 @@ def _notes(plan: Plan) -> list[str]:
         images = f"the first {evaluate.images} test images"
     elif evaluate.images is not None:
         images = f"{evaluate.images} test images (drawn with equal classes, seed {evaluate.subset_seed})"
-    several = f"mean ± sample standard deviation over {len(plan.seeds)} seeds; best mean marked"
-    notes = [f"accuracies in percent of {images}, {several if len(plan.seeds) > 1 else '1 seed; best marked'}"]
+    count = len(plan.seeds.search)
+    several = f"mean ± sample standard deviation over {count} seeds; best mean marked"
+    notes = [f"accuracies in percent of {images}, {several if count > 1 else '1 seed; best marked'}"]
 
     def named(c: Column) -> str:
         """Name a column, with its threat where that is not the recipe's and the label does not say it."""

@@ -13,7 +13,7 @@ from robustnas import search, train
 from robustnas.data.order import batch_count
 from robustnas.data.stratified import first_half
 from robustnas.errors import RobustnasError
-from robustnas.plan import Foreign, MethodPlan, Plan
+from robustnas.plan import OF_A_SEARCH, Foreign, MethodPlan, Plan, Seed
 from robustnas.run.directory import RunDirectory
 from robustnas.run.task import TrainingOnly, genotype_of, load_foreign
 from robustnas.runtime import memory, terminal
@@ -93,16 +93,15 @@ def show(
     titles = (*left, *right, *(["memory"] if estimate else []))
     rows = []
     for name, method in plan.methods.items():
-        searched = method.genotype is None and method.network is None
-        supernet = f"{here.sizes.supernet(method.space):,}" if searched else ""
+        supernet = f"{here.sizes.supernet(method.space):,}" if method.searches else ""
         needed = [_memory(method, plan, here.notes)] if estimate else []
-        for seed in plan.seeds:
+        for seed in plan.seeds_of(name):
             words = _stages(here, method, seed)
             rows.append((name, str(seed), *words, supernet, _network(here, method, seed), *needed))
     table = terminal.table(titles, rows, right=range(len(left), len(titles)), framed=False, padding=(0, 2, 0, 0))
     say = partial(terminal.say, console)
     say(
-        f"{plan.name}: {_count(len(plan.methods), 'method')} x {_count(len(plan.seeds), 'seed')}, "
+        f"{plan.name}: {_count(len(plan.methods), 'method')} x {_seeds(plan)}, "
         f"{_count(len(stages), 'stage')}, in {directory.path}"
     )
     say(f"threat {plan.threat}")
@@ -122,13 +121,20 @@ def show(
     )
 
 
+def _seeds(plan: Plan) -> str:
+    """Count the seeds, both kinds where they are chosen apart."""
+    if plan.seeds.train is None:
+        return _count(len(plan.seeds.search), "seed")
+    return f"{_count(len(plan.seeds.search), 'search seed')} x {_count(len(plan.seeds.train), 'training seed')}"
+
+
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _memory(method: MethodPlan, plan: Plan, notes: list[str]) -> str:
     """Write the estimate for the table, or note why there is none."""
-    if method.genotype is not None or method.network is not None:
+    if not method.searches:
         return ""
     try:
         with terminal.working(f"memory of a step of {method.name}"):
@@ -138,16 +144,16 @@ def _memory(method: MethodPlan, plan: Plan, notes: list[str]) -> str:
         return "-"
 
 
-def _stages(here: Here, method: MethodPlan, seed: int) -> tuple[str, str, str]:
+def _stages(here: Here, method: MethodPlan, seed: Seed) -> tuple[str, str, str]:
     """Describe search, training and evaluation of one method and seed in a few words each."""
 
     def state(stage: Any, todo: str) -> str:
         return "done" if stage.key in here.done else todo
 
     plan, count = here.plan, here.count
-    searched = plan.stage("search", method.name, seed)
+    searched = plan.genotype_stage(method.name, seed)
     trained = plan.stage("train", method.name, seed)
-    evaluation = [s for s in plan.stages_of(method.name, seed) if s.kind not in ("search", "train")]
+    evaluation = [s for s in plan.stages_of(method.name, seed) if s.kind not in (*OF_A_SEARCH, "train")]
     done = sum(stage.key in here.done for stage in evaluation)
     if method.network is not None:
         return (
@@ -158,7 +164,8 @@ def _stages(here: Here, method: MethodPlan, seed: int) -> tuple[str, str, str]:
     if searched is None:
         first = f"genotype {method.genotype_source}"
     else:
-        first = state(searched, _steps(method.search.epochs, _search_batches(method, count)))
+        steps = _steps(method.search.epochs, _search_batches(method, count)) if method.searches else "drawn at random"
+        first = state(searched, f"{steps}{'' if method.best_of is None else f', best of {method.best_of.samples}'}")
     train_count = count
     if count is not None and method.train.checkpoint == "best":
         train_count = first_half(count, 1 - method.train.held_out)
@@ -180,14 +187,14 @@ def _steps(epochs: int, batches: int | None) -> str:
     return f"{epochs} x {batches} = {epochs * batches:,} steps"
 
 
-def _network(here: Here, method: MethodPlan, seed: int) -> str:
+def _network(here: Here, method: MethodPlan, seed: Seed) -> str:
     """Write the parameters of the network; while its genotype is unknown, those of a sample, with a mark."""
     plan = here.plan
     if method.network is not None:
         return f"{here.foreign(method.name, method.network):,}"
     if method.parameters is not None:
         return f"{method.parameters:,}"
-    searched, trained = plan.stage("search", method.name, seed), plan.stage("train", method.name, seed)
+    searched, trained = plan.genotype_stage(method.name, seed), plan.stage("train", method.name, seed)
     if trained is not None and trained.key in here.done:
         return f"{here.directory.folder(trained).result()['parameters']:,}"
     match = method.train.match
@@ -214,10 +221,10 @@ def division_notes(plan: Plan, labels: Tensor) -> list[str]:
     for method in plan.methods.values():
         if method.network is not None:
             continue
-        for seed in plan.seeds:
-            notes = told_of(train, method.train, seed)
-            if method.genotype is None:
-                notes = told_of(search, method.search, seed) + notes
+        for seed in plan.seeds_of(method.name):
+            notes = told_of(train, method.train, seed.train)
+            if method.searches:
+                notes = told_of(search, method.search, seed.search) + notes
             for note in notes:
                 whose_notes.setdefault(note, []).append(f"{method.name} seed {seed}")
     return [f"{note}: {_first(whose)}" for note, whose in whose_notes.items()]

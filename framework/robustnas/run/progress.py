@@ -131,7 +131,7 @@ class Progress:
             left = working.time_left(now)
             cells = (
                 stage.method,
-                str(stage.seed),
+                stage.seed_text,
                 what,
                 f"{working.unit} {working.done}/{working.total}" if working.total else "starting",
                 "  ".join(f"{name} {value:.4g}" for name, value in working.figures.items()),

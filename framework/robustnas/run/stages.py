@@ -1,6 +1,8 @@
 """What each kind of stage does: reads the results it needs, computes, writes one result.
 
     search    -> result.json (genotype, alpha)        genotype.json
+    candidate -> result.json (what it gets right)     network.pt
+    choose    -> result.json (genotype)               genotype.json
     train     -> result.json, network.pt
     clean     -> result.json (a prediction an image)
     probe     -> result.json (flags)
@@ -19,7 +21,7 @@ from collections.abc import Callable
 
 from robustnas import search, train
 from robustnas.errors import RobustnasError, RunError
-from robustnas.run import certification, evaluation
+from robustnas.run import candidates, certification, evaluation
 from robustnas.run.task import Task, TrainingOnly, finish
 from robustnas.runtime import interrupt
 from robustnas.runtime.machine_faults import explain
@@ -57,20 +59,18 @@ def execute(task: Task) -> None:
 
 def _search(task: Task) -> None:
     method = task.method
-    result = search.run(
-        search.SearchTask(
+    if method.searches:
+        todo = search.SearchTask(
             dataset=TrainingOnly(task.plan.dataset),
             space=method.space,
             metrics=method.metrics,
             threat=method.threat,
             settings=method.search,
-            seed=task.stage.seed,
-        ),
-        task.folder,
-        task.device,
-        task.report,
-        task.processes,
-    )
+            seed=task.search_seed,
+        )
+        result = search.run(todo, task.folder, task.device, task.report, task.processes)
+    else:
+        result = {"genotype": search.drawn(method.space, task.search_seed), "search_seconds": 0.0, "notes": []}
     task.folder.write_json("genotype.json", result["genotype"])
     finish(task, result)
 
@@ -84,7 +84,7 @@ def _train(task: Task) -> None:
             genotype=task.genotype(),
             threat=method.threat,
             settings=method.train,
-            seed=task.stage.seed,
+            seed=task.stage.seed.train,
         ),
         task.folder,
         task.device,
@@ -96,6 +96,8 @@ def _train(task: Task) -> None:
 
 DO: dict[str, Callable[[Task], None]] = {
     "search": _search,
+    "candidate": candidates.candidate,
+    "choose": candidates.choose,
     "train": _train,
     "clean": evaluation.clean,
     "probe": evaluation.probe,

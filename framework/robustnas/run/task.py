@@ -13,11 +13,12 @@ from torch import nn
 from robustnas import contracts, foreign
 from robustnas.contracts import Dataset, Genotype, Images, Shape
 from robustnas.errors import RunDirectoryError, RunError
-from robustnas.plan import Foreign, MethodPlan, Plan, Stage
+from robustnas.plan import Foreign, MethodPlan, Plan, Seed, Stage
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime.artifacts import StageFolder, damaged
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report
+from robustnas.runtime.seeding import derive
 
 
 @frozen
@@ -78,6 +79,12 @@ class Task:
         """The stage's folder; only the first process writes results to it, but each writes its own progress."""
         return self.directory.folder(self.stage).of_process(self.processes.rank)
 
+    @property
+    def search_seed(self) -> int:
+        """The seed of a search: of several candidates each has its own, the first that of the recipe."""
+        seed, candidate = self.stage.seed.search, self.stage.candidate
+        return derive(seed, "candidate", candidate) if candidate else seed
+
     def genotype(self, name: str | None = None) -> Genotype:
         """Return the genotype of a method (default: the stage's own): the recipe's, or what its search found."""
         method = self.plan.methods[name or self.stage.method]
@@ -86,15 +93,23 @@ class Task:
         return genotype_of(self.directory, self.plan, method.name, self.stage.seed)
 
 
-def genotype_of(directory: RunDirectory, plan: Plan, method: str, seed: int) -> Genotype:
-    """Return the genotype that a finished search found.
+def genotype_of(directory: RunDirectory, plan: Plan, method: str, seed: Seed) -> Genotype:
+    """Return the genotype that a method found, of several candidates the chosen one.
 
     Raises:
         RunDirectoryError: its result holds no genotype.
     """
-    stage = plan.stage("search", method, seed)
+    stage = plan.genotype_stage(method, seed)
     assert stage is not None
-    folder = directory.folder(stage)
+    return genotype_in(directory.folder(stage))
+
+
+def genotype_in(folder: StageFolder) -> Genotype:
+    """Return the genotype in the result of a finished stage.
+
+    Raises:
+        RunDirectoryError: there is none.
+    """
     genotype = folder.result().get("genotype")
     if not isinstance(genotype, dict):
         raise RunDirectoryError(damaged(folder.result_file, "it holds no genotype"))

@@ -1,0 +1,88 @@
+"""The stages that choose among several genotypes: each candidate is trained and judged, and the best is kept.
+
+    search 1 -> candidate 1 \\
+    search 2 -> candidate 2  > choose -> train
+    search 3 -> candidate 3 /
+
+A candidate is judged on training images held out, the same for all candidates of a seed; no test image has a say.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from robustnas import train
+from robustnas.attack.pgd import pgd
+from robustnas.data.order import in_order
+from robustnas.errors import RunDirectoryError
+from robustnas.run.task import Task, TrainingOnly, finish, genotype_in
+from robustnas.runtime import seeding
+from robustnas.runtime.artifacts import damaged
+from robustnas.runtime.processes import ALONE
+from robustnas.search.candidates import PGD_STEPS
+from robustnas.train.settings import Train
+
+
+def candidate(task: Task) -> None:
+    """Train a candidate without the images that judge it, and count how many of these it gets right."""
+    method, settings = task.method, task.method.of_candidates
+    search = task.plan.by_key[task.stage.needs[0]]
+    todo = train.TrainTask(
+        dataset=TrainingOnly(task.plan.dataset),
+        space=method.space,
+        genotype=genotype_in(task.directory.folder(search)),
+        threat=method.threat,
+        settings=settings,
+        seed=task.stage.seed.search,
+    )
+    result = train.run(todo, task.folder, task.device, task.report, task.processes)
+    finish(task, {**result, **_judged(task, todo, settings)})
+
+
+def _judged(task: Task, todo: train.TrainTask, settings: Train) -> dict[str, Any]:
+    """Compute the shares of the images held out that the trained candidate gets right, clean and under PGD."""
+    images = todo.dataset.split("train")
+    _, held_out = train.divided(images.labels, settings, todo.seed, ALONE)
+    network = train.load(task.folder, todo.space, todo.genotype, todo.dataset, settings).to(task.device)
+    generator = seeding.generator(todo.seed, "candidate", "judge")  # every candidate is attacked from the same start
+    clean = robust = 0
+    for batch in in_order(len(held_out), settings.batch):
+        places = held_out[batch]
+        shown, labels = images.take(places).to(task.device), images.labels[places].to(task.device)
+
+        def loss(logits: torch.Tensor, labels: torch.Tensor = labels) -> torch.Tensor:
+            return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+        attacked = pgd(network, shown, loss, todo.threat, steps=PGD_STEPS, generator=generator)
+        with torch.no_grad():
+            right = network(shown).argmax(dim=1) == labels
+            clean += int(right.sum())
+            robust += int((right & (network(attacked).argmax(dim=1) == labels)).sum())
+    return {"held_out": {"images": len(held_out), "clean": clean, "robust": robust}}
+
+
+def choose(task: Task) -> None:
+    """Keep the best of the candidates.
+
+    Raises:
+        RunDirectoryError: the result of a candidate is damaged.
+    """
+    candidates, seconds = [], 0.0
+    for stage in (task.plan.by_key[key] for key in task.stage.needs):
+        folder = task.directory.folder(stage)
+        result = folder.result()
+        seconds += float(result["search_seconds" if stage.kind == "search" else "train_seconds"])
+        if stage.kind == "candidate":
+            held_out = result.get("held_out")
+            if not isinstance(held_out, dict) or not {"clean", "robust"} <= held_out.keys():
+                raise RunDirectoryError(damaged(folder.result_file, "it does not say what the candidate gets right"))
+            candidates.append({**held_out, "parameters": result["parameters"], "genotype": genotype_in(folder)})
+    chosen = max(range(len(candidates)), key=lambda n: (candidates[n]["robust"], candidates[n]["clean"], -n))
+    genotype = candidates[chosen]["genotype"]
+    task.folder.write_json("genotype.json", genotype)
+    finish(
+        task,
+        {"genotype": genotype, "chosen": chosen + 1, "candidates": candidates, "search_seconds": seconds, "notes": []},
+    )

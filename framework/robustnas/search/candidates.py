@@ -1,0 +1,41 @@
+"""How a method makes candidates and keeps one: a strategy that makes genotypes, and how many the best is chosen of.
+
+    bilevel    alpha and w are searched together (DARTS and all that descends from it)
+    random     the genotype is drawn uniformly from the space, by the space's own sampler
+
+The baseline that every search must beat (Li and Talwalkar 2019, arXiv:1902.07638; Yang et al. 2020, arXiv:1912.12522) is
+the best of several random genotypes: candidates are trained, and judged on training images held out.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import frozen
+from attrs.validators import and_, ge, gt, lt, optional
+
+from robustnas.options import MISSING, option
+
+StrategyName = Literal["bilevel", "random"]
+STRATEGIES: tuple[StrategyName, ...] = ("bilevel", "random")
+
+RANDOM_SEARCH = "random-search"
+"""This name in a recipe means the strategy `random` with the best of `samples` genotypes."""
+
+PGD_STEPS = 10
+"""Steps of the attack that judges a candidate, each of a quarter of epsilon: enough to tell candidates apart."""
+
+
+@frozen
+class BestOf:
+    """A number of candidates, each trained without the training images that judge it; the best is kept.
+
+    The best is the one with the most images held out right under PGD at the method's threat, of equals the one with
+    more right when clean, of these the first.
+    """
+
+    samples: int = option(MISSING, "candidates of which the best is kept", at_least=2)
+    epochs: int | None = option(None, "epochs of a candidate's training; default train.epochs", optional(ge(1)))
+    holdout: float = option(
+        0.1, "share of the training images held out to judge candidates", and_(gt(0.0), lt(1.0))
+    )
