@@ -72,7 +72,8 @@ def run(
             # of several processes one talks
             progress = Progress(quiet=quiet, console=Console(stderr=True, quiet=not processes.first))
             with progress.shown():
-                failures = run_all(todo, stages, directory, chosen, progress, processes)
+                refresh = finished.Refresh(directory) if until is None and processes.first else None
+                failures = run_all(todo, stages, directory, chosen, progress, processes, refresh)
             # torchrun ends all processes when one of them has failed: the table comes first
             processes.run_together(
                 lambda: finished.write(directory, quiet=quiet) if until is None and processes.first else None

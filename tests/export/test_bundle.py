@@ -21,6 +21,7 @@ from robustnas import certify
 from robustnas.cli import main
 from robustnas.errors import RunError
 from robustnas.export import bundle, certificates
+from robustnas.plan import Seed
 from robustnas.threat import ThreatModel
 from support.fake_package import install
 from support.vnnlib_reader import exact, holds, read_box
@@ -164,7 +165,7 @@ def test_no_certified_image_is_refuted_and_a_false_claim_is(finished: Path, expo
     assert main(["export", str(finished), "published", "--epsilon", "0.3", "--images", "6", "--output", str(far)]) == 0
     assert {row["certified"] for row in rows(far)} == {"no"}
     arranged = bundle._plan(finished)
-    network = bundle._trained(bundle.RunDirectory(finished), arranged, "published", 3)
+    network = bundle._trained(bundle.RunDirectory(finished), arranged, "published", Seed(3))
     images = arranged.dataset.split("test").take(torch.arange(6))
     labels = arranged.dataset.split("test").labels[:6]
     threat, shown = ThreatModel("linf", 0.3), images.clone()
@@ -184,7 +185,7 @@ def test_another_threat_is_certified_anew(finished: Path, tmp_path: Path, capsys
     assert main([*typed, "--timeout", "60", "--output", str(out)]) == 0
     assert capsys.readouterr().out.startswith(f"{out}\n  ")
     arranged = bundle._plan(finished)
-    network = bundle._trained(bundle.RunDirectory(finished), arranged, "found", 3)
+    network = bundle._trained(bundle.RunDirectory(finished), arranged, "found", Seed(3))
     test = arranged.dataset.split("test")
     images, labels = test.take(torch.arange(8)), test.labels[:8]
     least = certify.margins(network, images, labels, ThreatModel("linf", 2 / 255000)).amin(dim=1)

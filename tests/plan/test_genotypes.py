@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from robustnas.errors import RecipeError
-from robustnas.plan import make
+from robustnas.plan import Seed, make
 from robustnas.recipe.load import load
 from robustnas.recipe.resolved import resolved
 from support.tiny_plan import RECIPE, plan
@@ -62,7 +62,7 @@ def test_every_published_cell_is_the_same_stage_in_every_notation(recipe: Path):
     recipe.write_text(RECIPE.partition("methods:")[0] + json.dumps({"methods": methods})[1:-1])
     found = plan(recipe, "attacks=[]", "train={epochs: 1}", "seeds=[0]")
     for name in cells:
-        assert len({found.networks[f"{name}.{number}", 0] for number in range(6)}) == 1
+        assert len({found.networks[f"{name}.{number}", Seed(0)] for number in range(6)}) == 1
     again = Path(folder, "again.yaml")
     again.write_text(yaml.safe_dump(resolved(load(recipe))))
     assert make(load(again)).networks == plan(recipe).networks

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from robustnas.data.order import batch_count, shuffled
 from robustnas.errors import InputError, RecipeError
-from robustnas.plan import KINDS, Plan, digest, settings
+from robustnas.plan import KINDS, Plan, Seed, digest, settings
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import load
 from robustnas.run import checks, layout, overview
@@ -26,6 +26,9 @@ from robustnas.train.settings import Train
 from robustnas_plugins.search_spaces.darts import Darts
 from support.fake_package import install
 from support.tiny_plan import RECIPE, plan
+
+ALL_OF_A_SEARCH = set(KINDS) - {"candidate", "choose", "smooth"}
+"""The kinds of stages of a method that searches, where nothing is smoothed."""
 
 
 def keys(found: Plan, kind: str, method: str | None = None) -> set[str]:
@@ -39,7 +42,7 @@ def differing(before: Plan, after: Plan, method: str | None = None) -> set[str]:
 
 def test_every_method_and_seed_has_its_stages(recipe: Path):
     found = plan(recipe)
-    kinds = [s.kind for s in found.stages_of("jac", 1)]
+    kinds = [s.kind for s in found.stages_of("jac", Seed(1))]
     assert kinds == ["search", "train", "clean", "probe", "certify", "attack", "attack"]
     assert len(found.until(None)) == 2 * 2 * 7
     assert {s.kind for s in found.until("search")} == {"search"}
@@ -81,15 +84,15 @@ def test_only_what_matters_changes_a_key(recipe: Path, override: str, changed: s
     [
         # neither a search without a metric nor standard training depends on the threat
         ("threat.epsilon=4/255", "darts", {"attack", "certify"}),
-        ("threat.epsilon=4/255", "jac", set(KINDS) - {"smooth"}),
+        ("threat.epsilon=4/255", "jac", ALL_OF_A_SEARCH),
         # gamma matters only where there is a score
         ("search.gamma=0.5", "darts", set()),
-        ("search.gamma=0.5", "jac", set(KINDS) - {"smooth"}),
+        ("search.gamma=0.5", "jac", ALL_OF_A_SEARCH),
         ("search.gamma={balance: 0.25}", "darts", set()),
-        ("search.gamma={balance: 0.25}", "jac", set(KINDS) - {"smooth"}),
+        ("search.gamma={balance: 0.25}", "jac", ALL_OF_A_SEARCH),
         # the size of the supernet does not matter to a published genotype
         ("search_space.cells=2", "published", set()),
-        ("search_space.cells=2", "darts", set(KINDS) - {"smooth"}),
+        ("search_space.cells=2", "darts", ALL_OF_A_SEARCH),
     ],
 )
 def test_only_what_matters_to_a_method_changes_its_keys(recipe: Path, override: str, method: str, changed: set[str]):
@@ -165,7 +168,7 @@ SEVERAL = (
 
 def test_attacks_go_from_cheap_to_expensive_and_each_waits_for_those_before_it_in_its_norm(recipe: Path):
     found = plan(recipe, SEVERAL)
-    stages = [s for s in found.stages_of("jac", 0) if s.kind == "attack"]
+    stages = [s for s in found.stages_of("jac", Seed(0)) if s.kind == "attack"]
     labels = [s.column.label for s in stages]
     assert labels == ["fgsm", "pgd-9", "deepfool (l2 0.5)", "transfer-2", "square", "corruptions"]
     by_key = {s.key: s.column.label for s in stages}
@@ -173,7 +176,7 @@ def test_attacks_go_from_cheap_to_expensive_and_each_waits_for_those_before_it_i
     assert after["fgsm"] == after["deepfool (l2 0.5)"] == after["transfer-2"] == after["corruptions"] == []
     assert after["pgd-9"] == ["fgsm"]
     assert after["square"] == ["fgsm", "pgd-9", "transfer-2"]
-    certify = found.stage("certify", "jac", 0)
+    certify = found.stage("certify", "jac", Seed(0))
     assert all(certify.key in s.after for s in stages), "what fools is held against the certificates"
     assert [c.label for c in found.columns if c.worst_case] == ["fgsm", "pgd-9", "transfer-2", "square"]
 
@@ -187,8 +190,8 @@ def test_attacks_on_all_images_wait_for_no_attack(recipe: Path):
 
 def test_images_of_transfer_need_the_other_networks(recipe: Path):
     found = plan(recipe, SEVERAL)
-    stage = found.stage("attack", "jac", 0, "transfer-2")
-    assert found.networks["darts", 0] in stage.needs
+    stage = found.stage("attack", "jac", Seed(0), "transfer-2")
+    assert found.networks["darts", Seed(0)] in stage.needs
     with pytest.raises(RecipeError, match=r"transfer-2 .* there is one method"):
         plan(recipe, SEVERAL, "methods.jac=null", "methods={darts: {}}")
 
@@ -208,7 +211,7 @@ def test_a_smaller_radius_of_the_same_norm_is_inside_the_threat(recipe: Path):
 
 def test_a_published_genotype_needs_no_search(recipe: Path):
     found = plan(recipe, "methods.published={genotype: DARTS_V2}")
-    assert found.stages_of("published", 0)[0].kind == "train"
+    assert found.stages_of("published", Seed(0))[0].kind == "train"
     assert found.methods["published"].genotype is not None
 
 

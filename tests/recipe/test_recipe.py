@@ -11,6 +11,7 @@ from robustnas.certify.settings import Certify
 from robustnas.recipe.document import parse
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.resolved import resolved
+from robustnas.recipe.seeds import Seeds
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
 from robustnas.train.regimes.adversarial import Adversarial
@@ -50,7 +51,7 @@ attacks:
     assert found.dataset.plugin.classes == 2
     assert found.search_space.plugin.cells == 3
     assert found.threat == ThreatModel("linf", 8 / 255)
-    assert found.seeds == (0, 1)
+    assert found.seeds == Seeds((0, 1))
     assert found.search.gamma == 0.01
     assert found.train.regime == Adversarial()
     assert found.certify == Certify()
@@ -165,7 +166,7 @@ def test_extends_merges_mappings_and_replaces_the_rest(folder: Path) -> None:
         name="sub/r.yaml",
     )
     found = loaded.recipe
-    assert found.seeds == (7,)
+    assert found.seeds == Seeds((7,))
     assert (found.search.epochs, found.search.gamma) == (4, 0.5)
     assert list(found.methods) == ["darts", "more"]
     assert found.search_space.plugin.cells == 9
@@ -236,7 +237,7 @@ def test_what_a_base_that_cannot_be_had_may_hold_is_not_missing(folder: Path, ba
         ("search.epochs=7", lambda r: r.search.epochs == 7),
         ("search.gamma=1/4", lambda r: r.search.gamma == 0.25),
         ("search={epochs: 2}", lambda r: r.search == Search(epochs=2)),
-        ("seeds=[4, 5]", lambda r: r.seeds == (4, 5)),
+        ("seeds=[4, 5]", lambda r: r.seeds == Seeds((4, 5))),
         ("attacks.0.steps=3", lambda r: r.attacks[0].label == "steps-3"),
         ("attacks.1=fast", lambda r: r.attacks[1].label == "fast"),
         ("search_space.cells=2", lambda r: r.search_space.plugin.cells == 2),

@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 
 from robustnas.errors import DiskFullError, RunError
-from robustnas.plan import Stage
+from robustnas.plan import Seed, Stage
 from robustnas.run.agenda import Agenda
 from robustnas.run.progress import Progress
 
 
 def stage(key: str, *needs: str, after: tuple[str, ...] = ()) -> Stage:
-    return Stage("clean", key, key, 0, needs, after)
+    return Stage("clean", key, key, Seed(0), needs, after)
 
 
 def agenda(*stages: Stage) -> tuple[Agenda, io.StringIO]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from robustnas.run.progress import PLAIN_SECONDS, Progress
 
 SEARCH: Any = SimpleNamespace(
-    key="k", kind="search", method="dsrna-combined", seed=0, column=None, title="dsrna-combined seed 0 search"
+    key="k", kind="search", method="dsrna-combined", seed_text="0", column=None, title="dsrna-combined seed 0 search"
 )
 FIGURES = {"loss": 1.25, "accuracy": 0.5, "robustness": -3.5}
 

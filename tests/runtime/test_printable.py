@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from robustnas.cli import main
-from robustnas.plan import Stage
+from robustnas.plan import Seed, Stage
 from robustnas.run.progress import Progress
 from robustnas.runtime import printable
 from robustnas.runtime.artifacts.files import write_json
@@ -99,7 +99,7 @@ def test_names_are_no_markup_in_the_live_view_and_its_lines():
     text = io.StringIO()
     console = Console(file=text, width=100, force_terminal=True, color_system=None)
     progress = Progress(console=console)
-    stage = Stage("search", "k", "g[final]", 0)
+    stage = Stage("search", "k", "g[final]", Seed(0))
     progress.plan(1, 0)
     progress.started(stage)
     progress.reporter(stage)(1, 2, "[/]", **{"[red]": 1.0})

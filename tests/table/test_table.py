@@ -18,6 +18,7 @@ from rich.console import Console
 
 from robustnas.attack.column import Column
 from robustnas.certify.verdicts import Verdicts
+from robustnas.plan import Seed
 from robustnas.table.forms import cells, csv_text, json_data, markdown, matrices, show
 from robustnas.table.lines import questions
 from robustnas.table.rows import Comparison, SeedResult, figure, row
@@ -49,7 +50,7 @@ def result(seed: int = 0, **changes: object) -> SeedResult:
         "parameters": 1234,
         "search_seconds": 2.5,
     }
-    return SeedResult(seed=seed, **{**found, **changes})  # type: ignore[arg-type]
+    return SeedResult(seed=Seed(seed), **{**found, **changes})  # type: ignore[arg-type]
 
 
 def shown(comparison: Comparison, **console: Any) -> str:
@@ -118,7 +119,7 @@ def test_what_was_not_measured_is_null():
     assert figure([None, None]) is None
     assert figure([0.5, None]) == {"mean": 0.5, "std": None, "values": [0.5, None]}
     assert figure([None, 0.5, 0.7])["std"] == pytest.approx(0.02**0.5)  # type: ignore[index]
-    empty = row("m", [SeedResult(seed=0)], COLUMNS)
+    empty = row("m", [SeedResult(seed=Seed(0))], COLUMNS)
     assert empty["clean"] is empty["robust"] is empty["certified"] is None
     assert empty["certified_radius"] == {"linf": None, "l2": None, "l1": None}
     assert empty["attacks"] == {"fgsm": None, "pgd-20": None, "cw (l2 0.5)": None}

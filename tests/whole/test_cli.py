@@ -16,6 +16,7 @@ import robustnas
 from robustnas import cli
 from robustnas.errors import RunError
 from robustnas.recipe import shelf
+from robustnas.recipe.seeds import Seeds
 from robustnas.runtime.interrupt import Ended
 from support.fake_package import install
 from support.imported import imported
@@ -91,8 +92,8 @@ def test_run_passes_on_what_was_typed(folder: Path, pipeline: types.SimpleNamesp
     (_, first, default), (_, second, given) = pipeline.asked
     assert default == {"out": None, "device": "auto", "until": None, "jobs": 1, "quiet": False}
     assert given == {"out": Path("o"), "device": "cuda:1", "until": "search", "jobs": 2, "quiet": True}
-    assert first.recipe.seeds == (0,)
-    assert (second.recipe.seeds, second.recipe.search.epochs) == ((3,), 2)
+    assert first.recipe.seeds == Seeds((0,))
+    assert (second.recipe.seeds, second.recipe.search.epochs) == (Seeds((3,)), 2)
 
 
 def test_plan_and_table(folder: Path, pipeline: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import load, written
 from robustnas.recipe.of_network import Evaluation, recipe
 from robustnas.recipe.resolved import resolved
+from robustnas.recipe.seeds import Seed
 from robustnas.run import checks
 from robustnas_plugins.datasets.digits import Digits
 from support.command_nets import COMPARED, EVALUATE, MODULE, home, mean, result, stages, table, told
@@ -140,7 +141,7 @@ def test_the_first_images_where_they_are_asked_for(here: Path):
 def keys() -> dict[str, set[str]]:
     """The keys of each method's stages, as the recipe stands."""
     made = plan.make(load("r.yaml"))
-    return {method: {stage.key for stage in made.stages_of(method, 0)} for method in made.methods}
+    return {method: {stage.key for stage in made.stages_of(method, Seed(0))} for method in made.methods}
 
 
 def test_other_weights_are_another_network_and_the_same_are_not(here: Path, compared: str):

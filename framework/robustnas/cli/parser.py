@@ -191,7 +191,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `export`."""
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument("method", metavar="METHOD", help="a method of its recipe")
-    parser.add_argument("--seed", type=_seed, metavar="N", help="a seed of its recipe (default: the first)")
+    parser.add_argument("--seed", metavar="N", help="a seed of its recipe, 0 or 0.2 (default: the first)")
     parser.add_argument("--images", type=_count, metavar="N", help="the first of the evaluated images (default: 20)")
     parser.add_argument("--norm", metavar="NORM", help="norm of the threat (default: the recipe's threat)")
     parser.add_argument("--epsilon", type=_epsilon, metavar="E", help="radius in pixel units, such as 8/255")

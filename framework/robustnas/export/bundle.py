@@ -27,7 +27,7 @@ from robustnas.errors import InputError, RunDirectoryError
 from robustnas.export import box, certificates, onnx_file, vnnlib
 from robustnas.export.readme import readme
 from robustnas.export.request import IMAGES, TIMEOUT, Request
-from robustnas.plan import Plan
+from robustnas.plan import Plan, Seed
 from robustnas.recipe.load import load
 from robustnas.run.directory import RunDirectory
 from robustnas.run.evaluated import evaluated_images
@@ -108,7 +108,7 @@ def export(request: Request, report: Report = silent) -> Bundle:
             "dataset": arranged.identity["dataset"]["name"],
             "search_space": (arranged.identity["search_space"] or {}).get("name"),
             "method": request.method,
-            "seed": seed,
+            "seed": seed.plain,
             "train": _stage_name(directory, arranged, "train", request.method, seed),
         },
         "network": {
@@ -155,7 +155,7 @@ def _plan(run: Path) -> Plan:
     return plan.make(load(recipe))
 
 
-def _known(request: Request, arranged: Plan) -> int:
+def _known(request: Request, arranged: Plan) -> Seed:
     """Return the seed; require that method and seed are the run's."""
     methods = list(arranged.methods)
     if request.method not in methods:
@@ -163,10 +163,11 @@ def _known(request: Request, arranged: Plan) -> int:
             f"{request.run} has no method {request.method!r}{did_you_mean(request.method, methods)}; "
             f"it has {', '.join(methods)}"
         )
-    seed = arranged.seeds[0] if request.seed is None else request.seed
-    if seed not in arranged.seeds:
-        raise InputError(f"{request.run} has no seed {seed}; it has {', '.join(map(str, arranged.seeds))}")
-    return seed
+    seeds = {str(seed): seed for seed in arranged.seeds_of(request.method)}
+    asked = next(iter(seeds)) if request.seed is None else str(request.seed)
+    if asked not in seeds:
+        raise InputError(f"{request.run} has no seed {asked}; it has {', '.join(seeds)}")
+    return seeds[asked]
 
 
 def _threat(request: Request, arranged: Plan) -> ThreatModel:
@@ -191,7 +192,7 @@ def _threat(request: Request, arranged: Plan) -> ThreatModel:
     return threat
 
 
-def _trained(directory: RunDirectory, arranged: Plan, method: str, seed: int) -> nn.Module:
+def _trained(directory: RunDirectory, arranged: Plan, method: str, seed: Seed) -> nn.Module:
     """Load the network of a method and seed, in eval mode, on the CPU."""
     elsewhere = arranged.methods[method].network
     if elsewhere is not None:
@@ -205,7 +206,7 @@ def _trained(directory: RunDirectory, arranged: Plan, method: str, seed: int) ->
         )
     chosen = arranged.methods[method]
     genotype = chosen.genotype or genotype_of(directory, arranged, method, seed)
-    with seeding.seeded(seed, "evaluate", "build"):  # the weights are overwritten at once
+    with seeding.seeded(seed.train, "evaluate", "build"):  # the weights are overwritten at once
         return train.load(directory.folder(stage), chosen.space, genotype, arranged.dataset, chosen.train)
 
 
@@ -257,7 +258,7 @@ def _claim(threat: ThreatModel) -> str:
     return f"{claim}; the properties are about the box around that ball, which is larger"
 
 
-def _command(request: Request, seed: int, threat: ThreatModel, images: int) -> str:
+def _command(request: Request, seed: Seed, threat: ThreatModel, images: int) -> str:
     """A command that writes the same again, where the run directory is."""
     words = ["robustnas", "export", request.run.name or "RUN", request.method, "--seed", str(seed)]
     words += ["--images", str(images), "--norm", threat.norm, "--epsilon", repr(threat.epsilon)]
@@ -266,11 +267,11 @@ def _command(request: Request, seed: int, threat: ThreatModel, images: int) -> s
     return shlex.join(words)
 
 
-def _name(method: str, seed: int, threat: ThreatModel) -> str:
+def _name(method: str, seed: Seed, threat: ThreatModel) -> str:
     return f"{method}-seed{seed}-{threat.norm}-{threat.epsilon:g}"
 
 
-def _stage_name(directory: RunDirectory, arranged: Plan, kind: plan.Kind, method: str, seed: int) -> str | None:
+def _stage_name(directory: RunDirectory, arranged: Plan, kind: plan.Kind, method: str, seed: Seed) -> str | None:
     """The folder of a stage; None where there is none, as for a network made elsewhere."""
     stage = arranged.stage(kind, method, seed)
     return None if stage is None else directory.folder(stage).path.name

@@ -19,7 +19,7 @@ class Request:
     Args:
         run: the run directory.
         method: a method of its recipe.
-        seed: one of its seeds; None: the first.
+        seed: one of its seeds, `"0.2"` for search seed 0 and training seed 2; None: the first.
         images: the first of those evaluated; None: IMAGES, or all where there are fewer.
         norm: None: the recipe's.
         epsilon: pixel units; None: the recipe's.
@@ -31,7 +31,7 @@ class Request:
 
     run: Path
     method: str
-    seed: int | None = None
+    seed: int | str | None = None
     images: int | None = None
     norm: str | None = None
     epsilon: float | None = None

@@ -23,7 +23,8 @@ LARGEST = 4 << 20
 def find_genotype(
     source: str | Mapping[str, Any], space: SearchSpace, beside: Path, read: Callable[[Path], Any] | None = None
 ) -> Genotype:
-    """Find the genotype that a recipe holds or names: published by the space, or in a file `path` or `path#KEY`.
+    """Find the genotype that a recipe holds or names: published by the space, in a file `path` or `path#KEY`, or found
+    by a method of another run, `{run: FOLDER, method: NAME, seed: 0}`.
 
     A recipe holds a genotype as a mapping, or as a text in DARTS's notation (`robustnas.genotype.darts_notation`).  A
     path is looked for beside the recipe, then in the working directory; a key at the top of the file, then in its
@@ -36,6 +37,8 @@ def find_genotype(
         InputError: the genotype is nowhere, or is not valid; says where it was looked for.
     """
     known = published(space)
+    if isinstance(source, Mapping) and "run" in source:
+        return _of_run(source, beside, read or read_genotypes)
     if not isinstance(source, str) or notation.is_call(source):
         return dict(notation.plain(source))
     if source in known:
@@ -56,6 +59,43 @@ def find_genotype(
     if not isinstance(data, dict):
         raise InputError(f"{path} does not hold a genotype: found {type(data).__name__}, a mapping would do")
     return data
+
+
+def _of_run(source: Mapping[str, Any], beside: Path, read: Callable[[Path], Any]) -> Genotype:
+    """Find the genotype that a method found in another run: `{run: FOLDER, method: NAME, seed: 0}`.
+
+    Raises:
+        InputError: there is no such run, method or seed, or its search is not done.
+    """
+    method, seed = source.get("method"), str(source.get("seed", 0))
+    if unknown := sorted(source.keys() - {"run", "method", "seed"}) or not isinstance(method, str):
+        raise InputError(f"found {unknown if method else 'no method'} beside run; run, method and seed would do")
+    folders = [beside / str(source["run"]), Path(str(source["run"]))]
+    folder = next((one for one in folders if isfile(one / "layout.json")), None)
+    if folder is None:
+        places = ", ".join(given_file.shown(one) for one in dict.fromkeys(folders))
+        raise InputError(f"found {quoted(str(source['run']))}, no run directory ({places}); a folder of runs/ would do")
+    layout = folder / "layout.json"
+    try:
+        methods = json.loads(given_file.read(layout, LARGEST))["methods"]
+        if method not in methods:
+            known = list(methods)
+            raise InputError(
+                f"{folder} has no method {method!r}{did_you_mean(method, known)}; it has {', '.join(known)}"
+            )
+        # genotypes do not differ between the training seeds of a search seed
+        seeds = {name.partition(".")[0]: stages for name, stages in methods[method].items()}
+        if seed not in seeds:
+            raise InputError(f"{folder} has no seed {seed} of {method}; it has {', '.join(seeds)}")
+        where = seeds[seed].get("choose") or seeds[seed]["search"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
+        raise InputError(f"{layout} is damaged: {fault!r:.200}; running its recipe again writes it anew") from fault
+    if where is None:
+        raise InputError(f"{method} of {folder} searched nothing; a method that searches would do")
+    file = folder / str(where) / OF_A_SEARCH
+    if not isfile(file):
+        raise InputError(f"{method} of {folder} has not found its genotype of seed {seed}; running its recipe finds it")
+    return dict(read(file))
 
 
 OF_A_SEARCH = "genotype.json"

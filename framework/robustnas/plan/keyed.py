@@ -15,7 +15,7 @@ from robustnas.plan.stages import MethodPlan, Stage
 from robustnas.recipe.schema import Method, Recipe
 from robustnas.recipe.seeds import Seed
 from robustnas.registry import metric_parts
-from robustnas.runtime.seeding import derive
+from robustnas.runtime.derived import derive
 from robustnas.train.regimes.defaults import member
 
 

@@ -280,7 +280,11 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
 
 def _check_size(root: Node, parts: Mapping[str, Any], faults: Faults) -> None:
     """Note methods, seeds and attacks that together make more stages than a run directory could hold."""
-    methods, seeds, attacks = parts.get("methods", {}), len(parts.get("seeds", Seeds()).all), len(parts["attacks"])
+    methods, seeds, attacks = (
+        parts.get("methods", {}),
+        len(parts.get("seeds", Seeds()).all),
+        len(parts.get("attacks", ())),
+    )
     candidates = sum(2 * method.best_of.samples for method in methods.values() if method.best_of is not None)
     stages = len(methods) * seeds * (attacks + 6) + seeds * candidates
     if stages > MOST_STAGES:

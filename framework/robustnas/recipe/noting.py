@@ -22,7 +22,7 @@ SECTIONS = {"search": Search, "train": Train, "evaluate": Evaluate, "certify": C
 KEYS = {f"{section}.{field.name}" for section, cls in SECTIONS.items() for field in attrs.fields(cls)}
 """Keys of the recipe that a message may name as the fault."""
 
-OF_METHODS = ("network", "weights", "genotype")
+OF_METHODS = ("network", "weights", "genotype", "strategy", "best_of")
 """Keys that methods alone have."""
 
 

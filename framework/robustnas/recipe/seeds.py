@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults
@@ -24,16 +24,21 @@ class Seed:
 
     Args:
         search: seed of the search that found its genotype.
-        train: seed of its training and evaluation.
+        train: seed of its training and evaluation, that of the search where it is not given.
         nested: whether the two are chosen apart.
     """
 
     search: int
-    train: int
+    train: int = Factory(lambda self: self.search, takes_self=True)
     nested: bool = False
 
     def __str__(self) -> str:
         return f"{self.search}.{self.train}" if self.nested else str(self.search)
+
+    @property
+    def plain(self) -> int | str:
+        """The seed as plain data: a number where it is one."""
+        return str(self) if self.nested else self.search
 
     @classmethod
     def of(cls, text: str) -> Self:
@@ -62,7 +67,7 @@ class Seeds:
     def all(self) -> tuple[Seed, ...]:
         """The seeds of a method's networks, those of one genotype side by side."""
         if self.train is None:
-            return tuple(Seed(seed, seed) for seed in self.search)
+            return tuple(Seed(seed) for seed in self.search)
         return tuple(Seed(search, train, nested=True) for search in self.search for train in self.train)
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from robustnas.errors import DeviceLostError, DiskFullError, InputError, RobustnasError
 from robustnas.plan import Stage
@@ -12,19 +13,22 @@ from robustnas.runtime.strangers import text_of
 
 
 class Agenda:
-    """Stages in the order of the flow; each may begin when all that it waits for have ended.
+    """Stages in the order in which they should be done; each may begin when all that it waits for have ended.
 
     Args:
-        todo: the stages; each stands behind those that it needs.
+        todo: the stages.
         progress: shows what becomes of each stage.
+        row_ended: is called whenever nothing is left to do of a method and seed.
 
     Attributes:
         failures: the stages that failed, and why.
     """
 
-    def __init__(self, todo: Sequence[Stage], progress: Progress):
+    def __init__(self, todo: Sequence[Stage], progress: Progress, row_ended: Callable[[], None] | None = None):
         self.failures: list[tuple[Stage, RobustnasError]] = []
         self._progress = progress
+        self._row_ended = row_ended
+        self._left = Counter((stage.method, stage.seed) for stage in todo)
         self._todo = todo
         self._places = {stage.key: place for place, stage in enumerate(todo)}
         self._missing = [{*stage.needs, *stage.after} & self._places.keys() for stage in todo]
@@ -70,6 +74,9 @@ class Agenda:
         self._ended(stage)
 
     def _ended(self, stage: Stage) -> None:
+        self._left[stage.method, stage.seed] -= 1
+        if self._row_ended is not None and not self._left[stage.method, stage.seed]:
+            self._row_ended()
         for place in self._waiting.pop(stage.key, ()):
             self._missing[place].discard(stage.key)
             if not self._missing[place]:

@@ -69,7 +69,9 @@ def check_networks(plan: Plan, note: Noting) -> None:
             continue
         genotype = method.genotype
         with seeding.seeded(0, "check"):
-            if genotype is None:
+            if method.strategy == "random":
+                genotype = note.attempt(partial(search.drawn, method.space, 0), "strategy", method.name)
+            elif genotype is None:
                 genotype = note.attempt(partial(_searched, method, plan), "search_space", method.name)
             if genotype is not BAD:
                 with torch.device("meta"):
@@ -81,7 +83,9 @@ def _differing(method: MethodPlan) -> Any:
     if method.network is not None:
         return method.network
     train = method.train
-    searched = method.search.recompute_cells if method.genotype is None else json.dumps(method.genotype, sort_keys=True)
+    searched: Any = method.strategy, method.search.recompute_cells
+    if not method.finds:
+        searched = json.dumps(method.genotype, sort_keys=True)
     # an `id` will do, because the loader makes one object of spaces that are written alike
     return id(method.space), searched, train.auxiliary > 0, train.drop_path > 0, train.recompute_cells, str(train.match)
 
@@ -129,15 +133,18 @@ def check_batches(plan: Plan, labels: Tensor, processes: Processes, note: Noting
         if method.network is not None:
             continue
         note.attempt(partial(train.check_augmentation, plan.dataset, method.train), "train", method.name)
-        divisions = method.train.division, method.search.division if method.genotype is None else None
+        of_search = method.search.division if method.searches else None
+        divisions = method.train.division, of_search, method.best_of
         if divisions in seen:
             continue
         seen.add(divisions)
-        if method.genotype is None:
-            note.attempt(
-                partial(search.divided, labels, method.search, plan.seeds[0], processes), "search", method.name
-            )
-        note.attempt(partial(train.divided, labels, method.train, plan.seeds[0], processes), "train", method.name)
+        seed = plan.seeds.all[0]
+        if method.searches:
+            note.attempt(partial(search.divided, labels, method.search, seed.search, processes), "search", method.name)
+        if method.best_of is not None:
+            train_candidates = partial(train.divided, labels, method.of_candidates, seed.search, processes)
+            note.attempt(train_candidates, "best_of", method.name)
+        note.attempt(partial(train.divided, labels, method.train, seed.train, processes), "train", method.name)
 
 
 def check_counts(plan: Plan, tested: int, note: Noting) -> None:

@@ -124,9 +124,11 @@ def _stages(data: Any) -> dict[str, Any]:
         ValueError, TypeError, KeyError, AttributeError: the data does not name folders of stages.
     """
     labels = {label: _folder("attack", where) for label, where in data["attacks"].items()}
-    tried = [_folder("search" if where.startswith("search/") else "candidate", where) for where in data.get("tried", ())]
-    found = {kind: _folder(kind, data[kind]) for kind in SINGLE if kind in data or kind != "choose"}
-    return {"choose": None, **found, "tried": tried, "attacks": labels}
+    kinds = ("search" if where.startswith("search/") else "candidate" for where in data.get("tried", ()))
+    tried = [_folder(kind, where) for kind, where in zip(kinds, data.get("tried", ()), strict=True)]
+    # layouts of older versions know no choice among candidates
+    found = {str(kind): _folder(kind, data.get(kind) if kind == "choose" else data[kind]) for kind in SINGLE}
+    return {**found, "tried": tried, "attacks": labels}
 
 
 def _folder(kind: str, where: Any) -> str | None:

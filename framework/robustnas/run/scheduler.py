@@ -6,7 +6,7 @@ A stage that fails stops those that need it and nothing else.  Bad input and a f
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
 import torch
@@ -33,8 +33,12 @@ def run_all(
     devices: Sequence[torch.device],
     progress: Progress,
     processes: Processes = ALONE,
+    row_ended: Callable[[], None] | None = None,
 ) -> list[tuple[Stage, RobustnasError]]:
     """Do `stages`, one at a time on each of `devices`, of which several may be the same.
+
+    Args:
+        row_ended: is called whenever nothing is left to do of a method and seed.
 
     Returns:
         The stages that failed, and why.
@@ -49,7 +53,7 @@ def run_all(
     done = processes.broadcast(directory.all_done(stages))
     todo = [stage for stage in stages if stage.key not in done]
     progress.plan(len(stages), len(stages) - len(todo))
-    agenda = Agenda(todo, progress)
+    agenda = Agenda(todo, progress, row_ended)
     if len(devices) > 1 and len(todo) > 1:
         _side_by_side(plan, agenda, directory, devices[: len(todo)], progress)
     else:

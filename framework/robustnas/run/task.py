@@ -16,9 +16,9 @@ from robustnas.errors import RunDirectoryError, RunError
 from robustnas.plan import Foreign, MethodPlan, Plan, Seed, Stage
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime.artifacts import StageFolder, damaged
+from robustnas.runtime.derived import derive
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report
-from robustnas.runtime.seeding import derive
 
 
 @frozen

@@ -7,17 +7,14 @@ gives the same numbers as never having stopped.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 
+from robustnas.runtime.derived import derive
 
-def derive(seed: int, *words: str | int) -> int:
-    """A 63-bit seed for one use: the same seed and words give the same number on every machine."""
-    text = "/".join(str(word) for word in (seed, *words))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+__all__ = ["derive", "generator", "put_back", "seeded", "states"]
 
 
 def generator(seed: int, *words: str | int, device: torch.device | str = "cpu") -> torch.Generator:

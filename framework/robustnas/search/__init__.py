@@ -3,8 +3,9 @@
     outer   alpha <- Adam( grad_alpha [ L_val(w', alpha) - gamma * R(w', alpha) ] )      hypergradient/
     inner   w     <- SGD ( grad_w       L_train(w, alpha) )                              bilevel
 
-`data` divides the images, `loop` repeats the two levels for every batch, keeps the history, and resumes; `objective` is
-what each level minimises, `settings` is what a recipe or a caller may set.
+`candidates` says what else makes a genotype, and of how many the best is kept.  `data` divides the images, `loop`
+repeats the two levels for every batch, keeps the history, and resumes; `objective` is what each level minimises,
+`settings` is what a recipe or a caller may set.
 """
 
 from typing import TYPE_CHECKING
@@ -13,9 +14,10 @@ from robustnas.runtime.facade import facade
 
 if TYPE_CHECKING:
     from robustnas.search.data import divided, notes
+    from robustnas.search.draw import drawn
     from robustnas.search.loop import run
     from robustnas.search.task import SearchTask
 
-__all__ = ["SearchTask", "divided", "notes", "run"]
+__all__ = ["SearchTask", "divided", "drawn", "notes", "run"]
 
-__getattr__ = facade(__name__, SearchTask="task", divided="data", notes="data", run="loop")
+__getattr__ = facade(__name__, SearchTask="task", divided="data", drawn="draw", notes="data", run="loop")

@@ -3,8 +3,8 @@
     bilevel    alpha and w are searched together (DARTS and all that descends from it)
     random     the genotype is drawn uniformly from the space, by the space's own sampler
 
-The baseline that every search must beat (Li and Talwalkar 2019, arXiv:1902.07638; Yang et al. 2020, arXiv:1912.12522) is
-the best of several random genotypes: candidates are trained, and judged on training images held out.
+The baseline that every search must beat is the best of several random genotypes (Li and Talwalkar 2019,
+arXiv:1902.07638; Yang et al. 2020, arXiv:1912.12522): candidates are trained, and judged on training images held out.
 """
 
 from __future__ import annotations
@@ -36,6 +36,4 @@ class BestOf:
 
     samples: int = option(MISSING, "candidates of which the best is kept", at_least=2)
     epochs: int | None = option(None, "epochs of a candidate's training; default train.epochs", optional(ge(1)))
-    holdout: float = option(
-        0.1, "share of the training images held out to judge candidates", and_(gt(0.0), lt(1.0))
-    )
+    holdout: float = option(0.1, "share of the training images held out to judge candidates", and_(gt(0.0), lt(1.0)))

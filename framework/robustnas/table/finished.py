@@ -6,9 +6,11 @@ Nothing here imports torch, so that a table appears at once.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+from attrs import define
 from rich.console import Console
 
 from robustnas.errors import RunDirectoryError, VerdictError
@@ -17,6 +19,10 @@ from robustnas.run.directory import RunDirectory
 from robustnas.runtime import terminal
 from robustnas.runtime.artifacts import write_json, write_text
 from robustnas.table import forms, results
+from robustnas.table.rows import Comparison
+
+RESTS = 50
+"""After it was written during a run, the table rests so many times as long as that took: 2 % of the time at most."""
 
 
 def show(directory: Path) -> None:
@@ -57,14 +63,35 @@ def write(directory: RunDirectory, *, quiet: bool = False) -> None:
     Raises:
         VerdictError: results contradict each other; the table is written first, without these.
     """
-    compared = results.comparison(directory)
-    write_json(directory.path / "table.json", forms.json_data(compared))
-    write_text(directory.path / "table.md", forms.markdown(compared))
-    write_text(directory.path / "table.csv", forms.csv_text(compared))
+    compared = _written(directory)
     if not quiet:
         forms.show(compared, Console())
     if compared.contradictions:
         raise VerdictError("\n".join(compared.contradictions))
+
+
+@define
+class Refresh:
+    """Writes the table anew while a run goes on, each time it is called and has rested long enough."""
+
+    directory: RunDirectory
+    due: float = 0.0
+
+    def __call__(self) -> None:
+        began = time.monotonic()
+        if began >= self.due:
+            _written(self.directory)  # contradictions are told at the end of the run
+            took = time.monotonic() - began
+            self.due = began + took * (1 + RESTS)
+
+
+def _written(directory: RunDirectory) -> Comparison:
+    """Write the table in its forms."""
+    compared = results.comparison(directory)
+    write_json(directory.path / "table.json", forms.json_data(compared))
+    write_text(directory.path / "table.md", forms.markdown(compared))
+    write_text(directory.path / "table.csv", forms.csv_text(compared))
+    return compared
 
 
 def tell(notes: list[str]) -> None:

@@ -19,7 +19,7 @@ from robustnas.attack.review.records import of_attacks
 from robustnas.certify import verdicts
 from robustnas.certify.verdicts import Attacked
 from robustnas.errors import InputError, RunDirectoryError, VerdictError
-from robustnas.plan import KINDS
+from robustnas.plan import KINDS, Seed
 from robustnas.run import layout
 from robustnas.run.directory import RunDirectory
 from robustnas.run.layout import VIOLATION, Layout
@@ -121,7 +121,7 @@ def _chance(shown: Layout, measured: dict[str, list[SeedResult]]) -> list[str]:
     return [f"{about}: {'; '.join(told)}"] if told else []
 
 
-def check(directory: RunDirectory, method: str, seed: int) -> None:
+def check(directory: RunDirectory, method: str, seed: Seed) -> None:
     """Refuse a network whose attacks and certificates contradict each other.
 
     Raises:
@@ -137,7 +137,7 @@ def check(directory: RunDirectory, method: str, seed: int) -> None:
 
 
 def _believed(
-    directory: RunDirectory, shown: Layout, method: str, seed: int, stages: dict[str, Any]
+    directory: RunDirectory, shown: Layout, method: str, seed: Seed, stages: dict[str, Any]
 ) -> tuple[SeedResult, list[str]]:
     """Read what the stages of a method and seed measured, without what was contradicted, and each contradiction."""
     wrong = _proved_wrong(directory, method, seed, stages)
@@ -149,7 +149,7 @@ def _believed(
         return _seed_result(directory, shown, method, seed, kept), [*wrong, str(fault)]
 
 
-def _proved_wrong(directory: RunDirectory, method: str, seed: int, stages: dict[str, Any]) -> list[str]:
+def _proved_wrong(directory: RunDirectory, method: str, seed: Seed, stages: dict[str, Any]) -> list[str]:
     """Tell of each attack that ended because it fooled an image within a certificate that is still there."""
     contradictions = []
     for where in stages["attacks"].values():
@@ -208,13 +208,13 @@ def _kept(directory: RunDirectory, shown: Layout) -> str:
     )
 
 
-def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: int, stages: dict[str, Any]) -> SeedResult:
+def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: Seed, stages: dict[str, Any]) -> SeedResult:
     """Read what the stages of a method and seed measured.
 
     Raises:
         VerdictError: results contradict each other.
     """
-    search = _result(directory, stages["search"], search_seconds=float)
+    search = _result(directory, stages["choose"] or stages["search"], search_seconds=float)
     train = _result(directory, stages["train"], parameters=int)
     clean = _result(directory, stages["clean"], predictions=list, labels=list, parameters=int)
     probe = _result(directory, stages["probe"], flags=list)
@@ -303,7 +303,7 @@ def records(directory: RunDirectory) -> tuple[str, list[str]]:
     shown = layout.read(directory)
     for method, seed, stages in shown.networks:
         for column, rows in _attacked(directory, shown, stages):
-            lines = ((method, seed, column.label, *line) for row in rows for line in _lines(row))
+            lines = ((method, str(seed), column.label, *line) for row in rows for line in _lines(row))
             writer.writerows(map(printable.cell, line) for line in lines)
     return out.getvalue(), _missing(directory, shown, kinds=())
 

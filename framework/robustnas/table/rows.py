@@ -15,6 +15,7 @@ from attrs import field, frozen
 
 from robustnas.attack.column import Column
 from robustnas.certify.verdicts import Verdicts
+from robustnas.plan import Seed
 from robustnas.threat import NORMS
 
 QUANTILES = ("10", "50", "90")
@@ -49,7 +50,7 @@ class SeedResult:
         search_seconds: time of the search.
     """
 
-    seed: int
+    seed: Seed
     clean: Sequence[bool] | None = None
     attacks: Verdicts = field(factory=Verdicts)
     certified: Sequence[bool] | None = None
@@ -141,7 +142,7 @@ def row(
 
     return {
         "method": method,
-        "seeds": [result.seed for result in results],
+        "seeds": [result.seed.plain for result in results],
         "clean": over(lambda r: _share(r.clean)),
         "robust": over(lambda r: _share(r.attacks.robust)),
         "attacks": {c.label: over(lambda r, label=c.label: _share(r.attacks.standing.get(label))) for c in columns},  # type: ignore[misc]
@@ -165,7 +166,7 @@ def row(
         "variants": by_label(lambda attacks: attacks.variants),
         "parts": by_label(lambda attacks: attacks.parts),
         "evaluations": {c.label: over(lambda r, label=c.label: r.attacks.evaluations.get(label)) for c in columns},  # type: ignore[misc]
-        "flags": [{**flag, "seed": r.seed} for r in results for flag in r.flags],
+        "flags": [{**flag, "seed": r.seed.plain} for r in results for flag in r.flags],
         "parameters": over(lambda r: None if r.parameters is None else float(r.parameters)),
         "match": over(lambda r: r.match),
         "search_seconds": over(lambda r: r.search_seconds),

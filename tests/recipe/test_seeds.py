@@ -1,0 +1,76 @@
+"""Section `seeds` in one list or two, and the keys `strategy` and `best_of` of a method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from robustnas.errors import RecipeError
+from robustnas.recipe.load import load
+from robustnas.recipe.resolved import resolved
+from robustnas.recipe.seeds import Seed, Seeds
+from robustnas.search.candidates import BestOf
+from support.tiny_plan import RECIPE
+
+NESTED = "seeds={search: [0, 5], train: [1, 2]}"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    return tmp_path / "r.yaml"
+
+
+def faults(recipe: Path, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(recipe, overrides)
+    return "\n".join(caught.value.faults)
+
+
+def test_one_list_searches_and_trains_and_two_are_nested(recipe: Path):
+    assert load(recipe).recipe.seeds.all == (Seed(0), Seed(1))
+    nested = load(recipe, [NESTED]).recipe.seeds
+    assert nested == Seeds((0, 5), (1, 2))
+    assert list(map(str, nested.all)) == ["0.1", "0.2", "5.1", "5.2"]
+    assert list(map(str, nested.of_one_genotype)) == ["0.1", "0.2"]
+    assert all(Seed.of(str(seed)) == seed for seed in (*nested.all, Seed(3)))
+    assert resolved(load(recipe, [NESTED]))["seeds"] == {"search": [0, 5], "train": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("seeds={search: [0]}", "seeds.train: missing; a list of integers would do, such as train: [0, 1, 2]"),
+        ("seeds={search: [], train: [0]}", "seeds.search: found an empty list"),
+        ("seeds={search: [0, 0], train: [-1]}", "seeds.train.0: found -1; at least 0 would do"),
+        ("seeds={search: [0], train: [0], test: [0]}", "unknown key of seeds"),
+        ("methods.darts={strategy: randon}", "methods.darts.strategy: found 'randon'; did you mean 'random'?"),
+        ("methods.darts={strategy: {name: random, samples: 3}}", "unknown option of strategy 'random'"),
+        ("methods.darts={strategy: random-search}", "methods.darts.strategy.samples: missing; integer would do"),
+        ("methods.darts={strategy: {name: random-search, samples: 1}}", "strategy.samples: found 1"),
+        ("methods.darts={best_of: 1}", "methods.darts.best_of: found 1"),
+        ("methods.darts={best_of: {samples: 2, holdout: 1}}", "methods.darts.best_of.holdout: found 1"),
+        ("methods.darts={strategy: random, metric: jacobian}", "methods.darts.metric: found beside a strategy"),
+        ("methods.darts={genotype: DARTS_V2, best_of: 2}", "methods.darts.best_of: found beside genotype"),
+        (
+            "methods.darts={strategy: {name: random-search, samples: 2}, best_of: 3}",
+            "methods.darts.best_of: found beside strategy: random-search, whose samples say it",
+        ),
+    ],
+    ids=lambda text: text[:60],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_told_in_its_place(recipe: Path, override: str, told: str):
+    assert told in faults(recipe, override)
+
+
+def test_random_search_is_the_best_of_random_genotypes(recipe: Path):
+    methods = "methods={a: {strategy: {name: random-search, samples: 4, epochs: 2}}, b: {best_of: 3}, c: {}}"
+    loaded = load(recipe, [methods])
+    a, b, c = loaded.recipe.methods.values()
+    assert (a.strategy, a.best_of) == ("random", BestOf(4, epochs=2))
+    assert (b.strategy, b.best_of, c.best_of) == ("bilevel", BestOf(3), None)
+    written = resolved(loaded)["methods"]
+    assert written["a"]["strategy"] == "random"
+    assert "search" not in written["a"]
+    assert written["a"]["best_of"] == {"samples": 4, "epochs": 2, "holdout": 0.1}
