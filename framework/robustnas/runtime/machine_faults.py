@@ -13,11 +13,16 @@ from robustnas.runtime import interrupt
 from robustnas.runtime.memory import text
 from robustnas.runtime.strangers import first_line, kind_of, text_of
 
+OF_TRAINING = (
+    "a smaller train.batch, a larger train.accumulate, train.recompute_cells: true, or fewer network_cells or "
+    "network_channels of search_space"
+)
 CHANGES = {
     "search": "a smaller search.batch, a larger search.accumulate (parts that a batch is computed in), "
     "search.recompute_cells: true, or fewer cells or channels of search_space",
-    "train": "a smaller train.batch, a larger train.accumulate, train.recompute_cells: true, or fewer network_cells or "
-    "network_channels of search_space",
+    "candidate": OF_TRAINING,
+    "choose": OF_TRAINING,
+    "train": OF_TRAINING,
     "clean": "a smaller evaluate.batch",
     "probe": "an evaluate.images below 64, the images the probe looks at, or a smaller network",
     "attack": "a smaller evaluate.batch",
