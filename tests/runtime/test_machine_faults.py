@@ -60,6 +60,8 @@ def test_too_little_memory_says_which_key(fault, kind):
     keys = {
         "search": "search.batch",
         "train": "train.batch",
+        "candidate": "train.batch",
+        "choose": "train.batch",
         "probe": "evaluate.images",
         "certify": "certify.batch",
         "smooth": "smoothing.batch",
