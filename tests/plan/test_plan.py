@@ -223,7 +223,7 @@ def test_a_genotype_s_network_is_counted_in_the_size_that_is_trained(recipe: Pat
     found = plan(recipe, "train.match={parameters: 2000, cells: [1, 2]}", own, small)
     assert abs(found.methods["own"].parameters - 2000) < 250
     assert abs(found.methods["small"].parameters - 500) < 100
-    key = {name: found.stage("train", name, 0).key for name in ("own", "small")}
+    key = {name: found.stage("train", name, Seed(0)).key for name in ("own", "small")}
     assert key["own"] != key["small"]
     assert not found.notes, "the size of the trained network is no default then"
 
