@@ -14,6 +14,7 @@ from torch import nn
 from robustnas.cli import main
 from robustnas.errors import InputError, OptionError
 from robustnas.nn.recompute import recompute
+from robustnas.plan import MethodPlan
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.noting import Noting
 from robustnas.run.checks import check_networks
@@ -116,7 +117,7 @@ def test_cells_that_are_not_there_are_refused_before_anything_runs():
             genotype=TinySpace().genotype,
             network=lambda genotype, shape, classes, auxiliary=False: nn.Linear(2, 2),
         )
-        method = SimpleNamespace(name="m", network=None, genotype=None, space=space, search=search, train=train)
+        method = MethodPlan("m", ThreatModel("linf", 0.1), search, train, space)  # type: ignore[arg-type]
         faults = Faults()
         check_networks(SimpleNamespace(methods={"m": method}, dataset=TinyDataset()), Noting({}, "r.yaml", faults))
         (fault,) = faults.found
