@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustnas import certify
 from robustnas.bounds import margins_within
-from robustnas.search.loop import _floored
+from robustnas.search.warnings import warnings
 from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.metrics.certified_radius import FLOORS, CertifiedRadius
 from robustnas_plugins.search_spaces.darts import Darts
@@ -136,9 +136,9 @@ def test_it_is_usable_in_float32_at_8_cells(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_search_says_where_most_images_have_the_least_score():
-    [note] = _floored([{"floored": 0.2}, {"floored": 0.75}])
+    [note] = warnings([{"floored": 0.2}, {"floored": 0.75}], 0.0)
     assert "the robustness of 75 % of the images was the least that the metric tells" in note
-    assert _floored([{"floored": 0.75}, {"floored": 0.5}]) == _floored([{}]) == _floored([]) == []
+    assert warnings([{"floored": 0.75}, {"floored": 0.5}], 0.0) == warnings([{}], 0.0) == warnings([], 0.0) == []
     scores = torch.tensor([math.log(1e-36), -80.0, -2.0])
     assert CertifiedRadius().floored(scores).tolist() == [True, False, False]
     pixels = scores.exp() * torch.tensor([0.0, 1.0, 1.0])
