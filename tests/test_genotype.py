@@ -8,7 +8,7 @@ import pytest
 from attrs.exceptions import FrozenInstanceError
 
 from robustnas.errors import InputError
-from robustnas.genotype import Genotype
+from robustnas.genotype import Genotype, cell_string
 from robustnas.genotype.darts_notation import read
 
 CELL = [["sep_conv_3x3", 0], ["skip_connect", 1], ["max_pool_3x3", 2], ["sep_conv_3x3", 0]]
@@ -178,3 +178,41 @@ def test_what_the_notation_does_not_have_is_refused_in_its_place(written, said):
     with pytest.raises(InputError, match=said):
         Genotype.from_data(written)
     assert time.process_time() - started < 1
+
+
+class TestCellString:
+    TEXT = "|a~0|+|none~0|b~1|+|a~0|none~1|none~2|"
+
+    def test_it_is_read_and_written(self):
+        assert cell_string.read(self.TEXT) == ("a", "none", "b", "a", "none", "none")
+        assert cell_string.write(cell_string.read(self.TEXT)) == self.TEXT
+
+    @pytest.mark.parametrize("text", ["|a~0|+|b~1|+|a~0|", " |a~0| +\n|b~1|none~0|+ |none~2|a~0|\n"])
+    def test_one_cell_has_one_form(self, text):
+        expected = {"cell": self.TEXT, "source": "here"}
+        assert cell_string.plain(text) == {"cell": self.TEXT}
+        assert cell_string.plain({"cell": text, "source": "here"}) == expected
+        assert cell_string.is_cell(text)
+
+    @pytest.mark.parametrize("data", ["DARTS_V2", "a|b", "genotypes.json#a~0", {"cell": 3}, {"normal": []}, 5, None])
+    def test_anything_else_is_left_as_it_is(self, data):
+        assert cell_string.plain(data) == data
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("", "node 1 is ''; edges like"),
+            ("||", "node 1 is '..'; edges"),
+            ("|a~0|+", "node 2 is ''"),
+            ("|a~0", "node 1 is '.a~0'"),
+            ("|a~0|b~0|", "node 1 has two edges from state 0; one would do"),
+            ("|a~1|", "node 1 has the edge 'a~1'; operation~state, the states 0 to 0, would do"),
+            ("|a~0|+|~1|", "node 2 has the edge '~1'"),
+            ("|a~0|+|a~²|", "node 2 has the edge"),
+            ("|a~0|+|a|", "node 2 has the edge 'a'"),
+            ("|a~0|" * 1000, "5000 characters; at most 1000 would do"),
+        ],
+    )
+    def test_what_the_notation_does_not_have_is_refused_in_its_place(self, text, said):
+        with pytest.raises(InputError, match=f"genotype: cell.*{said}"):
+            cell_string.read(text)

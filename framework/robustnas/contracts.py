@@ -14,6 +14,7 @@ call that may draw from it, so a plugin may use it (layer initialisation, drop-p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -91,7 +92,9 @@ class SearchSpace(Protocol):
     - `published`: a mapping of names to genotypes of the literature, which a recipe may use in place of a search.
     - `sample(generator)`: a genotype drawn uniformly from all genotypes of the space, by draws from that
       `torch.Generator` (on the CPU) alone; its docstring says what uniform means there.  Random search needs it.
-    - `genotypes()`: every genotype of a small space, once each, in an order that stays the same.
+    - `genotypes()`: every genotype of a small space, once each, in an order that stays the same: that of published
+      tables, where there are some.
+    - `canonical(genotype)`: a text that is the same for isomorphic genotypes, one network by several names.
     - `size` and `sized(channels, cells)`: see `Resizable`.
     """
 
@@ -377,6 +380,12 @@ def sampler(space: SearchSpace) -> Callable[[torch.Generator], Genotype] | None:
 def enumeration(space: SearchSpace) -> Callable[[], Iterable[Genotype]] | None:
     """The `genotypes` of a search space; None where it cannot list them."""
     return getattr(space, "genotypes", None)
+
+
+def canonical(space: SearchSpace, genotype: Genotype) -> str:
+    """The `canonical` of a search space, or the genotype itself as a text."""
+    form = getattr(space, "canonical", None)
+    return json.dumps(genotype, sort_keys=True) if form is None else str(form(genotype))
 
 
 def contents(dataset: Dataset) -> str | Mapping[str, str] | None:

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from robustnas.errors import RecipeError
-from robustnas.plan import Seed, make
+from robustnas.plan import MethodPlan, Seed, make
 from robustnas.recipe.load import load
 from robustnas.recipe.resolved import resolved
+from robustnas_plugins.search_spaces.nas_bench_201 import ordered
 from support.tiny_plan import RECIPE, plan
 
 
@@ -123,3 +124,51 @@ def test_a_wrong_genotype_is_reported_with_its_place_and_a_suggestion(recipe: Pa
         plan(recipe)
     assert str(fault.value).startswith(f"{recipe}:{line}:17: methods.p.genotype: found 'DARTS_V3'")
     assert "did you mean 'DARTS_V" in str(fault.value)
+
+
+BENCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|avg_pool_3x3~2|"
+
+
+def of_bench(recipe: Path, genotype: str) -> MethodPlan:
+    space = "search_space={name: nas-bench-201, cells: 1, channels: 2, network_cells: 1, network_channels: 2}"
+    return plan(recipe, space, f"methods.p={{genotype: {genotype}}}").methods["p"]
+
+
+def test_a_cell_of_nas_bench_201_is_the_same_in_every_form(recipe: Path):
+    index = ordered().index(BENCH)
+    (recipe.parent / "cell.txt").write_text(f"{BENCH}\n")
+    (recipe.parent / "cell.json").write_text(json.dumps({"cell": BENCH}))
+    (recipe.parent / "several.json").write_text(json.dumps({"good": BENCH, "bad": "|a~0|"}))
+    short = BENCH.replace("none~0|", "").replace("none~1|", "")
+    ways = [f'"{BENCH}"', f'"{short}"', f'{{cell: "{short}"}}', f'"#{index}"', "cell.txt", "cell.json"]
+    found = [of_bench(recipe, way) for way in (*ways, '"several.json#good"')]
+    assert [method.genotype for method in found] == [{"cell": BENCH}] * len(found)
+    assert [method.genotype_source for method in found] == [
+        *["of the recipe"] * 3, f"#{index}", "cell.txt", "cell.json", "several.json#good"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("genotype", "said"),
+    [
+        ('"|a~0|"', "methods.p.genotype: cell has 1 edges; 6, of three nodes"),
+        ('"|a~0|+"', "methods.p.genotype: cell: node 2 is"),
+        (
+            f'"{BENCH.replace("avg", "max")}"',
+            "node 3 has 'max_pool_3x3' from state 2, which is no operation of this space",
+        ),
+        ('"#15625"', "found '#15625'; an index from #0 to #15624 would do"),
+        ('"#best"', "found '#best'; an index"),
+        ("ResNets", "did you mean 'ResNet'?"),
+        ("{normal: [], reduce: []}", "found normal, reduce; a text of a cell would do"),
+    ],
+)
+def test_what_is_no_cell_of_nas_bench_201_is_told(recipe: Path, genotype: str, said: str):
+    with pytest.raises(RecipeError) as fault:
+        of_bench(recipe, genotype)
+    assert said in str(fault.value).replace("genotype: genotype: ", "genotype: ")
+
+
+def test_a_cell_of_nas_bench_201_is_none_of_darts(recipe: Path):
+    with pytest.raises(RecipeError, match="normal, normal_concat, reduce, reduce_concat missing; found cell"):
+        plan(recipe, f'methods.p={{genotype: "{BENCH}"}}')

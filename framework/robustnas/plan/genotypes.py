@@ -8,8 +8,9 @@ from os.path import isfile
 from pathlib import Path
 from typing import Any
 
-from robustnas.contracts import Genotype, SearchSpace, published
+from robustnas.contracts import Genotype, SearchSpace, enumeration, published
 from robustnas.errors import InputError
+from robustnas.genotype import cell_string
 from robustnas.genotype import darts_notation as notation
 from robustnas.runtime import given_file
 from robustnas.runtime.artifacts import opened
@@ -26,9 +27,9 @@ def find_genotype(
     """Find the genotype that a recipe holds or names: published by the space, in a file `path` or `path#KEY`, or found
     by a method of another run, `{run: FOLDER, method: NAME, seed: 0}`.
 
-    A recipe holds a genotype as a mapping, or as a text in DARTS's notation (`robustnas.genotype.darts_notation`).  A
-    path is looked for beside the recipe, then in the working directory; a key at the top of the file, then in its
-    sections.
+    A recipe holds a genotype as a mapping, or as a text in DARTS's notation or NAS-Bench-201's (`robustnas.genotype`).
+    A path is looked for beside the recipe, then in the working directory; a key at the top of the file, then in its
+    sections.  `#INDEX` is one of those that a space lists.
 
     Args:
         read: `read_genotypes`, or a function that remembers its results.
@@ -39,11 +40,14 @@ def find_genotype(
     known = published(space)
     if isinstance(source, Mapping) and "run" in source:
         return _of_run(source, beside, read or read_genotypes)
-    if not isinstance(source, str) or notation.is_call(source):
-        return dict(notation.plain(source))
+    if not isinstance(source, str) or is_written(source):
+        return dict(_plain(source))
     if source in known:
         return known[source]
     path_text, _, key = source.partition("#")
+    listing = enumeration(space)
+    if not path_text and listing is not None:
+        return _listed(list(listing()), key)
     tried = [beside / path_text, Path(path_text)]
     path = next((p for p in tried if isfile(p)), None)
     if path is None:
@@ -55,7 +59,7 @@ def find_genotype(
         )
     data = (read or read_genotypes)(path)
     data = _entry(path, data, key) if key else data.one() if isinstance(data, Script) else data
-    data = notation.plain(data)
+    data = _plain(data)
     if not isinstance(data, dict):
         raise InputError(f"{path} does not hold a genotype: found {type(data).__name__}, a mapping would do")
     return data
@@ -98,6 +102,27 @@ def _of_run(source: Mapping[str, Any], beside: Path, read: Callable[[Path], Any]
     return dict(read(file))
 
 
+def _listed(genotypes: list[Genotype], index: str) -> Genotype:
+    """The genotype of an index among those that its space lists.
+
+    Raises:
+        InputError: it is none.
+    """
+    if index.isascii() and index.isdigit() and int(index[:9]) < len(genotypes):
+        return genotypes[int(index)]
+    raise InputError(f"found {quoted(f'#{index}')}; an index from #0 to #{len(genotypes) - 1} would do")
+
+
+def is_written(text: str) -> bool:
+    """Whether a text is a genotype itself, rather than a name or a path."""
+    return notation.is_call(text) or cell_string.is_cell(text)
+
+
+def _plain(data: Any) -> Any:
+    """A genotype in any notation as plain data."""
+    return notation.plain(cell_string.plain(data))
+
+
 OF_A_SEARCH = "genotype.json"
 """The name of a genotype's file in the folder of a search."""
 
@@ -106,8 +131,8 @@ def read_genotypes(path: Path) -> Any:
     """Read a file of one or several genotypes as plain data.
 
     Raises:
-        InputError: the file cannot be read, is too large, is neither JSON nor in DARTS's notation, or was changed since
-            a search wrote it.
+        InputError: the file cannot be read, is too large, is neither JSON nor in a notation of genotypes, or was
+            changed since a search wrote it.
     """
     data = given_file.read(path, LARGEST)
     if path.name == OF_A_SEARCH:
@@ -119,7 +144,8 @@ def read_genotypes(path: Path) -> Any:
         if path.suffix == ".json":
             raise InputError(f"{path} is not JSON: {fault}") from fault
     try:
-        return Script(notation.read(data.decode(), str(path)), str(path))
+        text = data.decode()
+        return text if cell_string.is_cell(text) else Script(notation.read(text, str(path)), str(path))
     except UnicodeDecodeError as fault:
         raise InputError(f"{path}: not UTF-8: found the byte 0x{data[fault.start]:02x}; a text would do") from fault
 

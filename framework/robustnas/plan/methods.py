@@ -12,8 +12,7 @@ from attrs import frozen
 
 from robustnas.contracts import SearchSpace
 from robustnas.foreign.settings import Weights
-from robustnas.genotype.darts_notation import is_call
-from robustnas.plan.genotypes import find_genotype
+from robustnas.plan.genotypes import find_genotype, is_written
 from robustnas.plan.stages import Foreign, MethodPlan
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import Method, Use
@@ -112,7 +111,7 @@ def sizes_by_default(use: Use, match: Match | None) -> list[str]:
 
 def _named(genotype: str | Mapping[str, Any] | None) -> str:
     """Say what to call a genotype: its name in the recipe, or that the recipe holds it."""
-    return genotype if isinstance(genotype, str) and not is_call(genotype) else "of the recipe"
+    return genotype if isinstance(genotype, str) and not is_written(genotype) else "of the recipe"
 
 
 def _beside(folder: Path, path: Path) -> Path:

@@ -30,7 +30,7 @@ from robustnas.nn.cells.discrete_cell import DiscreteCell, drop_path
 from robustnas.nn.cells.graph import drawn_inputs, edge_index, edges, reduction_cells, strongest_inputs
 from robustnas.nn.cells.layers import DepthwiseSeparable, FactorizedReduce, ReluConvNorm, preprocessing
 from robustnas.nn.cells.op_table import ForEdges, OpTable
-from robustnas.nn.cells.shared_cell import SharedCell
+from robustnas.nn.cells.shared_cell import LeavingEdges, SharedCell
 from robustnas.nn.fast import convolve_and_norm, normalise
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "DiscreteCell",
     "FactorizedReduce",
     "ForEdges",
+    "LeavingEdges",
     "OpTable",
     "ReluConvNorm",
     "SharedCell",
