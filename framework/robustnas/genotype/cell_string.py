@@ -45,7 +45,7 @@ def plain(data: Any) -> Any:
 
 def write(ops: Sequence[str]) -> str:
     """The text of a cell, from the operation of every edge, node by node and within a node by the state it leaves."""
-    left, nodes = list(ops), []
+    left, nodes = list(ops), list[str]()
     for node in count(1):
         if not left:
             return "+".join(nodes)

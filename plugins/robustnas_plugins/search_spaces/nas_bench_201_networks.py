@@ -102,8 +102,8 @@ class ResidualBlock(nn.Module):
         self.project = nn.Conv2d(channels, 2 * channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual: Tensor = self.project(self.pool(x))
-        return residual + self.second(self.first(x))
+        halved: Tensor = self.project(self.pool(x)) + self.second(self.first(x))
+        return halved
 
 
 class Skeleton(nn.Module):
