@@ -15,7 +15,7 @@ call that may draw from it, so a plugin may use it (layer initialisation, drop-p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -90,6 +90,8 @@ class SearchSpace(Protocol):
     Some members are optional:
 
     - `published`: a mapping of names to genotypes of the literature, which a recipe may use in place of a search.
+    - `candidates`: a mapping of names of alpha's tables to the names of their operations, in the order of the columns.
+      What alpha keeps on an operation named `none` is then reported.  Tables of other choices are not in it.
     - `sample(generator)`: a genotype drawn uniformly from all genotypes of the space, by draws from that
       `torch.Generator` (on the CPU) alone; its docstring says what uniform means there.  Random search needs it.
     - `genotypes()`: every genotype of a small space, once each, in an order that stays the same: that of published
@@ -365,6 +367,11 @@ class Images(Protocol):
 
     def take(self, indices: Tensor) -> Tensor:
         """The images at `indices` (n,) int64 -> (n, C, H, W) float32 in [0, 1], on the CPU or where they live."""
+
+
+def candidates(space: SearchSpace) -> Mapping[str, Sequence[str]]:
+    """Operations by alpha's tables: the `candidates` of a search space, none where it has none."""
+    return getattr(space, "candidates", {})
 
 
 def published(space: SearchSpace) -> Mapping[str, Genotype]:

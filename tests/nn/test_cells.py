@@ -192,6 +192,22 @@ class TestStrongestInputs:
         )
         assert strongest_inputs(mixing, self.OPS, 2) == (("b", 0), ("a", 1), ("b", 0), ("a", 2))
 
+    def test_an_input_that_is_mostly_none_comes_last_where_none_competes(self):
+        mixing = torch.tensor(
+            [
+                [0.10, 0.80, 0.10],
+                [0.10, 0.70, 0.20],
+                [0.50, 0.49, 0.01],  # has the strongest operation but one, and is best left out
+                [0.30, 0.32, 0.38],
+                [0.30, 0.60, 0.10],
+            ]
+        )
+        assert strongest_inputs(mixing, self.OPS, 2)[2:] == (("a", 0), ("a", 2))
+        assert strongest_inputs(mixing, self.OPS, 2, none_competes=True)[2:] == (("b", 1), ("a", 2))
+        most = torch.tensor([[0.98, 0.02, 0.0], [0.98, 0.0, 0.02], [0.6, 0.3, 0.1], [0.6, 0.1, 0.3], [0.7, 0.2, 0.1]])
+        ranked = strongest_inputs(most, self.OPS, 2, none_competes=True)
+        assert ranked == strongest_inputs(most, self.OPS, 2)  # all alike: as if none did not count
+
     def test_reads_back_any_genotype_from_one_hot_weights(self):
         generator = torch.Generator().manual_seed(1)
         for _ in range(20):

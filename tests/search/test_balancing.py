@@ -212,6 +212,23 @@ def test_a_search_without_scores_tells_of_the_loss_alone(tmp_path):
     assert first["alpha"].keys() == second["alpha"].keys() == {"normal"}
 
 
+@frozen
+class Named(TinySpace):
+    """A space that tells its operations."""
+
+    @property
+    def candidates(self):
+        return {"normal": ("conv", "none", "skip")}
+
+
+def test_what_alpha_keeps_on_none_is_told(tmp_path):
+    result = search.run(evolve(task(), space=Named()), StageFolder(tmp_path), CPU)
+    told = [record["none"] for record in StageFolder(tmp_path).history()]
+    for none, alpha in ((told[-1], result["alpha"]), (result["none"], result["alpha"])):
+        assert none == pytest.approx(float(torch.tensor(alpha["normal"]).softmax(dim=1)[:, 1].mean()))
+    assert told[0] != told[-1]
+
+
 @pytest.mark.parametrize(
     ("gamma", "size", "words"),
     [(1e4, "1e", "drowned the loss"), (1e-9, "1e-", "was hardly heard beside the loss"), (Balance(0.5), "", "")],

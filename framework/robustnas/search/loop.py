@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustnas.contracts import Context
+from robustnas.contracts import Context, SearchSpace, candidates
 from robustnas.data.augment.augmentation import Augmentation
 from robustnas.data.batches import Batches
 from robustnas.data.order import shuffled
@@ -44,6 +44,9 @@ from robustnas.search.task import SearchTask
 from robustnas.search.warnings import warnings
 from robustnas.search.weights import weights
 
+NONE = "none"
+"""The name of the operation that leaves an edge out."""
+
 
 def run(
     task: SearchTask,
@@ -62,8 +65,9 @@ def run(
         processes: the processes that share each batch; all of them call this alike.
 
     Returns:
-        Plain data: `genotype`; `alpha`, tables by name; `epochs`; `parameters`, the supernet's trainable
-        weights (without alpha); `search_seconds`, over all sittings; `peak_memory` in bytes, see
+        Plain data: `genotype`; `alpha`, tables by name; `none`, the share of the mixing weights on the operation of
+        that name, where the space tells its operations; `epochs`; `parameters`, the supernet's trainable weights
+        (without alpha); `search_seconds`, over all sittings; `peak_memory` in bytes, see
         `robustnas.runtime.memory.Peak`; `notes` on the division of the images and on the scores; where asked for,
         `compiled`: yes, or why not.
 
@@ -85,6 +89,7 @@ def run(
     return {
         "genotype": genotype,
         "alpha": _tables(search.supernet),
+        **_on_none(task.space, search.supernet),
         "epochs": len(epochs.records),
         "parameters": sum(parameter.numel() for parameter in search.w.parameters),
         "search_seconds": epochs.seconds,
@@ -219,6 +224,7 @@ class _Epoch:
             **self.figures.means(),
             "w_lr": self.w_lr,
             "alpha_entropy": _entropy(self.search.supernet),
+            **_on_none(self.search.task.space, self.search.supernet),
             "alpha": _tables(self.search.supernet),
         }
 
@@ -237,6 +243,14 @@ def _round(indices: Tensor, batch: int, generator: torch.Generator) -> Iterator[
 def _tables(supernet: PixelSupernet) -> dict[str, list[list[float]]]:
     """The tables of alpha by name, as lists."""
     return {name: table.tolist() for name, table in supernet.alpha.items()}
+
+
+def _on_none(space: SearchSpace, supernet: PixelSupernet) -> dict[str, float]:
+    """As `none`, the share of the mixing weights on the operation of that name: mean over the edges that have it."""
+    with torch.no_grad():
+        mixing = supernet.mixing()
+        shares = [mixing[table][:, list(ops).index(NONE)] for table, ops in candidates(space).items() if NONE in ops]
+    return {"none": float(torch.cat(shares).mean())} if shares else {}
 
 
 def _entropy(supernet: PixelSupernet) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustnas.contracts import Genotype, Shape
+from robustnas.contracts import Genotype, Shape, candidates
 from robustnas.testing.discrete_network import check_auxiliary, check_networks, check_published, require_plain
 from robustnas.testing.module import Bench
 from robustnas.testing.optional_members import check_enumeration, check_sampler, check_sizes
@@ -113,6 +113,12 @@ def _check_mixing(bench: Bench, supernet: Any) -> None:
         "mixing() has the names and shapes of alpha",
         str(shapes),
     )
+    for name, ops in candidates(bench.space).items():
+        bench.verdict.require(
+            name in shapes and len(ops) == shapes[name][1],
+            "candidates names the operations of tables of alpha, one a column",
+            f"{len(ops)} operations for {name!r}; alpha is {shapes}",
+        )
     for name, one in mixing.items():
         bench.verdict.require(
             bool(((one.sum(dim=1) - 1).abs() < 1e-5).all() and (one >= 0).all()),

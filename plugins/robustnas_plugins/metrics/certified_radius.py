@@ -7,6 +7,11 @@ and width(eps) is how far the margin's lower bound over the ball of radius eps l
 
     d log eps* = (d log m - d log width) / s,     s = d log width / d log eps,     all at eps*.
 
+An image that is classified wrongly has no such radius, and one that is hardly right has a log m with a huge gradient.
+With `margin: soft`, m is tau softplus(m / tau), tau the deviation of the clean logits over the classes: every image
+then has a radius, that of the margin itself where the margin is large, and a gradient that does not grow as m goes to
+0.  At the start of a search most images are wrong, whatever the depth, and the plain margin says nothing of them.
+
 The search for eps* is a bracketed secant one in logarithms (`robustnas.certify.bracket`), from the radius of the
 network's linearisation; the last step is a Newton step with s inside the bracket.  Unlike the bound at a fixed
 epsilon it does not explode with depth, and multiplying all logits by a number changes nothing.  Design and use are
@@ -20,7 +25,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from attrs import frozen
+import torch.nn.functional as F
+from attrs import evolve, frozen
 from attrs.validators import ge, in_, le
 
 from robustnas.bounds import METHODS, log_widths_within
@@ -30,6 +36,7 @@ from robustnas.errors import RunError
 from robustnas.nn.float64 import doubled
 from robustnas.nn.margin import margin_to_best_other
 from robustnas.options import option
+from robustnas.runtime.device import float64_here
 from robustnas.threat import largest_radius
 
 if TYPE_CHECKING:
@@ -40,8 +47,8 @@ if TYPE_CHECKING:
 FLOORS = {"float32": 1e-36, "float64": 1e-300}
 """Pixels: by precision, the radius of an image classified wrongly, which has no gradient, and the least there is.
 
-Bounds widen by orders of magnitude with every cell, so radii of supernets are small: of 8 cells about 1e-32.  Here the
-number format ends, with room for the products of a radius with weights.
+Bounds widen by orders of magnitude with every cell, so radii of supernets are small: of 8 cells about 1e-32, of 12
+about 1e-43.  Here the number format ends, with room for the products of a radius with weights.
 """
 
 SLOPE = 0.25, 1e6
@@ -63,12 +70,23 @@ class CertifiedRadius:
         le(30),
         converter=int,
     )
-    precision: str = option("float32", "arithmetic of the bound; float64 is slower", in_(("float32", "float64")))
+    precision: str = option(
+        "float32",
+        "arithmetic of the bound; float64 is slower; scale: log takes it for radii that float32 does not hold",
+        in_(("float32", "float64")),
+    )
+    margin: str = option(
+        "plain",
+        "plain: an image classified wrongly has radius 0 and no gradient; soft: the margin's softplus, for every image",
+        in_(("plain", "soft")),
+        identity="if given",
+    )
 
     def score(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
         """images (N, C, H, W) in [0, 1], labels (N,) -> (N,) radii in pixel units, or their logarithms.
 
-        An image that is classified wrongly has the radius 0: its score is that of the floor, and has no gradient.
+        With the plain margin, an image that is classified wrongly has the radius 0: its score is that of the floor, and
+        has no gradient.
 
         Raises:
             RunError: a bound overflowed.
@@ -82,7 +100,7 @@ class CertifiedRadius:
             return log_widths_within(computed, pixels, labels, threat.norm, at.exp(), self.method, "strongest")[:, 0]
 
         with torch.no_grad():
-            aim = margin_to_best_other(computed(pixels), labels)
+            aim = self._margin(computed(pixels), labels)
             right = aim > 0
             aim = torch.where(right, aim, 1.0).log()
             first = linearised_radius(computed, pixels, labels, threat.norm, aim.exp()).log()
@@ -91,6 +109,9 @@ class CertifiedRadius:
                 at = bracket.guess()
                 bracket.note(at, log_width(at) - aim)
             at = bracket.guess()
+            beyond = right & (bracket.below <= least) & (at < least + 1) if self._widens(images) else right & False
+        if bool(beyond.any()):
+            return self._apart(network, images, labels, threat, beyond)
         found = self._differentiated(computed, pixels, labels, log_width, at, right)
         # the value stays where the root can be; its gradient is that of the root
         moved = torch.minimum(torch.maximum(found.detach(), bracket.below), bracket.above) - found.detach()
@@ -102,7 +123,30 @@ class CertifiedRadius:
     def floored(self, score: Tensor) -> Tensor:
         """(N,) bool: scores that are the least there is, of images classified wrongly or nearly so."""
         least = math.log(FLOORS[self.precision])
-        return score <= (least + 1e-3 if self.scale == "log" else math.exp(least) * 1.001)
+        if self.scale == "pixels":
+            return score <= math.exp(least) * 1.001
+        # radii that float32 does not hold are below its floor, and no floor
+        return ((score - least).abs() <= 1e-3) | (score <= math.log(FLOORS["float64"]) + 1e-3)
+
+    def _widens(self, images: Tensor) -> bool:
+        """Whether float64 is there for what float32 does not hold, and the score can tell it."""
+        return self.precision == "float32" and self.scale == "log" and float64_here(images.device)
+
+    def _apart(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, beyond: Tensor) -> Tensor:
+        """The score, of the images `beyond` float32 (N,) in float64: each image's arithmetic is its own affair."""
+        found = torch.empty_like(beyond, dtype=images.dtype)
+        for metric, chosen in ((self, ~beyond), (evolve(self, precision="float64"), beyond)):
+            if bool(chosen.any()):
+                found = found.masked_scatter(chosen, metric.score(network, images[chosen], labels[chosen], threat))
+        return found
+
+    def _margin(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The margin to the strongest wrong class, (N,), plain or soft."""
+        margin = margin_to_best_other(logits, labels)
+        if self.margin == "plain":
+            return margin
+        tau = logits.std(dim=1).clamp_min(torch.finfo(logits.dtype).tiny)
+        return tau * F.softplus(margin / tau)
 
     def _differentiated(
         self,
@@ -120,6 +164,6 @@ class CertifiedRadius:
             width = log_width(leaf)
             (slope,) = torch.autograd.grad(width.sum(), leaf, retain_graph=grows)
         with torch.set_grad_enabled(grows):
-            margin = margin_to_best_other(network(images), labels)
+            margin = self._margin(network(images), labels)
             aim = torch.where(right, margin, 1.0).log()
             return at + (aim - width) / torch.nan_to_num(slope, nan=1.0).clamp(*SLOPE)

@@ -16,7 +16,7 @@ from robustnas.genotype import Genotype
 from robustnas.nn.cells import drawn_inputs, strongest_inputs
 from robustnas_plugins.search_spaces import ops, published, sizes
 from robustnas_plugins.search_spaces.network import DiscreteNetwork
-from robustnas_plugins.search_spaces.supernet import DartsSupernet
+from robustnas_plugins.search_spaces.supernet import KINDS, DartsSupernet
 
 if TYPE_CHECKING:
     from robustnas import contracts
@@ -35,6 +35,12 @@ class Darts:
     network_cells: int = sizes.network_cells()
     network_channels: int = sizes.network_channels()
     form: str = sizes.form()
+    none: str = sizes.none()
+
+    @property
+    def candidates(self) -> Mapping[str, tuple[str, ...]]:
+        """The operations of each table of alpha that chooses one, of the cells that the supernet has."""
+        return {kind: tuple(ops.SEARCH) for kind in KINDS[: 1 if self.cells == 1 else 2]}
 
     @property
     def published(self) -> Mapping[str, contracts.Genotype]:
@@ -64,7 +70,10 @@ class Darts:
     def genotype(self, supernet: contracts.Supernet) -> contracts.Genotype:
         """Apply the DARTS rule to `supernet.mixing()`; all four nodes make a cell's output."""
         names = tuple(ops.SEARCH)
-        kept = {name: strongest_inputs(mixing, names, NODES) for name, mixing in supernet.mixing().items()}
+        kept = {
+            kind: strongest_inputs(mixing, names, NODES, none_competes=self.none == "competes")
+            for kind, mixing in supernet.mixing().items()
+        }
         return Genotype(kept["normal"], OUTPUT, kept["reduce"], OUTPUT).to_data()
 
     def sample(self, generator: torch.Generator) -> contracts.Genotype:

@@ -78,6 +78,11 @@ class NasBench201:
         return {name: {"cell": cell} for name, cell in BASELINES.items()}
 
     @property
+    def candidates(self) -> Mapping[str, tuple[str, ...]]:
+        """The operations that alpha chooses among."""
+        return {"cell": OPS}
+
+    @property
     def size(self) -> tuple[int, int]:
         """Channels of the discrete networks' first stage, and cells of each stage."""
         return self.network_channels, self.network_cells

@@ -29,7 +29,7 @@ from robustnas.options import option
 from robustnas_plugins.search_spaces import ops, published, sizes
 from robustnas_plugins.search_spaces.darts import NODES, OUTPUT, Darts
 from robustnas_plugins.search_spaces.network import DiscreteNetwork
-from robustnas_plugins.search_spaces.supernet import DartsSupernet, edge_weights
+from robustnas_plugins.search_spaces.supernet import KINDS, DartsSupernet, edge_weights
 
 if TYPE_CHECKING:
     from robustnas import contracts
@@ -55,6 +55,12 @@ class PcDarts:
     network_cells: int = sizes.network_cells()
     network_channels: int = sizes.network_channels()
     form: str = sizes.form()
+    none: str = sizes.none()
+
+    @property
+    def candidates(self) -> Mapping[str, tuple[str, ...]]:
+        """The operations of each table of alpha that chooses one, of the cells that the supernet has."""
+        return {kind: tuple(ops.SEARCH) for kind in KINDS[: 1 if self.cells == 1 else 2]}
 
     @property
     def published(self) -> Mapping[str, contracts.Genotype]:
@@ -88,8 +94,14 @@ class PcDarts:
         """Apply the DARTS rule, in which an edge's strongest operation counts times the edge's weight."""
         mixing, names = supernet.mixing(), tuple(ops.SEARCH)
         normal, reduce = (
-            strongest_inputs(mixing[kind], names, NODES, edge_weights=edge_weights(mixing, kind, NODES))
-            for kind in ("normal", "reduce")
+            strongest_inputs(
+                mixing[kind],
+                names,
+                NODES,
+                edge_weights=edge_weights(mixing, kind, NODES),
+                none_competes=self.none == "competes",
+            )
+            for kind in KINDS
         )
         return Genotype(normal, OUTPUT, reduce, OUTPUT).to_data()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import Attribute
+from attrs.validators import in_
 
 from robustnas.options import option
 
@@ -59,6 +60,15 @@ def network_channels() -> Any:
     """The option for the discrete network's width."""
     text = "channels of the discrete network's first cell (DARTS: 36 for CIFAR, 48 for ImageNet)"
     return option(36, text, at_least(2), stage="train")
+
+
+def none() -> Any:
+    """The option for what the operation `none` does in the choice of a node's inputs."""
+    text = (
+        "in the genotype's rule: ignored, as in DARTS, or competes (an input on which none is the strongest operation "
+        "comes after all others)"
+    )
+    return option("ignored", text, in_(("ignored", "competes")), stage="search", identity="if given")
 
 
 def form() -> Any:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robustnas import certify
-from robustnas.bounds import margins_within
+from robustnas.bounds import log_widths_within, margins_within
+from robustnas.nn.margin import margin_to_best_other
 from robustnas.search.warnings import warnings
 from robustnas.threat import NORMS, ThreatModel
 from robustnas_plugins.metrics.certified_radius import FLOORS, CertifiedRadius
@@ -133,6 +134,47 @@ def test_it_is_usable_in_float32_at_8_cells(monkeypatch: pytest.MonkeyPatch):
     torch.testing.assert_close(narrow.double(), score.double(), rtol=1e-3, atol=1e-3)
     for one, other in zip(slopes, wide, strict=True):
         assert (one.double() - other).norm() < 0.02 * other.norm()
+
+
+def test_a_soft_margin_gives_every_image_a_radius_and_a_gradient():
+    """By hand: where the width is the margin's softplus; the gradient by finite differences in alpha."""
+    net, images, labels = supernet(tiny=True)
+    metric = CertifiedRadius(steps=10, margin="soft")
+    score = metric.score(net, images, labels, THREAT["linf"])
+    assert not metric.floored(score).any()
+    logits = net(images)
+    tau = logits.std(dim=1)
+    aim = tau * torch.nn.functional.softplus(margin_to_best_other(logits, labels) / tau)
+    widths = log_widths_within(net, images, labels, "linf", score.exp(), "crown-ibp", "strongest")[:, 0]
+    torch.testing.assert_close(widths, aim.log(), rtol=1e-4, atol=1e-4)
+    table = net.alpha["normal"]
+    for one in (0, len(images) - 1):  # right, and wrong
+        (slope,) = torch.autograd.grad(score[one], table, retain_graph=True)
+        moved = []
+        for side in (1e-4, -1e-4):
+            with torch.no_grad():
+                table[0, 0] += side
+                moved.append(metric.score(net, images, labels, THREAT["linf"])[one])
+                table[0, 0] -= side
+        assert float(slope[0, 0]) == pytest.approx(float(moved[0] - moved[1]) / 2e-4, rel=1e-3)
+    plain = CertifiedRadius(steps=10).score(net, images, labels, THREAT["linf"])
+    assert (plain[:-1] < score[:-1]).all()  # a softplus is larger
+
+
+def test_radii_that_float32_does_not_hold_are_found_in_float64(monkeypatch):
+    """As if float32 ended at the middle of these radii; each image is then computed as it would be alone."""
+    net, images, labels = supernet(tiny=True)
+    net, images = net.float(), images.float()
+    plain = CertifiedRadius(steps=6).score(net, images, labels, THREAT["linf"])
+    ends = float(plain[:-1].detach().median()) + 0.01
+    monkeypatch.setitem(FLOORS, "float32", math.exp(ends))
+    metric = CertifiedRadius(steps=6)
+    score = metric.score(net, images, labels, THREAT["linf"])
+    torch.testing.assert_close(score[:-1], plain[:-1], rtol=1e-4, atol=1e-4)
+    assert score[-1].item() == pytest.approx(ends, rel=1e-5)
+    assert metric.floored(score).tolist() == [*[False] * (len(score) - 1), True]
+    slope, expected = (torch.autograd.grad(one[:-1].sum(), net.alpha["normal"])[0] for one in (score, plain))
+    torch.testing.assert_close(slope, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_search_says_where_most_images_have_the_least_score():

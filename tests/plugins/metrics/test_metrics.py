@@ -24,6 +24,7 @@ THREATS = [ThreatModel("linf", "8/255"), ThreatModel("l2", 0.5), ThreatModel("l1
 METRICS = [
     Jacobian(),
     Jacobian(rows=2),
+    Jacobian(rows=2, scale="log", normalise=True),
     RandomNoise(),
     RandomNoise(target="input"),
     AdversarialAlpha(),
@@ -42,6 +43,23 @@ def supernet(dtype=torch.float32, activation=torch.relu):
 
 def context(progress=0.5, seed=0):
     return Context(progress, torch.Generator().manual_seed(seed), F.cross_entropy)
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+def test_a_normalised_jacobian_does_not_see_the_scale_of_the_logits_and_a_log_is_one(rows):
+    net = supernet(torch.float64).eval()
+    images, labels = batch(4, 1, torch.float64)
+
+    def scores(factor, **options):
+        torch.manual_seed(3)
+        return Jacobian(rows=rows, **options).score(lambda x: factor * net(x), images, labels, THREATS[0]).detach()
+
+    plain, deviation = scores(1), net(images).detach().std(dim=1)
+    torch.testing.assert_close(scores(1, scale="log"), -(-plain).log())
+    torch.testing.assert_close(scores(1, normalise=True), plain / deviation)
+    for scale in ("norm", "log"):
+        torch.testing.assert_close(scores(7, scale=scale, normalise=True), scores(1, scale=scale, normalise=True))
+    torch.testing.assert_close(scores(7), 7 * plain)
 
 
 @pytest.mark.parametrize("threat", THREATS, ids=str)
@@ -325,6 +343,8 @@ def test_adversarial_training_honours_its_options():
     [
         (Jacobian, {"rows": 0}, "rows"),
         (Jacobian, {"rows": 1.5}, "rows"),
+        (Jacobian, {"scale": "ln"}, "scale"),
+        (Jacobian, {"normalise": 1}, "normalise"),
         (RandomNoise, {"target": "weights"}, "target"),
         (RandomNoise, {"distribution": "gaussian"}, "target: input"),
         (RandomNoise, {"distribution": "cauchy"}, "distribution"),

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from attrs import fields
 
 from robustnas.contracts import SearchSpace
+from robustnas.plan import settings
 from robustnas_plugins.search_spaces.darts import Darts
 from robustnas_plugins.search_spaces.ops import SEARCH
 from robustnas_plugins.search_spaces.pc_darts import PcDarts
@@ -29,6 +30,29 @@ def test_it_keeps_the_contract_and_documents_its_options(space):
     assert {name: metadata for name, metadata in options.items() if name != "partial"} == darts
 
 
+@BOTH
+def test_it_tells_the_operations_of_its_cells(space):
+    assert space().candidates == {"normal": tuple(SEARCH), "reduce": tuple(SEARCH)}
+    assert space(cells=1).candidates == {"normal": tuple(SEARCH)}
+
+
+@BOTH
+def test_none_competes_where_it_is_asked_to_and_no_key_changes_where_it_is_not(space):
+    supernet = space(cells=2, channels=4).supernet((1, 8, 8), 3)
+    with torch.no_grad():
+        for table in supernet.alpha.values():
+            table.zero_()
+        for kind in ("normal", "reduce"):
+            supernet.alpha[kind][:, 4] = 1.0
+            # the second node's third input: nearly half an operation, and half none
+            supernet.alpha[kind][4, [4, 0]] = torch.tensor([8.0, 8.1])
+    ignored, competes = (space(cells=2, channels=4, none=rule).genotype(supernet) for rule in ("ignored", "competes"))
+    assert [state for _, state in ignored["normal"][2:4]] == [0, 2]
+    assert [state for _, state in competes["normal"][2:4]] == [0, 1]
+    assert settings(space(none="competes")) == {**settings(space()), "none": "competes"}
+    assert "none" not in settings(space())
+
+
 @pytest.mark.parametrize(
     ("space", "option", "said"),
     [
@@ -43,6 +67,7 @@ def test_it_keeps_the_contract_and_documents_its_options(space):
                 ({"network_cells": -1}, "network_cells is -1"),
                 ({"network_channels": 0}, "network_channels is 0"),
                 ({"form": "mnist"}, "form is 'mnist'; cifar or imagenet would do"),
+                ({"none": "counts"}, "'none' must be in"),
             )
         ),
         (PcDarts, {"partial": 0}, "partial is 0; a whole number of at least 1 would do"),

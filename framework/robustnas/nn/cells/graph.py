@@ -25,17 +25,27 @@ def edge_index(source: int, node: int) -> int:
 
 
 def strongest_inputs(
-    mixing: Tensor, ops: Sequence[str], nodes: int, none: str = "none", edge_weights: Tensor | None = None
+    mixing: Tensor,
+    ops: Sequence[str],
+    nodes: int,
+    none: str = "none",
+    edge_weights: Tensor | None = None,
+    *,
+    none_competes: bool = False,
 ) -> tuple[Gene, ...]:
     """The edges a cell keeps: mixing (E, O), rows over `ops` -> two `(operation, state)` a node.
 
     A node keeps the two inputs whose strongest operation is strongest, times the input's entry of
     `edge_weights` (E,) where those are given, and on each of the two that operation; `none` is never kept and
-    does not count.  Among equals the earlier state and the earlier operation win.  The two are listed by the
-    state they read, so that one architecture has one genotype.
+    does not count.  Where it competes, inputs on which `none` is the strongest operation come after all others (a
+    node keeps two in any case).  Among equals the earlier state and the earlier operation win.  The two are listed
+    by the state they read, so that one architecture has one genotype.
     Source: Liu et al. 2019 (DARTS), arXiv:1806.09055, sec. 2.4; edge weights: Xu et al. 2020 (PC-DARTS),
     arXiv:1907.05737, sec. 3.3.
     """
+    absent = (
+        [row == ops.index(none) for row in mixing.argmax(dim=1).tolist()] if none_competes else [False] * len(mixing)
+    )
     counted = [index for index, op in enumerate(ops) if op != none]
     rows = mixing.detach()[:, torch.tensor(counted, device=mixing.device)].tolist()
     factors = [1.0] * len(rows) if edge_weights is None else edge_weights.detach().tolist()
@@ -43,7 +53,8 @@ def strongest_inputs(
     for node in range(2, nodes + 2):
         own = [edge_index(source, node) for source in range(node)]
         strength = [factors[edge] * max(rows[edge]) for edge in own]
-        for source in sorted(sorted(range(node), key=lambda source: -strength[source])[:2]):
+        order = sorted(range(node), key=lambda source: (absent[own[source]], -strength[source]))
+        for source in sorted(order[:2]):
             row = rows[own[source]]
             genes.append((ops[counted[row.index(max(row))]], source))
     return tuple(genes)
