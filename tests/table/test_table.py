@@ -108,7 +108,7 @@ def test_variants_are_a_matrix_of_their_own():
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_a_figure_is_finite_or_null(values: list[float]):
-    found = figure(values)
+    found = figure([[value] for value in values])
     assert found is not None
     assert math.isclose(found["mean"], sum(values) / len(values), abs_tol=1e-9)
     assert (found["std"] is None) == (len(values) == 1)
@@ -116,9 +116,10 @@ def test_a_figure_is_finite_or_null(values: list[float]):
 
 
 def test_what_was_not_measured_is_null():
-    assert figure([None, None]) is None
-    assert figure([0.5, None]) == {"mean": 0.5, "std": None, "values": [0.5, None]}
-    assert figure([None, 0.5, 0.7])["std"] == pytest.approx(0.02**0.5)  # type: ignore[index]
+    assert figure([[None], [None]]) is None
+    one = {"mean": 0.5, "std": None, "std_within": None, "interval": None, "values": [0.5, None]}
+    assert figure([[0.5], [None]]) == {**one, "within": [[0.5], [None]]}
+    assert figure([[None], [0.5], [0.7]])["std"] == pytest.approx(0.02**0.5)  # type: ignore[index]
     empty = row("m", [SeedResult(seed=Seed(0))], COLUMNS)
     assert empty["clean"] is empty["robust"] is empty["certified"] is None
     assert empty["certified_radius"] == {"linf": None, "l2": None, "l1": None}
@@ -246,7 +247,7 @@ def test_every_key_of_the_json_is_documented():
 def test_the_four_forms_hold_the_same_rows():
     found = comparison()
     data = json.loads(json.dumps(json_data(found), allow_nan=False))
-    assert data["schema"] == 1
+    assert data["schema"] == 2
     required = {
         "method", "seeds", "clean", "robust", "attacks", "certified", "certified_radius", "parameters",
         "search_seconds",

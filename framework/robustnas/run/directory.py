@@ -5,7 +5,7 @@ digests.json      what was written here (see `robustnas.runtime.artifacts.digest
 that recipe.yaml       the recipe of the last run, every default filled in
 layout.json       which folder holds which stage, and the columns of the table
 search/ train/ clean/ probe/ certify/ attack/ smooth/      stages, `<method>-seed<seed>-<key>`
-table.md table.csv table.json
+table.md table.csv table.json comparisons.csv
 """
 
 from __future__ import annotations

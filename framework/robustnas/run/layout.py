@@ -197,8 +197,15 @@ def _notes(plan: Plan) -> list[str]:
     elif evaluate.images is not None:
         images = f"{evaluate.images} test images (drawn with equal classes, seed {evaluate.subset_seed})"
     count = len(plan.seeds.search)
-    several = f"mean ± sample standard deviation over {count} seeds; best mean marked"
-    notes = [f"accuracies in percent of {images}, {several if count > 1 else '1 seed; best marked'}"]
+    over = (
+        f"mean ± sample standard deviation over {count} seeds; best mean marked" if count > 1 else "1 seed; best marked"
+    )
+    if plan.seeds.train is not None:
+        over = (
+            f"mean over {count} search seeds of means over {len(plan.seeds.train)} training seeds ± sample standard "
+            "deviation between search seeds ± within them; best mean marked"
+        )
+    notes = [f"accuracies in percent of {images}, {over}"]
 
     def named(c: Column) -> str:
         """Name a column, with its threat where that is not the recipe's and the label does not say it."""

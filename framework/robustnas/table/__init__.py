@@ -1,9 +1,10 @@
-"""The one table: a row a method, mean and standard deviation over seeds, best value marked.
+"""The one table: a row a method, means and spreads over seeds, what cannot be told apart from the best marked.
 
 finished     reads a run directory whose stages are done, and prints
 statistics   what a few seeds and images say, and what they cannot
 results      makes the table of a run directory, and a list of what happened to each image
 rows         makes figures as plain data from the results of the stages
+comparisons  each method against the best, and against the first
 columns      the columns of the printed table
 lines        the lines under it
 forms        presents them as JSON, Markdown, CSV and in a terminal

@@ -91,6 +91,8 @@ def _written(directory: RunDirectory) -> Comparison:
     write_json(directory.path / "table.json", forms.json_data(compared))
     write_text(directory.path / "table.md", forms.markdown(compared))
     write_text(directory.path / "table.csv", forms.csv_text(compared))
+    if compared.comparisons:
+        write_text(directory.path / "comparisons.csv", forms.comparisons_csv(compared))
     return compared
 
 

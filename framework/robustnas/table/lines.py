@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from typing import Any
 
 from robustnas.table.columns import pixels
+from robustnas.table.comparisons import BEST, decides
 from robustnas.table.rows import QUANTILES, Comparison
+from robustnas.table.statistics import paired
 
 FLAGGED = "(!)"
 """The mark behind the name of a method whose figures a reviewer would question; lines under the table say why."""
@@ -15,12 +18,38 @@ def under(comparison: Comparison) -> list[str]:
     """List what stands under the table, a line each."""
     return [
         *comparison.notes,
+        *claims(comparison),
         *radii_of_all(comparison),
         *spreads_of_radii(comparison),
         *costs(comparison),
         *questions(comparison),
         *(f"left out, because results contradict each other: {text}" for text in comparison.contradictions),
     ]
+
+
+def claims(comparison: Comparison) -> list[str]:
+    """Say which differences between methods can be claimed, and what the marks mean."""
+    families: dict[str, list[dict[str, Any]]] = {}
+    for one in comparison.comparisons:
+        if one["role"] == BEST:
+            families.setdefault(str(one["column"]), []).append(one)
+    if not families:
+        return []
+    family = max(map(len, families.values()))
+    pairs = max(one["pairs"] for some in families.values() for one in some)
+    if pairs == 0:
+        return []
+    nested = any(isinstance(r["seeds"], dict) for r in comparison.rows)
+    seeds = f"{pairs} {'search ' if nested else ''}seed{'s' if pairs > 1 else ''}"
+    needed = paired.pairs_needed(family)
+    test = f"exact Wilcoxon signed-rank test of pairs, {paired.LEVEL:.0%} after Holm's correction"
+    if any(map(decides, families.values())):
+        alike = f"the best mean and every method that {seeds} cannot tell apart from it"
+        return [f"marked: {alike} ({test} over the methods of a column); nothing where that is all methods"]
+    what = "no claim about a difference between methods is possible"
+    if pairs >= paired.FEWEST:
+        what = "intervals of differences, and no test that could find one"
+    return [f"{seeds}: {what}; {needed} or more would do ({test} over {family} comparison{'s' * (family > 1)})"]
 
 
 def radii_of_all(comparison: Comparison) -> list[str]:

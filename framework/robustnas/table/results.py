@@ -26,7 +26,7 @@ from robustnas.run.layout import VIOLATION, Layout
 from robustnas.runtime import printable
 from robustnas.runtime.artifacts import damaged
 from robustnas.runtime.suggest import did_you_mean
-from robustnas.table import robustbench
+from robustnas.table import comparisons, robustbench
 from robustnas.table.rows import Comparison, SeedResult, row, share
 
 AUTOATTACK = "autoattack"
@@ -58,7 +58,7 @@ def comparison(directory: RunDirectory) -> Comparison:
             contradictions += wrong
         measured[method] = results
         rows.append(row(method, results, shown.attacks, shown.epsilons, shown.smoothing, shown.certified_epsilons))
-    return Comparison(
+    made = Comparison(
         threat=str(shown.threat),
         rows=rows,
         attacks=shown.attacks,
@@ -77,6 +77,7 @@ def comparison(directory: RunDirectory) -> Comparison:
         contradictions=contradictions,
         kept=_kept(directory, shown),
     )
+    return attrs.evolve(made, comparisons=comparisons.compared(made, measured))
 
 
 def _weights(directory: RunDirectory, shown: Layout) -> list[str]:
@@ -99,7 +100,8 @@ def _chance(shown: Layout, measured: dict[str, list[SeedResult]]) -> list[str]:
     """Note accuracies that are no farther from those of an answer by chance than so many images can tell.
 
     Each lies in the 95 % interval of the share of right answers among as many images of equally many classes, normal
-    approximation of the binomial; several networks see the same images, so the images count once.
+    approximation of the binomial; several networks see the same images, so the images count once.  None right is
+    nothing that anybody takes for robustness.
     """
     if shown.classes is None:
         return []
@@ -114,7 +116,8 @@ def _chance(shown: Layout, measured: dict[str, list[SeedResult]]) -> list[str]:
         for method, results in measured.items():
             found = [flags for flags in map(pick, results) if flags is not None]
             half = 1.96 * math.sqrt(chance * (1 - chance) / len(found[0])) if found else 0.0
-            if found and abs(share([share(flags) for flags in found]) - chance) <= half:
+            mean = share([share(flags) for flags in found]) if found else 0.0
+            if mean > 0 and abs(mean - chance) <= half:
                 whose.append(method)
         told += [f"{name} of {', '.join(whose)}"] if whose else []
     about = f"cannot be told from chance, {chance:.2%} right among {shown.classes} classes, with so few images"
@@ -240,6 +243,8 @@ def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: Seed
     match = None if train is None else train.get("match")
     return SeedResult(
         seed=seed,
+        searched=stages["search"] is not None,
+        trained=stages["train"] is not None,
         clean=None if right is None else right.tolist(),
         attacks=verdicts.of(attacked, shown.threat, shown.epsilons, whole=_whole(shown, stages, attacked)),
         certified=certified,

@@ -1,4 +1,4 @@
-"""The figures: mean and standard deviation over the seeds of what was measured, a row a method.
+"""The figures: means, spreads and intervals over the seeds of what was measured, a row a method.
 
 Nothing here depends on when or where the run happened, except keys that end in `_seconds`.
 """
@@ -16,6 +16,7 @@ from attrs import field, frozen
 from robustnas.attack.column import Column
 from robustnas.certify.verdicts import Verdicts
 from robustnas.plan import Seed
+from robustnas.table.statistics.nested import nested
 from robustnas.threat import NORMS
 
 QUANTILES = ("10", "50", "90")
@@ -25,19 +26,27 @@ LEAST_RADIUS = 1e-6
 """Where radii enter in logs, a smaller one counts as this: the search for a radius ends here, and tells less from 0."""
 
 Figure = dict[str, Any] | None
-"""`{"mean", "std", "values"}`: `values` has one entry a seed, in the order of the row's seeds, None where it was not
-measured; mean and sample standard deviation (n - 1) are over the others, and std is None where only one was measured.
-A figure is None where no seed was measured."""
+"""What all networks of a method give of one quantity, as plain data; None where no network was measured.
+
+    values      for each search seed, in the row's order, the mean over its training seeds; None where none was measured
+    within      for each search seed, the value of each training seed; None where it was not measured
+    mean        of the values
+    std         their sample standard deviation (n - 1); None for one value
+    std_within  the spread between training seeds, pooled over the search seeds; None where none has two
+    interval    95 % interval of the mean, [low, high], by Student's t over the values; None for one value
+"""
 
 
 @frozen
 class SeedResult:
-    """What the stages of one method and seed measured; None where a stage did not run.
+    """What the stages of one network measured; None where a stage did not run.
 
     Lists have one entry an image, in the order in which images were evaluated, and start at the first.
 
     Args:
-        seed: one of the recipe's seeds.
+        seed: the seeds of the network.
+        searched: whether a search found its architecture.
+        trained: whether it was trained here; one that was not is the same under every seed.
         clean: whether each image is right when clean.
         attacks: figures of the attacks.
         certified: whether each image is provably right at the recipe's threat.
@@ -51,6 +60,8 @@ class SeedResult:
     """
 
     seed: Seed
+    searched: bool = True
+    trained: bool = True
     clean: Sequence[bool] | None = None
     attacks: Verdicts = field(factory=Verdicts)
     certified: Sequence[bool] | None = None
@@ -63,14 +74,19 @@ class SeedResult:
     search_seconds: float | None = None
 
 
-def figure(values: Sequence[float | None]) -> Figure:
-    """Take mean and sample standard deviation over the seeds that were measured; None when none was."""
-    known = [float(value) for value in values if value is not None]
-    if not known:
+def figure(values: Sequence[Sequence[float | None]]) -> Figure:
+    """Make a figure of values[search seed][training seed]."""
+    found = nested(values)
+    if found is None:
         return None
-    std = statistics.stdev(known) if len(known) > 1 else None
-    every = [None if value is None else float(value) for value in values]
-    return {"mean": statistics.fmean(known), "std": std, "values": every}
+    return {
+        "mean": found.mean,
+        "std": found.std,
+        "std_within": found.std_within,
+        "interval": None if found.interval is None else [found.interval.low, found.interval.high],
+        "values": found.means,
+        "within": [[None if value is None else float(value) for value in below] for below in values],
+    }
 
 
 def share(flags: Sequence[float]) -> float:
@@ -111,6 +127,15 @@ def quantile(radii: Sequence[float], share: float) -> float:
     return ordered[int(below)] * (1 - between) + above * between
 
 
+def _seeds(results: Sequence[SeedResult]) -> list[int] | dict[str, list[int]]:
+    """Give the seeds of a method as a recipe writes them; what was not searched for has no seeds of a search."""
+    if not any(result.seed.nested for result in results):
+        return [result.seed.search for result in results]
+    searches = list(dict.fromkeys(result.seed.search for result in results))
+    trainings = list(dict.fromkeys(result.seed.train for result in results))
+    return {**({"search": searches} if any(r.searched for r in results) else {}), "train": trainings}
+
+
 def row(
     method: str,
     results: Sequence[SeedResult],
@@ -127,22 +152,26 @@ def row(
         certified_epsilons: further radii at which certified accuracy is shown.
     """
 
+    by_search: dict[int, list[SeedResult]] = {}
+    for result in results:
+        by_search.setdefault(result.seed.search, []).append(result)
+
     def over(measure: Callable[[SeedResult], float | None]) -> Figure:
-        """Make a figure of what each seed measured."""
-        return figure([measure(result) for result in results])
+        """Make a figure of what each network measured."""
+        return figure([[measure(result) for result in below] for below in by_search.values()])
 
     def over_correct(norm: str, measure: Callable[[Sequence[float]], float]) -> Figure:
         """Make a figure of the radii of what each network classifies correctly."""
         return over(lambda result: _over_correct(result, norm, measure))
 
     def by_label(pick: Callable[[Verdicts], Any]) -> dict[str, Any]:
-        """List what each seed has of each attack, where any seed has something."""
+        """List what each network has of each attack, where any network has something."""
         found = {c.label: [pick(r.attacks).get(c.label) for r in results] for c in columns}
         return {label: values for label, values in found.items() if any(values)}
 
     return {
         "method": method,
-        "seeds": [result.seed.plain for result in results],
+        "seeds": _seeds(results),
         "clean": over(lambda r: _share(r.clean)),
         "robust": over(lambda r: _share(r.attacks.robust)),
         "attacks": {c.label: over(lambda r, label=c.label: _share(r.attacks.standing.get(label))) for c in columns},  # type: ignore[misc]
@@ -178,6 +207,7 @@ class Comparison:
     """Everything the printed table needs: rows as plain data, the attacks, and what stands under the table.
 
     Args:
+        comparisons: each method against the best and against the first, as `comparisons.compared` makes them.
         kept: a line on what else the run directory holds, or nothing.  It is printed but in no file, because it depends
             on what was run there before.
     """
@@ -191,4 +221,5 @@ class Comparison:
     smoothing: list[float] | None = None
     contradictions: list[str] = field(factory=list)
     certified_epsilons: list[float] = field(factory=list)
+    comparisons: list[dict[str, Any]] = field(factory=list)
     kept: str = ""

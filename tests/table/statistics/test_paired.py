@@ -78,11 +78,15 @@ def test_a_difference_over_pairs():
     assert found.pairs == 5
     assert found.p == 4 / 32, "ranks 4, 2.5, 5, -1, 2.5: two of the 16 pairs of opposite signs are as far from 0"
     test = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
-    assert (found.estimate.value, found.estimate.low, found.estimate.high) == pytest.approx((0.066, *test))
-    assert paired.difference(first[:5], second[:5]) is None, "four pairs support no claim"
+    assert found.interval is not None
+    assert (found.mean, found.interval.low, found.interval.high) == pytest.approx((0.066, *test))
+    few = paired.difference(first[:5], second[:5])
+    assert few is not None
+    assert (few.interval, few.p, few.pairs) == (None, None, 4), "four pairs support no claim"
+    assert paired.difference([None, 0.1], [0.2, None]) is None
     same = paired.difference([0.1 + 0.2] * 6, [0.3] * 6)
     assert same is not None
-    assert (same.p, same.estimate.value) == (1.0, 0.0), "equal but for rounding"
+    assert (same.p, same.mean) == (1.0, 0.0), "equal but for rounding"
 
 
 @pytest.mark.parametrize(("family", "pairs"), [(1, 6), (2, 7), (5, 8), (11, 9), (12, 9), (25, 10)])

@@ -23,29 +23,27 @@ class Difference:
     """One method minus another, over pairs.
 
     Args:
-        estimate: mean difference with its 95 % interval by Student's t over the pairs.
-        p: of the exact two-sided Wilcoxon signed-rank test.
+        mean: of the differences.
+        interval: of their mean, 95 %, by Student's t over the pairs; None for fewer than `FEWEST`.
+        p: of the exact two-sided Wilcoxon signed-rank test; None for fewer than `FEWEST`.
         pairs: their number.
     """
 
-    estimate: Estimate
-    p: float
+    mean: float
+    interval: Estimate | None
+    p: float | None
     pairs: int
 
 
 def difference(first: Sequence[float | None], second: Sequence[float | None]) -> Difference | None:
-    """Compare two methods over the pairs that were measured in both.
-
-    Returns:
-        None for fewer than `FEWEST` pairs: no claim is possible.
-    """
+    """Compare two methods over the pairs that were measured in both; None where there is none."""
     both = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     gaps = [0.0 if math.isclose(a, b) else a - b for a, b in both]
-    if len(gaps) < FEWEST:
+    if not gaps:
         return None
-    estimate = mean_estimate(gaps)
-    assert estimate is not None
-    return Difference(estimate, wilcoxon(gaps), len(gaps))
+    enough = len(gaps) >= FEWEST
+    mean = math.fsum(gaps) / len(gaps)
+    return Difference(mean, mean_estimate(gaps) if enough else None, wilcoxon(gaps) if enough else None, len(gaps))
 
 
 def wilcoxon(differences: Sequence[float]) -> float:
