@@ -26,6 +26,7 @@ from robustnas.runtime.processes import ALONE, Processes
 from robustnas.search.weights import weights
 from robustnas.train.capacity import matched
 from robustnas.train.network import check_drop_path
+from robustnas.train.settings import Match
 
 
 def check(
@@ -117,11 +118,18 @@ def _check_network(method: MethodPlan, genotype: Genotype, plan: Plan, note: Not
         except InputError as fault:
             raise InputError(f"found train.auxiliary: {settings.auxiliary:g}: {fault}; 0 would do") from fault
 
+    def near(match: Match) -> None:
+        try:
+            matched(space, genotype, plan.dataset, match)
+        except InputError as fault:
+            tried = "" if method.genotype is not None else f"\n  tried with {json.dumps(genotype)}, before any search"
+            raise InputError(f"{fault}{tried}") from fault
+
     if settings.auxiliary > 0:
         note.attempt(with_head, "train.auxiliary", method.name)
     note.attempt(partial(check_drop_path, network, space, settings), "train.drop_path", method.name)
     if settings.match is not None:
-        note.attempt(partial(matched, space, genotype, plan.dataset, settings.match), "train.match", method.name)
+        note.attempt(partial(near, settings.match), "train.match", method.name)
     if settings.recompute_cells:
         note.attempt(partial(cells_of, network, "train.recompute_cells"), "train.recompute_cells", method.name)
 
