@@ -55,6 +55,7 @@ train: {auxiliary: 0, drop_path: 0}
         ("train.match={parameters: 0}", "train.match.parameters: found 0; at least 1 would do"),
         ("train.match={weights: 5}", "train.match.weights: unknown key of match"),
         ("train.match={parameters: 20}", "train.match: 20 parameters are out of reach: the closest network"),
+        ("train.match={parameters: 20}", 'would do\n  tried with {"normal": [["'),
         ("train.match={parameters: 900, cells: [500]}", "train.match: network_cells is 500; at most 100 would do"),
         (
             "methods.one={genotype: DARTS_V2, train: {match: {parameters: 9}}}",
