@@ -10,12 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from robustnas.plan import Seed
 from robustnas.table.columns import Printed, of_table
 from robustnas.table.rows import Comparison, Figure, SeedResult
 from robustnas.table.statistics import paired
 
 BEST, REFERENCE = "best", "reference"
 """Whom a method is compared with: the best mean of the column, or the first method of the recipe."""
+
+Verdicts = dict[Seed, NDArray[np.bool_]]
+"""For each network of a method, (N,) whether it has each image right."""
 
 VERDICTS: dict[tuple[str, ...], Callable[[SeedResult], Sequence[bool] | None]] = {
     ("clean",): lambda result: result.clean,
@@ -41,10 +48,12 @@ def compared(comparison: Comparison, measured: Mapping[str, Sequence[SeedResult]
             continue
         means = [mean_of(column, r) for r in rows]
         best = rows[means.index(column.best(means))]
+        images = {str(r["method"]): _verdicts(column, measured[r["method"]]) for r in rows}
+        fixed = {method for method in images if not any(result.trained for result in measured[method])}
         for role, other in ((BEST, best), (REFERENCE, comparison.rows[0])):
             if other not in rows:
                 continue
-            family = [_against(column, r, other, role, measured) for r in rows if r is not other]
+            family = [{"role": role, **_against(column, r, other, images, fixed)} for r in rows if r is not other]
             known = [one for one in family if one["p"] is not None]
             for one, p in zip(known, paired.holm([one["p"] for one in known]), strict=True):
                 one["p_holm"] = p
@@ -89,32 +98,44 @@ def marked(comparison: Comparison, column: Printed) -> set[str]:
 
 
 def _against(
-    column: Printed,
-    row: dict[str, Any],
-    other: dict[str, Any],
-    role: str,
-    measured: Mapping[str, Sequence[SeedResult]],
+    column: Printed, row: dict[str, Any], other: dict[str, Any], images: Mapping[str, Verdicts], fixed: set[str]
 ) -> dict[str, Any]:
-    """Compare one method with another in one column."""
-    ours, theirs = measured[row["method"]], measured[other["method"]]
+    """Compare one method with another in one column.
+
+    Args:
+        images: by method, the verdicts on images.
+        fixed: methods that are a network made elsewhere, and so the same under all seeds.
+    """
+    ours, theirs = str(row["method"]), str(other["method"])
     first, second = _units(row, column.pick(row)), _units(other, column.pick(other))
     pairs = [unit for unit in first if unit in second]
-    if _fixed(ours) and _fixed(theirs):
-        pairs = []  # more seeds show no more of two networks
+    seeds = [seed for seed, own in images[ours].items() if len(own) == len(images[theirs].get(seed, ()))]
+    if {ours, theirs} <= fixed:
+        pairs, seeds = [], seeds[:1]  # more seeds show no more of two networks
     gap = paired.difference([first[unit] for unit in pairs], [second[unit] for unit in pairs])
     interval = None if gap is None or gap.interval is None else [gap.interval.low, gap.interval.high]
+    mine, yours = ([images[method][seed] for seed in seeds] for method in (ours, theirs))
     return {
         "column": list(column.keys),
-        "method": row["method"],
-        "against": other["method"],
-        "role": role,
+        "method": ours,
+        "against": theirs,
         "difference": None if gap is None else gap.mean,
         "interval": interval,
         "p": None if gap is None else gap.p,
         "p_holm": None,
         "pairs": 0 if gap is None else gap.pairs,
-        **_over_images(VERDICTS.get(column.keys), ours, theirs),
+        "mcnemar": {str(seed): paired.mcnemar(*both) for seed, *both in zip(seeds, mine, yours, strict=True)},
+        "mcnemar_together": paired.mcnemar_over_networks(mine, yours) if seeds else None,
     }
+
+
+def _verdicts(column: Printed, results: Sequence[SeedResult]) -> Verdicts:
+    """Collect a method's verdicts on images by seed; none where the column has no such."""
+    pick = VERDICTS.get(column.keys)
+    if pick is None:
+        return {}
+    found = {result.seed: pick(result) for result in results}
+    return {seed: np.array(flags, dtype=bool) for seed, flags in found.items() if flags is not None}
 
 
 def _units(row: dict[str, Any], figure: Figure) -> dict[tuple[str, int], float | None]:
@@ -125,31 +146,3 @@ def _units(row: dict[str, Any], figure: Figure) -> dict[tuple[str, int], float |
         return {("train", seed): value for seed, value in zip(seeds["train"], figure["within"][0], strict=True)}
     searches = seeds["search"] if isinstance(seeds, dict) else seeds
     return {("search", seed): value for seed, value in zip(searches, figure["values"], strict=True)}
-
-
-def _fixed(results: Sequence[SeedResult]) -> bool:
-    """Whether a method is a network made elsewhere, and so the same under all seeds."""
-    return not any(result.trained for result in results)
-
-
-def _over_images(
-    pick: Callable[[SeedResult], Sequence[bool] | None] | None,
-    ours: Sequence[SeedResult],
-    theirs: Sequence[SeedResult],
-) -> dict[str, Any]:
-    """Compare two methods over images, network by network with the same seeds, and over all of these together."""
-    if pick is None:
-        return {"mcnemar": {}, "mcnemar_together": None}
-    others = {result.seed: pick(result) for result in theirs}
-    both: dict[str, tuple[Sequence[bool], Sequence[bool]]] = {}
-    for result in ours:
-        own, other = pick(result), others.get(result.seed)
-        if own is not None and other is not None and len(own) == len(other):
-            both[str(result.seed)] = (own, other)
-    if _fixed(ours) and _fixed(theirs):
-        both = dict(list(both.items())[:1])
-    together = paired.mcnemar_over_networks(*zip(*both.values(), strict=True)) if both else None
-    return {
-        "mcnemar": {seed: paired.mcnemar(own, other) for seed, (own, other) in both.items()},
-        "mcnemar_together": together,
-    }

@@ -67,7 +67,11 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
     Args:
         first, second: (N,) whether each image is right under each network.
     """
-    return _sign_flips(np.asarray(first, dtype=np.int64) - np.asarray(second, dtype=np.int64))
+    from scipy.special import bdtr  # imported here: most tables have no pair of networks
+
+    one, two = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    ours, theirs = int((one & ~two).sum()), int((two & ~one).sum())
+    return min(1.0, 2 * float(bdtr(min(ours, theirs), ours + theirs, 0.5))) if ours + theirs else 1.0
 
 
 def mcnemar_over_networks(first: ArrayLike, second: ArrayLike) -> float:
