@@ -79,9 +79,7 @@ def differences(comparison: Comparison) -> tuple[str, list[str], list[list[tuple
             mean, low, high = (_signed(column, value) for value in (one["difference"], *one["interval"]))
             line.append((f"{mean} ({low} to {high})", decides(families[column].values()) and one["p_holm"] <= LEVEL))
         body.append(line)
-    title = (
-        f"less {reference}: mean difference over pairs of equal seeds (95 % interval); marked where it is significant"
-    )
+    title = f"less {reference}: mean difference over pairs of equal seeds (95 % interval); marked where p_holm <= 0.05"
     return title, ["method", *(printable.line(column.title) for column in shown)], body
 
 
