@@ -97,6 +97,8 @@ class SearchSpace(Protocol):
     - `genotypes()`: every genotype of a small space, once each, in an order that stays the same: that of published
       tables, where there are some.
     - `canonical(genotype)`: a text that is the same for isomorphic genotypes, one network by several names.
+    - `path(genotype)`: mixing weights of one-hot rows, by the names of alpha, with which the supernet is the genotype's
+      network in search form (edges that it leaves out have `none`).  Weights that all networks share need it.
     - `size` and `sized(channels, cells)`: see `Resizable`.
     """
 
@@ -393,6 +395,11 @@ def canonical(space: SearchSpace, genotype: Genotype) -> str:
     """The `canonical` of a search space, or the genotype itself as a text."""
     form = getattr(space, "canonical", None)
     return json.dumps(genotype, sort_keys=True) if form is None else str(form(genotype))
+
+
+def path_of(space: SearchSpace) -> Callable[[Genotype], dict[str, Tensor]] | None:
+    """The `path` of a search space; None where its supernet does not hold the networks of its genotypes."""
+    return getattr(space, "path", None)
 
 
 def contents(dataset: Dataset) -> str | Mapping[str, str] | None:

@@ -149,3 +149,6 @@ class Chain:
 
     def genotypes(self):
         return ({"ops": list(ops)} for ops in product(["conv", "pool"], repeat=3))
+
+    def path(self, genotype):
+        return {"edges": torch.eye(2)[[["conv", "pool"].index(op) for op in genotype["ops"]]]}

@@ -160,6 +160,29 @@ WRONG_GENOTYPES = {
 }
 
 
+def pathed(change):
+    """A space whose paths are made of those that keep their promises."""
+    return wrong(Chain, path=lambda self, genotype: change(Chain().path(genotype)))
+
+
+def skipping(self, images, mixing=None):
+    """A supernet that computes something else where it is told the columns."""
+    return TinyMixed.forward(self, images * (not hasattr(mixing, "columns")), mixing)
+
+
+WRONG_PATHS = {
+    "a path of other names": (pathed(lambda path: {"normal": path["edges"]}), "by the names and shapes of alpha"),
+    "an index": (pathed(lambda path: {"edges": path["edges"].argmax(1)}), "by the names and shapes of alpha"),
+    "two operations": (pathed(lambda path: {"edges": torch.full((3, 2), 0.5)}), "gives one-hot rows"),
+    "a random path": (
+        pathed(lambda path: {"edges": path["edges"][torch.randperm(3)]}),
+        "depends on its genotype alone",
+    ),
+    "another path": (pathed(lambda path: {"edges": path["edges"].flip(1)}), "a path stands for its genotype"),
+    "other columns": (mixed(forward=skipping), "mixes with a SinglePath as with any weights"),
+}
+
+
 @frozen
 class Sized(Chain):
     """Networks of several widths; `step` and `lost` are how it goes wrong."""
@@ -195,16 +218,16 @@ def test_a_space_whose_networks_come_in_sizes():
     check_search_space(Sized(), shapes=[(1, 8, 8)])
 
 
-@pytest.mark.parametrize("what", [*WRONG, *WRONG_GENOTYPES, *WRONG_SIZES])
+@pytest.mark.parametrize("what", [*WRONG, *WRONG_GENOTYPES, *WRONG_SIZES, *WRONG_PATHS])
 def test_a_wrong_search_space_is_caught(what, monkeypatch):
     monkeypatch.setattr(optional_members, "MOST", 1000)
-    plugin, promise = {**WRONG, **WRONG_GENOTYPES, **WRONG_SIZES}[what]
+    plugin, promise = {**WRONG, **WRONG_GENOTYPES, **WRONG_SIZES, **WRONG_PATHS}[what]
     with pytest.raises(ConformanceError, match=promise):
         check_search_space(plugin)
 
 
-def test_a_space_need_not_draw_or_list():
-    check_search_space(wrong(Chain, sample=None, genotypes=None), shapes=[(1, 8, 8)])
+def test_a_space_need_not_draw_or_list_or_have_paths():
+    check_search_space(wrong(Chain, sample=None, genotypes=None, path=None), shapes=[(1, 8, 8)])
 
 
 def test_an_auxiliary_head_that_is_asked_for_must_be_there():

@@ -5,7 +5,8 @@
 
 `candidates` says what else makes a genotype, and of how many the best is kept.  `data` divides the images, `loop`
 repeats the two levels for every batch, keeps the history, and resumes; `objective` is what each level minimises,
-`settings` is what a recipe or a caller may set.
+`settings` is what a recipe or a caller may set.  `single_path` trains weights that all networks of a space share, and
+`inheritance` reads a network out of them.
 """
 
 from typing import TYPE_CHECKING
@@ -15,9 +16,21 @@ from robustnas.runtime.facade import facade
 if TYPE_CHECKING:
     from robustnas.search.data import divided, notes
     from robustnas.search.draw import drawn
+    from robustnas.search.inheritance import InheritedNetwork, inherited
     from robustnas.search.loop import run
+    from robustnas.search.single_path import SinglePathTask
     from robustnas.search.task import SearchTask
 
-__all__ = ["SearchTask", "divided", "drawn", "notes", "run"]
+__all__ = ["InheritedNetwork", "SearchTask", "SinglePathTask", "divided", "drawn", "inherited", "notes", "run"]
 
-__getattr__ = facade(__name__, SearchTask="task", divided="data", drawn="draw", notes="data", run="loop")
+__getattr__ = facade(
+    __name__,
+    InheritedNetwork="inheritance",
+    SearchTask="task",
+    SinglePathTask="single_path",
+    divided="data",
+    drawn="draw",
+    inherited="inheritance",
+    notes="data",
+    run="loop",
+)

@@ -166,7 +166,7 @@ class _Epoch:
         settings, seed = search.task.settings, search.task.seed
         self.search, self.epoch = search, epoch
         self.words: tuple[str | int, ...] = ("search", "global", epoch)
-        self.w_lr = _cosine(settings.w_lr, settings.w_lr_min, epoch / settings.epochs)
+        self.w_lr = cosine(settings.w_lr, settings.w_lr_min, epoch / settings.epochs)
         search.w_optimizer.param_groups[0]["lr"] = self.w_lr
         self.inner, self.outer = (
             Context(
@@ -229,7 +229,7 @@ class _Epoch:
         }
 
 
-def _cosine(start: float, end: float, progress: float) -> float:
+def cosine(start: float, end: float, progress: float) -> float:
     """Half a cosine from `start` to `end`, constant within an epoch (Loshchilov and Hutter 2017)."""
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 

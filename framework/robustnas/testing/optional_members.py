@@ -1,4 +1,4 @@
-"""The promises of what a search space may have beside its networks: a sampler, a list of its genotypes, sizes."""
+"""The promises of what a search space may have beside its networks: a sampler, a list of genotypes, sizes, paths."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from robustnas.contracts import Genotype, Resizable, enumeration, sampler
+from robustnas.contracts import Genotype, Resizable, enumeration, path_of, sampler
+from robustnas.nn.cells import SinglePath
 from robustnas.testing.discrete_network import require_plain
 from robustnas.testing.module import Bench
+from robustnas.testing.promise import close
 from robustnas.train.capacity import count
 
 DRAWS = 8
@@ -92,6 +95,49 @@ def check_sizes(bench: Bench, genotype: Genotype) -> None:
         own = count(space.network(genotype, bench.shape, bench.classes))
     verdict.require(counts[0] == own, "the networks of a space have its size", f"{own} weights and {counts[0]}")
     verdict.refuses("sized refuses 0 channels with a ValueError", ValueError, lambda: space.sized(0, cells))
+
+
+def check_paths(
+    bench: Bench, genotypes: Iterable[Genotype], supernet: Any, mixed: Callable[[dict[str, Tensor]], Any]
+) -> None:
+    """Require paths of one-hot rows that the supernet mixes with, and whose genotype is the one that they are of.
+
+    Args:
+        genotypes: as searches end with them: the space's rule gives each back.
+        mixed: makes a supernet with these mixing weights.
+    """
+    path, verdict = path_of(bench.space), bench.verdict
+    if path is None:
+        return
+    promise = "path(genotype) gives one-hot rows by the names and shapes of alpha"
+    supernet.eval()
+    for genotype in genotypes:
+        with verdict.promised(promise):
+            before = _global_generators()
+            found, again = path(genotype), path(genotype)
+            shapes = {name: tuple(rows.shape) for name, rows in found.items()}
+        expected = {name: tuple(table.shape) for name, table in supernet.alpha.items()}
+        verdict.require(shapes == expected, promise, f"{shapes}, where alpha has {expected}")
+        one_hot = all(_one_hot(rows) for rows in found.values())
+        verdict.require(one_hot, promise, f"{str(genotype)[:80]} has rows that are not")
+        verdict.require(
+            _global_generators() == before and all(torch.equal(rows, again[name]) for name, rows in found.items()),
+            "a path depends on its genotype alone",
+            "two calls give two paths, or draw random numbers",
+        )
+        back = bench.space.genotype(mixed(found))
+        verdict.require(
+            back == genotype, "a path stands for its genotype", f"{str(genotype)[:80]} came back as {str(back)[:80]}"
+        )
+        told = "a supernet mixes with a SinglePath as with any weights"
+        with torch.no_grad(), verdict.promised(told):
+            plain, single = (supernet(bench.images, mixing=weights) for weights in (found, SinglePath(found)))
+        verdict.require(close(plain, single), told, "the columns give other logits than the weights")
+
+
+def _one_hot(rows: Tensor) -> bool:
+    """Whether every row has a single 1 and zeros beside it."""
+    return bool(((rows == 0) | (rows == 1)).all() and (rows.sum(dim=1) == 1).all())
 
 
 def _global_generators() -> tuple[bytes, ...]:

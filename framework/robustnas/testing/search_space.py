@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from robustnas.contracts import Genotype, Shape, candidates
 from robustnas.testing.discrete_network import check_auxiliary, check_networks, check_published, require_plain
 from robustnas.testing.module import Bench
-from robustnas.testing.optional_members import check_enumeration, check_sampler, check_sizes
+from robustnas.testing.optional_members import check_enumeration, check_paths, check_sampler, check_sizes
 from robustnas.testing.promise import close, figures, judge, made, own_randomness
 from robustnas.threat import NORMS
 
@@ -59,6 +60,7 @@ def check_search_space(
             check_networks(bench, genotypes, methods)
             check_auxiliary(bench, genotypes[0], auxiliary)
             check_sizes(bench, genotypes[0])
+            check_paths(bench, genotypes, supernet, partial(_OneHot, supernet))
         check_published(bench)
         check_enumeration(bench, check_sampler(bench))
 

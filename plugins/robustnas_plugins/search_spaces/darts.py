@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from attrs import evolve, frozen
+from torch import Tensor
 
+from robustnas.errors import InputError
 from robustnas.genotype import Genotype
-from robustnas.nn.cells import drawn_inputs, strongest_inputs
+from robustnas.nn.cells import drawn_inputs, one_hot_inputs, strongest_inputs
 from robustnas_plugins.search_spaces import ops, published, sizes
 from robustnas_plugins.search_spaces.network import DiscreteNetwork
 from robustnas_plugins.search_spaces.supernet import KINDS, DartsSupernet
@@ -75,6 +77,24 @@ class Darts:
             for kind, mixing in supernet.mixing().items()
         }
         return Genotype(kept["normal"], OUTPUT, kept["reduce"], OUTPUT).to_data()
+
+    def path(self, genotype: contracts.Genotype) -> dict[str, Tensor]:
+        """The mixing weights of the genotype in the supernet: one-hot on what it keeps, and on `none` elsewhere.
+
+        Raises:
+            InputError: not a genotype, or one of no supernet: with other operations, another number of nodes, two
+                operations on one edge, or a cell's output that is not all nodes.
+        """
+        read, names = ops.checked(genotype, ops.SEARCH), tuple(ops.SEARCH)
+        for reduction in (False, True):
+            if sorted(read.cell(reduction)[1]) != list(OUTPUT):
+                raise InputError(
+                    f"genotype: nodes {[*read.cell(reduction)[1]]} make a cell's output; in a supernet all do"
+                )
+        return {
+            "normal": one_hot_inputs(read.normal, names, NODES),
+            "reduce": one_hot_inputs(read.reduce, names, NODES),
+        }
 
     def sample(self, generator: torch.Generator) -> contracts.Genotype:
         """Draw a genotype uniformly from all that a search can find; all four nodes make a cell's output.

@@ -21,8 +21,10 @@ from reprlib import repr as shortened
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from attrs import evolve, frozen
 from attrs.validators import instance_of
+from torch import Tensor
 
 from robustnas.errors import InputError
 from robustnas.genotype import cell_string
@@ -116,6 +118,15 @@ class NasBench201:
         if auxiliary:
             raise InputError("networks of nas-bench-201 have no auxiliary head")
         return NasBench201Network(read(genotype), shape[0], classes, self.network_cells, self.network_channels)
+
+    def path(self, genotype: contracts.Genotype) -> dict[str, Tensor]:
+        """The mixing weights of the genotype in the supernet: one-hot on each edge's operation, `none` too.
+
+        Raises:
+            InputError: not a genotype of this space.
+        """
+        columns = torch.tensor([OPS.index(op) for op in read(genotype)])
+        return {"cell": F.one_hot(columns, len(OPS)).float()}
 
     def sample(self, generator: torch.Generator) -> contracts.Genotype:
         """Draw a genotype uniformly from all 15,625: each edge's operation uniformly from the five, `none` too."""

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustnas.nn.cells import LeavingEdges, OpTable, ReluConvNorm
+from robustnas.nn.cells import LeavingEdges, OpTable, ReluConvNorm, SinglePath
 from robustnas_plugins.search_spaces.ops import avg_pool
 
 NODES = 4
@@ -48,7 +48,10 @@ SEARCH, DISCRETE = table(affine=False), table(affine=True)
 
 
 class MixedCell(nn.Module):
-    """A cell with every operation on every edge: (N, C, H, W) and weights (6, 5) -> (N, C, H, W)."""
+    """A cell with every operation on every edge: (N, C, H, W) and weights (6, 5) -> (N, C, H, W).
+
+    Where weights are one-hot the columns of the ones will do: then nothing else is computed.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -56,14 +59,16 @@ class MixedCell(nn.Module):
             LeavingEdges(SEARCH, channels, 1, NODES - 1 - source) for source in range(NODES - 1)
         )
 
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, x: Tensor, weights: Tensor | Sequence[int]) -> Tensor:
         terms: list[list[Tensor]] = [[x], *([] for _ in range(1, NODES))]
         for source, leaving in enumerate(self.leaving):
+            assert isinstance(leaving, LeavingEdges)
             entered = range(source + 1, NODES)
-            rows = weights[[EDGES.index((source, node)) for node in entered]]
-            for node, term in zip(entered, leaving(reduce(add, terms[source]), rows), strict=True):
-                terms[node].append(term)
-        return reduce(add, terms[-1])
+            added = leaving.added(_sum(terms[source], x), weights, [EDGES.index((source, node)) for node in entered])
+            for node, term in zip(entered, added, strict=True):
+                if term is not None:
+                    terms[node].append(term)
+        return _sum(terms[-1], x)
 
 
 class ChosenCell(nn.Module):
@@ -126,7 +131,7 @@ class Skeleton(nn.Module):
         self.norm = nn.BatchNorm2d(widths[-1])
         self.classifier = nn.Linear(widths[-1], classes)
 
-    def logits(self, images: Tensor, *weights: Tensor) -> Tensor:
+    def logits(self, images: Tensor, *weights: Tensor | Sequence[int]) -> Tensor:
         """(N, C, H, W) -> (N, K); every cell is given the weights."""
         x = self.stem(images)
         each = len(self.cells) // STAGES
@@ -156,7 +161,8 @@ class NasBench201Supernet(Skeleton):
 
     def forward(self, images: Tensor, mixing: Mapping[str, Tensor] | None = None) -> Tensor:
         """(N, C, H, W) -> (N, K) logits.  With `mixing`, these weights stand in for softmax(alpha)."""
-        return self.logits(images, (self.mixing() if mixing is None else mixing)["cell"])
+        weights = self.mixing() if mixing is None else mixing
+        return self.logits(images, (weights.columns if isinstance(weights, SinglePath) else weights)["cell"])
 
 
 class NasBench201Network(Skeleton):

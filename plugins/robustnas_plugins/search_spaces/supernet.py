@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustnas.nn.cells import OpTable, SharedCell, edges, reduction_cells
+from robustnas.nn.cells import OpTable, SharedCell, SinglePath, edges, reduction_cells
 from robustnas_plugins.search_spaces.stems import CifarStem
 
 KINDS = ("normal", "reduce")
@@ -89,10 +89,11 @@ class DartsSupernet(nn.Module):
         """(N, C, H, W) -> (N, K) logits.  With `mixing`, these weights stand in for softmax(alpha)."""
         weights = self.mixing() if mixing is None else mixing
         entering = {kind: edge_weights(weights, kind, self.nodes) if self.beta else None for kind in KINDS}
+        choices = weights.columns if isinstance(weights, SinglePath) and not self.beta else weights
         first, second = self.stem(images)
         for index, layer in enumerate(self.cells):
             kind = KINDS[index in self.reductions]
-            first, second = second, layer(first, second, weights[kind], entering[kind])
+            first, second = second, layer(first, second, choices[kind], entering[kind])
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(second, 1).flatten(1))
         return logits
 

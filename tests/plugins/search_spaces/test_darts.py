@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from robustnas.errors import InputError
 from robustnas.genotype import Genotype
-from robustnas.nn.cells import edge_index
+from robustnas.nn.cells import SinglePath
 from robustnas_plugins.search_spaces.darts import Darts
 from robustnas_plugins.search_spaces.ops import DISCRETE, SEARCH
 from robustnas_plugins.search_spaces.supernet import DartsSupernet
@@ -128,6 +128,25 @@ class TestRefusals:
         with pytest.raises(InputError, match="holds no genotype"):
             Darts().network("DARTS_V2", (3, 8, 8), 10)
 
+    @pytest.mark.parametrize(
+        ("changed", "said"),
+        [
+            (PUBLISHED["NASNet-A"], "conv_7x1_1x7|sep_conv_7x7"),
+            (
+                {**PUBLISHED["DARTS_V2"], "normal": PUBLISHED["DARTS_V2"]["normal"][:6], "normal_concat": [2]},
+                "in a supe",
+            ),
+            ({**PUBLISHED["DARTS_V2"], "reduce_concat": [3, 4, 5]}, r"nodes \[3, 4, 5\] make a cell's output"),
+            (
+                {**PUBLISHED["DARTS_V2"], "normal": 4 * [["max_pool_3x3", 0], ["skip_connect", 0]]},
+                "node 2 has max_pool_3x3 and skip_connect from state 0",
+            ),
+        ],
+    )
+    def test_no_path_of_the_supernet(self, changed, said):
+        with pytest.raises(InputError, match=said):
+            Darts().path(changed)
+
     def test_no_auxiliary_head(self):
         network = SMALL.network(PUBLISHED["DARTS_V2"], (1, 8, 8), 10)
         with pytest.raises(InputError, match="no auxiliary head; build it with"):
@@ -227,18 +246,8 @@ class TestNetwork:
         torch.testing.assert_close(network(torch.rand(2, 1, 8, 8)), network.classifier.bias.expand(2, 3))
 
 
-def one_hot(genotype):
-    """Mixing weights that are 1 on each kept operation and on `none` of every other edge, float64."""
-    ops, mixing = list(SEARCH), {}
-    for name in ("normal", "reduce"):
-        rows = torch.zeros(14, len(ops), dtype=torch.float64)
-        rows[:, ops.index("none")] = 1.0
-        for position, (op, source) in enumerate(genotype[name]):
-            row = torch.zeros(len(ops), dtype=torch.float64)
-            row[ops.index(op)] = 1.0
-            rows[edge_index(source, position // 2 + 2)] = row
-        mixing[name] = rows
-    return mixing
+def path(genotype):
+    return {name: rows.double() for name, rows in SMALL.path(genotype).items()}
 
 
 class TestDiscretising:
@@ -259,19 +268,28 @@ class TestDiscretising:
             genotype = space.genotype(supernet)
             network = subnetwork(supernet.train(training), genotype)
             assert network.training == training
-            outputs = supernet(images, one_hot(genotype)), network(images)
-            torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
-            slopes = [torch.autograd.grad(out[:, 0].sum(), images)[0] for out in outputs]
-            torch.testing.assert_close(*slopes, rtol=0, atol=1e-12)
+            # all operations, weighed, and those of the path alone
+            for mixing in (path(genotype), SinglePath(path(genotype))):
+                outputs = supernet(images, mixing), network(images)
+                torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
+                slopes = [torch.autograd.grad(out[:, 0].sum(), images)[0] for out in outputs]
+                torch.testing.assert_close(*slopes, rtol=0, atol=1e-12)
             seen |= {op for name in ("normal", "reduce") for op, _ in genotype[name]}
         assert seen == set(SEARCH) - {"none"}
+
+    def test_a_node_of_none_is_zero(self):
+        supernet = SMALL.supernet((1, 8, 8), 3).double()
+        images = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+        genotype = {**PUBLISHED["DARTS_V2"], "reduce": 8 * [["none", 0]]}
+        expected = supernet(images, path(genotype))
+        torch.testing.assert_close(supernet(images, SinglePath(path(genotype))), expected, rtol=0, atol=1e-12)
 
     def test_genotype_reads_one_hot_weights_back(self):
         supernet = SMALL.supernet((1, 8, 8), 3)
         for name in ("DARTS_V1", "DARTS_V2", "ADVRUSH"):
             published = PUBLISHED[name]
             with torch.no_grad():
-                for key, rows in one_hot(published).items():
+                for key, rows in path(published).items():
                     supernet.alpha[key].copy_(rows * 50)
             found = SMALL.genotype(supernet)
             for cell in ("normal", "reduce"):

@@ -9,6 +9,7 @@ from robustnas.bounds import margins
 from robustnas.contracts import Resizable, SearchSpace, canonical
 from robustnas.errors import InputError
 from robustnas.genotype import cell_string
+from robustnas.nn.cells import SinglePath
 from robustnas.threat import ThreatModel
 from robustnas.train.capacity import count, multiply_adds
 from robustnas_plugins.search_spaces.nas_bench_201 import NasBench201, ordered, read
@@ -103,10 +104,6 @@ class TestOrder:
         assert ((counts - 800).abs() < 4.5 * (4000 * 0.2 * 0.8) ** 0.5).all()
 
 
-def one_hot(ops):
-    return {"cell": F.one_hot(torch.tensor([OPS.index(op) for op in ops]), 5).float()}
-
-
 def inherited(supernet, ops):
     """The discrete network in search form with the supernet's own weights."""
     network = NasBench201Network(ops, 1, 3, cells=1, channels=4, candidates=SEARCH)
@@ -132,8 +129,11 @@ def test_one_hot_mixing_is_the_discrete_network_in_search_form(training):
     drawn = [read(SPACE.sample(generator)) for _ in range(8)]
     for ops in [*drawn, *([op] * 6 for op in OPS)]:
         network = inherited(supernet, ops).train(training)
-        found = supernet.train(training)(images, one_hot(ops))
-        torch.testing.assert_close(network(images), found, rtol=1e-4, atol=1e-5)
+        path = SPACE.path({"cell": cell_string.write(ops)})
+        # all operations, weighed, and those of the path alone
+        for mixing in (path, SinglePath(path)):
+            found = supernet.train(training)(images, mixing)
+            torch.testing.assert_close(network(images), found, rtol=1e-4, atol=1e-5)
     assert SPACE.genotype(supernet) == {"cell": cell_string.write(OPS[i] for i in supernet.alpha["cell"].argmax(1))}
 
 

@@ -27,10 +27,18 @@ values, so that bounds propagate through the same `forward`.
 """
 
 from robustnas.nn.cells.discrete_cell import DiscreteCell, drop_path
-from robustnas.nn.cells.graph import drawn_inputs, edge_index, edges, reduction_cells, strongest_inputs
+from robustnas.nn.cells.graph import (
+    drawn_inputs,
+    edge_index,
+    edges,
+    one_hot_inputs,
+    reduction_cells,
+    strongest_inputs,
+)
 from robustnas.nn.cells.layers import DepthwiseSeparable, FactorizedReduce, ReluConvNorm, preprocessing
 from robustnas.nn.cells.op_table import ForEdges, OpTable
 from robustnas.nn.cells.shared_cell import LeavingEdges, SharedCell
+from robustnas.nn.cells.single_path import SinglePath
 from robustnas.nn.fast import convolve_and_norm, normalise
 
 __all__ = [
@@ -42,12 +50,14 @@ __all__ = [
     "OpTable",
     "ReluConvNorm",
     "SharedCell",
+    "SinglePath",
     "convolve_and_norm",
     "drawn_inputs",
     "drop_path",
     "edge_index",
     "edges",
     "normalise",
+    "one_hot_inputs",
     "preprocessing",
     "reduction_cells",
     "strongest_inputs",

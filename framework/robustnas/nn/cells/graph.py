@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from robustnas.errors import InputError
 from robustnas.genotype import Gene
 
 
@@ -73,6 +75,27 @@ def drawn_inputs(ops: Sequence[str], nodes: int, generator: torch.Generator, non
         chosen = torch.randint(len(counted), (2,), generator=generator, device=device).tolist()
         genes += [(counted[op], state) for op, state in zip(chosen, states, strict=True)]
     return tuple(genes)
+
+
+def one_hot_inputs(genes: Sequence[Gene], ops: Sequence[str], nodes: int, none: str = "none") -> Tensor:
+    """The mixing weights (E, O) of a cell that keeps these genes alone: 1 on each, and on `none` of every other edge.
+
+    Raises:
+        InputError: two operations are kept on one edge, or the cell has not `nodes` nodes.
+    """
+    if len(genes) != 2 * nodes:
+        raise InputError(f"genotype: found a cell of {len(genes) // 2} nodes; the supernet's cells have {nodes}")
+    kept = [none] * len(edges(nodes))
+    for position, (op, source) in enumerate(genes):
+        node = position // 2 + 2
+        edge = edge_index(source, node)
+        if none not in (op, kept[edge]):
+            raise InputError(
+                f"genotype: node {node} has {kept[edge]} and {op} from state {source}; "
+                "in a supernet's path an edge has one operation"
+            )
+        kept[edge] = op if kept[edge] == none else kept[edge]
+    return F.one_hot(torch.tensor([ops.index(op) for op in kept]), len(ops)).float()
 
 
 def reduction_cells(cells: int) -> frozenset[int]:

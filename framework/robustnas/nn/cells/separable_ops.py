@@ -22,7 +22,17 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from robustnas.nn.cells.layers import DepthwiseSeparable
-from robustnas.nn.fast import JoinedNorm, StageShape, conv2d, convolved, is_fixed, of_layer, scaled, stage
+from robustnas.nn.fast import (
+    JoinedNorm,
+    StageShape,
+    conv2d,
+    convolved,
+    is_fixed,
+    normalise_channels,
+    of_layer,
+    scaled,
+    stage,
+)
 
 
 @frozen
@@ -94,6 +104,20 @@ class _SeparableStage(nn.Module):
         outputs = [conv2d(*one, groups=edges) for one in zip(inner, weight, bias, strict=True)]
         return reduce(add, outputs[:ending]), outputs[ending:]
 
+    def alone(self, x: Tensor, place: int, edge: int) -> Tensor:
+        """One layer on one edge: (N, C, H, W) -> (N, C, H', W')."""
+        width = self.pointwise.shape[1]
+        first = (place * self.shape.edges + edge) * width
+        channels = slice(first, first + width)
+        depthwise = [self.depthwise[place][edge * width : (edge + 1) * width]]
+        shape = StageShape(1, self.shape.stride, (self.shape.dilations[place],), shared=True)
+        if not is_fixed(self.norm):
+            (output,) = stage(shape, [x], depthwise, self.pointwise[channels])
+            return normalise_channels(self.norm, output, channels)
+        (inner,) = convolved(shape, [x], depthwise)
+        scale, shift = (part[channels] for part in of_layer(self.norm))
+        return conv2d(inner, self.pointwise[channels] * scale.view(-1, 1, 1, 1), shift)
+
 
 class SeparableOps(nn.Module):
     """Several stacks on several edges of one state.
@@ -139,3 +163,11 @@ class SeparableOps(nn.Module):
                 sums += outputs[:ending]
                 inputs = outputs[ending:]
         return reduce(add, sums)
+
+    def alone(self, state: Tensor, name: str, edge: int) -> Tensor:
+        """One operation on one edge: (N, C, H, W) -> (N, C, H', W')."""
+        for here, names in zip(self.stages, self.reaching, strict=True):
+            assert isinstance(here, _SeparableStage)
+            if name in names:
+                state = here.alone(state, names.index(name), edge)
+        return state

@@ -86,6 +86,33 @@ class LeavingEdges(nn.Module):
                 terms[edge].append(share * op(state))
         return [reduce(add, edge) for edge in terms]
 
+    def added(self, state: Tensor, weights: Tensor | Sequence[int], rows: Sequence[int]) -> Sequence[Tensor | None]:
+        """What each edge adds to the node it enters, given the weights of all edges of a cell, (E, O).
+
+        Or given, for one-hot weights, the columns of the ones: then each edge's operation is computed alone; None where
+        it outputs zero.
+
+        Args:
+            rows: the places of these edges among all.
+        """
+        if isinstance(weights, Tensor):
+            return self(state, torch.stack([weights[row] for row in rows]))  # type: ignore[no-any-return]
+        names = list(self.columns)
+        return [self._alone(state, names[weights[row]], edge) for edge, row in enumerate(rows)]
+
+    def _alone(self, state: Tensor, name: str, edge: int) -> Tensor | None:
+        """One operation on one edge."""
+        if self.separable is not None and name in self.separable.names:
+            return self.separable.alone(state, name, edge)
+        if name in self.grouped:
+            outputs: Tensor = self.grouped[name](torch.cat([F.relu(state)] * self.edges, dim=1))
+            return outputs.chunk(self.edges, dim=1)[edge]
+        if name in self.common or name in self.single:
+            op = self.common[name] if name in self.common else [*self.single[name].children()][edge]
+            output: Tensor = op(state)
+            return output
+        return None
+
     def _of_all_edges(self, state: Tensor, weights: Tensor) -> list[Tensor]:
         """The terms that are computed for all edges at once, (N, edges * C, H', W') each."""
         shares = {name: weights[:, column] for name, column in self.columns.items()}
@@ -144,29 +171,42 @@ class SharedCell(nn.Module):
             for stride, targets in zip(self.strides, self.targets, strict=True)
         )
 
-    def forward(self, first: Tensor, second: Tensor, weights: Tensor, edge_weights: Tensor | None = None) -> Tensor:
+    def forward(
+        self, first: Tensor, second: Tensor, weights: Tensor | Sequence[int], edge_weights: Tensor | None = None
+    ) -> Tensor:
         """Outputs of the two cells before, weights (E, O) -> (N, nodes * channels, H', W').
 
-        Each edge's output is multiplied by its entry of `edge_weights` (E,), if they are given.
+        Where weights are one-hot the columns of the ones will do, E integers: then nothing else is computed.
+        Each edge's output is multiplied by its entry of `edge_weights` (E,), if they are given beside weights.
         """
         if edge_weights is not None:
+            assert isinstance(weights, Tensor)
             weights = weights * edge_weights.unsqueeze(1)
         inputs = [self.preprocess0(first), self.preprocess1(second)]
+        acted = inputs[0]
         terms: list[list[Tensor]] = [[] for _ in range(self.nodes)]
         passing: list[Tensor] = []
         nodes: list[Tensor] = []
         for source, (leaving, targets) in enumerate(zip(self.leaving, self.targets, strict=True)):
             if source >= 2:
-                nodes.append(self._node(source, terms[source - 2], passing, edge_weights))
+                nodes.append(self._node(source, terms[source - 2] or [self._zero(acted)], passing, edge_weights))
             state = (inputs + nodes)[source]
             if self.partial > 1:
                 state, others = parted(state, self.partial)
                 passing.append(passed_by(others, self.strides[source]))
-            rows = torch.stack([weights[edge_index(source, target)] for target in targets])
-            for target, term in zip(targets, leaving(state, rows), strict=True):
-                terms[target - 2].append(term)
-        nodes.append(self._node(self.nodes + 1, terms[-1], passing, edge_weights))
+            acted = state if source == 0 else acted
+            assert isinstance(leaving, LeavingEdges)
+            added = leaving.added(state, weights, [edge_index(source, target) for target in targets])
+            for target, term in zip(targets, added, strict=True):
+                if term is not None:
+                    terms[target - 2].append(term)
+        nodes.append(self._node(self.nodes + 1, terms[-1] or [self._zero(acted)], passing, edge_weights))
         return torch.cat(nodes, dim=1)
+
+    def _zero(self, state: Tensor) -> Tensor:
+        """What edges add to a node together if none of them adds anything; of the cell's first state."""
+        stride = self.strides[0]
+        return state[:, :, ::stride, ::stride] * 0.0
 
     def _node(
         self, node: int, terms: Sequence[Tensor], passing: Sequence[Tensor], edge_weights: Tensor | None

@@ -88,6 +88,30 @@ def normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
     return torch.addcmul(shift, x, scale)
 
 
+def normalise_channels(norm: _BatchNorm, x: Tensor, channels: slice) -> Tensor:
+    """norm(x) of an x that has these of the layer's channels alone; what the layer holds for the others stays as it is.
+
+    The layer itself is called, with a part of its tensors, so what hangs on it takes part.
+    """
+    parameters: dict[str, Any] = dict(norm._parameters)
+    buffers: dict[str, Any] = dict(norm._buffers)
+    narrow = {key: one[channels] if one is not None and one.dim() else one for key, one in buffers.items()}
+    try:
+        norm._parameters.update({key: None if one is None else one[channels] for key, one in parameters.items()})
+        norm._buffers.update(narrow)
+        normed: Tensor = norm(x)
+        for key, now in norm._buffers.items():
+            if now is not narrow[key] and now is not None:
+                # a hook has put another tensor there; not written in place, as autograd may have saved the old one
+                whole = buffers[key].clone()
+                whole[channels] = now
+                buffers[key] = whole
+        return normed
+    finally:
+        norm._parameters.update(parameters)
+        norm._buffers.update(buffers)
+
+
 class JoinedNorm(nn.BatchNorm2d):
     """Batch norm of an image whose channels may come in parts of one width, joined or not; the same either way."""
 
