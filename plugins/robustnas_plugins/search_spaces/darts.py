@@ -86,11 +86,9 @@ class Darts:
                 operations on one edge, or a cell's output that is not all nodes.
         """
         read, names = ops.checked(genotype, ops.SEARCH), tuple(ops.SEARCH)
-        for reduction in (False, True):
-            if sorted(read.cell(reduction)[1]) != list(OUTPUT):
-                raise InputError(
-                    f"genotype: nodes {[*read.cell(reduction)[1]]} make a cell's output; in a supernet all do"
-                )
+        for concat in (read.normal_concat, read.reduce_concat):
+            if concat != OUTPUT:
+                raise InputError(f"genotype: nodes {[*concat]} make a cell's output; in a supernet {[*OUTPUT]} do")
         return {
             "normal": one_hot_inputs(read.normal, names, NODES),
             "reduce": one_hot_inputs(read.reduce, names, NODES),
