@@ -15,6 +15,7 @@ from robustnas.runtime import interrupt
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.memory import Peak
 from robustnas.runtime.report import silent
+from robustnas.search.balance import Balance
 from robustnas.search.footprint import step_bytes
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
@@ -53,8 +54,9 @@ def tables(result: dict[str, Any]) -> torch.Tensor:
         task(AdversarialAlpha(steps=1), order="neumann"),
         task(*METRICS, space=PcDarts(cells=2, channels=4, partial=2), recompute_cells=True),
         task(*METRICS, precision="bfloat16", accumulate=2),
+        task(*METRICS, gamma=Balance(0.5)),
     ],
-    ids=["unrolled", "neumann", "pc-darts, computed again", "bfloat16, in parts"],
+    ids=["unrolled", "neumann", "pc-darts, computed again", "bfloat16, in parts", "balanced"],
 )
 def test_a_search_that_was_stopped_is_to_the_bit_one_that_was_not(
     one: search.SearchTask, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

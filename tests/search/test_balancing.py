@@ -8,7 +8,7 @@ from attrs import evolve, frozen
 
 from robustnas import search
 from robustnas.data.batches import Part
-from robustnas.errors import RunDirectoryError
+from robustnas.errors import RunDirectoryError, RunError
 from robustnas.registry import ORDERS
 from robustnas.runtime import interrupt
 from robustnas.runtime.artifacts import StageFolder
@@ -259,6 +259,21 @@ def test_a_score_at_its_floor_is_told_and_leaves_alpha_to_the_others(tmp_path):
     assert "100 % of the images was the least" in result["notes"][0]
     assert result["alpha"] == ran(task(), tmp_path / "plain")["alpha"]
     assert StageFolder(tmp_path / "floor").history()[-1]["alpha_gradient_norm"]["Floor"] == 0
+
+
+@frozen
+class Steep:
+    """A score that is a number, with a gradient that is none."""
+
+    def score(self, network, images, labels, threat):
+        size = network(images).square().mean(dim=1)
+        return -size - (size - size.detach()).sqrt()
+
+
+@pytest.mark.parametrize("gamma", [Balance(0.5), 0.1], ids=["balanced", "fixed"])
+def test_a_gradient_that_overflows_ends_the_search_and_says_what_would_do(gamma, tmp_path):
+    with pytest.raises(RunError, match=r"the gradient of alpha is (nan|inf).*scale: log"):
+        ran(task((1.0, Steep()), gamma=gamma), tmp_path)
 
 
 def test_what_would_do_where_scores_are_balanced_already():

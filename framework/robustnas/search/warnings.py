@@ -64,7 +64,7 @@ def _floored(record: Mapping[str, Any]) -> list[str]:
     text = (
         f"in the last epoch of the search the robustness of {100 * share:.0f} % of the images was the least that the "
         "metric tells, and had no gradient: they were classified wrongly, or bounds were too wide for the number "
-        "format.  For most images this was a search without the metric; more epochs, a wider network, fewer cells, or "
-        "precision: float64 of the metric, would do"
+        "format.  For most images this was a search without the metric; more epochs, a wider network, fewer cells, "
+        "precision: float64 of the metric, or margin: soft of certified-radius, would do"
     )
     return [text]
