@@ -11,7 +11,7 @@ from robustnas.data.batches import Part
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.nn.synchronised import synchronise
 from robustnas.registry import ORDERS as REGISTERED
-from robustnas.search import SearchTask
+from robustnas.search import SearchTask, SinglePathTask
 from robustnas.search.balance import Balance
 from robustnas.search.hypergradient.step import Step
 from robustnas.search.hypergradient.unrolled import Unrolled
@@ -25,6 +25,7 @@ from robustnas.train.settings import Train
 from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.jacobian import Jacobian
 from robustnas_plugins.metrics.random_noise import RandomNoise
+from robustnas_plugins.search_spaces.darts import Darts
 from support.networks import Bars, TinyDataset, TinySpace, TinySupernet, batch
 from support.searches import LogitSize
 
@@ -130,6 +131,9 @@ SEARCHES = {
     "in parts": search_task(LogitSize(), batch=8, accumulate=2),
     "balanced": search_task(LogitSize(), LogitSize(), gamma=Balance(0.5)),
 }
+
+
+SINGLE_PATH = SinglePathTask(TinyDataset(), Darts(cells=1, channels=2), evolve(SETTINGS, epochs=1), 7)
 
 
 @frozen

@@ -18,10 +18,11 @@ from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.interrupt import Interrupted
 from robustnas.runtime.processes import Processes, joined
 from robustnas.runtime.report import silent
+from robustnas.search import single_path
 from robustnas.search.bilevel import inner_step
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.pgd import PGD
-from support.shared_batches import CASES, ORDERS, SEARCHES, TRAININGS, layer, network, step_of, warp
+from support.shared_batches import CASES, ORDERS, SEARCHES, SINGLE_PATH, TRAININGS, layer, network, step_of, warp
 
 CPU = torch.device("cpu")
 
@@ -88,6 +89,9 @@ def everything(processes: Processes, out: Path) -> dict[str, dict[str, torch.Ten
         result = train.run(training, folder, CPU, silent, processes)
         found[f"train {name}"] = processes.broadcast(folder.load_tensors("network.pt") if processes.first else None)
         found[f"train {name}"]["accuracy"] = torch.tensor(result["accuracy"])
+    folder = StageFolder(out / f"single path {processes.size}", writes=processes.first)
+    single_path.run(SINGLE_PATH, folder, CPU, silent, processes)
+    found["single path"] = processes.broadcast(folder.load_tensors("supernet.pt") if processes.first else None)
     return found
 
 

@@ -16,14 +16,13 @@ class SinglePath(dict[str, Tensor]):
     A supernet that does not look at `columns` mixes with the weights as with any others.
     """
 
-    def __init__(self, mixing: Mapping[str, Tensor]):
+    def __init__(self, mixing: Mapping[str, Tensor], columns: Mapping[str, tuple[int, ...]] | None = None):
         super().__init__(mixing)
-        self.columns: dict[str, tuple[int, ...]] = {
-            name: tuple(table.argmax(dim=1).tolist()) for name, table in mixing.items()
-        }
+        # read once, where the weights are made: a supernet's device need not be waited for
+        self.columns = columns or {name: tuple(rows.argmax(dim=1).tolist()) for name, rows in mixing.items()}
 
     def to(self, like: Tensor) -> SinglePath:
         """The same path, of the type and on the device of `like`."""
-        if all(table.dtype == like.dtype and table.device == like.device for table in self.values()):
+        if all(rows.dtype == like.dtype and rows.device == like.device for rows in self.values()):
             return self
-        return SinglePath({name: table.to(like) for name, table in self.items()})
+        return SinglePath({name: rows.to(like) for name, rows in self.items()}, self.columns)
