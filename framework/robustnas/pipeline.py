@@ -1,6 +1,6 @@
 """The whole experiment, in the order it happens.  Read this file first.
 
-    recipe -> plan -> search -> genotype -> train -> attack + certify -> table
+    recipe -> plan -> search -> genotype -> train -> attack + certify -> table (-> ranking)
 
 The loader (`recipe.load`) has checked every name and option; `plan.arrange` arranges stages; `run.scheduler` does
 those that are not done; `run.stages` says what each one is; `table.finished` shows their results as the one table.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from robustnas import laboratory
 from robustnas.errors import InputError
 from robustnas.plan import Plan, Stage, arranged
 from robustnas.recipe.document import text_of
@@ -40,6 +41,7 @@ def run(
     jobs: int = 1,
     quiet: bool = False,
     keep: bool = False,
+    rank: bool = False,
 ) -> int:
     """Do everything the recipe asks for that is not done yet, and print the table.
 
@@ -49,6 +51,7 @@ def run(
         jobs: independent stages done side by side, in processes of their own; on all CUDA devices where `device` is
             `auto` or `cuda`.
         keep: write the recipe's text to its path, once it is known that all of it can be done.
+        rank: hold the metrics of section `rank` against what became of the networks, after the table.
 
     Returns:
         The exit status: 0 done, 1 a stage failed (the others are done and in the table).
@@ -60,6 +63,8 @@ def run(
     chosen = devices.spread(own_device(device), jobs)
     faults = Faults()
     todo = arranged(loaded, faults)
+    if rank:
+        laboratory.check(loaded, todo, faults)
     directory = RunDirectory(out or default_directory(loaded))
     with interrupt.listening(quiet), joined(chosen[0]) as processes:
         quiet = quiet or not processes.first
@@ -78,6 +83,8 @@ def run(
             processes.run_together(
                 lambda: finished.write(directory, quiet=quiet) if until is None and processes.first else None
             )
+            if rank and processes.first:
+                laboratory.write(directory, quiet=quiet)
             return _conclude(len(failures), progress, directory, until)
 
 

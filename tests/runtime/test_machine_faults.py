@@ -62,6 +62,8 @@ def test_too_little_memory_says_which_key(fault, kind):
         "train": "train.batch",
         "candidate": "train.batch",
         "choose": "train.batch",
+        "supernet": "search.batch",
+        "score": "rank.batch",
         "probe": "evaluate.images",
         "certify": "certify.batch",
         "smooth": "smoothing.batch",

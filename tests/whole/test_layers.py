@@ -15,7 +15,7 @@ PLUGINS = ROOT / "plugins" / "robustnas_plugins"
 
 FLOORS = (
     "errors < runtime < words < data, nn < bounds, attack, search < train, certify, foreign < recipe"
-    " < plan, testing < run < table < export < pipeline < cli"
+    " < plan, testing < run < table < export, laboratory < pipeline < cli"
 )
 """From the ground up.  docs/architecture.md shows this line."""
 

@@ -36,6 +36,27 @@ def run(arguments: argparse.Namespace) -> int:
         )
 
 
+def rank(arguments: argparse.Namespace) -> int:
+    with interrupt.listening(arguments.quiet):
+        from robustnas.recipe.load import load
+
+        loaded = load(arguments.recipe, arguments.set)
+        if loaded.recipe.rank is None:
+            loaded = load(arguments.recipe, [*arguments.set, "rank={}"])
+        interrupt.check()
+        from robustnas import pipeline
+
+        interrupt.check()
+        return pipeline.run(
+            loaded,
+            out=arguments.out,
+            device=arguments.device,
+            jobs=arguments.jobs,
+            quiet=arguments.quiet,
+            rank=True,
+        )
+
+
 def plan(arguments: argparse.Namespace) -> int:
     from robustnas.recipe.load import load
 

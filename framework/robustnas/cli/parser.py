@@ -74,19 +74,21 @@ def _parser() -> argparse.ArgumentParser:
 
     run = add(every, "run", "run a recipe, or go on where a run of it stopped", commands.run)
     plan = add(every, "plan", "show what a recipe would do and what of it is done, without doing it", commands.plan)
-    for each in (run, plan):
+    rank = add(every, "rank", "run a recipe, and rank metrics by what they foretell of its networks", commands.rank)
+    for each in (run, plan, rank):
         each.add_argument("recipe", metavar="RECIPE", help="a file, or the name of a shipped recipe")
         _add_place(each, "runs/NAME of the recipe")
         _add_set(each, "override a key of the recipe, such as search.epochs=5; VALUE is YAML; may be given again")
-    _add_running(run)
     run.add_argument("--until", choices=("search", "train"), help="stop after this stage")
-    run.add_argument(
-        "--jobs",
-        type=_jobs,
-        default=1,
-        metavar="N",
-        help="stages to run side by side, with --device auto or cuda on all CUDA devices in turn (default: 1)",
-    )
+    for each in (run, rank):
+        _add_running(each)
+        each.add_argument(
+            "--jobs",
+            type=_jobs,
+            default=1,
+            metavar="N",
+            help="stages to run side by side, with --device auto or cuda on all CUDA devices in turn (default: 1)",
+        )
     plan.add_argument(
         "--memory",
         action="store_true",

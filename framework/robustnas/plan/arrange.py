@@ -10,7 +10,7 @@ from robustnas.contracts import Dataset
 from robustnas.data import promises as dataset_promises
 from robustnas.plan.columns import columns
 from robustnas.plan.genotypes import read_genotypes
-from robustnas.plan.keyed import Evaluated, evaluation_stages, network_stages
+from robustnas.plan.keyed import Evaluated, evaluation_stages, network_stages, ranking_stages
 from robustnas.plan.keys import identity
 from robustnas.plan.methods import Known, resolved, sizes_by_default, without_unfit_defaults
 from robustnas.plan.stages import MethodPlan, Plan, Stage, each_once
@@ -91,6 +91,8 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         needs = tuple(stage.key for stage in own if stage.kind == "train")
         stages += own
         stages += evaluation_stages(evaluated, name, seed, networks[name, seed], needs, others[seed])
+        if recipe.rank is not None and needs:
+            stages += ranking_stages(recipe, recipe.rank, methods[name], seed, networks[name, seed], seen)
     return Plan(
         name=loaded.name,
         dataset=dataset,
@@ -105,6 +107,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         identity=about,
         stages=tuple(stages),
         networks=networks,
+        ranking=recipe.rank,
         notes=notes,
     )
 

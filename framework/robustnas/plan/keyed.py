@@ -12,7 +12,7 @@ from robustnas.plan.columns import before
 from robustnas.plan.keys import contents, digest, identity, settings
 from robustnas.plan.methods import Known
 from robustnas.plan.stages import MethodPlan, Stage
-from robustnas.recipe.schema import Method, Recipe
+from robustnas.recipe.schema import Method, Ranking, Recipe
 from robustnas.recipe.seeds import Seed
 from robustnas.registry import metric_parts
 from robustnas.runtime.derived import derive
@@ -186,4 +186,33 @@ def evaluation_stages(
     if recipe.smoothing is not None:
         key = digest("smooth", {**read, **settings(recipe.smoothing), "seed": seed.train})
         stages.append(Stage("smooth", key, name, seed, (*needs, clean.key)))
+    return stages
+
+
+def ranking_stages(
+    recipe: Recipe, ranking: Ranking, plan: MethodPlan, seed: Seed, network: str, dataset: Mapping[str, Any]
+) -> list[Stage]:
+    """Make the stages that score a network by every metric that is ranked, and the supernet whose path is scored.
+
+    Args:
+        network: key of the trained network.
+        dataset: identity of the dataset.
+    """
+    space = recipe.methods[plan.name].search_space or recipe.search_space
+    assert space is not None
+    stages = []
+    if "inherited" in ranking.settings.networks:
+        sampled = {"space": identity("search-space", space, without_stage="train"), "dataset": dataset}
+        # one supernet serves all genotypes of the space, or they could not be compared
+        key = digest("supernet", {**sampled, "search": settings(plan.search), "seed": recipe.seeds.search[0]})
+        stages.append(Stage("supernet", key, plan.name, seed))
+    scored = {
+        "network": network,
+        "supernet": [stage.key for stage in stages],
+        "threat": plan.threat,
+        "metrics": {label: identity("metric", use) for label, use in ranking.metrics.items()},
+        "rank": settings(ranking.settings),
+        "seed": seed.train,
+    }
+    stages.append(Stage("score", digest("score", scored), plan.name, seed, (network, *(s.key for s in stages))))
     return stages

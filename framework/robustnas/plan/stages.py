@@ -14,13 +14,16 @@ from robustnas.attack.settings import Evaluate
 from robustnas.certify.settings import Certify, Smoothing
 from robustnas.contracts import Dataset, Genotype, SearchSpace
 from robustnas.foreign.settings import Weights
+from robustnas.recipe.schema import Ranking
 from robustnas.recipe.seeds import Seed, Seeds
 from robustnas.search.candidates import BestOf, StrategyName
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
 from robustnas.train.settings import Train
 
-Kind = Literal["search", "candidate", "choose", "train", "clean", "probe", "certify", "attack", "smooth"]
+Kind = Literal[
+    "search", "candidate", "choose", "supernet", "train", "clean", "probe", "certify", "attack", "smooth", "score"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OF_A_SEARCH = KINDS[: KINDS.index("train")]
 """The kinds of stages that find a genotype, whatever the seed of its training."""
@@ -154,6 +157,7 @@ class Plan:
     stages: tuple[Stage, ...]
     networks: Mapping[tuple[str, Seed], str]
     """The key of each method's and seed's network: equal keys are one network."""
+    ranking: Ranking | None = None
     notes: Mapping[str, list[str]] = Factory(dict)
     """What a reader of the plan may not expect, each with the methods concerned."""
 

@@ -26,6 +26,7 @@ from robustnas.recipe.methods import read_methods
 from robustnas.recipe.noting import Noting
 from robustnas.recipe.overlay import assign, overlay
 from robustnas.recipe.plugins import Plugins
+from robustnas.recipe.ranking import read_ranking
 from robustnas.recipe.schema import Recipe
 from robustnas.recipe.seeds import Seeds, read_seeds
 from robustnas.recipe.values import BAD, construct, found, read_object, read_value, refuse_unknown
@@ -41,7 +42,7 @@ REQUIRED = {
     "threat": "a threat model would do, such as {norm: linf, epsilon: 8/255}",
     "methods": "a mapping of names to methods would do, such as {darts: {}}",
 }
-SECTIONS = (*REQUIRED, "seeds", "search", "train", "attacks", "certify", "smoothing", "evaluate")
+SECTIONS = (*REQUIRED, "seeds", "search", "train", "attacks", "certify", "smoothing", "evaluate", "rank")
 
 MOST_STAGES = 300_000
 """A recipe may have so many stages, each with a folder: those of five thousand rows with fifty attacks."""
@@ -270,6 +271,8 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
     if "attacks" in sections:
         known = None if threat is BAD else threat
         parts["attacks"] = plugins.attacks(sections["attacks"], sections.get("threat"), known)
+    if "rank" in sections:
+        parts["rank"] = read_ranking(sections["rank"], plugins)
     if "methods" in sections:
         parts["methods"] = read_methods(sections["methods"], sections, parts["search"], parts["train"], plugins)
     _check_size(root, parts, faults)

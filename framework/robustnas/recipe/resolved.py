@@ -10,7 +10,7 @@ import attrs
 from robustnas.foreign.settings import Weights
 from robustnas.options import plain, values_of
 from robustnas.recipe.load import Loaded
-from robustnas.recipe.schema import Attack, Method, Use
+from robustnas.recipe.schema import Attack, Method, Ranking, Use
 from robustnas.registry import REGISTRIES, metric_parts
 from robustnas.search.settings import Search
 from robustnas.train.settings import Train
@@ -37,7 +37,13 @@ def resolved(loaded: Loaded, trains: Mapping[str, Train] | None = None) -> dict[
         "certify": plain(recipe.certify),
         "smoothing": plain(recipe.smoothing),
         "evaluate": plain(recipe.evaluate),
+        **({} if recipe.rank is None else {"rank": _rank(recipe.rank)}),
     }
+
+
+def _rank(ranking: Ranking) -> dict[str, Any]:
+    metrics = [{**_plugin(use), "label": label} for label, use in ranking.metrics.items()]
+    return {"metrics": metrics, **plain(ranking.settings)}
 
 
 def _plugin(use: Use) -> dict[str, Any]:

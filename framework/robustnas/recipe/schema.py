@@ -8,13 +8,15 @@ Sections are the settings of the engine that reads them: `search.settings`, `tra
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from attrs import Factory, field, frozen
 
 from robustnas.attack.settings import Evaluate
 from robustnas.certify.settings import Certify, Smoothing
 from robustnas.foreign.settings import Weights
+from robustnas.options import option
 from robustnas.recipe.seeds import Seeds
 from robustnas.search.candidates import BestOf, StrategyName
 from robustnas.search.settings import Search
@@ -87,6 +89,38 @@ class Method:
         return self.network is None and self.genotype is None and self.strategy == "bilevel"
 
 
+State = Literal["untrained", "inherited", "trained"]
+"""Networks of a genotype: before training, as a path of a trained supernet, and after training."""
+
+
+@frozen
+class Rank:
+    """Section `rank`, without the metrics."""
+
+    networks: list[State] = field(
+        factory=lambda: ["untrained", "trained"],
+        metadata={
+            "help": "networks of a genotype that are scored: untrained, inherited (its path of a supernet that section "
+            "search trained path by path), trained"
+        },
+    )
+    images: int = option(128, "training images that are scored, of equal classes", at_least=1)
+    batch: int = option(64, "images scored at once", at_least=1, identity=False)
+
+    @networks.validator
+    def _some(self, attribute: object, networks: list[str]) -> None:
+        if not networks or len(set(networks)) < len(networks):
+            raise ValueError(f"found {networks}; some of untrained, inherited and trained, each once, would do")
+
+
+@frozen
+class Ranking:
+    """What is ranked: the metrics by label, each measured alone, and how."""
+
+    metrics: Mapping[str, Use]
+    settings: Rank
+
+
 @frozen
 class Recipe:
     """A whole recipe, checked: one comparison of methods on one dataset under one threat.
@@ -106,3 +140,4 @@ class Recipe:
     certify: Certify | None = field(factory=Certify)
     smoothing: Smoothing | None = None
     evaluate: Evaluate = field(factory=Evaluate)
+    rank: Ranking | None = None

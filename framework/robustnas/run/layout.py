@@ -25,6 +25,9 @@ from robustnas.threat import ThreatModel
 SINGLE = tuple(kind for kind in KINDS if kind not in ("candidate", "attack"))
 """The kinds of stages of which a network has one at most."""
 
+LATER = ("choose", "supernet", "score")
+"""Kinds that layouts of older versions do not know."""
+
 SCHEMA = 2
 """The version of the file, which rises when its meaning changes."""
 
@@ -126,8 +129,7 @@ def _stages(data: Any) -> dict[str, Any]:
     labels = {label: _folder("attack", where) for label, where in data["attacks"].items()}
     kinds = ("search" if where.startswith("search/") else "candidate" for where in data.get("tried", ()))
     tried = [_folder(kind, where) for kind, where in zip(kinds, data.get("tried", ()), strict=True)]
-    # layouts of older versions know no choice among candidates
-    found = {str(kind): _folder(kind, data.get(kind) if kind == "choose" else data[kind]) for kind in SINGLE}
+    found = {str(kind): _folder(kind, data.get(kind) if kind in LATER else data[kind]) for kind in SINGLE}
     return {**found, "tried": tried, "attacks": labels}
 
 

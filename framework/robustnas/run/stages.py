@@ -8,6 +8,8 @@
     probe     -> result.json (flags)
     certify   -> result.json (certified margin and radii an image)
     attack    -> result.json, columns.npz (what happened to each image)
+    supernet  -> result.json, supernet.pt
+    score     -> result.json (what each ranked metric says of a network)
     smooth    -> result.json (class and certified radius of the smoothed classifier, an image)
 
 Search and training are handed a dataset that refuses the test split; `robustnas.run.evaluation` and
@@ -21,7 +23,7 @@ from collections.abc import Callable
 
 from robustnas import search, train
 from robustnas.errors import RobustnasError, RunError
-from robustnas.run import candidates, certification, evaluation
+from robustnas.run import candidates, certification, evaluation, scores
 from robustnas.run.task import Task, TrainingOnly, finish
 from robustnas.runtime import interrupt
 from robustnas.runtime.machine_faults import explain
@@ -104,4 +106,6 @@ DO: dict[str, Callable[[Task], None]] = {
     "certify": certification.certificates,
     "attack": evaluation.attacked,
     "smooth": certification.smoothed,
+    "supernet": scores.supernet,
+    "score": scores.scored,
 }

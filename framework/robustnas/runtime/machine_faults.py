@@ -22,6 +22,8 @@ CHANGES = {
     "search.recompute_cells: true, or fewer cells or channels of search_space",
     "candidate": OF_TRAINING,
     "choose": OF_TRAINING,
+    "supernet": "a smaller search.batch or a larger search.accumulate, or fewer cells or channels of search_space",
+    "score": "a smaller rank.batch",
     "train": OF_TRAINING,
     "clean": "a smaller evaluate.batch",
     "probe": "an evaluate.images below 64, the images the probe looks at, or a smaller network",

@@ -1,0 +1,105 @@
+"""The forms of a ranking: files in the run directory, and tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from robustnas.laboratory import figure, ranking
+from robustnas.laboratory.ranking import CAN_RANK
+from robustnas.run.directory import RunDirectory
+from robustnas.runtime import printable, terminal
+from robustnas.runtime.artifacts import write_json, write_text
+
+
+def write(directory: RunDirectory, *, quiet: bool = False) -> None:
+    """Write `rank.json`, `rank.md` and `rank.svg`, and print the ranking.
+
+    Raises:
+        InputError: there are fewer architectures than a correlation needs.
+    """
+    data = ranking.read(directory).data()
+    write_json(directory.path / "rank.json", data)
+    write_text(directory.path / "rank.md", markdown(data))
+    write_text(directory.path / "rank.svg", figure.svg(data))
+    if quiet:
+        return
+    console = Console()
+    for title, heads, rows in tables(data):
+        terminal.say(console, f"\n{printable.line(title)}", wrap=console.is_terminal)
+        made = terminal.table(heads, [list(row) for row in rows], right=range(1, len(heads)))
+        terminal.show(made, Console(file=console.file, width=terminal.full_width(made)), soft_wrap=True)
+    for note in notes(data):
+        terminal.say(console, f"- {printable.line(note)}", wrap=console.is_terminal)
+    terminal.say(console, f"rank.md, rank.json, rank.svg in {directory.path}")
+
+
+Table = tuple[str, list[str], list[list[str]]]
+"""A title, the columns' names, and rows of texts."""
+
+
+def tables(data: Mapping[str, Any]) -> list[Table]:
+    """Lay out what can be ranked, and how well each metric ranks it by either correlation."""
+    outcomes = data["outcomes"]
+    signal = [
+        [one["name"], *(_estimate(one[key]) for key in ("share", "share_of_the_mean", "between_trainings", "highest"))]
+        + [{True: "yes", False: "no", None: "-"}[one["can_rank"]]]
+        for one in outcomes
+    ]
+    heads = ["outcome", "share", "share of the mean", "rho between trainings", "highest rho", "can rank"]
+    found: list[Table] = [("signal: share of an outcome's variance that lies between architectures", heads, signal)]
+    for kind, sign in (("spearman", "Spearman's rho"), ("kendall", "Kendall's tau-b")):
+        rows = [
+            [
+                f"{one['metric']} ({one['network']})",
+                *(_estimate(one["correlations"][outcome["name"]][kind]) for outcome in outcomes),
+                f"{one['seconds']:.3f}",
+            ]
+            for one in data["predictors"]
+        ]
+        found.append((f"{sign} with each outcome", ["metric", *(one["name"] for one in outcomes), "s"], rows))
+    return found
+
+
+def notes(data: Mapping[str, Any]) -> list[str]:
+    """Say how the tables are to be read, and what failed."""
+    weak = [one["name"] for one in data["outcomes"] if one["can_rank"] is False]
+    lines = [
+        f"{len(data['architectures'])} architectures; in brackets 95 % intervals, of correlations by bootstrap over "
+        "architectures; s: seconds a metric takes for a network",
+        "share: intraclass correlation of one training, and of the mean of all; highest rho: what a predictor that knew "
+        "the true values could reach against these means",
+    ]
+    if weak:
+        lines.append(f"cannot rank, as its share is below {CAN_RANK:g}: {', '.join(weak)}")
+    if all(one["share"] is None for one in data["outcomes"]):
+        lines.append(
+            "shares are not known: each architecture was trained once; seeds: {search: ..., train: [0, 1]} would do"
+        )
+    return [*lines, *data["failures"]]
+
+
+def markdown(data: Mapping[str, Any]) -> str:
+    """Write the tables and notes in Markdown."""
+    parts = []
+    for title, heads, rows in tables(data):
+        lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+        parts.append(
+            "\n".join([f"{title}\n", *("| " + " | ".join(map(printable.markdown, line)) + " |" for line in lines)])
+        )
+    parts.append("\n".join(f"- {printable.paragraph(note)}" for note in notes(data)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _estimate(estimate: Mapping[str, float] | None) -> str:
+    """Write a figure with its interval, as `+.67 [+.40, +.87]`."""
+    if estimate is None:
+        return "-"
+    value, low, high = (_short(estimate[key]) for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _short(value: float) -> str:
+    return f"{value:+.2f}".replace("0.", ".", 1)

@@ -1,0 +1,232 @@
+"""Holds scores of architectures against what became of their networks: rank correlations, and what noise leaves of them.
+
+An *architecture* is a method's genotype of one search seed, trained with each training seed.  An *outcome* is a figure of
+the table, measured of each trained network; a *predictor* is a metric on an untrained, inherited or trained network.
+Predictors and outcomes are averaged over training seeds before they are correlated.
+
+Whether a setting can rank at all is told first: the share of an outcome's variance that lies between architectures and
+not between trainings of one (`robustnas.table.statistics.intraclass`).  Where most of the variance is noise of training,
+so is most of what is found among a few architectures.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from robustnas.errors import InputError, RunDirectoryError
+from robustnas.plan import Plan
+from robustnas.recipe.faults import Faults
+from robustnas.recipe.load import Loaded
+from robustnas.run import layout
+from robustnas.run.directory import RunDirectory
+from robustnas.runtime.artifacts import damaged
+from robustnas.table.results import comparison
+from robustnas.table.statistics.estimate import Estimate
+from robustnas.table.statistics.intraclass import shares
+from robustnas.table.statistics.ranking import FEWEST, correlation, kendall, noise_ceiling, spearman
+
+CAN_RANK = 0.5
+"""A setting whose share of variance between architectures is lower cannot rank them."""
+
+Values = list[list[float] | None]
+"""Of each architecture the values of its training seeds; None where one was not measured."""
+
+
+@frozen
+class Architecture:
+    """A method's genotype of one search seed."""
+
+    method: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.seed}"
+
+
+@frozen
+class Ranking:
+    """What a run directory says of metrics.
+
+    Args:
+        architectures: in the order of the recipe.
+        outcomes: by name, the values of each architecture; radii as logarithms.
+        predictors: by metric and state, likewise.
+        seconds: by metric and state, mean seconds a network.
+        failures: lines on metrics that failed on some architectures.
+    """
+
+    architectures: Sequence[Architecture]
+    outcomes: Mapping[str, Values]
+    predictors: Mapping[tuple[str, str], Values]
+    seconds: Mapping[tuple[str, str], float]
+    failures: Sequence[str]
+
+    def data(self) -> dict[str, Any]:
+        """Compute everything, as plain data: what `rank.json` holds (documented in docs/results.md)."""
+        return {
+            "schema": 1,
+            "architectures": [{"method": one.method, "seed": one.seed} for one in self.architectures],
+            "outcomes": [self._outcome(name, values) for name, values in self.outcomes.items()],
+            "predictors": [self._predictor(*name, values) for name, values in self.predictors.items()],
+            "failures": list(self.failures),
+        }
+
+    def _outcome(self, name: str, values: Values) -> dict[str, Any]:
+        known = [value for value in values if value is not None]
+        share, ceiling = shares(known), None
+        if known and len({len(value) for value in known}) == 1 and len(known[0]) > 1:
+            ceiling = noise_ceiling(known)
+        single = None if share is None else share.single
+        return {
+            "name": name,
+            "values": values,
+            "share": _plain(single),
+            "share_of_the_mean": None if share is None else _plain(share.averaged),
+            "can_rank": None if single is None else single.value >= CAN_RANK,
+            "between_trainings": None if ceiling is None else _plain(ceiling.between_trainings),
+            "highest": None if ceiling is None else _plain(ceiling.highest),
+        }
+
+    def _predictor(self, metric: str, state: str, values: Values) -> dict[str, Any]:
+        return {
+            "metric": metric,
+            "network": state,
+            "values": values,
+            "seconds": self.seconds[metric, state],
+            "correlations": {
+                name: {
+                    "spearman": _plain(_correlated(values, outcome, spearman)),
+                    "kendall": _plain(_correlated(values, outcome, kendall)),
+                    "architectures": len(list(_pairs(values, outcome))),
+                }
+                for name, outcome in self.outcomes.items()
+            },
+        }
+
+
+def check(loaded: Loaded, plan: Plan, faults: Faults) -> None:
+    """Refuse a recipe with fewer architectures than a correlation needs, before anything is trained."""
+    count = sum(len({seed.search for seed in plan.seeds_of(name)}) for name in plan.methods)
+    if count < FEWEST:
+        text = f"found {count} architectures, and a rank correlation needs {FEWEST}; seeds: {{search: [0, 1, 2, 3, 4], "
+        loaded.noting(faults)("seeds", f"{text}train: [0, 1]}} of a method with strategy: random would do")
+
+
+def read(directory: RunDirectory) -> Ranking:
+    """Collect outcomes and scores of a run directory.
+
+    Raises:
+        InputError: it holds fewer architectures than a correlation needs.
+        RunDirectoryError: a result is damaged.
+    """
+    shown, compared = layout.read(directory), comparison(directory)
+    architectures: list[Architecture] = []
+    outcomes: dict[str, Values] = {}
+    predictors: dict[tuple[str, str], Values] = {}
+    seconds: dict[tuple[str, str], list[float]] = {}
+    failures: dict[tuple[str, str, str], list[str]] = {}
+    for row in compared.rows:
+        networks = shown.methods[row["method"]]
+        seeds = list(dict.fromkeys(seed.search for seed in networks))
+        if not any(stages["score"] for stages in networks.values()):
+            continue  # a network made elsewhere has no genotype to be scored untrained
+        own = [Architecture(row["method"], seed) for seed in seeds]
+        for name, values in _outcomes(row, len(seeds)):
+            known = outcomes.setdefault(name, [None] * len(architectures))
+            known += values
+        for architecture in own:
+            scored = [_scores(directory, networks[seed]) for seed in networks if seed.search == architecture.seed]
+            for label, state in dict.fromkeys(key for one in scored for key in one.scores):
+                found = [one.scores.get((label, state)) for one in scored]
+                whole = [value for value in found if value is not None]
+                known = predictors.setdefault((label, state), [None] * len(architectures))
+                known += [None] * (len(architectures) + own.index(architecture) - len(known))
+                known.append(whole if len(whole) == len(found) else None)
+            for one in scored:
+                for key, spent in one.seconds.items():
+                    seconds.setdefault(key, []).append(spent)
+                for (label, state), text in one.failed.items():
+                    failures.setdefault((label, state, text), []).append(str(architecture))
+        architectures += own
+        for values in (*outcomes.values(), *predictors.values()):
+            values += [None] * (len(architectures) - len(values))
+    if len(architectures) < FEWEST:
+        raise InputError(
+            f"{directory.path} holds {len(architectures)} scored architectures, and a rank correlation needs {FEWEST}; "
+            "more search seeds would do"
+        )
+    lines = [
+        f"{label} on the {state} network failed, and the rest is ranked: {text}; {_first(list(dict.fromkeys(whose)))}"
+        for (label, state, text), whose in failures.items()
+    ]
+    means = {key: statistics.fmean(spent) for key, spent in seconds.items()}
+    return Ranking(architectures, outcomes, predictors, means, lines)
+
+
+@frozen
+class _Scored:
+    """What one network's score stage says, by metric and state."""
+
+    scores: Mapping[tuple[str, str], float]
+    seconds: Mapping[tuple[str, str], float]
+    failed: Mapping[tuple[str, str], str]
+
+
+def _scores(directory: RunDirectory, stages: Mapping[str, Any]) -> _Scored:
+    """Read a network's scores; none where they are not there."""
+    if stages["score"] is None or not directory.at(stages["score"]).done:
+        return _Scored({}, {}, {})
+    folder = directory.at(stages["score"])
+    result = folder.result()
+    try:
+        return _Scored(*(_flat(result[key]) for key in ("scores", "score_seconds", "failed")))
+    except (KeyError, AttributeError) as fault:
+        raise RunDirectoryError(damaged(folder.result_file, f"it has no {fault}")) from fault
+
+
+def _flat(by_metric: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Any]:
+    return {(label, state): value for label, states in by_metric.items() for state, value in states.items()}
+
+
+def _outcomes(row: Mapping[str, Any], count: int) -> Iterator[tuple[str, Values]]:
+    """Yield the outcomes of a row: a name, and the values of each of its `count` architectures."""
+    named = {"clean": row["clean"], "robust": row["robust"]}
+    named |= {f"robust at {epsilon}": figure for epsilon, figure in row["robust_at"].items()}
+    named |= {"certified": row["certified"]}
+    named |= {f"certified at {epsilon}": figure for epsilon, figure in row["certified_at"].items()}
+    named |= {f"log radius {norm}": figure for norm, figure in row["certified_radius_geometric"].items()}
+    for name, figure in named.items():
+        if figure is None:
+            continue
+        values = figure["within"] if figure.get("within") else [[value] for value in figure["values"]]
+        whole: Values = [None if None in each or not each else list(each) for each in values]
+        if name.startswith("log"):
+            whole = [None if each is None else [math.log(value) for value in each] for each in whole]
+        yield name, [*whole, *[None] * (count - len(whole))]
+
+
+def _pairs(predictor: Values, outcome: Values) -> Iterator[tuple[float, float]]:
+    """Yield the means of predictor and outcome of each architecture that has both."""
+    for one, other in zip(predictor, outcome, strict=True):
+        if one is not None and other is not None:
+            yield statistics.fmean(one), statistics.fmean(other)
+
+
+def _correlated(predictor: Values, outcome: Values, kind: Any) -> Estimate | None:
+    pairs = list(_pairs(predictor, outcome))
+    return correlation([one for one, _ in pairs], [other for _, other in pairs], kind) if len(pairs) >= FEWEST else None
+
+
+def _plain(estimate: Estimate | None) -> dict[str, float] | None:
+    return None if estimate is None else attrs.asdict(estimate)
+
+
+def _first(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"

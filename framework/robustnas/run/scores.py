@@ -1,0 +1,113 @@
+"""The stages of a ranking: what each metric says of a network, before its training, on inherited weights, and after it.
+
+A metric sees training images alone.  As in a search it sees an untrained or inherited network with the batch norm
+statistics of these images, a trained one with its running statistics, which is what anyone who uses it will see.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustnas import train
+from robustnas.data.order import in_order
+from robustnas.data.stratified import balanced
+from robustnas.errors import RobustnasError, RunError
+from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
+from robustnas.recipe.schema import State
+from robustnas.run.evaluated import network_of
+from robustnas.run.task import Task, TrainingOnly, finish
+from robustnas.runtime import seeding
+from robustnas.runtime.strangers import text_of
+from robustnas.search import single_path
+from robustnas.train.capacity import matched
+
+
+def supernet(task: Task) -> None:
+    """Train the weights that genotypes inherit, a random genotype a step."""
+    todo = single_path.SinglePathTask(
+        TrainingOnly(task.plan.dataset), task.method.space, task.method.search, task.plan.seeds.search[0]
+    )
+    finish(task, single_path.run(todo, task.folder, task.device, task.report, task.processes))
+
+
+def scored(task: Task) -> None:
+    """Score the network of a method and seed by every metric, in every state that is asked for.
+
+    A metric that fails on a network is noted, and the others go on.
+    """
+    ranking = task.plan.ranking
+    assert ranking is not None
+    settings, images = ranking.settings, task.plan.dataset.split("train")
+    chosen = balanced(images.labels, min(settings.images, len(images.labels)), 0)
+    shown, labels = images.take(chosen).to(task.device), images.labels[chosen].to(task.device)
+    scores: dict[str, dict[str, float]] = {label: {} for label in ranking.metrics}
+    seconds: dict[str, dict[str, float]] = {label: {} for label in ranking.metrics}
+    failed: dict[str, dict[str, str]] = {label: {} for label in ranking.metrics}
+    for state in settings.networks:
+        network = _network(task, state)
+        for label, use in ranking.metrics.items():
+            began = time.perf_counter()
+            try:
+                with seeding.seeded(task.stage.seed.train, "score", label, state):
+                    scores[label][state] = _mean(task, use.plugin, network, state, shown, labels)
+            except RobustnasError as fault:  # a bound that overflows, say, on this architecture
+                failed[label][state] = text_of(fault)
+            seconds[label][state] = time.perf_counter() - began
+    finish(task, {"scores": scores, "failed": failed, "images": len(labels), "score_seconds": seconds})
+
+
+def _network(task: Task, state: State) -> nn.Module:
+    """Make the network of the stage's genotype in a state, on the device."""
+    plan, method, seed = task.plan, task.method, task.stage.seed.train
+    if state == "trained":
+        return network_of(task)
+    if state == "untrained":
+        # with the weights that its training began with
+        genotype, match = task.genotype(), method.train.match
+        space = method.space if match is None else matched(method.space, genotype, plan.dataset, match).space
+        with seeding.seeded(seed, "train", "weights"):
+            return train.build(space, genotype, plan.dataset, method.train).to(task.device)
+    folder = task.directory.folder(plan.by_key[task.stage.needs[-1]])
+    network: nn.Module = single_path.inherited(folder, method.space, plan.dataset)(task.genotype())
+    return network.to(task.device)
+
+
+def _mean(task: Task, metric: Any, network: nn.Module, state: State, images: Tensor, labels: Tensor) -> float:
+    """Take the mean score of the images.
+
+    Raises:
+        RunError: it is not finite, or the metric failed.
+    """
+    assert task.plan.ranking is not None
+    total = 0.0
+    for places in in_order(len(labels), task.plan.ranking.settings.batch):
+        with _statistics(network, state, images[places]) as ready, torch.no_grad():
+            scores = metric.score(ready, images[places], labels[places], task.method.threat)
+        if scores.shape != (len(places),):
+            raise RunError(f"a score of {len(places)} images must be ({len(places)},), found {tuple(scores.shape)}")
+        total += float(scores.double().sum())
+    if not math.isfinite(total):
+        raise RunError(f"the score is {total}")
+    return total / len(labels)
+
+
+@contextmanager
+def _statistics(network: nn.Module, state: State, images: Tensor) -> Iterator[nn.Module]:
+    """Inside, batch norm has the statistics that a metric sees."""
+    if state == "trained":
+        network.eval()
+        yield network
+        return
+    network.train()
+    with scratch_statistics(network):
+        with torch.no_grad():
+            network(images)
+        with frozen_statistics(network):
+            yield network

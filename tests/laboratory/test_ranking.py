@@ -1,0 +1,148 @@
+"""The laboratory: planted predictors are found, noise is told, and a run's scores meet its outcomes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from robustnas.cli import main
+from robustnas.errors import RecipeError
+from robustnas.laboratory import figure, forms
+from robustnas.laboratory.ranking import Architecture, Ranking
+from robustnas.recipe.load import load
+from robustnas.recipe.resolved import resolved
+from support.tiny_plan import RECIPE
+
+COUNT, TRAININGS = 40, 3
+
+
+@pytest.fixture(scope="module")
+def planted() -> dict:
+    """A ranking whose truth is known: one outcome of signal, one of noise alone, and a metric that sees the signal."""
+    draws = np.random.default_rng(0)
+    truth = draws.normal(size=COUNT)
+
+    def of_training(signal: float) -> list[list[float] | None]:
+        return [list(signal * value + draws.normal(size=TRAININGS)) for value in truth]
+
+    outcomes = {"signal": of_training(3.0), "noise": of_training(0.0), "some": [*of_training(3.0)[:-1], None]}
+    predictors = {
+        ("oracle", "untrained"): [[float(value)] for value in truth],
+        ("opposite", "trained"): [[-float(value)] for value in truth],
+        ("coin", "untrained"): [[float(value)] for value in draws.normal(size=COUNT)],
+        ("constant", "trained"): [[1.0]] * COUNT,
+    }
+    architectures = [Architecture("random", seed) for seed in range(COUNT)]
+    seconds = dict.fromkeys(predictors, 0.5)
+    return Ranking(architectures, outcomes, predictors, seconds, ["coin on the untrained network failed: x"]).data()
+
+
+def test_a_setting_of_signal_can_rank_and_one_of_noise_cannot(planted: dict):
+    outcomes = {one["name"]: one for one in planted["outcomes"]}
+    assert [outcomes[name]["can_rank"] for name in ("signal", "noise", "some")] == [True, False, True]
+    # the variance between is 9 and within 1: a share of .9 for one training, of 27 / 28 for the mean of three
+    assert outcomes["signal"]["share"]["low"] < 0.9 < outcomes["signal"]["share"]["high"]
+    assert outcomes["signal"]["share_of_the_mean"]["value"] == pytest.approx(27 / 28, abs=0.03)
+    assert outcomes["signal"]["highest"]["value"] > 0.95 > outcomes["noise"]["highest"]["value"]
+    assert "cannot rank, as its share is below 0.5: noise" in forms.notes(planted)
+
+
+def test_what_a_metric_knows_of_an_outcome_is_found(planted: dict):
+    found = {one["metric"]: one["correlations"] for one in planted["predictors"]}
+    assert found["oracle"]["signal"]["spearman"]["low"] > 0.8
+    assert found["opposite"]["signal"]["kendall"]["high"] < -0.6
+    assert found["coin"]["signal"]["spearman"]["low"] < 0 < found["coin"]["signal"]["spearman"]["high"]
+    assert found["constant"]["signal"] == {"spearman": None, "kendall": None, "architectures": COUNT}
+    assert found["oracle"]["some"]["architectures"] == COUNT - 1
+    ceiling = next(one for one in planted["outcomes"] if one["name"] == "signal")["highest"]
+    assert found["oracle"]["signal"]["spearman"]["value"] <= ceiling["value"] + 0.05
+
+
+def test_every_form_holds_the_ranking(planted: dict):
+    text = forms.markdown(planted)
+    assert text.count("oracle (untrained)") == 2
+    assert "coin on the untrained network failed: x" in text
+    drawn = ElementTree.fromstring(figure.svg(planted))
+    circles = [one for one in drawn.iter() if one.tag.endswith("circle")]
+    assert len(circles) == 4 * (COUNT + COUNT + COUNT - 1)
+    assert json.loads(json.dumps(planted)) == planted
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("  jac: {metric: jacobian}\n", ""))
+    return tmp_path / "r.yaml"
+
+
+def test_the_section_is_read_and_written(recipe: Path):
+    assert load(recipe).recipe.rank is None
+    every = load(recipe, ["rank={}"]).recipe.rank
+    assert every is not None
+    assert {"certified-bound", "certified-radius", "jacobian"} <= every.metrics.keys()
+    assert "adversarial-training" not in every.metrics
+    text = "rank={metrics: [jacobian, {name: jacobian, rows: 1, label: one row}], networks: [trained], images: 9}"
+    loaded = load(recipe, [text])
+    assert loaded.recipe.rank is not None
+    assert list(loaded.recipe.rank.metrics) == ["jacobian", "one row"]
+    assert resolved(loaded)["rank"]["networks"] == ["trained"]
+    assert [one["label"] for one in resolved(loaded)["rank"]["metrics"]] == ["jacobian", "one row"]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("rank=3", "rank: found 3; a mapping would do, {} for every metric"),
+        ("rank={metrics: []}", "rank.metrics: found an empty list; a list of metrics would do"),
+        ("rank={metrics: [adversarial-training]}", "which has no score; a metric with a score would do"),
+        ("rank={metrics: [jacobian, jacobian]}", "found 'jacobian' twice; label: ... would tell the two apart"),
+        ("rank={networks: []}", "rank.networks: found []; some of untrained, inherited and trained"),
+        ("rank={networks: [fresh]}", "rank.networks.0: found 'fresh'"),
+        ("rank={image: 3}", "unknown key of rank; did you mean 'images'?"),
+        ("methods.darts={rank: {}}", "rank is shared by all methods"),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_what_cannot_be_ranked_is_told_in_its_place(recipe: Path, override: str, told: str):
+    with pytest.raises(RecipeError) as caught:
+        load(recipe, [override])
+    assert told in "\n".join(caught.value.faults)
+
+
+def test_too_few_architectures_are_refused_before_anything_runs(recipe: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["rank", str(recipe), "--out", str(recipe.parent / "run")]) == 2
+    told = capsys.readouterr().err
+    assert "seeds: found 2 architectures, and a rank correlation needs" in told
+    assert not (recipe.parent / "run" / "train").exists()
+
+
+@pytest.mark.slow
+def test_a_run_is_ranked_and_a_metric_that_fails_is_told(recipe: Path, capsys: pytest.CaptureFixture[str]):
+    run = recipe.parent / "run"
+    command = ["rank", str(recipe), "--out", str(run), "--quiet"]
+    metrics = "[jacobian, {name: certified-bound, epsilon: 0.9, method: ibp, label: overflows}]"
+    for override in (
+        "methods={random: {strategy: random}}",
+        "seeds={search: [0, 1, 2, 3, 4], train: [0, 1]}",
+        "search_space.network_cells=6",
+        "train={epochs: 1, batch: 300, cutout: 0, auxiliary: 0, drop_path: 0}",
+        "attacks=[fgsm]",
+        "evaluate={images: 20}",
+        "certify=false",
+        f"rank={{metrics: {metrics}, images: 20}}",
+    ):
+        command += ["--set", override]
+    assert main(command) == 0
+    data = json.loads((run / "rank.json").read_text())
+    assert len(data["architectures"]) == 5
+    assert {one["name"] for one in data["outcomes"]} == {"clean", "robust"}
+    assert all(len(values) == 2 for one in data["outcomes"] for values in one["values"])
+    by_name = {(one["metric"], one["network"]): one for one in data["predictors"]}
+    assert all(value <= 0 for values in by_name["jacobian", "trained"]["values"] for value in values)
+    before = {path: path.stat().st_mtime_ns for path in run.glob("*/*/result.json")}
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in run.glob("*/*/result.json")} == before
+    assert len(list(run.glob("score/*/result.json"))) == 10
