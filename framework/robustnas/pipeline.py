@@ -74,17 +74,19 @@ def run(
             _prepare(loaded, todo, stages, directory, processes, faults, quiet=quiet)
             if keep and processes.first:
                 write_text(loaded.path, loaded.source)
+            # a ranking by a published table evaluates nothing
+            shown = until is None and any(stage.kind == "clean" for stage in stages)
             # of several processes one talks
             progress = Progress(quiet=quiet, console=Console(stderr=True, quiet=not processes.first))
             with progress.shown():
-                refresh = finished.Refresh(directory) if until is None and processes.first else None
+                refresh = finished.Refresh(directory) if shown and processes.first else None
                 failures = run_all(todo, stages, directory, chosen, progress, processes, refresh)
             # torchrun ends all processes when one of them has failed: the table comes first
             processes.run_together(
-                lambda: finished.write(directory, quiet=quiet) if until is None and processes.first else None
+                lambda: finished.write(directory, quiet=quiet) if shown and processes.first else None
             )
             if rank and processes.first:
-                laboratory.write(directory, quiet=quiet)
+                laboratory.write(directory, todo, quiet=quiet)
             return _conclude(len(failures), progress, directory, until)
 
 

@@ -20,9 +20,9 @@ def svg(data: Mapping[str, Any]) -> str:
     outcomes, predictors = data["outcomes"], data["predictors"]
     width = LEFT + len(outcomes) * (SIDE + GAP)
     height = TOP + len(predictors) * (SIDE + GAP)
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        'font-family="sans-serif" font-size="11">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">',
         "<title>Ranks of architectures: by each metric (to the right) and by each outcome (upwards)</title>",
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]

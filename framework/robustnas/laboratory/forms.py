@@ -9,18 +9,19 @@ from rich.console import Console
 
 from robustnas.laboratory import figure, ranking
 from robustnas.laboratory.ranking import CAN_RANK
+from robustnas.plan import Plan
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime import printable, terminal
 from robustnas.runtime.artifacts import write_json, write_text
 
 
-def write(directory: RunDirectory, *, quiet: bool = False) -> None:
+def write(directory: RunDirectory, plan: Plan, *, quiet: bool = False) -> None:
     """Write `rank.json`, `rank.md` and `rank.svg`, and print the ranking.
 
     Raises:
         InputError: there are fewer architectures than a correlation needs.
     """
-    data = ranking.read(directory).data()
+    data = ranking.read(directory, plan).data()
     write_json(directory.path / "rank.json", data)
     write_text(directory.path / "rank.md", markdown(data))
     write_text(directory.path / "rank.svg", figure.svg(data))
@@ -43,11 +44,9 @@ Table = tuple[str, list[str], list[list[str]]]
 def tables(data: Mapping[str, Any]) -> list[Table]:
     """Lay out what can be ranked, and how well each metric ranks it by either correlation."""
     outcomes = data["outcomes"]
-    signal = [
-        [one["name"], *(_estimate(one[key]) for key in ("share", "share_of_the_mean", "between_trainings", "highest"))]
-        + [{True: "yes", False: "no", None: "-"}[one["can_rank"]]]
-        for one in outcomes
-    ]
+    figures = ("share", "share_of_the_mean", "between_trainings", "highest")
+    verdict = {True: "yes", False: "no", None: "-"}
+    signal = [[one["name"], *(_estimate(one[key]) for key in figures), verdict[one["can_rank"]]] for one in outcomes]
     heads = ["outcome", "share", "share of the mean", "rho between trainings", "highest rho", "can rank"]
     found: list[Table] = [("signal: share of an outcome's variance that lies between architectures", heads, signal)]
     for kind, sign in (("spearman", "Spearman's rho"), ("kendall", "Kendall's tau-b")):
@@ -66,11 +65,11 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
 def notes(data: Mapping[str, Any]) -> list[str]:
     """Say how the tables are to be read, and what failed."""
     weak = [one["name"] for one in data["outcomes"] if one["can_rank"] is False]
+    how = "in brackets 95 % intervals, of correlations by bootstrap over architectures"
+    truth = "what a predictor that knew the true values could reach against these means"
     lines = [
-        f"{len(data['architectures'])} architectures; in brackets 95 % intervals, of correlations by bootstrap over "
-        "architectures; s: seconds a metric takes for a network",
-        "share: intraclass correlation of one training, and of the mean of all; highest rho: what a predictor that knew "
-        "the true values could reach against these means",
+        f"{len(data['architectures'])} architectures; {how}; s: seconds a metric takes for a network",
+        f"share: intraclass correlation of one training, and of the mean of all; highest rho: {truth}",
     ]
     if weak:
         lines.append(f"cannot rank, as its share is below {CAN_RANK:g}: {', '.join(weak)}")

@@ -14,17 +14,20 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
 from attrs import frozen
 
 from robustnas.errors import InputError, RunDirectoryError
+from robustnas.laboratory.published import PublishedTable
 from robustnas.plan import Plan
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
 from robustnas.run import layout
 from robustnas.run.directory import RunDirectory
+from robustnas.run.task import genotype_of
 from robustnas.runtime.artifacts import damaged
 from robustnas.table.results import comparison
 from robustnas.table.statistics.estimate import Estimate
@@ -111,18 +114,22 @@ class Ranking:
 
 
 def check(loaded: Loaded, plan: Plan, faults: Faults) -> None:
-    """Refuse a recipe with fewer architectures than a correlation needs, before anything is trained."""
+    """Refuse a recipe with too few architectures for a correlation, or a table that will not do, before anything runs."""
+    published = None if plan.ranking is None else plan.ranking.settings.published
+    for method in plan.methods.values() if published is not None else ():
+        if method.search_space is not None:
+            loaded.noting(faults).attempt(partial(PublishedTable, published, method.space), "rank.published")
     count = sum(len({seed.search for seed in plan.seeds_of(name)}) for name in plan.methods)
     if count < FEWEST:
         text = f"found {count} architectures, and a rank correlation needs {FEWEST}; seeds: {{search: [0, 1, 2, 3, 4], "
         loaded.noting(faults)("seeds", f"{text}train: [0, 1]}} of a method with strategy: random would do")
 
 
-def read(directory: RunDirectory) -> Ranking:
+def read(directory: RunDirectory, plan: Plan) -> Ranking:
     """Collect outcomes and scores of a run directory.
 
     Raises:
-        InputError: it holds fewer architectures than a correlation needs.
+        InputError: it holds fewer architectures than a correlation needs, or a published table will not do.
         RunDirectoryError: a result is damaged.
     """
     shown, compared = layout.read(directory), comparison(directory)
@@ -131,15 +138,16 @@ def read(directory: RunDirectory) -> Ranking:
     predictors: dict[tuple[str, str], Values] = {}
     seconds: dict[tuple[str, str], list[float]] = {}
     failures: dict[tuple[str, str, str], list[str]] = {}
+    missing: list[str] = []
     for row in compared.rows:
         networks = shown.methods[row["method"]]
         seeds = list(dict.fromkeys(seed.search for seed in networks))
         if not any(stages["score"] for stages in networks.values()):
             continue  # a network made elsewhere has no genotype to be scored untrained
         own = [Architecture(row["method"], seed) for seed in seeds]
-        for name, values in _outcomes(row, len(seeds)):
-            known = outcomes.setdefault(name, [None] * len(architectures))
-            known += values
+        told = _published(directory, plan, own, missing) or dict(_outcomes(row, len(seeds)))
+        for name, values in told.items():
+            outcomes.setdefault(name, [None] * len(architectures)).extend(values)
         for architecture in own:
             scored = [_scores(directory, networks[seed]) for seed in networks if seed.search == architecture.seed]
             for label, state in dict.fromkeys(key for one in scored for key in one.scores):
@@ -165,8 +173,32 @@ def read(directory: RunDirectory) -> Ranking:
         f"{label} on the {state} network failed, and the rest is ranked: {text}; {_first(list(dict.fromkeys(whose)))}"
         for (label, state, text), whose in failures.items()
     ]
+    lines += [f"not in the published table, and left out: {_first(missing)}"] if missing else []
     means = {key: statistics.fmean(spent) for key, spent in seconds.items()}
     return Ranking(architectures, outcomes, predictors, means, lines)
+
+
+def _published(
+    directory: RunDirectory, plan: Plan, architectures: Sequence[Architecture], missing: list[str]
+) -> dict[str, Values]:
+    """Look up the outcomes of a method's architectures in the published table, where the recipe names one.
+
+    Args:
+        missing: gets the names of architectures that the table lacks.
+    """
+    published = None if plan.ranking is None else plan.ranking.settings.published
+    if published is None:
+        return {}
+    table = PublishedTable(published, plan.methods[architectures[0].method].space)
+    outcomes: dict[str, Values] = {name: [] for name in table.outcomes}
+    for one in architectures:
+        method = plan.methods[one.method]
+        seed = next(seed for seed in plan.seeds_of(one.method) if seed.search == one.seed)
+        found = table.of(method.genotype or genotype_of(directory, plan, one.method, seed))
+        missing += [] if found else [str(one)]
+        for name, values in outcomes.items():
+            values.append(found[name] if found else None)
+    return outcomes
 
 
 @frozen

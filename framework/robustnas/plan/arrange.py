@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from attrs import evolve
+
 from robustnas import foreign
 from robustnas.contracts import Dataset
 from robustnas.data import promises as dataset_promises
@@ -12,11 +14,11 @@ from robustnas.plan.columns import columns
 from robustnas.plan.genotypes import read_genotypes
 from robustnas.plan.keyed import Evaluated, evaluation_stages, network_stages, ranking_stages
 from robustnas.plan.keys import identity
-from robustnas.plan.methods import Known, resolved, sizes_by_default, without_unfit_defaults
+from robustnas.plan.methods import Known, beside, resolved, sizes_by_default, without_unfit_defaults
 from robustnas.plan.stages import MethodPlan, Plan, Stage, each_once
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
-from robustnas.recipe.schema import Method, Recipe
+from robustnas.recipe.schema import Method, Ranking, Recipe
 from robustnas.recipe.seeds import Seed
 from robustnas.recipe.values import BAD
 from robustnas.train.sizes import Sizes
@@ -89,10 +91,15 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
     stages: list[Stage] = []
     for (name, seed), own in sorted(made.items(), key=lambda item: _place(item[0], recipe)):
         needs = tuple(stage.key for stage in own if stage.kind == "train")
+        measured_elsewhere = recipe.rank is not None and recipe.rank.settings.published is not None
+        if measured_elsewhere:
+            own = [stage for stage in own if stage.kind != "train"]
+            needs = tuple(stage.key for stage in own[-1:])
         stages += own
-        stages += evaluation_stages(evaluated, name, seed, networks[name, seed], needs, others[seed])
+        if not measured_elsewhere:
+            stages += evaluation_stages(evaluated, name, seed, networks[name, seed], needs, others[seed])
         if recipe.rank is not None and needs:
-            stages += ranking_stages(recipe, recipe.rank, methods[name], seed, networks[name, seed], seen)
+            stages += ranking_stages(recipe, recipe.rank, methods[name], seed, needs[0], seen)
     return Plan(
         name=loaded.name,
         dataset=dataset,
@@ -107,7 +114,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         identity=about,
         stages=tuple(stages),
         networks=networks,
-        ranking=recipe.rank,
+        ranking=None if recipe.rank is None else _found(loaded, recipe.rank),
         notes=notes,
     )
 
@@ -117,3 +124,12 @@ def _place(network: tuple[str, Seed], recipe: Recipe) -> tuple[int, int, int]:
     name, seed = network
     trainings = recipe.seeds.search if recipe.seeds.train is None else recipe.seeds.train
     return recipe.seeds.search.index(seed.search), list(recipe.methods).index(name), trainings.index(seed.train)
+
+
+def _found(loaded: Loaded, ranking: Ranking) -> Ranking:
+    """Name a published table by where it lies: beside the recipe, or in the working directory."""
+    published = ranking.settings.published
+    if published is None:
+        return ranking
+    file = beside(loaded.beside("rank.published.file"), published.file)
+    return evolve(ranking, settings=evolve(ranking.settings, published=evolve(published, file=file)))

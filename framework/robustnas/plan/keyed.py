@@ -195,13 +195,13 @@ def ranking_stages(
     """Make the stages that score a network by every metric that is ranked, and the supernet whose path is scored.
 
     Args:
-        network: key of the trained network.
+        network: key of the trained network, or of its genotype where nothing is trained.
         dataset: identity of the dataset.
     """
     space = recipe.methods[plan.name].search_space or recipe.search_space
     assert space is not None
     stages = []
-    if "inherited" in ranking.settings.networks:
+    if "inherited" in ranking.settings.states:
         sampled = {"space": identity("search-space", space, without_stage="train"), "dataset": dataset}
         # one supernet serves all genotypes of the space, or they could not be compared
         key = digest("supernet", {**sampled, "search": settings(plan.search), "seed": recipe.seeds.search[0]})
@@ -211,7 +211,7 @@ def ranking_stages(
         "supernet": [stage.key for stage in stages],
         "threat": plan.threat,
         "metrics": {label: identity("metric", use) for label, use in ranking.metrics.items()},
-        "rank": settings(ranking.settings),
+        "rank": {"states": ranking.settings.states, "images": ranking.settings.images},
         "seed": seed.train,
     }
     stages.append(Stage("score", digest("score", scored), plan.name, seed, (network, *(s.key for s in stages))))

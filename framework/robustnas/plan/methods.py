@@ -45,7 +45,7 @@ def resolved(loaded: Loaded, name: str, method: Method, known: Known) -> MethodP
     if method.network is not None:
         weights = method.weights
         if weights is not None:
-            weights = attrs.evolve(weights, file=_beside(loaded.beside(f"methods.{name}.weights"), weights.file))
+            weights = attrs.evolve(weights, file=beside(loaded.beside(f"methods.{name}.weights"), weights.file))
         network = Foreign(method.network, weights, method.normalize)
         return MethodPlan(name, recipe.threat, method.search, method.train, network=network)
     use = method.search_space or recipe.search_space
@@ -114,6 +114,6 @@ def _named(genotype: str | Mapping[str, Any] | None) -> str:
     return genotype if isinstance(genotype, str) and not is_written(genotype) else "of the recipe"
 
 
-def _beside(folder: Path, path: Path) -> Path:
+def beside(folder: Path, path: Path) -> Path:
     """Find a file that a recipe names, beside the recipe or else in the working directory."""
     return folder / path if isfile(folder / path) else path

@@ -9,14 +9,16 @@ Sections are the settings of the engine that reads them: `search.settings`, `tra
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from attrs import Factory, field, frozen
+from attrs.validators import min_len
 
 from robustnas.attack.settings import Evaluate
 from robustnas.certify.settings import Certify, Smoothing
 from robustnas.foreign.settings import Weights
-from robustnas.options import option
+from robustnas.options import MISSING, option
 from robustnas.recipe.seeds import Seeds
 from robustnas.search.candidates import BestOf, StrategyName
 from robustnas.search.settings import Search
@@ -94,23 +96,45 @@ State = Literal["untrained", "inherited", "trained"]
 
 
 @frozen
+class Published:
+    """A table of what others measured of every architecture of the space, in place of training and evaluation."""
+
+    file: Path = option(MISSING, "the table, in the form of NAS-RobBench-201's JSON, beside the recipe")
+    dataset: str = option(MISSING, "its dataset, such as cifar10")
+    outcomes: list[str] = option(MISSING, "its columns, such as [val_pgd_8.0_acc]", min_len(1))
+
+
+@frozen
 class Rank:
     """Section `rank`, without the metrics."""
 
-    networks: list[State] = field(
-        factory=lambda: ["untrained", "trained"],
+    networks: list[State] | None = field(
+        default=None,
         metadata={
-            "help": "networks of a genotype that are scored: untrained, inherited (its path of a supernet that section "
-            "search trained path by path), trained"
+            "help": "networks of a genotype that are scored, of untrained, inherited (its path of a supernet that section "
+            "search trained path by path) and trained; default untrained and trained, with a published table untrained"
         },
     )
+    published: Published | None = option(None, "outcomes from a published table in place of training", identity=False)
     images: int = option(128, "training images that are scored, of equal classes", at_least=1)
     batch: int = option(64, "images scored at once", at_least=1, identity=False)
 
     @networks.validator
-    def _some(self, attribute: object, networks: list[str]) -> None:
-        if not networks or len(set(networks)) < len(networks):
+    def _some(self, attribute: object, networks: list[str] | None) -> None:
+        if networks is not None and (not networks or len(set(networks)) < len(networks)):
             raise ValueError(f"found {networks}; some of untrained, inherited and trained, each once, would do")
+
+    @published.validator
+    def _trains_nothing(self, attribute: object, published: Published | None) -> None:
+        if published is not None and "trained" in (self.networks or ()):
+            raise ValueError(
+                "found beside networks: [trained], which a published table has not; one of the two would do"
+            )
+
+    @property
+    def states(self) -> list[State]:
+        """The networks that are scored."""
+        return self.networks or (["untrained"] if self.published else ["untrained", "trained"])
 
 
 @frozen

@@ -50,7 +50,7 @@ def scored(task: Task) -> None:
     scores: dict[str, dict[str, float]] = {label: {} for label in ranking.metrics}
     seconds: dict[str, dict[str, float]] = {label: {} for label in ranking.metrics}
     failed: dict[str, dict[str, str]] = {label: {} for label in ranking.metrics}
-    for state in settings.networks:
+    for state in settings.states:
         network = _network(task, state)
         for label, use in ranking.metrics.items():
             began = time.perf_counter()

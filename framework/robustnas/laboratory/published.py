@@ -1,0 +1,90 @@
+"""Outcomes from a published table in place of training: what others measured of every architecture of a space.
+
+The form is that of NAS-RobBench-201 (Wu et al. 2024, arXiv:2403.13134), a mapping
+
+    dataset -> index of the architecture -> metric (`val_pgd_8.0_acc`) -> seed -> accuracy
+
+with the architectures in the order in which the space lists them.  Of isomorphic cells such tables hold one, so a cell
+that is not in the table is looked up as any other with its `canonical` text, where the space tells that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustnas.contracts import Genotype, SearchSpace, enumeration
+from robustnas.errors import InputError
+from robustnas.recipe.schema import Published
+from robustnas.runtime import given_file
+from robustnas.runtime.suggest import did_you_mean
+
+LARGEST = 1 << 30
+"""A published table may have so many bytes."""
+
+
+class PublishedTable:
+    """The outcomes of one dataset.
+
+    Raises:
+        InputError: the file cannot be read, lacks the dataset or an outcome, or the space does not list its genotypes.
+    """
+
+    def __init__(self, published: Published, space: SearchSpace):
+        file = published.file
+        listed = enumeration(space)
+        if listed is None:
+            raise InputError(
+                f"{type(space).__name__} does not list its genotypes, so no table of architectures can be read; "
+                "search_space: nas-bench-201 would do"
+            )
+        try:
+            data = json.loads(given_file.read(file, LARGEST))
+        except (ValueError, RecursionError) as fault:
+            raise InputError(f"{file} is not JSON: {fault}") from fault
+        self.rows = _entry(file, data, published.dataset, "dataset")
+        self.outcomes, self.space, self.file = list(published.outcomes), space, file
+        first = next(iter(self.rows.values()), {})
+        for name in self.outcomes:
+            _entry(file, first, name, "outcome")
+        self.places = {_text(genotype): place for place, genotype in enumerate(listed())}
+        canonical = getattr(space, "canonical", None)
+        self.canonical = canonical
+        self.isomorphic = (
+            {} if canonical is None else {canonical(g): n for n, g in enumerate(listed()) if str(n) in self.rows}
+        )
+
+    def of(self, genotype: Genotype) -> dict[str, list[float]] | None:
+        """The outcomes of an architecture by name, a value a seed; None where the table lacks it.
+
+        Raises:
+            InputError: what it holds of the architecture is not in the form above.
+        """
+        place = self.places.get(_text(genotype))
+        if str(place) not in self.rows and self.canonical is not None:
+            place = self.isomorphic.get(self.canonical(genotype))
+        row = self.rows.get(str(place))
+        if row is None:
+            return None
+        try:
+            return {name: [float(value) for value in row[name].values()] for name in self.outcomes}
+        except (KeyError, TypeError, ValueError, AttributeError) as fault:
+            raise InputError(
+                f"{self.file}: architecture {place} is not in the form expected: {fault!r:.100}"
+            ) from fault
+
+
+def _text(genotype: Genotype) -> str:
+    return json.dumps(genotype, sort_keys=True)
+
+
+def _entry(file: Path, data: Any, key: str, what: str) -> Mapping[str, Any]:
+    """Return the entry of a mapping, or say what there is."""
+    known: Sequence[str] = list(data) if isinstance(data, Mapping) else []
+    if key not in known or not isinstance(data[key], Mapping):
+        there = ", ".join(map(str, known[:12])) or "none"
+        raise InputError(f"{file} has no {what} {key!r}{did_you_mean(key, known)}; it has {there}")
+    found: Mapping[str, Any] = data[key]
+    return found
