@@ -46,7 +46,7 @@ class PublishedTable:
             raise InputError(f"{file} is not JSON: {fault}") from fault
         self.rows = _entry(file, data, published.dataset, "dataset")
         self.outcomes, self.space, self.file = list(published.outcomes), space, file
-        first = next(iter(self.rows.values()), {})
+        first: Any = next(iter(self.rows.values()), {})
         for name in self.outcomes:
             _entry(file, first, name, "outcome")
         self.places = {_text(genotype): place for place, genotype in enumerate(listed())}

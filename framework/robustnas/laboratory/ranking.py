@@ -1,12 +1,12 @@
-"""Holds scores of architectures against what became of their networks: rank correlations, and what noise leaves of them.
+"""Holds scores of architectures against what became of their networks: rank correlations, and what noise leaves.
 
-An *architecture* is a method's genotype of one search seed, trained with each training seed.  An *outcome* is a figure of
-the table, measured of each trained network; a *predictor* is a metric on an untrained, inherited or trained network.
+An *architecture* is a method's genotype of one search seed, trained with each training seed.  An *outcome* is a figure
+of the table, measured of each trained network; a *predictor* is a metric on an untrained, inherited or trained network.
 Predictors and outcomes are averaged over training seeds before they are correlated.
 
 Whether a setting can rank at all is told first: the share of an outcome's variance that lies between architectures and
-not between trainings of one (`robustnas.table.statistics.intraclass`).  Where most of the variance is noise of training,
-so is most of what is found among a few architectures.
+not between trainings of one (`robustnas.table.statistics.intraclass`).  Where most of the variance is noise of
+training, so is most of what is found among a few architectures.
 """
 
 from __future__ import annotations
@@ -114,10 +114,10 @@ class Ranking:
 
 
 def check(loaded: Loaded, plan: Plan, faults: Faults) -> None:
-    """Refuse a recipe with too few architectures for a correlation, or a table that will not do, before anything runs."""
+    """Refuse too few architectures for a correlation, or a table that will not do, before anything runs."""
     published = None if plan.ranking is None else plan.ranking.settings.published
-    for method in plan.methods.values() if published is not None else ():
-        if method.search_space is not None:
+    for method in plan.methods.values():
+        if method.search_space is not None and published is not None:
             loaded.noting(faults).attempt(partial(PublishedTable, published, method.space), "rank.published")
     count = sum(len({seed.search for seed in plan.seeds_of(name)}) for name in plan.methods)
     if count < FEWEST:

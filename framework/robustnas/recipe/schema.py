@@ -111,8 +111,9 @@ class Rank:
     networks: list[State] | None = field(
         default=None,
         metadata={
-            "help": "networks of a genotype that are scored, of untrained, inherited (its path of a supernet that section "
-            "search trained path by path) and trained; default untrained and trained, with a published table untrained"
+            "help": "networks of a genotype that are scored, of untrained, inherited (its path of a supernet that "
+            "section search trained path by path) and trained; default untrained and trained, with a published table "
+            "untrained"
         },
     )
     published: Published | None = option(None, "outcomes from a published table in place of training", identity=False)

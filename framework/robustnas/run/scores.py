@@ -25,12 +25,13 @@ from robustnas.run.evaluated import network_of
 from robustnas.run.task import Task, TrainingOnly, finish
 from robustnas.runtime import seeding
 from robustnas.runtime.strangers import text_of
-from robustnas.search import single_path
 from robustnas.train.capacity import matched
 
 
 def supernet(task: Task) -> None:
     """Train the weights that genotypes inherit, a random genotype a step."""
+    from robustnas.search import single_path
+
     todo = single_path.SinglePathTask(
         TrainingOnly(task.plan.dataset), task.method.space, task.method.search, task.plan.seeds.search[0]
     )
@@ -74,6 +75,8 @@ def _network(task: Task, state: State) -> nn.Module:
         space = method.space if match is None else matched(method.space, genotype, plan.dataset, match).space
         with seeding.seeded(seed, "train", "weights"):
             return train.build(space, genotype, plan.dataset, method.train).to(task.device)
+    from robustnas.search import single_path
+
     folder = task.directory.folder(plan.by_key[task.stage.needs[-1]])
     network: nn.Module = single_path.inherited(folder, method.space, plan.dataset)(task.genotype())
     return network.to(task.device)
