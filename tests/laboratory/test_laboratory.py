@@ -146,3 +146,60 @@ def test_a_run_is_ranked_and_a_metric_that_fails_is_told(recipe: Path, capsys: p
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in run.glob("*/*/result.json")} == before
     assert len(list(run.glob("score/*/result.json"))) == 10
+
+
+CELLS = ("|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|", "#3", "#14", "#159", "#2653", "#5")
+
+
+@pytest.fixture
+def table(recipe: Path) -> Path:
+    """A published table of six architectures of nas-bench-201, and a recipe that ranks these."""
+    rows = {
+        str(place): {"val_pgd_8.0_acc": {"111": place / 20000, "777": place / 20000 + 0.01}, "clean": {}}
+        for place in range(15625)
+        if place != 5
+    }
+    file = recipe.parent / "table.json"
+    file.write_text(json.dumps({"cifar10": rows}))
+    methods = {f"cell-{number}": {"genotype": cell} for number, cell in enumerate(CELLS)}
+    space = "search_space: {name: nas-bench-201, cells: 1, channels: 2, network_cells: 1, network_channels: 2}"
+    head = RECIPE.partition("methods:")[0].replace(RECIPE.splitlines()[2], space).replace("seeds: [0, 1]", "seeds: [0]")
+    published = "published: {file: table.json, dataset: cifar10, outcomes: [val_pgd_8.0_acc]}"
+    rank = f"rank: {{metrics: [{{name: jacobian, rows: 1}}], images: 10, {published}}}"
+    recipe.write_text(f"{head}methods: {json.dumps(methods)}\n{rank}\n")
+    return recipe
+
+
+def test_a_published_table_stands_in_for_training(table: Path):
+    run = table.parent / "run"
+    assert main(["rank", str(table), "--out", str(run), "--quiet"]) == 0
+    data = json.loads((run / "rank.json").read_text())
+    (outcome,) = data["outcomes"]
+    assert outcome["name"] == "val_pgd_8.0_acc"
+    assert outcome["values"][1] == [3 / 20000, 3 / 20000 + 0.01]
+    assert outcome["values"][-1] is None
+    assert data["failures"] == ["not in the published table, and left out: cell-5 0"]
+    assert {path.parent.name for path in run.glob("*/*")} == {"score"}
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("rank.published.dataset=cifar100", "has no dataset 'cifar100'; did you mean 'cifar10'?"),
+        ("rank.published.outcomes=[val_pgd]", "has no outcome 'val_pgd'"),
+        ("rank.published.file=nowhere.json", "nowhere.json"),
+        ("rank.networks=[trained]", "found beside networks: [trained]"),
+        ("search_space={name: pc-darts}\nmethods={darts: {strategy: random}}\nseeds=[0, 1, 2, 3, 4]", "does not list"),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_table_that_will_not_do_is_refused(table: Path, override: str, told: str, capsys: pytest.CaptureFixture[str]):
+    command = ["rank", str(table), "--out", str(table.parent / "run")]
+    for each in override.splitlines():
+        command += ["--set", each]
+    if "pc-darts" in override:
+        table.write_text(
+            table.read_text().partition("methods:")[0] + table.read_text()[table.read_text().index("rank:") :]
+        )
+    assert main(command) == 2
+    assert told in capsys.readouterr().err

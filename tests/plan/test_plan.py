@@ -27,7 +27,7 @@ from robustnas_plugins.search_spaces.darts import Darts
 from support.fake_package import install
 from support.tiny_plan import RECIPE, plan
 
-ALL_OF_A_SEARCH = set(KINDS) - {"candidate", "choose", "smooth"}
+ALL_OF_A_SEARCH = set(KINDS) - {"candidate", "choose", "supernet", "smooth", "score"}
 """The kinds of stages of a method that searches, where nothing is smoothed."""
 
 

@@ -98,8 +98,8 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         stages += own
         if not measured_elsewhere:
             stages += evaluation_stages(evaluated, name, seed, networks[name, seed], needs, others[seed])
-        if recipe.rank is not None and needs:
-            stages += ranking_stages(recipe, recipe.rank, methods[name], seed, needs[0], seen)
+        if recipe.rank is not None and methods[name].network is None:
+            stages += ranking_stages(recipe, methods[name], seed, networks[name, seed], needs, seen)
     return Plan(
         name=loaded.name,
         dataset=dataset,

@@ -12,7 +12,7 @@ from robustnas.plan.columns import before
 from robustnas.plan.keys import contents, digest, identity, settings
 from robustnas.plan.methods import Known
 from robustnas.plan.stages import MethodPlan, Stage
-from robustnas.recipe.schema import Method, Ranking, Recipe
+from robustnas.recipe.schema import Method, Recipe
 from robustnas.recipe.seeds import Seed
 from robustnas.registry import metric_parts
 from robustnas.runtime.derived import derive
@@ -190,16 +190,18 @@ def evaluation_stages(
 
 
 def ranking_stages(
-    recipe: Recipe, ranking: Ranking, plan: MethodPlan, seed: Seed, network: str, dataset: Mapping[str, Any]
+    recipe: Recipe, plan: MethodPlan, seed: Seed, network: str, needs: tuple[str, ...], dataset: Mapping[str, Any]
 ) -> list[Stage]:
     """Make the stages that score a network by every metric that is ranked, and the supernet whose path is scored.
 
     Args:
-        network: key of the trained network, or of its genotype where nothing is trained.
+        network: key of the trained network, which determines the untrained one as well.
+        needs: the stages that make it, or its genotype where nothing is trained.
         dataset: identity of the dataset.
     """
-    space = recipe.methods[plan.name].search_space or recipe.search_space
+    space, ranking = recipe.methods[plan.name].search_space or recipe.search_space, recipe.rank
     assert space is not None
+    assert ranking is not None
     stages = []
     if "inherited" in ranking.settings.states:
         sampled = {"space": identity("search-space", space, without_stage="train"), "dataset": dataset}
@@ -214,5 +216,5 @@ def ranking_stages(
         "rank": {"states": ranking.settings.states, "images": ranking.settings.images},
         "seed": seed.train,
     }
-    stages.append(Stage("score", digest("score", scored), plan.name, seed, (network, *(s.key for s in stages))))
+    stages.append(Stage("score", digest("score", scored), plan.name, seed, (*needs, *(s.key for s in stages))))
     return stages

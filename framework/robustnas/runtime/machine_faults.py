@@ -22,7 +22,7 @@ CHANGES = {
     "search.recompute_cells: true, or fewer cells or channels of search_space",
     "candidate": OF_TRAINING,
     "choose": OF_TRAINING,
-    "supernet": "a smaller search.batch or a larger search.accumulate, or fewer cells or channels of search_space",
+    "supernet": "a smaller search.batch, or fewer cells or channels of search_space",
     "score": "a smaller rank.batch",
     "train": OF_TRAINING,
     "clean": "a smaller evaluate.batch",
