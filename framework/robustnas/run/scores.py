@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustnas import train
+from robustnas import search, train
 from robustnas.data.order import in_order
 from robustnas.data.stratified import balanced
 from robustnas.errors import RobustnasError, RunError
@@ -25,13 +25,12 @@ from robustnas.run.evaluated import network_of
 from robustnas.run.task import Task, TrainingOnly, finish
 from robustnas.runtime import seeding
 from robustnas.runtime.strangers import text_of
+from robustnas.search import single_path
 from robustnas.train.capacity import matched
 
 
 def supernet(task: Task) -> None:
     """Train the weights that genotypes inherit, a random genotype a step."""
-    from robustnas.search import single_path
-
     todo = single_path.SinglePathTask(
         TrainingOnly(task.plan.dataset), task.method.space, task.method.search, task.plan.seeds.search[0]
     )
@@ -75,10 +74,8 @@ def _network(task: Task, state: State) -> nn.Module:
         space = method.space if match is None else matched(method.space, genotype, plan.dataset, match).space
         with seeding.seeded(seed, "train", "weights"):
             return train.build(space, genotype, plan.dataset, method.train).to(task.device)
-    from robustnas.search import single_path
-
     folder = task.directory.folder(plan.by_key[task.stage.needs[-1]])
-    network: nn.Module = single_path.inherited(folder, method.space, plan.dataset)(task.genotype())
+    network: nn.Module = search.inherited(folder, method.space, plan.dataset)(task.genotype())
     return network.to(task.device)
 
 
