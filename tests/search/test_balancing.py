@@ -240,7 +240,7 @@ def test_a_score_that_is_not_heard_or_alone_is_told(gamma, size, words, tmp_path
     for note in notes:
         assert f"the score of LogitSize {words}" in note
         assert f"about {size}" in note
-        assert note.endswith("gamma: {balance: 0.5} would do")
+        assert note.endswith(f"gamma: {{balance: {RHO:g}}} would do")
 
 
 @frozen

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-SIDE, GAP, LEFT, TOP = 110, 16, 190, 46
+SIDE, GAP, LEFT, TOP = 110, 20, 190, 46
 """Pixels: the side of a panel, the space between two, and the margins for names."""
 
 
@@ -28,7 +28,7 @@ def svg(data: Mapping[str, Any]) -> str:
     ]
     for column, outcome in enumerate(outcomes):
         x = LEFT + column * (SIDE + GAP) + SIDE / 2
-        parts.append(f'<text x="{x}" y="{TOP - 14}" text-anchor="middle">{escape(outcome["name"])}</text>')
+        parts.append(f'<text x="{x}" y="{TOP - 22}" text-anchor="middle">{escape(outcome["name"])}</text>')
     for line, predictor in enumerate(predictors):
         y = TOP + line * (SIDE + GAP)
         for number, text in enumerate((predictor["metric"], f"({predictor['network']})")):
@@ -50,7 +50,7 @@ def _panel(x: float, y: float, predictor: Mapping[str, Any], outcome: Mapping[st
     parts = [f'<rect x="{x}" y="{y}" width="{SIDE}" height="{SIDE}" fill="none" stroke="#bbb"/>']
     if found is not None:
         told = f"{found['value']:+.2f}"
-        parts.append(f'<text x="{x + 4}" y="{y + 12}" fill="#555">{told}</text>')
+        parts.append(f'<text x="{x + SIDE / 2}" y="{y - 3}" text-anchor="middle" fill="#555">{told}</text>')
     if len(pairs) > 1:
         across, up = (_ranks([pair[side] for pair in pairs]) for side in (0, 1))
         scale = (SIDE - 16) / (len(pairs) - 1)
