@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from robustnas.cli import main
 from robustnas.errors import RecipeError
 from robustnas.plan import Plan, Seed
+from robustnas.run import candidates
+from robustnas.run.directory import RunDirectory
+from robustnas.run.task import Task
 from support.tiny_plan import RECIPE, plan
 
 METHODS = """methods={
@@ -59,6 +63,35 @@ def test_two_lists_of_one_seed_are_the_network_of_one_list(recipe: Path):
     """A nested design is no other experiment: its keys are those of a plain seed where the two seeds are equal."""
     nested, plain = plan(recipe, "seeds={search: [1], train: [1]}"), plan(recipe, "seeds=[1]")
     assert {stage.key for stage in nested.stages} == {stage.key for stage in plain.stages}
+
+
+@pytest.mark.processes
+def test_stages_that_methods_share_are_found_whoever_does_them(recipe: Path, capsys: pytest.CaptureFixture[str]):
+    """A worker does the draw that `random` shares with a candidate; the table finds it where the layout says."""
+    run = recipe.parent / "run"
+    methods = "methods={random: {strategy: random}, search: {strategy: {name: random-search, samples: 2, epochs: 1}}}"
+    command = ["run", str(recipe), "--out", str(run), "--quiet", "--jobs", "2", "--device", "cpu", "--until", "search"]
+    for override in (methods, "seeds=[0]", *SMALL):
+        command += ["--set", override]
+    assert main(command) == 0
+    (network,) = json.loads((run / "layout.json").read_text())["methods"]["random"].values()
+    assert (run / network["search"] / "result.json").exists()
+    assert len(list(run.glob("search/*"))) == 2
+
+
+def test_a_candidate_is_judged_by_all_processes_when_the_first_has_written_it(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[str] = []
+    found = plan(recipe, METHODS)
+    stage = next(stage for stage in found.stages if stage.kind == "candidate")
+    task = Task(found, stage, RunDirectory(recipe.parent), torch.device("cpu"), lambda *_, **__: None)
+    monkeypatch.setattr(type(task.processes), "broadcast", lambda *_: told.append("all wait"))
+    monkeypatch.setattr(candidates, "genotype_in", lambda folder: {})
+    monkeypatch.setattr(candidates.train, "run", lambda *_: told.append("trained") or {})
+    monkeypatch.setattr(candidates, "_judged", lambda *_: told.append("judged") or {})
+    candidates.candidate(task)
+    assert told == ["trained", "all wait", "judged", "all wait"]
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ def candidate(task: Task) -> None:
         seed=task.stage.seed.search,
     )
     result = train.run(todo, task.folder, task.device, task.report, task.processes)
+    task.processes.broadcast(None)  # the first process writes the network that all of them read
     finish(task, {**result, **_judged(task, todo, settings)})
 
 

@@ -92,7 +92,6 @@ def _serve(
     torch.set_num_threads(threads)
     if torch.device(device).type == "cuda":
         torch.cuda.set_device(device)  # libraries put their work space on the current device
-    stages = {stage.key: stage for stage in plan.stages}
 
     def report(done: int, total: int, unit: str, **figures: float) -> None:
         pipe.send(("report", done, total, unit, figures))
@@ -107,7 +106,7 @@ def _serve(
             except EOFError:
                 return
             try:
-                execute(Task(plan, stages[key], directory, torch.device(device), report))
+                execute(Task(plan, plan.by_key[key], directory, torch.device(device), report))
             except RobustnasError as fault:
                 pipe.send(("failed", carried(fault)))
             except KeyboardInterrupt as fault:
