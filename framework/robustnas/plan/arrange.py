@@ -106,6 +106,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         threat=recipe.threat,
         methods=methods,
         seeds=recipe.seeds,
+        search=recipe.search,
         columns=tuple(attacks),
         attacks={str(attack.label): attack.use.plugin for attack in recipe.attacks},
         certify=recipe.certify,

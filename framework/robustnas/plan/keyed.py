@@ -16,6 +16,7 @@ from robustnas.recipe.schema import Method, Recipe
 from robustnas.recipe.seeds import Seed
 from robustnas.registry import metric_parts
 from robustnas.runtime.derived import derive
+from robustnas.search.settings import OF_ALPHA
 from robustnas.train.regimes.defaults import member
 
 
@@ -206,14 +207,15 @@ def ranking_stages(
     if "inherited" in ranking.settings.states:
         sampled = {"space": identity("search-space", space, without_stage="train"), "dataset": dataset}
         # one supernet serves all genotypes of the space, or they could not be compared
-        key = digest("supernet", {**sampled, "search": settings(plan.search), "seed": recipe.seeds.search[0]})
+        section = {name: value for name, value in settings(recipe.search).items() if name not in OF_ALPHA}
+        key = digest("supernet", {**sampled, "search": section, "seed": recipe.seeds.search[0]})
         stages.append(Stage("supernet", key, plan.name, seed))
     scored = {
         "network": network,
         "supernet": [stage.key for stage in stages],
         "threat": plan.threat,
         "metrics": {label: identity("metric", use) for label, use in ranking.metrics.items()},
-        "rank": {"states": ranking.settings.states, "images": ranking.settings.images},
+        "rank": {"states": ranking.settings.states, **settings(ranking.settings)},
         "seed": seed.train,
     }
     stages.append(Stage("score", digest("score", scored), plan.name, seed, (*needs, *(s.key for s in stages))))

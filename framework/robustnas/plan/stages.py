@@ -147,6 +147,8 @@ class Plan:
     threat: ThreatModel
     methods: Mapping[str, MethodPlan]
     seeds: Seeds
+    search: Search
+    """The recipe's own section, with which the weights are trained that the genotypes of a ranking share."""
     columns: tuple[Column, ...]
     attacks: Mapping[str, Any]
     """The plugin of each column, by label."""

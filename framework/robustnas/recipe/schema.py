@@ -113,12 +113,18 @@ class Rank:
         metadata={
             "help": "networks of a genotype that are scored, of untrained, inherited (its path of a supernet that "
             "section search trained path by path) and trained; default untrained and trained, with a published table "
-            "untrained"
+            "untrained",
+            "identity": False,
         },
     )
     published: Published | None = option(None, "outcomes from a published table in place of training", identity=False)
     images: int = option(128, "training images that are scored, of equal classes", at_least=1)
-    batch: int = option(64, "images scored at once", at_least=1, identity=False)
+    batch: int = option(
+        64,
+        "images scored at once; the batch norm statistics that a metric sees are theirs",
+        at_least=1,
+        identity="if given",
+    )
 
     @networks.validator
     def _some(self, attribute: object, networks: list[str] | None) -> None:

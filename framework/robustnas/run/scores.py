@@ -24,7 +24,8 @@ from robustnas.recipe.schema import State
 from robustnas.run.evaluated import network_of
 from robustnas.run.task import Task, TrainingOnly, finish
 from robustnas.runtime import seeding
-from robustnas.runtime.strangers import text_of
+from robustnas.runtime.machine_faults import explain
+from robustnas.runtime.strangers import text_of, traced
 from robustnas.search import single_path
 from robustnas.train.capacity import matched
 
@@ -32,7 +33,7 @@ from robustnas.train.capacity import matched
 def supernet(task: Task) -> None:
     """Train the weights that genotypes inherit, a random genotype a step."""
     todo = single_path.SinglePathTask(
-        TrainingOnly(task.plan.dataset), task.method.space, task.method.search, task.plan.seeds.search[0]
+        TrainingOnly(task.plan.dataset), task.method.space, task.plan.search, task.plan.seeds.search[0]
     )
     finish(task, single_path.run(todo, task.folder, task.device, task.report, task.processes))
 
@@ -59,6 +60,10 @@ def scored(task: Task) -> None:
                     scores[label][state] = _mean(task, use.plugin, network, state, shown, labels)
             except RobustnasError as fault:  # a bound that overflows, say, on this architecture
                 failed[label][state] = text_of(fault)
+            except Exception as fault:  # whatever somebody's metric raises
+                if (explained := explain(fault, task.stage.kind)) is not None:
+                    raise explained from fault
+                failed[label][state] = traced(fault)
             seconds[label][state] = time.perf_counter() - began
     finish(task, {"scores": scores, "failed": failed, "images": len(labels), "score_seconds": seconds})
 

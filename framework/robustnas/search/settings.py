@@ -13,6 +13,9 @@ from robustnas.options import option
 from robustnas.search.balance import RHO, Balance
 from robustnas.search.hypergradient.first_order import FirstOrder
 
+OF_ALPHA = ("warmup_epochs", "order", "gamma", "train_share", "alpha_lr", "alpha_decay")
+"""Settings that concern alpha alone, and mean nothing to weights that are trained path by path."""
+
 
 @frozen
 class Search:
