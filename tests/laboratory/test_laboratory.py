@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from robustnas.cli import main
 from robustnas.errors import RecipeError
@@ -15,7 +19,9 @@ from robustnas.laboratory import figure, forms
 from robustnas.laboratory.ranking import Architecture, Ranking
 from robustnas.recipe.load import load
 from robustnas.recipe.resolved import resolved
-from support.tiny_plan import RECIPE
+from robustnas.run.directory import RunDirectory
+from support.fake_package import install
+from support.tiny_plan import RECIPE, plan
 
 COUNT, TRAININGS = 40, 3
 
@@ -119,20 +125,91 @@ def test_too_few_architectures_are_refused_before_anything_runs(recipe: Path, ca
     assert not (recipe.parent / "run" / "train").exists()
 
 
+def test_networks_made_elsewhere_are_no_architectures(recipe: Path, capsys: pytest.CaptureFixture[str]):
+    methods = "methods={darts: {}, theirs: {network: 'their_nets:make'}}"
+    assert main(["rank", str(recipe), "--set", methods, "--out", str(recipe.parent / "run")]) == 2
+    assert "seeds: found 2 architectures" in capsys.readouterr().err
+
+
+def test_what_determines_a_score_is_in_its_key(recipe: Path):
+    """An untrained network has the batch norm statistics of the images that are scored at once."""
+
+    def keys(rank: str) -> set[str]:
+        stages = plan(recipe, f"rank={{metrics: [jacobian]{rank}}}").stages
+        return {stage.key for stage in stages if stage.kind == "score"}
+
+    assert keys("") == keys(", batch: 64")
+    for other in (", batch: 8", ", images: 9", ", networks: [trained]"):
+        assert not keys("") & keys(other), other
+
+
+def test_all_methods_of_a_space_inherit_from_one_supernet(recipe: Path):
+    methods = "methods={darts: {}, jac: {metric: jacobian, search: {gamma: 1, epochs: 9}}}"
+
+    def keys(search: str) -> set[str]:
+        stages = plan(recipe, methods, "rank={metrics: [jacobian], networks: [inherited]}", search).stages
+        return {stage.key for stage in stages if stage.kind == "supernet"}
+
+    assert len(keys("search={epochs: 2}")) == 1
+    assert keys("search={epochs: 2}") == keys("search={epochs: 2, gamma: 0, alpha_lr: 1e-2, order: unrolled}")
+    assert not keys("search={epochs: 2}") & keys("search={epochs: 2, w_lr: 0.1}")
+
+
+def test_a_ranking_fits_a_narrow_terminal(
+    planted: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    ranking = SimpleNamespace(read=lambda *_: SimpleNamespace(data=lambda: planted))
+    monkeypatch.setattr(forms, "ranking", ranking)
+    monkeypatch.setattr(forms, "Console", partial(Console, force_terminal=True, width=80, no_color=True))
+    forms.write(RunDirectory(tmp_path), None)  # type: ignore[arg-type]
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines[:-1])) <= 80
+    assert sum("oracle (untrained)" in line for line in lines) >= 2
+
+
+def test_a_metric_with_an_option_that_must_be_given_is_ranked_where_it_is_named(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+):
+    theirs = THEIRS.replace("    def score", "    width: int\n\n    def score")
+    install(recipe.parent, "their-metric", {"robustnas.metrics": {"wide": "their_metric:Fails"}}, their_metric=theirs)
+    monkeypatch.syspath_prepend(str(recipe.parent))
+    every = load(recipe, ["rank={}"]).recipe.rank
+    named = load(recipe, ["rank={metrics: [{name: wide, width: 3}]}"]).recipe.rank
+    assert every is not None
+    assert named is not None
+    assert "wide" not in every.metrics
+    assert list(named.metrics) == ["wide"]
+
+
+THEIRS = """
+import torch
+from attrs import frozen
+
+@frozen
+class Fails:
+    def score(self, network, images, labels, threat):
+        norms = [one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d) and one.affine]
+        if bool((norms[0].weight == 1).all()):  # it was never trained
+            raise ValueError("no such layer")
+        return -network(images).square().sum(dim=1)
+"""
+
+
 @pytest.mark.slow
-def test_a_run_is_ranked_and_a_metric_that_fails_is_told(recipe: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_run_is_ranked_and_a_metric_that_fails_is_told(recipe: Path, monkeypatch: pytest.MonkeyPatch):
+    install(recipe.parent, "their-metric", {"robustnas.metrics": {"fails": "their_metric:Fails"}}, their_metric=THEIRS)
+    monkeypatch.syspath_prepend(str(recipe.parent))
     run = recipe.parent / "run"
     command = ["rank", str(recipe), "--out", str(run), "--quiet"]
-    metrics = "[jacobian, {name: certified-bound, epsilon: 0.9, method: ibp, label: overflows}]"
     for override in (
-        "methods={random: {strategy: random}}",
+        "methods={random: {strategy: random}, again: {strategy: random}}",
         "seeds={search: [0, 1, 2, 3, 4], train: [0, 1]}",
         "search_space.network_cells=6",
         "train={epochs: 1, batch: 300, cutout: 0, auxiliary: 0, drop_path: 0}",
         "attacks=[fgsm]",
         "evaluate={images: 20}",
         "certify=false",
-        f"rank={{metrics: {metrics}, images: 20}}",
+        "rank={metrics: [jacobian, fails], images: 20}",
     ):
         command += ["--set", override]
     assert main(command) == 0
@@ -142,6 +219,11 @@ def test_a_run_is_ranked_and_a_metric_that_fails_is_told(recipe: Path, capsys: p
     assert all(len(values) == 2 for one in data["outcomes"] for values in one["values"])
     by_name = {(one["metric"], one["network"]): one for one in data["predictors"]}
     assert all(value <= 0 for values in by_name["jacobian", "trained"]["values"] for value in values)
+    assert ("fails", "untrained") not in by_name
+    assert all(len(values) == 2 for values in by_name["fails", "trained"]["values"])
+    failed, twice = data["failures"]
+    assert failed.startswith("fails on the untrained network failed, and the rest is ranked: ValueError: no such layer")
+    assert twice.endswith("counted once: again 0, again 1, again 2, again 3, again 4")
     before = {path: path.stat().st_mtime_ns for path in run.glob("*/*/result.json")}
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in run.glob("*/*/result.json")} == before

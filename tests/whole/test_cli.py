@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import subprocess
 import sys
 import types
@@ -85,13 +86,21 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     return types.SimpleNamespace(asked=asked, module=fake)
 
 
-def test_run_passes_on_what_was_typed(folder: Path, pipeline: types.SimpleNamespace) -> None:
+def test_run_passes_on_what_was_typed(
+    folder: Path, pipeline: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["run", "good.yaml"]) == 0
     options = ["--out", "o", "--device", "cuda:1", "--until", "search", "--jobs", "2", "--quiet"]
     assert cli.main(["run", "good.yaml", *options, "--set", "seeds=[3]", "--set", "search.epochs=2"]) == 0
-    (_, first, default), (_, second, given) = pipeline.asked
-    assert default == {"out": None, "device": "auto", "until": None, "jobs": 1, "quiet": False}
-    assert given == {"out": Path("o"), "device": "cuda:1", "until": "search", "jobs": 2, "quiet": True}
+    assert cli.main(["rank", "good.yaml", "--jobs", "2", "--set", "rank={metrics: [jacobian]}"]) == 0
+    (_, first, default), (_, second, given), (_, third, ranks) = pipeline.asked
+    assert default == {"out": None, "device": "auto", "until": None, "jobs": 1, "quiet": False, "rank": False}
+    assert given == {**default, "out": Path("o"), "device": "cuda:1", "until": "search", "jobs": 2, "quiet": True}
+    assert ranks == {**default, "jobs": 2, "rank": True}
+    assert (first.recipe.rank is None, third.recipe.rank is None) == (True, False)
+    assert cli.main(["rank", "good.yaml"]) == 2
+    assert "does not import: AssertionError: too old" in (said := capsys.readouterr().err)
+    assert "rank: {metrics: [...]} without it would do" in said
     assert first.recipe.seeds == Seeds((0,))
     assert (second.recipe.seeds, second.recipe.search.epochs) == (Seeds((3,)), 2)
 
@@ -103,11 +112,19 @@ def test_plan_and_table(folder: Path, pipeline: types.SimpleNamespace, capsys: p
     assert "runs/x is not a run directory: it has no layout.json" in capsys.readouterr().err
 
 
+RANK = "rank good.yaml --set 'rank={metrics: [jacobian]}'"
+
+
 @pytest.mark.parametrize(
     ("raised", "status", "told"),
     [
         (RunError("the loss is not finite"), 1, "robustnas: the loss is not finite"),
         (Ended(), 130, "interrupted; to go on where it stopped: robustnas run good.yaml"),
+        (
+            Ended(),
+            130,
+            "interrupted; to go on where it stopped: robustnas rank good.yaml --set 'rank={metrics: [jacobian]}'",
+        ),
     ],
 )
 def test_exit_status_of_a_run_that_ends_early(
@@ -122,7 +139,7 @@ def test_exit_status_of_a_run_that_ends_early(
         raise raised
 
     pipeline.module.run = run
-    assert cli.main(["run", "good.yaml"]) == status
+    assert cli.main(shlex.split(told.partition("robustnas ")[2]) if "go on" in told else ["run", "good.yaml"]) == status
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
@@ -283,7 +300,7 @@ def test_every_shipped_recipe_says_what_it_is_and_how_to_run_it() -> None:
     assert {"quickstart", "mnist", "cifar10", "cifar10-small", "imagenet-transfer"} <= set(names)
     for name in names:
         assert shelf.description(name)
-        assert f"robustnas run {name}" in shelf.read(name)
+        assert any(f"robustnas {command} {name}" in shelf.read(name) for command in ("run", "rank"))
 
 
 def test_a_reader_that_leaves_is_no_traceback() -> None:

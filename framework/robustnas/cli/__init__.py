@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tell("\n".join(fault.faults) if type(fault) is RecipeError else f"robustnas: {text_of(fault)}", error=True)
         return 2 if isinstance(fault, InputError) else 1  # whatever a plugin's own says
     except (Ended, Interrupted):
-        goes_on = command in (commands.run, commands.evaluate)
+        goes_on = command in (commands.run, commands.rank, commands.evaluate)
         hint = f"; to go on where it stopped: {_launcher()} {shlex.join(typed)}" if goes_on else ""
         tell(f"robustnas: interrupted{hint}", error=True)
         return INTERRUPTED

@@ -17,11 +17,13 @@ from robustnas.runtime.terminal import tell, write
 Value = TypeVar("Value")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, *, ranks: bool = False) -> int:
     with interrupt.listening(arguments.quiet):  # a Ctrl-C that raises inside an import may be swallowed there
         from robustnas.recipe.load import load
 
         loaded = load(arguments.recipe, arguments.set)
+        if ranks and loaded.recipe.rank is None:
+            loaded = load(arguments.recipe, [*arguments.set, "rank={}"])
         interrupt.check()
         from robustnas import pipeline  # imports torch, which a recipe with faults need not wait for
 
@@ -30,31 +32,15 @@ def run(arguments: argparse.Namespace) -> int:
             loaded,
             out=arguments.out,
             device=arguments.device,
-            until=arguments.until,
+            until=None if ranks else arguments.until,
             jobs=arguments.jobs,
             quiet=arguments.quiet,
+            rank=ranks,
         )
 
 
 def rank(arguments: argparse.Namespace) -> int:
-    with interrupt.listening(arguments.quiet):
-        from robustnas.recipe.load import load
-
-        loaded = load(arguments.recipe, arguments.set)
-        if loaded.recipe.rank is None:
-            loaded = load(arguments.recipe, [*arguments.set, "rank={}"])
-        interrupt.check()
-        from robustnas import pipeline
-
-        interrupt.check()
-        return pipeline.run(
-            loaded,
-            out=arguments.out,
-            device=arguments.device,
-            jobs=arguments.jobs,
-            quiet=arguments.quiet,
-            rank=True,
-        )
+    return run(arguments, ranks=True)
 
 
 def plan(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from robustnas.plan import Plan
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime import printable, terminal
 from robustnas.runtime.artifacts import write_json, write_text
+from robustnas.table.forms import laid_out
 
 
 def write(directory: RunDirectory, plan: Plan, *, quiet: bool = False) -> None:
@@ -28,10 +29,12 @@ def write(directory: RunDirectory, plan: Plan, *, quiet: bool = False) -> None:
     if quiet:
         return
     console = Console()
+    width = console.width if console.is_terminal else None
     for title, heads, rows in tables(data):
         terminal.say(console, f"\n{printable.line(title)}", wrap=console.is_terminal)
-        made = terminal.table(heads, [list(row) for row in rows], right=range(1, len(heads)))
-        terminal.show(made, Console(file=console.file, width=terminal.full_width(made)), soft_wrap=True)
+        body = [[(printable.line(text), False) for text in row] for row in rows]
+        for table in laid_out([printable.line(head) for head in heads], body, width):
+            terminal.show(table, Console(file=console.file, width=terminal.full_width(table)), soft_wrap=True)
     for note in notes(data):
         terminal.say(console, f"- {printable.line(note)}", wrap=console.is_terminal)
     terminal.say(console, f"rank.md, rank.json, rank.svg in {directory.path}")

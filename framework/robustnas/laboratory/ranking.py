@@ -11,6 +11,7 @@ training, so is most of what is found among a few architectures.
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from robustnas.contracts import Genotype
 from robustnas.errors import InputError, RunDirectoryError
 from robustnas.laboratory.published import PublishedTable
 from robustnas.plan import Plan
@@ -119,7 +121,8 @@ def check(loaded: Loaded, plan: Plan, faults: Faults) -> None:
     for method in plan.methods.values():
         if method.search_space is not None and published is not None:
             loaded.noting(faults).attempt(partial(PublishedTable, published, method.space), "rank.published")
-    count = sum(len({seed.search for seed in plan.seeds_of(name)}) for name in plan.methods)
+    scored = [name for name, method in plan.methods.items() if method.network is None]
+    count = sum(len({seed.search for seed in plan.seeds_of(name)}) for name in scored)
     if count < FEWEST:
         text = f"found {count} architectures, and a rank correlation needs {FEWEST}; seeds: {{search: [0, 1, 2, 3, 4], "
         loaded.noting(faults)("seeds", f"{text}train: [0, 1]}} of a method with strategy: random would do")
@@ -139,14 +142,28 @@ def read(directory: RunDirectory, plan: Plan) -> Ranking:
     seconds: dict[tuple[str, str], list[float]] = {}
     failures: dict[tuple[str, str, str], list[str]] = {}
     missing: list[str] = []
+    seen: set[tuple[Any, ...]] = set()
+    again: list[str] = []
     for row in compared.rows:
         networks = shown.methods[row["method"]]
         seeds = list(dict.fromkeys(seed.search for seed in networks))
         if not any(stages["score"] for stages in networks.values()):
             continue  # a network made elsewhere has no genotype to be scored untrained
-        own = [Architecture(row["method"], seed) for seed in seeds]
-        told = _published(directory, plan, own, missing) or dict(_outcomes(row, len(seeds)))
-        for name, values in told.items():
+        own: list[Architecture] = []
+        places: list[int] = []
+        for place, search in enumerate(seeds):
+            this = Architecture(row["method"], search)
+            method, genotype = plan.methods[this.method], _genotype(directory, plan, this)
+            trainings = tuple(seed.train for seed in networks if seed.search == search)
+            trained = repr((method.space, method.train)), trainings, json.dumps(genotype, sort_keys=True)
+            if genotype is not None and trained in seen:  # the first of several candidates is what `random` draws, say
+                again.append(str(this))
+                continue
+            seen.add(trained)
+            places.append(place)
+            own.append(this)
+        measured = {name: [values[place] for place in places] for name, values in _outcomes(row, len(seeds))}
+        for name, values in (_published(directory, plan, own, missing) or measured).items():
             outcomes.setdefault(name, [None] * len(architectures)).extend(values)
         for architecture in own:
             scored = [_scores(directory, networks[seed]) for seed in networks if seed.search == architecture.seed]
@@ -174,6 +191,7 @@ def read(directory: RunDirectory, plan: Plan) -> Ranking:
         for (label, state, text), whose in failures.items()
     ]
     lines += [f"not in the published table, and left out: {_first(missing)}"] if missing else []
+    lines += [f"the same networks as of architectures before them, and counted once: {_first(again)}"] if again else []
     means = {key: statistics.fmean(spent) for key, spent in seconds.items()}
     return Ranking(architectures, outcomes, predictors, means, lines)
 
@@ -187,18 +205,27 @@ def _published(
         missing: gets the names of architectures that the table lacks.
     """
     published = None if plan.ranking is None else plan.ranking.settings.published
-    if published is None:
+    if published is None or not architectures:
         return {}
     table = PublishedTable(published, plan.methods[architectures[0].method].space)
     outcomes: dict[str, Values] = {name: [] for name in table.outcomes}
     for one in architectures:
-        method = plan.methods[one.method]
-        seed = next(seed for seed in plan.seeds_of(one.method) if seed.search == one.seed)
-        found = table.of(method.genotype or genotype_of(directory, plan, one.method, seed))
+        genotype = _genotype(directory, plan, one)
+        found = None if genotype is None else table.of(genotype)
         missing += [] if found else [str(one)]
         for name, values in outcomes.items():
             values.append(found[name] if found else None)
     return outcomes
+
+
+def _genotype(directory: RunDirectory, plan: Plan, architecture: Architecture) -> Genotype | None:
+    """Find the genotype of an architecture; None while it is not found."""
+    name = architecture.method
+    if plan.methods[name].genotype is not None:
+        return plan.methods[name].genotype
+    seed = next(seed for seed in plan.seeds_of(name) if seed.search == architecture.seed)
+    stage = plan.genotype_stage(name, seed)
+    return genotype_of(directory, plan, name, seed) if stage is not None and directory.done(stage) else None
 
 
 @frozen

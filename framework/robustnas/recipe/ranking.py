@@ -11,6 +11,7 @@ from typing import Any
 from attrs import evolve
 
 from robustnas.errors import PluginError
+from robustnas.options import options_of
 from robustnas.recipe.document import Node
 from robustnas.recipe.plugins import Plugins
 from robustnas.recipe.schema import Rank, Ranking
@@ -37,8 +38,8 @@ def _installed(node: Node, plugins: Plugins) -> Any:
         try:
             cls = METRICS.load(name)
         except PluginError as fault:
-            return refuse(node, str(fault), plugins.faults)
-        if "score" in metric_parts(cls):
+            return refuse(node, f"{fault}; rank: {{metrics: [...]}} without it would do", plugins.faults)
+        if "score" in metric_parts(cls) and not any(option.required for option in options_of(cls).values()):
             metrics[name] = plugins.use(Node(node.mark, f"{node.path}.metrics", name), METRICS)
     return BAD if BAD in metrics.values() else metrics
 

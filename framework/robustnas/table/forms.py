@@ -171,10 +171,10 @@ def render(comparison: Comparison, width: int | None = None) -> list[RichTable]:
     It is one table where that fits `width` (None: any width does).  In a narrower terminal deviations go to a second
     line; in a still narrower one columns are spread over several tables, so that no figure is ever cut.
     """
-    return _laid_out(*cells(comparison), width)
+    return laid_out(*cells(comparison), width)
 
 
-def _laid_out(titles: list[str], body: list[list[tuple[str, bool]]], width: int | None) -> list[RichTable]:
+def laid_out(titles: list[str], body: list[list[tuple[str, bool]]], width: int | None) -> list[RichTable]:
     """Lay out a table of titles and cells, as `render` says."""
     everything = list(range(1, len(titles)))
     limit = math.inf if width is None else width
@@ -196,7 +196,7 @@ def _grid(titles: list[str], body: list[list[tuple[str, bool]]], chosen: list[in
     """Lay out the methods and the chosen columns."""
 
     def cell(text: str, best: bool) -> terminal.Cell:
-        text = text.replace(" ±", "\n±").replace(" (", "\n(") if compact else text
+        text = re.sub(r" (?=[±(\[])", "\n", text) if compact else text
         mean, space, rest = re.fullmatch(r"(\S*)(\s?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
         return (f"{mean}*{space}{rest}", "bold") if best else text
 
@@ -219,7 +219,7 @@ def show(comparison: Comparison, console: Console) -> None:
     apart = differences(comparison)
     if apart is not None:
         terminal.say(console, f"\n{printable.line(apart[0])}", wrap=True)
-        for table in _laid_out(*apart[1:], width):
+        for table in laid_out(*apart[1:], width):
             terminal.show(table, console)
     for title, names, body in matrices(comparison):
         terminal.say(console, f"\n{printable.line(title)}", wrap=True)
