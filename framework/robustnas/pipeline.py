@@ -138,6 +138,9 @@ def _verify(directory: RunDirectory, stages: list[Stage]) -> None:
     finished.tell(directory.verify(folders.values(), written_anew=True))
     for key, folder in folders.items():
         folder.verify(read_on=key in read_on)
+    for stage in stages:
+        for folder in directory.beside(stage) if stage.question and stage.key in undone else ():
+            folder.verify(read_on=False)
 
 
 def plan(loaded: Loaded, *, out: Path | None = None, memory: bool = False) -> None:

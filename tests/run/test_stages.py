@@ -121,3 +121,16 @@ def test_a_batch_of_other_images_or_a_damaged_file_is_no_earlier_work(tmp_path, 
     StageFolder(tmp_path).save_tensors("progress-0.pt", {"0": "x"})
     with pytest.raises(RunDirectoryError, match=r"progress-0\.pt is damaged.*\n.*delete the folder"):
         sitting(tmp_path, Batches())
+
+
+def test_batches_that_leave_out_places_are_known_by_all_of_them_and_rows_come_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress_files, "SECONDS", -1.0)
+    task = SimpleNamespace(folder=StageFolder(tmp_path), processes=ALONE, report=silent)
+    whole = sitting(tmp_path / "whole", Batches())
+    some, rest = torch.tensor([1, 2, 5, 8]), torch.tensor([0, 3, 4, 6, 7, 9])
+    first = Batches()
+    assert batchwise.rows_of(task, [some, rest], first) == whole
+    assert first.asked == [1, 2, 5, 8, 0, 3, 4, 6, 7, 9]
+    again = Batches()
+    assert batchwise.rows_of(task, [torch.tensor([1, 8]), torch.tensor([2, 5]), rest], again) == whole
+    assert again.asked == [1, 8, 2, 5]

@@ -154,23 +154,23 @@ def evaluation_stages(
     clean = Stage("clean", digest("clean", read), name, seed, needs)
     stages = [clean]
     certificate: tuple[str, ...] = ()
+    of_an_image = {name: read[name] for name in ("network", "dataset")}
     if shared.columns:
         key = digest("probe", {**read, "norm": recipe.threat.norm, "seed": seed.train})
         stages.append(Stage("probe", key, name, seed, (*needs, clean.key)))
     if recipe.certify is not None:
-        key = digest(
-            "certify",
-            {
-                **read,
-                "method": recipe.certify.method,
-                "radius_method": recipe.certify.radius_method or recipe.certify.method,
-                "norms": sorted(recipe.certify.norms),
-                "certified_images": recipe.certify.images,
-                **({"epsilons": recipe.certify.epsilons} if recipe.certify.epsilons else {}),  # they came later
-                "threat": threat,
-            },
-        )
-        stages.append(Stage("certify", key, name, seed, (*needs, clean.key)))
+        bounds = {
+            "method": recipe.certify.method,
+            "radius_method": recipe.certify.radius_method or recipe.certify.method,
+            "norms": sorted(recipe.certify.norms),
+            "threat": threat,
+        }
+        asked: dict[str, Any] = {"certified_images": recipe.certify.images}
+        if recipe.certify.epsilons:  # they came later
+            asked["epsilons"] = recipe.certify.epsilons
+        key = digest("certify", {**read, **bounds, **asked})
+        question = digest("certify an image", {**of_an_image, **bounds})
+        stages.append(Stage("certify", key, name, seed, (*needs, clean.key), question=question))
         certificate = (key,)
     keys: dict[str, str] = {}
     for column in shared.columns:
@@ -180,10 +180,12 @@ def evaluation_stages(
         if column.transfers and not transferred:
             continue
         earlier = [keys[previous.label] for previous in shared.before[column.label] if previous.label in keys]
-        inputs = {**read, **shared.attacks[column.label], "seed": seed.train, "after": earlier, "sources": transferred}
-        keys[column.label] = digest("attack", inputs)
+        inputs = {**shared.attacks[column.label], "seed": seed.train, "sources": transferred}
+        keys[column.label] = key = digest("attack", {**read, **inputs, "after": earlier})
+        question = digest("attack an image", {**of_an_image, **inputs})
         wanted = (*needs, clean.key, *(key for _, key in transferred))
-        stages.append(Stage("attack", keys[column.label], name, seed, wanted, (*certificate, *earlier), column))
+        after = (*certificate, *earlier)
+        stages.append(Stage("attack", key, name, seed, wanted, after, column, question=question))
     if recipe.smoothing is not None:
         key = digest("smooth", {**read, **settings(recipe.smoothing), "seed": seed.train})
         stages.append(Stage("smooth", key, name, seed, (*needs, clean.key)))

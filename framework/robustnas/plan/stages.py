@@ -102,6 +102,8 @@ class Stage:
         after: keys of stages that must end first, whose results are used where they succeed.
         column: the column of an attack; other stages have none.
         candidate: the number of the candidate, from 0, where there are several.
+        question: identifies what is asked of each image, whichever images and further certified radii are asked for;
+            None where no stage takes over the answers.
     """
 
     kind: Kind
@@ -112,6 +114,7 @@ class Stage:
     after: tuple[str, ...] = ()
     column: Column | None = None
     candidate: int | None = None
+    question: str | None = None
 
     @property
     def seed_text(self) -> str:

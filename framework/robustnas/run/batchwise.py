@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from robustnas.errors import RunDirectoryError
@@ -19,10 +20,10 @@ Rows = dict[str, list[Any]]
 
 
 def rows_of(task: Task, batches: Sequence[Tensor], compute: Callable[[Tensor], Rows]) -> Rows:
-    """Apply `compute` to all batches, and join its rows in order; batches of an earlier sitting are not done again.
+    """Apply `compute` to all batches, and join its rows in order of places; what an earlier sitting did stays.
 
     Args:
-        batches: for each batch the places of its images (n,), ascending.
+        batches: for each batch the places of its images (n,), ascending; together all places, each once.
         compute: does not communicate with the other processes.
 
     Raises:
@@ -54,8 +55,10 @@ def rows_of(task: Task, batches: Sequence[Tensor], compute: Callable[[Tensor], R
     merged: dict[int, Rows] = {}
     for some in processes.run_together(own):
         merged |= some
+    order = torch.cat(list(batches)).argsort().tolist() if merged else []
     names = list(merged[0]) if merged else []
-    return {name: [entry for number in sorted(merged) for entry in merged[number][name]] for name in names}
+    joined = {name: [entry for number in sorted(merged) for entry in merged[number][name]] for name in names}
+    return {name: [entries[at] for at in order] for name, entries in joined.items()}
 
 
 def forget(task: Task) -> None:
@@ -96,4 +99,5 @@ class _Kept:
 
 
 def _name(places: Tensor) -> str:
-    return f"{int(places[0])}-{int(places[-1])}"
+    first, last = int(places[0]), int(places[-1])
+    return f"{first}-{last}" if last - first + 1 == len(places) else ",".join(map(str, places.tolist()))

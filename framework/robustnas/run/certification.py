@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from robustnas.errors import RunError, UnsupportedOpError
 from robustnas.plan import Plan
 from robustnas.run.batchwise import Rows, forget, rows_of
 from robustnas.run.evaluated import evaluated_images, network_of
+from robustnas.run.taken_over import TakenOver
 from robustnas.run.task import Task, finish
 from robustnas.threat import NORMS
 
@@ -28,26 +31,38 @@ def certificates(task: Task) -> None:
     plan, settings = task.plan, task.plan.certify
     assert settings is not None
     network, (images, indices) = network_of(task), evaluated_images(plan, settings.images)
+    kept = TakenOver.of(task, task.stage.question, indices, lambda folder: _index(folder.result(), settings.epsilons))
+    known = kept.folder.result() if kept.folder else {}
 
     def bounded(places: Tensor) -> Rows:
         """Compute smallest margin, verdict, radii, and the largest epsilon reached, of a batch."""
         batch, truth = images.take(places).to(task.device), images.labels[places].to(task.device)
+        rows = kept.rows[places].tolist()
         try:
-            smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
-            radii, reached = _radii(network, batch, truth, plan, smallest > 0)
+            if rows[0] >= 0:  # either all of a batch are taken over or none is
+                margin, certified = ([known[name][row] for row in rows] for name in ("margin", "certified"))
+                radii, reached = _further_radii(network, batch, truth, plan, known, rows)
+            else:
+                smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
+                margin = [value if math.isfinite(value) else None for value in smallest.tolist()]
+                certified = (smallest > 0).tolist()
+                radii, reached = _radii(network, batch, truth, plan, smallest > 0)
         except UnsupportedOpError as fault:  # as a RunError it stops this network's certificates alone
             raise RunError(str(fault)) from fault
         return {
-            "margin": [value if math.isfinite(value) else None for value in smallest.tolist()],
-            "certified": (smallest > 0).tolist(),
+            "margin": margin,
+            "certified": certified,
             **({"reached": reached.tolist()} if settings.epsilons else {}),
             **{norm: values.tolist() for norm, values in radii.items()},
         }
 
-    rows = rows_of(task, in_order(len(images.labels), settings.batch), bounded)
+    batches = [some for part in (kept.answered, kept.rest) for some in part.split(settings.batch) if len(some)]
+    rows = rows_of(task, batches, bounded)
     finish(
         task,
         {
+            "question": task.stage.question,
+            **kept.told,
             "threat": {"norm": plan.threat.norm, "epsilon": plan.threat.epsilon},
             "method": settings.method,
             "radius_method": settings.radius_method or settings.method,
@@ -65,6 +80,11 @@ def certificates(task: Task) -> None:
     forget(task)
 
 
+def _index(result: dict[str, Any], epsilons: Sequence[float]) -> Sequence[int]:
+    """List the images of finished certificates; none where these were raised to radii that are no longer asked for."""
+    return result["index"] if set(map(float, result.get("certified_at", {}))) <= set(epsilons) else ()
+
+
 def _radii(
     network: nn.Module, images: Tensor, labels: Tensor, plan: Plan, certified: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
@@ -74,17 +94,50 @@ def _radii(
     at least that epsilon as its radius.  Of balls of one radius, l_inf holds l_2 and l_2 holds l_1, so a radius in one
     norm is at least that in the norms before it.  What a radius decides of the further radii needs no bound.
     """
-    settings, norm = plan.certify, plan.threat.norm
+    settings = plan.certify
     assert settings is not None
     method = settings.radius_method or settings.method
     found = {norm: certify.radius(network, images, labels, norm, method=method) for norm in settings.norms}
     reached = certified.cpu().double() * plan.threat.epsilon  # float64, which not every device has
+    return _reached(network, images, labels, plan, found, reached, settings.epsilons)
+
+
+def _further_radii(
+    network: nn.Module, images: Tensor, labels: Tensor, plan: Plan, known: dict[str, Any], rows: Sequence[int]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Find what `_radii` finds of images whose certificates are the `rows` of a finished result.
+
+    Nothing is bounded at the radii that were asked for then, and raising twice is raising once, to the larger.
+    """
+    settings = plan.certify
+    assert settings is not None
+    found = {
+        norm: torch.tensor([known["radius"][norm][row] for row in rows], dtype=images.dtype, device=images.device)
+        for norm in settings.norms
+    }
+    asked = {plan.threat.epsilon: known["certified"]}
+    asked |= {float(epsilon): held for epsilon, held in known.get("certified_at", {}).items()}
+    reached = [max((e for e, held in asked.items() if held[row]), default=0.0) for row in rows]
+    further = [epsilon for epsilon in settings.epsilons if str(epsilon) not in known.get("certified_at", {})]
+    return _reached(network, images, labels, plan, found, torch.tensor(reached, dtype=torch.float64), further)
+
+
+def _reached(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    plan: Plan,
+    found: dict[str, Tensor],
+    reached: Tensor,
+    epsilons: Sequence[float],
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Raise radii (N,) by norm to what is `reached` (N,) in the threat's norm, and to those of `epsilons` that hold."""
+    norm, settings = plan.threat.norm, plan.certify
+    assert settings is not None
     radii, known = _raised(found, norm, reached, images.dtype)
-    if settings.epsilons:
+    if epsilons:
         known = torch.maximum(known.cpu().double(), reached)
-        reached = certify.largest_certified(
-            network, images, labels, norm, settings.epsilons, settings.method, known=known
-        )
+        reached = certify.largest_certified(network, images, labels, norm, epsilons, settings.method, known=known)
         radii, _ = _raised(found, norm, reached, images.dtype)
     return radii, reached
 

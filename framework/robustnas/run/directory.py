@@ -234,6 +234,20 @@ class RunDirectory:
                 folders_by_key[stage.key] = StageFolder(self.path / stage.kind / (own if own in names else names[0]))
         return folders_by_key
 
+    def beside(self, stage: Stage) -> list[StageFolder]:
+        """The folders of finished stages that differ from a stage in their keys alone: of other images, say.
+
+        Those without digests are left out: nothing can be taken over from an older version's.
+
+        Raises:
+            RunDirectoryError: one has lost its result, or is a link to another.
+        """
+        kind, _, own = stage.folder.partition("/")
+        names = [name for names in _by_key(self.path / kind).values() for name in names]
+        alike = [name for name in sorted(names) if name != own and name.rpartition("-")[0] == own.rpartition("-")[0]]
+        folders = [StageFolder(self.path / kind / name) for name in alike]
+        return [folder for folder in folders if folder.done and digests.present(folder.path)]
+
     def at(self, where: str) -> StageFolder:
         """The folder of a stage, from its path below this directory."""
         return StageFolder(self.path / where)

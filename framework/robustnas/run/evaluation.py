@@ -6,6 +6,7 @@ against the certificates there are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -27,12 +28,14 @@ from robustnas.attack.review.probe import probe as probed
 from robustnas.attack.review.records import of_options
 from robustnas.certify.verdicts import contradicted, fooled
 from robustnas.contracts import AttackTraits, Images
+from robustnas.data.selection import Chosen
 from robustnas.errors import OptionError, RunDirectoryError, RunError, VerdictError
-from robustnas.plan import sources
+from robustnas.plan import digest, sources
 from robustnas.run.evaluated import evaluated_images, network_of
 from robustnas.run.layout import VIOLATION
+from robustnas.run.taken_over import TakenOver
 from robustnas.run.task import Task, finish
-from robustnas.runtime.artifacts import damaged
+from robustnas.runtime.artifacts import StageFolder, damaged
 from robustnas.runtime.strangers import text_of
 from robustnas.threat import ThreatModel
 from robustnas.train.capacity import count
@@ -80,14 +83,12 @@ def attacked(task: Task) -> None:
     assert column is not None
     plugin = plan.attacks[column.label]
     network, (images, indices) = network_of(task), evaluated_images(plan)
-    progress = Progress(task.folder, task.processes.rank)
+    progress, clean = Progress(task.folder, task.processes.rank), _clean_answers(task, images)
     conditions = Conditions(
         label=column.name,
         batch=plan.evaluate.batch,
         seed=task.stage.seed.train,
         device=task.device,
-        clean=_clean_answers(task, images),
-        places=indices,
         expectation=column.expectation,
         runs=column.runs,
         access=column.access,
@@ -104,38 +105,54 @@ def attacked(task: Task) -> None:
             ~np.any([np.zeros(len(indices), bool), *(fooled(rows, epsilon) for rows in earlier)], 0)
         )
 
-    def variant(built: Any, called: str, source: nn.Module | None = None) -> Outcomes:
-        """Run one of several variants of the attack, on every image at one radius."""
-        changed = attrs.evolve(conditions, variant=called, source=source)
-        return evaluate(network, images, images.labels, built, column.threat, changed)
+    def outcomes_of(built: Any, at: Tensor) -> list[Outcomes]:
+        """Run the attack on the images at `at` (n,): a row a radius or a variant."""
+        some = images if len(at) == len(indices) else Chosen(images, at)
+        own = attrs.evolve(conditions, clean=clean[at], places=indices[at])
 
-    def outcomes_of(built: Any) -> list[Outcomes]:
-        """Run the attack: a row a radius or a variant."""
+        def variant(part: Any, called: str, source: nn.Module | None = None) -> Outcomes:
+            """Run one of several variants of the attack, on every image at one radius."""
+            changed = attrs.evolve(own, variant=called, source=source)
+            return evaluate(network, some, some.labels, part, column.threat, changed)
+
         if column.transfers:
             return [variant(built, f"from {method}", source) for method, source in _sources(task).items()]
         if traits.every and traits.parts:
             return [variant(part, called) for called, part in traits.parts.items()]
         return at_radii(
             network,
-            images,
-            images.labels,
+            some,
+            some.labels,
             lambda threat: build(plugin, threat),
             column.threats,
-            conditions,
-            left=left,
+            own,
+            left=lambda epsilon: left(epsilon)[at],
             carry=plan.evaluate.attacked == "survivors",
         )
 
     try:
         built = build(plugin, column.threat)
         traits = AttackTraits.of(built)
-        rows = outcomes_of(built)
+        # averaged passes and foolbox's attacks draw for a whole batch: they do other things to an image in another one
+        alone = column.expectation == 1 and _draws_an_image(built)
+        question = digest("question", [task.stage.question, str(load_foolbox().__version__)]) if alone else None
+        spared = [indices[~left(threat.epsilon)].tolist() for threat in column.threats]
+        kept = TakenOver.of(task, question, indices, lambda folder: _index(folder, spared))
+        rows = outcomes_of(built, kept.rest) if len(kept.rest) else []
+        if kept.folder is not None:
+            stored = outcomes.load(kept.folder.path)
+            if rows and rows[0].parts != stored[0].parts:  # it found a gradient where there was none, or the reverse
+                kept, rows = TakenOver(torch.full_like(indices, -1)), outcomes_of(built, torch.arange(len(indices)))
+            else:
+                rows = kept.completed(stored, rows)
     except OptionError as fault:  # options meet the network only here, and a RunError stops this attack alone
         raise RunError(text_of(fault)) from fault
     outcomes.save(rows, task.folder)
     finish(
         task,
         {
+            **({} if question is None else {"question": question, "spared": spared}),
+            **kept.told,
             "attack": column.name,
             "threat": {"norm": column.threat.norm, "epsilon": column.threat.epsilon},
             "radii": list(column.radii),
@@ -196,6 +213,24 @@ def _clean_answers(task: Task, images: Images) -> Tensor:
     if not isinstance(answers, list) or len(answers) != len(images.labels):
         raise RunDirectoryError(damaged(folder.result_file, "it has no prediction for each image"))
     return torch.tensor(answers, dtype=torch.int64)
+
+
+def _draws_an_image(attack: Any) -> bool:
+    """Whether what an attack does to an image depends on that image alone, as none of its parts draws for a batch."""
+    traits = AttackTraits.of(attack)
+    return all(map(_draws_an_image, traits.parts.values())) if traits.parts else bool(traits.takes_draws)
+
+
+def _index(finished: StageFolder, spared: Sequence[Sequence[int]]) -> Sequence[int]:
+    """List the images of a finished attack by their places, with -1 for one that was `spared` at other radii than now.
+
+    Nothing is taken over where parts were left out, which another image may have run.
+    """
+    result = finished.result()
+    if result["left_out"]:
+        return ()
+    differ = set().union(*(set(now) ^ set(then) for now, then in zip(spared, result["spared"], strict=True)))
+    return [-1 if place in differ else place for place in outcomes.load(finished.path)[0].index.tolist()]
 
 
 def _earlier(task: Task) -> list[list[Outcomes]]:
