@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from robustnas import search, train
 from robustnas.data.order import batch_count
 from robustnas.data.stratified import first_half
 from robustnas.errors import RobustnasError
-from robustnas.plan import OF_A_SEARCH, Foreign, MethodPlan, Plan, Seed
+from robustnas.plan import OF_A_SEARCH, Foreign, MethodPlan, Plan, Seed, Stage
 from robustnas.run.directory import RunDirectory
 from robustnas.run.task import TrainingOnly, genotype_of, load_foreign
 from robustnas.runtime import memory, terminal
@@ -95,9 +96,10 @@ def show(
     for name, method in plan.methods.items():
         supernet = f"{here.sizes.supernet(method.space):,}" if method.searches else ""
         needed = [_memory(method, plan, here.notes)] if estimate else []
-        for seed in plan.seeds_of(name):
-            words = _stages(here, method, seed)
-            rows.append((name, str(seed), *words, supernet, _network(here, method, seed), *needed))
+        for search_seed in dict.fromkeys(seed.search for seed in plan.seeds_of(name)):
+            seeds = [seed for seed in plan.seeds_of(name) if seed.search == search_seed]
+            words = _stages(here, method, seeds)
+            rows.append((name, str(search_seed), *words, supernet, _network(here, method, seeds[0]), *needed))
     table = terminal.table(titles, rows, right=range(len(left), len(titles)), framed=False, padding=(0, 2, 0, 0))
     say = partial(terminal.say, console)
     say(
@@ -144,16 +146,16 @@ def _memory(method: MethodPlan, plan: Plan, notes: list[str]) -> str:
         return "-"
 
 
-def _stages(here: Here, method: MethodPlan, seed: Seed) -> tuple[str, str, str]:
-    """Describe search, training and evaluation of one method and seed in a few words each."""
+def _stages(here: Here, method: MethodPlan, seeds: Sequence[Seed]) -> tuple[str, str, str]:
+    """Describe search, trainings and evaluation of one method and search seed in a few words each.
 
-    def state(stage: Any, todo: str) -> str:
-        return "done" if stage.key in here.done else todo
-
+    Args:
+        seeds: those of its trainings.
+    """
     plan, count = here.plan, here.count
-    searched = plan.genotype_stage(method.name, seed)
-    trained = plan.stage("train", method.name, seed)
-    evaluation = [s for s in plan.stages_of(method.name, seed) if s.kind not in (*OF_A_SEARCH, "train")]
+    searched = plan.genotype_stage(method.name, seeds[0])
+    stages = [stage for seed in seeds for stage in plan.stages_of(method.name, seed)]
+    evaluation = [stage for stage in stages if stage.kind not in (*OF_A_SEARCH, "train")]
     done = sum(stage.key in here.done for stage in evaluation)
     if method.network is not None:
         return (
@@ -165,13 +167,23 @@ def _stages(here: Here, method: MethodPlan, seed: Seed) -> tuple[str, str, str]:
         first = f"genotype {method.genotype_source}"
     else:
         steps = _steps(method.search.epochs, _search_batches(method, count)) if method.searches else "drawn at random"
-        first = state(searched, f"{steps}{'' if method.best_of is None else f', best of {method.best_of.samples}'}")
+        todo = f"{steps}{'' if method.best_of is None else f', best of {method.best_of.samples}'}"
+        first = "done" if searched.key in here.done else todo
     train_count = count
     if count is not None and method.train.checkpoint == "best":
         train_count = first_half(count, 1 - method.train.held_out)
     each = None if train_count is None else batch_count(train_count, method.train.batch)
-    second = state(trained, _steps(method.train.epochs, each))
+    second = _trainings(here, [stage for stage in stages if stage.kind == "train"], _steps(method.train.epochs, each))
     return first, second, f"{done} of {len(evaluation)} done" if done else f"{len(evaluation)} stages"
+
+
+def _trainings(here: Here, stages: Sequence[Stage], steps: str) -> str:
+    """Describe the trainings of one genotype."""
+    done, count = sum(stage.key in here.done for stage in stages), len(stages)
+    if done == count:
+        return "done" if stages else "none"
+    told = steps if count == 1 else f"{count} trainings of {steps}"
+    return f"{told}, {done} done" if done else told
 
 
 def _search_batches(method: MethodPlan, count: int | None) -> int | None:
