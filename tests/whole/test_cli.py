@@ -317,3 +317,17 @@ def test_python_m_robustnas_is_the_command() -> None:
     command = [sys.executable, "-m", "robustnas", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"robustnas {robustnas.__version__}\n")
+
+
+def test_a_reader_that_leaves_while_rich_prints_is_no_fault(monkeypatch, capsys):
+    """rich makes a SystemExit of the broken pipe, after it has pointed stdout elsewhere."""
+
+    def left(arguments: object) -> int:
+        try:
+            raise BrokenPipeError
+        except BrokenPipeError:
+            raise SystemExit(1)  # noqa: B904
+
+    monkeypatch.setattr(cli.commands, "table", left)
+    assert cli.main(["table", "somewhere"]) == 1
+    assert capsys.readouterr() == ("", "")

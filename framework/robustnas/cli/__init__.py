@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         tell(f"robustnas: {where}{fault.strerror or text_of(fault)}", error=True)
         return InputError.exit_status if fault.errno in NAMES else 1
     except BaseException as fault:  # a plugin's own, before any stage could be blamed for it, or ours
+        if isinstance(fault.__context__, BrokenPipeError):
+            return 1  # rich, whose reader has left, has put stdout out of reach already
         tell(f"robustnas: {_unforeseen(fault)}", error=True)
         return 1
 
