@@ -61,6 +61,10 @@ train: {auxiliary: 0, drop_path: 0}
             "methods.one={genotype: DARTS_V2, train: {match: {parameters: 9}}}",
             "methods.one.train.match: 9 parameters are",
         ),
+        (
+            "search_space={name: pc-darts, network_cells: 1, network_channels: 2}\nrank={networks: [inherited]}",
+            "rank.networks: PcDarts has no `path`, so no weights can be trained that its networks share",
+        ),
         ("certify.images=600", "certify.images: 600 test images are asked for and there are 597; leave"),
     ],
 )
@@ -87,6 +91,44 @@ def test_a_warm_up_matters_where_something_is_searched(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(RECIPE.replace("one: {}", "one: {genotype: DARTS_V2}"), encoding="utf-8")
     assert main(["plan", str(recipe), "--set", "search={epochs: 5, warmup_epochs: 5}"]) == 0
+
+
+SAMPLERS = """
+    import torch
+    from robustnas_plugins.search_spaces.darts import Darts
+
+    class Always(Darts):
+        def sample(self, generator):
+            return {"ops": 1}
+
+    class Sometimes(Darts):
+        def sample(self, generator):
+            wrong = int(torch.randint(2, (1,), generator=generator))
+            return {"ops": 1} if wrong else super().sample(generator)
+"""
+
+
+def test_a_sampler_that_draws_what_its_space_cannot_build_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At once where the first draw is such; else the rows of the other seeds are made all the same."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spaces = {"always": "their_samplers:Always", "sometimes": "their_samplers:Sometimes"}
+    install(tmp_path, "their-samplers", {group("search_spaces"): spaces}, their_samplers=SAMPLERS)
+    recipe, out = tmp_path / "r.yaml", tmp_path / "out"
+    text = RECIPE.replace("one: {}", "one: {strategy: random}").replace("name: darts", "name: always")
+    recipe.write_text(f"{text}seeds: [0, 1, 2, 3]\n", encoding="utf-8")
+    command = ["run", str(recipe), "--out", str(out), "--device", "cpu", "--until", "search"]
+    assert main(command) == 2
+    told = "sample drew {'ops': 1}, which Always cannot build: InputError: genotype: normal, normal_concat"
+    assert f"methods.one.strategy: Always.{told}" in capsys.readouterr().err
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("always", "sometimes"), encoding="utf-8")
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert said.count(f"Sometimes.{told.replace('Always', 'Sometimes')}") == 4 - len(
+        list(out.glob("search/*/result.json"))
+    )
+    assert 0 < len(list(out.glob("search/*/result.json"))) < 4
 
 
 PLAIN = """

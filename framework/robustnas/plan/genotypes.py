@@ -46,7 +46,12 @@ def find_genotype(
         return known[source]
     path_text, _, key = source.partition("#")
     listing = enumeration(space)
-    if not path_text and listing is not None:
+    if not path_text:
+        if listing is None:
+            raise InputError(
+                f"found {quoted(source)}, and {type(space).__name__} does not list its genotypes; a file would do, "
+                "path#KEY, or a space that does, such as nas-bench-201"
+            )
         return _listed(list(listing()), key)
     tried = [beside / path_text, Path(path_text)]
     path = next((p for p in tried if isfile(p)), None)
@@ -72,8 +77,11 @@ def _of_run(source: Mapping[str, Any], beside: Path, read: Callable[[Path], Any]
         InputError: there is no such run, method or seed, or its search is not done.
     """
     method, seed = source.get("method"), str(source.get("seed", 0))
-    if unknown := sorted(source.keys() - {"run", "method", "seed"}) or not isinstance(method, str):
-        raise InputError(f"found {unknown if method else 'no method'} beside run; run, method and seed would do")
+    if unknown := sorted(map(str, source.keys() - {"run", "method", "seed"})):
+        raise InputError(f"found {', '.join(unknown)} beside run; run, method and seed would do")
+    if not isinstance(method, str):
+        found = "no method" if method is None else f"method: {method!r}"
+        raise InputError(f"found {found} beside run; the name of a method of that run would do")
     folders = [beside / str(source["run"]), Path(str(source["run"]))]
     folder = next((one for one in folders if isfile(one / "layout.json")), None)
     if folder is None:

@@ -23,6 +23,7 @@ from robustnas.run.data import Splits
 from robustnas.run.task import load_foreign
 from robustnas.runtime import seeding
 from robustnas.runtime.processes import ALONE, Processes
+from robustnas.search.single_path import SinglePathTask
 from robustnas.search.weights import weights
 from robustnas.train.capacity import matched
 from robustnas.train.network import check_drop_path
@@ -50,6 +51,7 @@ def check(
     note = loaded.noting(faults)
     images = note.attempt(read, "dataset")
     check_networks(plan, note)
+    check_paths(plan, note)
     if isinstance(images, Splits):
         check_batches(plan, images.labels, processes, note)
         check_counts(plan, len(images.test.labels), note)
@@ -71,12 +73,20 @@ def check_networks(plan: Plan, note: Noting) -> None:
         genotype = method.genotype
         with seeding.seeded(0, "check"):
             if method.strategy == "random":
-                genotype = note.attempt(partial(search.drawn, method.space, 0), "strategy", method.name)
+                genotype = note.attempt(partial(search.drawn, method.space, plan.dataset, 0), "strategy", method.name)
             elif genotype is None:
                 genotype = note.attempt(partial(_searched, method, plan), "search_space", method.name)
             if genotype is not BAD:
                 with torch.device("meta"):
                     _check_network(method, genotype, plan, note)
+
+
+def check_paths(plan: Plan, note: Noting) -> None:
+    """Refuse inherited networks of a space whose supernet does not hold the networks of its genotypes."""
+    if plan.ranking is not None and "inherited" in plan.ranking.settings.states:
+        for space in {id(method.search_space): method.search_space for method in plan.methods.values()}.values():
+            if space is not None:
+                note.attempt(partial(SinglePathTask, plan.dataset, space, plan.search), "rank.networks")
 
 
 def _differing(method: MethodPlan) -> Any:

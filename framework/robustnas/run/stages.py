@@ -72,7 +72,8 @@ def _search(task: Task) -> None:
         )
         result = search.run(todo, task.folder, task.device, task.report, task.processes)
     else:
-        result = {"genotype": search.drawn(method.space, task.search_seed), "search_seconds": 0.0, "notes": []}
+        genotype = search.drawn(method.space, task.plan.dataset, task.search_seed)
+        result = {"genotype": genotype, "search_seconds": 0.0, "notes": []}
     task.folder.write_json("genotype.json", result["genotype"])
     finish(task, result)
 
