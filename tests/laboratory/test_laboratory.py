@@ -265,6 +265,29 @@ def test_a_published_table_stands_in_for_training(table: Path):
 
 
 @pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"val_pgd_8.0_acc": {"111": float("nan")}}, "architecture 14 is not in the form expected, a number for each"),
+        ({"val_pgd_8.0_acc": [1]}, "architecture 14 is not in the form expected, a number for each seed"),
+        ({}, None),
+    ],
+)
+def test_a_row_that_is_not_in_the_form_is_told_and_one_without_the_outcome_left_out(
+    table: Path, row: dict, told: str | None, capsys: pytest.CaptureFixture[str]
+):
+    file = table.parent / "table.json"
+    rows = json.loads(file.read_text())
+    rows["cifar10"]["14"] = row
+    file.write_text(json.dumps(rows))
+    run = table.parent / "run"
+    assert main(["rank", str(table), "--out", str(run), "--quiet"]) == (0 if told is None else 2)
+    assert (told or "") in capsys.readouterr().err
+    if told is None:
+        lines = json.loads((run / "rank.json").read_text())["failures"]
+        assert lines == ["not in the published table, and left out: cell-2 0, cell-5 0"]
+
+
+@pytest.mark.parametrize(
     ("override", "told"),
     [
         ("rank.published.dataset=cifar100", "has no dataset 'cifar100'; did you mean 'cifar10'?"),

@@ -11,6 +11,7 @@ that is not in the table is looked up as any other with its `canonical` text, wh
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from robustnas.contracts import Genotype, SearchSpace, enumeration
 from robustnas.errors import InputError
 from robustnas.recipe.schema import Published
 from robustnas.runtime import given_file
+from robustnas.runtime.strangers import described
 from robustnas.runtime.suggest import did_you_mean
 
 LARGEST = 1 << 30
@@ -56,8 +58,8 @@ class PublishedTable:
             {} if canonical is None else {canonical(g): n for n, g in enumerate(listed()) if str(n) in self.rows}
         )
 
-    def of(self, genotype: Genotype) -> dict[str, list[float]] | None:
-        """The outcomes of an architecture by name, a value a seed; None where the table lacks it.
+    def of(self, genotype: Genotype) -> dict[str, list[float]]:
+        """The outcomes of an architecture by name, a value a seed, as far as the table has them.
 
         Raises:
             InputError: what it holds of the architecture is not in the form above.
@@ -65,15 +67,17 @@ class PublishedTable:
         place = self.places.get(_text(genotype))
         if str(place) not in self.rows and self.canonical is not None:
             place = self.isomorphic.get(self.canonical(genotype))
-        row = self.rows.get(str(place))
-        if row is None:
-            return None
+        row = self.rows.get(str(place), {})
         try:
-            return {name: [float(value) for value in row[name].values()] for name in self.outcomes}
-        except (KeyError, TypeError, ValueError, AttributeError) as fault:
+            found = {name: [float(value) for value in row[name].values()] for name in self.outcomes if name in row}
+            if not all(math.isfinite(value) for values in found.values() for value in values):
+                raise ValueError("an outcome is not finite")
+        except (TypeError, ValueError, AttributeError) as fault:
             raise InputError(
-                f"{self.file}: architecture {place} is not in the form expected: {fault!r:.100}"
+                f"{self.file}: architecture {place} is not in the form expected, a number for each seed of each "
+                f"outcome: {described(fault)}"
             ) from fault
+        return found
 
 
 def _text(genotype: Genotype) -> str:

@@ -211,10 +211,10 @@ def _published(
     outcomes: dict[str, Values] = {name: [] for name in table.outcomes}
     for one in architectures:
         genotype = _genotype(directory, plan, one)
-        found = None if genotype is None else table.of(genotype)
+        found = {} if genotype is None else table.of(genotype)
         missing += [] if found else [str(one)]
         for name, values in outcomes.items():
-            values.append(found[name] if found else None)
+            values.append(found.get(name) or None)
     return outcomes
 
 
