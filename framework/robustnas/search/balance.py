@@ -10,7 +10,7 @@ from robustnas.options import MISSING, option
 RHO = 1.0
 """The share of `gamma: {balance: ...}` by default: a score is heard as well as the loss.
 
-On digits (two cells, 5,000 weights, three searches each), `certified-bound` in logs at shares of .5, 1 and 2 gave
+On digits (two cells, 5,000 weights, two or three searches), `certified-bound` in logs at shares of .5, 1 and 2 gave
 networks of which 45, 90 and 99 % of the images are certified at .001 (plain DARTS: none), 89.7, 86.9 and 83.9 % robust
 at .03 (91.0) and 97.7, 97.2 and 96.2 % right (97.1): docs/evidence.md.
 """
