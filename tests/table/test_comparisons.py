@@ -16,7 +16,8 @@ from robustnas.attack.column import Column
 from robustnas.certify.verdicts import Verdicts
 from robustnas.plan import Seed
 from robustnas.table import comparisons
-from robustnas.table.forms import cells, comparisons_csv, csv_text, differences, json_data, markdown, show
+from robustnas.table.forms import comparisons_csv, csv_text, json_data, markdown, show
+from robustnas.table.grids import cells, differences
 from robustnas.table.lines import claims
 from robustnas.table.rows import Comparison, SeedResult, row
 from robustnas.table.statistics import paired

@@ -19,7 +19,8 @@ from rich.console import Console
 from robustnas.attack.column import Column
 from robustnas.certify.verdicts import Verdicts
 from robustnas.plan import Seed
-from robustnas.table.forms import cells, csv_text, json_data, markdown, matrices, show
+from robustnas.table.forms import csv_text, json_data, markdown, show
+from robustnas.table.grids import cells, matrices
 from robustnas.table.lines import questions
 from robustnas.table.rows import Comparison, SeedResult, figure, row
 from robustnas.threat import ThreatModel

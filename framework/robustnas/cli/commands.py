@@ -54,9 +54,18 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def table(arguments: argparse.Namespace) -> int:
-    from robustnas.table import finished
+    from robustnas.table import finished, forms
+    from robustnas.table.chosen import chosen
 
-    finished.show(arguments.directory)
+    output: Path | None = arguments.output
+    whole = finished.rebuilt(arguments.directory)
+    asked = chosen(whole, arguments.columns, arguments.sort)
+    form = arguments.format or (forms.ENDINGS.get(output.suffix, "rich") if output else "rich")
+    if form == "rich" and output is None:
+        forms.show(asked)
+    else:
+        _given(forms.FORMS[form](asked), output)
+    finished.agree(whole)
     return 0
 
 

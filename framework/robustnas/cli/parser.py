@@ -13,6 +13,8 @@ from robustnas.cli import commands
 from robustnas.runtime.quoted import quoted
 from robustnas.runtime.suggest import did_you_mean
 
+FORMS = ("rich", "markdown", "latex", "csv", "json", "html")
+
 KINDS = ("search-space", "metric", "attack", "dataset", "order", "regime")
 
 
@@ -94,8 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="estimate the memory of a search step: seconds a method, a minute or two for a large supernet",
     )
-    table = add(every, "table", "rebuild and print the table of a run directory", commands.table)
-    table.add_argument("directory", type=Path, metavar="DIR", help="a run directory")
+    _add_table(add(every, "table", "rebuild and print the table of a run directory", commands.table))
 
     _add_evaluate(add(every, "evaluate", "attack and certify a network made elsewhere", commands.evaluate))
     records = add(every, "records", "what each attack did to each image of a run, as CSV", commands.records)
@@ -140,6 +141,18 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     """Add how a run is done: where it computes, and what it prints."""
     parser.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument("--quiet", action="store_true", help="print nothing but faults; the table is in DIR")
+
+
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `table`."""
+    parser.add_argument("directory", type=Path, metavar="RUN", help="a run directory")
+    forms = f"{', '.join(FORMS)} (default: as FILE ends, else rich; latex needs booktabs)"
+    parser.add_argument("--format", choices=FORMS, metavar="FORM", help=forms)
+    parser.add_argument("--columns", metavar="A,B,...", help="columns to show: clean, robust, ... (default: all)")
+    parser.add_argument(
+        "--sort", metavar="COLUMN", help="sort rows by a column, the best first (default: the recipe's)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="a new file (default: print)")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:

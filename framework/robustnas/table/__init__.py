@@ -5,8 +5,12 @@ statistics   what a few seeds and images say, and what they cannot
 results      makes the table of a run directory, and a list of what happened to each image
 rows         makes figures as plain data from the results of the stages
 comparisons  each method against the best, and against the first
+grids        the table as texts, and what stands below it, as every form shows them
+chosen       some of its columns, its rows in the order of one
 columns      the columns of the printed table
 lines        the lines under it
 forms        presents them as JSON, Markdown, CSV and in a terminal
+latex        presents them as LaTeX
+html         presents them as HTML
 robustbench  one result in the form of RobustBench's files
 """

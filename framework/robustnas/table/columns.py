@@ -30,6 +30,12 @@ class Printed:
     write: Callable[[float], str]
     best: Callable[[Iterable[float]], float] | None = max
 
+    @property
+    def name(self) -> str:
+        """What the column is called where it is asked for: its title without a unit, an attack's label."""
+        whole = "search" if self.keys == ("search_seconds",) else self.title.removesuffix(" %")
+        return self.keys[-1] if self.keys[0] == "attacks" else whole
+
     def pick(self, row: dict[str, Any]) -> Figure:
         """The column's figure in a row."""
         entry: Any = row
@@ -61,7 +67,16 @@ def seconds(value: float) -> str:
 
 
 def of_table(comparison: Comparison) -> list[Printed]:
-    """List the columns of the printed table, from left to right."""
+    """List the columns that are shown, from left to right."""
+    columns = _every(comparison)
+    if comparison.shown is None:
+        return columns
+    by_keys = {column.keys: column for column in columns}
+    return [by_keys[keys] for keys in comparison.shown]
+
+
+def _every(comparison: Comparison) -> list[Printed]:
+    """List the columns of all that the rows hold."""
     columns = [Printed("clean %", ("clean",), percent)]
     columns += [Printed(_title(attack), ("attacks", attack.label), percent) for attack in comparison.attacks]
     if any(attack.worst_case for attack in comparison.attacks):
@@ -90,8 +105,10 @@ def _title(attack: Column) -> str:
 
 
 def of_csv_alone(comparison: Comparison) -> list[Printed]:
-    """List the columns of what is printed as lines under the table."""
-    columns = []
+    """List the columns of what is printed as lines under the table; none where columns were chosen."""
+    columns: list[Printed] = []
+    if comparison.shown is not None:
+        return columns
     for norm in comparison.norms:
         columns.append(Printed(f"radius {norm} all", ("certified_radius_all", norm), pixels))
         columns.append(Printed(f"radius {norm} geometric", ("certified_radius_geometric", norm), pixels))

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from attrs import define
-from rich.console import Console
 
-from robustnas.errors import RunDirectoryError, VerdictError
+from robustnas.errors import DiskFullError, RunDirectoryError, VerdictError
 from robustnas.run import layout
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime import terminal
 from robustnas.runtime.artifacts import write_json, write_text
+from robustnas.runtime.strangers import text_of
 from robustnas.table import forms, results
 from robustnas.table.rows import Comparison
 
@@ -25,13 +25,21 @@ RESTS = 50
 """After it was written during a run, the table rests so many times as long as that took: 2 % of the time at most."""
 
 
-def show(directory: Path) -> None:
-    """Build and print the table of a run directory again, from the results it holds.
+def rebuilt(path: Path) -> Comparison:
+    """Build the table of a run directory again from the results it holds, and write it there.
+
+    Where it cannot be written, a line on stderr says so.
 
     Raises:
         RunDirectoryError: it is not a run directory.
     """
-    write(_opened(directory))
+    directory = _opened(path)
+    compared = results.comparison(directory)
+    try:
+        _write(directory, compared)
+    except (RunDirectoryError, DiskFullError) as fault:
+        tell([f"the table is shown and not written: {text_of(fault).splitlines()[0]}"])
+    return compared
 
 
 def records(directory: Path) -> str:
@@ -63,9 +71,19 @@ def write(directory: RunDirectory, *, quiet: bool = False) -> None:
     Raises:
         VerdictError: results contradict each other; the table is written first, without these.
     """
-    compared = _written(directory)
+    compared = results.comparison(directory)
+    _write(directory, compared)
     if not quiet:
-        forms.show(compared, Console())
+        forms.show(compared)
+    agree(compared)
+
+
+def agree(compared: Comparison) -> None:
+    """Require that no results contradict each other.
+
+    Raises:
+        VerdictError: some do.
+    """
     if compared.contradictions:
         raise VerdictError("\n".join(compared.contradictions))
 
@@ -80,20 +98,18 @@ class Refresh:
     def __call__(self) -> None:
         began = time.monotonic()
         if began >= self.due:
-            _written(self.directory)  # contradictions are told at the end of the run
+            _write(self.directory, results.comparison(self.directory))  # contradictions are told at the end of the run
             took = time.monotonic() - began
             self.due = began + took * (1 + RESTS)
 
 
-def _written(directory: RunDirectory) -> Comparison:
+def _write(directory: RunDirectory, compared: Comparison) -> None:
     """Write the table in its forms."""
-    compared = results.comparison(directory)
     write_json(directory.path / "table.json", forms.json_data(compared))
     write_text(directory.path / "table.md", forms.markdown(compared))
     write_text(directory.path / "table.csv", forms.csv_text(compared))
     if compared.comparisons:
         write_text(directory.path / "comparisons.csv", forms.comparisons_csv(compared))
-    return compared
 
 
 def tell(notes: list[str]) -> None:

@@ -1,4 +1,7 @@
-"""The forms of the table: JSON, Markdown, CSV and the terminal; best value marked, notes underneath."""
+"""The forms of the table: JSON, Markdown, CSV and the terminal; best value marked, notes underneath.
+
+LaTeX and HTML have files of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,86 +9,25 @@ import csv
 import io
 import math
 import re
-import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from robustnas.runtime import printable, terminal
-from robustnas.table.columns import Printed, of_csv_alone, of_table, percent
-from robustnas.table.comparisons import REFERENCE, decides, marked, of_column
-from robustnas.table.lines import FLAGGED, under
+from robustnas.table.columns import Printed, of_csv_alone, of_table
+from robustnas.table.comparisons import marked
+from robustnas.table.grids import Body, below, cells, split
+from robustnas.table.html import html
+from robustnas.table.latex import latex
+from robustnas.table.lines import under
 from robustnas.table.rows import Comparison
-from robustnas.table.statistics.paired import LEVEL
 
 SCHEMA = 2
-OF_A_SEARCH = ("parameters", "match", "search_seconds")
-"""Figures that all trainings of one search share."""
 
-
-def cells(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, bool]]]]:
-    """Make the titles, and for each row its cells (text, is marked as best).
-
-    A row of a classifier that ignores its images (`robustnas.attack.review.flag.BLIND`) is not compared.
-    """
-    columns = of_table(comparison)
-    marks = [marked(comparison, column) for column in columns]
-    body: list[list[tuple[str, bool]]] = []
-    for r in comparison.rows:
-        name = printable.line(str(r["method"]))
-        line = [(f"{name} {FLAGGED}" if r["flags"] else name, False), (_seeds(r), False)]
-        for column, methods in zip(columns, marks, strict=True):
-            found = column.pick(r)
-            line.append(("-", False) if found is None else (_cell(column, found), r["method"] in methods))
-        body.append(line)
-    return ["method", "seeds", *[printable.line(column.title) for column in columns]], body
-
-
-def _seeds(row: dict[str, Any]) -> str:
-    """Write how many seeds a row has, those of searches first."""
-    seeds = row["seeds"]
-    return " x ".join(str(len(one)) for one in (seeds.values() if isinstance(seeds, dict) else [seeds]))
-
-
-def _cell(column: Printed, found: dict[str, Any]) -> str:
-    """Write a figure: its mean, the spread between searches, that between trainings, and whether some are missing."""
-    within = None if column.keys[0] in OF_A_SEARCH else found["std_within"]
-    spreads = [found["std"], *([] if within is None else [within])]
-    text = column.write(found["mean"])
-    if any(spread is not None for spread in spreads):
-        text += "".join(f" ± {'-' if spread is None else column.write(spread)}" for spread in spreads)
-    networks = [value for below in found["within"] for value in below]
-    known = sum(value is not None for value in networks)
-    return text if known == len(networks) else f"{text} ({known} of {len(networks)} seeds)"
-
-
-def differences(comparison: Comparison) -> tuple[str, list[str], list[list[tuple[str, bool]]]] | None:
-    """Lay out how far each method is from the first one, with intervals; None where too few seeds give one."""
-    columns = [column for column in of_table(comparison) if column.keys[0] not in ("attacks", "parameters")]
-    families = {column: of_column(comparison, column, REFERENCE) for column in columns}
-    shown = [column for column, family in families.items() if any(one["interval"] for one in family.values())]
-    if not shown:
-        return None
-    reference, body = comparison.rows[0]["method"], []
-    for r in comparison.rows[1:]:
-        line = [(printable.line(str(r["method"])), False)]
-        for column in shown:
-            one = families[column].get(r["method"])
-            if one is None or one["interval"] is None:
-                line.append(("-", False))
-                continue
-            mean, low, high = (_signed(column, value) for value in (one["difference"], *one["interval"]))
-            line.append((f"{mean} ({low} to {high})", decides(families[column].values()) and one["p_holm"] <= LEVEL))
-        body.append(line)
-    title = f"less {reference}: mean difference over pairs of equal seeds (95 % interval); marked where p_holm <= 0.05"
-    return title, ["method", *(printable.line(column.title) for column in shown)], body
-
-
-def _signed(column: Printed, value: float) -> str:
-    """Write a difference, with its sign."""
-    return ("-" if value < 0 else "+") + column.write(abs(value))
+LEAST_WIDTH = 80
+"""At which titles are broken where stdout is no terminal, unless a table is wider."""
 
 
 def json_data(comparison: Comparison) -> dict[str, Any]:
@@ -101,33 +43,55 @@ def json_data(comparison: Comparison) -> dict[str, Any]:
         "certified_epsilons": comparison.certified_epsilons,
         "notes": comparison.notes,
         "contradictions": comparison.contradictions,
-        "rows": comparison.rows,
+        "rows": _rows(comparison),
+        "marked": [{"column": list(column.keys), "methods": methods} for column, methods in _marks(comparison)],
         "comparisons": comparison.comparisons,
     }
+
+
+def _rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Give the rows as plain data; of chosen columns alone where some were chosen."""
+    if comparison.shown is None:
+        return comparison.rows
+    rows = []
+    for r in comparison.rows:
+        kept = {key: r[key] for key in ("method", "seeds", "flags")}
+        for column in of_table(comparison):
+            first, *inner = column.keys
+            kept[first] = {**kept.get(first, {}), inner[0]: column.pick(r)} if inner else column.pick(r)
+        rows.append(kept)
+    return rows
+
+
+def _marks(comparison: Comparison) -> list[tuple[Printed, list[str]]]:
+    """List the methods that carry each column's mark, in the order of the rows; not of time, which is the machine's."""
+    names = [str(r["method"]) for r in comparison.rows]
+    found = [
+        (column, marked(comparison, column)) for column in of_table(comparison) if column.keys != ("search_seconds",)
+    ]
+    return [(column, [name for name in names if name in methods]) for column, methods in found]
 
 
 def markdown(comparison: Comparison) -> str:
     """Write the table in Markdown, best values bold, notes underneath."""
     parts = [_markdown_table(*cells(comparison))]
     parts += ["\n".join(f"- {printable.paragraph(note)}" for note in under(comparison))]
-    apart = differences(comparison)
-    parts += [] if apart is None else [printable.paragraph(apart[0]), _markdown_table(*apart[1:])]
-    for title, names, lines in matrices(comparison):
-        body = [[(text, False) for text in (name, *line)] for name, line in lines]
-        parts += [printable.paragraph(title), _markdown_table(["", *names], body)]
+    for title, titles, body in below(comparison):
+        parts += [printable.paragraph(title), _markdown_table(titles, body)]
     return "\n\n".join(parts) + "\n"
 
 
 def csv_text(comparison: Comparison) -> str:
     """Write the table as CSV, unrounded: a mean and a std column a figure, and where training seeds are below search
-    seeds a std within these; empty where not measured."""
+    seeds a std within these; empty where not measured; last in which columns a method carries the mark."""
     columns = [*of_table(comparison), *of_csv_alone(comparison)]
     nested = any(isinstance(r["seeds"], dict) for r in comparison.rows)
     wanted = ("mean", "std", "std_within") if nested else ("mean", "std")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = [_head(column, what) for column in columns for what in wanted]
-    writer.writerow(map(printable.cell, ["method", "seeds", *heads]))
+    writer.writerow(map(printable.cell, ["method", "seeds", *heads, "marked"]))
+    marks = [(printable.cell(_name(column)), methods) for column, methods in _marks(comparison)]
     for r in comparison.rows:
         seeds = r["seeds"]
         text = "; ".join(f"{k} {' '.join(map(str, v))}" for k, v in seeds.items()) if isinstance(seeds, dict) else None
@@ -135,7 +99,7 @@ def csv_text(comparison: Comparison) -> str:
         for column in columns:
             found = column.pick(r) or {}
             line += ["" if found.get(what) is None else found[what] for what in wanted]
-        writer.writerow(line)
+        writer.writerow([*line, "; ".join(name for name, methods in marks if r["method"] in methods)])
     return out.getvalue()
 
 
@@ -174,7 +138,7 @@ def render(comparison: Comparison, width: int | None = None) -> list[RichTable]:
     return laid_out(*cells(comparison), width)
 
 
-def laid_out(titles: list[str], body: list[list[tuple[str, bool]]], width: int | None) -> list[RichTable]:
+def laid_out(titles: list[str], body: Body, width: int | None) -> list[RichTable]:
     """Lay out a table of titles and cells, as `render` says."""
     everything = list(range(1, len(titles)))
     limit = math.inf if width is None else width
@@ -192,59 +156,36 @@ def laid_out(titles: list[str], body: list[list[tuple[str, bool]]], width: int |
     return tables
 
 
-def _grid(titles: list[str], body: list[list[tuple[str, bool]]], chosen: list[int], *, compact: bool) -> RichTable:
+def _grid(titles: list[str], body: Body, chosen: list[int], *, compact: bool) -> RichTable:
     """Lay out the methods and the chosen columns."""
 
     def cell(text: str, best: bool) -> terminal.Cell:
         text = re.sub(r" (?=[±(\[])", "\n", text) if compact else text
-        mean, space, rest = re.fullmatch(r"(\S*)(\s?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
-        return (f"{mean}*{space}{rest}", "bold") if best else text
+        return ("*".join(split(text)), "bold") if best else text
 
     heads = [titles[index].replace(" ", "\n") if compact else titles[index] for index in (0, *chosen)]
     rows = [[line[0][0], *(cell(*line[index]) for index in chosen)] for line in body]
     return terminal.table(heads, rows, right=range(1, len(heads)))
 
 
-def show(comparison: Comparison, console: Console) -> None:
+def show(comparison: Comparison, console: Console | None = None) -> None:
     """Print the table, its notes and its matrices; where stdout is no terminal, as wide as the table is."""
+    console = console or Console()
     width = console.width if console.is_terminal else None
     tables = render(comparison, width)
+    further = [(title, laid_out(titles, body, width)) for title, titles, body in below(comparison)]
     if not console.is_terminal:
-        console = Console(file=console.file, width=max(map(terminal.full_width, tables)))
+        every = [*tables, *(table for _, some in further for table in some)]
+        console = Console(file=console.file, width=max(LEAST_WIDTH, *map(terminal.full_width, every)))
     terminal.say(console, f"threat: {comparison.threat}", wrap=True)
     for table in tables:
         terminal.show(table, console)
     for note in (*under(comparison), *filter(None, [comparison.kept])):
         terminal.say(console, f"- {printable.line(note)}", wrap=console.is_terminal)
-    apart = differences(comparison)
-    if apart is not None:
-        terminal.say(console, f"\n{printable.line(apart[0])}", wrap=True)
-        for table in laid_out(*apart[1:], width):
+    for title, tables in further:
+        terminal.say(console, f"\n{title}", wrap=True)
+        for table in tables:
             terminal.show(table, console)
-    for title, names, body in matrices(comparison):
-        terminal.say(console, f"\n{printable.line(title)}", wrap=True)
-        heads = ["", *map(printable.line, names)]
-        rows = [[printable.line(method), *line] for method, line in body]
-        terminal.show(terminal.table(heads, rows, right=range(1, len(heads))), console)
-
-
-Matrix = tuple[str, list[str], list[tuple[str, list[str]]]]
-"""A title, the columns' names, and rows of a name and its figures."""
-
-
-def matrices(comparison: Comparison) -> list[Matrix]:
-    """Lay out variants by methods, in percent, for each attack that has some: who was fooled by whose images, say."""
-    matrices_of_columns: list[Matrix] = []
-    for column in comparison.attacks:
-        shares = {str(r["method"]): r["variants"].get(column.label, []) for r in comparison.rows}
-        names = dict.fromkeys(name for seeds in shares.values() for by_variant in seeds for name in by_variant or ())
-        body = []
-        for name in names:
-            known = [[one[name] for one in seeds if one and name in one] for seeds in shares.values()]
-            body.append((name, [percent(statistics.fmean(values)) if values else "-" for values in known]))
-        if body:
-            matrices_of_columns.append((f"{column.label}: percent right under each", list(shares), body))
-    return matrices_of_columns
 
 
 def _markdown_table(titles: Sequence[str], body: Sequence[Sequence[tuple[str, bool]]]) -> str:
@@ -258,3 +199,24 @@ def _markdown_line(texts: Sequence[str], best: Sequence[bool] = ()) -> str:
     marks = ["**" if mark else "" for mark in best or [False] * len(texts)]
     shown = [f"{mark}{printable.markdown(text)}{mark}" for text, mark in zip(texts, marks, strict=True)]
     return "|" + "|".join(f" {text} " if text else " " for text in shown) + "|"
+
+
+def plain(comparison: Comparison) -> str:
+    """Write what the terminal shows as plain text."""
+    out = io.StringIO()
+    show(comparison, Console(file=out, force_terminal=False))
+    return out.getvalue()
+
+
+FORMS: dict[str, Callable[[Comparison], str]] = {
+    "rich": plain,
+    "markdown": markdown,
+    "latex": latex,
+    "csv": csv_text,
+    "json": lambda comparison: f"{printable.json_text(json_data(comparison), 1)}\n",
+    "html": html,
+}
+"""What writes the table as a text, by the name of the form."""
+
+ENDINGS = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", ".html": "html"}
+"""The form that a file's name asks for."""

@@ -210,6 +210,7 @@ class Comparison:
         comparisons: each method against the best and against the first, as `comparisons.compared` makes them.
         kept: a line on what else the run directory holds, or nothing.  It is printed but in no file, because it depends
             on what was run there before.
+        shown: where the figures of the columns that are shown are in a row, from left to right; None: all columns.
     """
 
     threat: str
@@ -223,3 +224,4 @@ class Comparison:
     certified_epsilons: list[float] = field(factory=list)
     comparisons: list[dict[str, Any]] = field(factory=list)
     kept: str = ""
+    shown: list[tuple[str, ...]] | None = None

@@ -1,0 +1,46 @@
+"""The table in HTML: a piece of a page, which brings no style along and needs no encoding."""
+
+from __future__ import annotations
+
+import html as entities
+from collections.abc import Iterable
+
+from robustnas.runtime import printable
+from robustnas.table.grids import Body, below, cells, split
+from robustnas.table.lines import under
+from robustnas.table.rows import Comparison
+
+RIGHT = ' style="text-align: right"'
+
+
+def html(comparison: Comparison) -> str:
+    """Write the table in HTML, best values strong, its notes in the table's foot, and further tables below it."""
+    notes = list(map(escaped, under(comparison)))
+    parts = [_table(f"threat: {comparison.threat}", *cells(comparison), notes)]
+    parts += [_table(*grid) for grid in below(comparison)]
+    return "".join(parts)
+
+
+def escaped(text: str) -> str:
+    """Write a text that HTML shows as it is, in ASCII."""
+    return entities.escape(printable.line(text)).encode("ascii", "xmlcharrefreplace").decode()
+
+
+def _table(title: str, titles: list[str], body: Body, notes: Iterable[str] = ()) -> str:
+    """Write one grid, whose first column holds names, and lines on it."""
+    heads = [f'<th scope="col"{RIGHT if place else ""}>{escaped(head)}</th>' for place, head in enumerate(titles)]
+    lines = ["<table>", f"<caption>{escaped(title)}</caption>", f"<thead><tr>{''.join(heads)}</tr></thead>", "<tbody>"]
+    for (name, _), *rest in body:
+        figures = [f"<td{RIGHT}>{_cell(*cell)}</td>" for cell in rest]
+        lines.append(f'<tr><th scope="row">{escaped(name)}</th>{"".join(figures)}</tr>')
+    lines.append("</tbody>")
+    said = "".join(f"<li>{note}</li>\n" for note in notes)
+    if said:
+        lines.append(f'<tfoot><tr><td colspan="{len(titles)}"><ul>\n{said}</ul></td></tr></tfoot>')
+    return "\n".join([*lines, "</table>\n"])
+
+
+def _cell(text: str, best: bool) -> str:
+    """Write a figure, its mean strong where it is marked."""
+    mean, rest = map(escaped, split(text))
+    return f"<strong>{mean}</strong>{rest}" if best else mean + rest
