@@ -79,7 +79,7 @@ def network_stages(
         if plan.best_of is not None:
             for number in range(plan.best_of.samples):
                 search = search_stage(seed, number)
-                key = digest("candidate", {**judged, "genotype": search.key, "seed": seed.search})
+                key = digest("candidate", {**judged, "genotype": search.key, "seed": seed.of_candidates})
                 stages += [search, Stage("candidate", key, name, seed, (search.key,), candidate=number)]
             keys = tuple(stage.key for stage in stages if stage.kind == "candidate")
             stages.append(Stage("choose", digest("choose", keys), name, seed, tuple(stage.key for stage in stages)))

@@ -16,6 +16,7 @@ from attrs import Factory, frozen
 from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.values import BAD, found, read_value, refuse, refuse_unknown
+from robustnas.runtime.derived import derive
 
 
 @frozen(order=True)
@@ -34,6 +35,11 @@ class Seed:
 
     def __str__(self) -> str:
         return f"{self.search}.{self.train}" if self.nested else str(self.search)
+
+    @property
+    def of_candidates(self) -> int:
+        """The seed of the trainings of candidates: no training that is reported begins with their luck."""
+        return derive(self.search, "candidate", "train")
 
     @property
     def plain(self) -> int | str:

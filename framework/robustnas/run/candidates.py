@@ -35,7 +35,7 @@ def candidate(task: Task) -> None:
         genotype=genotype_in(task.directory.folder(search)),
         threat=method.threat,
         settings=settings,
-        seed=task.stage.seed.search,
+        seed=task.stage.seed.of_candidates,
     )
     result = train.run(todo, task.folder, task.device, task.report, task.processes)
     task.processes.broadcast(None)  # the first process writes the network that all of them read
