@@ -164,8 +164,8 @@ def test_no_certified_image_is_refuted_and_a_false_claim_is(finished: Path, expo
     far = tmp_path / "far"
     assert main(["export", str(finished), "published", "--epsilon", "0.3", "--images", "6", "--output", str(far)]) == 0
     assert {row["certified"] for row in rows(far)} == {"no"}
-    arranged = bundle._plan(finished)
-    network = bundle._trained(bundle.RunDirectory(finished), arranged, "published", Seed(3))
+    arranged = bundle.planned(finished)
+    network = bundle.trained(bundle.RunDirectory(finished), arranged, "published", Seed(3))
     images = arranged.dataset.split("test").take(torch.arange(6))
     labels = arranged.dataset.split("test").labels[:6]
     threat, shown = ThreatModel("linf", 0.3), images.clone()
@@ -184,8 +184,8 @@ def test_another_threat_is_certified_anew(finished: Path, tmp_path: Path, capsys
     typed = ["export", str(finished), "found", "--epsilon", "2/255000", "--images", "8", "--vnnlib", "2"]
     assert main([*typed, "--timeout", "60", "--output", str(out)]) == 0
     assert capsys.readouterr().out.startswith(f"{out}\n  ")
-    arranged = bundle._plan(finished)
-    network = bundle._trained(bundle.RunDirectory(finished), arranged, "found", Seed(3))
+    arranged = bundle.planned(finished)
+    network = bundle.trained(bundle.RunDirectory(finished), arranged, "found", Seed(3))
     test = arranged.dataset.split("test")
     images, labels = test.take(torch.arange(8)), test.labels[:8]
     least = certify.margins(network, images, labels, ThreatModel("linf", 2 / 255000)).amin(dim=1)

@@ -6,7 +6,6 @@ The folder is made beside its place and renamed: it is whole or absent.
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 import shutil
 import tempfile
@@ -18,25 +17,22 @@ from typing import Any
 
 import torch
 from attrs import asdict, frozen
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustnas import __version__, plan, train
+from robustnas import __version__, plan
 from robustnas.certify.settings import Certify
 from robustnas.data.selection import first
-from robustnas.errors import InputError, RunDirectoryError
+from robustnas.errors import InputError
 from robustnas.export import box, certificates, onnx_file, vnnlib
 from robustnas.export.readme import readme
 from robustnas.export.request import IMAGES, TIMEOUT, Request
 from robustnas.plan import Plan, Seed
-from robustnas.recipe.load import load
+from robustnas.run.asked import known_method, known_seed
 from robustnas.run.directory import RunDirectory
-from robustnas.run.evaluated import evaluated_images
-from robustnas.run.task import genotype_of, load_foreign
-from robustnas.runtime import seeding, terminal
+from robustnas.run.evaluated import evaluated_images, planned, trained
+from robustnas.runtime import terminal
 from robustnas.runtime.artifacts import (
     UMASK,
-    of_no_stage,
-    opened,
     real_folder,
     write_bytes,
     write_json,
@@ -73,8 +69,9 @@ def export(request: Request, report: Report = silent) -> Bundle:
         RunError: the ONNX file computes something else than the network.
         VerdictError: an attack of the run fooled an image that is certified.
     """
-    arranged = _plan(request.run)
-    seed = _known(request, arranged)
+    arranged = planned(request.run)
+    known_method(request.run, request.method, arranged.methods)
+    seed = known_seed(request.run, arranged.seeds_of(request.method), request.seed)
     threat = _threat(request, arranged)
     directory = RunDirectory(request.run)
     for note in directory.verify(map(directory.folder, arranged.stages_of(request.method, seed))):
@@ -82,7 +79,7 @@ def export(request: Request, report: Report = silent) -> Bundle:
     if request.output is None:
         real_folder(directory.path / "export")
     output = _free(request.output or directory.path / "export" / _name(request.method, seed, threat))
-    network = _trained(directory, arranged, request.method, seed)
+    network = trained(directory, arranged, request.method, seed)
     images, labels, places = _images(request, arranged)
     onnx_file.needed()  # refused at once, before anything is computed
     with torch.no_grad():
@@ -144,32 +141,6 @@ def export(request: Request, report: Report = silent) -> Bundle:
     return Bundle(output, manifest)
 
 
-def _plan(run: Path) -> Plan:
-    """Make the plan of the recipe that a run directory keeps."""
-    recipe = run / "recipe.yaml"
-    if not os.path.lexists(recipe):
-        raise RunDirectoryError(
-            f"{run} is not a run directory: it has no recipe.yaml; `robustnas run RECIPE` makes one in runs/"
-        )
-    opened(recipe, of_no_stage(recipe)).close()  # it is what the run wrote
-    return plan.make(load(recipe))
-
-
-def _known(request: Request, arranged: Plan) -> Seed:
-    """Return the seed; require that method and seed are the run's."""
-    methods = list(arranged.methods)
-    if request.method not in methods:
-        raise InputError(
-            f"{request.run} has no method {request.method!r}{did_you_mean(request.method, methods)}; "
-            f"it has {', '.join(methods)}"
-        )
-    seeds = {str(seed): seed for seed in arranged.seeds_of(request.method)}
-    asked = next(iter(seeds)) if request.seed is None else str(request.seed)
-    if asked not in seeds:
-        raise InputError(f"{request.run} has no seed {asked}; it has {', '.join(seeds)}")
-    return seeds[asked]
-
-
 def _threat(request: Request, arranged: Plan) -> ThreatModel:
     """Return the threat model that is asked for; refuse one that a box cannot say."""
     norm = request.norm or arranged.threat.norm
@@ -190,24 +161,6 @@ def _threat(request: Request, arranged: Plan) -> ThreatModel:
             "--enclosing-box for the box around the ball, whose `unsat` is a proof for the ball and whose `sat` is none"
         )
     return threat
-
-
-def _trained(directory: RunDirectory, arranged: Plan, method: str, seed: Seed) -> nn.Module:
-    """Load the network of a method and seed, in eval mode, on the CPU."""
-    elsewhere = arranged.methods[method].network
-    if elsewhere is not None:
-        return load_foreign(elsewhere, arranged.dataset)
-    stage = arranged.stage("train", method, seed)
-    assert stage is not None
-    if not directory.done(stage):
-        raise RunDirectoryError(
-            f"{directory.path} holds no trained network of {method} seed {seed}; "
-            f"`robustnas run {directory.path / 'recipe.yaml'} --out {directory.path}` trains it"
-        )
-    chosen = arranged.methods[method]
-    genotype = chosen.genotype or genotype_of(directory, arranged, method, seed)
-    with seeding.seeded(seed.train, "evaluate", "build"):  # the weights are overwritten at once
-        return train.load(directory.folder(stage), chosen.space, genotype, arranged.dataset, chosen.train)
 
 
 def _images(request: Request, arranged: Plan) -> tuple[Tensor, Tensor, Tensor]:

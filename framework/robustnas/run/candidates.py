@@ -17,7 +17,8 @@ from robustnas import train
 from robustnas.attack.pgd import pgd
 from robustnas.data.order import in_order
 from robustnas.errors import RunDirectoryError
-from robustnas.run.task import Task, TrainingOnly, finish, genotype_in
+from robustnas.run.asked import genotype_in
+from robustnas.run.task import Task, TrainingOnly, finish
 from robustnas.runtime import seeding
 from robustnas.runtime.artifacts import damaged
 from robustnas.runtime.processes import ALONE

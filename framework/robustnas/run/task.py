@@ -12,10 +12,11 @@ from torch import nn
 
 from robustnas import contracts, foreign
 from robustnas.contracts import Dataset, Genotype, Images, Shape
-from robustnas.errors import RunDirectoryError, RunError
+from robustnas.errors import RunError
 from robustnas.plan import Foreign, MethodPlan, Plan, Seed, Stage
+from robustnas.run.asked import genotype_in
 from robustnas.run.directory import RunDirectory
-from robustnas.runtime.artifacts import StageFolder, damaged
+from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.derived import derive
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report
@@ -102,18 +103,6 @@ def genotype_of(directory: RunDirectory, plan: Plan, method: str, seed: Seed) ->
     stage = plan.genotype_stage(method, seed)
     assert stage is not None
     return genotype_in(directory.folder(stage))
-
-
-def genotype_in(folder: StageFolder) -> Genotype:
-    """Return the genotype in the result of a finished stage.
-
-    Raises:
-        RunDirectoryError: there is none.
-    """
-    genotype = folder.result().get("genotype")
-    if not isinstance(genotype, dict):
-        raise RunDirectoryError(damaged(folder.result_file, "it holds no genotype"))
-    return genotype
 
 
 def load_foreign(network: Foreign, dataset: Dataset, tell: Callable[[str], None] | None = None) -> nn.Module:
