@@ -3,6 +3,10 @@
     recipe -> plan -> search -> genotype -> train -> attack + certify -> one table
 
 `robustnas.pipeline` is the map of the flow; `robustnas.contracts` is what a plugin author reads first.
+
+In Python a recipe is run with `robustnas.run_recipe`, what a run found is read with `robustnas.open`, and several runs
+stand in one table with `robustnas.compare`.  These names are imported when they are first used; `__init__.pyi` has
+their types.
 """
 
 import sys
@@ -12,6 +16,7 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -26,6 +31,25 @@ MOVED = {
     "robustnas.statistics": "robustnas.nn.batch_statistics",
 }
 """Public modules under the names they had before; plugins written for those go on working, and are told."""
+
+HANDED_OUT = {
+    "Run": "robustnas.table.opened",
+    "Table": "robustnas.table.tabulated",
+    "compare": "robustnas.table.several",
+    "open": "robustnas.table.opened",
+    "run_recipe": "robustnas.pipeline",
+}
+"""The names of this package, and the modules that define them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HANDED_OUT:
+        raise AttributeError(f"module 'robustnas' has no attribute {name!r}")
+    return getattr(import_module(HANDED_OUT[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *HANDED_OUT})
 
 
 class _Moved(MetaPathFinder, Loader):

@@ -8,18 +8,21 @@ those that are not done; `run.stages` says what each one is; `table.finished` sh
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from robustnas import laboratory
-from robustnas.errors import InputError
+from robustnas.errors import InputError, RunError
 from robustnas.plan import Plan, Stage, arranged
 from robustnas.recipe.document import text_of
 from robustnas.recipe.faults import Faults
-from robustnas.recipe.load import Loaded
+from robustnas.recipe.load import Loaded, load, written
 from robustnas.recipe.resolved import resolved
 from robustnas.run import checks, data, layout, overview
 from robustnas.run.directory import RunDirectory
@@ -30,6 +33,10 @@ from robustnas.runtime import interrupt, terminal
 from robustnas.runtime.artifacts import write_text
 from robustnas.runtime.processes import Processes, joined, launched, own_device
 from robustnas.table import finished
+from robustnas.table.opened import Run
+
+STOPS = ("search", "train")
+"""The stages after which a run may be stopped."""
 
 
 def run(
@@ -88,6 +95,45 @@ def run(
             if rank and processes.first:
                 laboratory.write(directory, todo, quiet=quiet)
             return _conclude(len(failures), progress, directory, until)
+
+
+def run_recipe(
+    recipe: str | os.PathLike[str] | Mapping[str, Any],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    until: str | None = None,
+    jobs: int = 1,
+    quiet: bool = True,
+) -> Run:
+    """Do everything a recipe asks for that is not done yet, and open the run directory.
+
+    Args:
+        recipe: a path, the name of a recipe that ships with robustnas, or plain data as a recipe's file holds it.
+        out: run directory; default `runs/<recipe name>` below the working directory, of plain data `runs/recipe`.
+        overrides: `KEY=VALUE` each, as for `--set`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        until: `search` or `train` stops after that stage.
+        jobs: independent stages done side by side, in processes of their own.
+        quiet: print neither progress nor the table; what failed is always told.
+
+    Raises:
+        RecipeError: the recipe has faults: all of them.
+        RunError: a stage failed; the others are done, and `robustnas.open` shows them.
+    """
+    if until not in (None, *STOPS):
+        raise InputError(f"found until {until!r}; {' or '.join(map(repr, STOPS))} would do")
+    if isinstance(recipe, Mapping):
+        loaded = written(recipe, Path("recipe.yaml"), "robustnas.run_recipe", overrides)
+    else:
+        loaded = load(Path(recipe) if isinstance(recipe, os.PathLike) else recipe, overrides)
+    folder = default_directory(loaded) if out is None else Path(out)
+    if run(loaded, out=folder, device=device, until=until, jobs=jobs, quiet=quiet):
+        raise RunError(
+            f"stages failed, for the reasons told above; the others are done: robustnas.open({str(folder)!r})"
+        )
+    return Run(RunDirectory(folder))
 
 
 def _prepare(

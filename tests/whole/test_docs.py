@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import re
+import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -23,7 +25,7 @@ from support.places import ROOT
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 DOTTED = re.compile(r"\brobustnas(?:_plugins)?(?:\.[A-Za-z_]\w*)+")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```([\w{}-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def fenced(document: Path, language: str) -> list[str]:
@@ -110,7 +112,7 @@ def test_the_plugin_guide_runs():
 def test_the_engines_run_without_a_recipe_in_five_lines_each(tmp_path, monkeypatch):
     """The examples of docs/api.md: names, search, training, attack, certification."""
     monkeypatch.chdir(tmp_path)
-    names, *engines = fenced(ROOT / "docs" / "api.md", "python")
+    _, _, names, *engines = fenced(ROOT / "docs" / "api.md", "python")
     space: dict[str, object] = {}
     exec(compile(names, "docs/api.md", "exec"), space)
     assert len(engines) == 4
@@ -119,6 +121,25 @@ def test_the_engines_run_without_a_recipe_in_five_lines_each(tmp_path, monkeypat
         exec(compile(engine, "docs/api.md", "exec"), space)
     assert {"genotype", "network", "robust", "radii"} <= space.keys()
     assert space["certified"] <= space["robust"]  # type: ignore[operator]
+
+
+def test_runs_are_opened_run_and_compared_in_python(finished_run, tmp_path, monkeypatch):
+    """The examples of docs/api.md and README.md, with finished runs in their folders."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(finished_run / "r.yaml", "my.yaml")
+    for name in ("quickstart", "my"):
+        shutil.copytree(finished_run / "run", tmp_path / "runs" / name)
+    readme = [block for block in fenced(ROOT / "README.md", "python") if "robustnas.open" in block]
+    space: dict[str, Any] = {}
+    for block in [*fenced(ROOT / "docs" / "api.md", "python")[:2], *readme]:
+        exec(compile(block, "docs/api.md", "exec"), space)
+    assert len(readme) == 1
+    assert len(space["epochs"]) == 2
+    assert len(space["fooled"]) == 80
+    assert not space["network"].training
+    assert [(row["run"], row["method"]) for row in space["both"]] == [
+        ("quickstart", "darts"), ("quickstart", "jac"), ("my", "darts"), ("my", "jac")
+    ]  # fmt: skip
 
 
 def test_the_plugin_guide_registers_what_it_writes():
@@ -150,7 +171,7 @@ def test_the_map_lists_what_is_in_the_framework():
     listing = text.partition("```\nframework/robustnas/\n")[2].partition("```")[0]
     listed = {line.split()[0].rstrip("/").removesuffix(".py") for line in listing.splitlines() if line.strip()}
     there = {path.name.removesuffix(".py") for path in (ROOT / "framework" / "robustnas").iterdir()}
-    there -= {"__init__", "__pycache__", "py.typed", "recipes"}
+    there -= {"__init__", "__init__.pyi", "__pycache__", "py.typed", "recipes"}
     assert listed == there
 
 

@@ -112,7 +112,7 @@ def test_imports_run_one_way():
 
 def test_the_floors_name_what_is_there():
     there = {path.name.removesuffix(".py") for path in FRAMEWORK.iterdir()}
-    there -= {"__init__", "__pycache__", "py.typed", "recipes"}
+    there -= {"__init__", "__init__.pyi", "__pycache__", "py.typed", "recipes"}
     assert set(FLOOR) == there
     assert len(there - {"__main__"}) <= MOST_ENTRIES
     assert set(FLOOR) >= PLUGINS_MAY_IMPORT

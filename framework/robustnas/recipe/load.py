@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve, field, frozen
+from yaml import YAMLError
 
 from robustnas.attack.settings import Evaluate
 from robustnas.certify.settings import Certify, Smoothing
@@ -109,19 +110,23 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
 
 
 def written(recipe: Mapping[str, Any], path: Path, by: str, overrides: Sequence[str] = ()) -> Loaded:
-    """Check a recipe that a command writes, before it is a file.
+    """Check a recipe that a command or a script writes, before it is a file.
 
     Args:
         recipe: plain data.
         path: the path of the future file.
-        by: the command, which faults name instead of a place.
+        by: who writes it, which faults name instead of a place.
         overrides: as for `load`; they become part of the recipe.
 
     Raises:
         RecipeError: it has faults; lists all of them.
     """
     faults = Faults()
-    root = parse(text_of(dict(recipe)), by, faults, at=Mark(by))
+    try:
+        root = parse(text_of(dict(recipe)), by, faults, at=Mark(by))
+    except YAMLError as fault:
+        what = f"found {fault.args[-1]!r:.60}; mappings, lists, texts, numbers, true, false and null would do"
+        raise RecipeError([f"{by}: {what}"]) from fault
     text = ""
     if root is not None:
         for override in overrides:

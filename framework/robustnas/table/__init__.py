@@ -12,5 +12,8 @@ lines        the lines under it
 forms        presents them as JSON, Markdown, CSV and in a terminal
 latex        presents them as LaTeX
 html         presents them as HTML
+tabulated    presents them in Python
+opened       a finished run in Python: its table, networks, genotypes, histories and records
+several      one table of several runs
 robustbench  one result in the form of RobustBench's files
 """

@@ -33,7 +33,7 @@ def rebuilt(path: Path) -> Comparison:
     Raises:
         RunDirectoryError: it is not a run directory.
     """
-    directory = _opened(path)
+    directory = opened(path)
     compared = results.comparison(directory)
     try:
         _write(directory, compared)
@@ -48,7 +48,7 @@ def records(directory: Path) -> str:
     Raises:
         RunDirectoryError: it is not a run directory.
     """
-    text, without = results.records(_opened(directory))
+    text, without = results.records(opened(directory))
     tell(without)
     return text
 
@@ -62,7 +62,7 @@ def leaderboard(directory: Path, method: str, **about: Any) -> str:
     Raises:
         InputError: no such method, or no result of AutoAttack.
     """
-    return results.leaderboard(_opened(directory), method, about)
+    return results.leaderboard(opened(directory), method, about)
 
 
 def write(directory: RunDirectory, *, quiet: bool = False) -> None:
@@ -118,7 +118,7 @@ def tell(notes: list[str]) -> None:
         terminal.tell(f"robustnas: {note}", error=True)
 
 
-def _opened(path: Path) -> RunDirectory:
+def opened(path: Path) -> RunDirectory:
     """Open the run directory at a path.
 
     Raises:

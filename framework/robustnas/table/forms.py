@@ -74,33 +74,45 @@ def _marks(comparison: Comparison) -> list[tuple[Printed, list[str]]]:
 
 def markdown(comparison: Comparison) -> str:
     """Write the table in Markdown, best values bold, notes underneath."""
-    parts = [_markdown_table(*cells(comparison))]
+    parts = [markdown_table(*cells(comparison))]
     parts += ["\n".join(f"- {printable.paragraph(note)}" for note in under(comparison))]
     for title, titles, body in below(comparison):
-        parts += [printable.paragraph(title), _markdown_table(titles, body)]
+        parts += [printable.paragraph(title), markdown_table(titles, body)]
     return "\n\n".join(parts) + "\n"
 
 
 def csv_text(comparison: Comparison) -> str:
     """Write the table as CSV, unrounded: a mean and a std column a figure, and where training seeds are below search
     seeds a std within these; empty where not measured; last in which columns a method carries the mark."""
+    heads, lines = _flat(comparison)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(map(printable.cell, heads))
+    for method, *others in lines:
+        writer.writerow([printable.cell(method), *("" if one is None else one for one in others)])
+    return out.getvalue()
+
+
+def records(comparison: Comparison) -> list[dict[str, Any]]:
+    """Give what `csv_text` writes as plain data, a record a row; None where nothing was measured."""
+    heads, lines = _flat(comparison)
+    return [dict(zip(heads, line, strict=True)) for line in lines]
+
+
+def _flat(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
+    """Make the names of the columns of CSV, and the values of each row."""
     columns = [*of_table(comparison), *of_csv_alone(comparison)]
     nested = any(isinstance(r["seeds"], dict) for r in comparison.rows)
     wanted = ("mean", "std", "std_within") if nested else ("mean", "std")
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    heads = [_head(column, what) for column in columns for what in wanted]
-    writer.writerow(map(printable.cell, ["method", "seeds", *heads, "marked"]))
     marks = [(printable.cell(_name(column)), methods) for column, methods in _marks(comparison)]
+    lines = []
     for r in comparison.rows:
         seeds = r["seeds"]
         text = "; ".join(f"{k} {' '.join(map(str, v))}" for k, v in seeds.items()) if isinstance(seeds, dict) else None
-        line: list[Any] = [printable.cell(str(r["method"])), text or " ".join(map(str, seeds))]
-        for column in columns:
-            found = column.pick(r) or {}
-            line += ["" if found.get(what) is None else found[what] for what in wanted]
-        writer.writerow([*line, "; ".join(name for name, methods in marks if r["method"] in methods)])
-    return out.getvalue()
+        figures = [(column.pick(r) or {}).get(what) for column in columns for what in wanted]
+        lines.append([str(r["method"]), text or " ".join(map(str, seeds)), *figures])
+        lines[-1].append("; ".join(name for name, methods in marks if r["method"] in methods))
+    return ["method", "seeds", *(_head(column, what) for column in columns for what in wanted), "marked"], lines
 
 
 def _head(column: Printed, what: str) -> str:
@@ -188,7 +200,8 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
             terminal.show(table, console)
 
 
-def _markdown_table(titles: Sequence[str], body: Sequence[Sequence[tuple[str, bool]]]) -> str:
+def markdown_table(titles: Sequence[str], body: Sequence[Sequence[tuple[str, bool]]]) -> str:
+    """Write a table in Markdown: titles, and cells (text, is marked as best)."""
     lines = [_markdown_line(titles), "|" + "|".join(["---"] + ["---:"] * (len(titles) - 1)) + "|"]
     lines += [_markdown_line([text for text, _ in line], [best for _, best in line]) for line in body]
     return "\n".join(lines)

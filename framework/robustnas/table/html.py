@@ -16,8 +16,8 @@ RIGHT = ' style="text-align: right"'
 def html(comparison: Comparison) -> str:
     """Write the table in HTML, best values strong, its notes in the table's foot, and further tables below it."""
     notes = list(map(escaped, under(comparison)))
-    parts = [_table(f"threat: {comparison.threat}", *cells(comparison), notes)]
-    parts += [_table(*grid) for grid in below(comparison)]
+    parts = [grid(f"threat: {comparison.threat}", *cells(comparison), notes)]
+    parts += [grid(*one) for one in below(comparison)]
     return "".join(parts)
 
 
@@ -26,8 +26,8 @@ def escaped(text: str) -> str:
     return entities.escape(printable.line(text)).encode("ascii", "xmlcharrefreplace").decode()
 
 
-def _table(title: str, titles: list[str], body: Body, notes: Iterable[str] = ()) -> str:
-    """Write one grid, whose first column holds names, and lines on it."""
+def grid(title: str, titles: list[str], body: Body, notes: Iterable[str] = ()) -> str:
+    """Write one grid, whose first column holds names, and lines on it, in HTML already."""
     heads = [f'<th scope="col"{RIGHT if place else ""}>{escaped(head)}</th>' for place, head in enumerate(titles)]
     lines = ["<table>", f"<caption>{escaped(title)}</caption>", f"<thead><tr>{''.join(heads)}</tr></thead>", "<tbody>"]
     for (name, _), *rest in body:

@@ -21,11 +21,11 @@ from robustnas.certify.verdicts import Attacked
 from robustnas.errors import InputError, RunDirectoryError, VerdictError
 from robustnas.plan import KINDS, Seed
 from robustnas.run import layout
+from robustnas.run.asked import known_method
 from robustnas.run.directory import RunDirectory
 from robustnas.run.layout import VIOLATION, Layout
 from robustnas.runtime import printable
 from robustnas.runtime.artifacts import damaged
-from robustnas.runtime.suggest import did_you_mean
 from robustnas.table import comparisons, robustbench
 from robustnas.table.rows import Comparison, SeedResult, row, share
 
@@ -313,6 +313,35 @@ def records(directory: RunDirectory) -> tuple[str, list[str]]:
     return out.getvalue(), _missing(directory, shown, kinds=())
 
 
+def columns(
+    directory: RunDirectory, stages: dict[str, Any], attack: str | None = None
+) -> dict[str, np.ndarray[Any, Any]] | None:
+    """Give the records of one network as arrays, with the columns of `records` from `attack` on; None for no attack.
+
+    Args:
+        stages: the folders of the network's stages.
+        attack: the label of the only attack that is wanted.
+
+    Raises:
+        RunDirectoryError: a result is damaged.
+    """
+    attacked = _attacked(directory, layout.read(directory), stages)
+    rows = [(column.label, row) for column, rows in attacked if attack in (None, column.label) for row in rows]
+    if not rows:
+        return None
+    head: dict[str, list[Any]] = {
+        "attack": [label for label, _ in rows],
+        "norm": [row.threat.norm for _, row in rows],
+        "epsilon": [row.threat.epsilon for _, row in rows],
+        "variant": [row.variant for _, row in rows],
+    }
+    images = [len(row.index) for _, row in rows]
+    found = {name: np.repeat(values, images) for name, values in head.items()}
+    found |= {name: np.concatenate([getattr(row, name) for _, row in rows]) for name in STORED}
+    # the last of the names is that of -1, which is none
+    return {**found, "by": np.concatenate([np.array([*row.parts, ""])[row.by] for _, row in rows])}
+
+
 def _lines(row: Outcomes) -> Iterator[tuple[Any, ...]]:
     """Yield the lines of one radius or variant, from the norm on; infinite and missing values are empty."""
     figures = [getattr(row, name).tolist() for name in STORED]
@@ -329,12 +358,7 @@ def leaderboard(directory: RunDirectory, method: str, about: dict[str, Any]) -> 
         InputError: no such method, or no result of AutoAttack.
     """
     shown = layout.read(directory)
-    if method not in shown.methods:
-        names = list(shown.methods)
-        raise InputError(
-            f"{directory.path} has no method {method!r}{did_you_mean(method, names)}; it has {', '.join(names)}"
-        )
-    seed, stages = next(iter(shown.methods[method].items()))
+    seed, stages = next(iter(shown.methods[known_method(directory.path, method, shown.methods)].items()))
     result = _seed_result(directory, shown, method, seed, stages)
     entry = next((a for a in shown.attacks if a.name == AUTOATTACK), None)
     standing = None if entry is None else result.attacks.standing.get(entry.label)
