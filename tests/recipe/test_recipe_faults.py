@@ -198,7 +198,7 @@ FAULTS = [
     ("methods: {a: {metric: bound, genotype: X}}\n", "methods.a.metric", "no search would use it"),
     ("methods: {a: {genotype: ''}}\n", "methods.a.genotype", "found no text"),
     ("methods: {a: {search: {gama: 1}}}\n", "methods.a.search.gama", "did you mean 'gamma'?"),
-    ("methods: {a: {search: {gamma: -1}}}\n", "methods.a.search.gamma", "at least 0, or {balance: 0.5}"),
+    ("methods: {a: {search: {gamma: -1}}}\n", "methods.a.search.gamma", "at least 0, or {balance: 1}"),
     ("methods: {a: {search: {gamma: {balance: 0}}}}\n", "methods.a.search.gamma.balance", "more than 0 would do"),
     ("methods: {a: {search: {gamma: {balance: -1}}}}\n", "methods.a.search.gamma.balance", "more than 0 would do"),
     ("methods: {a: {search: {gamma: {balance: x}}}}\n", "methods.a.search.gamma.balance", "found 'x' (text); a number"),
