@@ -175,3 +175,17 @@ def test_what_is_no_cell_of_nas_bench_201_is_told(recipe: Path, genotype: str, s
 def test_a_cell_of_nas_bench_201_is_none_of_darts(recipe: Path):
     with pytest.raises(RecipeError, match="normal, normal_concat, reduce, reduce_concat missing; found cell"):
         plan(recipe, f'methods.p={{genotype: "{BENCH}"}}')
+
+
+@pytest.mark.parametrize(
+    "where", ["../outside", "search/../../outside", "/etc", "train/m-seed0-0", "search", "", 3, "search/a/b"]
+)
+def test_another_run_s_layout_leads_to_no_other_files(recipe: Path, tmp_path: Path, where: object):
+    """A directory that somebody else made: its layout names folders of its own searches alone."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "genotype.json").write_text("{}")
+    layout = {"methods": {"m": {"0": {"search": where}}}}
+    (tmp_path / "run" / "layout.json").write_text(json.dumps(layout))
+    with pytest.raises(RecipeError, match=r"layout.json is damaged"):
+        plan(recipe, f"methods.p={{genotype: {{run: {tmp_path / 'run'}, method: m}}}}")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from os.path import isfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from robustnas.contracts import Genotype, SearchSpace, enumeration, published
-from robustnas.errors import InputError
+from robustnas.errors import InputError, RunDirectoryError
 from robustnas.genotype import cell_string
 from robustnas.genotype import darts_notation as notation
 from robustnas.runtime import given_file
-from robustnas.runtime.artifacts import opened
+from robustnas.runtime.artifacts import damaged, of_no_stage, opened, read_json
 from robustnas.runtime.quoted import quoted
+from robustnas.runtime.strangers import described
 from robustnas.runtime.suggest import did_you_mean
 
 LARGEST = 4 << 20
@@ -75,6 +76,7 @@ def _of_run(source: Mapping[str, Any], beside: Path, read: Callable[[Path], Any]
 
     Raises:
         InputError: there is no such run, method or seed, or its search is not done.
+        RunDirectoryError: what the run says of its folders is damaged.
     """
     method, seed = source.get("method"), str(source.get("seed", 0))
     if unknown := sorted(map(str, source.keys() - {"run", "method", "seed"})):
@@ -88,8 +90,9 @@ def _of_run(source: Mapping[str, Any], beside: Path, read: Callable[[Path], Any]
         places = ", ".join(given_file.shown(one) for one in dict.fromkeys(folders))
         raise InputError(f"found {quoted(str(source['run']))}, no run directory ({places}); a folder of runs/ would do")
     layout = folder / "layout.json"
+    shown = read_json(layout, of_no_stage(layout))
     try:
-        methods = json.loads(given_file.read(layout, LARGEST))["methods"]
+        methods = shown["methods"]
         if method not in methods:
             known = list(methods)
             raise InputError(
@@ -100,8 +103,11 @@ def _of_run(source: Mapping[str, Any], beside: Path, read: Callable[[Path], Any]
         if seed not in seeds:
             raise InputError(f"{folder} has no seed {seed} of {method}; it has {', '.join(seeds)}")
         where = seeds[seed].get("choose") or seeds[seed]["search"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
-        raise InputError(f"{layout} is damaged: {fault!r:.200}; running its recipe again writes it anew") from fault
+        parts = () if where is None else PurePosixPath(where).parts
+        if where is not None and (len(parts) != 2 or parts[0] not in ("choose", "search") or parts[1] == ".."):
+            raise ValueError(f"{where!r:.200} is no folder of a search")
+    except (ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise RunDirectoryError(damaged(layout, described(fault, whole=True), of_no_stage(layout))) from fault
     if where is None:
         raise InputError(f"{method} of {folder} searched nothing; a method that searches would do")
     file = folder / str(where) / OF_A_SEARCH
