@@ -32,13 +32,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from robustnas import attack, certify, plan, train
+from robustnas import attack, certify
+from robustnas.attack.conditions import Conditions
 from robustnas.bounds import METHODS
 from robustnas.data.images import InMemory
-from robustnas.recipe.load import load
+from robustnas.errors import RobustnasError
+from robustnas.run.asked import known_method, known_seed
 from robustnas.run.directory import RunDirectory
-from robustnas.run.stages import genotype_of
-from robustnas.runtime import seeding
+from robustnas.run.evaluated import planned, trained
 from robustnas.runtime.precision import full_precision
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.pgd import PGD
@@ -68,20 +69,15 @@ def of_run(run: Path, method: str, seed: int | None, count: int, device: torch.d
     Raises:
         SystemExit: the run has no such network.
     """
-    arranged = plan.make(load(run / "recipe.yaml"))
-    if method not in arranged.methods:
-        raise SystemExit(f"{run} has no method {method!r}; it has {', '.join(arranged.methods)}")
-    directory, chosen = RunDirectory(run), arranged.methods[method]
-    seed = arranged.seeds[0] if seed is None else seed
-    stage = arranged.stage("train", method, seed)
-    if stage is None or not directory.done(stage):
-        raise SystemExit(f"{run} holds no trained network of {method} seed {seed}")
-    genotype = chosen.genotype or genotype_of(directory, arranged, method, seed)
-    with seeding.seeded(seed, "evaluate", "build"):  # the weights are overwritten at once
-        network = train.load(directory.folder(stage), chosen.space, genotype, arranged.dataset, chosen.train)
+    try:
+        arranged = planned(run)
+        named = known_seed(run, arranged.seeds_of(known_method(run, method, arranged.methods)), seed)
+        network = trained(RunDirectory(run), arranged, method, named)
+    except RobustnasError as fault:
+        raise SystemExit(str(fault)) from None
     split = arranged.dataset.split("test")
     indices = torch.arange(min(count, len(split.labels)))
-    name = f"{run.name}, {method} seed {seed}: {chosen.space}"
+    name = f"{run.name}, {method} seed {named}: {arranged.methods[method].search_space}"
     return Subject(name, network.to(device), split.take(indices).to(device), split.labels[indices].to(device))
 
 
@@ -126,10 +122,9 @@ def attacked(subject: Subject, count: int, threat: ThreatModel, batch: int) -> f
     pgd = PGD(steps=STEPS, step_size=4 * threat.epsilon / STEPS).build(threat)
     images = InMemory(subject.images[:count].cpu(), subject.labels[:count].cpu())
     device = subject.images.device
-    record = attack.evaluate(
-        subject.network, images, images.labels, pgd, threat, batch=batch, seed=0, device=device, label="pgd"
-    )
-    return float((record.perturbed == images.labels).float().mean())
+    conditions = Conditions(label="pgd", batch=batch, device=device)
+    outcomes = attack.evaluate(subject.network, images, images.labels, pgd, threat, conditions)
+    return float((torch.as_tensor(outcomes.prediction) == images.labels).float().mean())
 
 
 def threat(text: str) -> ThreatModel:

@@ -123,3 +123,16 @@ if __name__ == "__main__":
     for module, files in sorted(coverage().items()):
         if all(word in module for word in sys.argv[1:]):
             print(f"{module:<50} {' '.join(files)}")
+
+
+def test_what_benchmarks_import_is_there():
+    """Benchmarks run by hand alone, so nothing else would notice that a name has moved."""
+    looked = 0
+    for file in sorted((SOURCES["tests"] / "benchmarks").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in product():
+                module = importlib.import_module(node.module)
+                names = [alias.name for alias in node.names if f"{node.module}.{alias.name}" not in product()]
+                assert [name for name in names if not hasattr(module, name)] == [], file.name
+                looked += len(names)
+    assert looked > 50
