@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustnas.contracts import Genotype, SearchSpace, enumeration
+from robustnas.contracts import Genotype, SearchSpace, canonical, enumeration
 from robustnas.errors import InputError
 from robustnas.recipe.schema import Published
 from robustnas.runtime import given_file
@@ -51,12 +51,9 @@ class PublishedTable:
         first: Any = next(iter(self.rows.values()), {})
         for name in self.outcomes:
             _entry(file, first, name, "outcome")
-        self.places = {_text(genotype): place for place, genotype in enumerate(listed())}
-        canonical = getattr(space, "canonical", None)
-        self.canonical = canonical
-        self.isomorphic = (
-            {} if canonical is None else {canonical(g): n for n, g in enumerate(listed()) if str(n) in self.rows}
-        )
+        there = [(str(place), genotype) for place, genotype in enumerate(listed()) if str(place) in self.rows]
+        self.exact = {_text(genotype): place for place, genotype in there}
+        self.isomorphic = {canonical(space, genotype): place for place, genotype in there}
 
     def of(self, genotype: Genotype) -> dict[str, list[float]]:
         """The outcomes of an architecture by name, a value a seed, as far as the table has them.
@@ -64,10 +61,8 @@ class PublishedTable:
         Raises:
             InputError: what it holds of the architecture is not in the form above.
         """
-        place = self.places.get(_text(genotype))
-        if str(place) not in self.rows and self.canonical is not None:
-            place = self.isomorphic.get(self.canonical(genotype))
-        row = self.rows.get(str(place), {})
+        place = self.exact.get(_text(genotype)) or self.isomorphic.get(canonical(self.space, genotype))
+        row = {} if place is None else self.rows[place]
         try:
             found = {name: [float(value) for value in row[name].values()] for name in self.outcomes if name in row}
             if not all(math.isfinite(value) for values in found.values() for value in values):

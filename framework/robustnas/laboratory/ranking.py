@@ -21,7 +21,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from robustnas.contracts import Genotype
+from robustnas.contracts import Genotype, SearchSpace
 from robustnas.errors import InputError, RunDirectoryError
 from robustnas.laboratory.published import PublishedTable
 from robustnas.plan import Plan
@@ -118,9 +118,10 @@ class Ranking:
 def check(loaded: Loaded, plan: Plan, faults: Faults) -> None:
     """Refuse too few architectures for a correlation, or a table that will not do, before anything runs."""
     published = None if plan.ranking is None else plan.ranking.settings.published
-    for method in plan.methods.values():
-        if method.search_space is not None and published is not None:
-            loaded.noting(faults).attempt(partial(PublishedTable, published, method.space), "rank.published")
+    spaces = {id(method.search_space): method.search_space for method in plan.methods.values()}
+    for space in spaces.values():
+        if space is not None and published is not None:
+            loaded.noting(faults).attempt(partial(PublishedTable, published, space), "rank.published")
     scored = [name for name, method in plan.methods.items() if method.network is None]
     count = sum(len({seed.search for seed in plan.seeds_of(name)}) for name in scored)
     if count < FEWEST:
@@ -136,22 +137,16 @@ def read(directory: RunDirectory, plan: Plan) -> Ranking:
         RunDirectoryError: a result is damaged.
     """
     shown, compared = layout.read(directory), comparison(directory)
-    architectures: list[Architecture] = []
-    outcomes: dict[str, Values] = {}
-    predictors: dict[tuple[str, str], Values] = {}
-    seconds: dict[tuple[str, str], list[float]] = {}
-    failures: dict[tuple[str, str, str], list[str]] = {}
-    missing: list[str] = []
+    tables: dict[int, PublishedTable] = {}
+    measured: list[_Measured] = []
     seen: set[tuple[Any, ...]] = set()
-    again: list[str] = []
+    again, missing = [], []
     for row in compared.rows:
         networks = shown.methods[row["method"]]
-        seeds = list(dict.fromkeys(seed.search for seed in networks))
         if not any(stages["score"] for stages in networks.values()):
             continue  # a network made elsewhere has no genotype to be scored untrained
-        own: list[Architecture] = []
-        places: list[int] = []
-        for place, search in enumerate(seeds):
+        outcomes = dict(_outcomes(row))
+        for place, search in enumerate(dict.fromkeys(seed.search for seed in networks)):
             this = Architecture(row["method"], search)
             method, genotype = plan.methods[this.method], _genotype(directory, plan, this)
             trainings = tuple(seed.train for seed in networks if seed.search == search)
@@ -160,62 +155,77 @@ def read(directory: RunDirectory, plan: Plan) -> Ranking:
                 again.append(str(this))
                 continue
             seen.add(trained)
-            places.append(place)
-            own.append(this)
-        measured = {name: [values[place] for place in places] for name, values in _outcomes(row, len(seeds))}
-        for name, values in (_published(directory, plan, own, missing) or measured).items():
-            outcomes.setdefault(name, [None] * len(architectures)).extend(values)
-        for architecture in own:
-            scored = [_scores(directory, networks[seed]) for seed in networks if seed.search == architecture.seed]
-            for label, state in dict.fromkeys(key for one in scored for key in one.scores):
-                found = [one.scores.get((label, state)) for one in scored]
-                whole = [value for value in found if value is not None]
-                known = predictors.setdefault((label, state), [None] * len(architectures))
-                known += [None] * (len(architectures) + own.index(architecture) - len(known))
-                known.append(whole if len(whole) == len(found) else None)
-            for one in scored:
-                for key, spent in one.seconds.items():
-                    seconds.setdefault(key, []).append(spent)
-                for (label, state), text in one.failed.items():
-                    failures.setdefault((label, state, text), []).append(str(architecture))
-        architectures += own
-        for values in (*outcomes.values(), *predictors.values()):
-            values += [None] * (len(architectures) - len(values))
-    if len(architectures) < FEWEST:
+            table = _table(plan, method.space, tables)
+            if table is None:
+                own = {name: values[place] for name, values in outcomes.items()}
+            else:
+                found = {} if genotype is None else table.of(genotype)
+                missing += [] if found else [str(this)]
+                own = {name: found.get(name) or None for name in table.outcomes}
+            scored = [_scores(directory, networks[seed]) for seed in networks if seed.search == search]
+            measured.append(_Measured(this, own, scored))
+    if len(measured) < FEWEST:
         raise InputError(
-            f"{directory.path} holds {len(architectures)} scored architectures, and a rank correlation needs {FEWEST}; "
+            f"{directory.path} holds {len(measured)} scored architectures, and a rank correlation needs {FEWEST}; "
             "more search seeds would do"
         )
+    return _tabulated(measured, missing, again)
+
+
+@frozen
+class _Measured:
+    """What is known of one architecture: its outcomes by name, and the scores of each of its networks."""
+
+    architecture: Architecture
+    outcomes: Mapping[str, list[float] | None]
+    scored: Sequence[_Scored]
+
+    def predictor(self, key: tuple[str, str]) -> list[float] | None:
+        """The scores of its networks by a metric in a state; None where one is missing."""
+        values = [one.scores[key] for one in self.scored if key in one.scores]
+        return values if len(values) == len(self.scored) else None
+
+
+def _tabulated(measured: Sequence[_Measured], missing: Sequence[str], again: Sequence[str]) -> Ranking:
+    """Put the architectures side by side, and say what failed.
+
+    Args:
+        missing: architectures that a published table lacks.
+        again: architectures whose networks are those of others.
+    """
+    networks = [one for each in measured for one in each.scored]
+    names = dict.fromkeys(name for one in measured for name in one.outcomes)
+    failures: dict[tuple[str, str, str], dict[str, None]] = {}
+    for one in measured:
+        for (label, state), text in (failed for scored in one.scored for failed in scored.failed.items()):
+            failures.setdefault((label, state, text), {})[str(one.architecture)] = None
     lines = [
-        f"{label} on the {state} network failed, and the rest is ranked: {text}; {_first(list(dict.fromkeys(whose)))}"
+        f"{label} on the {state} network failed, and the rest is ranked: {text}; {_first(list(whose))}"
         for (label, state, text), whose in failures.items()
     ]
     lines += [f"not in the published table, and left out: {_first(missing)}"] if missing else []
     lines += [f"the same networks as of architectures before them, and counted once: {_first(again)}"] if again else []
-    means = {key: statistics.fmean(spent) for key, spent in seconds.items()}
-    return Ranking(architectures, outcomes, predictors, means, lines)
+    return Ranking(
+        [one.architecture for one in measured],
+        {name: [one.outcomes.get(name) for one in measured] for name in names},
+        {
+            key: [one.predictor(key) for one in measured]
+            for key in dict.fromkeys(k for one in networks for k in one.scores)
+        },
+        {
+            key: statistics.fmean(one.seconds[key] for one in networks if key in one.seconds)
+            for key in dict.fromkeys(k for one in networks for k in one.seconds)
+        },
+        lines,
+    )
 
 
-def _published(
-    directory: RunDirectory, plan: Plan, architectures: Sequence[Architecture], missing: list[str]
-) -> dict[str, Values]:
-    """Look up the outcomes of a method's architectures in the published table, where the recipe names one.
-
-    Args:
-        missing: gets the names of architectures that the table lacks.
-    """
+def _table(plan: Plan, space: SearchSpace, known: dict[int, PublishedTable]) -> PublishedTable | None:
+    """The published table of a space, read once; None where the recipe names none."""
     published = None if plan.ranking is None else plan.ranking.settings.published
-    if published is None or not architectures:
-        return {}
-    table = PublishedTable(published, plan.methods[architectures[0].method].space)
-    outcomes: dict[str, Values] = {name: [] for name in table.outcomes}
-    for one in architectures:
-        genotype = _genotype(directory, plan, one)
-        found = {} if genotype is None else table.of(genotype)
-        missing += [] if found else [str(one)]
-        for name, values in outcomes.items():
-            values.append(found.get(name) or None)
-    return outcomes
+    if published is not None and id(space) not in known:  # the loader makes one object of spaces that are written alike
+        known[id(space)] = PublishedTable(published, space)
+    return known.get(id(space))
 
 
 def _genotype(directory: RunDirectory, plan: Plan, architecture: Architecture) -> Genotype | None:
@@ -253,8 +263,8 @@ def _flat(by_metric: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], A
     return {(label, state): value for label, states in by_metric.items() for state, value in states.items()}
 
 
-def _outcomes(row: Mapping[str, Any], count: int) -> Iterator[tuple[str, Values]]:
-    """Yield the outcomes of a row: a name, and the values of each of its `count` architectures."""
+def _outcomes(row: Mapping[str, Any]) -> Iterator[tuple[str, Values]]:
+    """Yield the outcomes of a row: a name, and the values of each of its architectures."""
     named = {"clean": row["clean"], "robust": row["robust"]}
     named |= {f"robust at {epsilon}": figure for epsilon, figure in row["robust_at"].items()}
     named |= {"certified": row["certified"]}
@@ -267,7 +277,7 @@ def _outcomes(row: Mapping[str, Any], count: int) -> Iterator[tuple[str, Values]
         whole: Values = [None if None in each or not each else list(each) for each in values]
         if name.startswith("log"):
             whole = [None if each is None else [math.log(value) for value in each] for each in whole]
-        yield name, [*whole, *[None] * (count - len(whole))]
+        yield name, whole
 
 
 def _pairs(predictor: Values, outcome: Values) -> Iterator[tuple[float, float]]:
