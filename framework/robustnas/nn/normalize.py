@@ -6,10 +6,12 @@ Attacks, metrics and bounds measure perturbations in pixel units because they se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+
+from robustnas.contracts import Dataset, SearchSpace
 
 
 class Normalize(nn.Module):
@@ -53,6 +55,12 @@ class PixelSupernet(nn.Module):
         super().__init__()
         self.normalize = Normalize(mean, std)
         self.supernet = supernet
+
+    @classmethod
+    def of(cls, space: SearchSpace, dataset: Dataset) -> Self:
+        """Build a space's supernet for a dataset's images, on the CPU, with weights from torch's global generator."""
+        supernet: Any = space.supernet(dataset.shape, dataset.classes)
+        return cls(supernet, dataset.mean, dataset.std)
 
     @property
     def alpha(self) -> Mapping[str, nn.Parameter]:

@@ -78,7 +78,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
                 for text in (*gone, *sizes_by_default(use, method.train.match)):
                     notes.setdefault(text, []).append(name)
             stages_at = network_stages(recipe, method_plan, method, seen, known)
-            for seed in recipe.seeds.all if method_plan.finds else recipe.seeds.of_one_genotype:
+            for seed in method_plan.seeds_of(recipe.seeds):
                 made[name, seed], networks[name, seed] = stages_at(seed)
             methods[name] = method_plan
 

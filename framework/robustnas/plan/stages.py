@@ -78,6 +78,10 @@ class MethodPlan:
         """Whether a bilevel search finds its genotypes."""
         return self.finds and self.strategy == "bilevel"
 
+    def seeds_of(self, seeds: Seeds) -> tuple[Seed, ...]:
+        """List the seeds of its networks, of those of the recipe."""
+        return seeds.all if self.finds else seeds.of_one_genotype
+
     @property
     def of_candidates(self) -> Train:
         """Section `train` as it holds for candidates, which some training images judge and do not train."""
@@ -181,7 +185,7 @@ class Plan:
 
     def seeds_of(self, method: str) -> tuple[Seed, ...]:
         """List the seeds of a method's networks."""
-        return self.seeds.all if self.methods[method].finds else self.seeds.of_one_genotype
+        return self.methods[method].seeds_of(self.seeds)
 
     def stage(self, kind: Kind, method: str, seed: Seed, label: str | None = None) -> Stage | None:
         """Find the stage of a method and seed; for `attack`, that of the column `label`."""

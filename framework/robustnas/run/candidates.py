@@ -44,7 +44,7 @@ def candidate(task: Task) -> None:
 
 
 def _judged(task: Task, todo: train.TrainTask, settings: Train) -> dict[str, Any]:
-    """Compute the shares of the images held out that the trained candidate gets right, clean and under PGD."""
+    """Count the images held out that the trained candidate gets right, clean and under PGD."""
     images = todo.dataset.split("train")
     _, held_out = train.divided(images.labels, settings, todo.seed, ALONE)
     network = train.load(task.folder, todo.space, todo.genotype, todo.dataset, settings).to(task.device)
@@ -62,7 +62,7 @@ def _judged(task: Task, todo: train.TrainTask, settings: Train) -> dict[str, Any
             right = network(shown).argmax(dim=1) == labels
             clean += int(right.sum())
             robust += int((right & (network(attacked).argmax(dim=1) == labels)).sum())
-    return {"held_out": {"images": len(held_out), "clean": clean, "robust": robust}}
+    return {"judged": {"images": len(held_out), "clean": clean, "robust": robust}}
 
 
 def choose(task: Task) -> None:
@@ -77,10 +77,10 @@ def choose(task: Task) -> None:
         result = folder.result()
         seconds += float(result["search_seconds" if stage.kind == "search" else "train_seconds"])
         if stage.kind == "candidate":
-            held_out = result.get("held_out")
-            if not isinstance(held_out, dict) or not {"clean", "robust"} <= held_out.keys():
+            judged = result.get("judged")
+            if not isinstance(judged, dict) or not {"clean", "robust"} <= judged.keys():
                 raise RunDirectoryError(damaged(folder.result_file, "it does not say what the candidate gets right"))
-            candidates.append({**held_out, "parameters": result["parameters"], "genotype": genotype_in(folder)})
+            candidates.append({**judged, "parameters": result["parameters"], "genotype": genotype_in(folder)})
     chosen = max(range(len(candidates)), key=lambda n: (candidates[n]["robust"], candidates[n]["clean"], -n))
     genotype = candidates[chosen]["genotype"]
     task.folder.write_json("genotype.json", genotype)

@@ -51,11 +51,7 @@ def trace(task: SearchTask, images: int) -> list[int]:
     objective = Objective(task.metrics, task.threat, settings.gamma, settings.precision)
     tally = Tally()
     with seeding.seeded(0, "footprint"), tally:
-        supernet = PixelSupernet(
-            task.space.supernet(dataset.shape, dataset.classes),  # type: ignore[arg-type]
-            dataset.mean,
-            dataset.std,
-        )
+        supernet = PixelSupernet.of(task.space, dataset)
         if settings.recompute_cells:
             recompute(supernet.supernet, "search.recompute_cells")
         supernet.to(memory_format=torch.channels_last).train()

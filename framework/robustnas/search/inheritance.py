@@ -12,7 +12,7 @@ from robustnas.nn.cells import SinglePath
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.runtime.artifacts import StageFolder, damaged
 from robustnas.runtime.strangers import first_line
-from robustnas.search.single_path import FILE, built
+from robustnas.search.single_path import FILE
 
 
 class InheritedNetwork(nn.Module):
@@ -53,7 +53,7 @@ def inherited(folder: StageFolder, space: SearchSpace, dataset: Dataset) -> Call
     place, state = folder.path / FILE, folder.load_tensors(FILE)
     if state is None:
         raise RunDirectoryError(damaged(place, "it is missing although its stage is done"))
-    supernet = built(space, dataset)
+    supernet = PixelSupernet.of(space, dataset)
     try:
         supernet.load_state_dict(state)
     except RuntimeError as fault:

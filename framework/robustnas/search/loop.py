@@ -109,11 +109,7 @@ class _Search:
         self.halves = divided(images.labels, settings, seed, processes)
         self.notes = notes(images.labels, self.halves)
         with seeding.seeded(seed, "search", "weights"):
-            self.supernet = PixelSupernet(
-                task.space.supernet(dataset.shape, dataset.classes),  # type: ignore[arg-type]
-                dataset.mean,
-                dataset.std,
-            )
+            self.supernet = PixelSupernet.of(task.space, dataset)
         if processes.size > 1:
             synchronise(self.supernet)
         if settings.recompute_cells:

@@ -111,12 +111,6 @@ def run(
     }
 
 
-def built(space: SearchSpace, dataset: Dataset) -> PixelSupernet:
-    """Build the space's supernet for the images, on the CPU, with weights from torch's global generator."""
-    supernet: Any = space.supernet(dataset.shape, dataset.classes)
-    return PixelSupernet(supernet, dataset.mean, dataset.std)
-
-
 class PathSgd(torch.optim.SGD):
     """SGD that leaves every weight alone whose gradient is exactly zero: no decay, and its momentum stays for later.
 
@@ -152,7 +146,7 @@ class _Training:
         order = shuffled(self.images, settings.batch, torch.Generator())
         check_fit(order, settings.batch, settings.accumulate, processes, "search")
         with seeding.seeded(task.seed, "single path", "weights"):
-            self.supernet = built(task.space, dataset)
+            self.supernet = PixelSupernet.of(task.space, dataset)
         if processes.size > 1:
             synchronise(self.supernet)
         if settings.recompute_cells:
