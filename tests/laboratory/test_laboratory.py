@@ -20,6 +20,7 @@ from robustnas.laboratory.ranking import Architecture, Ranking
 from robustnas.recipe.load import load
 from robustnas.recipe.resolved import resolved
 from robustnas.run.directory import RunDirectory
+from robustnas_plugins.search_spaces.nas_bench_201 import NasBench201
 from support.fake_package import install
 from support.tiny_plan import RECIPE, plan
 
@@ -262,6 +263,64 @@ def test_a_published_table_stands_in_for_training(table: Path):
     assert outcome["values"][-1] is None
     assert data["failures"] == ["not in the published table, and left out: cell-5 0"]
     assert {path.parent.name for path in run.glob("*/*")} == {"score"}
+
+
+@pytest.fixture
+def folder(table: Path) -> Path:
+    """The same six architectures in a folder as Jung et al. published theirs, at two radii."""
+    cells = [cell["cell"] for cell in NasBench201().genotypes()]
+    ids = {str(place): {"nb201-string": cells[place]} for place in (3, 5, 14, 159, 2653, cells.index(CELLS[0]))}
+    folder = table.parent / "data"
+    (folder / "cifar10").mkdir(parents=True)
+    (folder / "meta.json").write_text(json.dumps({"ids": ids, "epsilons": {"pgd@Linf": [0.1, 1.0]}}))
+    clean = {number: int(number) / 20000 for number in ids if number != "5"}
+    for key, values in (("clean", clean), ("pgd@Linf", {number: [1, value] for number, value in clean.items()})):
+        text = json.dumps({"cifar10": {key: {"accuracy": values}}})
+        (folder / "cifar10" / f"{key}_accuracy.json").write_text(text)
+    published = "published: {file: data, dataset: cifar10, outcomes: [clean, pgd@Linf 1.0]}"
+    table.write_text(re.sub(r"published: {.*?}", published, table.read_text()))
+    return folder
+
+
+def test_a_published_folder_stands_in_for_training(folder: Path):
+    run = folder.parent / "run"
+    assert main(["rank", str(next(folder.parent.glob("*.yaml"))), "--out", str(run), "--quiet"]) == 0
+    data = json.loads((run / "rank.json").read_text())
+    assert [outcome["name"] for outcome in data["outcomes"]] == ["clean", "pgd@Linf 1.0"]
+    for outcome in data["outcomes"]:
+        assert outcome["values"][1] == [3 / 20000]
+        assert outcome["values"][-1] is None
+    assert data["failures"] == ["not in the published table, and left out: cell-5 0"]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("dataset=cifar100", "has no dataset 'cifar100'; did you mean 'cifar10'?; it has cifar10"),
+        ("outcomes=[pgd@Linf]", "has no outcome 'pgd@Linf'; 'pgd@Linf 0.1', 'pgd@Linf 1.0' would do"),
+        ("outcomes=[clean 1.0]", "'clean' has no radii; 'clean' alone would do"),
+        ("outcomes=[clear]", "has no outcome 'clear'; did you mean 'clean'?; it has clean, pgd@Linf"),
+        ("other", "cell 3 is '|other~0|', which the search space has not in that place"),
+        ("short", "cell 3 does not have a share for each radius of meta.json"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_published_folder_that_will_not_do_is_refused(
+    folder: Path, override: str, told: str, capsys: pytest.CaptureFixture[str]
+):
+    recipe = next(folder.parent.glob("*.yaml"))
+    if override == "other":
+        meta = json.loads((folder / "meta.json").read_text())
+        meta["ids"]["3"]["nb201-string"] = "|other~0|"
+        (folder / "meta.json").write_text(json.dumps(meta))
+    elif override == "short":
+        short = {"cifar10": {"pgd@Linf": {"accuracy": {"3": [0.5]}}}}
+        (folder / "cifar10/pgd@Linf_accuracy.json").write_text(json.dumps(short))
+    command = ["rank", str(recipe), "--out", str(folder.parent / "run")]
+    if "=" in override:
+        command += ["--set", f"rank.published.{override}"]
+    assert main(command) == 2
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

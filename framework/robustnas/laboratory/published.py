@@ -4,8 +4,9 @@ The form is that of NAS-RobBench-201 (Wu et al. 2024, arXiv:2403.13134), a mappi
 
     dataset -> index of the architecture -> metric (`val_pgd_8.0_acc`) -> seed -> accuracy
 
-with the architectures in the order in which the space lists them.  Of isomorphic cells such tables hold one, so a cell
-that is not in the table is looked up as any other with its `canonical` text, where the space tells that.
+with the architectures in the order in which the space lists them; a folder is read as `robustness_dataset`.
+Of isomorphic cells such tables hold one, so a cell that is not in the table is looked up as any other with its
+`canonical` text, where the space tells that.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from robustnas.contracts import Genotype, SearchSpace, canonical, enumeration
 from robustnas.errors import InputError
+from robustnas.laboratory import robustness_dataset
 from robustnas.recipe.schema import Published
 from robustnas.runtime import given_file
 from robustnas.runtime.strangers import described
@@ -42,18 +44,26 @@ class PublishedTable:
                 f"{type(space).__name__} does not list its genotypes, so no table of architectures can be read; "
                 "search_space: nas-bench-201 would do"
             )
-        try:
-            data = json.loads(given_file.read(file, LARGEST))
-        except (ValueError, RecursionError) as fault:
-            raise InputError(f"{file} is not JSON: {fault}") from fault
-        self.rows = _entry(file, data, published.dataset, "dataset")
         self.outcomes, self.space, self.file = list(published.outcomes), space, file
-        first: Any = next(iter(self.rows.values()), {})
-        for name in self.outcomes:
-            _entry(file, first, name, "outcome")
+        if file.is_dir():
+            self.rows: Mapping[str, Any] = robustness_dataset.rows(file, published.dataset, self.outcomes, listed())
+        else:
+            self.rows = self._of_file(published.dataset)
         there = [(str(place), genotype) for place, genotype in enumerate(listed()) if str(place) in self.rows]
         self.exact = {_text(genotype): place for place, genotype in there}
         self.isomorphic = {canonical(space, genotype): place for place, genotype in there}
+
+    def _of_file(self, dataset: str) -> Mapping[str, Any]:
+        """Read the rows of a file in the form above."""
+        try:
+            data = json.loads(given_file.read(self.file, LARGEST))
+        except (ValueError, RecursionError) as fault:
+            raise InputError(f"{self.file} is not JSON: {fault}") from fault
+        rows = _entry(self.file, data, dataset, "dataset")
+        first: Any = next(iter(rows.values()), {})
+        for name in self.outcomes:
+            _entry(self.file, first, name, "outcome")
+        return rows
 
     def of(self, genotype: Genotype) -> dict[str, list[float]]:
         """The outcomes of an architecture by name, a value a seed, as far as the table has them.

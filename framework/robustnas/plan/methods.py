@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from os.path import isfile
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
@@ -115,5 +115,5 @@ def _named(genotype: str | Mapping[str, Any] | None) -> str:
 
 
 def beside(folder: Path, path: Path) -> Path:
-    """Find a file that a recipe names, beside the recipe or else in the working directory."""
-    return folder / path if isfile(folder / path) else path
+    """Find a file or a folder that a recipe names, beside the recipe or else in the working directory."""
+    return folder / path if exists(folder / path) else path

@@ -99,9 +99,11 @@ State = Literal["untrained", "inherited", "trained"]
 class Published:
     """A table of what others measured of every architecture of the space, in place of training and evaluation."""
 
-    file: Path = option(MISSING, "the table, in the form of NAS-RobBench-201's JSON, beside the recipe")
+    file: Path = option(MISSING, "the table, beside the recipe: NAS-RobBench-201's JSON or Jung et al.'s folder")
     dataset: str = option(MISSING, "its dataset, such as cifar10")
-    outcomes: list[str] = option(MISSING, "its columns, such as [val_pgd_8.0_acc]", min_len(1))
+    outcomes: list[str] = option(
+        MISSING, "its columns, such as [val_pgd_8.0_acc], or [clean, pgd@Linf 1.0]", min_len(1)
+    )
 
 
 @frozen
