@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the processes that tests start
+
+# every process that tests start would compile the product again, and every run rewrite the assertions of all tests
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+gc.disable()  # while some 5,000 tests are collected, all of which stay
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # nor is what was imported and collected looked through again and again while they run
+    gc.enable()
+
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # workers ignore Ctrl-C, which some tests are about

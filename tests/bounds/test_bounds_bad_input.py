@@ -252,7 +252,9 @@ def test_nothing_is_certified_through_a_weight_that_is_no_number(name: str, valu
     clean = plain_margins(net, IMAGES, LABELS).detach()
     known = clean.isfinite()
     assert (~known).any() or value is not torch.nan
-    for norm in NORMS:
+    # the norm matters in front of the first layer only; behind it each has its turn
+    turn = tensors(net).index(name)
+    for norm in NORMS if turn == 0 else NORMS[turn % len(NORMS) :][:1]:
         for method in METHODS:
             found = certify.margins(net, IMAGES, LABELS, ThreatModel(norm, 0.01), method)
             assert not found.isnan().any()

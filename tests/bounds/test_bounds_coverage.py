@@ -57,10 +57,12 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_is_sound_and_exact_at_epsilon_zero(name: str, norm: str):
-    check(network(FUNCTIONS[name], IMAGES), norm, IMAGES)
+def test_is_sound_and_exact_at_epsilon_zero(name: str):
+    """The norm matters in front of the first layer only, optimised slopes at the ReLU there: each has its turn."""
+    turn = list(FUNCTIONS).index(name)
+    methods = METHODS if turn % 4 == 0 else METHODS[:3]
+    check(network(FUNCTIONS[name], IMAGES), NORMS[turn % len(NORMS)], IMAGES, methods)
 
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if "max" in name])
@@ -186,8 +188,7 @@ def test_an_operation_of_a_third_party_takes_fifteen_lines(name: str, tmp_path: 
     assert 5 < len(lines) <= 15
     operation = getattr(written(tmp_path, name, THIRD_PARTY[name]), name)
     net = Supernet(operation)
-    for norm in NORMS:
-        check(net, norm, IMAGES)
+    check(net, NORMS[list(THIRD_PARTY).index(name)], IMAGES)
     # the operation itself is what it was
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(operation, (x,))

@@ -33,14 +33,14 @@ def some_images(seed: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("leak", [0.0, 0.2])
 def test_tightness_grows_with_the_method_and_optimised_slopes_gain(norm: str, epsilon: float, leak: float):
     gained = 0
-    for seed in range(4):
+    for seed in range(2):
         net, (images, labels) = network(seed, leak), some_images(seed)
         found = [margins(net, images, labels, ThreatModel(norm, epsilon), method) for method in METHODS]
         assert len(found) == 4
         for looser, tighter in itertools.pairwise(found):
             assert (tighter >= looser).all()
         gained += int((found[3] > found[2] + 1e-6).sum())
-    assert gained >= 12  # of 24 margins
+    assert gained >= 6  # of 12 margins
 
 
 @pytest.mark.parametrize("method", [IBP(), CrownIBP(), Crown(), AlphaCrown()], ids=METHODS)
