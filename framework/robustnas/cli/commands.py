@@ -204,9 +204,10 @@ def show_recipe(arguments: argparse.Namespace) -> int:
 def copy_recipe(arguments: argparse.Namespace) -> int:
     from robustnas.recipe import shelf
 
-    path: Path = arguments.dest or Path(f"{arguments.name}.yaml")
+    name = f"{Path(arguments.name).name}.yaml"  # paper/table1 becomes table1.yaml
+    path: Path = arguments.dest or Path(name)
     if path.is_dir():
-        path = path / f"{arguments.name}.yaml"
+        path = path / name
     # the commands it opens with would run the shipped recipe
     named = rf"(robustnas (?:run|plan)) {re.escape(arguments.name)}(?=\s)"
     text = re.sub(named, lambda found: f"{found[1]} {path}", shelf.read(arguments.name))

@@ -116,6 +116,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         stages=tuple(stages),
         networks=networks,
         ranking=None if recipe.rank is None else _found(loaded, recipe.rank),
+        published=recipe.published,
         notes=notes,
     )
 

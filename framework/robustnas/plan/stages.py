@@ -14,7 +14,7 @@ from robustnas.attack.settings import Evaluate
 from robustnas.certify.settings import Certify, Smoothing
 from robustnas.contracts import Dataset, Genotype, SearchSpace
 from robustnas.foreign.settings import Weights
-from robustnas.recipe.schema import Ranking
+from robustnas.recipe.schema import Ranking, Reported
 from robustnas.recipe.seeds import Seed, Seeds
 from robustnas.search.candidates import BestOf, StrategyName
 from robustnas.search.settings import Search
@@ -167,6 +167,7 @@ class Plan:
     networks: Mapping[tuple[str, Seed], str]
     """The key of each method's and seed's network: equal keys are one network."""
     ranking: Ranking | None = None
+    published: tuple[Reported, ...] = ()
     notes: Mapping[str, list[str]] = Factory(dict)
     """What a reader of the plan may not expect, each with the methods concerned."""
 

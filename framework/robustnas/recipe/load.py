@@ -27,8 +27,9 @@ from robustnas.recipe.methods import read_methods
 from robustnas.recipe.noting import Noting
 from robustnas.recipe.overlay import assign, overlay
 from robustnas.recipe.plugins import Plugins
+from robustnas.recipe.published import read_published
 from robustnas.recipe.ranking import read_ranking
-from robustnas.recipe.schema import Recipe
+from robustnas.recipe.schema import Attack, Recipe
 from robustnas.recipe.seeds import Seeds, read_seeds
 from robustnas.recipe.values import BAD, construct, found, read_object, read_value, refuse_unknown
 from robustnas.registry import DATASETS, SEARCH_SPACES
@@ -43,7 +44,7 @@ REQUIRED = {
     "threat": "a threat model would do, such as {norm: linf, epsilon: 8/255}",
     "methods": "a mapping of names to methods would do, such as {darts: {}}",
 }
-SECTIONS = (*REQUIRED, "seeds", "search", "train", "attacks", "certify", "smoothing", "evaluate", "rank")
+SECTIONS = (*REQUIRED, "seeds", "search", "train", "attacks", "certify", "smoothing", "evaluate", "rank", "published")
 
 MOST_STAGES = 300_000
 """A recipe may have so many stages, each with a folder: those of five thousand rows with fifty attacks."""
@@ -154,18 +155,25 @@ def _checked(root: Node | None, faults: Faults, path: Path, text: str, overrides
 
 def _check_together(parts: Mapping[str, Any], root: Node, note: Noting) -> None:
     """Check against each other the parts that could be read."""
-    attacks, listed = parts.get("attacks", ()), root.entries.get("attacks")
-    whole = listed is not None and isinstance(listed.value, tuple) and len(listed.value) == len(attacks)
+    attacks = parts.get("attacks", ())
     good = {key: parts[key] for key in ("dataset", "threat") if parts.get(key) not in (None, BAD)}
     together.check(
         together.Parts(
             dataset=good["dataset"].plugin if "dataset" in good else None,
             threat=good.get("threat"),
             methods=parts.get("methods", {}),
-            attacks=attacks if whole else (),  # with one missing, places in the list would be wrong
+            attacks=attacks
+            if _all_read(attacks, root.entries.get("attacks"))
+            else (),  # with one missing, places in the list would be wrong
         ),
         note,
     )
+
+
+def _all_read(attacks: Sequence[Attack], listed: Node | None) -> bool:
+    """Whether every entry of section `attacks` could be read."""
+    entries = () if listed is None or listed.value is None else listed.value
+    return isinstance(entries, tuple) and len(entries) == len(attacks)
 
 
 def _places(node: Node) -> dict[str, Mark]:
@@ -278,6 +286,10 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
         parts["attacks"] = plugins.attacks(sections["attacks"], sections.get("threat"), known)
     if "rank" in sections:
         parts["rank"] = read_ranking(sections["rank"], plugins)
+    if "published" in sections:
+        attacks = parts.get("attacks", ())
+        whole = attacks if _all_read(attacks, sections.get("attacks")) else None
+        parts["published"] = read_published(sections["published"], whole, parts["certify"], faults)
     if "methods" in sections:
         parts["methods"] = read_methods(sections["methods"], sections, parts["search"], parts["train"], plugins)
     _check_size(root, parts, faults)

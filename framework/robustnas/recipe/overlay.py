@@ -30,10 +30,10 @@ def overlay(base: Node | None, over: Node | None) -> Node | None:
         return over
     merged = dict(under.value)
     for key, node in over.value.items():
-        if over.path == "methods" and (node is None or node.value is None) and key in merged:
-            del merged[key]  # null leaves out a method of the base
+        if over.path in ("methods", "published") and (node is None or node.value is None) and key in merged:
+            del merged[key]  # null leaves out a method, or a published row, of the base
             continue
-        laid = overlay(merged.get(key), node)
+        laid = overlay(None if over.path == "published" else merged.get(key), node)  # figures stay with their source
         if laid is not None:
             merged[key] = laid
     return evolve(over, value=merged, keys={**under.keys, **over.keys})

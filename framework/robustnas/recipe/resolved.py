@@ -38,6 +38,11 @@ def resolved(loaded: Loaded, trains: Mapping[str, Train] | None = None) -> dict[
         "smoothing": plain(recipe.smoothing),
         "evaluate": plain(recipe.evaluate),
         **({} if recipe.rank is None else {"rank": _rank(recipe.rank)}),
+        **(
+            {"published": {one.name: {"source": one.source, **one.figures} for one in recipe.published}}
+            if recipe.published
+            else {}
+        ),
     }
 
 

@@ -155,6 +155,20 @@ class Ranking:
 
 
 @frozen
+class Reported:
+    """A row of section `published`: what others report, shown beside what is measured here.
+
+    Args:
+        source: who reports it, where, and how the networks were trained.
+        figures: by names of printed columns, in their units: percent, pixel units, weights, seconds.
+    """
+
+    name: str
+    source: str
+    figures: dict[str, float] = Factory(dict)
+
+
+@frozen
 class Recipe:
     """A whole recipe, checked: one comparison of methods on one dataset under one threat.
 
@@ -174,3 +188,4 @@ class Recipe:
     smoothing: Smoothing | None = None
     evaluate: Evaluate = field(factory=Evaluate)
     rank: Ranking | None = None
+    published: tuple[Reported, ...] = ()

@@ -27,9 +27,12 @@ def folder() -> Path | None:
 
 
 def files() -> dict[str, Path]:
-    """List the files of the shipped recipes by their names, sorted."""
+    """List the files of the shipped recipes by their names, sorted, those in folders (`paper/table1`) last."""
     shelf = folder()
-    return {path.stem: path for path in sorted(shelf.glob("*.yaml"))} if shelf is not None else {}
+    if shelf is None:
+        return {}
+    paths = [*sorted(shelf.glob("*.yaml")), *sorted(shelf.glob("*/*.yaml"))]
+    return {path.relative_to(shelf).with_suffix("").as_posix(): path for path in paths}
 
 
 def names() -> list[str]:

@@ -15,7 +15,9 @@ from attrs import frozen
 
 from robustnas.attack.column import Column
 from robustnas.errors import RunDirectoryError
+from robustnas.options import plain
 from robustnas.plan import KINDS, Foreign, Plan, Seed, Stage
+from robustnas.recipe.schema import Reported
 from robustnas.registry import REGIMES
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime.artifacts import StageFolder, damaged, of_no_stage, read_json
@@ -52,6 +54,7 @@ class Layout:
         notes: lines that stand under the table.
         methods: for each method and seed, the folders of its stages by kind, and of its attacks by label; those of
             several candidates are a list `tried`.
+        published: what others report, shown beside the methods.
     """
 
     dataset: str
@@ -65,6 +68,7 @@ class Layout:
     smoothing: list[float] | None
     notes: list[str]
     methods: dict[str, dict[Seed, dict[str, Any]]]
+    published: list[Reported]
 
     @property
     def networks(self) -> list[tuple[str, Seed, dict[str, Any]]]:
@@ -115,9 +119,20 @@ def read(directory: RunDirectory) -> Layout:
                 method: {Seed.of(seed): _stages(stages) for seed, stages in seeds.items()}
                 for method, seeds in data["methods"].items()
             },
+            published=[_reported(one) for one in data.get("published", [])],
         )
     except (KeyError, TypeError, AttributeError, ValueError) as fault:
         raise RunDirectoryError(damaged(file, described(fault, whole=True), of_no_stage(file))) from fault
+
+
+def _reported(data: Any) -> Reported:
+    """Read what others report.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: the data is something else.
+    """
+    figures = {str(column): float(value) for column, value in data["figures"].items()}
+    return Reported(str(data["name"]), str(data["source"]), figures)
 
 
 def _stages(data: Any) -> dict[str, Any]:
@@ -181,6 +196,7 @@ def describe(plan: Plan, directory: RunDirectory, notes: Sequence[str]) -> dict[
             }
             for method in plan.methods
         },
+        **({"published": [plain(one) for one in plan.published]} if plan.published else {}),
     }
 
 

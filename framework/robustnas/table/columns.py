@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from attrs import frozen
@@ -42,6 +42,11 @@ class Printed:
         for key in self.keys:
             entry = entry[key]
         return cast(Figure, entry)
+
+    def reported(self, figures: Mapping[str, float]) -> float | None:
+        """Give the column's figure of those that others report, in the unit of the rows; None where there is none."""
+        value = figures.get(self.name)
+        return round(value / 100, 12) if value is not None and self.write is percent else value
 
     def compared(self, row: dict[str, Any]) -> bool:
         """Whether the row may be marked as best: not if a seed's classifier ignores its images."""
@@ -82,7 +87,9 @@ def _every(comparison: Comparison) -> list[Printed]:
     if any(attack.worst_case for attack in comparison.attacks):
         columns.append(Printed("robust %", ("robust",), percent))
     columns += [Printed(f"robust at {radius_text(e)} %", ("robust_at", f"{e:g}"), percent) for e in comparison.epsilons]
-    if any(row["certified"] is not None for row in comparison.rows):
+    if any(row["certified"] is not None for row in comparison.rows) or any(
+        "certified" in one.figures for one in comparison.published
+    ):
         columns.append(Printed("certified %", ("certified",), percent))
     columns += [
         Printed(f"certified at {radius_text(e)} %", ("certified_at", f"{e:g}"), percent)

@@ -21,7 +21,7 @@ from robustnas.table.comparisons import marked
 from robustnas.table.grids import Body, below, cells, split
 from robustnas.table.html import html
 from robustnas.table.latex import latex
-from robustnas.table.lines import under
+from robustnas.table.lines import PUBLISHED, under
 from robustnas.table.rows import Comparison
 
 SCHEMA = 2
@@ -46,6 +46,7 @@ def json_data(comparison: Comparison) -> dict[str, Any]:
         "rows": _rows(comparison),
         "marked": [{"column": list(column.keys), "methods": methods} for column, methods in _marks(comparison)],
         "comparisons": comparison.comparisons,
+        **({"published": _published(comparison)} if comparison.published else {}),
     }
 
 
@@ -61,6 +62,22 @@ def _rows(comparison: Comparison) -> list[dict[str, Any]]:
             kept[first] = {**kept.get(first, {}), inner[0]: column.pick(r)} if inner else column.pick(r)
         rows.append(kept)
     return rows
+
+
+def _published(comparison: Comparison) -> list[dict[str, Any]]:
+    """Give what others report as plain data, in the units of the rows."""
+    return [
+        {
+            "method": one.name,
+            "source": one.source,
+            "figures": [
+                {"column": list(column.keys), "value": value}
+                for column in of_table(comparison)
+                if (value := column.reported(one.figures)) is not None
+            ],
+        }
+        for one in comparison.published
+    ]
 
 
 def _marks(comparison: Comparison) -> list[tuple[Printed, list[str]]]:
@@ -112,6 +129,9 @@ def _flat(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
         figures = [(column.pick(r) or {}).get(what) for column in columns for what in wanted]
         lines.append([str(r["method"]), text or " ".join(map(str, seeds)), *figures])
         lines[-1].append("; ".join(name for name, methods in marks if r["method"] in methods))
+    for one in comparison.published:
+        values = [column.reported(one.figures) if what == "mean" else None for column in columns for what in wanted]
+        lines.append([f"{one.name} {PUBLISHED}", None, *values, ""])
     return ["method", "seeds", *(_head(column, what) for column in columns for what in wanted), "marked"], lines
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from robustnas.runtime import printable
 from robustnas.table.columns import Printed, of_table, percent
 from robustnas.table.comparisons import REFERENCE, decides, marked, of_column
-from robustnas.table.lines import FLAGGED
+from robustnas.table.lines import FLAGGED, PUBLISHED
 from robustnas.table.rows import Comparison
 from robustnas.table.statistics.paired import LEVEL
 
@@ -39,6 +39,10 @@ def cells(comparison: Comparison) -> tuple[list[str], Body]:
             found = column.pick(r)
             line.append(("-", False) if found is None else (_cell(column, found), r["method"] in methods))
         body.append(line)
+    for one in comparison.published:
+        values = [column.reported(one.figures) for column in columns]
+        texts = ["-" if value is None else column.write(value) for column, value in zip(columns, values, strict=True)]
+        body.append([(text, False) for text in (f"{printable.line(one.name)} {PUBLISHED}", "-", *texts)])
     return ["method", "seeds", *[printable.line(column.title) for column in columns]], body
 
 

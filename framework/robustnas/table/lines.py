@@ -14,6 +14,10 @@ FLAGGED = "(!)"
 """The mark behind the name of a method whose figures a reviewer would question; lines under the table say why."""
 
 
+PUBLISHED = "(published)"
+"""The mark behind the name of a row that others report."""
+
+
 def under(comparison: Comparison) -> list[str]:
     """List what stands under the table, a line each."""
     return [
@@ -23,6 +27,7 @@ def under(comparison: Comparison) -> list[str]:
         *spreads_of_radii(comparison),
         *costs(comparison),
         *questions(comparison),
+        *reports(comparison),
         *(f"left out, because results contradict each other: {text}" for text in comparison.contradictions),
     ]
 
@@ -106,3 +111,12 @@ def questions(comparison: Comparison) -> list[str]:
         whom = ", ".join(f"{method} ({', '.join(map(str, seeds))})" for method, seeds in methods.items())
         lines.append(f"{FLAGGED} {name}{f', {attack}' if attack else ''}: {text}; in (seeds) {whom}")
     return lines
+
+
+def reports(comparison: Comparison) -> list[str]:
+    """Say where each published row is from, a line a source."""
+    rows: dict[str, list[str]] = {}
+    for one in comparison.published:
+        rows.setdefault(one.source, []).append(one.name)
+    about = "not measured here, in no test and no mark"
+    return [f"{PUBLISHED}, {about}: {', '.join(names)}: {source}" for source, names in rows.items()]

@@ -76,6 +76,7 @@ def comparison(directory: RunDirectory) -> Comparison:
         smoothing=shown.smoothing,
         contradictions=contradictions,
         kept=_kept(directory, shown),
+        published=shown.published,
     )
     return attrs.evolve(made, comparisons=comparisons.compared(made, measured))
 

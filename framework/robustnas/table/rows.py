@@ -16,6 +16,7 @@ from attrs import field, frozen
 from robustnas.attack.column import Column
 from robustnas.certify.verdicts import Verdicts
 from robustnas.plan import Seed
+from robustnas.recipe.schema import Reported
 from robustnas.table.statistics.nested import nested
 from robustnas.threat import NORMS
 
@@ -210,6 +211,7 @@ class Comparison:
         comparisons: each method against the best and against the first, as `comparisons.compared` makes them.
         kept: a line on what else the run directory holds, or nothing.  It is printed but in no file, because it depends
             on what was run there before.
+        published: what others report, shown below the rows; it is in no test and no mark.
         shown: where the figures of the columns that are shown are in a row, from left to right; None: all columns.
     """
 
@@ -224,4 +226,5 @@ class Comparison:
     certified_epsilons: list[float] = field(factory=list)
     comparisons: list[dict[str, Any]] = field(factory=list)
     kept: str = ""
+    published: list[Reported] = field(factory=list)
     shown: list[tuple[str, ...]] | None = None
