@@ -8,6 +8,7 @@ The campaign is run once; the tests judge it. A violation names its network's se
 from __future__ import annotations
 
 import copy
+import itertools
 from random import Random
 from typing import Any
 
@@ -96,14 +97,13 @@ def campaign() -> Campaign:
                 ledger.double(case)
                 ledger.single(case)
                 cases.append(case.name)
-            for space in spaces():
-                for discrete in (False, True):
-                    # where the bounds are tight enough to be violated, and where float32 has most to round
-                    ledger.double(space_case(space, discrete, norm, 1e-3))
-                    ledger.single(space_case(space, discrete, norm, 0.02))
-                    cases.append(f"{space} {discrete}")
+        # from here each in one norm for either claim: the norm matters in front of the first layer only
+        for index, (space, discrete) in enumerate(itertools.product(spaces(), (False, True))):
+            # where the bounds are tight enough to be violated, and where float32 has most to round
+            ledger.double(space_case(space, discrete, NORMS[index % len(NORMS)], 1e-3))
+            ledger.single(space_case(space, discrete, NORMS[(index + 1) % len(NORMS)], 0.02))
+            cases.append(f"{space} {discrete}")
         for index, activation in enumerate(activations()):
-            # each in one norm for either claim: the norm matters in front of the first layer only
             for turn, check in enumerate((ledger.double, ledger.single)):
                 case = random_case(103 + index, NORMS[(index + turn) % len(NORMS)], activation)
                 check(case)
@@ -139,7 +139,7 @@ def test_the_campaign_went_everywhere(campaign: Campaign):
         if method != "ibp":
             assert line.share < 0.02, f"{claim}, {method}, {norm}: no sampled image came near a bound"
     assert {"darts", "pc-darts"} <= set(spaces())
-    assert len(campaign.cases) == len(NORMS) * (SEEDS + 2 * len(spaces())) + len(activations()) + len(OF_VALUES)
+    assert len(campaign.cases) == len(NORMS) * SEEDS + 2 * len(spaces()) + len(activations()) + len(OF_VALUES)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -189,7 +189,7 @@ def test_close_calls_are_not_certified_where_large_numbers_cancel(spread: float,
     the margin close to 0.  The smaller the images' spread, the smaller the logits beside what cancels.
     """
     net = cancelling()
-    images = 0.5 + spread * torch.rand(24, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    images = 0.5 + spread * torch.rand(12, 1, 28, 28, generator=torch.Generator().manual_seed(1))
     label = torch.tensor([0])
     threat = ThreatModel(norm, spread * {"linf": 5e-3, "l2": 0.1, "l1": 1.0}[norm])
     exact = copy.deepcopy(net).double()
@@ -213,13 +213,13 @@ def test_close_calls_are_not_certified_where_large_numbers_cancel(spread: float,
         radius = certify.radius(net, image, label, norm, tolerance=0.1).item()
         if radius > 0:
             assert worst(image, ThreatModel(norm, radius)) > 0
-    assert certified > 6
+    assert certified > 3
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_no_image_within_a_certified_radius_is_misclassified(norm: str):
     checked = 0
-    for seed in range(10):
+    for seed in range(6):
         net, (images, _) = RandomNetwork(seed), some_images(seed)
         exact = copy.deepcopy(net).double()
         with torch.no_grad():
@@ -233,7 +233,7 @@ def test_no_image_within_a_certified_radius_is_misclassified(norm: str):
             if radius > 0:
                 assert all((value > 0).all() for value in values), f"RandomNetwork({seed}), {threat}"
                 checked += sum(value.numel() for value in values)
-    assert checked > 4000
+    assert checked > 2400
 
 
 class Tilted(nn.Module):

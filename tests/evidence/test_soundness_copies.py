@@ -23,7 +23,7 @@ from robustnas.nn.normalize import PixelNetwork
 from robustnas.threat import NORMS, ThreatModel
 
 SHAPE = (1, 3, 4)
-NETWORKS = 3 * len(COPYING)
+NETWORKS = 2 * len(COPYING)
 EPSILON = {"linf": 0.05, "l2": 0.2, "l1": 0.4}
 
 
