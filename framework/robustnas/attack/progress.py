@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 import torch
 
@@ -19,10 +21,12 @@ class Progress:
     Args:
         folder: the stage's folder; None keeps nothing on the disk.
         rank: number of this process.
+        beside: writes what else is kept of these batches; is called first, so that it never knows of fewer.
     """
 
     folder: StageFolder | None = None
     rank: int = 0
+    beside: Callable[[], None] = lambda: None
     _files: ProgressFiles = attrs.field(init=False)
     _known: dict[str, Outcomes] = attrs.field(factory=dict, init=False)
     _own: dict[str, Outcomes] = attrs.field(factory=dict, init=False)
@@ -53,6 +57,7 @@ class Progress:
             self.write()
 
     def write(self) -> None:
+        self.beside()
         self._files.write({part: attrs.asdict(outcomes) for part, outcomes in self._own.items()})
 
     def forget(self) -> None:

@@ -69,6 +69,15 @@ def table(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def report(arguments: argparse.Namespace) -> int:
+    from robustnas.table import opened
+    from robustnas.table.report import page
+
+    for path in page.write([opened.open(run) for run in arguments.runs], arguments.out, arguments.figures):
+        tell(str(path))
+    return 0
+
+
 def evaluate(arguments: argparse.Namespace) -> int:
     from robustnas.recipe.load import written
     from robustnas.recipe.of_network import Evaluation, name_of, recipe

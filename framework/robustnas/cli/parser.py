@@ -98,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_table(add(every, "table", "rebuild and print the table of a run directory", commands.table))
 
+    report = add(every, "report", "write a page with the table, charts, cells and examples of runs", commands.report)
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run directory, finished or not")
+    report.add_argument("--out", type=Path, metavar="FOLDER", help="where report.html goes (default: RUN/report)")
+    report.add_argument("--figures", choices=("pdf", "png"), help="also write each chart as a file, with matplotlib")
+
     _add_evaluate(add(every, "evaluate", "attack and certify a network made elsewhere", commands.evaluate))
     records = add(every, "records", "what each attack did to each image of a run, as CSV", commands.records)
     records.add_argument("directory", type=Path, metavar="DIR", help="a run directory")

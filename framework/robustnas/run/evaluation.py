@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from robustnas import attack
-from robustnas.attack import outcomes
+from robustnas.attack import examples, outcomes
 from robustnas.attack.column import Column
 from robustnas.attack.conditions import Conditions, Watch
 from robustnas.attack.evaluation import evaluate
+from robustnas.attack.examples import Example
 from robustnas.attack.foolbox_import import load_foolbox
 from robustnas.attack.outcomes import Outcomes
 from robustnas.attack.progress import Progress
@@ -83,7 +84,15 @@ def attacked(task: Task) -> None:
     assert column is not None
     plugin = plan.attacks[column.label]
     network, (images, indices) = network_of(task), evaluated_images(plan)
-    progress, clean = Progress(task.folder, task.processes.rank), _clean_answers(task, images)
+    pictures, certified = examples.Kept(task.folder, task.processes.rank, column), _watch(task, indices)
+    progress, clean = Progress(task.folder, task.processes.rank, pictures.write), _clean_answers(task, images)
+
+    def watch(fooled: Outcomes, clean: Tensor, perturbed: Tensor) -> None:
+        """Keep the first images that are broken, and hold all against the certificates there are."""
+        pictures.note(fooled, clean, perturbed)
+        if certified is not None:
+            certified(fooled, clean, perturbed)
+
     conditions = Conditions(
         label=column.name,
         batch=plan.evaluate.batch,
@@ -93,7 +102,7 @@ def attacked(task: Task) -> None:
         runs=column.runs,
         access=column.access,
         progress=progress,
-        watch=_watch(task, indices),
+        watch=watch,
         report=task.report,
         processes=task.processes,
     )
@@ -148,6 +157,7 @@ def attacked(task: Task) -> None:
     except OptionError as fault:  # options meet the network only here, and a RunError stops this attack alone
         raise RunError(text_of(fault)) from fault
     outcomes.save(rows, task.folder)
+    examples.save(_examples(task, kept, indices, pictures.found), task.folder)
     finish(
         task,
         {
@@ -171,6 +181,16 @@ def attacked(task: Task) -> None:
     )
     if task.processes.first:
         progress.forget()
+        pictures.forget()
+
+
+def _examples(task: Task, kept: TakenOver, indices: Tensor, own: list[Example]) -> list[Example]:
+    """Put together what all processes, and the stage that images were taken over from, show of the attack."""
+    found = [one for some in task.processes.gather(own) for one in some]
+    if kept.folder is not None and kept.folder.holds(examples.FILE):  # one of an older version does not
+        answered = set(indices[kept.answered].tolist())
+        found += [one for one in examples.load(kept.folder) if one.index in answered]
+    return examples.first(found)
 
 
 def build(plugin: Any, threat: ThreatModel) -> Any:

@@ -7,7 +7,7 @@
     clean     -> result.json (a prediction an image)
     probe     -> result.json (flags)
     certify   -> result.json (certified margin and radii an image)
-    attack    -> result.json, columns.npz (what happened to each image)
+    attack    -> result.json, columns.npz (what happened to each image), examples.npz (the first that were broken)
     supernet  -> result.json, supernet.pt
     score     -> result.json (what each ranked metric says of a network)
     smooth    -> result.json (class and certified radius of the smoothed classifier, an image)

@@ -65,11 +65,11 @@ def run(
         processes: the processes that share each batch; all of them call this alike.
 
     Returns:
-        Plain data: `genotype`; `alpha`, tables by name; `none`, the share of the mixing weights on the operation of
-        that name, where the space tells its operations; `epochs`; `parameters`, the supernet's trainable weights
-        (without alpha); `search_seconds`, over all sittings; `peak_memory` in bytes, see
-        `robustnas.runtime.memory.Peak`; `notes` on the division of the images and on the scores; where asked for,
-        `compiled`: yes, or why not.
+        Plain data: `genotype`; `alpha`, tables by name; `operations`, those of each table's columns; `none`, the share
+        of the mixing weights on the operation of that name (both where the space tells its operations); `epochs`;
+        `parameters`, the supernet's trainable weights (without alpha); `search_seconds`, over all sittings;
+        `peak_memory` in bytes, see `robustnas.runtime.memory.Peak`; `notes` on the division of the images and on the
+        scores; where asked for, `compiled`: yes, or why not.
 
     Raises:
         RunError: a loss, a score or a gradient is not finite; the checkpoint of the last good epoch stays.
@@ -89,6 +89,7 @@ def run(
     return {
         "genotype": genotype,
         "alpha": _tables(search.supernet),
+        "operations": {table: list(ops) for table, ops in candidates(task.space).items()},
         **_on_none(task.space, search.supernet),
         "epochs": len(epochs.records),
         "parameters": sum(parameter.numel() for parameter in search.w.parameters),

@@ -130,7 +130,7 @@ class Run:
             raise InputError(f"found kind {kind!r}; 'train' or 'search' would do")
         where = stages[kind]
         if kind == "search" and stages["choose"] is not None:
-            where = self._chosen_search(stages)
+            where = searched(self.directory, stages)
         elif where is None:
             raise InputError(f"{method} has no history of kind {kind!r}: what that would make is given to the run")
         folder = None if where is None else self.directory.at(where)
@@ -180,19 +180,32 @@ class Run:
         at = known_seed(self.path, stages_by_seed, seed, train_seed)
         return at, stages_by_seed[at]
 
-    def _chosen_search(self, stages: dict[str, Any]) -> str | None:
-        """Find the folder of the search whose candidate was chosen; None where that has not happened yet."""
-        folder = self.directory.at(stages["choose"])
-        if not folder.done:
-            return None
-        searches: dict[Any, str] = dict(enumerate((t for t in stages["tried"] if t.startswith("search/")), start=1))
-        chosen = folder.result().get("chosen")
-        if chosen not in searches:
-            raise RunDirectoryError(damaged(folder.result_file, f"its chosen is {chosen!r:.60}"))
-        return searches[chosen]
-
     def _repr_html_(self) -> str:
         return self.table._repr_html_()
+
+
+def searched(directory: RunDirectory, stages: dict[str, Any]) -> str | None:
+    """Find the folder of the search whose genotype a network has: of several candidates that of the chosen one.
+
+    Args:
+        stages: the folders of the network's stages.
+
+    Returns:
+        None where nothing is searched, or no candidate was chosen yet.
+
+    Raises:
+        RunDirectoryError: the result of the choice is damaged.
+    """
+    if stages["choose"] is None:
+        return stages["search"]  # type: ignore[no-any-return]
+    folder = directory.at(stages["choose"])
+    if not folder.done:
+        return None
+    searches: dict[Any, str] = dict(enumerate((t for t in stages["tried"] if t.startswith("search/")), start=1))
+    chosen = folder.result().get("chosen")
+    if chosen not in searches:
+        raise RunDirectoryError(damaged(folder.result_file, f"its chosen is {chosen!r:.60}"))
+    return searches[chosen]
 
 
 def open(run: str | os.PathLike[str]) -> Run:

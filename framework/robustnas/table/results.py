@@ -48,8 +48,18 @@ def comparison(directory: RunDirectory) -> Comparison:
     Raises:
         RunDirectoryError: a result is damaged.
     """
+    return with_networks(directory)[0]
+
+
+def with_networks(directory: RunDirectory) -> tuple[Comparison, dict[str, list[SeedResult]]]:
+    """Make the table of a run directory, and give what each network of each method measured, less what was left out.
+
+    Raises:
+        RunDirectoryError: a result is damaged.
+    """
     shown = layout.read(directory)
-    rows, contradictions, measured = [], [], {}
+    rows, contradictions = [], []
+    measured: dict[str, list[SeedResult]] = {}
     for method, seeds in shown.methods.items():
         results = []
         for seed, stages in seeds.items():
@@ -78,7 +88,7 @@ def comparison(directory: RunDirectory) -> Comparison:
         kept=_kept(directory, shown),
         published=shown.published,
     )
-    return attrs.evolve(made, comparisons=comparisons.compared(made, measured))
+    return attrs.evolve(made, comparisons=comparisons.compared(made, measured)), measured
 
 
 def _weights(directory: RunDirectory, shown: Layout) -> list[str]:
