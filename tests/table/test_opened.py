@@ -107,8 +107,11 @@ def test_a_run_half_finished_names_the_command_that_goes_on(finished_copy):
 def test_what_needs_no_network_needs_no_torch(finished_run):
     code = f"""
 import sys, robustnas
+from robustnas.table.report import page, plots
+from robustnas.table.report.contents import Contents
 run = robustnas.open({str(finished_run / "run")!r})
 run.table._repr_html_(), run.genotype("jac"), run.history("jac"), run.records("jac"), robustnas.compare(run)
+page.page([Contents.of(run)])
 sys.exit("torch" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -28,7 +28,7 @@ def decades(low: float, high: float) -> list[float]:
     if high / low < 10:
         return ticks(low, high, 5)
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    leads = (1, 2, 5) if last - first <= 2 else (1,)
+    leads = (1, 2, 5) if high / low < 100 else (1,)
     every = max(1, (last - first) // 5)
     found = [lead * 10.0**power for power in range(first, last + 1, every) for lead in leads]
     return [one for one in found if low * 0.999 <= one <= high * 1.001]
@@ -37,4 +37,4 @@ def decades(low: float, high: float) -> list[float]:
 def written(value: float) -> str:
     """Write a tick in as few characters as tell it."""
     text = f"{value:.6g}"
-    return re.sub(r"e([+-])0*", r"e\1", f"{value:.3g}") if len(text) > 7 else text
+    return re.sub(r"e\+?(-?)0*", r"e\1", f"{value:.3g}" if len(text) > 7 else text)

@@ -52,9 +52,9 @@ def write(runs: Sequence[Run], folder: Path | None = None, figures: str | None =
         if figures is not None:
             drawings = [one for contents in every for one in contents.drawings]
             written.append(plots.write(drawings, place / "figures", figures))
-    except RunDirectoryError as fault:
-        why = text_of(fault).splitlines()[0]
-        raise RunDirectoryError(f"{why}\n  another folder would do: --out FOLDER") from fault
+    except (RunDirectoryError, OSError) as fault:
+        why = f"{place} cannot be written: {fault.strerror}" if isinstance(fault, OSError) else text_of(fault)
+        raise RunDirectoryError(f"{why.splitlines()[0]}\n  another folder would do: --out FOLDER") from fault
     for contents in every:
         finished.agree(contents.comparison)
     return written

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,12 @@ def need() -> None:
     Raises:
         InputError: it is not installed.
     """
-    if find_spec("matplotlib") is None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as fault:
         raise InputError(
             "--figures needs matplotlib, which is not installed: `pip install 'robustnas[plots]'`; the page needs none"
-        )
+        ) from fault
 
 
 def write(drawings: Sequence[Drawing], folder: Path, kind: str) -> Path:

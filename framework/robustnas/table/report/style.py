@@ -60,7 +60,7 @@ figure p { font-size: 0.85rem; color: var(--soft); }
   .examples { grid-template-columns: 1fr 1fr; gap: 8px; }
   .examples .soft { display: none; }
 }
-.cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 560px), 1fr)); gap: 16px; }
+.cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 800px), 1fr)); gap: 16px; }
 .cell { overflow-x: auto; }
 .cell > svg { display: block; margin: 0 auto; }
 svg.drawing { display: block; width: 100%; height: auto; max-width: 620px; margin: 0 auto; color: var(--ink); }
