@@ -100,7 +100,18 @@ def test_what_stands_in_a_page_takes_its_colours_and_changes_nothing_of_it():
     assert [one.text for one in ET.fromstring(inline).findall(f"{SVG}text")] == ["normal cell", "reduction cell"]
     lines = [one for one in ET.fromstring(inline).iter(f"{SVG}path") if "stroke" in one.attrib]
     assert {one.attrib["stroke"] for one in lines} == {"currentColor"}
-    assert "prefers-color-scheme: dark" in drawing.svg_file(published()["DARTS_V1"], "DARTS_V1")
+
+
+def test_a_file_has_all_cells_below_their_names_on_light_and_dark():
+    file = drawing.svg_file({"<first>": published()["DARTS_V1"], "second": RESNET})
+    assert "prefers-color-scheme: dark" in file
+    element = ET.fromstring(file)
+    assert element[0].text == "Cells of <first>, second"
+    heads = ["<first>: normal cell", "<first>: reduction cell", "second: cell"]
+    assert [one.text for one in element.findall(f"{SVG}text")] == heads
+    tops = [float(one.attrib["y"]) for one in element.findall(f"{SVG}svg")]
+    ends = [top + float(one.attrib["height"]) for top, one in zip(tops, element.findall(f"{SVG}svg"), strict=True)]
+    assert all(end <= top for end, top in zip(ends, [*tops[1:], float(element.attrib["height"])], strict=True))
 
 
 def test_operations_with_the_names_of_strangers_are_text():

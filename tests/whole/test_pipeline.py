@@ -238,7 +238,13 @@ def test_no_cuda_here_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(
     "command",
-    ["table {}", "table {} --format latex --sort clean", "records {}", "robustbench {} darts --architecture cells"],
+    [
+        "table {}",
+        "table {} --format latex --sort clean",
+        "records {}",
+        "draw {}",
+        "robustbench {} darts --architecture cells",
+    ],
 )
 def test_what_is_finished_is_shown_without_torch(finished_copy: Path, command: str):
     status, heavy = imported(*command.format(finished_copy / "run").split())

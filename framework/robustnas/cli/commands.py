@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from robustnas.cli.output import given, print_table
 from robustnas.errors import InputError
-from robustnas.runtime import interrupt, printable, terminal
+from robustnas.runtime import interrupt
 from robustnas.runtime.strangers import text_of
 from robustnas.runtime.terminal import tell, write
 
@@ -64,7 +63,7 @@ def table(arguments: argparse.Namespace) -> int:
     if form == "rich" and output is None:
         forms.show(asked)
     else:
-        _given(forms.FORMS[form](asked), output)
+        given(forms.FORMS[form](asked), output)
     finished.agree(whole)
     return 0
 
@@ -96,7 +95,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def records(arguments: argparse.Namespace) -> int:
     from robustnas.table import finished
 
-    return _given(finished.records(arguments.directory), arguments.output)
+    return given(finished.records(arguments.directory), arguments.output)
 
 
 def robustbench(arguments: argparse.Namespace) -> int:
@@ -111,7 +110,7 @@ def robustbench(arguments: argparse.Namespace) -> int:
         number_forward_passes=arguments.passes,
         **about,
     )
-    return _given(found, arguments.output)
+    return given(found, arguments.output)
 
 
 def _filled(cls: type[Value], arguments: argparse.Namespace) -> Value:
@@ -119,22 +118,6 @@ def _filled(cls: type[Value], arguments: argparse.Namespace) -> Value:
     import attrs
 
     return cls(**{field.name: getattr(arguments, field.name) for field in attrs.fields(cls)})  # type: ignore[arg-type]
-
-
-def _given(text: str, path: Path | None) -> int:
-    """Print a text, or write it to a file that is not there yet."""
-    if path is None:
-        write(text)
-        return 0
-    try:
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-    except FileExistsError:
-        raise InputError(f"{path} is there already, and nothing is overwritten; another --output would do") from None
-    except OSError as fault:
-        raise InputError(f"{path}: cannot be written: {fault.strerror}; another --output would do") from None
-    tell(str(path))
-    return 0
 
 
 def export(arguments: argparse.Namespace) -> int:
@@ -169,7 +152,7 @@ def list_plugins(arguments: argparse.Namespace) -> int:
             row = (registry.kind, entry.name, entry.provider, entry.target)
             rows.append((*row, "broken" if entry.name in faults else "ok") if arguments.load else row)
     heads = ("kind", "name", "package", "class")
-    _print_table((*heads, "loads") if arguments.load else heads, rows)
+    print_table((*heads, "loads") if arguments.load else heads, rows)
     for note in notes:
         tell(f"\n{note}")
     return 0
@@ -192,14 +175,14 @@ def show_plugin(arguments: argparse.Namespace) -> int:
         tell("It has no options.")
         return 0
     rows = [(option.name, option.type_text, option.default_text, option.help) for option in options]
-    _print_table(("option", "type", "default", "help"), rows)
+    print_table(("option", "type", "default", "help"), rows)
     return 0
 
 
 def list_recipes(arguments: argparse.Namespace) -> int:
     from robustnas.recipe import shelf
 
-    _print_table(("recipe", "what it is"), [(name, shelf.description(name)) for name in shelf.names()])
+    print_table(("recipe", "what it is"), [(name, shelf.description(name)) for name in shelf.names()])
     return 0
 
 
@@ -231,16 +214,3 @@ def copy_recipe(arguments: argparse.Namespace) -> int:
         raise InputError(f"{path}: cannot be written: {fault.strerror}; another DEST would do") from None
     tell(f"{path}\n  robustnas run {path}")
     return 0
-
-
-def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table: framed by rich in a terminal, else aligned plain text in which nothing is cut."""
-    rows = [[printable.line(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        terminal.show(terminal.table(heads, rows, broken=range(len(heads))), Console())
-        return
-    widths = [max(len(row[index]) for row in (heads, *rows)) for index in range(len(heads))]
-    for row in (heads, *rows):
-        tell("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

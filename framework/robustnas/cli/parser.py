@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from robustnas import __version__
 from robustnas.cli import commands
+from robustnas.cli.draw import draw
 from robustnas.runtime.quoted import quoted
 from robustnas.runtime.suggest import did_you_mean
 
@@ -114,6 +115,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(
         add(every, "export", "write a trained network with its certificates as ONNX and VNN-LIB", commands.export)
     )
+
+    drawn = add(every, "draw", "draw the cells of a genotype, or of a run's", draw)
+    drawn.add_argument(
+        "source", metavar="GENOTYPE|RUN", help="a file, the name of a published genotype, or a run directory"
+    )
+    drawn.add_argument("--method", metavar="NAME", help="of the run (default: all)")
+    drawn.add_argument("--seed", metavar="N", help="of the run's searches (default: all)")
+    drawn.add_argument("--output", type=Path, metavar="FILE.svg", help="a new file (default: the terminal)")
 
     plugins = group("plugins", "list the installed plugins, or show one with its options")
     listing = add(plugins, "list", "list the installed plugins, without importing any", commands.list_plugins)

@@ -71,18 +71,26 @@ def svg(genotype: Drawn, cell: str | None = None) -> str:
     if cell is not None and cell not in found:
         raise InputError(f"the genotype has no cell {cell!r}; it has {', '.join(found)}")
     if cell is None and len(found) > 1:
-        return _below_each_other(found, "Cells", "")
+        return _below_each_other({_heading(name): (name, graph) for name, graph in found.items()}, "Cells")
     name = cell or next(iter(found))
     return _drawn(name, found[name])[0]
 
 
-def svg_file(genotype: Drawn, title: str) -> str:
-    """Draw all cells as an SVG file, on a background of its own, light or dark as its reader likes it.
+def svg_file(genotypes: Mapping[str, Drawn]) -> str:
+    """Draw all cells of genotypes as one SVG file, on a background of its own, light or dark as its reader likes it.
+
+    Args:
+        genotypes: by what is to be called what.
 
     Raises:
-        InputError: the genotype is of no form that can be drawn.
+        InputError: one is of no form that can be drawn.
     """
-    return _below_each_other(graphs(genotype), title, FILE_STYLE) + "\n"
+    found = {
+        f"{title}: {_heading(name)}": (name, graph)
+        for title, genotype in genotypes.items()
+        for name, graph in graphs(genotype).items()
+    }
+    return _below_each_other(found, f"Cells of {', '.join(genotypes)}", FILE_STYLE) + "\n"
 
 
 def text(genotype: Drawn, *, columns: int = COLUMNS, plain: bool = False) -> str:
@@ -130,8 +138,8 @@ def _columns(graph: CellGraph) -> list[str]:
     for source, target, op in edges:
         begun |= {source, target}
         line = [*op.ljust(left)]
-        for state, start in enumerate(starts):
-            if state in begun:
+        for number, start in enumerate(starts):
+            if number in begun:
                 line[start] = "│"
         for place in range(starts[source] + 1, starts[target]):
             line[place] = "┼" if line[place] == "│" else "─"
@@ -148,14 +156,14 @@ def _absent(graph: CellGraph) -> str:
     return f"{graph.absent} {'edge has' if graph.absent == 1 else 'edges have'} no operation (none)"
 
 
-def _below_each_other(found: Mapping[str, CellGraph], title: str, style: str) -> str:
-    """All cells in one element, each below its name."""
+def _below_each_other(found: Mapping[str, tuple[str, CellGraph]], title: str, style: str = "") -> str:
+    """All cells in one element, each below its heading."""
     parts, top, width = list[str](), 0.0, 0.0
-    for name, graph in found.items():
+    for heading, (name, graph) in found.items():
         drawn, wide, high = _drawn(name, graph, top + 22)
-        parts += [f'<text x="{MARGIN:g}" y="{top + 16:g}" font-weight="bold">{escape(_heading(name))}</text>', drawn]
-        top, width = top + 22 + high + 10, max(width, wide)
-    about = "; ".join(_about(name, graph) for name, graph in found.items())
+        parts += [f'<text x="{MARGIN:g}" y="{top + 16:g}" font-weight="bold">{_safe(heading)}</text>', drawn]
+        top, width = top + 22 + high + 10, max(width, wide, len(heading) * CHARACTER + 2 * MARGIN)
+    about = "; ".join(_about(heading, graph) for heading, (_, graph) in found.items())
     return _element(width, top, title, about, [style, *parts])
 
 
@@ -170,10 +178,10 @@ def _safe(words: str) -> str:
     return escape(printable.line(words))
 
 
-def _about(name: str, graph: CellGraph) -> str:
+def _about(heading: str, graph: CellGraph) -> str:
     """The text alternative of a cell."""
     absent = [_absent(graph)] if graph.absent else []
-    return f"{_heading(name)}: {'; '.join([*graph.formulas(), *absent])}"
+    return f"{heading}: {'; '.join([*graph.formulas(), *absent])}"
 
 
 def _drawn(name: str, graph: CellGraph, top: float = 0.0) -> tuple[str, float, float]:
@@ -200,7 +208,7 @@ def _drawn(name: str, graph: CellGraph, top: float = 0.0) -> tuple[str, float, f
         parts.append(_pill(box, "currentColor", corners) + _centred(box, _subscript(state)))
     moved = [f'<g transform="translate({MARGIN:g} {MARGIN:g})">', *parts, "</g>"]
     width, height = placed.width + 2 * MARGIN, placed.height + 2 * MARGIN
-    return _element(width, height, _heading(name), _about(name, graph), moved, top), width, height
+    return _element(width, height, _heading(name), _about(_heading(name), graph), moved, top), width, height
 
 
 def _line(source: Box, route: list[Box], target: Box, *, joins: bool) -> str:
