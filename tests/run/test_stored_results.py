@@ -302,8 +302,12 @@ def test_a_swapped_checkpoint_of_another_epoch_is_refused(tmp_path: Path):
 
 def test_a_genotype_of_a_search_is_what_it_wrote(tmp_path: Path):
     folder = StageFolder(tmp_path / "search" / "m-k")
-    folder.write_json("genotype.json", {"normal": [1]})
     file = folder.path / "genotype.json"
+    folder.write_json("genotype.json", {"normal": [1]})  # as versions before wrote it
+    before = file.read_text()
+    assert read_genotypes(file) == {"normal": [1]}
+    folder.write_json_rows("genotype.json", {"normal": [1]})
+    assert file.read_text() != before
     assert read_genotypes(file) == {"normal": [1]}
     shutil.copy(file, tmp_path / "mine.json")
     for one in (file, tmp_path / "mine.json"):

@@ -37,6 +37,35 @@ def test_every_character_is_seen(text: str):
     assert all(c.isprintable() or c == "\n" for c in printable.json_text({text: text}, 1))
 
 
+ROWS = """\
+{
+ "normal": [
+  ["sep_conv_3x3", 0],
+  ["a\\u2028", 1]
+ ],
+ "normal_concat": [2, 3],
+ "more": {
+  "deep": [
+   [],
+   {"x": null}
+  ]
+ },
+ "name": "é"
+}"""
+
+
+def test_rows_of_json_have_a_line_each():
+    data = json.loads(ROWS)
+    assert data["normal"][1] == ["a\u2028", 1]
+    assert printable.json_rows(data) == ROWS
+    for one in ([], {}, 3, "a", [1], [[1]], {"1": [{}]}):
+        assert json.loads(printable.json_rows(one)) == one
+    assert printable.json_rows({"cell": "|a~0|"}) == '{"cell": "|a~0|"}'
+    for refused in ([float("nan")], {"a": [float("inf")]}):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            printable.json_rows(refused)
+
+
 @pytest.mark.parametrize("text", ["pgd-20", "a b", "é", "模型", "ε = 8/255", "می‌خواهم", "± 1", "\U0001f600"])
 def test_what_acts_nowhere_stays(text: str):
     assert printable.line(text) == printable.lines(text) == printable.cell(text) == printable.markdown(text) == text

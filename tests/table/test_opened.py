@@ -43,7 +43,9 @@ def test_a_network_answers_as_the_run_says(run):
 def test_methods_seeds_genotypes_and_the_plan(run):
     assert run.methods == list(run.plan.methods) == ["darts", "jac"]
     assert [str(seed) for seed in run.seeds("jac")] == ["0"]
-    written = json.loads(next((run.path / "search").glob("jac-*/genotype.json")).read_text())
+    text = next((run.path / "search").glob("jac-*/genotype.json")).read_text()
+    written = json.loads(text)
+    assert all(f"\n  {json.dumps(edge)}" in text for edge in written["normal"] + written["reduce"])
     assert run.genotype("jac") == run.genotype("jac", seed="0") == written
     assert run.genotype("darts") != written
 

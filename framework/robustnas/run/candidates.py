@@ -83,7 +83,7 @@ def choose(task: Task) -> None:
             candidates.append({**judged, "parameters": result["parameters"], "genotype": genotype_in(folder)})
     chosen = max(range(len(candidates)), key=lambda n: (candidates[n]["robust"], candidates[n]["clean"], -n))
     genotype = candidates[chosen]["genotype"]
-    task.folder.write_json("genotype.json", genotype)
+    task.folder.write_json_rows("genotype.json", genotype)
     finish(
         task,
         {"genotype": genotype, "chosen": chosen + 1, "candidates": candidates, "search_seconds": seconds, "notes": []},

@@ -74,7 +74,7 @@ def _search(task: Task) -> None:
     else:
         genotype = search.drawn(method.space, task.plan.dataset, task.search_seed)
         result = {"genotype": genotype, "search_seconds": 0.0, "notes": []}
-    task.folder.write_json("genotype.json", result["genotype"])
+    task.folder.write_json_rows("genotype.json", result["genotype"])
     finish(task, result)
 
 

@@ -64,5 +64,25 @@ def paragraph(text: str) -> str:
 
 def json_text(data: Any, indent: int) -> str:
     """Plain data as JSON in which every character is seen, and which is read back as it was."""
-    text = json.dumps(data, indent=indent, allow_nan=False, ensure_ascii=False)
+    return _seen(json.dumps(data, indent=indent, allow_nan=False, ensure_ascii=False))
+
+
+def json_rows(data: Any) -> str:
+    """The same with a line for each entry that holds no list or mapping of its own, such as a row of a table."""
+    return _seen(_rows(data, 0))
+
+
+def _rows(data: Any, depth: int) -> str:
+    entries = list(data.values()) if isinstance(data, dict) else data if isinstance(data, (list, tuple)) else []
+    if not any(isinstance(entry, (dict, list, tuple)) for entry in entries):
+        return json.dumps(data, allow_nan=False, ensure_ascii=False)
+    inside = [_rows(entry, depth + 1) for entry in entries]
+    if isinstance(data, dict):
+        inside = [f"{json.dumps(str(key), ensure_ascii=False)}: {text}" for key, text in zip(data, inside, strict=True)]
+    left, right = "{}" if isinstance(data, dict) else "[]"
+    return f"{left}\n" + ",\n".join(f"{' ' * (depth + 1)}{text}" for text in inside) + f"\n{' ' * depth}{right}"
+
+
+def _seen(text: str) -> str:
+    """A text of JSON in which what is not seen is escaped."""
     return UNSEEN_IN_LINES.sub(lambda found: json.dumps(found[0])[1:-1], text)

@@ -16,6 +16,7 @@ from attrs import frozen
 from robustnas.errors import RunDirectoryError
 from robustnas.runtime.artifacts import digests
 from robustnas.runtime.artifacts.files import damaged, json_bytes, real_folder, write_text
+from robustnas.runtime.printable import json_rows
 from robustnas.runtime.strangers import described
 
 
@@ -137,6 +138,10 @@ class StageFolder:
     def write_json(self, name: str, data: Any) -> None:
         """Write plain data under `name`."""
         self._write_bytes(name, json_bytes(data))
+
+    def write_json_rows(self, name: str, data: Any) -> None:
+        """Write plain data under `name` with a row a line, so that two files are easily compared."""
+        self._write_bytes(name, f"{json_rows(data)}\n".encode())
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text for people, which is never read here."""
