@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from robustnas import laboratory
@@ -24,7 +25,7 @@ from robustnas.recipe.document import text_of
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded, load, written
 from robustnas.recipe.resolved import resolved
-from robustnas.run import checks, data, layout, overview
+from robustnas.run import checks, data, layout, overview, provenance
 from robustnas.run.directory import RunDirectory
 from robustnas.run.progress import Progress
 from robustnas.run.scheduler import run_all
@@ -79,6 +80,7 @@ def run(
             processes.run_together(lambda: held.enter_context(directory.locked()) if processes.first else None)
             stages = todo.until(until)
             _prepare(loaded, todo, stages, directory, processes, faults, quiet=quiet)
+            processes.run_together(lambda: _note(stages, directory, chosen, processes) if processes.first else None)
             if keep and processes.first:
                 write_text(loaded.path, loaded.source)
             # a ranking by a published table evaluates nothing
@@ -170,6 +172,12 @@ def _prepare(
 
     # the others go on when the directory is this experiment's, and fail if it cannot be
     processes.run_together(lambda: first() if processes.first else None)
+
+
+def _note(stages: list[Stage], directory: RunDirectory, chosen: list[torch.device], processes: Processes) -> None:
+    """Write down what is about to compute, where anything is left to do."""
+    if len(directory.all_done(stages)) < len(stages):
+        provenance.append(directory, chosen, processes.size)
 
 
 def _verify(directory: RunDirectory, stages: list[Stage]) -> None:

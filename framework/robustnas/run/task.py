@@ -14,6 +14,7 @@ from robustnas import contracts, foreign
 from robustnas.contracts import Dataset, Genotype, Images, Shape
 from robustnas.errors import RunError
 from robustnas.plan import Foreign, MethodPlan, Plan, Seed, Stage
+from robustnas.run import provenance
 from robustnas.run.asked import genotype_in
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime.artifacts import StageFolder
@@ -122,11 +123,12 @@ def load_foreign(network: Foreign, dataset: Dataset, tell: Callable[[str], None]
 
 def finish(task: Task, result: dict[str, Any]) -> None:
     """Write the result, for which the other processes wait."""
-    task.folder.finish({**result, "provenance": provenance(task.device, task.processes)})
+    made = {**_made(task.device, task.processes), "run": provenance.latest(task.directory)}
+    task.folder.finish({**result, "provenance": made})
     task.processes.broadcast(None)
 
 
-def provenance(device: torch.device, processes: Processes) -> dict[str, Any]:
+def _made(device: torch.device, processes: Processes) -> dict[str, Any]:
     """Record versions, device, threads and time, so that a figure can be traced to what made it."""
     import robustnas
 
