@@ -266,5 +266,12 @@ def test_stevedore_still_has_the_hook_that_loading_relies_on() -> None:
 
 
 def test_listing_and_help_import_nothing_heavy() -> None:
-    for arguments in ("--help", "plugins list", "recipes list", "recipes show quickstart", "run --help"):
+    for arguments in (
+        "--help",
+        "plugins list",
+        "recipes list",
+        "recipes show quickstart",
+        "run --help",
+        "completion bash",
+    ):
         assert imported(*arguments.split()) == (0, set()), arguments

@@ -129,6 +129,24 @@ def export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def draw(arguments: argparse.Namespace) -> int:
+    from robustnas.cli.draw import draw
+
+    return draw(arguments)
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    from robustnas.cli.doctor import doctor
+
+    return doctor(arguments)
+
+
+def completion(arguments: argparse.Namespace) -> int:
+    from robustnas.cli.completion import completion
+
+    return completion(arguments)
+
+
 def list_plugins(arguments: argparse.Namespace) -> int:
     """Every registered name with its package; with `--load` also whether it loads and its options can be read."""
     from robustnas.errors import PluginError
@@ -191,6 +209,13 @@ def show_recipe(arguments: argparse.Namespace) -> int:
 
     write(shelf.read(arguments.name))
     return 0
+
+
+def recipes_schema(arguments: argparse.Namespace) -> int:
+    from robustnas.recipe.json_schema import recipe_schema
+    from robustnas.runtime.printable import json_rows
+
+    return given(f"{json_rows(recipe_schema())}\n", arguments.output)
 
 
 def copy_recipe(arguments: argparse.Namespace) -> int:

@@ -111,11 +111,14 @@ def _published() -> dict[str, Genotype]:
 
     found: dict[str, Genotype] = {}
     for name in SEARCH_SPACES.names():
-        asked = partial("search-space {0!r} cannot be asked what it publishes: {1}".format, name)
         try:
             cls = SEARCH_SPACES.load(name)
-            with contained(lambda text, asked=asked: PluginError(asked(text))):
+            with contained(partial(_silent, name)):
                 found = {**published(cls()), **found}
         except PluginError as fault:
             tell(f"robustnas: {text_of(fault)}", error=True)
     return found
+
+
+def _silent(name: str, why: str) -> PluginError:
+    return PluginError(f"search-space {name!r} cannot be asked what it publishes: {why}")

@@ -10,11 +10,12 @@ from typing import NoReturn
 
 from robustnas import __version__
 from robustnas.cli import commands
-from robustnas.cli.draw import draw
 from robustnas.runtime.quoted import quoted
 from robustnas.runtime.suggest import did_you_mean
 
 FORMS = ("rich", "markdown", "latex", "csv", "json", "html")
+
+SHELLS = ("bash", "zsh", "fish")
 
 KINDS = ("search-space", "metric", "attack", "dataset", "order", "regime")
 
@@ -116,13 +117,15 @@ def _parser() -> argparse.ArgumentParser:
         add(every, "export", "write a trained network with its certificates as ONNX and VNN-LIB", commands.export)
     )
 
-    drawn = add(every, "draw", "draw the cells of a genotype, or of a run's", draw)
+    drawn = add(every, "draw", "draw the cells of a genotype, or of a run's", commands.draw)
     drawn.add_argument(
         "source", metavar="GENOTYPE|RUN", help="a file, the name of a published genotype, or a run directory"
     )
     drawn.add_argument("--method", metavar="NAME", help="of the run (default: all)")
     drawn.add_argument("--seed", metavar="N", help="of the run's searches (default: all)")
     drawn.add_argument("--output", type=Path, metavar="FILE.svg", help="a new file (default: the terminal)")
+
+    add(every, "doctor", "tell whether runs will work here, and what to do where not", commands.doctor)
 
     plugins = group("plugins", "list the installed plugins, or show one with its options")
     listing = add(plugins, "list", "list the installed plugins, without importing any", commands.list_plugins)
@@ -139,7 +142,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     for each in (show, copy):
         each.add_argument("name", metavar="NAME", help="a name that recipes list shows")
+    schema = add(
+        recipes, "schema", "write the JSON Schema of recipes with the plugins installed here", commands.recipes_schema
+    )
+    schema.add_argument("--output", type=Path, metavar="FILE", help="a new file (default: print)")
     copy.add_argument("dest", nargs="?", type=Path, metavar="DEST", help="file or folder (default: ./NAME.yaml)")
+    complete = add(
+        every, "completion", "print a script that completes commands and options in a shell", commands.completion
+    )
+    complete.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
+    complete.set_defaults(root=parser)
     return parser
 
 

@@ -183,7 +183,7 @@ def _option(node: Node, option: Option, faults: Faults) -> Any:
     value = read_value(node, option.type, trial)
     fraction = isinstance(node.value, str) and FRACTION.fullmatch(node.value)
     if value is BAD and converter is not None and not fraction:
-        taken = _taken_by(converter)
+        taken = taken_by(converter)
         if taken is not MISSING:
             again = read_value(node, taken, Faults(most=None))
             value = again if again is not BAD else value
@@ -193,7 +193,7 @@ def _option(node: Node, option: Option, faults: Faults) -> Any:
     return value
 
 
-def _taken_by(converter: Any) -> Any:
+def taken_by(converter: Any) -> Any:
     """Find the type that a converter takes; `MISSING` where it has no annotation."""
     function = getattr(converter, "converter", converter)
     if isinstance(function, type):
@@ -236,9 +236,9 @@ def _validate(
     for name in (name for name in written if name in values):
         attribute = options[name].attribute
         assert attribute is not None
-        leaves = list(_leaves(attribute.validator, values[name]))
-        numbers = [leaf for leaf in leaves if hasattr(leaf, "compare_op")]
-        for leaf in leaves:
+        rules = list(leaves(attribute.validator, values[name]))
+        numbers = [rule for rule in rules if hasattr(rule, "compare_op")]
+        for leaf in rules:
             try:
                 leaf(blank, attribute, values[name])
             except AttributeError as fault:
@@ -262,7 +262,7 @@ def _converted(attribute: attrs.Attribute[Any], blank: object, value: Any) -> An
     return converter(value)
 
 
-def _leaves(validator: Any, value: Any) -> Iterator[Any]:
+def leaves(validator: Any, value: Any) -> Iterator[Any]:
     """Yield the rules of a validator that concern a value, taking attrs' own combinations apart."""
     if validator is None or (isinstance(validator, OPTIONAL) and value is None):
         return
@@ -271,7 +271,7 @@ def _leaves(validator: Any, value: Any) -> Iterator[Any]:
         yield validator
         return
     for part in parts:
-        yield from _leaves(part, value)
+        yield from leaves(part, value)
 
 
 def _rule(leaf: Any, numbers: list[Any], value: Any) -> str | None:
