@@ -111,6 +111,16 @@ def test_it_shows_what_the_run_holds(finished_run, text):
     assert f'<th scope="row">torch</th><td>{torch.__version__}</td>' in text
 
 
+def test_it_shows_what_made_the_run(finished_run, text):
+    entry = json.loads((finished_run / "run" / "provenance.json").read_text())[0]
+    rows = dict(re.findall(r'<tr><th scope="row">(\w+)</th><td>([^<]*)</td></tr>', text))
+    assert {key: unescape(rows[key]) for key in ("command", "processor", "python")} == {
+        key: entry[key] for key in ("command", "processor", "python")
+    }
+    assert rows["scipy"] == entry["packages"]["scipy"]
+    assert "packages" not in rows
+
+
 def test_the_curve_has_the_figures_of_the_table(finished_run):
     contents = Contents.of(robustnas.open(finished_run / "run"))
     data = json.loads((finished_run / "run" / "table.json").read_text())

@@ -10,7 +10,7 @@ from attrs import frozen
 from robustnas.errors import RunDirectoryError
 from robustnas.recipe.document import read
 from robustnas.recipe.faults import Faults
-from robustnas.run import layout
+from robustnas.run import layout, provenance
 from robustnas.run.layout import Layout
 from robustnas.runtime.artifacts import damaged, of_no_stage, opened
 from robustnas.table import results
@@ -101,9 +101,12 @@ def _operations(folder: Any) -> Mapping[str, Sequence[str]]:
 
 
 def _provenance(run: Run, shown: Layout) -> Iterator[Mapping[str, Any]]:
-    """Yield what each finished stage says of what made it."""
+    """Yield what each finished stage says of what made it, and the run of the command that did."""
+    commands = {entry["started"]: entry for entry in provenance.entries(run.directory)}
     for folder in shown.folders(run.directory):
         if folder.done:
             result = folder.result()
             found = dict(result.get("provenance") or {})
+            command = dict(commands.get(found.pop("run", None), {}))
+            found = command | command.pop("packages", {}) | found
             yield found | ({"foolbox": result["foolbox"]} if "foolbox" in result else {})
