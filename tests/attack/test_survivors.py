@@ -39,7 +39,7 @@ attacks:
   - {name: mi-fgsm, label: mi-fgsm, steps: 2, step_size: 0.03}
   - {name: fab-t, label: fab, steps: 3, target_classes: 9}
   - {name: deepfool, label: deepfool, steps: 4, candidates: 4}
-evaluate: {images: 120, batch: 50, epsilons: [0.04, 0.12, 0.2]}
+evaluate: {images: 80, batch: 30, epsilons: [0.04, 0.12, 0.2]}
 certify: {method: crown, images: 20, norms: [linf, l2]}
 """
 RADII = (0.04, 0.06, 0.12, 0.2)

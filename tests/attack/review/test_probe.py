@@ -51,7 +51,7 @@ def standard():
 @pytest.fixture(scope="module")
 def adversarial():
     train = Digits().split("train")
-    return trained(train.pixels, train.labels, ThreatModel("linf", 0.15))
+    return trained(train.pixels, train.labels, ThreatModel("linf", 0.15), epochs=6)
 
 
 def probed(network, digits, norm="linf", **options):
