@@ -99,6 +99,7 @@ def of(loaded: Loaded, method: str) -> dict[str, Any]:
     return {"search_space": data["search_space"], **found}
 
 
+@pytest.mark.slow
 def test_the_papers_settings_are_in_all_its_tables(tables: dict[str, Loaded]):
     assert {"pc-darts", "sdarts-adv", "pc-darts-adv", "dsrna-cb", "dsrna-jacobian-paper"} <= set(
         tables["paper/table3"].recipe.methods
@@ -114,6 +115,7 @@ def test_the_papers_settings_are_in_all_its_tables(tables: dict[str, Loaded]):
         assert of(tables[name], "sdarts-adv")["search"]["batch"] == 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "others"), [("paper/table1", ["paper/table2", "paper/table6"]), ("paper/table4", ["paper/table5"])]
 )
@@ -124,6 +126,7 @@ def test_tables_of_one_data_set_share_searches_and_trainings(tables: dict[str, L
             assert tables[other].recipe.threat == tables[first].recipe.threat
 
 
+@pytest.mark.slow
 def test_published_figures_are_those_of_the_notes(tables: dict[str, Loaded]):
     def published(table: int) -> dict[str, dict[str, float]]:
         return {row.name: row.figures for row in tables[f"paper/table{table}"].recipe.published}

@@ -228,6 +228,8 @@ def copy_recipe(arguments: argparse.Namespace) -> int:
     # the commands it opens with would run the shipped recipe
     named = rf"(robustnas (?:run|plan)) {re.escape(arguments.name)}(?=\s)"
     text = re.sub(named, lambda found: f"{found[1]} {path}", shelf.read(arguments.name))
+    # what a shipped recipe extends lies beside it, and not beside the copy, which knows it by name
+    text = re.sub(r"^(extends: [\w-]+)\.yaml$", r"\1", text, flags=re.MULTILINE)
     try:
         with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
