@@ -127,7 +127,16 @@ def test_workers_outlive_the_signals_that_ask_a_run_to_stop(two):
     assert same(found, plain())
 
 
-def test_streams_run_side_by_side_and_one_that_is_given_up_leaves_no_worker(two):
+def test_streams_run_side_by_side():
+    feed = Prefetcher(streamed(0), "cpu")
+    first, second = feed.batches(ORDER), feed.batches(ORDER[::-1])
+    pairs = [(next(first), next(second)) for _ in range(2)]
+    assert same([*(one for one, _ in pairs), *first], plain())
+    assert same([one for _, one in pairs], plain()[::-1][:2])
+
+
+@pytest.mark.slow
+def test_streams_of_workers_run_side_by_side_and_one_that_is_given_up_leaves_none(two):
     list(two.batches(ORDER[:1]))
     before = {process.pid for process in multiprocessing.active_children()}
     first, second = two.batches(ORDER), two.batches(ORDER[::-1])

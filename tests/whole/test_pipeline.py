@@ -65,8 +65,8 @@ def test_an_added_attack_method_and_seed_do_only_what_is_new(finished_copy: Path
     after = results(finished_copy)
     assert {k: after[k] for k in before} == before
     assert len(after) - len(before) == 2, "one attack for each method"
-    assert run(finished_copy, "--quiet", "--set", "seeds=[0, 1]") == 0
-    assert len(results(finished_copy)) == len(after) + 14
+    assert run(finished_copy, "--quiet", "--set", "seeds=[0, 1]", "--set", "methods={darts: {}}") == 0
+    assert len(results(finished_copy)) == len(after) + 7
     assert table(finished_copy)["rows"][0]["clean"]["std"] is not None
 
 
@@ -125,7 +125,7 @@ def test_side_by_side_gives_the_same_table(finished_run: Path, tmp_path: Path):
 
 def test_until_stops_after_the_stage(tmp_path: Path):
     (tmp_path / "r.yaml").write_text(RECIPE)
-    assert run(tmp_path, "--quiet", "--until", "search") == 0
+    assert run(tmp_path, "--quiet", "--until", "search", "--set", "methods={darts: {}}") == 0
     assert {Path(k).parts[1] for k in results(tmp_path)} == {"search"}
     assert not (tmp_path / "run" / "table.json").exists()
 
@@ -265,12 +265,12 @@ def test_a_plan_runs_nothing(finished_run: Path, tmp_path: Path, capsys: pytest.
     assert f"{int(table(finished_run)['rows'][0]['parameters']['mean']):,}" in printed
 
 
-def test_a_stage_that_diverges_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "r.yaml").write_text(RECIPE)
-    assert run(tmp_path, "--set", "methods.jac.train={lr: 1e30, clip: 1e30}") == 1
+def test_a_stage_that_diverges_fails_alone(finished_copy: Path, capsys: pytest.CaptureFixture[str]):
+    diverging = ("--set", "methods.jac.train={lr: 1e30, clip: 1e30}", "--set", "methods.darts.train={epochs: 1}")
+    assert run(finished_copy, *diverging) == 1
     message = capsys.readouterr().err
     assert "failed: jac seed 0 train" in message
-    rows = {r["method"]: r for r in table(tmp_path)["rows"]}
+    rows = {r["method"]: r for r in table(finished_copy)["rows"]}
     assert rows["darts"]["clean"] is not None
     assert rows["jac"]["clean"] is None
     assert rows["jac"]["search_seconds"] is not None
@@ -311,7 +311,7 @@ def test_a_plugin_that_raises_is_named_with_its_place(
 
     monkeypatch.setattr(Jacobian, "score", broken)
     (tmp_path / "r.yaml").write_text(RECIPE)
-    assert run(tmp_path) == 1
+    assert run(tmp_path, "--until", "search") == 1
     message = capsys.readouterr().err
     assert "failed: jac seed 0 search: IndexError: list index out of range (at " in message
     assert "test_pipeline.py:" in message
@@ -385,5 +385,6 @@ def test_a_file_system_without_locks_is_not_called_another_run(
 
 def test_a_run_that_is_refused_claims_nothing(tmp_path: Path):
     (tmp_path / "r.yaml").write_text(RECIPE)
-    assert run(tmp_path, "--quiet", "--set", "evaluate.images=100000") == 2
-    assert run(tmp_path, "--quiet", "--set", "threat.epsilon=0.5", "--until", "search") == 0
+    only = ("--quiet", "--set", "methods={darts: {}}")
+    assert run(tmp_path, *only, "--set", "evaluate.images=100000") == 2
+    assert run(tmp_path, *only, "--set", "threat.epsilon=0.5", "--until", "search") == 0
