@@ -46,7 +46,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean over channels": lambda x: x.mean(1),
     "global pool by mean": lambda x: x.mean((-1, -2)),
     "flattened by torch": lambda x: torch.flatten(x - 0.5, 1, 2),
-    "patches by reshape": lambda x: x[:, :, :4, :6].reshape(2, 2, 2, 2, 3, 2).permute(0, 2, 4, 1, 3, 5).flatten(1, 2),
+    "patches by reshape": lambda x: x[:, :, :4, :6].reshape(-1, 2, 2, 2, 3, 2).permute(0, 2, 4, 1, 3, 5).flatten(1, 2),
     "dropout": DROPOUTS,
     "stochastic depth": lambda x: x + stochastic_depth(F.relu(x - 0.5), 0.5, "row", training=False),
     "enlarged": _interpolated("nearest", scale_factor=2),

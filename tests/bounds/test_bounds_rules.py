@@ -118,7 +118,7 @@ ACCEPTED: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "sum over a list": (lambda x: sum(w * x for w in torch.tensor([0.3, 0.7], dtype=x.dtype)), 32),
     "reversed order": (lambda x: x.flip(3).roll(1, 2), 32),
     "entries by index": (lambda x: x[:, [1, 0], ..., None][:, :, 1:, ::2, 0], 12),
-    "split": (lambda x: torch.cat([*list(x.split(1, dim=1))[::-1], torch.ones(2, 1, 4, 4).to(x)], 1), 48),
+    "split": (lambda x: torch.cat([*list(x.split(1, dim=1))[::-1], torch.ones(len(x), 1, 4, 4).to(x)], 1), 48),
     "stack": (lambda x: torch.stack([x, -x], dim=2), 64),
     "reflected padding": (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), 72),
     "filled": (lambda x: torch.zeros_like(x).add_(x), 32),

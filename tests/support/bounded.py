@@ -42,17 +42,18 @@ def check(
     """Bounds by every method: finite, sound at corners, random points and gradient steps; exact at epsilon 0."""
     threat = ThreatModel(norm, {"linf": 0.1, "l2": 0.4}.get(norm, 0.8))
     clean = plain_margins(net, images).detach()
-    least = clean
-    draw = torch.Generator().manual_seed(1)
-    for at in range(10):
-        noise = torch.randn(images.shape, dtype=images.dtype, generator=draw)
-        point = threat.project(images + threat.epsilon * (noise.sign() if at % 2 else noise), images)
-        for _ in range(3):
-            point = point.detach().requires_grad_()
-            found = plain_margins(net, point)
-            least = least.minimum(found.detach())
-            (slope,) = torch.autograd.grad(found.amin(1).sum(), point)
-            point = threat.project(point - threat.epsilon * slope / slope.abs().amax().clamp_min(1e-9), images)
+    least, starts = clean, 10
+    noise = torch.randn(starts, *images.shape, dtype=images.dtype, generator=torch.Generator().manual_seed(1))
+    noise[1::2] = noise[1::2].sign()
+    origin = images.repeat(starts, *[1] * (images.dim() - 1))
+    point = threat.project(origin + threat.epsilon * noise.flatten(0, 1), origin)
+    for _ in range(3):
+        point = point.detach().requires_grad_()
+        found = plain_margins(net, point, LABELS.repeat(starts))
+        least = least.minimum(found.detach().unflatten(0, (starts, -1)).amin(0))
+        (slope,) = torch.autograd.grad(found.amin(1).sum(), point)
+        steepest = slope.flatten(1).abs().amax(1).view(-1, *[1] * (images.dim() - 1)).clamp_min(1e-9)
+        point = threat.project(point - threat.epsilon * slope / steepest, origin)
     bounds = {method: margins(net, images, LABELS, threat, method).detach() for method in methods}
     for method, bound in bounds.items():
         exact = margins(net, images, LABELS, ThreatModel(norm, 0.0), method)
