@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 import shutil
+import sys
 import tomllib
+import types
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +188,18 @@ def test_every_key_of_a_section_is_documented_with_its_default(cls: type) -> Non
         assert row.endswith(f"` | {found.metadata['help']} |")
         if isinstance(found.default, int | float) and not isinstance(found.default, bool):
             assert f"| `{found.default}` |" in row
+
+
+def test_no_link_on_a_package_index_is_relative(monkeypatch):
+    """README as `docs/index_page.py` hands it to an index, without an address of the repository and with one."""
+    hatchling = types.SimpleNamespace(MetadataHookInterface=object)  # which builds, and is not installed for tests
+    monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", hatchling)
+    page = runpy.run_path(str(ROOT / "docs" / "index_page.py"))["page"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len([link for link in LINK.findall(readme) if "://" not in link]) > 5
+    plain = page(readme, None)
+    assert [link for link in LINK.findall(plain) if "://" not in link] == []
+    assert "[" not in plain.partition("All keys of a recipe")[0].splitlines()[-1]
+    linked = page(readme, "https://example.org/robustnas")
+    assert "(https://example.org/robustnas/blob/main/docs/recipes.md)" in linked
+    assert all("://" in link for link in LINK.findall(linked))
