@@ -33,7 +33,7 @@ def drawn_at_random(seed: int) -> dict[str, Any]:
     return {"normal": normal, "normal_concat": normal_concat, "reduce": reduce, "reduce_concat": reduce_concat}
 
 
-MANY = [*list(published().values())[::3], RESNET, *map(drawn_at_random, range(6)), "|none~0|", "|a~0|+|b~0|c~1|"]
+MANY = [*list(published().values())[::4], RESNET, *map(drawn_at_random, range(4)), "|none~0|", "|a~0|+|b~0|c~1|"]
 
 
 def boxes(element: ET.Element) -> list[tuple[float, float, float, float]]:
@@ -69,7 +69,7 @@ def test_nothing_overlaps():
                         beside = ends <= left + 0.1 or right - 0.1 <= begins
                         assert beside or (level and not top < y < bottom)
                         walked += 1
-    assert walked > 5_000
+    assert walked > 3_000
 
 
 def test_every_edge_has_its_operation_as_a_label():

@@ -43,9 +43,6 @@ def test_a_later_command_adds_an_entry_for_what_it_computes(finished_copy: Path)
     first[0] |= {"started": "2020-01-01T00:00:00+0000", "command": "robustnas run before"}
     directory.write_json(provenance.FILE, first)
     before = made_by(finished_copy)
-    assert run(finished_copy, "--quiet") == 0
-    assert provenance.entries(directory) == first, "nothing was computed"
-
     shutil.rmtree(next((finished_copy / "run" / "clean").glob("jac-*")))
     assert run(finished_copy, "--quiet") == 0
     kept, second = provenance.entries(directory)

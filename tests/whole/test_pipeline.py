@@ -47,10 +47,12 @@ def test_running_again_or_as_it_is_stored_does_nothing_and_says_the_same(
     finished_copy: Path, capsys: pytest.CaptureFixture[str], recipe: str
 ):
     before, rows = results(finished_copy), table(finished_copy)
+    made_by = (finished_copy / "run" / "provenance.json").read_text()
     half = next((finished_copy / "run" / "train").glob("darts*")) / ".checkpoint.pt.abc.part"
     half.write_bytes(b"half")
     assert main(["run", str(finished_copy / recipe), "--out", str(finished_copy / "run")]) == 0
     assert results(finished_copy) == before
+    assert (finished_copy / "run" / "provenance.json").read_text() == made_by
     assert table(finished_copy) == rows
     printed = capsys.readouterr()
     assert "darts" in printed.out
