@@ -15,6 +15,8 @@ copyright = "the robustnas authors, MIT licence"
 release = version = robustnas.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "plugin_pages"]
 
+exclude_patterns = ["examples"]  # packages of their own, whose READMEs are no pages
+
 html_theme = "furo"
 html_title = f"robustnas {version}"
 html_copy_source = False

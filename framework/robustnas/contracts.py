@@ -29,6 +29,16 @@ if TYPE_CHECKING:
 
     from robustnas.threat import ThreatModel
 
+HISTORY: Mapping[int, Mapping[str, str]] = {
+    1: {},
+}
+"""The versions of these contracts.  For each, by kind of plugin: what changed, and what a plugin has to change.
+
+A plugin may say for which version it was written, by a class attribute `contract = 1`.  It is refused, with what is
+written here, where its kind has changed since; one that says nothing is taken for one of the latest version.  A change
+that plugins need not follow makes no version.
+"""
+
 Shape = tuple[int, int, int]
 """Channels, rows, columns of one image."""
 

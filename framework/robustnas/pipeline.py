@@ -25,7 +25,7 @@ from robustnas.recipe.document import text_of
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded, load, written
 from robustnas.recipe.resolved import resolved
-from robustnas.run import checks, data, layout, overview, provenance
+from robustnas.run import checks, data, layout, overview, plugin_files, provenance
 from robustnas.run.directory import RunDirectory
 from robustnas.run.progress import Progress
 from robustnas.run.scheduler import run_all
@@ -167,6 +167,7 @@ def _prepare(
             assert found is not None
             data.verify(todo, found, directory, quiet=quiet)
         directory.claim(todo)
+        plugin_files.record(directory)
         directory.write_text("recipe.yaml", text_of(resolved(loaded, trains)))
         directory.write_json("layout.json", layout.describe(todo, directory, data.notes(directory)))
 

@@ -18,7 +18,7 @@ from robustnas.search.hypergradient.first_order import FirstOrder
 from robustnas.search.hypergradient.neumann import Neumann
 from robustnas.search.hypergradient.unrolled import Unrolled
 from robustnas.search.weights import constant, replaced, weights
-from robustnas.testing.promise import judge
+from robustnas.testing.promise import judged
 from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
 from robustnas_plugins.metrics.jacobian import Jacobian
@@ -192,7 +192,7 @@ METRICS = [Jacobian(rows=2), RandomNoise(), AdversarialAlpha(), AdversarialTrain
 def test_a_hypergradient_leaves_the_supernet_as_it_was(function, metric):
     step = make_step((metric,))
     step.supernet.supernet.edges[1].norm.eval()
-    with judge(function).unchanged(step.supernet, "the supernet"):
+    with judged("order", function) as verdict, verdict.unchanged(step.supernet, "the supernet"):
         function(step)
     assert all(p.grad is None and p.requires_grad for p in step.supernet.parameters())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import random
 
 import numpy as np
@@ -13,7 +14,14 @@ from test_kit_datasets import NeverTheSame
 from test_kit_metrics import LinfOnly, OwnNoise, UnseededDraw, WrongSign
 
 from robustnas.errors import OptionError
-from robustnas.testing import ConformanceError, check_attack, check_dataset, check_metric, check_search_space
+from robustnas.testing import (
+    ConformanceError,
+    check_attack,
+    check_dataset,
+    check_metric,
+    check_search_space,
+    parametrize,
+)
 from robustnas.testing.networks import TinySupernet, fit, tiny_images, tiny_network
 from support.kept_promises import Chain, Doubled, Noisy, Slope, Stripes
 
@@ -48,12 +56,16 @@ def test_the_global_generators_are_left_as_found(check, plugin):
 
 def test_a_finding_is_an_assertion_with_its_parts():
     with pytest.raises(AssertionError) as caught:
-        check_metric(WrongSign())
+        check_metric(WrongSign(), norms=("linf",))
     fault = caught.value
     assert isinstance(fault, ConformanceError)
     assert fault.plugin == "WrongSign"
-    assert fault.promise in str(fault)
-    assert fault.found in str(fault)
+    (broken,) = fault.broken
+    assert broken.promise == "score does not grow with epsilon"
+    for line in (broken.promise, broken.found, broken.usually):
+        assert line in str(fault)
+    assert broken.promise in fault.tried
+    assert "score is finite" in fault.tried
 
 
 def test_what_a_plugin_raised_is_the_cause():
@@ -71,8 +83,9 @@ def test_the_kit_needs_no_test_runner():
     files = list(Path(robustnas.testing.__file__).parent.glob("*.py"))
     assert len(files) >= 6
     assert "pytest" in sys.modules  # this test would be empty in another runner
-    for file in files:
-        assert "pytest" not in file.read_text(encoding="utf-8"), file
+    importing = [file.name for file in files if "import pytest" in file.read_text(encoding="utf-8")]
+    assert importing == ["per_promise.py"]
+    assert "    import pytest\n" in inspect.getsource(parametrize)
 
 
 def test_the_tiny_images_can_be_learned_and_are_about_one_apart():

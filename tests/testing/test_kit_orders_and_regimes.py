@@ -131,7 +131,10 @@ REGIMES = {
     ),
     "shares": (Shares(), r"\(N,\) bool"),
     "elsewhere": (Elsewhere(), "images of the ball"),
-    "never": (wrong(Standard, judged=lambda self, epoch, epochs: False)(), "after the last epoch may be kept"),
+    "never": (
+        wrong(Standard, judged=lambda self, epoch, epochs: False)(),
+        "judged lets the network after the last epoch be kept",
+    ),
     "vague": (
         wrong(Standard, schedule=lambda self, passed, epochs, threat: {"temperature": float("nan")})(),
         "finite numbers by name",

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tomllib
 import types
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +103,17 @@ def test_whole_recipes_in_the_documents_load(tmp_path):
 def test_the_plugin_guide_runs():
     """Its examples in one namespace, then its tests: what a reader would do."""
     blocks = fenced(ROOT / "docs" / "plugins.md", "python")
-    assert len(blocks) >= 6
+    assert len(blocks) >= 3
     space: dict[str, object] = {"__name__": "guide"}
     for block in blocks:
         exec(compile(block, "docs/plugins.md", "exec"), space)
-    tests = [thing for name, thing in space.items() if name.startswith("test_")]
-    assert len(tests) >= 4
-    for test in tests:
-        test()
+    tests = {name: thing for name, thing in space.items() if name.startswith("test_")}
+    a_promise = tests.pop("test_promises")
+    (mark,) = a_promise.pytestmark  # type: ignore[attr-defined]
+    tests.update({promise: partial(a_promise, promise) for promise in mark.args[1]})  # type: ignore[call-overload]
+    assert len(tests) > 10
+    for test in tests.values():
+        test()  # type: ignore[operator]
 
 
 def test_the_engines_run_without_a_recipe_in_five_lines_each(tmp_path, monkeypatch):
@@ -148,7 +152,8 @@ def test_runs_are_opened_run_and_compared_in_python(finished_run, tmp_path, monk
 def test_the_plugin_guide_registers_what_it_writes():
     (text,) = fenced(ROOT / "docs" / "plugins.md", "toml")
     registered = tomllib.loads(text)["project"]["entry-points"]
-    assert set(registered) == {registry.group for registry in REGISTRIES.values()}
+    assert set(registered) <= {registry.group for registry in REGISTRIES.values()}
+    assert len(registered) >= 2
     written = "\n".join(fenced(ROOT / "docs" / "plugins.md", "python"))
     for group in registered.values():
         for target in group.values():

@@ -41,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         with ending():
+            for given in getattr(arguments, "plugin", ()):
+                from robustnas.registry.plugin_file import register
+
+                register(given)
             status = command(arguments)
         sys.stdout.flush()
         return status

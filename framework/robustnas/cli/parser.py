@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from robustnas import __version__
-from robustnas.cli import commands
+from robustnas.cli import authors, commands, new_plugin
 from robustnas.runtime.quoted import quoted
 from robustnas.runtime.suggest import did_you_mean
 
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("recipe", metavar="RECIPE", help="a file, or the name of a shipped recipe")
         _add_place(each, "runs/NAME of the recipe")
         _add_set(each, "override a key of the recipe, such as search.epochs=5; VALUE is YAML; may be given again")
+        _add_plugin(each)
     run.add_argument("--until", choices=("search", "train"), help="stop after this stage")
     for each in (run, rank):
         _add_running(each)
@@ -127,12 +128,27 @@ def _parser() -> argparse.ArgumentParser:
 
     add(every, "doctor", "tell whether runs will work here, and what to do where not", commands.doctor)
 
-    plugins = group("plugins", "list the installed plugins, or show one with its options")
+    plugins = group("plugins", "list, show or check the installed plugins, or begin one of your own")
     listing = add(plugins, "list", "list the installed plugins, without importing any", commands.list_plugins)
     listing.add_argument("--load", action="store_true", help="import each and say which fail")
     show = add(plugins, "show", "show a plugin: where it comes from and its options", commands.show_plugin)
-    show.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
-    show.add_argument("name", metavar="NAME", help="a name that plugins list shows")
+    check = add(plugins, "check", "hold a plugin to its contract, and list every promise it breaks", authors.check)
+    new = add(plugins, "new", "write a package with a plugin of your own, its tests and a recipe", new_plugin.new)
+    for each, kinds in ((show, KINDS), (check, new_plugin.KINDS), (new, new_plugin.KINDS)):
+        each.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
+    for each in (show, check):
+        each.add_argument("name", metavar="NAME", help="a name that plugins list shows")
+    new.add_argument("name", metavar="NAME", help="of the plugin, such as my-metric")
+    new.add_argument("--output", type=Path, metavar="FOLDER", help="a new folder (default: ./robustnas-NAME)")
+    _add_plugin(check)
+    _add_set(check, "an option of the plugin, such as steps=5; VALUE is YAML; may be given again")
+    check.add_argument(
+        "--kit",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what it is checked with, such as norms=[linf]: the options of its check in robustnas.testing",
+    )
 
     recipes = group("recipes", "list, show or copy the recipes that ship with robustnas")
     add(recipes, "list", "list the shipped recipes", commands.list_recipes)
@@ -161,6 +177,17 @@ def _add_place(parser: argparse.ArgumentParser, default: str) -> None:
 
 def _add_set(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=help)
+
+
+def _add_plugin(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE.py:CLASS",
+        help="a plugin of your own that is not installed; the file is run; its name is the class's (my-metric) "
+        "or that of NAME=FILE.py:CLASS; may be given again",
+    )
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
@@ -210,6 +237,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of random draws (default: 0)")
     _add_place(parser, "runs/evaluate-NAME")
     _add_set(parser, "any other key of a recipe")
+    _add_plugin(parser)
     _add_running(parser)
 
 

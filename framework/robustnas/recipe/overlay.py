@@ -39,9 +39,9 @@ def overlay(base: Node | None, over: Node | None) -> Node | None:
     return evolve(over, value=merged, keys={**under.keys, **over.keys})
 
 
-def assign(root: Node, argument: str, faults: Faults) -> Node:
+def assign(root: Node, argument: str, faults: Faults, option: str = "--set") -> Node:
     """Put the `KEY=VALUE` of a `--set` into the tree; VALUE replaces what stood at KEY."""
-    mark = Mark(f"--set {argument if len(argument) <= LONGEST else f'{argument[: LONGEST - 3]}...'}")
+    mark = Mark(f"{option} {argument if len(argument) <= LONGEST else f'{argument[: LONGEST - 3]}...'}")
     key, equals, text = argument.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 
 from robustnas.errors import RobustnasError, RunError
 from robustnas.plan import Plan, Stage
+from robustnas.registry import plugin_file
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime import interrupt
 from robustnas.runtime.strangers import carried, traced
@@ -58,7 +61,10 @@ def start(plan: Plan, directory: RunDirectory, device: str, threads: int) -> Wor
     """
     ours, theirs = _SPAWN.Pipe()
     lifeline_read, lifeline_write = _SPAWN.Pipe(duplex=False)
-    process = _SPAWN.Process(target=_serve, args=(theirs, lifeline_read, plan, directory, device, threads), daemon=True)
+    files = {file.text: file.sha256 for file in plugin_file.GIVEN.values()}
+    # the classes of a plan may be of these files, so it is unpacked when they are registered
+    given = (theirs, lifeline_read, files, pickle.dumps(plan), directory, device, threads)
+    process = _SPAWN.Process(target=_serve, args=given, daemon=True)
     # a child inherits that the signal is ignored: while it imports, Ctrl-C must reach the parent alone
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if _in_main_thread() else None
     try:
@@ -82,10 +88,17 @@ def _die_with_parent(lifeline: Connection) -> None:
 
 
 def _serve(
-    pipe: Connection, lifeline: Connection, plan: Plan, directory: RunDirectory, device: str, threads: int
+    pipe: Connection,
+    lifeline: Connection,
+    files: Mapping[str, str],
+    packed: bytes,
+    directory: RunDirectory,
+    device: str,
+    threads: int,
 ) -> None:
     """Do one stage after the other until the pipe closes: this is all a worker does."""
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    plan: Plan | None = None
     from robustnas.run.stages import execute
     from robustnas.run.task import Task
 
@@ -106,6 +119,10 @@ def _serve(
             except EOFError:
                 return
             try:
+                if plan is None:
+                    for text, sha256 in files.items():
+                        plugin_file.register(text, sha256)
+                    plan = pickle.loads(packed)
                 execute(Task(plan, plan.by_key[key], directory, torch.device(device), report))
             except RobustnasError as fault:
                 pipe.send(("failed", carried(fault)))

@@ -7,20 +7,29 @@ A plugin author's test is one line per plugin::
     def test_keeps_the_contract():
         check_metric(Curvature())
 
-Each check takes a plugin object, or a class, which is then made with its default options.  A broken promise
-raises `ConformanceError`, an AssertionError that names the plugin, the promise and what was found.  The kit
-needs no test runner, downloads nothing, runs on the CPU, and leaves the global random generators alone.
+or, for a test a promise::
+
+    from robustnas.testing import parametrize
+
+    test_promises = parametrize("metric", Curvature())
+
+Each check takes a plugin object, or a class, which is then made with its default options.  Broken promises
+raise one `ConformanceError`, an AssertionError that lists them all, each with what was found and what that usually
+means.  A promise that needs a broken one is not looked at.  The kit needs no test runner, downloads nothing, runs on
+the CPU, and leaves the global random generators alone.
 """
 
 from robustnas.testing.attack import check_attack
 from robustnas.testing.dataset import check_dataset
 from robustnas.testing.metric import check_metric
 from robustnas.testing.order import check_order
+from robustnas.testing.per_promise import CHECKS, parametrize, promises
 from robustnas.testing.promise import ConformanceError
 from robustnas.testing.regime import check_regime
 from robustnas.testing.search_space import check_search_space
 
 __all__ = [
+    "CHECKS",
     "ConformanceError",
     "check_attack",
     "check_dataset",
@@ -28,4 +37,6 @@ __all__ = [
     "check_order",
     "check_regime",
     "check_search_space",
+    "parametrize",
+    "promises",
 ]

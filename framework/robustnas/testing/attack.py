@@ -20,7 +20,7 @@ from robustnas.attack.runner import Runner, runners
 from robustnas.contracts import ACCESS, AttackTraits
 from robustnas.errors import OptionError
 from robustnas.testing.networks import CLASSES, fit, tiny_images, tiny_network
-from robustnas.testing.promise import Judge, check_suited, judge, made, own_randomness
+from robustnas.testing.promise import Judge, check_norms, check_suited, judged, made, own_randomness
 from robustnas.threat import NORMS, ORDER, ThreatModel, largest_radius
 
 IMAGES = 12
@@ -50,6 +50,7 @@ class _Bench:
 
     attack: Any
     access: str
+    cost: float | None
     network: nn.Module
     images: Tensor
     labels: Tensor
@@ -75,13 +76,15 @@ class _Bench:
         torch.manual_seed(seed)
         draws = PerImageRandom.of_images(self.seed, runner.name, chosen)
         found = runner.call(model, given, foolbox.criteria.Misclassification(labels.clone()), draws)
-        self.verdict.require(
+        self.verdict.expect(
             torch.equal(given.detach(), self.images[chosen]), "leaves the clean images as they were", "they differ"
         )
         return found, counted.images
 
 
-def check_attack(plugin: Any, *, norms: Sequence[str] | None = None, epsilon: float = 0.05, seed: int = 0) -> None:
+def check_attack(
+    plugin: Any, *, norms: Sequence[str] | None = None, epsilon: float = 0.05, seed: int = 0
+) -> tuple[str, ...]:
     """Hold an attack to its contract on a tiny trained network.
 
     Args:
@@ -90,26 +93,33 @@ def check_attack(plugin: Any, *, norms: Sequence[str] | None = None, epsilon: fl
         epsilon: a radius in pixel units at which ball and box are checked.
         seed: of the network, of the images and of the attack's own draws.
 
+    Returns:
+        The promises that were looked at.
+
     Raises:
-        ConformanceError: a broken promise.
+        ConformanceError: broken promises, all of them.
     """
-    attack, verdict = made(plugin), judge(plugin)
-    verdict.require(norms is None or bool(norms), "is checked for at least one norm", f"norms={norms!r}")
-    access = AttackTraits.of(attack).access
-    verdict.require(access in ACCESS, f"access is one of {', '.join(ACCESS)}", repr(access))
-    _check_promised_cost(attack, verdict)
-    network, images, labels = copy.deepcopy(_learned(seed))
-    bench = _Bench(attack, access, network, images, labels, seed, verdict)
-    with own_randomness(seed), torch.enable_grad():
+    with judged("attack", plugin) as verdict, own_randomness(seed), torch.enable_grad():
+        attack = made(plugin, verdict)
+        check_norms(NORMS if norms is None else norms, verdict)
+        access = AttackTraits.of(attack).access
+        verdict.expect(access in ACCESS, f"access is one of {', '.join(ACCESS)}", repr(access))
+        cost = _promised_cost(attack, verdict)
         known = _known_norms(attack, verdict)
         for norm in norms or known:
-            verdict.require(norm in known, f"knows the norm {norm}", f"it refuses it; it knows {known}")
-            check_suited(attack, images.shape[1:], CLASSES, ThreatModel(norm, epsilon), verdict)
+            if not verdict.expect(norm in known, "knows the norms it is checked for", f"{norm}; it knows {known}"):
+                continue
+            network, images, labels = copy.deepcopy(_learned(seed))
+            bench = _Bench(attack, access, cost, network, images, labels, seed, verdict)
+            with verdict.apart():
+                check_suited(attack, images.shape[1:], CLASSES, ThreatModel(norm, epsilon), verdict)
             # what a corruption does depends on no radius
             for radius in (epsilon,) if access == "corruption" else (0.0, epsilon, 1.0):
-                with verdict.unchanged(network, "the network"):
+                with verdict.unchanged(network, "the network"), verdict.apart():
                     _check_radius(bench, ThreatModel(norm, radius))
-            _check_success(bench, ThreatModel(norm, largest_radius(norm, images[0].numel())))
+            with verdict.apart():
+                _check_success(bench, ThreatModel(norm, largest_radius(norm, images[0].numel())))
+    return tuple(verdict.tried)
 
 
 @functools.cache
@@ -127,19 +137,25 @@ def _learned(seed: int) -> tuple[nn.Module, Tensor, Tensor]:
     return network, images, labels
 
 
-def _check_promised_cost(attack: Any, verdict: Judge) -> None:
-    """Require that `evaluations`, where there is one, gives a positive number for any number of classes."""
-    tells = AttackTraits.of(attack).evaluations
+def _promised_cost(attack: Any, verdict: Judge) -> float | None:
+    """Require that `evaluations` gives a positive number for any number of classes; return that for the kit's.
+
+    None where the attack has no `evaluations`, or breaks this promise.
+    """
+    tells, costs = AttackTraits.of(attack).evaluations, dict[int, float]()
     if tells is None:
-        return
-    for classes in (2, CLASSES, 1000):
-        with verdict.promised(f"evaluations({classes}) tells what an image costs at most"):
-            cost = tells(classes)
-        verdict.require(
-            isinstance(cost, int | float) and math.isfinite(cost) and cost > 0,
-            "evaluations is a positive number",
-            f"{cost!r} for {classes} classes",
-        )
+        return None
+    with verdict.apart():
+        for classes in (2, CLASSES, 1000):
+            with verdict.promised("evaluations tells what an image costs at most", f"evaluations({classes})"):
+                costs[classes] = cost = tells(classes)
+            verdict.require(
+                isinstance(cost, int | float) and math.isfinite(cost) and cost > 0,
+                "evaluations is a positive number",
+                f"{cost!r} for {classes} classes",
+            )
+        return costs[CLASSES]
+    return None
 
 
 def _known_norms(attack: Any, verdict: Judge) -> list[str]:
@@ -147,11 +163,14 @@ def _known_norms(attack: Any, verdict: Judge) -> list[str]:
     known = []
     for norm in NORMS:
         try:
-            with verdict.promised(f"build accepts the norm {norm} or raises OptionError", unless=(OptionError,)):
+            with (
+                verdict.apart(),
+                verdict.promised("build accepts a norm or raises OptionError", norm, unless=(OptionError,)),
+            ):
                 _built(attack, ThreatModel(norm, 0.1), verdict)
+                known.append(norm)
         except OptionError:
             continue
-        known.append(norm)
     verdict.require(bool(known), f"knows at least one norm of {', '.join(NORMS)}", "it refuses all of them")
     return known
 
@@ -181,7 +200,7 @@ def _parts(bench: _Bench, threat: ThreatModel) -> list[Runner]:
         bench.verdict.require(bool(composed), "is composed of at least one part", "parts is empty")
     with bench.verdict.promised("every part is a foolbox attack whose distance is the threat's norm"):
         parts = runners(built, threat, bench.verdict.plugin)
-    bench.verdict.require(
+    bench.verdict.expect(
         bench.access == "corruption" or all(part.bounded for part in parts),
         "an attack without a ball has the access corruption: others count for the worst case",
         bench.access,
@@ -194,24 +213,18 @@ def _check_radius(bench: _Bench, threat: ThreatModel) -> None:
     cost, count = 0, len(bench.images)
     for part in _parts(bench, threat):
         everything = torch.arange(count)
-        with bench.verdict.promised(f"{part.name or 'it'} runs under {threat}", _hint(bench)):
+        with bench.verdict.promised("runs under every threat it accepts", f"{part.name or 'run'} under {threat}"):
             found, used = bench.run(part, everything, bench.seed)
         cost += used
         _check_images(bench, part, found, threat)
         if part.takes_draws:
             _check_independence(bench, part, found.detach(), threat)
-    if (tells := AttackTraits.of(bench.attack).evaluations) is not None:
-        promised = tells(CLASSES)
-        bench.verdict.require(
-            cost <= promised * count,
+    if bench.cost is not None:
+        bench.verdict.expect(
+            cost <= bench.cost * count,
             "an image costs at most `evaluations`",
-            f"{cost / count:g} on average under {threat}, where {promised:g} are promised",
+            f"{cost / count:g} on average under {threat}, where {bench.cost:g} are promised",
         )
-
-
-def _hint(bench: _Bench) -> str:
-    """Say what may be wrong where an attack was not shown gradients."""
-    return "" if bench.sighted else f"an attack whose access is {bench.access} sees no gradients"
 
 
 def _check_images(bench: _Bench, part: Runner, found: Any, threat: ThreatModel) -> None:
@@ -227,7 +240,7 @@ def _check_images(bench: _Bench, part: Runner, found: Any, threat: ThreatModel) 
     found = found.detach()
     verdict.require(bool(found.isfinite().all()), "gives finite images", f"it does not, under {threat}")
     low, high = float(found.min()), float(found.max())
-    verdict.require(
+    verdict.expect(
         low >= -TOLERANCE and high <= 1 + TOLERANCE,
         "stays in the box [0, 1]",
         f"{low:.5g} to {high:.5g} under {threat}",
@@ -235,7 +248,7 @@ def _check_images(bench: _Bench, part: Runner, found: Any, threat: ThreatModel) 
     if part.stays_inside and part.bounded:
         moved = float(threat.distance(found, images).max())
         promise = "moves nothing at epsilon 0" if threat.epsilon == 0 else "stays in the ball"
-        verdict.require(moved <= threat.epsilon + TOLERANCE, promise, f"moved by {moved:.5g} under {threat}")
+        verdict.expect(moved <= threat.epsilon + TOLERANCE, promise, f"moved by {moved:.5g} under {threat}")
 
 
 def _check_independence(bench: _Bench, part: Runner, whole: Tensor, threat: ThreatModel) -> None:
@@ -244,10 +257,10 @@ def _check_independence(bench: _Bench, part: Runner, whole: Tensor, threat: Thre
     One image may differ: where rounding decides a comparison, an attack may go another way from there.
     """
     chosen = torch.arange(len(whole) - 1, -1, -2)
-    with bench.verdict.promised(f"runs on {len(chosen)} images as on {len(whole)}"):
+    with bench.verdict.promised("runs on some of the images as on all of them"):
         found, _ = bench.run(part, chosen, bench.seed + 1)
     apart = (found.detach() - whole[chosen]).abs().flatten(1).amax(dim=1)
-    bench.verdict.require(
+    bench.verdict.expect(
         int((apart > SAME).sum()) <= 1,
         "draws from the draws it takes and treats each image alone",
         f"of {len(chosen)} images {int((apart > SAME).sum())} differ among other images, by up to "
@@ -259,19 +272,19 @@ def _check_success(bench: _Bench, threat: ThreatModel) -> None:
     """Require the same of two runs of the harness; what searches has to break something in the largest ball."""
     verdict, records = bench.verdict, []
     for _ in range(2):
-        with verdict.promised(f"the harness takes what it gives under {threat}"):
+        with verdict.promised("the harness takes what it gives", f"under {threat}"):
             built = _built(bench.attack, threat, verdict)
             records.append(
                 evaluate(bench.network, bench.images, bench.labels, built, threat, Conditions(seed=bench.seed))
             )
     once, again = records
-    verdict.require(
+    verdict.expect(
         torch.equal(once.prediction, again.prediction) and torch.allclose(once.distance, again.distance, atol=1e-6),
         "draws at random from seeded global generators only, so that a run can be repeated",
         "two runs from one seed differ",
     )
     if bench.access in SEARCHES:
-        verdict.require(
+        verdict.expect(
             bool(once.success.any()),
             "breaks an image of a small network in the ball that holds every image",
             f"all {int(once.correct.sum())} images that are right stay right under {threat}",

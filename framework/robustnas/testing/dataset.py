@@ -11,7 +11,7 @@ from torch import Tensor
 from robustnas.contracts import Dataset, Images, training_images
 from robustnas.data import promises
 from robustnas.errors import DataError, InputError
-from robustnas.testing.promise import Judge, judge, made, own_randomness
+from robustnas.testing.promise import Judge, judged, made, own_randomness
 
 CHUNK = 256
 
@@ -23,7 +23,7 @@ def check_dataset(
     limit: int = 20_000,
     duplicates: bool = False,
     seed: int = 0,
-) -> None:
+) -> tuple[str, ...]:
     """Hold a dataset to its contract.  Reads its images: they must be where its options say.
 
     Args:
@@ -33,13 +33,17 @@ def check_dataset(
         duplicates: the data itself is known to have images that are in two splits; do not look for them.
         seed: of torch's global generator while the plugin runs; another one at the second reading.
 
+    Returns:
+        The promises that were looked at.
+
     Raises:
-        ConformanceError: a broken promise.
+        ConformanceError: broken promises, all of them.
     """
-    dataset, verdict = made(plugin), judge(plugin)
-    verdict.require(bool(splits), "is checked for at least one split", f"splits={splits!r}")
-    with own_randomness(seed):
-        promises.declared(dataset, verdict.require)
+    with judged("dataset", plugin) as verdict, own_randomness(seed):
+        dataset = made(plugin, verdict)
+        verdict.require(bool(splits), "is checked for at least one split", f"splits={splits!r}")
+        with verdict.promised("has shape, classes, mean and std"):
+            promises.declared(dataset, verdict.expect)
         verdict.refuses(
             "refuses an unknown split with an InputError (DataError, say)",
             InputError,
@@ -47,14 +51,16 @@ def check_dataset(
         )
         seen: dict[bytes, str] = {}
         for name in splits:
-            for print_, where in _check_split(dataset, name, verdict, limit).items():
-                verdict.require(
-                    duplicates or print_ not in seen,
-                    "splits are disjoint: no image is in two of them",
-                    f"{where} is also {seen.get(print_)}",
-                )
-                seen[print_] = where
+            with verdict.apart():
+                for print_, where in _check_split(dataset, name, verdict, limit).items():
+                    verdict.expect(
+                        duplicates or print_ not in seen,
+                        "splits are disjoint: no image is in two of them",
+                        f"{where} is also {seen.get(print_)}",
+                    )
+                    seen[print_] = where
         _check_optional(dataset, splits, verdict)
+    return tuple(verdict.tried)
 
 
 def _check_optional(dataset: Dataset, splits: Sequence[str], verdict: Judge) -> None:
@@ -67,25 +73,26 @@ def _check_optional(dataset: Dataset, splits: Sequence[str], verdict: Judge) -> 
         larger = reads(side)
     except DataError:
         return  # not with these options
-    verdict.require(
+    verdict.expect(
         torch.equal(larger.labels, dataset.split("train").labels),
         "training_images are those of split('train') in the same order",
         "they have other labels",
     )
     shape = tuple(larger.take(torch.tensor([0])).shape)
-    verdict.require(
+    verdict.expect(
         shape == (1, dataset.shape[0], side, side),
-        f"training_images({side}) have shape (n, {dataset.shape[0]}, {side}, {side})",
-        str(shape),
+        "training_images have the size that is asked for",
+        f"{shape} for training_images({side})",
     )
 
 
 def _check_split(dataset: Dataset, name: str, verdict: Judge, limit: int) -> dict[bytes, str]:
     """Check one split; returns a print of each image read, with the image's name in a message."""
-    with verdict.promised(f"has a split {name!r}", "pass the splits it has: check_dataset(..., splits=...)"):
+    with verdict.promised("has the splits it is checked for", f"split({name!r})"):
         images = dataset.split(name)
         labels = images.labels
-    promises.labelled(dataset, name, labels, verdict.require)
+    if not promises.labelled(dataset, name, labels, verdict.expect):
+        return {}
     count = len(labels)
     chosen = promises.evenly(count, limit)
     prints: dict[bytes, str] = {}
@@ -98,9 +105,10 @@ def _check_split(dataset: Dataset, name: str, verdict: Judge, limit: int) -> dic
 
 
 def _taken(images: Images, indices: Tensor, dataset: Dataset, name: str, verdict: Judge) -> Tensor:
-    with verdict.promised(f"split {name!r} gives the images it is asked for"):
+    with verdict.promised("take gives the images it is asked for", f"split {name!r}"):
         taken = images.take(indices)
-    promises.pictured(dataset, name, taken, indices, verdict.require)
+    formed = promises.pictured(dataset, name, taken, indices, verdict.expect)
+    verdict.require(formed, "images are float32 of the declared shape", "others")  # already noted, in more words
     return taken
 
 
@@ -110,9 +118,9 @@ def _check_order(dataset: Dataset, images: Images, chosen: Tensor, name: str, ve
     once = _taken(images, some, dataset, name, verdict)
     torch.manual_seed(torch.initial_seed() + 1)
     again = dataset.split(name)
-    verdict.require(
+    verdict.expect(
         torch.equal(again.labels, images.labels) and torch.equal(_taken(again, some, dataset, name, verdict), once),
         "a split is the same images in the same order every time",
         f"the second call of split({name!r}) gives others",
     )
-    promises.in_order(name, images, some, once, verdict.require)
+    promises.in_order(name, images, some, once, verdict.expect)

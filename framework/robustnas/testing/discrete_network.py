@@ -23,16 +23,18 @@ def check_networks(bench: Bench, genotypes: list[Genotype], methods: Sequence[st
     dropped: list[bool] = []
     for genotype in genotypes:
         make = partial(bench.space.network, genotype, bench.shape, bench.classes)
-        network = bench.built(make, "the network", "network builds from a genotype")
-        if isinstance(getattr(network, "drop_path", None), float):
-            dropped.append(_drop_path_acts(network, bench.images, bench.verdict))
-        bench.check_alone(network, "the network")
-        bench.check_bounds(network, "the network", methods[-1:], NORMS[:1])
-    bench.verdict.require(
-        not dropped or any(dropped),
-        "drop_path drops paths in training mode",
-        f"logits of {len(dropped)} networks do not vary at drop_path 0.5",
-    )
+        with bench.verdict.apart():
+            network = bench.built(make, "the network", "the network builds from a genotype")
+            bench.check_alone(network, "the network")
+            if isinstance(getattr(network, "drop_path", None), float):
+                dropped.append(_drop_path_acts(network, bench.images, bench.verdict))
+            bench.check_bounds(network, "the network", methods[-1:], NORMS[:1])
+    if dropped:
+        bench.verdict.expect(
+            any(dropped),
+            "drop_path drops paths in training mode",
+            f"logits of {len(dropped)} networks do not vary at drop_path 0.5",
+        )
     bench.verdict.refuses(
         "network refuses a genotype that is not of this space with an InputError",
         InputError,
@@ -50,9 +52,10 @@ def _drop_path_acts(network: Any, images: Tensor, verdict: Judge) -> bool:
             found: Tensor = network(images)
         return found
 
+    network.train()
     varies = any(not close(logits(0.5, 1), logits(0.5, other), 1e-5) for other in (2, 3, 4))
     network.eval()
-    verdict.require(
+    verdict.expect(
         close(logits(0.5, 1), logits(0.0, 2), 1e-6),
         "drop_path acts in training mode only",
         "logits in eval mode change with it",
@@ -71,9 +74,9 @@ def check_auxiliary(bench: Bench, genotype: Genotype, wanted: bool | None) -> No
         with verdict.promised(promise, unless=(InputError,)):
             network: Any = bench.space.network(genotype, bench.shape, bench.classes, auxiliary=True)
     except InputError as refusal:
-        verdict.require(wanted is not True, "has an auxiliary head", f"InputError: {refusal}")
+        verdict.expect(wanted is not True, "has an auxiliary head", f"InputError: {refusal}")
         return
-    verdict.require(wanted is not False, "refuses an auxiliary head with an InputError", "it builds one")
+    verdict.expect(wanted is not False, "refuses an auxiliary head with an InputError", "it builds one")
     for mode in (True, False):
         network.train(mode)
         with verdict.promised(promise):
@@ -83,11 +86,9 @@ def check_auxiliary(bench: Bench, genotype: Genotype, wanted: bool | None) -> No
             "with_auxiliary gives two (N, K) logits",
             repr([tuple(one.shape) for one in pair]),
         )
-    plain = bench.logits(network, images, "a network with an auxiliary head")
-    verdict.require(close(plain, pair[0]), "the first logits of with_auxiliary are the network's own", "they differ")
-    verdict.require(
-        not close(plain, pair[1], 1e-6), "the auxiliary head's logits are its own", "they are the network's"
-    )
+    plain = bench.logits(network, images, "the network")
+    verdict.expect(close(plain, pair[0]), "the first logits of with_auxiliary are the network's own", "they differ")
+    verdict.expect(not close(plain, pair[1], 1e-6), "the auxiliary head's logits are its own", "they are the network's")
 
 
 def check_published(bench: Bench) -> None:
@@ -97,15 +98,16 @@ def check_published(bench: Bench) -> None:
         isinstance(published, Mapping), "published is a mapping of names to genotypes", type(published).__name__
     )
     for name, genotype in published.items():
-        require_plain(genotype, f"the published genotype {name!r}", bench.verdict)
-        with bench.verdict.promised(f"the published genotype {name!r} builds"), torch.device("meta"):
-            bench.space.network(genotype, bench.shape, bench.classes)
+        with bench.verdict.apart():
+            require_plain(genotype, "published holds a genotype that", bench.verdict, name)
+            with bench.verdict.promised("published holds a genotype that builds", name), torch.device("meta"):
+                bench.space.network(genotype, bench.shape, bench.classes)
 
 
-def require_plain(genotype: Any, what: str, verdict: Judge) -> None:
+def require_plain(genotype: Any, what: str, verdict: Judge, name: str = "") -> None:
     """Require plain data: what comes back from JSON is what went in, so no tuples, tensors or integer keys."""
     promise = f"{what} is plain data that JSON keeps as it is"
-    with verdict.promised(promise):
+    with verdict.promised(promise, name):
         back = json.loads(json.dumps(genotype, allow_nan=False))
     verdict.require(isinstance(genotype, dict), promise, type(genotype).__name__)
     verdict.require(_identical(back, genotype), promise, f"{str(genotype)[:80]} comes back as {str(back)[:80]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from robustnas.contracts import Context
 from robustnas.testing.networks import CLASSES, SHAPE, TinySupernet, fit, settle, tiny_images, tiny_network
-from robustnas.testing.promise import Judge, check_suited, close, figures, judge, made, own_randomness
+from robustnas.testing.promise import Judge, check_norms, check_suited, close, figures, judged, made, own_randomness
 from robustnas.threat import NORMS, ThreatModel
 
 IMAGES = 5
@@ -27,7 +28,7 @@ def check_metric(
     norms: Sequence[str] = NORMS,
     epsilons: tuple[float, float] = (1 / 255, 8 / 255),
     seed: int = 0,
-) -> None:
+) -> tuple[str, ...]:
     """Hold a metric to its contract on a tiny supernet and a tiny discrete network.
 
     Args:
@@ -36,36 +37,42 @@ def check_metric(
         epsilons: two radii in pixel units: the score at the larger is not above the score at the smaller.
         seed: of the networks, of the images and of the metric's own draws.
 
+    Returns:
+        The promises that were looked at.
+
     Raises:
-        ConformanceError: a broken promise.
+        ConformanceError: broken promises, all of them.
     """
-    metric, verdict = made(plugin), judge(plugin)
-    kept = [name for name in ("score", *LEVELS) if callable(getattr(metric, name, None))]
-    verdict.require(
-        bool(kept), "has at least one of score, inner_loss, outer_loss", f"{type(metric).__name__} has none of them"
-    )
-    verdict.require(
-        bool(norms) and set(norms) <= set(NORMS), f"is checked for norms of {', '.join(NORMS)}", f"norms={norms!r}"
-    )
-    verdict.require(len(set(epsilons)) == 2, "is checked for two radii", f"epsilons={epsilons!r}")
-    with own_randomness(seed), torch.enable_grad():
+    with judged("metric", plugin) as verdict, own_randomness(seed), torch.enable_grad():
+        metric = made(plugin, verdict)
+        kept = [name for name in ("score", *LEVELS) if callable(getattr(metric, name, None))]
+        verdict.require(
+            bool(kept), "has at least one of score, inner_loss, outer_loss", f"{type(metric).__name__} has none of them"
+        )
+        check_norms(norms, verdict)
+        verdict.require(len(set(epsilons)) == 2, "is checked for two radii", f"epsilons={epsilons!r}")
         for norm in norms:
             small, large = (ThreatModel(norm, epsilon) for epsilon in sorted(epsilons))
-            check_suited(metric, SHAPE, CLASSES, large, verdict)
+            with verdict.apart():
+                check_suited(metric, SHAPE, CLASSES, large, verdict)
             if "score" in kept:
                 for name, network in (("a supernet", TinySupernet()), ("a discrete network", tiny_network())):
-                    _check_score(_Score(metric.score, verdict, name, seed), network, small, large)
+                    with verdict.apart():
+                        _check_score(_Score(metric.score, verdict, name, seed), network, small, large)
                 if callable(getattr(metric, "at", None)):
-                    _check_over_time(metric, verdict, seed, large)
+                    with verdict.apart():
+                        _check_over_time(metric, verdict, seed, large)
             for level in kept:
                 if level in LEVELS:
-                    _check_loss(getattr(metric, level), level, verdict, large, seed)
+                    with verdict.apart():
+                        _check_loss(getattr(metric, level), level, verdict, large, seed)
+    return tuple(verdict.tried)
 
 
 def _called(call: Callable[..., Any], name: str, where: str, kept: tuple[Tensor, Tensor], verdict: Judge) -> Tensor:
     """Call a method with copies of images and labels, which it has to leave as they are; return its tensor."""
     given, true = kept[0].clone(), kept[1].clone()
-    with verdict.promised(f"{name} works {where}", "name the norms it knows: check_metric(..., norms=...)"):
+    with verdict.promised(f"{name} works for every norm it is checked for", where):
         value = call(given, true)
     form, shape = (
         ("a tensor of shape (N,), a number an image", true.shape) if name == "score" else ("a scalar tensor", ())
@@ -76,7 +83,7 @@ def _called(call: Callable[..., Any], name: str, where: str, kept: tuple[Tensor,
         f"shape {tuple(value.shape)} for N = {len(true)}" if isinstance(value, Tensor) else type(value).__name__,
     )
     verdict.require(bool(value.isfinite().all()), f"{name} is finite", f"{figures(value)} {where}")
-    verdict.require(
+    verdict.expect(
         torch.equal(given.detach(), kept[0]) and torch.equal(true, kept[1]) and not given.requires_grad,
         f"{name} leaves the images and labels as they were",
         "they differ after the call",
@@ -86,7 +93,10 @@ def _called(call: Callable[..., Any], name: str, where: str, kept: tuple[Tensor,
 
 @frozen(eq=False)
 class _Score:
-    """Calls a metric's `score` as the framework does: seeded, on copies of the images."""
+    """Calls a metric's `score` as the framework does: seeded, on copies of the images.
+
+    What it does to the network is looked at once; elsewhere it is given a copy, so that one break hides no other.
+    """
 
     score: Callable[..., Tensor]
     verdict: Judge
@@ -94,9 +104,17 @@ class _Score:
     seed: int
 
     def __call__(
-        self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int | None = None
+        self,
+        network: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        seed: int | None = None,
+        *,
+        copied: bool = True,
     ) -> Tensor:
         torch.manual_seed(self.seed if seed is None else seed)
+        network = copy.deepcopy(network) if copied else network
         where = f"for {self.place} under {threat}"
         return _called(
             lambda *given: self.score(network, *given, threat), "score", where, (images, labels), self.verdict
@@ -108,22 +126,22 @@ def _check_score(score: _Score, network: nn.Module, small: ThreatModel, large: T
     verdict = score.verdict
     images, labels = tiny_images(IMAGES)
     fit(network, *tiny_images(24), steps=15)
-    _plant_gradients(network)
-    with verdict.unchanged(network, "the network"):
-        once = score(network, images, labels, large)
-        again = score(network, images, labels, large)
+    left = copy.deepcopy(network)
+    _plant_gradients(left)
+    with verdict.unchanged(left, "the network", by="score"):
+        once = score(left, images, labels, large, copied=False)
+    again = score(network, images, labels, large)
     verdict.require(
         close(once, again, 1e-6), "score is repeatable given torch's seed", f"{figures(once)}, then {figures(again)}"
     )
-    _check_alone(score, network, images, labels, large, once)
-
+    with verdict.apart():
+        _check_alone(score, network, images, labels, large, once)
     wide, narrow = once.detach(), score(network, images, labels, small).detach()
     slack = 1e-4 * (narrow.abs() + wide.abs()) + 1e-6  # scores are sums in float32, whose order may differ
-    verdict.require(
+    verdict.expect(
         bool((wide <= narrow + slack).all()),
         "score does not grow with epsilon",
-        f"{figures(narrow)} under {small}, {figures(wide)} under {large}, for {score.place}; a mean over points of the "
-        "ball may grow for one image: the worst of them does not",
+        f"{figures(narrow)} under {small}, {figures(wide)} under {large}, for {score.place}",
     )
     _check_gradient(score, network, images, labels, large)
 
@@ -134,12 +152,12 @@ def _check_over_time(metric: Any, verdict: Judge, seed: int, threat: ThreatModel
     fit(network, *tiny_images(24), steps=15)
     whole = _Score(metric.score, verdict, "a supernet", seed)(network, images, labels, threat)
     for progress in TIMES:
-        with verdict.promised(f"at({progress}) returns an object with a score", "return self where nothing changes"):
+        with verdict.promised("at returns an object with a score", f"at({progress})"):
             score = metric.at(progress).score
         found = _Score(score, verdict, f"a supernet at progress {progress}", seed)(network, images, labels, threat)
-    verdict.require(
+    verdict.expect(
         close(found, whole, 1e-6),
-        "at(1.0) scores as the metric does",
+        "at scores at the end as the metric does",
         f"{figures(whole)}, and {figures(found)} from at(1.0)",
     )
 
@@ -163,7 +181,7 @@ def _check_alone(
     def require(found: Tensor, expected: Tensor, what: str) -> None:
         score.verdict.require(
             close(found, expected),
-            "an image's score depends on that image alone",
+            "score of an image depends on that image alone",
             what.format(figures(expected), figures(found)) + f", {score.place}",
         )
 
@@ -184,36 +202,41 @@ def _check_alone(
 
 def _check_gradient(score: _Score, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
     """Require a finite gradient that is not zero where the score depends on the weights or on alpha."""
-    alphas = list(network.alpha.values()) if isinstance(network, TinySupernet) else []
-    weights = [one for one in network.parameters() if all(one is not alpha for alpha in alphas)]
     once = score(network, images, labels, threat).detach()
     depends = {}
-    for name, group in (("the weights", weights), ("alpha", alphas)):
-        kept = [one.detach().clone() for one in group]
+    for name in ("the weights", "alpha"):
+        moved = copy.deepcopy(network)
         with torch.no_grad():
-            for one in group:
+            for one in _parameters(moved, name):
                 one.add_(0.1 * torch.randn_like(one))
-        depends[name] = not close(score(network, images, labels, threat), once, 1e-5)
-        with torch.no_grad():
-            for one, was in zip(group, kept, strict=True):
-                one.copy_(was)
+        depends[name] = not close(score(moved, images, labels, threat), once, 1e-5)
         if depends[name]:
-            fresh = score(network, images, labels, threat).sum()  # moving the parameters has cut the graph of `once`
-            _require_gradient(score.verdict, fresh, group, f"score is differentiable in {name} of {score.place}")
-    score.verdict.require(
+            own = copy.deepcopy(network)
+            with score.verdict.apart():
+                total = score(own, images, labels, threat, copied=False).sum()
+                promise = f"score is differentiable in {name}"
+                _require_gradient(score.verdict, total, _parameters(own, name), promise, score.place)
+    score.verdict.expect(
         any(depends.values()),
         "score depends on the network's weights or on alpha",
         f"{figures(once)} for {score.place} whatever they are",
     )
 
 
-def _require_gradient(verdict: Judge, value: Tensor, group: list[nn.Parameter], promise: str) -> None:
+def _parameters(network: nn.Module, name: str) -> list[nn.Parameter]:
+    """The parameters that are alpha, or all others."""
+    alphas = list(network.alpha.values()) if isinstance(network, TinySupernet) else []
+    return alphas if name == "alpha" else [one for one in network.parameters() if all(one is not a for a in alphas)]
+
+
+def _require_gradient(verdict: Judge, value: Tensor, group: list[nn.Parameter], promise: str, where: str) -> None:
     """Require a finite gradient of a scalar in a group of parameters, that is not zero in all of them."""
-    verdict.require(value.requires_grad, promise, "the value has no gradient (is it detached?)")
+    group = [one for one in group if one.requires_grad]  # what has been frozen is another promise's matter
+    verdict.require(value.requires_grad and bool(group), promise, f"the value has no graph, {where}")
     found = torch.autograd.grad(value, group, allow_unused=True, retain_graph=True)
     slopes = [one for one in found if one is not None]
-    verdict.require(any(bool(one.abs().sum() > 0) for one in slopes), promise, "the gradient is zero")
-    verdict.require(all(bool(one.isfinite().all()) for one in slopes), promise, "the gradient is not finite")
+    verdict.require(any(bool(one.abs().sum() > 0) for one in slopes), promise, f"the gradient is zero, {where}")
+    verdict.require(all(bool(one.isfinite().all()) for one in slopes), promise, f"the gradient is not finite, {where}")
 
 
 def _check_loss(loss: Callable[..., Tensor], name: str, verdict: Judge, threat: ThreatModel, seed: int) -> None:
@@ -222,7 +245,7 @@ def _check_loss(loss: Callable[..., Tensor], name: str, verdict: Judge, threat: 
     images, labels = tiny_images(IMAGES + 1)
     settle(supernet, images)
     _plant_gradients(supernet)
-    group = [one for one in supernet.parameters() if (one is supernet.edges) == (LEVELS[name] == "alpha")]
+    group = _parameters(supernet, LEVELS[name])
 
     def value_at(progress: float) -> Tensor:
         torch.manual_seed(seed)
@@ -231,11 +254,13 @@ def _check_loss(loss: Callable[..., Tensor], name: str, verdict: Judge, threat: 
         return _called(call, name, f"under {threat} at progress {progress}", (images, labels), verdict)
 
     for progress in TIMES:
-        with verdict.unchanged(supernet, f"the supernet ({name})", buffers=False):
+        with verdict.unchanged(supernet, "the supernet", by=name, buffers=False):
             value, again = value_at(progress), value_at(progress)
-            verdict.require(
+            verdict.expect(
                 close(value, again, 1e-6),
                 f"{name} gives the same value when the generator is in the same state",
                 f"{figures(value)}, then {figures(again)} at progress {progress}",
             )
-            _require_gradient(verdict, value, group, f"{name} is differentiable in {LEVELS[name]}")
+            with verdict.apart():
+                promise = f"{name} is differentiable in {LEVELS[name]}"
+                _require_gradient(verdict, value, group, promise, f"under {threat}")

@@ -33,17 +33,22 @@ class Bench:
         _, channels, rows, columns = self.images.shape
         return channels, rows, columns
 
+    @property
+    def place(self) -> str:
+        """What the space is asked for, in a message."""
+        return f"for images {self.shape} and {self.classes} classes"
+
     def built(self, build: Callable[[], object], what: str, promise: str) -> Any:
         """Build a module in training mode; require that two builds from one seed are the same."""
         twice = []
         for _ in range(2):
             torch.manual_seed(self.seed)
-            with self.verdict.promised(promise):
+            with self.verdict.promised(promise, self.place):
                 module = build()
-            self.verdict.require(isinstance(module, nn.Module), f"{promise}, as an nn.Module", type(module).__name__)
+            self.verdict.require(isinstance(module, nn.Module), f"{what} is an nn.Module", type(module).__name__)
             twice.append(module.train())  # type: ignore[attr-defined]
         first, second = (module.state_dict() for module in twice)
-        self.verdict.require(
+        self.verdict.expect(
             first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first),
             f"{what} is the same when torch's seed is the same",
             "two builds from one seed have other tensors",
@@ -53,7 +58,7 @@ class Bench:
     def logits(self, module: nn.Module, images: Tensor, what: str) -> Tensor:
         """Return the logits of a supernet or a network; require their shape and that they are finite."""
         promise, shape = f"{what} maps images (N, C, H, W) to logits (N, K)", (len(images), self.classes)
-        with self.verdict.promised(promise), lent(module):
+        with self.verdict.promised(promise, self.place), lent(module):
             logits: Tensor = module(images)
         self.verdict.require(
             isinstance(logits, Tensor) and logits.shape == shape,
@@ -74,7 +79,7 @@ class Bench:
         torch.manual_seed(0)
         settle(module, self.images)
         module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.verdict.apart():
             together = self.logits(module, self.images, what)
             for image, expected in zip(self.images.split(1), together, strict=True):
                 alone = self.logits(module, image, what)[0]
@@ -95,16 +100,16 @@ class Bench:
         slack = 1e-4 * logits.abs().max() + 1e-5  # bounds sum the same products in another order
         for method in methods:
             for norm in norms:
-                promise = f"bounds cover every operation of {what} ({method}, {norm})"
-                with self.verdict.promised(promise), torch.no_grad():
+                where = f"by {method} in {norm}"
+                with self.verdict.promised(f"bounds cover every operation of {what}", where), torch.no_grad():
                     lower = margins(module, self.images, labels, ThreatModel(norm, 1e-6), method=method)
                 self.verdict.require(
                     lower.shape == plain.shape and bool(lower.isfinite().all()),
-                    f"bounds of {what} are finite ({method}, {norm}, epsilon 1e-6)",
-                    figures(lower),
+                    f"bounds of {what} are finite",
+                    f"{figures(lower)} {where}, epsilon 1e-6",
                 )
-                self.verdict.require(
+                self.verdict.expect(
                     bool((lower <= plain + slack).all()),
-                    f"bounds of {what} hold at the clean images ({method}, {norm})",
-                    f"lower bounds {figures(lower)} of margins {figures(plain)}",
+                    f"bounds of {what} hold at the clean images",
+                    f"lower bounds {figures(lower)} of margins {figures(plain)} {where}",
                 )

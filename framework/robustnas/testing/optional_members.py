@@ -38,21 +38,21 @@ def check_sampler(bench: Bench) -> list[Genotype]:
 
     def drawn(seed: int) -> list[Genotype]:
         generator = torch.Generator().manual_seed(seed)
-        with verdict.promised("sample(generator) draws a genotype"):
+        with verdict.promised("sample draws a genotype"):
             return [sample(generator) for _ in range(DRAWS)]
 
     before = _global_generators()
     found = drawn(bench.seed)
-    verdict.require(
+    verdict.expect(
         _global_generators() == before,
         "sample leaves the global generators of torch, NumPy and Python alone",
         "one of them has moved",
     )
-    _require_built(bench, found, "a drawn genotype")
+    _require_built(bench, found, "sample draws a genotype that")
     torch.rand(1)
-    verdict.require(found == drawn(bench.seed), "the generator alone decides what sample draws", "one seed, two draws")
+    verdict.expect(found == drawn(bench.seed), "sample draws what the generator alone decides", "one seed, two draws")
     several = enumeration(bench.space) is None or len(_all(bench)) > 1
-    verdict.require(
+    verdict.expect(
         not several or any(found != drawn(bench.seed + other) for other in (1, 2, 3)),
         "sample draws with the generator",
         f"four seeds all give {str(found[0])[:80]}",
@@ -65,14 +65,15 @@ def check_enumeration(bench: Bench, drawn: Iterable[Genotype]) -> None:
     if enumeration(bench.space) is None:
         return
     verdict, listed = bench.verdict, _all(bench)
-    verdict.require(bool(listed), "genotypes() lists the genotypes of the space", "it lists none")
-    verdict.require(len(listed) <= MOST, f"genotypes() lists at most {MOST:,} genotypes", "it goes on")
+    verdict.require(bool(listed), "genotypes lists the genotypes of the space", "it lists none")
+    verdict.require(len(listed) <= MOST, "genotypes lists so many that one can go through them", f"over {MOST:,}")
     texts = [json.dumps(genotype, sort_keys=True) for genotype in listed]
-    verdict.require(len({*texts}) == len(texts), "genotypes() lists each genotype once", "some are there twice")
-    verdict.require(_all(bench) == listed, "genotypes() lists them in one order", "two calls, two orders")
-    _require_built(bench, listed[:: -(-len(listed) // LISTED)], "a listed genotype")
+    verdict.expect(len({*texts}) == len(texts), "genotypes lists each genotype once", "some are there twice")
+    verdict.expect(_all(bench) == listed, "genotypes lists them in one order", "two calls, two orders")
+    with verdict.apart():
+        _require_built(bench, listed[:: -(-len(listed) // LISTED)], "genotypes lists a genotype that")
     missing = [genotype for genotype in drawn if json.dumps(genotype, sort_keys=True) not in {*texts}]
-    verdict.require(not missing, "genotypes() lists what sample draws", f"{str(missing[:1])[:80]} is not there")
+    verdict.expect(not missing, "genotypes lists what sample draws", f"{str(missing[:1])[:80]} is not there")
 
 
 def check_sizes(bench: Bench, genotype: Genotype) -> None:
@@ -84,16 +85,17 @@ def check_sizes(bench: Bench, genotype: Genotype) -> None:
         channels, cells = space.size
     counts = []
     for wanted in (channels, channels + 1, 2 * channels + 1):
-        with verdict.promised(f"sized({wanted}, {cells}) is the space with networks of that size"):
+        with verdict.promised("sized is the space with networks of that size", f"sized({wanted}, {cells})"):
             other: Any = space.sized(wanted, cells)
             found = tuple(other.size)
             with torch.device("meta"):
                 counts.append(count(other.network(genotype, bench.shape, bench.classes)))
-        verdict.require(found == (wanted, cells), "sized gives the size that is asked for", f"{found}")
-    verdict.require(counts == sorted({*counts}), "weights rise with channels", f"{counts}")
+        asked = f"{found} for sized({wanted}, {cells})"
+        verdict.expect(found == (wanted, cells), "sized gives the size that is asked for", asked)
+    verdict.expect(counts == sorted({*counts}), "size is such that weights rise with channels", f"{counts}")
     with torch.device("meta"):
         own = count(space.network(genotype, bench.shape, bench.classes))
-    verdict.require(counts[0] == own, "the networks of a space have its size", f"{own} weights and {counts[0]}")
+    verdict.expect(counts[0] == own, "size is that of the space's own networks", f"{own} weights and {counts[0]}")
     verdict.refuses("sized refuses 0 channels with a ValueError", ValueError, lambda: space.sized(0, cells))
 
 
@@ -109,7 +111,7 @@ def check_paths(
     path, verdict = path_of(bench.space), bench.verdict
     if path is None:
         return
-    promise = "path(genotype) gives one-hot rows by the names and shapes of alpha"
+    promise = "path gives one-hot rows by the names and shapes of alpha"
     supernet.eval()
     for genotype in genotypes:
         with verdict.promised(promise):
@@ -122,17 +124,17 @@ def check_paths(
         verdict.require(one_hot, promise, f"{str(genotype)[:80]} has rows that are not")
         verdict.require(
             _global_generators() == before and all(torch.equal(rows, again[name]) for name, rows in found.items()),
-            "a path depends on its genotype alone",
+            "path depends on its genotype alone",
             "two calls give two paths, or draw random numbers",
         )
         back = bench.space.genotype(mixed(found))
-        verdict.require(
-            back == genotype, "a path stands for its genotype", f"{str(genotype)[:80]} came back as {str(back)[:80]}"
+        verdict.expect(
+            back == genotype, "path stands for its genotype", f"{str(genotype)[:80]} came back as {str(back)[:80]}"
         )
-        told = "a supernet mixes with a SinglePath as with any weights"
+        told = "path serves the supernet as columns as it does as weights"
         with torch.no_grad(), verdict.promised(told):
             plain, single = (supernet(bench.images, mixing=weights) for weights in (found, SinglePath(found)))
-        verdict.require(close(plain, single), told, "the columns give other logits than the weights")
+        verdict.expect(close(plain, single), told, "the columns give other logits than the weights")
 
 
 def _one_hot(rows: Tensor) -> bool:
@@ -149,7 +151,7 @@ def _all(bench: Bench) -> list[Genotype]:
     """Everything that `genotypes()` lists, up to one more than it may."""
     listing: Callable[[], Iterable[Genotype]] | None = enumeration(bench.space)
     assert listing is not None
-    with bench.verdict.promised("genotypes() lists the genotypes of the space"):
+    with bench.verdict.promised("genotypes lists the genotypes of the space"):
         return list(islice(listing(), MOST + 1))
 
 

@@ -17,7 +17,7 @@ from robustnas.search.hypergradient.step import Hypergradient, Step
 from robustnas.search.objective import Objective
 from robustnas.search.weights import weights
 from robustnas.testing.networks import TinySupernet, tiny_images
-from robustnas.testing.promise import Judge, close, figures, judge, made, own_randomness
+from robustnas.testing.promise import Judge, close, figures, judged, made, own_randomness
 from robustnas.threat import ThreatModel
 
 IMAGES = 8
@@ -25,7 +25,7 @@ SHIFT = 1e-5
 """Of an entry of alpha in a finite difference, in float64: rounding and the third derivative are both below 1e-8."""
 
 
-def check_order(plugin: Any, *, seed: int = 0) -> None:
+def check_order(plugin: Any, *, seed: int = 0) -> tuple[str, ...]:
     """Hold an order to its contract on a tiny supernet in float64.
 
     Its gradients are compared with finite differences of the outer objective where all orders agree: alpha has no say
@@ -35,13 +35,18 @@ def check_order(plugin: Any, *, seed: int = 0) -> None:
         plugin: the order, or its class, which is made with default options.
         seed: of the supernet, of the images and of draws.
 
+    Returns:
+        The promises that were looked at.
+
     Raises:
-        ConformanceError: a broken promise.
+        ConformanceError: broken promises, all of them.
     """
-    order, verdict = made(plugin), judge(plugin)
-    with own_randomness(seed), torch.enable_grad():
-        _check_left_alone(order, _step(0.05, _Noisy(mixed=True)), verdict)
+    with judged("order", plugin) as verdict, own_randomness(seed), torch.enable_grad():
+        order = made(plugin, verdict)
+        with verdict.apart():
+            _check_left_alone(order, _step(0.05, _Noisy(mixed=True)), verdict)
         _check_gradient(order, _step(0.0, _Noisy(mixed=False)), verdict)
+    return tuple(verdict.tried)
 
 
 @frozen
@@ -98,9 +103,9 @@ def _gradient(order: Any, step: Step, verdict: Judge) -> list[Tensor]:
         shapes == wanted, "gradient has one tensor a table of alpha, of its shape", f"{shapes}, not {wanted}"
     )
     for one in found.gradients:
-        verdict.require(not one.requires_grad, "gradients have no graph", "one requires a gradient itself")
+        verdict.expect(not one.requires_grad, "gradients have no graph", "one requires a gradient itself")
         verdict.require(bool(one.isfinite().all()), "gradients are finite", figures(one))
-    verdict.require(
+    verdict.expect(
         found.validation.loss.shape == () and bool(found.validation.loss.isfinite()),
         "what the validation pass saw is told: a finite loss",
         figures(found.validation.loss),
@@ -115,13 +120,13 @@ def _check_left_alone(order: Any, step: Step, verdict: Judge) -> None:
     with verdict.unchanged(step.supernet, "the supernet"):
         torch.manual_seed(0)
         once = _gradient(order, step, verdict)
-    verdict.require(
+    verdict.expect(
         torch.equal(step.inner.generator.get_state(), inner),
         "the generator of the inner loss is put back: the inner step draws what its rehearsal drew",
         "its state differs",
     )
     after = [state["momentum_buffer"] for state in step.w_optimizer.state.values()]
-    verdict.require(
+    verdict.expect(
         all(torch.equal(one, other) for one, other in zip(momentum, after, strict=True)),
         "the optimiser of w is left as it was",
         "its momentum differs",
@@ -130,7 +135,7 @@ def _check_left_alone(order: Any, step: Step, verdict: Judge) -> None:
     step.outer.generator.manual_seed(2)
     again = _gradient(order, step, verdict)
     for one, other in zip(once, again, strict=True):
-        verdict.require(
+        verdict.expect(
             close(one, other, 1e-6), "gradient is repeatable given its draws", f"{figures(one)}, then {figures(other)}"
         )
 
@@ -152,7 +157,7 @@ def _check_gradient(order: Any, step: Step, verdict: Judge) -> None:
                     table.view(-1)[entry] += sign * SHIFT
                 ends.append(objective())
             wanted.view(-1)[entry] = (ends[0] - ends[1]) / (2 * SHIFT)
-        verdict.require(
+        verdict.expect(
             close(gradient, wanted, 1e-4),
             "where alpha has no say in the inner level and w does not move, gradient is that of the outer objective",
             f"{figures(gradient)}, by finite differences {figures(wanted)}",

@@ -13,7 +13,7 @@ from robustnas.contracts import Genotype, Shape, candidates
 from robustnas.testing.discrete_network import check_auxiliary, check_networks, check_published, require_plain
 from robustnas.testing.module import Bench
 from robustnas.testing.optional_members import check_enumeration, check_paths, check_sampler, check_sizes
-from robustnas.testing.promise import close, figures, judge, made, own_randomness
+from robustnas.testing.promise import close, figures, judged, made, own_randomness
 from robustnas.threat import NORMS
 
 IMAGES = 3
@@ -29,7 +29,7 @@ def check_search_space(
     auxiliary: bool | None = None,
     methods: Sequence[str] = ("ibp", "crown-ibp"),
     seed: int = 0,
-) -> None:
+) -> tuple[str, ...]:
     """Hold a search space to its contract: supernet, genotypes, discrete networks.
 
     Give it small options: it builds a supernet and several networks for each shape.
@@ -42,27 +42,44 @@ def check_search_space(
         methods: bound methods that must cover its supernet; the last one its networks too.
         seed: of the weights, of the images and of the choices.
 
+    Returns:
+        The promises that were looked at.
+
     Raises:
-        ConformanceError: a broken promise.
+        ConformanceError: broken promises, all of them.
     """
-    space, verdict = made(plugin), judge(plugin)
-    verdict.require(bool(shapes), "is checked for at least one shape", f"shapes={shapes!r}")
-    with own_randomness(seed), torch.enable_grad():
+    with judged("search-space", plugin) as verdict, own_randomness(seed), torch.enable_grad():
+        space = made(plugin, verdict)
+        verdict.require(bool(shapes), "is checked for at least one shape", f"shapes={shapes!r}")
         bounds: tuple[Sequence[str], Sequence[str]] = (methods, NORMS)
         for shape in shapes:
             bench = Bench(space, torch.rand(IMAGES, *shape), classes, seed, verdict)
-            supernet = _check_supernet(bench)
-            _check_alpha(bench, supernet)
-            _check_mixing(bench, supernet)
-            bench.check_bounds(supernet, "the supernet", *bounds)
+            with verdict.apart():
+                _check_shape(bench, bounds, auxiliary)
             bounds = (methods[-1:], NORMS[:1])  # which rules there are does not depend on the shape
-            genotypes = _check_genotypes(bench, supernet)
-            check_networks(bench, genotypes, methods)
-            check_auxiliary(bench, genotypes[0], auxiliary)
-            check_sizes(bench, genotypes[0])
-            check_paths(bench, genotypes, supernet, partial(_OneHot, supernet))
-        check_published(bench)
-        check_enumeration(bench, check_sampler(bench))
+        with verdict.apart():
+            check_published(bench)
+        drawn: list[Genotype] = []
+        with verdict.apart():
+            drawn = check_sampler(bench)
+        check_enumeration(bench, drawn)
+    return tuple(verdict.tried)
+
+
+def _check_shape(bench: Bench, bounds: tuple[Sequence[str], Sequence[str]], auxiliary: bool | None) -> None:
+    """Check supernet, genotypes and networks for images of one shape."""
+    verdict, supernet = bench.verdict, _check_supernet(bench)
+    for check in (_check_alpha, _check_mixing):
+        with verdict.apart():
+            check(bench, supernet)
+    with verdict.apart():
+        bench.check_bounds(supernet, "the supernet", *bounds)
+    genotypes = _check_genotypes(bench, supernet)
+    check_networks(bench, genotypes, bounds[0])
+    for check in (partial(check_auxiliary, wanted=auxiliary), check_sizes):
+        with verdict.apart():
+            check(bench, genotypes[0])
+    check_paths(bench, genotypes, supernet, partial(_OneHot, supernet))
 
 
 def _check_supernet(bench: Bench) -> Any:
@@ -70,10 +87,10 @@ def _check_supernet(bench: Bench) -> Any:
     supernet = bench.built(
         lambda: bench.space.supernet(bench.shape, bench.classes),
         "the supernet",
-        f"supernet builds for images {bench.shape} and {bench.classes} classes",
+        "the supernet builds for images of every shape",
     )
     odd = [name for name, one in supernet.named_parameters() if one.dtype != torch.float32]
-    bench.verdict.require(not odd, "the supernet's parameters are float32", f"{odd[:3]} are not")
+    bench.verdict.expect(not odd, "the supernet's parameters are float32", f"{odd[:3]} are not")
     bench.logits(supernet, bench.images, "the supernet")
     bench.check_alone(supernet, "the supernet")
     return supernet
@@ -102,7 +119,7 @@ def _check_alpha(bench: Bench, supernet: Any) -> None:
         still = None if slope is None else (slope.abs().sum(dim=1) == 0).nonzero().flatten().tolist()
         if slope is not None and slope.shape[1] == 1:
             still = []  # one candidate: its weight is 1 whatever alpha is
-        verdict.require(still == [], "alpha reaches the logits", f"the gradient in rows {still} of {name!r} is zero")
+        verdict.expect(still == [], "alpha reaches the logits", f"the gradient in rows {still} of {name!r} is zero")
 
 
 def _check_mixing(bench: Bench, supernet: Any) -> None:
@@ -116,13 +133,13 @@ def _check_mixing(bench: Bench, supernet: Any) -> None:
         str(shapes),
     )
     for name, ops in candidates(bench.space).items():
-        bench.verdict.require(
+        bench.verdict.expect(
             name in shapes and len(ops) == shapes[name][1],
             "candidates names the operations of tables of alpha, one a column",
             f"{len(ops)} operations for {name!r}; alpha is {shapes}",
         )
     for name, one in mixing.items():
-        bench.verdict.require(
+        bench.verdict.expect(
             bool(((one.sum(dim=1) - 1).abs() < 1e-5).all() and (one >= 0).all()),
             "rows of mixing() are not negative and sum to 1",
             f"{name!r} has rows that sum to {figures(one.sum(dim=1))}",
@@ -132,8 +149,8 @@ def _check_mixing(bench: Bench, supernet: Any) -> None:
     with torch.no_grad(), bench.verdict.promised(promise):
         plain, same = supernet(bench.images), supernet(bench.images, mixing=supernet.mixing())
         other = supernet(bench.images, mixing=_one_hot(supernet, 1))
-    bench.verdict.require(close(plain, same), promise, "mixing=mixing() gives other logits than no argument")
-    bench.verdict.require(not close(plain, other, 1e-5), promise, "one-hot mixing gives the logits of no argument")
+    bench.verdict.expect(close(plain, same), promise, "mixing=mixing() gives other logits than no argument")
+    bench.verdict.expect(not close(plain, other, 1e-5), promise, "one-hot mixing gives the logits of no argument")
 
 
 def _one_hot(supernet: Any, seed: int) -> dict[str, Tensor]:
@@ -170,15 +187,13 @@ def _check_genotypes(bench: Bench, supernet: Any) -> list[Genotype]:
     verdict, genotypes = bench.verdict, list[Genotype]()
     for choice in range(CHOICES):
         stand_in: Any = _OneHot(supernet, _one_hot(supernet, choice))
-        with verdict.promised(
-            "one-hot mixing gives a genotype", "read alpha and mixing() alone: the supernet may be wrapped"
-        ):
+        with verdict.promised("one-hot mixing gives a genotype"):
             genotype, again = bench.space.genotype(stand_in), bench.space.genotype(stand_in)
         require_plain(genotype, "a genotype", verdict)
-        verdict.require(genotype == again, "a genotype is a function of mixing()", "two calls give two genotypes")
+        verdict.expect(genotype == again, "a genotype is a function of mixing()", "two calls give two genotypes")
         genotypes.append(genotype)
     some = any(one.shape[1] > 1 for one in supernet.alpha.values())
-    verdict.require(
+    verdict.expect(
         not some or any(one != genotypes[0] for one in genotypes),
         "a genotype is what mixing() stands for",
         f"{CHOICES} one-hot choices at random all give {str(genotypes[0])[:80]}",

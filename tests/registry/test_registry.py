@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from robustnas import contracts
 from robustnas.errors import PluginError
 from robustnas.options import options_of
-from robustnas.registry import ATTACKS, DATASETS, METRICS, SEARCH_SPACES, Registry, metric_parts
+from robustnas.registry import ATTACKS, DATASETS, METRICS, REGISTRIES, SEARCH_SPACES, Registry, metric_parts
 from support.fake_package import install
 from support.imported import imported
 
@@ -275,3 +276,49 @@ def test_listing_and_help_import_nothing_heavy() -> None:
         "completion bash",
     ):
         assert imported(*arguments.split()) == (0, set()), arguments
+
+
+@pytest.fixture
+def changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contracts of which there are three versions."""
+    history = {1: {}, 2: {"attack": "build takes a seed"}, 3: {"metric": "score takes a context; add context=None"}}
+    monkeypatch.setattr(contracts, "HISTORY", history)
+
+
+def versioned(site: Path, version: object) -> None:
+    metric(site, GOOD.replace("width: int = 3", f"contract = {version!r}\n        width: int = 3"))
+
+
+@pytest.mark.usefixtures("changed")
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_old_plugin_is_told_what_changed_of_its_kind_and_what_to_change(site: Path, version: int) -> None:
+    versioned(site, version)
+    told = refused("fake")
+    assert f"it was written for version {version} of the contract; this is version 3, so change it" in told
+    assert "since version 3: score takes a context; add context=None\n  then contract = 3" in told
+    assert "seed" not in told
+
+
+@pytest.mark.usefixtures("changed")
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [(4, "this robustnas knows 3; pip install -U robustnas would do"), ("1", "found contract = '1'")],
+)
+def test_a_newer_version_or_none_at_all_is_refused(site: Path, version: object, told: str) -> None:
+    versioned(site, version)
+    assert told in refused("fake")
+
+
+@pytest.mark.usefixtures("changed")
+def test_a_plugin_of_the_latest_version_or_of_none_is_loaded(site: Path) -> None:
+    versioned(site, 3)
+    assert METRICS.load("fake").__name__ == "Good"
+    metric(site, GOOD.replace("width: int = 3", "contract: str = 'an option'"), name="option")
+    metric(site, GOOD, name="silent")
+    assert options_of(METRICS.load("option"))["contract"].default == "an option"
+    assert METRICS.load("silent").__name__ == "Good"
+
+
+def test_the_history_of_the_contracts_is_of_kinds_that_there_are() -> None:
+    assert sorted(contracts.HISTORY) == list(range(1, len(contracts.HISTORY) + 1))
+    assert {kind for changes in contracts.HISTORY.values() for kind in changes} <= set(REGISTRIES)

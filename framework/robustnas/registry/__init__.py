@@ -72,12 +72,14 @@ class Registry:
         group: the entry-point group packages register them in.
         check: what is wrong with a class that was loaded, a line each.
         loaded: the entries of the classes that are known, for `entry_of`.
+        given: entries of files that were named in this process (`robustnas.registry.plugin_file`).
     """
 
     kind: str
     group: str
     check: Callable[[type], list[str]] = field(repr=False)
     loaded: dict[type, Entry] = field(factory=dict, init=False, eq=False, repr=False)
+    given: list[Entry] = field(factory=list, init=False, eq=False, repr=False)
 
     def names(self) -> list[str]:
         """Every registered name, sorted; one that two packages register is there once."""
@@ -92,7 +94,7 @@ class Registry:
             # An editable installation may show its distribution twice: the same name and target count once.
             key = (point.name, point.value, _normalized(distribution))
             found.setdefault(key, Entry(point.name, point.value, distribution, version, point))
-        return sorted(found.values())
+        return sorted([*found.values(), *self.given])
 
     def conflicts(self, entries: Sequence[Entry] | None = None) -> dict[str, list[Entry]]:
         """Names registered more than once, with all who do; among `entries`, or all there are now."""
@@ -136,11 +138,38 @@ class Registry:
                 raise PluginError(
                     f"{what} is not a class: found {plugin!r:.80}; a class with options as fields would do"
                 )
+            changes = self._changes_since(plugin, what)
             wrong = self.check(plugin)
-            if wrong:
-                raise PluginError("\n  ".join([f"{what} does not keep its contract", *wrong]))
+            if wrong or changes:
+                raise PluginError("\n  ".join([f"{what} does not keep its contract", *wrong, *changes]))
             self.loaded[plugin] = entry
             return plugin
+
+    def _changes_since(self, plugin: type, what: str) -> list[str]:
+        """What changed of the contract since the version that a class names as its `contract`, and what to change.
+
+        Raises:
+            PluginError: that is no version, or one that is not known here yet.
+        """
+        options = {attribute.name for attribute in getattr(plugin, "__attrs_attrs__", ())}
+        version = None if "contract" in options else _own(plugin, "contract")
+        if version is None:
+            return []
+        latest = max(contracts.HISTORY)
+        if type(version) is not int or version < 1:
+            raise PluginError(f"{what}: found contract = {version!r:.40}; a whole number from 1 to {latest} would do")
+        if version > latest:
+            raise PluginError(
+                f"{what} was written for version {version} of the contract, and this robustnas knows {latest}; "
+                "pip install -U robustnas would do"
+            )
+        changes = [
+            f"since version {number}: {changed[self.kind]}"
+            for number, changed in sorted(contracts.HISTORY.items())
+            if number > version and self.kind in changed
+        ]
+        head = f"it was written for version {version} of the contract; this is version {latest}, so change it"
+        return [head, *changes, f"then contract = {latest}"] if changes else []
 
     def entry_of(self, cls: type) -> Entry:
         """Who registers a class: what a recipe calls it, and the package it comes from.
@@ -171,6 +200,7 @@ class Registry:
                 f"no {self.kind} is called {quoted(name)}{did_you_mean(name, names)}",
                 f"installed: {', '.join(names) or 'none'}",
                 f"to add one: install a package that registers {article} {self.kind} in {table}",
+                "or give its file: --plugin FILE.py:CLASS",
             ]
         )
 
