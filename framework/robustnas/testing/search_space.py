@@ -76,9 +76,10 @@ def _check_shape(bench: Bench, bounds: tuple[Sequence[str], Sequence[str]], auxi
         bench.check_bounds(supernet, "the supernet", *bounds)
     genotypes = _check_genotypes(bench, supernet)
     check_networks(bench, genotypes, bounds[0])
-    for check in (partial(check_auxiliary, wanted=auxiliary), check_sizes):
-        with verdict.apart():
-            check(bench, genotypes[0])
+    with verdict.apart():
+        check_auxiliary(bench, genotypes[0], auxiliary)
+    with verdict.apart():
+        check_sizes(bench, genotypes[0])
     check_paths(bench, genotypes, supernet, partial(_OneHot, supernet))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from attrs import frozen
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustnas.attack.foolbox_attack import BallAttack, fooled
 from robustnas.attack.per_image_random import PerImageRandom
@@ -29,7 +31,12 @@ class Example(BallAttack):
         return self.tries
 
     def perturbed(
-        self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, draws: PerImageRandom
+        self,
+        network: Callable[[Tensor], Tensor],
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        draws: PerImageRandom,
     ) -> Tensor:
         """Images (N, C, H, W) in [0, 1] and labels (N,) -> (N, C, H, W), inside ball and box."""
         found = images.clone()
