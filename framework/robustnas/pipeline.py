@@ -50,6 +50,7 @@ def run(
     quiet: bool = False,
     keep: bool = False,
     rank: bool = False,
+    end: float | None = None,
 ) -> int:
     """Do everything the recipe asks for that is not done yet, and print the table.
 
@@ -60,9 +61,13 @@ def run(
             `auto` or `cuda`.
         keep: write the recipe's text to its path, once it is known that all of it can be done.
         rank: hold the metrics of section `rank` against what became of the networks, after the table.
+        end: when to stop, in seconds of `time.monotonic`: at the next checkpoint, with the table of what is done.
 
     Returns:
         The exit status: 0 done, 1 a stage failed (the others are done and in the table).
+
+    Raises:
+        OutOfTime: `end` came before the end; the same command goes on.
     """
     if launched() and jobs > 1:
         raise InputError(
@@ -87,13 +92,21 @@ def run(
             shown = until is None and any(stage.kind == "clean" for stage in stages)
             # of several processes one talks
             progress = Progress(quiet=quiet, console=Console(stderr=True, quiet=not processes.first))
-            with progress.shown():
-                refresh = finished.Refresh(directory) if shown and processes.first else None
-                failures = run_all(todo, stages, directory, chosen, progress, processes, refresh)
+            failures, over = [], False
+            try:
+                with progress.shown(), interrupt.limited(end):
+                    refresh = finished.Refresh(directory) if shown and processes.first else None
+                    failures = run_all(todo, stages, directory, chosen, progress, processes, refresh)
+            except interrupt.Interrupted:
+                if end is None or processes.any(interrupt.signalled()):
+                    raise
+                over = True
             # torchrun ends all processes when one of them has failed: the table comes first
             processes.run_together(
                 lambda: finished.write(directory, quiet=quiet) if shown and processes.first else None
             )
+            if over:
+                raise interrupt.OutOfTime(f"{len(directory.all_done(stages))} of {len(stages)} stages are done")
             if rank and processes.first:
                 laboratory.write(directory, todo, quiet=quiet)
             return _conclude(len(failures), progress, directory, until)

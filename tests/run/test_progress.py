@@ -82,6 +82,29 @@ def test_plain_lines_come_now_and_then_and_when_a_stage_is_done():
     assert lines[-1] == "[2/3] dsrna-combined seed 0 search: 24.0s  loss 1.25  accuracy 0.5  robustness -3.5"
 
 
+def test_the_middle_of_an_epoch_is_told_by_step_with_the_time_left_and_no_figure_that_is_known_beforehand():
+    watched = Watched()
+    watched.report(0, 2, "epoch")
+    watched.now = 15.0
+    watched.report(0, 2, "epoch", step=(3, 12), **FIGURES, lr=0.1, **{"scores/jacobian": 2.0})
+    assert watched.left() == pytest.approx(105.0)
+    view = " ".join(watched.rendered().split())
+    assert "epoch 1/2 step 3/12 loss 1.25" in view
+    assert "epoch 1/2 step 3/12  loss 1.25  accuracy 0.5  robustness -3.5  1m45s left" in watched.text.getvalue()
+    assert not {"lr", "scores/jacobian"} & set(watched.text.getvalue().split())
+    watched.now = 20.0
+    watched.report(1, 2, "epoch", **FIGURES)
+    assert "epoch 1/2 loss" in " ".join(watched.rendered().split())
+
+
+def test_a_resume_in_the_middle_of_an_epoch_counts_from_there():
+    watched = Watched()
+    watched.report(0, 2, "epoch", step=(900, 1000))
+    watched.now = 1.0
+    watched.report(0, 2, "epoch", step=(910, 1000))
+    assert watched.left() == pytest.approx(109.0)
+
+
 def test_quiet_says_failures_alone():
     watched = Watched(quiet=True)
     watched.now = 100.0

@@ -9,7 +9,7 @@ from attrs import evolve, frozen
 from robustnas import search
 from robustnas.errors import DataError, OptionError, PluginError, RunDirectoryError, RunError
 from robustnas.registry import ORDERS
-from robustnas.runtime import interrupt
+from robustnas.runtime import epochs, interrupt
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.report import silent
 from robustnas.search.settings import Search
@@ -74,6 +74,24 @@ def test_a_search_asked_to_stop_saves_its_step_and_goes_on_as_if_nothing_had_hap
     torch.rand(5)
     assert timeless(ran(stoppable(), tmp_path)) == timeless(never_stopped[0])
     same(folder.load_tensors("checkpoint.pt"), never_stopped[1])
+
+
+def test_steps_are_reported_now_and_then_and_change_nothing(never_stopped, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(epochs, "REPORT_SECONDS", 0.0)
+    result = ran(
+        stoppable(), tmp_path, lambda done, total, unit, step=None, **figures: told.append((done, step, figures))
+    )
+    assert timeless(result) == timeless(never_stopped[0])
+    assert [place for *place, _ in told] == [
+        [0, None], [0, (1, 3)], [0, (2, 3)], [1, None], [1, (1, 3)], [1, (2, 3)], [2, None]
+    ]  # fmt: skip
+    both = {"loss", "val_loss", "accuracy", "robustness"}
+    assert [set(figures) for _, step, figures in told if step] == [{"loss"}] * 2 + [both] * 2, "after the warm-up"
+    record = StageFolder(tmp_path).history()[-1]
+    assert told[-1][2]["scores/jacobian"] == record["scores"]["jacobian"]
+    assert told[-1][2]["loss"] == record["loss"]
+    assert not {"epoch", "alpha", "alpha/normal"} & told[-1][2].keys()
 
 
 @pytest.mark.parametrize("order", ["first", "unrolled", "neumann"])

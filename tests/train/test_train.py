@@ -63,6 +63,20 @@ def test_it_learns_and_reports_every_epoch(tmp_path: Path):
     assert result["parameters"] == 4 * 9 + 8 + (4 * 36 * 3 + 3), "the auxiliary head is not counted"
 
 
+def test_the_figures_of_a_step_have_the_names_of_an_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen: list[tuple[object, dict[str, float]]] = []
+    monkeypatch.setattr("robustnas.runtime.epochs.REPORT_SECONDS", 0.0)
+    train.run(
+        task(epochs=1),
+        StageFolder(tmp_path),
+        CPU,
+        lambda done, total, unit, step=None, **figures: seen.append((step, figures)),
+    )
+    _, *steps, (_, epoch) = seen
+    assert len(steps) >= 2
+    assert all(step[0] < step[1] and {"loss", "accuracy"} <= figures.keys() <= epoch.keys() for step, figures in steps)
+
+
 REGIMES = {
     "standard": {},
     "adversarial": {"regime": Adversarial(steps=2)},

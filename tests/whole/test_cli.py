@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from robustnas import cli
 from robustnas.errors import RunError
 from robustnas.recipe import shelf
 from robustnas.recipe.seeds import Seeds
-from robustnas.runtime.interrupt import Ended
+from robustnas.runtime.interrupt import Ended, OutOfTime
 from support.fake_package import install
 from support.imported import imported
 
@@ -94,7 +95,8 @@ def test_run_passes_on_what_was_typed(
     assert cli.main(["run", "good.yaml", *options, "--set", "seeds=[3]", "--set", "search.epochs=2"]) == 0
     assert cli.main(["rank", "good.yaml", "--jobs", "2", "--set", "rank={metrics: [jacobian]}"]) == 0
     (_, first, default), (_, second, given), (_, third, ranks) = pipeline.asked
-    assert default == {"out": None, "device": "auto", "until": None, "jobs": 1, "quiet": False, "rank": False}
+    nothing = {"until": None, "jobs": 1, "quiet": False, "rank": False, "end": None}
+    assert default == {"out": None, "device": "auto", **nothing}
     assert given == {**default, "out": Path("o"), "device": "cuda:1", "until": "search", "jobs": 2, "quiet": True}
     assert ranks == {**default, "jobs": 2, "rank": True}
     assert (first.recipe.rank is None, third.recipe.rank is None) == (True, False)
@@ -103,6 +105,19 @@ def test_run_passes_on_what_was_typed(
     assert "rank: {metrics: [...]} without it would do" in said
     assert first.recipe.seeds == Seeds((0,))
     assert (second.recipe.seeds, second.recipe.search.epochs) == (Seeds((3,)), 2)
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds"), [("45s", 45), ("90m", 5400), ("2h", 7200), ("1h30m", 5400), ("1h1s", 3601)]
+)
+def test_a_budget_counts_from_the_start_of_the_command(
+    folder: Path, pipeline: types.SimpleNamespace, budget: str, seconds: int
+) -> None:
+    for command in ("run", "rank"):
+        before = time.monotonic()
+        set_ = ["--set", "rank={metrics: [jacobian]}"]
+        assert cli.main([command, "good.yaml", "--budget", budget, *set_]) == 0
+        assert before + seconds <= pipeline.asked[-1][2]["end"] <= time.monotonic() + seconds
 
 
 def test_plan_and_table(folder: Path, pipeline: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +135,11 @@ RANK = "rank good.yaml --set 'rank={metrics: [jacobian]}'"
     [
         (RunError("the loss is not finite"), 1, "robustnas: the loss is not finite"),
         (Ended(), 130, "interrupted; to go on where it stopped: robustnas run good.yaml"),
+        (
+            OutOfTime("7 of 14 stages are done"),
+            3,
+            "7 of 14 stages are done; to go on where it stopped: robustnas run good.yaml --budget 2h",
+        ),
         (
             Ended(),
             130,
@@ -142,6 +162,7 @@ def test_exit_status_of_a_run_that_ends_early(
     assert cli.main(shlex.split(told.partition("robustnas ")[2]) if "go on" in told else ["run", "good.yaml"]) == status
     error = capsys.readouterr().err
     assert told in error
+    assert ("the budget is over" in error) == (status == 3)
     assert error.count("\n") == 1
 
 
@@ -188,6 +209,10 @@ def test_a_faulty_recipe_of_light_plugins_is_told_without_torch(folder: Path) ->
         (["run", "good.yaml", "--devise", "cpu"], "did you mean '--device'?"),
         (["run", "good.yaml", "--device", "gpu"], "cuda:N or mps would do"),
         (["run", "good.yaml", "--jobs", "0"], "a whole number from 1 would do"),
+        *[
+            (["run", "good.yaml", "--budget", budget], "a time such as 45s, 90m, 2h or 1h30m would do")
+            for budget in ("2", "0s", "", "1.5h", "30m2h", "2h ", "9999999h")
+        ],
         (["run", "good.yaml", "--until", "serch"], "did you mean 'search'?"),
         (["run"], "RECIPE"),
         (["plan", "."], "is a folder, not a recipe"),

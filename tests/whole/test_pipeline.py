@@ -13,15 +13,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from robustnas import pipeline
 from robustnas.cli import main
 from robustnas.recipe import load
 from robustnas.run import directory
 from robustnas.run.directory import RunDirectory
+from robustnas.runtime import interrupt
 from robustnas.runtime.artifacts import StageFolder, forget
 from support.finished_run import RECIPE, results, run, table, without_seconds
 from support.imported import imported
@@ -195,6 +198,32 @@ def test_asked_to_stop_a_run_saves_and_goes_on_to_the_same_table(tmp_path: Path,
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["epochs"] == 15
     assert end(start(tmp_path, *only, "--quiet"))[0] == 0
     assert without_seconds(table(tmp_path)) == without_seconds(long_run)
+
+
+def test_a_budget_that_is_over_leaves_a_directory_that_goes_on_to_the_same_table(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    loaded = load.load(tmp_path / "r.yaml", ["methods={darts: {}}"])
+
+    def stopped(end: float) -> str:
+        with pytest.raises(interrupt.OutOfTime) as told:
+            pipeline.run(loaded, out=tmp_path / "run", device="cpu", end=end)
+        assert "darts" in capsys.readouterr().out, "the table of what is done"
+        return str(told.value)
+
+    assert stopped(time.monotonic()) == "0 of 7 stages are done"
+    assert not any((tmp_path / "run").glob("search/*")), "it was over before the first step"
+    monkeypatch.setattr(interrupt, "time", SimpleNamespace(monotonic=iter(range(100)).__next__))
+    assert stopped(3) == "0 of 7 stages are done"
+    (search,) = (tmp_path / "run" / "search").glob("*")
+    assert StageFolder(search).load_tensors("checkpoint.pt")["middle"]["steps"] == 2, "in the middle of an epoch"
+    assert stopped(30) != "0 of 7 stages are done"
+    monkeypatch.undo()
+    assert pipeline.run(loaded, out=tmp_path / "run", device="cpu", quiet=True, end=time.monotonic() + 3600) == 0
+    (found,) = table(tmp_path)["rows"]
+    assert without_seconds(found) == without_seconds(table(finished_run)["rows"][0])
+    assert interrupt.asked() is False
 
 
 @pytest.mark.processes

@@ -1,6 +1,6 @@
 """The command `robustnas`: what may be typed, and the exit status it ends with.
 
-    0 done    1 the run failed    2 something given is wrong    130 interrupted
+    0 done    1 the run failed    2 something given is wrong    3 the budget is over    130 interrupted
 
 `parser` is what may be typed, `commands` what it does.  Only what a command needs is imported when it runs, so that
 help and lists answer at once.
@@ -19,13 +19,13 @@ from robustnas.cli import commands
 from robustnas.cli.parser import parse
 from robustnas.errors import InputError, RecipeError, RobustnasError
 from robustnas.runtime.given_file import shown
-from robustnas.runtime.interrupt import Ended, Interrupted, ending
+from robustnas.runtime.interrupt import Ended, Interrupted, OutOfTime, ending
 from robustnas.runtime.strangers import described, last_line, text_of
 from robustnas.runtime.terminal import tell
 
 __all__ = ["main"]
 
-INTERRUPTED = 130
+OUT_OF_TIME, INTERRUPTED = 3, 130
 
 NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
 """What the system answers to a path that cannot be one; we make none that it answers so."""
@@ -53,11 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not (fault.shared and os.environ.get("RANK", "0") != "0"):  # what all processes raise, one says
             tell("\n".join(fault.faults) if type(fault) is RecipeError else f"robustnas: {text_of(fault)}", error=True)
         return 2 if isinstance(fault, InputError) else 1  # whatever a plugin's own says
-    except (Ended, Interrupted):
+    except (Ended, Interrupted) as stop:
         goes_on = command in (commands.run, commands.rank, commands.evaluate)
         hint = f"; to go on where it stopped: {_launcher()} {shlex.join(typed)}" if goes_on else ""
-        tell(f"robustnas: interrupted{hint}", error=True)
-        return INTERRUPTED
+        over = isinstance(stop, OutOfTime)
+        tell(f"robustnas: {f'the budget is over, {text_of(stop)}' if over else 'interrupted'}{hint}", error=True)
+        return OUT_OF_TIME if over else INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) has left.  Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import time
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ Value = TypeVar("Value")
 
 
 def run(arguments: argparse.Namespace, *, ranks: bool = False) -> int:
+    end = None if arguments.budget is None else time.monotonic() + arguments.budget
     with interrupt.listening(arguments.quiet):  # a Ctrl-C that raises inside an import may be swallowed there
         from robustnas.recipe.load import load
 
@@ -35,6 +37,7 @@ def run(arguments: argparse.Namespace, *, ranks: bool = False) -> int:
             jobs=arguments.jobs,
             quiet=arguments.quiet,
             rank=ranks,
+            end=end,
         )
 
 

@@ -94,6 +94,13 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help="stages to run side by side, with --device auto or cuda on all CUDA devices in turn (default: 1)",
         )
+        each.add_argument(
+            "--budget",
+            type=_seconds,
+            metavar="TIME",
+            help="stop at a checkpoint when this time is over, 30m, 2h or 1h30m, with the table of what is done "
+            "(status 3; the same command goes on)",
+        )
     plan.add_argument(
         "--memory",
         action="store_true",
@@ -295,6 +302,14 @@ def _whole(text: str, least: int, most: int) -> int:
     if number < least:
         raise argparse.ArgumentTypeError(f"found {quoted(text)}; a whole number from {least} would do")
     return number
+
+
+def _seconds(text: str) -> int:
+    found = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text, re.ASCII)
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    if not hours + minutes + seconds:
+        raise argparse.ArgumentTypeError(f"found {quoted(text)}; a time such as 45s, 90m, 2h or 1h30m would do")
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _epsilon(text: str) -> float:

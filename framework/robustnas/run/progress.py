@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from robustnas.plan import Stage
+from robustnas.run import remaining
 from robustnas.runtime import printable, terminal
 from robustnas.runtime.report import Report
 
@@ -25,6 +26,9 @@ PLAIN_SECONDS = 10.0
 TITLES = ("method", "seed", "stage", "progress", "figures", "time left")
 """Titles of the live table's columns."""
 
+UNSHOWN = ("lr",)
+"""Figures that a person is not shown: they are known beforehand."""
+
 
 @attrs.define
 class _Working:
@@ -33,19 +37,52 @@ class _Working:
     stage: Stage
     began: float
     last_line: float
-    done: int = 0
+    done: float = 0  # units, of which the last may be done in part
     total: int = 0
     unit: str = ""
+    step: tuple[int, int] | None = None
     figures: dict[str, float] = attrs.Factory(dict)
-    first: tuple[int, float] | None = None  # units done at the first report, and when: a resume starts above 0
+    first: tuple[float, float] | None = None  # units done at the first report, and when: a resume starts above 0
     reported: float = 0.0  # when the last report came
 
-    def time_left(self, now: float) -> float | None:
-        """Seconds left at the pace between the first report and the last; it runs down until the next unit is due."""
+    @property
+    def pace(self) -> float | None:
+        """Seconds a unit, between the first report and the last."""
         if self.first is None or self.done <= self.first[0]:
             return None
-        pace = (self.reported - self.first[1]) / (self.done - self.first[0])
-        return (self.total - self.done) * pace - min(now - self.reported, pace if self.done < self.total else 0.0)
+        return (self.reported - self.first[1]) / (self.done - self.first[0])
+
+    def time_left(self, now: float) -> float | None:
+        """Seconds left at that pace; it runs down until the next unit is due."""
+        if self.pace is None:
+            return None
+        due = min(now - self.reported, self.pace if self.done < self.total else 0.0)
+        return (self.total - self.done) * self.pace - due
+
+    def cost(self, now: float) -> remaining.Working:
+        """What it tells of the cost of stages like it: epochs are those of the whole stage, images those of a part."""
+        pace, left = (self.pace, self.time_left(now)) if self.unit == "epoch" else (None, None)
+        return remaining.Working(self.stage, now - self.began, pace, left)
+
+    def took(self, now: float) -> float | None:
+        """Seconds that all of it would have taken; None where too little of it was done in this sitting."""
+        if self.unit != "epoch" or self.first is None:
+            return now - self.began
+        here = self.total - self.first[0]
+        return (now - self.began) * self.total / here if here >= 1 else None
+
+    @property
+    def place(self) -> str:
+        """Where it is: `epoch 3/10`, or in the middle of it `epoch 3/10 step 12/40`."""
+        if self.step is None:
+            return f"{self.unit} {self.done:.0f}/{self.total}"
+        return f"{self.unit} {int(self.done) + 1}/{self.total} step {self.step[0]}/{self.step[1]}"
+
+    @property
+    def figures_text(self) -> str:
+        """The figures in words."""
+        shown = {name: value for name, value in self.figures.items() if name not in UNSHOWN and "/" not in name}
+        return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
 
 
 @attrs.define
@@ -58,6 +95,7 @@ class Progress:
     _working: dict[str, _Working] = attrs.Factory(dict)
     _finished: int = 0
     _total: int = 0
+    _remaining: remaining.Remaining | None = None
     _live: Live | None = None
 
     @contextmanager
@@ -73,9 +111,9 @@ class Progress:
             finally:
                 self._live = None
 
-    def plan(self, total: int, done_before: int) -> None:
-        """Take note of the number of stages in all, and of those done before."""
-        self._total, self._finished = total, done_before
+    def plan(self, total: int, done_before: int, left: remaining.Remaining | None = None) -> None:
+        """Take note of the number of stages in all, of those done before, and of those that are left."""
+        self._total, self._finished, self._remaining = total, done_before, left
         if done_before:
             self._say(f"{done_before} of {total} stages were done before")
 
@@ -88,11 +126,12 @@ class Progress:
     def reporter(self, stage: Stage) -> Report:
         """Make the function by which a stage reports."""
 
-        def report(done: int, total: int, unit: str, **figures: float) -> None:
+        def report(done: int, total: int, unit: str, step: tuple[int, int] | None = None, **figures: float) -> None:
             working, now = self._working[stage.key], self.clock()
+            working.done = done if step is None else done + step[0] / step[1]
             if working.first is None or unit != working.unit:  # another unit is another part, with a pace of its own
-                working.first = (done, now)
-            working.done, working.total, working.unit, working.figures = done, total, unit, figures
+                working.first = (working.done, now)
+            working.total, working.unit, working.step, working.figures = total, unit, step, figures
             working.reported = now
             if self._live is None and now - working.last_line >= PLAIN_SECONDS:
                 working.last_line = now
@@ -104,19 +143,31 @@ class Progress:
         working = self._working.pop(stage.key)
         self._finished += 1
         now = self.clock()
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in working.figures.items())
-        self._say(
-            f"[{self._finished}/{self._total}] {stage.title}: {_duration(now - working.began)}  {figures}".rstrip()
-        )
+        if self._remaining is not None:
+            self._remaining.ended(stage, working.took(now))
+        parts = (_duration(now - working.began), working.figures_text, self._time_left(now))
+        self._say(f"[{self._finished}/{self._total}] {stage.title}: {'  '.join(filter(None, parts))}")
 
     def failed(self, stage: Stage, why: str) -> None:
         """Show that a stage failed, even when quiet."""
         self._working.pop(stage.key, None)
+        self._gone(stage)
         terminal.say(self.console, f"failed: {stage.title}: {why}", "red")
 
     def skipped(self, stage: Stage) -> None:
         """Show that a stage cannot be done because one that it needs failed."""
+        self._gone(stage)
         self._say(f"left out: {stage.title}, which needs a stage that failed")
+
+    def _gone(self, stage: Stage) -> None:
+        if self._remaining is not None:
+            self._remaining.ended(stage)
+
+    def _time_left(self, now: float) -> str:
+        """Write the time left of the whole run; empty where nothing is known of it."""
+        if self._remaining is None:
+            return ""
+        return self._remaining.text(working.cost(now) for working in self._working.values())
 
     def _say(self, line: str) -> None:
         if not self.quiet:
@@ -133,23 +184,20 @@ class Progress:
                 stage.method,
                 stage.seed_text,
                 what,
-                f"{working.unit} {working.done}/{working.total}" if working.total else "starting",
-                "  ".join(f"{name} {value:.4g}" for name, value in working.figures.items()),
+                working.place if working.total else "starting",
+                working.figures_text,
                 "" if left is None else _duration(left),
             )
             rows.append(tuple(map(printable.line, cells)))
-        title = f"{self._finished} of {self._total} stages done"
+        title = ", ".join(filter(None, (f"{self._finished} of {self._total} stages done", self._time_left(now))))
         # only the figures may wrap in a narrow terminal
         return terminal.table(TITLES, rows, broken=[TITLES.index("figures")], framed=False, title=title)
 
 
 def _describe(working: _Working, now: float) -> str:
-    parts = [f"{working.unit} {working.done}/{working.total}"]
-    parts += [f"{name} {value:.4g}" for name, value in working.figures.items()]
     left = working.time_left(now)
-    if left is not None:
-        parts.append(f"{_duration(left)} left")
-    return "  ".join(parts)
+    parts = (working.place, working.figures_text, "" if left is None else f"{_duration(left)} left")
+    return "  ".join(filter(None, parts))
 
 
 def _duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ from robustnas.run import workers
 from robustnas.run.agenda import Agenda
 from robustnas.run.directory import RunDirectory
 from robustnas.run.progress import Progress
+from robustnas.run.remaining import Remaining
 from robustnas.run.stages import execute
 from robustnas.run.task import Task
 from robustnas.runtime import interrupt
@@ -52,7 +53,8 @@ def run_all(
     """
     done = processes.broadcast(directory.all_done(stages))
     todo = [stage for stage in stages if stage.key not in done]
-    progress.plan(len(stages), len(stages) - len(todo))
+    left = Remaining(plan, todo, min(len(devices), max(len(todo), 1)))
+    progress.plan(len(stages), len(stages) - len(todo), left)
     agenda = Agenda(todo, progress, row_ended)
     if len(devices) > 1 and len(todo) > 1:
         _side_by_side(plan, agenda, directory, devices[: len(todo)], progress)
@@ -128,8 +130,8 @@ def _heard(worker: workers.Worker, agenda: Agenda, progress: Progress, *, stoppi
             ) from None
         what = "interrupted"  # a worker that is still starting ends without a message, and has nothing to save
     if what == "report":
-        done, total, unit, figures = content
-        progress.reporter(stage)(done, total, unit, **figures)
+        done, total, unit, step, figures = content
+        progress.reporter(stage)(done, total, unit, step, **figures)
         return
     worker.stage = None
     if what == "done":

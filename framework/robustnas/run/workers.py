@@ -106,8 +106,8 @@ def _serve(
     if torch.device(device).type == "cuda":
         torch.cuda.set_device(device)  # libraries put their work space on the current device
 
-    def report(done: int, total: int, unit: str, **figures: float) -> None:
-        pipe.send(("report", done, total, unit, figures))
+    def report(done: int, total: int, unit: str, step: tuple[int, int] | None = None, **figures: float) -> None:
+        pipe.send(("report", done, total, unit, step, figures))
 
     with interrupt.listening(quiet=True):
         signal.signal(

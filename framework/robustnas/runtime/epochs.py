@@ -29,8 +29,8 @@ from robustnas.runtime.strangers import first_line
 
 FILE = "checkpoint.pt"
 
-UNTOLD = ("epoch", "lr")
-"""Figures of a record that the report leaves out: they are known beforehand."""
+REPORT_SECONDS = 1.0
+"""A step is reported at most so often: its figures are on the device, which waits while they are read."""
 
 
 class Figures(Protocol):
@@ -41,6 +41,9 @@ class Figures(Protocol):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on after the steps of `state`."""
+
+    def latest(self) -> dict[str, float]:
+        """Those of the last step, by the names that they have in the record."""
 
     def check(self) -> None:
         """Refuse to save what has diverged.
@@ -96,7 +99,7 @@ class Epochs:
         epochs: of the stage.
         folder: gets the checkpoint and the history.
         device: where the stage computes.
-        report: is told after each epoch.
+        report: is told after each epoch, and of steps now and then.
         processes: the processes that share each batch; random draws for an image depend on how many they are.
 
     Attributes:
@@ -131,13 +134,11 @@ class Epochs:
             Interrupted: the process was asked to stop; the checkpoint holds the last step.
         """
         self._restore(parts)
-        self.report(len(self.records), self.epochs, "epoch")
+        if self.middle is None:
+            self.report(len(self.records), self.epochs, "epoch")
         while len(self.records) < self.epochs:
             record = self._epoch(begin, parts, feed)
-            figures = {
-                name: value for name, value in record.items() if name not in UNTOLD and isinstance(value, int | float)
-            }
-            self.report(len(self.records), self.epochs, "epoch", **figures)
+            self.report(len(self.records), self.epochs, "epoch", **_figures(record))
             if self.processes.any(interrupt.asked()):
                 raise interrupt.Interrupted
 
@@ -152,7 +153,14 @@ class Epochs:
                 done, before = int(self.middle["steps"]), float(self.middle["seconds"])
                 epoch.figures.restore(self.middle.get("figures", self.middle))  # trainings once kept them one level up
                 seeding.put_back(self.middle["generators"], epoch.generators, self.device)
+                self.report(len(self.records), self.epochs, "epoch", step=(done, epoch.steps))
+            told = time.perf_counter()
             for step, _ in enumerate(epoch.run(done), done + 1):
+                if step < epoch.steps and time.perf_counter() - told >= REPORT_SECONDS:
+                    self.report(
+                        len(self.records), self.epochs, "epoch", step=(step, epoch.steps), **epoch.figures.latest()
+                    )
+                    told = time.perf_counter()
                 if step < epoch.steps and self.processes.any(interrupt.asked()):
                     epoch.figures.check()
                     self.middle = {
@@ -213,6 +221,17 @@ class Epochs:
             why = f"it is not a checkpoint of this {self.kind}, or does not fit it: {first_line(fault)}"
             raise RunDirectoryError(damaged(path, why)) from fault
         self.folder.rewrite_history(self.records)
+
+
+def _figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a record by name; those of a mapping have its name before a slash."""
+    figures: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            figures |= {f"{name}/{key}": number for key, number in _figures(value).items()}
+        elif isinstance(value, int | float) and name != "epoch":
+            figures[name] = value
+    return figures
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], figures: Tensor, processes: Processes) -> Tensor:

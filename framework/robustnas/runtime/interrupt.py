@@ -3,6 +3,7 @@
 Ctrl-C (SIGINT) and the signal with which clusters preempt (SIGTERM) are noted.  A stage that can go on from the
 middle asks `asked()` after each step, saves its state and calls `check()`; others call `check()` between two batches.
 A second Ctrl-C ends the process at once: files are whole even then, but the work since the last checkpoint is lost.
+A moment at which time is over is such a request too (`limited`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,6 +21,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 class Interrupted(KeyboardInterrupt):
     """The process was asked to stop; everything that can be resumed has been saved."""
+
+
+class OutOfTime(Interrupted):
+    """The time that the process was given is over; its text says what is done."""
 
 
 class Ended(KeyboardInterrupt):
@@ -36,11 +42,17 @@ def wanted(fault: BaseException) -> bool:
 
 
 _noted: list[int] = []
+_limits: list[float] = []
+
+
+def signalled() -> bool:
+    """Whether a signal has asked the process to stop."""
+    return bool(_noted)
 
 
 def asked() -> bool:
-    """Whether the process has been asked to stop."""
-    return bool(_noted)
+    """Whether the process has been asked to stop, by a signal or as its time is over."""
+    return bool(_noted) or (bool(_limits) and time.monotonic() >= _limits[-1])
 
 
 def check() -> None:
@@ -49,8 +61,25 @@ def check() -> None:
     Raises:
         Interrupted: it has.
     """
-    if _noted:
+    if asked():
         raise Interrupted
+
+
+@contextmanager
+def limited(end: float | None) -> Iterator[None]:
+    """Inside, the process is asked to stop from a moment on.
+
+    Args:
+        end: in seconds of `time.monotonic`; None: never.
+    """
+    if end is None:
+        yield
+        return
+    _limits.append(end)
+    try:
+        yield
+    finally:
+        _limits.pop()
 
 
 @contextmanager

@@ -102,6 +102,15 @@ class Figures:
         self.outer, self.scored = bool(state["outer"]), bool(state["scored"])
         self.floors = bool(state.get("floors", False))
 
+    def latest(self) -> dict[str, float]:
+        """The losses of the last step, and accuracy and robustness where it has them."""
+        loss, robustness, _, train_loss, _, accuracy, _ = self.rows[-1].tolist()
+        return {
+            "loss": train_loss,
+            **({"val_loss": loss, "accuracy": accuracy} if self.outer else {}),
+            **({"robustness": robustness} if self.scored else {}),
+        }
+
     def check(self) -> None:
         """Look at every step so far.
 

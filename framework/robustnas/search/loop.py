@@ -61,7 +61,7 @@ def run(
         task: what determines the result.
         folder: gets `checkpoint.pt` and the history, an epoch at a time.
         device: where the supernet and the images live.
-        report: is told after each epoch.
+        report: is told after each epoch, and of steps now and then.
         processes: the processes that share each batch; all of them call this alike.
 
     Returns:

@@ -82,7 +82,7 @@ def run(
         task: what determines the result.
         folder: gets the checkpoint, the history and the supernet.
         device: where the supernet and the images live.
-        report: is told after each epoch.
+        report: is told after each epoch, and of steps now and then.
         processes: the processes that share each batch; all of them call this alike.
 
     Returns:

@@ -67,7 +67,7 @@ def run(
         task: what determines the result.
         folder: gets checkpoints, the history and the network.
         device: where network and images live.
-        report: is told after each epoch.
+        report: is told after each epoch, and of steps now and then.
         processes: the processes that share each batch; all of them call this alike.
 
     Returns:
@@ -186,14 +186,20 @@ class _Figures:
     epoch: int
     sums: Tensor = Factory(lambda: torch.zeros(()))
     names: tuple[str, ...] = ()
+    last: Tensor = Factory(lambda: torch.zeros(()))
 
     def add(self, count: int, means: Tensor) -> None:
         """Add the means of `count` images."""
+        self.last = means
         self.sums = self.sums.to(means) + count * means
 
     def means(self) -> dict[str, float]:
         """Over all images that train."""
         return dict(zip(self.names, (self.sums / len(self.training.data.train)).tolist(), strict=True))
+
+    def latest(self) -> dict[str, float]:
+        """The means of the last step."""
+        return dict(zip(self.names, self.last.tolist(), strict=True))
 
     def state(self) -> dict[str, Any]:
         """The sums."""
