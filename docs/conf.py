@@ -13,7 +13,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 project = "robustnas"
 copyright = "the robustnas authors, MIT licence"
 release = version = robustnas.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "plugin_pages"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "plugin_pages",
+    "gallery_pages",
+]
 
 exclude_patterns = ["examples"]  # packages of their own, whose READMEs are no pages
 

@@ -29,7 +29,7 @@ from robustnas_plugins.search_spaces.darts import Darts
 from support.finished_run import RECIPE, run
 from support.places import ROOT
 
-QUICK = ("plugins", "recipes", "table", "records")
+QUICK = ("plugins", "recipes", "table", "records", "draw", "completion")
 """Commands that are run as they stand; the others are parsed, and their recipes loaded."""
 
 ELSEWHERE = {"plugins show metric gradient-norm": "the reader's own plugin, which tests/testing installs"}
@@ -50,16 +50,10 @@ def commands(text: str) -> Iterator[str]:
     spans = [span for span in re.findall(whole, FENCE.sub("", text)) if not re.search(r"\b[A-Z]{3,}\b", span)]
     for block in [*blocks, *spans]:
         for line in block.replace("\\\n", " ").splitlines():
-            for part in re.split(r" && ", re.sub(r"\s#.*", "", line)):
+            for part in re.split(r" (?:&&|\||>|<) ", re.sub(r"\s#.*", "", line)):
                 part = " ".join(part.removeprefix("exec ").split())
                 if re.match(rf"({OURS.pattern}|{FILE.pattern})( |$)", part):
                     yield part
-
-
-def of_recipes() -> dict[str, list[str]]:
-    """The commands in the comments of the recipes."""
-    heads = {name: re.findall(r"^#\s+(robustnas .*)$", shelf.read(name), re.MULTILINE) for name in shelf.names()}
-    return {name: [re.split(r"  +", line)[0] for line in lines] for name, lines in heads.items()}
 
 
 NOW = [document for document in DOCUMENTS if document.name != "CHANGELOG.md"]
