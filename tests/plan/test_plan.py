@@ -49,6 +49,17 @@ def test_every_method_and_seed_has_its_stages(recipe: Path):
     assert {s.kind for s in found.until("train")} == {"search", "train"}
 
 
+def test_a_number_of_training_images_changes_what_is_trained_and_nothing_where_it_is_absent(recipe: Path):
+    whole, few = plan(recipe), plan(recipe, "dataset.train_images=100")
+    assert plan(recipe, "dataset.train_images=null").stages == whole.stages
+    assert differing(whole, few) == ALL_OF_A_SEARCH
+    assert differing(few, plan(recipe, "dataset.train_images=101")) == ALL_OF_A_SEARCH
+    assert len(few.dataset.split("train").labels) == 100
+    assert few.dataset.split("train").labels.bincount().tolist() == [10] * 10
+    elsewhere = "methods={theirs: {network: 'torch.nn:Flatten'}}"
+    assert differing(plan(recipe, elsewhere), plan(recipe, elsewhere, "dataset.train_images=100")) == set()
+
+
 def test_a_stage_needs_the_one_it_reads(recipe: Path):
     found = plan(recipe)
     by_key = {s.key: s for s in found.stages}

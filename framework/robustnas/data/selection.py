@@ -79,6 +79,8 @@ def stored(images: Images, indices: Tensor) -> Tensor:
 
 def state(images: Images, indices: Tensor) -> str | None:
     """What tells the images at `indices` (n,) int64 from changed ones without reading them; None where nothing does."""
+    if isinstance(images, Chosen):
+        return state(images.images, images.places(indices))
     of_source = getattr(images.source, "state", None) if isinstance(images, Streamed) else None
     return None if of_source is None else str(of_source(indices))
 

@@ -10,6 +10,7 @@ from attrs import evolve
 from robustnas import foreign
 from robustnas.contracts import Dataset
 from robustnas.data import promises as dataset_promises
+from robustnas.data.subset import Subset
 from robustnas.plan.columns import columns
 from robustnas.plan.genotypes import read_genotypes
 from robustnas.plan.keyed import Evaluated, evaluation_stages, network_stages, ranking_stages
@@ -52,7 +53,9 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
 
     def declared() -> dict[str, Any]:
         dataset_promises.declared(dataset, dataset_promises.refused(recipe.dataset.name))
-        return identity("dataset", recipe.dataset)
+        seen = identity("dataset", recipe.dataset)
+        few = {} if recipe.train_images is None else {"train_images": recipe.train_images}
+        return {**seen, "options": {**seen["options"], **few}}
 
     note = loaded.noting(faults)
     seen = note.attempt(declared, "dataset")
@@ -102,7 +105,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
             stages += ranking_stages(recipe, methods[name], seed, networks[name, seed], needs, seen)
     return Plan(
         name=loaded.name,
-        dataset=dataset,
+        dataset=dataset if recipe.train_images is None else Subset(dataset, recipe.train_images),
         threat=recipe.threat,
         methods=methods,
         seeds=recipe.seeds,
@@ -115,6 +118,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         identity=about,
         stages=tuple(stages),
         networks=networks,
+        train_images=recipe.train_images,
         ranking=None if recipe.rank is None else _found(loaded, recipe.rank),
         published=recipe.published,
         notes=notes,

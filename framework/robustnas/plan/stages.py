@@ -168,6 +168,8 @@ class Plan:
     """The key of each method's and seed's network: equal keys are one network."""
     ranking: Ranking | None = None
     published: tuple[Reported, ...] = ()
+    train_images: int | None = None
+    """How many of the dataset's training images train; None: all."""
     notes: Mapping[str, list[str]] = Factory(dict)
     """What a reader of the plan may not expect, each with the methods concerned."""
 

@@ -32,7 +32,7 @@ from robustnas.recipe.ranking import read_ranking
 from robustnas.recipe.schema import Attack, Recipe
 from robustnas.recipe.seeds import Seeds, read_seeds
 from robustnas.recipe.values import BAD, construct, found, read_object, read_value, refuse_unknown
-from robustnas.registry import DATASETS, SEARCH_SPACES
+from robustnas.registry import SEARCH_SPACES
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel, beyond_range
 from robustnas.train.regimes.defaults import member
@@ -277,8 +277,8 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
     parts["smoothing"] = switched("smoothing", Smoothing, None)
     threat: Any = read_object(ThreatModel, sections["threat"], faults, "key of threat") if "threat" in sections else BAD
     parts["threat"] = threat
-    for key, registry in (("dataset", DATASETS), ("search_space", SEARCH_SPACES)):
-        parts[key] = plugins.use(sections[key], registry) if key in sections else None
+    parts["dataset"], parts["train_images"] = plugins.dataset(sections.get("dataset"))
+    parts["search_space"] = plugins.use(sections["search_space"], SEARCH_SPACES) if "search_space" in sections else None
     if "seeds" in sections:
         parts["seeds"] = read_seeds(sections["seeds"], faults)
     if "attacks" in sections:

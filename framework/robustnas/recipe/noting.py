@@ -20,6 +20,7 @@ from robustnas.train.settings import Train
 
 SECTIONS = {"search": Search, "train": Train, "evaluate": Evaluate, "certify": Certify, "smoothing": Smoothing}
 KEYS = {f"{section}.{field.name}" for section, cls in SECTIONS.items() for field in attrs.fields(cls)}
+KEYS.add("dataset.train_images")
 """Keys of the recipe that a message may name as the fault."""
 
 OF_METHODS = ("network", "weights", "genotype", "strategy", "best_of")

@@ -16,7 +16,7 @@ from robustnas.recipe.faults import Faults
 from robustnas.recipe.overlay import overlay
 from robustnas.recipe.schema import Attack, Use
 from robustnas.recipe.values import BAD, construct, found, name_of, read_object, read_value, refuse
-from robustnas.registry import ATTACKS, METRICS, REGISTRIES, Entry, Registry, is_foolbox_attack, metric_parts
+from robustnas.registry import ATTACKS, DATASETS, METRICS, REGISTRIES, Entry, Registry, is_foolbox_attack, metric_parts
 from robustnas.runtime.quoted import quoted
 from robustnas.threat import USUAL_RADIUS, ThreatModel
 
@@ -63,6 +63,17 @@ class Plugins:
             return BAD
         written = {key: entry.plain() for key, entry in options.entries.items() if key not in ("name", *reserved)}
         return self.made.setdefault((registry.kind, name, repr(written)), Use(name, written, plugin, provider))
+
+    def dataset(self, node: Node | None) -> tuple[Any, Any]:
+        """Read section `dataset`: the plugin, and how many of its training images train (None: all); `BAD` with faults.
+
+        Args:
+            node: the section; None where there is none.
+        """
+        if node is None:
+            return None, None
+        count = node.given.get("train_images")
+        return self.use(node, DATASETS, ("train_images",)), None if count is None else self._count(count)
 
     def section(self, cls: type, node: Node, key: str) -> Any:
         """Read a section of settings, some of whose keys are plugins (`order`, `regime`); `BAD` with faults."""

@@ -23,8 +23,9 @@ def resolved(loaded: Loaded, trains: Mapping[str, Train] | None = None) -> dict[
         trains: section `train` of each method whose networks could not have some default.
     """
     recipe = loaded.recipe
+    few = {} if recipe.train_images is None else {"train_images": recipe.train_images}
     return {
-        "dataset": _plugin(recipe.dataset),
+        "dataset": {**_plugin(recipe.dataset), **few},
         **({} if recipe.search_space is None else {"search_space": _plugin(recipe.search_space)}),
         "threat": plain(recipe.threat),
         "seeds": recipe.seeds.plain(),

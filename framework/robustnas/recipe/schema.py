@@ -174,6 +174,7 @@ class Recipe:
 
     Args:
         search_space: None where no method searches or trains.
+        train_images: how many of the dataset's training images train; None: all.
     """
 
     dataset: Use
@@ -189,3 +190,4 @@ class Recipe:
     evaluate: Evaluate = field(factory=Evaluate)
     rank: Ranking | None = None
     published: tuple[Reported, ...] = ()
+    train_images: int | None = None

@@ -23,6 +23,7 @@ from robustnas.contracts import Images
 from robustnas.data import promises
 from robustnas.data.prefetch import Prefetcher
 from robustnas.data.selection import readers, state
+from robustnas.data.subset import here
 from robustnas.errors import DataError, MissingDataError
 from robustnas.plan import Plan
 from robustnas.run.directory import RunDirectory
@@ -78,11 +79,8 @@ def splits_here(plan: Plan) -> Splits | None:
     Raises:
         DataError: data is broken, or not what a dataset promises.
     """
-    dataset: Any = plan.dataset
-    if attrs.has(type(dataset)) and "download" in attrs.fields_dict(type(dataset)):
-        dataset = attrs.evolve(dataset, download=False)
     try:
-        return splits(attrs.evolve(plan, dataset=dataset))
+        return splits(attrs.evolve(plan, dataset=here(plan.dataset)))
     except MissingDataError:
         return None
 

@@ -224,6 +224,8 @@ def _notes(plan: Plan) -> list[str]:
             "deviation between search seeds ± within them; best mean marked"
         )
     notes = [f"accuracies in percent of {images}, {over}"]
+    if plan.train_images is not None:
+        notes.append(f"searched and trained on {plan.train_images:,} of the training images, the same for all methods")
 
     def named(c: Column) -> str:
         """Name a column, with its threat where that is not the recipe's and the label does not say it."""

@@ -107,6 +107,8 @@ def show(
         f"{_count(len(stages), 'stage')}, in {directory.path}"
     )
     say(f"threat {plan.threat}")
+    if plan.train_images is not None:
+        say(f"{plan.train_images:,} of the training images, as many of each class as there can be")
     # at full width, because a figure cut short is worse than a line that a narrow terminal breaks
     terminal.show(table, Console(file=console.file, width=terminal.full_width(table)), soft_wrap=True)
     if here.count is None:
