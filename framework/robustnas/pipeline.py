@@ -229,8 +229,8 @@ def plan(loaded: Loaded, *, out: Path | None = None, memory: bool = False) -> No
 
 
 def default_directory(loaded: Loaded) -> Path:
-    """`runs/<recipe name>` below the working directory."""
-    return Path("runs") / loaded.name
+    """`runs/<recipe name>` below the working directory, of a quick recipe `runs/<recipe name>-quick`."""
+    return Path("runs") / (f"{loaded.name}-quick" if loaded.recipe.quick else loaded.name)
 
 
 def _conclude(failed: int, progress: Progress, directory: RunDirectory, until: str | None) -> int:

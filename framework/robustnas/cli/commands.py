@@ -22,9 +22,9 @@ def run(arguments: argparse.Namespace, *, ranks: bool = False) -> int:
     with interrupt.listening(arguments.quiet):  # a Ctrl-C that raises inside an import may be swallowed there
         from robustnas.recipe.load import load
 
-        loaded = load(arguments.recipe, arguments.set)
+        loaded = load(arguments.recipe, _overrides(arguments))
         if ranks and loaded.recipe.rank is None:
-            loaded = load(arguments.recipe, [*arguments.set, "rank={}"])
+            loaded = load(arguments.recipe, [*_overrides(arguments), "rank={}"])
         interrupt.check()
         from robustnas import pipeline  # imports torch, which a recipe with faults need not wait for
 
@@ -41,6 +41,11 @@ def run(arguments: argparse.Namespace, *, ranks: bool = False) -> int:
         )
 
 
+def _overrides(arguments: argparse.Namespace) -> list[str]:
+    """The overrides of `run` and `plan`, of which `--quick` is the last."""
+    return [*arguments.set, *(["quick=true"] if arguments.quick else [])]
+
+
 def rank(arguments: argparse.Namespace) -> int:
     return run(arguments, ranks=True)
 
@@ -48,7 +53,7 @@ def rank(arguments: argparse.Namespace) -> int:
 def plan(arguments: argparse.Namespace) -> int:
     from robustnas.recipe.load import load
 
-    loaded = load(arguments.recipe, arguments.set)
+    loaded = load(arguments.recipe, _overrides(arguments))
     from robustnas import pipeline
 
     pipeline.plan(loaded, out=arguments.out, memory=arguments.memory)

@@ -84,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         _add_place(each, "runs/NAME of the recipe")
         _add_set(each, "override a key of the recipe, such as search.epochs=5; VALUE is YAML; may be given again")
         _add_plugin(each)
+        each.add_argument(
+            "--quick", action="store_true", help="a few steps of everything, to see it run: the figures mean nothing"
+        )
     run.add_argument("--until", choices=("search", "train"), help="stop after this stage")
     for each in (run, rank):
         _add_running(each)

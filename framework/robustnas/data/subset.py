@@ -27,10 +27,12 @@ class Subset:
 
     Args:
         count: how many train, at least one of each class.
+        at_most: whether all of them train where there are fewer.
     """
 
     dataset: Dataset
     count: int
+    at_most: bool = False
 
     @property
     def shape(self) -> Shape:
@@ -65,12 +67,13 @@ class Subset:
 
     def _some(self, images: Images) -> Images:
         there = len(images.labels)
-        if not self.classes <= self.count <= there:
+        count = min(self.count, there) if self.at_most else self.count
+        if not self.classes <= count <= there:
             raise DataError(
                 f"dataset.train_images: found {self.count}, and there are {there} training images of {self.classes} "
                 f"classes; {self.classes} to {there} would do, or leaving it out for all"
             )
-        indices = balanced(images.labels, self.count, SEED)
+        indices = balanced(images.labels, count, SEED)
         if isinstance(images, InMemory):  # which go to a device once
             return InMemory(images.pixels[indices.to(images.pixels.device)], images.labels[indices])
         return Chosen(images, indices)

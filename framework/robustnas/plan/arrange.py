@@ -105,7 +105,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
             stages += ranking_stages(recipe, methods[name], seed, networks[name, seed], needs, seen)
     return Plan(
         name=loaded.name,
-        dataset=dataset if recipe.train_images is None else Subset(dataset, recipe.train_images),
+        dataset=dataset if recipe.train_images is None else Subset(dataset, recipe.train_images, recipe.quick),
         threat=recipe.threat,
         methods=methods,
         seeds=recipe.seeds,
@@ -119,6 +119,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         stages=tuple(stages),
         networks=networks,
         train_images=recipe.train_images,
+        quick=recipe.quick,
         ranking=None if recipe.rank is None else _found(loaded, recipe.rank),
         published=recipe.published,
         notes=notes,

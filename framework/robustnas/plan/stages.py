@@ -170,6 +170,8 @@ class Plan:
     published: tuple[Reported, ...] = ()
     train_images: int | None = None
     """How many of the dataset's training images train; None: all."""
+    quick: bool = False
+    """Whether everything is done in a few steps, so that no figure means anything."""
     notes: Mapping[str, list[str]] = Factory(dict)
     """What a reader of the plan may not expect, each with the methods concerned."""
 

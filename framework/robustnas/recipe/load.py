@@ -28,6 +28,7 @@ from robustnas.recipe.noting import Noting
 from robustnas.recipe.overlay import assign, overlay
 from robustnas.recipe.plugins import Plugins
 from robustnas.recipe.published import read_published
+from robustnas.recipe.quick import shrunk
 from robustnas.recipe.ranking import read_ranking
 from robustnas.recipe.schema import Attack, Recipe
 from robustnas.recipe.seeds import Seeds, read_seeds
@@ -45,6 +46,7 @@ REQUIRED = {
     "methods": "a mapping of names to methods would do, such as {darts: {}}",
 }
 SECTIONS = (*REQUIRED, "seeds", "search", "train", "attacks", "certify", "smoothing", "evaluate", "rank", "published")
+SECTIONS = (*REQUIRED, "seeds", "search", "train", "attacks", "certify", "smoothing", "evaluate", "rank", "quick")
 
 MOST_STAGES = 300_000
 """A recipe may have so many stages, each with a folder: those of five thousand rows with fifty attacks."""
@@ -145,7 +147,11 @@ def _checked(root: Node | None, faults: Faults, path: Path, text: str, overrides
     """
     parts, places, crossed = {}, {}, Faults()
     if root is not None:
-        parts, places = _parts(root, faults), _places(root)
+        parts = _parts(root, faults)
+        if parts["quick"] and not len(faults):
+            root = shrunk(root, Recipe(**parts))
+            parts = _parts(root, faults)
+        places = _places(root)
         _check_together(parts, root, Noting(places, str(path), crossed))
     if len(faults):
         faults.join(crossed)
@@ -279,6 +285,8 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
     parts["threat"] = threat
     parts["dataset"], parts["train_images"] = plugins.dataset(sections.get("dataset"))
     parts["search_space"] = plugins.use(sections["search_space"], SEARCH_SPACES) if "search_space" in sections else None
+    quick = read_value(sections["quick"], bool | None, faults) if "quick" in sections else False
+    parts["quick"] = quick is True
     if "seeds" in sections:
         parts["seeds"] = read_seeds(sections["seeds"], faults)
     if "attacks" in sections:

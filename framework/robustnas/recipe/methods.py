@@ -27,6 +27,7 @@ OVERRIDES = ("search_space", *SECTIONS)
 """Sections of which a method may override keys."""
 
 SHARED = ("dataset", "seeds", "attacks", "certify", "smoothing", "evaluate", "rank", "published")
+SHARED = ("dataset", "seeds", "attacks", "certify", "smoothing", "evaluate", "rank", "quick")
 """Sections of which a method may override nothing, so that a table compares like with like."""
 
 FOREIGN = ("network", "weights", "normalize")

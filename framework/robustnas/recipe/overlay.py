@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from attrs import evolve
 
-from robustnas.recipe.document import DEEPEST, LONGEST_KEY, Node, below, parse
+from robustnas.recipe.document import DEEPEST, LONGEST_KEY, Node, below, parse, text_of
 from robustnas.recipe.faults import Faults, Mark
 from robustnas.runtime.suggest import did_you_mean
 
@@ -92,6 +93,32 @@ def _assigned(node: Node, parts: Sequence[str], value: Node, mark: Mark, faults:
     entry = node.value.get(key) or Node(mark, below(node.path, key), None)
     entries = {**node.value, key: _assigned(entry, parts[count:], value, mark, faults)}
     return evolve(node, value=entries, keys={**node.keys, key: node.keys.get(key, mark) if parts[count:] else mark})
+
+
+def put(node: Node, path: Sequence[str], value: Node, mark: Mark) -> Node:
+    """Put a value at a key below a node, whatever stood there; what is on the way becomes a mapping where it is none.
+
+    Args:
+        path: the key's parts, below the node.
+        mark: where the key is written.
+    """
+    if not path:
+        return value.moved(node.path)
+    key, rest = path[0], path[1:]
+    if isinstance(node.value, tuple):
+        items = list(node.value)
+        items[int(key)] = put(items[int(key)], rest, value, mark)
+        return evolve(node, value=tuple(items))
+    node = _as_mapping(node)
+    there = node.entries.get(key) or Node(mark, below(node.path, key), None)
+    marks = {**node.keys, key: node.keys.get(key, mark) if rest else mark}
+    return evolve(node, value={**node.entries, key: put(there, rest, value, mark)}, keys=marks)
+
+
+def node_of(value: Any, mark: Mark) -> Node:
+    """Make the node of plain data, every value of which stands at one place."""
+    node = parse(text_of(value), "", Faults(), at=mark)
+    return Node(mark, "", None) if node is None else node
 
 
 def _as_mapping(node: Node) -> Node:

@@ -44,6 +44,7 @@ def resolved(loaded: Loaded, trains: Mapping[str, Train] | None = None) -> dict[
             if recipe.published
             else {}
         ),
+        **({"quick": True} if recipe.quick else {}),
     }
 
 

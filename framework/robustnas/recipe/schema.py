@@ -175,6 +175,7 @@ class Recipe:
     Args:
         search_space: None where no method searches or trains.
         train_images: how many of the dataset's training images train; None: all.
+        quick: whether everything is done in a few steps, see `robustnas.recipe.quick`.
     """
 
     dataset: Use
@@ -191,3 +192,4 @@ class Recipe:
     rank: Ranking | None = None
     published: tuple[Reported, ...] = ()
     train_images: int | None = None
+    quick: bool = False

@@ -84,6 +84,8 @@ def evaluated_images(plan: Plan, among: int | None = None, split: Images | None 
     images = split or plan.dataset.split("test")
     wanted = plan.evaluate.images
     indices = torch.arange(len(images.labels))
+    if plan.quick and wanted is not None:
+        wanted = min(wanted, len(indices))
     if wanted is not None and plan.evaluate.subset == "first":
         images, indices = first(images, wanted), indices[:wanted]
     elif wanted is not None:

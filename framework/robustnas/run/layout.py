@@ -33,6 +33,9 @@ LATER = ("choose", "supernet", "score")
 SCHEMA = 2
 """The version of the file, which rises when its meaning changes."""
 
+QUICK = "quick: a few steps of everything, to see that it runs; THE FIGURES MEAN NOTHING"
+"""The first line under the table of a quick recipe."""
+
 VIOLATION = "violation.json"
 """This file in the folder of an attack that fooled a certified image says which certificates, and what happened."""
 
@@ -223,7 +226,8 @@ def _notes(plan: Plan) -> list[str]:
             f"mean over {count} search seeds of means over {len(plan.seeds.train)} training seeds ± sample standard "
             "deviation between search seeds ± within them; best mean marked"
         )
-    notes = [f"accuracies in percent of {images}, {over}"]
+    notes = [QUICK] if plan.quick else []
+    notes.append(f"accuracies in percent of {images}, {over}")
     if plan.train_images is not None:
         notes.append(f"searched and trained on {plan.train_images:,} of the training images, the same for all methods")
 

@@ -16,6 +16,7 @@ from robustnas.data.stratified import first_half
 from robustnas.errors import RobustnasError
 from robustnas.plan import OF_A_SEARCH, Foreign, MethodPlan, Plan, Seed, Stage
 from robustnas.run.directory import RunDirectory
+from robustnas.run.layout import QUICK
 from robustnas.run.task import TrainingOnly, genotype_of, load_foreign
 from robustnas.runtime import memory, terminal
 from robustnas.runtime.processes import ALONE
@@ -106,6 +107,8 @@ def show(
         f"{plan.name}: {_count(len(plan.methods), 'method')} x {_seeds(plan)}, "
         f"{_count(len(stages), 'stage')}, in {directory.path}"
     )
+    if plan.quick:
+        say(QUICK)
     say(f"threat {plan.threat}")
     if plan.train_images is not None:
         say(f"{plan.train_images:,} of the training images, as many of each class as there can be")
