@@ -67,6 +67,7 @@ def resolved(loaded: Loaded, name: str, method: Method, known: Known) -> MethodP
         parameters=parameters,
         strategy=method.strategy,
         best_of=method.best_of,
+        swept=method.swept,
     )
 
 

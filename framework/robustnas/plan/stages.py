@@ -53,6 +53,7 @@ class MethodPlan:
         network: the network, where it was made elsewhere; then nothing of it is searched or trained here.
         strategy: what makes a genotype, where none is named.
         best_of: how many genotypes it makes, and how one is chosen; None makes one.
+        swept: as in `robustnas.recipe.schema.Method`.
     """
 
     name: str
@@ -67,6 +68,7 @@ class MethodPlan:
     network: Foreign | None = None
     strategy: StrategyName = "bilevel"
     best_of: BestOf | None = None
+    swept: Mapping[str, Any] | None = None
 
     @property
     def finds(self) -> bool:

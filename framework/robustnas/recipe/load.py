@@ -32,6 +32,7 @@ from robustnas.recipe.quick import shrunk
 from robustnas.recipe.ranking import read_ranking
 from robustnas.recipe.schema import Attack, Recipe
 from robustnas.recipe.seeds import Seeds, read_seeds
+from robustnas.recipe.sweep import expanded
 from robustnas.recipe.values import BAD, construct, found, read_object, read_value, refuse_unknown
 from robustnas.registry import SEARCH_SPACES
 from robustnas.search.settings import Search
@@ -147,6 +148,7 @@ def _checked(root: Node | None, faults: Faults, path: Path, text: str, overrides
     """
     parts, places, crossed = {}, {}, Faults()
     if root is not None:
+        root = expanded(root, faults)
         parts = _parts(root, faults)
         if parts["quick"] and not len(faults):
             root = shrunk(root, Recipe(**parts))
@@ -254,7 +256,7 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
     """Read those parts of a recipe that have no faults."""
     assert isinstance(root.value, dict)
     nodes = root.value
-    refuse_unknown(root, SECTIONS, "section", faults)
+    refuse_unknown(root, (*SECTIONS, "sweep"), "section", faults)
     for key, would in REQUIRED.items():
         if key not in root.keys:
             if key != "search_space" or not _all_foreign(nodes.get("methods")):

@@ -33,7 +33,7 @@ SHARED = ("dataset", "seeds", "attacks", "certify", "smoothing", "evaluate", "ra
 FOREIGN = ("network", "weights", "normalize")
 """Keys of a method that is a network made elsewhere."""
 
-KEYS = ("metric", "genotype", "strategy", "best_of", *FOREIGN, *OVERRIDES)
+KEYS = ("metric", "genotype", "strategy", "best_of", *FOREIGN, *OVERRIDES, "swept")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -93,6 +93,8 @@ def _method(node: Node, recipe: Mapping[str, Node], default: Method, plugins: Pl
     if "genotype" in entries:
         values["genotype"] = _genotype(entries["genotype"], plugins)
         _unused(node, ("metric", "search", "strategy", "best_of"), "genotype", faults)
+    if "swept" in entries:
+        values["swept"] = _swept(entries["swept"], faults)
     values |= _strategy(node, plugins)
     if values.get("strategy") == "random":
         _unused(node, ("metric", "search"), "a strategy that draws genotypes", faults)
@@ -150,6 +152,13 @@ def _genotype(node: Node, plugins: Plugins) -> Any:
     if genotype is not BAD and not genotype.strip():
         return refuse(node, "found no text; a path or the name of a published genotype would do", plugins.faults)
     return genotype
+
+
+def _swept(node: Node, faults: Faults) -> Any:
+    """Read what section `sweep` made a method of, as a recipe that a run has written says it."""
+    if not isinstance(node.value, dict) or len(node.value) < 2 or not isinstance(node.plain().get("of"), str):
+        return refuse(node, f"found {found(node.value)}; section sweep makes it: {{of: METHOD, KEY: VALUE}}", faults)
+    return node.plain()
 
 
 def _weights(node: Node, plugins: Plugins) -> Any:

@@ -61,10 +61,16 @@ def assign(root: Node, argument: str, faults: Faults, option: str = "--set") -> 
     value = parse(text, str(mark), faults, at=mark)
     if value is None and len(faults) > before:
         return root
-    return _assigned(root, parts, value or Node(mark, "", None), mark, faults)
+    return assigned(root, parts, value or Node(mark, "", None), mark, faults)
 
 
-def _assigned(node: Node, parts: Sequence[str], value: Node, mark: Mark, faults: Faults) -> Node:
+def assigned(node: Node, parts: Sequence[str], value: Node, mark: Mark, faults: Faults) -> Node:
+    """Put a value at a key below a node, as somebody typed it: faults where there can be no such key.
+
+    Args:
+        parts: the key, cut at its dots, of which the longest name of a key that is there may have some itself.
+        mark: where the key is written.
+    """
     if not parts:
         return value.moved(node.path)
     if isinstance(node.value, tuple):
@@ -74,7 +80,7 @@ def _assigned(node: Node, parts: Sequence[str], value: Node, mark: Mark, faults:
             return node
         index = int(parts[0])
         items = list(node.value)
-        items[index] = _assigned(items[index], parts[1:], value, mark, faults)
+        items[index] = assigned(items[index], parts[1:], value, mark, faults)
         return evolve(node, value=tuple(items))
     node = _as_mapping(node)
     if node.value is None:
@@ -91,7 +97,7 @@ def _assigned(node: Node, parts: Sequence[str], value: Node, mark: Mark, faults:
         faults.add(mark, below(node.path, key), f"{text}  (A new one is given whole: --set 'methods.{key}={{...}}')")
         return node
     entry = node.value.get(key) or Node(mark, below(node.path, key), None)
-    entries = {**node.value, key: _assigned(entry, parts[count:], value, mark, faults)}
+    entries = {**node.value, key: assigned(entry, parts[count:], value, mark, faults)}
     return evolve(node, value=entries, keys={**node.keys, key: node.keys.get(key, mark) if parts[count:] else mark})
 
 

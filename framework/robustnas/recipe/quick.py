@@ -1,9 +1,9 @@
 """`quick: true`, or `--quick`: a few steps of everything, so that a whole recipe is seen to run within minutes.
 
 Every number below is laid over the recipe where it is smaller than what stands there, as `--set` would do it, so that
-`recipe.yaml` shows what was done and a quick recipe that is read again stays as it is.  Nothing is refused that the whole
-recipe accepts: a plugin that does not take the smaller number keeps its own, and options of third parties' plugins are
-left alone, because nobody here knows what they may be.
+`recipe.yaml` shows what was done and a quick recipe that is read again stays as it is.  Nothing is refused that the
+whole recipe accepts: a plugin that does not take the smaller number keeps its own, and options of third parties'
+plugins are left alone, because nobody here knows what they may be.
 """
 
 from __future__ import annotations

@@ -78,6 +78,8 @@ def _method(method: Method, train: Train) -> dict[str, Any]:
     if method.searches:
         keys["search"] = _section(method.search)
     keys["train"] = _section(train)
+    if method.swept is not None:
+        keys["swept"] = dict(method.swept)
     return keys
 
 

@@ -71,6 +71,7 @@ class Method:
         normalize: whether the data set's mean and deviation become its first layer.
         strategy: what makes a genotype, where none is named.
         best_of: how many candidates the strategy makes, and how one is chosen; None makes one.
+        swept: of which method section `sweep` made it (`of`), and with which values; None where it did not.
     """
 
     metric: tuple[tuple[float, Use], ...] = ()
@@ -84,6 +85,7 @@ class Method:
     threat: ThreatModel | None = None
     search: Search = field(factory=Search)
     train: Train = field(factory=Train)
+    swept: Mapping[str, Any] | None = None
 
     @property
     def searches(self) -> bool:

@@ -58,6 +58,7 @@ class Layout:
         methods: for each method and seed, the folders of its stages by kind, and of its attacks by label; those of
             several candidates are a list `tried`.
         published: what others report, shown beside the methods.
+        swept: of each method that section `sweep` made, the method it was (`of`) and the values of the swept keys.
     """
 
     dataset: str
@@ -72,6 +73,7 @@ class Layout:
     notes: list[str]
     methods: dict[str, dict[Seed, dict[str, Any]]]
     published: list[Reported]
+    swept: dict[str, dict[str, Any]]
 
     @property
     def networks(self) -> list[tuple[str, Seed, dict[str, Any]]]:
@@ -123,6 +125,7 @@ def read(directory: RunDirectory) -> Layout:
                 for method, seeds in data["methods"].items()
             },
             published=[_reported(one) for one in data.get("published", [])],
+            swept={str(method): {"of": str(made["of"]), **made} for method, made in data.get("swept", {}).items()},
         )
     except (KeyError, TypeError, AttributeError, ValueError) as fault:
         raise RunDirectoryError(damaged(file, described(fault, whole=True), of_no_stage(file))) from fault
@@ -173,6 +176,8 @@ def describe(plan: Plan, directory: RunDirectory, notes: Sequence[str]) -> dict[
     """
     folders = directory.folders(plan.until(None))  # stages with the same key share the folder of the first
 
+    swept = {name: dict(method.swept) for name, method in plan.methods.items() if method.swept is not None}
+
     def where(stage: Stage | None) -> str | None:
         return None if stage is None else folders[stage.key].path.relative_to(directory.path).as_posix()
 
@@ -200,6 +205,7 @@ def describe(plan: Plan, directory: RunDirectory, notes: Sequence[str]) -> dict[
             for method in plan.methods
         },
         **({"published": [plain(one) for one in plan.published]} if plan.published else {}),
+        **({"swept": swept} if swept else {}),
     }
 
 
