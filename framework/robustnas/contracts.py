@@ -210,6 +210,9 @@ class AttackFactory(Protocol):
     expensive by their `evaluations`.  An `access` of `noise` shows what comes and looks at the class alone; a
     `corruption` is never part of the worst case.
 
+    One that shows files of the test images may have `contents`, as a dataset has, and `check_test(images)`, which is
+    called with the test split before anything runs and raises a `DataError` where they are not its files.
+
     `robustnas.attack.foolbox_attack` has base classes for attacks in plain torch, which bring `build`.
     """
 
@@ -412,14 +415,19 @@ def path_of(space: SearchSpace) -> Callable[[Genotype], dict[str, Tensor]] | Non
     return getattr(space, "path", None)
 
 
-def contents(dataset: Dataset) -> str | Mapping[str, str] | None:
-    """The `contents` of a dataset; None where its options tell its images from others."""
-    return getattr(dataset, "contents", None)
+def contents(plugin: object) -> str | Mapping[str, str] | None:
+    """The `contents` of a dataset or an attack; None where its options tell its images from others."""
+    return getattr(plugin, "contents", None)
 
 
 def training_images(dataset: Dataset) -> Callable[[int], Images] | None:
     """The `training_images` of a dataset; None where it cannot read them in another size."""
     return getattr(dataset, "training_images", None)
+
+
+def check_test_of(attack: object) -> Callable[[Images], None] | None:
+    """The `check_test` of an attack; None where it shows no files."""
+    return getattr(attack, "check_test", None)
 
 
 def check_of(plugin: object) -> Callable[[Shape, int, ThreatModel], None] | None:

@@ -50,14 +50,16 @@ class PerImageRandom:
 
     Args:
         seeds: (N,) int64, one an image, on the device on which numbers are wanted.
+        places: (N,) int64, of the images in the test split, for what is stored of each; None outside the harness.
     """
 
     seeds: Tensor
+    places: Tensor | None = None
 
     @staticmethod
     def of_images(seed: int, label: str, indices: Tensor, device: torch.device | str = "cpu") -> PerImageRandom:
         """Make the draws of the images at `indices` (N,) int64 of a dataset, for the use called `label`."""
-        return PerImageRandom(_mixed(indices.to(device) * GOLDEN + _number(seed, label)))
+        return PerImageRandom(_mixed(indices.to(device) * GOLDEN + _number(seed, label)), indices)
 
     @staticmethod
     def fresh(count: int, device: torch.device | str = "cpu") -> PerImageRandom:
@@ -66,11 +68,12 @@ class PerImageRandom:
 
     def of(self, *words: str | int) -> PerImageRandom:
         """Make independent draws of the same images for another use, such as `of("restart", 2)`."""
-        return PerImageRandom(_mixed(self.seeds ^ _number(*words)))
+        return PerImageRandom(_mixed(self.seeds ^ _number(*words)), self.places)
 
     def at(self, chosen: Tensor) -> PerImageRandom:
         """Select the draws of some of the images, by (n,) int64 places or (N,) bool."""
-        return PerImageRandom(self.seeds[chosen])
+        places = None if self.places is None else self.places[chosen.to(self.places.device)]
+        return PerImageRandom(self.seeds[chosen], places)
 
     def __len__(self) -> int:
         return len(self.seeds)

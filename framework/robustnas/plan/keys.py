@@ -55,12 +55,12 @@ def identity(kind: str, use: Use, without_stage: str | None = None, split: str =
 
     Args:
         kind: kind of plugin, as `robustnas.registry.REGISTRIES` calls it.
-        use: the plugin.  A dataset's `contents` join the options where it has some.
+        use: the plugin.  The `contents` of a dataset or an attack join the options where it has some.
         without_stage: leave out the options of that stage, as in `settings`.
         split: the split of a dataset whose contents count.
     """
     options = settings(use.plugin, without_stage) if attrs.has(type(use.plugin)) else use.options
-    known_by = contents(use, split) if kind == "dataset" else None
+    known_by = contents(use, split) if kind in ("dataset", "attack") else None
     return {
         "name": use.name,
         "options": {**options, **({} if known_by is None else {"contents": known_by})},

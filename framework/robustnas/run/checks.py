@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustnas import search, train
-from robustnas.contracts import Genotype
+from robustnas.contracts import Genotype, check_test_of
 from robustnas.errors import DataError, InputError
 from robustnas.nn.recompute import cells_of
 from robustnas.plan import MethodPlan, Plan
@@ -55,6 +55,10 @@ def check(
     if isinstance(images, Splits):
         check_batches(plan, images.labels, processes, note)
         check_counts(plan, len(images.test.labels), note)
+        for place, attack in enumerate(plan.attacks.values()):
+            check_test = check_test_of(attack)
+            if check_test is not None:
+                note.attempt(partial(check_test, images.test), f"attacks.{place}")
     faults.raise_all()
     return cast("Splits | None", images)
 
