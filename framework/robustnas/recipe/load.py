@@ -46,8 +46,10 @@ REQUIRED = {
     "threat": "a threat model would do, such as {norm: linf, epsilon: 8/255}",
     "methods": "a mapping of names to methods would do, such as {darts: {}}",
 }
-SECTIONS = (*REQUIRED, "seeds", "search", "train", "attacks", "certify", "smoothing", "evaluate", "rank", "published")
-SECTIONS = (*REQUIRED, "seeds", "search", "train", "attacks", "certify", "smoothing", "evaluate", "rank", "quick")
+SECTIONS = (
+    *(*REQUIRED, "seeds", "search", "train", "attacks", "certify", "smoothing", "evaluate", "rank", "published"),
+    *("sweep", "quick"),
+)
 
 MOST_STAGES = 300_000
 """A recipe may have so many stages, each with a folder: those of five thousand rows with fifty attacks."""
@@ -256,7 +258,7 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
     """Read those parts of a recipe that have no faults."""
     assert isinstance(root.value, dict)
     nodes = root.value
-    refuse_unknown(root, (*SECTIONS, "sweep"), "section", faults)
+    refuse_unknown(root, SECTIONS, "section", faults)
     for key, would in REQUIRED.items():
         if key not in root.keys:
             if key != "search_space" or not _all_foreign(nodes.get("methods")):

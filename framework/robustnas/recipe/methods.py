@@ -26,8 +26,7 @@ SECTIONS = {"threat": ThreatModel, "search": Search, "train": Train}
 OVERRIDES = ("search_space", *SECTIONS)
 """Sections of which a method may override keys."""
 
-SHARED = ("dataset", "seeds", "attacks", "certify", "smoothing", "evaluate", "rank", "published")
-SHARED = ("dataset", "seeds", "attacks", "certify", "smoothing", "evaluate", "rank", "quick")
+SHARED = ("dataset", "seeds", "attacks", "certify", "smoothing", "evaluate", "rank", "published", "quick")
 """Sections of which a method may override nothing, so that a table compares like with like."""
 
 FOREIGN = ("network", "weights", "normalize")
