@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from robustnas.errors import InputError
 from robustnas.table.report import axis, plots
 from robustnas.table.report.charts import Chart, Series, named
-from robustnas.table.report.curves import beyond, pareto, staircase
+from robustnas.table.report.curves import beyond, over_keys, pareto, staircase
 from robustnas.table.report.heat import heat
 from robustnas.table.report.pictures import png
 from robustnas.table.report.searches import MOST_COLUMNS, heat_maps
@@ -60,6 +60,21 @@ def test_ticks_of_epochs_are_whole_and_those_of_ratios_powers():
         "1e-7",
         "1.23e7",
     ]
+
+
+def test_a_sweep_is_a_line_a_method_over_numbers_or_over_places_in_the_list():
+    def record(method: str, value, clean: float) -> dict:
+        return {"key": "search.gamma", "value": value, "text": str(value), "method": method, "row": "",
+                "clean": {"mean": clean}, "robust": None, "certified": None}  # fmt: skip
+
+    (chart,) = over_keys([record("a", 1, 0.5), record("a", 0.1, 0.25), record("b", 1, 0.75)])
+    assert (chart.key, chart.across, chart.whole) == ("clean-over-search-gamma", "search.gamma", False)
+    lines = {series.name: series.points for series in chart.series}
+    assert lines == {"a": [(0.1, 25.0), (1.0, 50.0)], "b": [(1.0, 75.0)]}
+    (chart,) = over_keys([record("a", 1, 0.5), record("a", {"balance": 1}, 0.25)])
+    assert (chart.across, chart.whole) == ("search.gamma (1: 1, 2: {'balance': 1})", True)
+    assert chart.series[0].points == [(1.0, 50.0), (2.0, 25.0)]
+    assert svg(chart, "x")
 
 
 @settings(max_examples=25, deadline=None)

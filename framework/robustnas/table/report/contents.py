@@ -18,6 +18,7 @@ from robustnas.table.opened import Run
 from robustnas.table.report import curves, searches
 from robustnas.table.report.charts import Chart, Drawing, HeatMap
 from robustnas.table.rows import Comparison
+from robustnas.table.swept import swept
 
 
 @frozen(eq=False)
@@ -67,7 +68,11 @@ class Contents:
             comparison,
             recipe,
             text,
-            [*curves.over_epsilon(comparison, networks, shown.threat), *curves.trade(comparison)],
+            [
+                *curves.over_keys(swept(shown.swept, comparison.rows)),
+                *curves.over_epsilon(comparison, networks, shown.threat),
+                *curves.trade(comparison),
+            ],
             list(searches.curves(histories)),
             maps,
             list(_provenance(run, shown)),

@@ -9,8 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 from robustnas.table.columns import Printed, percent
-from robustnas.table.report.charts import Chart, Point, Series
+from robustnas.table.report.charts import Chart, Point, Series, named
 from robustnas.table.rows import Comparison, SeedResult
+from robustnas.table.swept import OUTCOMES
 from robustnas.threat import ThreatModel
 
 MOST_STEPS = 80
@@ -63,6 +64,37 @@ def trade(comparison: Comparison) -> Iterator[Chart]:
     note = "Means over networks.  Beyond the front no method is better in both."
     title = "Clean against robust accuracy"
     yield Chart("clean-robust", title, "clean accuracy (%)", "robust accuracy (%)", lines, note=note)
+
+
+def over_keys(records: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
+    """Describe each outcome over each key of a sweep, a line a method.
+
+    Args:
+        records: as `robustnas.table.swept.swept` makes them.
+    """
+    for key in dict.fromkeys(record["key"] for record in records):
+        own = [record for record in records if record["key"] == key]
+        texts = list(dict.fromkeys(record["text"] for record in own))
+        numbers = all(type(record["value"]) in (int, float) for record in own)
+        # what has no place on an axis of numbers is placed by its number in the list
+        places = ", ".join(f"{place}: {text}" for place, text in enumerate(texts, 1))
+        across = key if numbers else f"{key} ({places})"
+        for outcome in OUTCOMES:
+            lines: dict[str, list[Point]] = {}
+            for record in own:
+                if record[outcome] is not None:
+                    at = float(record["value"]) if numbers else float(texts.index(record["text"]) + 1)
+                    lines.setdefault(record["method"], []).append((at, 100 * record[outcome]["mean"]))
+            if lines:
+                yield Chart(
+                    named(f"{outcome} over {key}"),
+                    f"{outcome.capitalize()} accuracy over {key}",
+                    across,
+                    f"{outcome} accuracy (%)",
+                    [Series(method, sorted(points), style) for style, (method, points) in enumerate(lines.items())],
+                    whole=not numbers,
+                    note="Means over networks.",
+                )
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
