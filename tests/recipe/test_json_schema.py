@@ -25,7 +25,7 @@ from robustnas.registry import ATTACKS, DATASETS, METRICS, SEARCH_SPACES
 from support.fake_package import install
 
 RECIPE: dict[str, Any] = {
-    "dataset": "digits",
+    "dataset": {"name": "digits", "train_images": 100},
     "search_space": {"name": "darts", "cells": 2},
     "threat": {"norm": "linf", "epsilon": "8/255"},
     "seeds": {"search": [0, 1], "train": [0]},
@@ -44,6 +44,8 @@ RECIPE: dict[str, Any] = {
     "evaluate": {"images": 10, "epsilons": ["1/255", 0.01]},
     "rank": {"metrics": ["jacobian", {"name": "certified-bound", "label": "bound"}]},
     "published": {"theirs": {"source": "a paper", "clean": 97.5}, "others": {"source": "another"}},
+    "sweep": {"methods": ["both"], "search.gamma": [0.1, {"balance": 2}], "train": {"epochs": [1, 2]}},
+    "quick": False,
 }
 
 
@@ -111,6 +113,9 @@ WRONG = {
     "published.theirs.clean": -1,
     "published.others": {"clean": 3},
     "dataset": "digitss",
+    "dataset.train_images": 0,
+    "sweep.methods": "both",
+    "quick": "yes",
 }
 """What stands at a key that the loader refuses for itself."""
 

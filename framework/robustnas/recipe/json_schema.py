@@ -59,13 +59,14 @@ SEEDS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}, "m
 def recipe_schema() -> Schema:
     """The schema as plain data.  Loads every installed plugin; of one that does not load any option will do."""
     known = {kind.replace("-", "_"): _options_by_name(registry) for kind, registry in REGISTRIES.items()}
-    defined = {kind: _plugins(options_by_name) for kind, options_by_name in known.items()}
+    reserved = {"dataset": {"train_images": _or(COUNT)}}
+    defined = {kind: _plugins(options, **reserved.get(kind, {})) for kind, options in known.items()}
     own = {"threat": _ref("part_of_threat"), "label": LABEL, **dict.fromkeys(COUNTS, COUNT)}
     defined["attack_with_threat"] = _plugins(known["attack"], **own)
     defined["weighted_metric"] = _plugins(known["metric"], weight={**NUMBER, "minimum": 0, "default": 1})
     defined["labelled_metric"] = _plugins(known["metric"], label=LABEL)
     for kind in ("dataset", "search_space", "order", "regime"):
-        defined[f"part_of_{kind}"] = {"anyOf": [_ref(kind), _part(known[kind])]}
+        defined[f"part_of_{kind}"] = {"anyOf": [_ref(kind), _part(known[kind], **reserved.get(kind, {}))]}
     defined["part_of_threat"] = _object(ThreatModel, whole=False)
     defined["method"] = _method()
     sections = {
@@ -85,6 +86,8 @@ def recipe_schema() -> Schema:
         "certify": _or({"type": "boolean"}, _object(Certify)),
         "smoothing": _or({"type": "boolean"}, _object(Smoothing)),
         "evaluate": _object(Evaluate),
+        "sweep": {"type": ["object", "null"], "properties": {"methods": _or({"type": "array", "items": TEXT})}},
+        "quick": {"type": ["boolean", "null"], "default": False},
         "published": {"type": "object", "additionalProperties": _or(REPORTED)},
         "rank": _object(Rank, metrics={"type": "array", "items": _ref("labelled_metric"), "minItems": 1}),
     }
@@ -160,8 +163,12 @@ def _plugins(options_by_name: OptionsByName, **reserved: Schema) -> Schema:
     return {"anyOf": [{"enum": bare}, *ways]}
 
 
-def _part(options_by_name: OptionsByName) -> Schema:
-    """Options of a plugin that another recipe, or a section above, names."""
+def _part(options_by_name: OptionsByName, **reserved: Schema) -> Schema:
+    """Options of a plugin that another recipe, or a section above, names.
+
+    Args:
+        reserved: as for `_plugins`.
+    """
     merged: dict[str, list[Schema]] = {}
     for options in options_by_name.values():
         if options is None:
@@ -171,7 +178,7 @@ def _part(options_by_name: OptionsByName) -> Schema:
     properties = {
         key: ways[0] if all(way == ways[0] for way in ways) else {"anyOf": ways} for key, ways in merged.items()
     }
-    return {"type": "object", "properties": properties, **CLOSED}
+    return {"type": "object", "properties": {**properties, **reserved}, **CLOSED}
 
 
 def _options_by_name(registry: Registry) -> OptionsByName:
