@@ -21,7 +21,7 @@ def test_a_quick_run_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert QUICK in told
     assert f"in {Path('runs/r-quick')}" in told
     assert main(["run", "r.yaml", "--quick", "--out", "run"]) == 0
-    assert QUICK in capsys.readouterr().out
+    assert f"threat: linf 0.02; {QUICK}" in capsys.readouterr().out
     assert QUICK in Path("run/table.md").read_text()
     kept = yaml.safe_load(Path("run/recipe.yaml").read_text())
     assert (kept["quick"], kept["dataset"]["train_images"], kept["evaluate"]["images"]) == (True, 96, 16)

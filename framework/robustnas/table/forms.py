@@ -209,7 +209,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     if not console.is_terminal:
         every = [*tables, *(table for _, some in further for table in some)]
         console = Console(file=console.file, width=max(LEAST_WIDTH, *map(terminal.full_width, every)))
-    terminal.say(console, f"threat: {comparison.threat}", wrap=True)
+    terminal.say(console, comparison.heading, wrap=True)
     for table in tables:
         terminal.show(table, console)
     for note in (*under(comparison), *filter(None, [comparison.kept])):

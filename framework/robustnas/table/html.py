@@ -16,7 +16,7 @@ RIGHT = ' style="text-align: right"'
 def html(comparison: Comparison) -> str:
     """Write the table in HTML, best values strong, its notes in the table's foot, and further tables below it."""
     notes = list(map(escaped, under(comparison)))
-    parts = [grid(f"threat: {comparison.threat}", *cells(comparison), notes)]
+    parts = [grid(comparison.heading, *cells(comparison), notes)]
     parts += [grid(*one) for one in below(comparison)]
     return "".join(parts)
 

@@ -33,7 +33,7 @@ ACCENTS = dict(
 
 def latex(comparison: Comparison) -> str:
     r"""Write the table in LaTeX, best values bold; it needs `\usepackage{booktabs}` and no other package."""
-    notes = [r"needs \usepackage{booktabs}", f"threat: {comparison.threat}", *under(comparison)]
+    notes = [r"needs \usepackage{booktabs}", comparison.heading, *under(comparison)]
     parts = ["".join(map(_comment, notes)) + _tabular(*cells(comparison))]
     parts += [_comment(title) + _tabular(titles, body) for title, titles, body in below(comparison)]
     return "\n".join(parts)

@@ -17,6 +17,7 @@ from robustnas.attack.column import Column
 from robustnas.certify.verdicts import Verdicts
 from robustnas.plan import Seed
 from robustnas.recipe.schema import Reported
+from robustnas.run.layout import QUICK
 from robustnas.table.statistics.nested import nested
 from robustnas.threat import NORMS
 
@@ -228,3 +229,8 @@ class Comparison:
     kept: str = ""
     published: list[Reported] = field(factory=list)
     shown: list[tuple[str, ...]] | None = None
+
+    @property
+    def heading(self) -> str:
+        """What stands above the table: the threat, and what the figures of a quick recipe are worth."""
+        return f"threat: {self.threat}" + (f"; {QUICK}" if QUICK in self.notes else "")

@@ -40,7 +40,7 @@ class Table:
     def of(cls, comparison: Comparison) -> Self:
         """Make the table of one run."""
         titles, body = cells(comparison)
-        title = f"threat: {comparison.threat}"
+        title = comparison.heading
         return cls(forms.records(comparison), comparison.rows, title, titles, body, under(comparison))
 
     def dataframe(self) -> Any:

@@ -79,7 +79,7 @@ def notes(lines: Sequence[str], kind: str = "notes") -> str:
 def _table(contents: Contents) -> str:
     """Write the table, what its figures mean, and the tables below it."""
     comparison, apart = contents.comparison, {*_remarks(contents), *_flags(contents)}
-    first = table((f"threat: {comparison.threat}", *cells_of(comparison)))
+    first = table((comparison.heading, *cells_of(comparison)))
     lines = notes([line for line in under(comparison) if line not in apart])
     return "".join([first, lines, *map(_folded, below(comparison))])
 
