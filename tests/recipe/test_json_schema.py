@@ -112,7 +112,7 @@ WRONG = {
     "rank.image": 3,
     "published.theirs.clean": -1,
     "published.others": {"clean": 3},
-    "dataset": "digitss",
+    "dataset.name": "digitss",
     "dataset.train_images": 0,
     "sweep.methods": "both",
     "quick": "yes",
