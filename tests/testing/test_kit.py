@@ -25,10 +25,12 @@ from robustnas.testing import (
 from robustnas.testing.networks import TinySupernet, fit, tiny_images, tiny_network
 from support.kept_promises import Chain, Doubled, Noisy, Slope, Stripes
 
+LINF = {"norms": ("linf",)}
+
 
 @pytest.mark.parametrize("plugin", [Slope(), Slope, Noisy, Doubled], ids=str)
 def test_metrics_that_keep_their_promises_pass(plugin):
-    check_metric(plugin)
+    check_metric(plugin, norms=("linf", "l2") if plugin == Slope() else ("l1",))
 
 
 def test_a_dataset_that_keeps_its_promises_passes():
@@ -40,15 +42,16 @@ def test_a_search_space_that_keeps_its_promises_passes():
 
 
 @pytest.mark.parametrize(
-    ("check", "plugin"),
-    [(check_metric, Slope), (check_attack, Sign), (check_dataset, Stripes), (check_search_space, Chain),
-     (check_metric, UnseededDraw), (check_metric, OwnNoise), (check_dataset, NeverTheSame)],
+    ("check", "plugin", "options"),
+    [(check_metric, Slope, LINF), (check_attack, Sign, LINF), (check_dataset, Stripes, {}),
+     (check_search_space, Chain, {"shapes": ((1, 8, 8),)}), (check_metric, UnseededDraw, LINF),
+     (check_metric, OwnNoise, LINF), (check_dataset, NeverTheSame, {})],
     ids=["metric", "attack", "dataset", "search-space", "wrong-metric", "wrong-loss", "wrong-dataset"],
 )  # fmt: skip
-def test_the_global_generators_are_left_as_found(check, plugin):
+def test_the_global_generators_are_left_as_found(check, plugin, options):
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     with contextlib.suppress(ConformanceError):
-        check(plugin)
+        check(plugin, **options)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert np.random.get_state()[1].tolist() == before[2]
@@ -70,7 +73,7 @@ def test_a_finding_is_an_assertion_with_its_parts():
 
 def test_what_a_plugin_raised_is_the_cause():
     with pytest.raises(ConformanceError, match="OptionError: linf only") as caught:
-        check_metric(LinfOnly())
+        check_metric(LinfOnly(), norms=("l2",))
     assert isinstance(caught.value.__cause__, OptionError)
 
 

@@ -183,7 +183,7 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_metric_is_caught(what):
     plugin, promise = WRONG[what]
-    norms = ("linf", "l2") if what == "one norm" else ("linf",)
+    norms = ("l2",) if what == "one norm" else ("linf",)
     with pytest.raises(ConformanceError, match=promise) as caught:
         check_metric(plugin, norms=norms)
     assert getattr(plugin, "__name__", type(plugin).__name__) in str(caught.value)
