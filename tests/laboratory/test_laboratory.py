@@ -76,6 +76,7 @@ def test_every_form_holds_the_ranking(planted: dict):
     drawn = ElementTree.fromstring(figure.svg(planted))
     circles = [one for one in drawn.iter() if one.tag.endswith("circle")]
     assert len(circles) == 4 * (COUNT + COUNT + COUNT - 1)
+    assert "oracle (untrained) and signal +" in drawn.findtext("{*}desc")
     assert json.loads(json.dumps(planted)) == planted
 
 

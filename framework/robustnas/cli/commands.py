@@ -80,7 +80,8 @@ def report(arguments: argparse.Namespace) -> int:
     from robustnas.table import opened
     from robustnas.table.report import page
 
-    for path in page.write([opened.open(run) for run in arguments.runs], arguments.out, arguments.figures):
+    runs = [opened.open(run) for run in arguments.runs]
+    for path in page.write(runs, arguments.out, arguments.figures, force=arguments.force):
         tell(str(path))
     return 0
 

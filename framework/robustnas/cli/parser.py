@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     report = add(every, "report", "write a page with the table, charts, cells and examples of runs", commands.report)
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run directory, finished or not")
     report.add_argument("--out", type=Path, metavar="FOLDER", help="where report.html goes (default: RUN/report)")
+    report.add_argument("--force", action="store_true", help="also of runs that differ in data, threat or images")
     report.add_argument("--figures", choices=("pdf", "png"), help="also write each chart as a file, with matplotlib")
 
     _add_evaluate(add(every, "evaluate", "attack and certify a network made elsewhere", commands.evaluate))

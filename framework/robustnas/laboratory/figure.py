@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
+
+from robustnas.table.report.svg import element, text
 
 SIDE, GAP, LEFT, TOP = 110, 20, 190, 46
 """Pixels: the side of a panel, the space between two, and the margins for names."""
@@ -20,23 +21,26 @@ def svg(data: Mapping[str, Any]) -> str:
     outcomes, predictors = data["outcomes"], data["predictors"]
     width = LEFT + len(outcomes) * (SIDE + GAP)
     height = TOP + len(predictors) * (SIDE + GAP)
-    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">',
-        "<title>Ranks of architectures: by each metric (to the right) and by each outcome (upwards)</title>",
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-    ]
+    parts = ['<g font-family="sans-serif" font-size="11">', f'<rect width="{width}" height="{height}" fill="white"/>']
+    told = []
     for column, outcome in enumerate(outcomes):
-        x = LEFT + column * (SIDE + GAP) + SIDE / 2
-        parts.append(f'<text x="{x}" y="{TOP - 22}" text-anchor="middle">{escape(outcome["name"])}</text>')
+        parts.append(text(LEFT + column * (SIDE + GAP) + SIDE / 2, TOP - 22, outcome["name"], "middle"))
     for line, predictor in enumerate(predictors):
         y = TOP + line * (SIDE + GAP)
-        for number, text in enumerate((predictor["metric"], f"({predictor['network']})")):
-            at = y + SIDE / 2 + 14 * number
-            parts.append(f'<text x="{LEFT - 10}" y="{at}" text-anchor="end">{escape(text)}</text>')
+        name = (predictor["metric"], f"({predictor['network']})")
+        for number, words in enumerate(name):
+            parts.append(text(LEFT - 10, y + SIDE / 2 + 14 * number, words, "end"))
         for column, outcome in enumerate(outcomes):
             parts += _panel(LEFT + column * (SIDE + GAP), y, predictor, outcome)
-    return "\n".join([*parts, "</svg>"]) + "\n"
+            told.append(f"{' '.join(name)} and {outcome['name']} {_rho(predictor, outcome) or 'unknown'}")
+    title = "Ranks of architectures: by each metric (to the right) and by each outcome (upwards)"
+    return element(width, height, "ranks", title, f"Spearman's rho: {'; '.join(told)}", [*parts, "</g>"]) + "\n"
+
+
+def _rho(predictor: Mapping[str, Any], outcome: Mapping[str, Any]) -> str:
+    """Write the correlation of a metric with an outcome; nothing where it cannot be told."""
+    found = predictor["correlations"][outcome["name"]]["spearman"]
+    return "" if found is None else f"{found['value']:+.2f}"
 
 
 def _panel(x: float, y: float, predictor: Mapping[str, Any], outcome: Mapping[str, Any]) -> list[str]:
@@ -46,10 +50,8 @@ def _panel(x: float, y: float, predictor: Mapping[str, Any], outcome: Mapping[st
         for one, other in zip(predictor["values"], outcome["values"], strict=True)
         if one is not None and other is not None
     ]
-    found = predictor["correlations"][outcome["name"]]["spearman"]
     parts = [f'<rect x="{x}" y="{y}" width="{SIDE}" height="{SIDE}" fill="none" stroke="#bbb"/>']
-    if found is not None:
-        told = f"{found['value']:+.2f}"
+    if told := _rho(predictor, outcome):
         parts.append(f'<text x="{x + SIDE / 2}" y="{y - 3}" text-anchor="middle" fill="#555">{told}</text>')
     if len(pairs) > 1:
         across, up = (_ranks([pair[side] for pair in pairs]) for side in (0, 1))

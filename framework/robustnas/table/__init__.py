@@ -15,5 +15,6 @@ html         presents them as HTML
 tabulated    presents them in Python
 opened       a finished run in Python: its table, networks, genotypes, histories and records
 several      one table of several runs
+report       one page of a run, or of several, with all of its drawings
 robustbench  one result in the form of RobustBench's files
 """

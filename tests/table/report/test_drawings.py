@@ -27,10 +27,6 @@ SHARES = st.floats(0, 100).map(lambda value: round(value, 1))
 SVG = {"": "http://www.w3.org/2000/svg"}
 
 
-def parsed(drawn: str) -> ElementTree.Element:
-    return ElementTree.fromstring(drawn.replace("<svg ", f'<svg xmlns="{SVG[""]}" ', 1))
-
-
 @settings(max_examples=25, deadline=None)
 @given(FINITE, FINITE)
 def test_ticks_are_round_numbers_inside_the_axis(one, other):
@@ -110,7 +106,7 @@ def test_certified_accuracy_is_the_share_of_larger_radii(radii, epsilon):
 
 def test_a_chart_says_in_words_what_it_draws():
     lines = [Series("a<b>", [(0, 1.0), (1, 3.0), (2, 2.5)], 0), Series("point", [(1, 2)], 9, joined=False)]
-    root = parsed(svg(Chart("k", "What & why", "epoch", "loss", lines), "x-1"))
+    root = ElementTree.fromstring(svg(Chart("k", "What & why", "epoch", "loss", lines), "x-1"))
     assert root.get("role") == "img"
     assert [root.find(name, SVG).get("id") for name in ("title", "desc")] == root.get("aria-labelledby").split()
     assert root.find("title", SVG).text == "What & why"
@@ -122,7 +118,7 @@ def test_a_chart_says_in_words_what_it_draws():
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(FINITE, FINITE), min_size=1, max_size=5))
 def test_every_point_is_inside_the_axes(points):
-    root = parsed(svg(Chart("k", "t", "x", "y", [Series("s", points, 0, joined=False)]), "i"))
+    root = ElementTree.fromstring(svg(Chart("k", "t", "x", "y", [Series("s", points, 0, joined=False)]), "i"))
     marks = [one.get("d") for one in root.iter() if one.get("class") == "mark"][: len(points)]
     for mark in marks:
         x, y = map(float, mark[1:].split("m")[0].split())
@@ -148,7 +144,7 @@ def test_a_heat_map_has_the_mixing_weights_of_every_epoch():
     assert np.array(operations.fields[0].values) == pytest.approx(np.array([[0.25] * 3, [0.75] * 3]))
     assert operations.about == "After epoch 3 the most weight is on: edge 1 skip< (0.75), edge 2 none (0.50)."
     assert (edges.fields[0].title, np.array(edges.fields[0].values).shape) == ("beta", (3, 3))
-    root = parsed(heat(operations, "h"))
+    root = ElementTree.fromstring(heat(operations, "h"))
     assert root.find("desc", SVG).text == operations.about
     cells = [one.get("d").count("M") for one in root.iter() if one.get("class") == "heat" and one.get("d")]
     assert sum(cells) == 2 * 2 * 3

@@ -24,12 +24,15 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """What the page tells its reader's browser: nothing is loaded, and nothing runs."""
 
 
-def write(runs: Sequence[Run], folder: Path | None = None, figures: str | None = None) -> list[Path]:
+def write(
+    runs: Sequence[Run], folder: Path | None = None, figures: str | None = None, *, force: bool = False
+) -> list[Path]:
     """Write the report of some runs; of a run that goes on it says what is there.
 
     Args:
         folder: default the folder `report` of the first run.
         figures: also write each chart as a file, `pdf` or `png`, into `figures` below the folder.
+        force: also of runs that are not alike, as `robustnas.table.several.compare` takes it.
 
     Returns:
         The page, and the folder of figures.
@@ -43,7 +46,7 @@ def write(runs: Sequence[Run], folder: Path | None = None, figures: str | None =
         plots.need()
     place = runs[0].path / "report" if folder is None else folder
     every = [Contents.of(run) for run in runs]
-    text = page(every)
+    text = page(every, force=force)
     try:
         if folder is None:
             real_folder(place)
@@ -60,8 +63,11 @@ def write(runs: Sequence[Run], folder: Path | None = None, figures: str | None =
     return written
 
 
-def page(every: Sequence[Contents]) -> str:
+def page(every: Sequence[Contents], *, force: bool = False) -> str:
     """Make the page of some runs.
+
+    Args:
+        force: as `write` takes it.
 
     Raises:
         InputError: the runs are not alike.
@@ -71,7 +77,7 @@ def page(every: Sequence[Contents]) -> str:
     parts = list[str]()
     links = list[tuple[str, str]]()
     if len(every) > 1:
-        both = compare(*(one.run for one in every))
+        both = compare(*(one.run for one in every), force=force)
         body = sections.table((both.title, both.titles, both.body)) + sections.notes(both.notes)
         parts.append(_section(Section("runs", "All runs", body)))
         links.append(("runs", "All runs"))

@@ -66,7 +66,8 @@ def svg(chart: Chart, ident: str) -> str:
 def element(width: float, height: float, ident: str, title: str, words: str, parts: Sequence[str]) -> str:
     """Write an SVG element with its text alternatives."""
     size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
-    head = f'<svg class="drawing" {size} role="img" aria-labelledby="{ident}-t {ident}-d">'
+    kind = 'xmlns="http://www.w3.org/2000/svg" class="drawing" role="img"'
+    head = f'<svg {kind} {size} aria-labelledby="{ident}-t {ident}-d">'
     texts = [f'<title id="{ident}-t">{safe(title)}</title>', f'<desc id="{ident}-d">{safe(words)}</desc>']
     return "\n".join([head, *texts, *parts, "</svg>"])
 
