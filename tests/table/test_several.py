@@ -33,12 +33,17 @@ def test_runs_stand_in_one_table(finished_copy):
     table = compare(run, robustnas.open(second))
     alone = robustnas.open(run).table
     assert len(table) == 4
-    assert table[0] == {"run": "run", **{key: value for key, value in alone[0].items() if key != "marked"}}
+    assert [{"run": "run", **one} for one in alone] == table.records[:2]
     assert table.rows[3] == {"run": "other", **alone.rows[1]}
     assert table.titles == ["run", *alone.titles]
-    assert not any(best for line in table.body for _, best in line)
-    assert table.notes[0] == "several runs: nothing is marked as best"
+    best, again = ([best for _, best in table.body[place]] for place in (1, 3))
+    assert best == again
+    assert best[table.titles.index("clean %")]
+    assert not best[table.titles.index("search s")], "time is the machine's, and there may be two"
+    assert "several runs: each method is compared with those of all of them" in table.notes[0]
     assert "- training regime: standard" in repr(table)
+    pairs = {(one["method"], one["against"]) for one in table.comparisons if one["role"] == "reference"}
+    assert pairs == {(method, "darts of run") for method in ("jac of run", "darts of other", "jac of other")}
 
 
 def test_what_is_not_alike_is_refused_by_its_key(finished_copy):
@@ -48,11 +53,14 @@ def test_what_is_not_alike_is_refused_by_its_key(finished_copy):
     with pytest.raises(InputError) as told:
         compare(run, second)
     assert str(told.value).splitlines()[1:] == [
-        "  evaluate.images: 40 in run, 50 in other",
-        "  train.regime: standard in run, adversarial (steps 7) in other",
-        "  force=True shows them in one table all the same",
+        "  evaluate.images: 40 in run; 50 in other",
+        "  train.regime: standard in run; adversarial (steps 7) in other",
+        "  --force, in Python force=True, shows them in one table all the same",
     ]
-    assert "not alike: evaluate.images: 40 in run, 50 in other" in compare(run, second, force=True).notes
+    forced = compare(run, second, force=True)
+    assert forced.notes[0].endswith("no methods are compared; evaluate.images: 40 in run; 50 in other")
+    assert forced.comparisons == []
+    assert not any(best for line in forced.body for _, best in line)
 
 
 def test_other_data_and_threats_are_refused(finished_copy):
@@ -63,15 +71,16 @@ def test_other_data_and_threats_are_refused(finished_copy):
     second.write_json("run.json", identity)
     with pytest.raises(InputError) as told:
         compare(finished_copy / "run", second.path)
-    for line in ("threat.epsilon: 0.02 in run, 0.03 in other", "dataset.options.classes: 5 in other"):
+    for line in ("threat.epsilon: 0.02 in run; 0.03 in other", "dataset.options.classes: 5 in other"):
         assert f"  {line}" in str(told.value).splitlines()
 
 
 def test_runs_of_one_name_are_told_apart_and_of_one_path_refused(finished_copy, finished_run):
     table = compare(finished_copy / "run", finished_run / "run")
     assert {row["run"] for row in table} == {str(finished_copy / "run"), str(finished_run / "run")}
-    with pytest.raises(InputError, match="more than once; each run once would do"):
-        compare(finished_run / "run", finished_run / "run")
+    for same in (finished_run / "run", finished_run / "r.yaml" / ".." / "run"):
+        with pytest.raises(InputError, match="more than once; each run once would do"):
+            compare(finished_run / "run", same)
     with pytest.raises(InputError, match="found no runs"):
         compare()
 

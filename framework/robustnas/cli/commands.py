@@ -61,11 +61,12 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def table(arguments: argparse.Namespace) -> int:
-    from robustnas.table import finished, forms
+    from robustnas.table import finished, forms, several
     from robustnas.table.chosen import chosen
 
     output: Path | None = arguments.output
-    whole = finished.rebuilt(arguments.directory)
+    runs: list[Path] = arguments.runs
+    whole = several.joined(*runs, force=arguments.force) if len(runs) > 1 else finished.rebuilt(runs[0])
     asked = chosen(whole, arguments.columns, arguments.sort)
     form = arguments.format or (forms.ENDINGS.get(output.suffix, "rich") if output else "rich")
     if form == "rich" and output is None:

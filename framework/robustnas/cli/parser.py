@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="estimate the memory of a search step: seconds a method, a minute or two for a large supernet",
     )
-    _add_table(add(every, "table", "rebuild and print the table of a run directory", commands.table))
+    _add_table(add(every, "table", "print the table of a run directory, rebuilt, or one of several", commands.table))
 
     report = add(every, "report", "write a page with the table, charts, cells and examples of runs", commands.report)
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run directory, finished or not")
@@ -209,7 +209,9 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 def _add_table(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `table`."""
-    parser.add_argument("directory", type=Path, metavar="RUN", help="a run directory")
+    several = "a run directory; of several one table is made, where their figures can be compared"
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=several)
+    parser.add_argument("--force", action="store_true", help="several runs also where they cannot")
     forms = f"{', '.join(FORMS)} (default: as FILE ends, else rich; latex needs booktabs)"
     parser.add_argument("--format", choices=FORMS, metavar="FORM", help=forms)
     parser.add_argument("--columns", metavar="A,B,...", help="columns to show: clean, robust, ... (default: all)")

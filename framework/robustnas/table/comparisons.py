@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from robustnas.plan import Seed
 from robustnas.table.columns import Printed, of_table
-from robustnas.table.rows import Comparison, Figure, SeedResult
+from robustnas.table.rows import Comparison, Figure, SeedResult, name
 from robustnas.table.statistics import paired
 
 BEST, REFERENCE = "best", "reference"
@@ -39,16 +39,16 @@ def compared(comparison: Comparison, measured: Mapping[str, Sequence[SeedResult]
     the machine and is not compared.
 
     Args:
-        measured: what the networks of each method measured.
+        measured: what the networks of each row measured, by its name.
     """
     found: list[dict[str, Any]] = []
     for column in of_table(comparison):
         rows = [r for r in comparison.rows if column.compared(r) and column.pick(r) is not None]
-        if column.best is None or column.keys == ("search_seconds",) or len(rows) < 2:
+        if column.best is None or column.keys[0] in ("search_seconds", *comparison.apart) or len(rows) < 2:
             continue
         means = [mean_of(column, r) for r in rows]
         best = rows[means.index(column.best(means))]
-        images = {str(r["method"]): _verdicts(column, measured[r["method"]]) for r in rows}
+        images = {name(r): _verdicts(column, measured[name(r)]) for r in rows}
         fixed = {method for method in images if not any(result.trained for result in measured[method])}
         for role, other in ((BEST, best), (REFERENCE, comparison.rows[0])):
             if other not in rows:
@@ -81,19 +81,19 @@ def decides(family: Iterable[dict[str, Any]]) -> bool:
 
 
 def marked(comparison: Comparison, column: Printed) -> set[str]:
-    """Name the methods that carry the mark of a column's best mean; none where all would.
+    """Name the rows that carry the mark of a column's best mean; none where all would.
 
     They are the best and those written alike; and, where there are pairs enough to tell methods apart, every method
     that cannot be told apart from the best.
     """
     rows = [r for r in comparison.rows if column.compared(r) and column.pick(r) is not None]
-    if column.best is None or not rows:
+    if column.best is None or not rows or column.keys[0] in comparison.apart:
         return set()
     top = column.write(column.best(mean_of(column, r) for r in rows))
-    alike = {str(r["method"]) for r in rows if column.write(mean_of(column, r)) == top}
+    alike = {name(r) for r in rows if column.write(mean_of(column, r)) == top}
     family = of_column(comparison, column, BEST)
     if decides(family.values()):
-        alike |= {name for name, one in family.items() if one["p_holm"] is not None and one["p_holm"] > paired.LEVEL}
+        alike |= {whose for whose, one in family.items() if one["p_holm"] is not None and one["p_holm"] > paired.LEVEL}
     return alike if len(alike) < len(rows) else set()
 
 
@@ -103,10 +103,10 @@ def _against(
     """Compare one method with another in one column.
 
     Args:
-        images: by method, the verdicts on images.
-        fixed: methods that are a network made elsewhere, and so the same under all seeds.
+        images: by the name of a row, the verdicts on images.
+        fixed: names of methods that are a network made elsewhere, and so the same under all seeds.
     """
-    ours, theirs = str(row["method"]), str(other["method"])
+    ours, theirs = name(row), name(other)
     first, second = _units(row, column.pick(row)), _units(other, column.pick(other))
     pairs = [unit for unit in first if unit in second]
     seeds = [seed for seed, own in images[ours].items() if len(own) == len(images[theirs].get(seed, ()))]

@@ -17,12 +17,12 @@ from rich.table import Table as RichTable
 
 from robustnas.runtime import printable, terminal
 from robustnas.table.columns import Printed, of_csv_alone, of_table
-from robustnas.table.comparisons import marked
-from robustnas.table.grids import Body, below, cells, split
+from robustnas.table.comparisons import REFERENCE, marked, of_column
+from robustnas.table.grids import Body, below, cells, leading, split
 from robustnas.table.html import html
 from robustnas.table.latex import latex
 from robustnas.table.lines import PUBLISHED, under
-from robustnas.table.rows import Comparison
+from robustnas.table.rows import Comparison, name
 
 SCHEMA = 2
 
@@ -56,7 +56,7 @@ def _rows(comparison: Comparison) -> list[dict[str, Any]]:
         return comparison.rows
     rows = []
     for r in comparison.rows:
-        kept = {key: r[key] for key in ("method", "seeds", "flags")}
+        kept = {key: r[key] for key in ("run", "method", "seeds", "flags") if key in r}
         for column in of_table(comparison):
             first, *inner = column.keys
             kept[first] = {**kept.get(first, {}), inner[0]: column.pick(r)} if inner else column.pick(r)
@@ -81,12 +81,12 @@ def _published(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _marks(comparison: Comparison) -> list[tuple[Printed, list[str]]]:
-    """List the methods that carry each column's mark, in the order of the rows; not of time, which is the machine's."""
-    names = [str(r["method"]) for r in comparison.rows]
+    """List the rows that carry each column's mark, in their order; not of time, which is the machine's."""
+    names = [name(r) for r in comparison.rows]
     found = [
         (column, marked(comparison, column)) for column in of_table(comparison) if column.keys != ("search_seconds",)
     ]
-    return [(column, [name for name in names if name in methods]) for column, methods in found]
+    return [(column, [one for one in names if one in marks]) for column, marks in found]
 
 
 def markdown(comparison: Comparison) -> str:
@@ -100,13 +100,15 @@ def markdown(comparison: Comparison) -> str:
 
 def csv_text(comparison: Comparison) -> str:
     """Write the table as CSV, unrounded: a mean and a std column a figure, and where training seeds are below search
-    seeds a std within these; empty where not measured; last in which columns a method carries the mark."""
+    seeds a std within these; empty where not measured; where there are pairs enough differences from the first
+    row; last in which columns a row carries the mark."""
     heads, lines = _flat(comparison)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(map(printable.cell, heads))
-    for method, *others in lines:
-        writer.writerow([printable.cell(method), *("" if one is None else one for one in others)])
+    names = heads.index("seeds")
+    for line in lines:
+        writer.writerow([*map(printable.cell, line[:names]), *("" if one is None else one for one in line[names:])])
     return out.getvalue()
 
 
@@ -121,18 +123,28 @@ def _flat(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
     columns = [*of_table(comparison), *of_csv_alone(comparison)]
     nested = any(isinstance(r["seeds"], dict) for r in comparison.rows)
     wanted = ("mean", "std", "std_within") if nested else ("mean", "std")
-    marks = [(printable.cell(_name(column)), methods) for column, methods in _marks(comparison)]
+    marks = [(printable.cell(_name(column)), names) for column, names in _marks(comparison)]
+    families = {_name(column): of_column(comparison, column, REFERENCE) for column in of_table(comparison)}
+    gaps = {title: some for title, some in families.items() if any(one["interval"] for one in some.values())}
+    names = ["run", "method"] if any("run" in r for r in comparison.rows) else ["method"]
     lines = []
     for r in comparison.rows:
         seeds = r["seeds"]
         text = "; ".join(f"{k} {' '.join(map(str, v))}" for k, v in seeds.items()) if isinstance(seeds, dict) else None
         figures = [(column.pick(r) or {}).get(what) for column in columns for what in wanted]
-        lines.append([str(r["method"]), text or " ".join(map(str, seeds)), *figures])
-        lines[-1].append("; ".join(name for name, methods in marks if r["method"] in methods))
-    for one in comparison.published:
-        values = [column.reported(one.figures) if what == "mean" else None for column in columns for what in wanted]
-        lines.append([f"{one.name} {PUBLISHED}", None, *values, ""])
-    return ["method", "seeds", *(_head(column, what) for column in columns for what in wanted), "marked"], lines
+        lines.append([*(str(r[key]) for key in names), text or " ".join(map(str, seeds)), *figures])
+        for family in gaps.values():
+            one = family.get(name(r)) or {}
+            lines[-1] += [one.get("difference"), *(one.get("interval") or (None, None)), one.get("p_holm")]
+        lines[-1].append("; ".join(title for title, whose in marks if name(r) in whose))
+    heads = [_head(column, what) for column in columns for what in wanted]
+    tested = [f"{title}_{what}" for title in gaps for what in ("difference", "low", "high", "p_holm")]
+    for other in comparison.published:
+        values = [column.reported(other.figures) if what == "mean" else None for column in columns for what in wanted]
+        lines.append(
+            [*[None] * (len(names) - 1), f"{other.name} {PUBLISHED}", None, *values, *[None] * len(tested), ""]
+        )
+    return [*names, "seeds", *heads, *tested, "marked"], lines
 
 
 def _head(column: Printed, what: str) -> str:
@@ -172,7 +184,7 @@ def render(comparison: Comparison, width: int | None = None) -> list[RichTable]:
 
 def laid_out(titles: list[str], body: Body, width: int | None) -> list[RichTable]:
     """Lay out a table of titles and cells, as `render` says."""
-    everything = list(range(1, len(titles)))
+    everything = list(range(leading(titles), len(titles)))
     limit = math.inf if width is None else width
     for compact in (False, True):
         table = _grid(titles, body, everything, compact=compact)
@@ -189,15 +201,16 @@ def laid_out(titles: list[str], body: Body, width: int | None) -> list[RichTable
 
 
 def _grid(titles: list[str], body: Body, chosen: list[int], *, compact: bool) -> RichTable:
-    """Lay out the methods and the chosen columns."""
+    """Lay out the names and the chosen columns."""
+    names = range(leading(titles))
 
     def cell(text: str, best: bool) -> terminal.Cell:
         text = re.sub(r" (?=[±(\[])", "\n", text) if compact else text
         return ("*".join(split(text)), "bold") if best else text
 
-    heads = [titles[index].replace(" ", "\n") if compact else titles[index] for index in (0, *chosen)]
-    rows = [[line[0][0], *(cell(*line[index]) for index in chosen)] for line in body]
-    return terminal.table(heads, rows, right=range(1, len(heads)))
+    heads = [titles[index].replace(" ", "\n") if compact else titles[index] for index in (*names, *chosen)]
+    rows = [[*(line[index][0] for index in names), *(cell(*line[index]) for index in chosen)] for line in body]
+    return terminal.table(heads, rows, right=range(len(names), len(heads)), broken=names)
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
@@ -222,7 +235,8 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
 
 def markdown_table(titles: Sequence[str], body: Sequence[Sequence[tuple[str, bool]]]) -> str:
     """Write a table in Markdown: titles, and cells (text, is marked as best)."""
-    lines = [_markdown_line(titles), "|" + "|".join(["---"] + ["---:"] * (len(titles) - 1)) + "|"]
+    names = leading(titles)
+    lines = [_markdown_line(titles), "|" + "|".join(["---"] * names + ["---:"] * (len(titles) - names)) + "|"]
     lines += [_markdown_line([text for text, _ in line], [best for _, best in line]) for line in body]
     return "\n".join(lines)
 

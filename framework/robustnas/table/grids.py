@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from robustnas.runtime import printable
 from robustnas.table.columns import Printed, of_table, percent
 from robustnas.table.comparisons import REFERENCE, decides, marked, of_column
 from robustnas.table.lines import FLAGGED, PUBLISHED
-from robustnas.table.rows import Comparison
+from robustnas.table.rows import Comparison, name
 from robustnas.table.statistics.paired import LEVEL
 
 Body = list[list[tuple[str, bool]]]
@@ -33,17 +34,25 @@ def cells(comparison: Comparison) -> tuple[list[str], Body]:
     marks = [marked(comparison, column) for column in columns]
     body: Body = []
     for r in comparison.rows:
-        name = printable.line(str(r["method"]))
-        line = [(f"{name} {FLAGGED}" if r["flags"] else name, False), (_seeds(r), False)]
+        method = printable.line(str(r["method"]))
+        line = [(f"{method} {FLAGGED}" if r["flags"] else method, False), (_seeds(r), False)]
+        line[:0] = [(printable.line(r["run"]), False)] if "run" in r else []
         for column, methods in zip(columns, marks, strict=True):
             found = column.pick(r)
-            line.append(("-", False) if found is None else (_cell(column, found), r["method"] in methods))
+            line.append(("-", False) if found is None else (_cell(column, found), name(r) in methods))
         body.append(line)
+    names = ["run", "method"] if any("run" in r for r in comparison.rows) else ["method"]
     for one in comparison.published:
         values = [column.reported(one.figures) for column in columns]
         texts = ["-" if value is None else column.write(value) for column, value in zip(columns, values, strict=True)]
-        body.append([(text, False) for text in (f"{printable.line(one.name)} {PUBLISHED}", "-", *texts)])
-    return ["method", "seeds", *[printable.line(column.title) for column in columns]], body
+        texts = [*["-"] * (len(names) - 1), f"{printable.line(one.name)} {PUBLISHED}", "-", *texts]
+        body.append([(text, False) for text in texts])
+    return [*names, "seeds", *[printable.line(column.title) for column in columns]], body
+
+
+def leading(titles: Sequence[str]) -> int:
+    """Count the first columns of a grid that hold names: the method's, and before it that of its run."""
+    return 2 if titles[0] == "run" else 1
 
 
 def _seeds(row: dict[str, Any]) -> str:
@@ -80,11 +89,11 @@ def differences(comparison: Comparison) -> Grid | None:
     reference = next(one["against"] for one in comparison.comparisons if one["role"] == REFERENCE)
     body = []
     for r in comparison.rows:
-        if r["method"] == reference:
+        if name(r) == reference:
             continue
-        line = [(printable.line(str(r["method"])), False)]
+        line = [(printable.line(name(r)), False)]
         for column in shown:
-            one = families[column].get(r["method"])
+            one = families[column].get(name(r))
             if one is None or one["interval"] is None:
                 line.append(("-", False))
                 continue
@@ -121,12 +130,12 @@ def matrices(comparison: Comparison) -> list[Matrix]:
     for column in comparison.attacks:
         if ("attacks", column.label) not in shown:
             continue
-        shares = {str(r["method"]): r["variants"].get(column.label, []) for r in comparison.rows}
-        names = dict.fromkeys(name for seeds in shares.values() for by_variant in seeds for name in by_variant or ())
+        shares = {name(r): r["variants"].get(column.label, []) for r in comparison.rows}
+        variants = dict.fromkeys(one for seeds in shares.values() for by_variant in seeds for one in by_variant or ())
         body = []
-        for name in names:
-            known = [[one[name] for one in seeds if one and name in one] for seeds in shares.values()]
-            body.append((name, [percent(statistics.fmean(values)) if values else "-" for values in known]))
+        for variant in variants:
+            known = [[one[variant] for one in seeds if one and variant in one] for seeds in shares.values()]
+            body.append((variant, [percent(statistics.fmean(values)) if values else "-" for values in known]))
         if body:
             matrices_of_columns.append((f"{column.label}: percent right under each", list(shares), body))
     return matrices_of_columns

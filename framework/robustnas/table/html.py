@@ -6,7 +6,7 @@ import html as entities
 from collections.abc import Iterable
 
 from robustnas.runtime import printable
-from robustnas.table.grids import Body, below, cells, split
+from robustnas.table.grids import Body, below, cells, leading, split
 from robustnas.table.lines import under
 from robustnas.table.rows import Comparison
 
@@ -27,12 +27,16 @@ def escaped(text: str) -> str:
 
 
 def grid(title: str, titles: list[str], body: Body, notes: Iterable[str] = ()) -> str:
-    """Write one grid, whose first column holds names, and lines on it, in HTML already."""
-    heads = [f'<th scope="col"{RIGHT if place else ""}>{escaped(head)}</th>' for place, head in enumerate(titles)]
+    """Write one grid, whose first columns hold names, and lines on it, in HTML already."""
+    names = leading(titles)
+    heads = [
+        f'<th scope="col"{"" if place < names else RIGHT}>{escaped(head)}</th>' for place, head in enumerate(titles)
+    ]
     lines = ["<table>", f"<caption>{escaped(title)}</caption>", f"<thead><tr>{''.join(heads)}</tr></thead>", "<tbody>"]
-    for (name, _), *rest in body:
-        figures = [f"<td{RIGHT}>{_cell(*cell)}</td>" for cell in rest]
-        lines.append(f'<tr><th scope="row">{escaped(name)}</th>{"".join(figures)}</tr>')
+    for line in body:
+        texts = [f'<th scope="row">{escaped(text)}</th>' for text, _ in line[:names]]
+        figures = [f"<td{RIGHT}>{_cell(*cell)}</td>" for cell in line[names:]]
+        lines.append(f"<tr>{''.join([*texts, *figures])}</tr>")
     lines.append("</tbody>")
     said = "".join(f"<li>{note}</li>\n" for note in notes)
     if said:

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from robustnas.runtime import printable
-from robustnas.table.grids import Body, below, cells, split
+from robustnas.table.grids import Body, below, cells, leading, split
 from robustnas.table.lines import under
 from robustnas.table.rows import Comparison
 
@@ -60,9 +60,13 @@ def _comment(text: str) -> str:
 
 
 def _tabular(titles: list[str], body: Body) -> str:
-    """Write one grid; its first column holds names."""
-    lines = [rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}", r"\toprule", _line(map(escaped, titles)), r"\midrule"]
-    lines += [_line([escaped(name), *(_cell(*cell) for cell in rest)]) for (name, _), *rest in body]
+    """Write one grid; its first columns hold names."""
+    names = leading(titles)
+    columns = "l" * names + "r" * (len(titles) - names)
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _line(map(escaped, titles)), r"\midrule"]
+    lines += [
+        _line([*(escaped(text) for text, _ in line[:names]), *(_cell(*cell) for cell in line[names:])]) for line in body
+    ]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 

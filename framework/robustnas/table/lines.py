@@ -7,7 +7,7 @@ from typing import Any
 
 from robustnas.table.columns import pixels
 from robustnas.table.comparisons import BEST, decides
-from robustnas.table.rows import QUANTILES, Comparison
+from robustnas.table.rows import QUANTILES, Comparison, name
 from robustnas.table.statistics import paired
 
 FLAGGED = "(!)"
@@ -68,7 +68,7 @@ def radii_of_all(comparison: Comparison) -> list[str]:
     """
     lines = []
     for norm in comparison.norms:
-        given = [(str(r["method"]), r["certified_radius_all"][norm]) for r in comparison.rows]
+        given = [(name(r), r["certified_radius_all"][norm]) for r in comparison.rows]
         told = ", ".join(f"{method} {pixels(found['mean'])}" for method, found in given if found is not None)
         lines += [f"mean certified {norm} radius with 0 for the wrongly classified: {told}"] if told else []
     return lines
@@ -83,7 +83,7 @@ def spreads_of_radii(comparison: Comparison) -> list[str]:
             figures = [r["certified_radius_geometric"][norm], *r["certified_radius_quantiles"][norm].values()]
             if figures[0] is not None:
                 mean, *quantiles = (pixels(figure["mean"]) for figure in figures)
-                told.append(f"{r['method']} {mean} ({', '.join(quantiles)})")
+                told.append(f"{name(r)} {mean} ({', '.join(quantiles)})")
         if told:
             which = f"geometric mean ({', '.join(QUANTILES)} % quantiles)"
             lines.append(f"certified {norm} radius of the rightly classified, {which}: {', '.join(told)}")
@@ -106,13 +106,13 @@ def questions(comparison: Comparison) -> list[str]:
     """List what a reviewer would object to, a line each: name, attack, finding, and whose."""
     findings: dict[tuple[str, str | None, str], dict[str, list[int]]] = {}
     for r in comparison.rows:
-        for flag in r["flags"]:
-            who = findings.setdefault((flag["name"], flag["attack"], flag["text"]), {})
-            who.setdefault(str(r["method"]), []).append(flag["seed"])
+        for one in r["flags"]:
+            who = findings.setdefault((one["name"], one["attack"], one["text"]), {})
+            who.setdefault(name(r), []).append(one["seed"])
     lines = []
-    for (name, attack, text), methods in findings.items():
+    for (flag, attack, text), methods in findings.items():
         whom = ", ".join(f"{method} ({', '.join(map(str, seeds))})" for method, seeds in methods.items())
-        lines.append(f"{FLAGGED} {name}{f', {attack}' if attack else ''}: {text}; in (seeds) {whom}")
+        lines.append(f"{FLAGGED} {flag}{f', {attack}' if attack else ''}: {text}; in (seeds) {whom}")
     return lines
 
 

@@ -204,15 +204,23 @@ def row(
     }
 
 
+def name(row: dict[str, Any]) -> str:
+    """Name a row: its method, and where several runs stand in one table `METHOD of RUN`; no method has a blank."""
+    return f"{row['method']} of {row['run']}" if "run" in row else str(row["method"])
+
+
 @frozen
 class Comparison:
     """Everything the printed table needs: rows as plain data, the attacks, and what stands under the table.
 
     Args:
+        rows: a row a method; where several runs stand in one table each has its `run`.
         comparisons: each method against the best and against the first, as `comparisons.compared` makes them.
         kept: a line on what else the run directory holds, or nothing.  It is printed but in no file, because it depends
             on what was run there before.
         published: what others report, shown below the rows; it is in no test and no mark.
+        apart: the first keys of columns in which rows are neither compared nor marked: their runs mean other things by
+            them, say.
         shown: where the figures of the columns that are shown are in a row, from left to right; None: all columns.
     """
 
@@ -228,6 +236,7 @@ class Comparison:
     comparisons: list[dict[str, Any]] = field(factory=list)
     kept: str = ""
     published: list[Reported] = field(factory=list)
+    apart: Sequence[str] = ()
     shown: list[tuple[str, ...]] | None = None
 
     @property

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Self
 
-from attrs import frozen
+from attrs import field, frozen
 
 from robustnas.errors import InputError
 from robustnas.runtime import printable
 from robustnas.table import forms, html
-from robustnas.table.grids import Body, cells
+from robustnas.table.grids import Body, Grid, below, cells
 from robustnas.table.lines import under
 from robustnas.table.rows import Comparison
 
 
 @frozen(repr=False)
 class Table:
-    """A row a method; iterating over it gives its `records`.
+    """A row a method, of several runs a row a method of each; iterating over it gives its `records`.
 
     Args:
         records: the rows, flat and unrounded, with the columns of `table.csv`: shares in [0, 1], radii in pixel units;
@@ -27,6 +27,9 @@ class Table:
         titles: what stands above the columns of the printed table.
         body: its cells, each a text and whether it is the best of its column.
         notes: the lines under it, which say what its figures mean.
+        below: further grids, each a title, titles and cells: differences from the first method with intervals, what
+            each attack's variants left standing.
+        comparisons: the tests of pairs as `table.json` holds them, each method with the best and with the first.
     """
 
     records: list[dict[str, Any]]
@@ -35,13 +38,21 @@ class Table:
     titles: list[str]
     body: Body
     notes: list[str]
+    below: list[Grid] = field(factory=list)
+    comparisons: list[dict[str, Any]] = field(factory=list)
 
     @classmethod
     def of(cls, comparison: Comparison) -> Self:
-        """Make the table of one run."""
-        titles, body = cells(comparison)
-        title = comparison.heading
-        return cls(forms.records(comparison), comparison.rows, title, titles, body, under(comparison))
+        """Make it of the figures and what is said of them."""
+        return cls(
+            forms.records(comparison),
+            comparison.rows,
+            comparison.heading,
+            *cells(comparison),
+            under(comparison),
+            below(comparison),
+            comparison.comparisons,
+        )
 
     def dataframe(self) -> Any:
         """Return the records as a `pandas.DataFrame`.
@@ -69,8 +80,10 @@ class Table:
     def __repr__(self) -> str:
         """Give the table in Markdown, notes underneath."""
         notes = [f"- {printable.paragraph(note)}" for note in self.notes]
-        return "\n".join([forms.markdown_table(self.titles, self.body), "", *notes])
+        further = [f"\n{printable.paragraph(title)}\n\n{forms.markdown_table(*grid)}" for title, *grid in self.below]
+        return "\n".join([forms.markdown_table(self.titles, self.body), "", *notes, *further])
 
     def _repr_html_(self) -> str:
         """Give the table as HTML, which notebooks show in place of `repr`."""
-        return html.grid(self.title, self.titles, self.body, map(html.escaped, self.notes))
+        table = html.grid(self.title, self.titles, self.body, map(html.escaped, self.notes))
+        return "".join([table, *(html.grid(*grid) for grid in self.below)])
