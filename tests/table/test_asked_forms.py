@@ -29,7 +29,7 @@ from robustnas.table.forms import ENDINGS, FORMS, json_data, show
 from robustnas.table.grids import below, cells
 from robustnas.table.latex import escaped
 from robustnas.table.lines import under
-from robustnas.table.rows import Comparison, SeedResult, row
+from robustnas.table.rows import Comparison, SeedResult, name, row
 from robustnas.threat import ThreatModel
 
 THREAT = ThreatModel("linf", 8 / 255)
@@ -60,6 +60,18 @@ def made(first: str = "first") -> Comparison:
     }
     rows = [row(method, results, COLUMNS) for method, results in measured.items()]
     found = Comparison(str(THREAT), rows, COLUMNS, [], ["100 % of a_note"])
+    return evolve(found, comparisons=comparisons.compared(found, measured))
+
+
+def of_runs(*runs: str) -> Comparison:
+    """The same methods in several runs, worse by a hundredth in each run that follows."""
+    rows, measured = [], {}
+    for place, run in enumerate(runs):
+        for method, robust in (("ours", 60), ("theirs", 50)):
+            results = [result(seed, 90, robust + seed % 2 - place, 1000) for seed in range(10)]
+            rows.append({"run": run, **row(method, results, COLUMNS)})
+            measured[name(rows[-1])] = results
+    found = Comparison(str(THREAT), rows, COLUMNS, [], [], apart=["search_seconds"])
     return evolve(found, comparisons=comparisons.compared(found, measured))
 
 
@@ -146,15 +158,54 @@ def test_every_form_says_who_cannot_be_told_apart_and_what_is_claimed():
     assert ("search_seconds",) not in marks, "time is the machine's"
 
 
+def test_every_form_has_the_runs_and_what_is_claimed_across_them():
+    found = of_runs("first", "a_b & <i>|中")
+    assert [cells(found)[0][:3], *[[text for text, _ in line[:2]] for line in cells(found)[1]]] == [
+        ["run", "method", "seeds"], ["first", "ours"], ["first", "theirs"], ["a_b & <i>|中", "ours"],
+        ["a_b & <i>|中", "theirs"],
+    ]  # fmt: skip
+    for form, run, head, best in (
+        ("rich", "a_b & <i>|中", "  run ", "60.50*"),
+        ("markdown", "a_b &amp; &lt;i&gt;\\|中", "| run | method |", "**60.50 "),
+        ("latex", r"a\_b \& $<$i$>$$|$\textbackslash{}u4e2d", r"{llrrrrrrr}", r"\textbf{60.50}"),
+        ("html", "a_b &amp; &lt;i&gt;|&#20013;", '<th scope="col">run</th>', "<strong>60.50<"),
+    ):
+        text = FORMS[form](found)
+        assert all(part in text for part in (run, head, best, "less ours of first: mean difference")), form
+        assert text.count(best) == 3, "pgd, cw and robust of the one best row"
+    first, _, worse, _ = csv.DictReader(io.StringIO(FORMS["csv"](found)))
+    assert list(first)[:3] == ["run", "method", "seeds"]
+    assert first["marked"] == "pgd; cw,_9_steps_(l2_0.5); robust"
+    assert first["robust_difference"] == ""
+    assert float(worse["robust_difference"]) == pytest.approx(-0.01)
+    assert float(worse["robust_p_holm"]) <= 0.05
+    data = json.loads(FORMS["json"](found))
+    assert (data["rows"][0]["run"], data["rows"][0]["method"]) == ("first", "ours")
+    assert {one["column"][0] for one in data["comparisons"]} == {"clean", "attacks", "robust", "parameters"}
+    assert {"column": ["robust"], "methods": ["ours of first"]} in data["marked"]
+    assert json.loads(FORMS["json"](chosen(found, "clean")))["rows"][3]["run"] == "a_b & <i>|中"
+
+
+def test_csv_of_one_run_has_differences_where_there_are_pairs_enough():
+    first, worse, *_ = csv.DictReader(io.StringIO(FORMS["csv"](made())))
+    (one,) = [
+        c for c in made().comparisons if (c["role"], c["column"], c["method"]) == ("reference", ["robust"], "worse")
+    ]
+    assert [float(worse[f"robust_{key}"]) for key in ("difference", "low", "high", "p_holm")] == pytest.approx(
+        [one["difference"], *one["interval"], one["p_holm"]]
+    )
+    assert (first["robust_low"], worse["marked"], list(worse)[-1]) == ("", "clean", "marked")
+
+
 def balanced(text: str) -> bool:
     """Whether braces and environments of a LaTeX text are closed in order, comments aside."""
     depth, open_ones = 0, []
     text = re.sub(r"(?m)^%.*\n", "", text)
-    for token, what, name in re.findall(r"(\\(begin|end)\{(\w+)\}|\\.|[{}])", text, re.DOTALL):
+    for token, what, kind in re.findall(r"(\\(begin|end)\{(\w+)\}|\\.|[{}])", text, re.DOTALL):
         if what == "begin":
-            open_ones.append(name)
+            open_ones.append(kind)
         elif what == "end":
-            if not open_ones or open_ones.pop() != name:
+            if not open_ones or open_ones.pop() != kind:
                 return False
         elif token in "{}":
             depth += 1 if token == "{" else -1
@@ -164,11 +215,11 @@ def balanced(text: str) -> bool:
 
 
 def test_latex_is_balanced_and_every_line_has_its_cells():
-    for found in (made(ODD), chosen(made(ODD), "clean", "clean")):
+    for found in (of_runs(ODD, "b"), made(ODD), chosen(made(ODD), "clean", "clean")):
         text = FORMS["latex"](found)
         assert balanced(text)
         assert re.sub(r"(?m)^%.*\n", "", text).isascii()
-        for block in re.findall(r"\\begin\{tabular\}\{(l?r*)\}\n\\toprule\n(.*?)\\bottomrule", text, re.DOTALL):
+        for block in re.findall(r"\\begin\{tabular\}\{(l*r*)\}\n\\toprule\n(.*?)\\bottomrule", text, re.DOTALL):
             lines = [line for line in block[1].splitlines() if line != r"\midrule"]
             assert all(line.endswith(r" \\") for line in lines)
             assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {len(block[0])}
@@ -200,8 +251,10 @@ def test_no_name_breaks_latex_or_html(name: str):
 @pytest.mark.processes
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(tmp_path: Path):
-    (tmp_path / "t.tex").write_text(FORMS["latex"](made(ODD + "αλ")), encoding="utf-8")
-    page = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{t}\end{document}"
+    long = evolve(made(ODD + "αλ"), notes=["a long note of 100 % & more " * 100])
+    (tmp_path / "t.tex").write_text(FORMS["latex"](long), encoding="utf-8")
+    (tmp_path / "s.tex").write_text(FORMS["latex"](of_runs(ODD, "läufe/ß")), encoding="utf-8")
+    page = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{t}\input{s}\end{document}"
     (tmp_path / "p.tex").write_text(page)
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "p.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
@@ -234,6 +287,16 @@ def test_a_grid_wider_than_the_table_is_not_cut_in_a_pipe():
     show(chosen(made(), "clean"), Console(file=out, width=20))
     assert "…" not in out.getvalue()
     assert "+1.50* (" in out.getvalue()
+
+
+def test_of_several_runs_a_narrow_terminal_cuts_no_name_and_no_figure():
+    found = of_runs("a-run-of-a-rather-long-name-that-somebody-gave-to-it-0.125", "b")
+    out = io.StringIO()
+    show(found, Console(file=out, width=80, force_terminal=True, color_system=None, no_color=True))
+    assert "…" not in out.getvalue()
+    assert "\x1b" not in out.getvalue()
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+    assert "1,000" in out.getvalue()
 
 
 @pytest.mark.parametrize("width", [60, 80])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import json
 import re
 import runpy
 import shutil
@@ -147,6 +149,22 @@ def test_runs_are_opened_run_and_compared_in_python(finished_run, tmp_path, monk
     assert [(row["run"], row["method"]) for row in space["both"]] == [
         ("quickstart", "darts"), ("quickstart", "jac"), ("my", "darts"), ("my", "jac")
     ]  # fmt: skip
+
+
+def test_the_notebook_runs(finished_run, tmp_path, monkeypatch):
+    """Its cells in order, on finished runs in their folders; a drawing needs matplotlib, which not everybody has."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("quickstart", "longer"):
+        shutil.copytree(finished_run / "run", tmp_path / "runs" / name)
+    notebook = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    space: dict[str, Any] = {}
+    for cell in cells:
+        source = "".join(cell["source"])
+        if "matplotlib" not in source or importlib.util.find_spec("matplotlib"):
+            exec(compile(source, "docs/tutorial.ipynb", "exec"), space)
+    assert len(space["searched"]) == len(space["trained"]) == 2
+    assert len(space["both"]) == 4
 
 
 def test_the_plugin_guide_registers_what_it_writes():

@@ -56,7 +56,7 @@ def _rows(comparison: Comparison) -> list[dict[str, Any]]:
         return comparison.rows
     rows = []
     for r in comparison.rows:
-        kept = {key: r[key] for key in ("run", "method", "seeds", "flags") if key in r}
+        kept: dict[str, Any] = {key: r[key] for key in ("run", "method", "seeds", "flags") if key in r}
         for column in of_table(comparison):
             first, *inner = column.keys
             kept[first] = {**kept.get(first, {}), inner[0]: column.pick(r)} if inner else column.pick(r)

@@ -82,6 +82,7 @@ def joined(*runs: Run | str | os.PathLike[str], force: bool = False) -> Comparis
                for line in differing.values()]  # fmt: skip
         return evolve(made, notes=[*why, *made.notes], apart=[key for row in made.rows[:1] for key in row])
     why = ["several runs: each method is compared with those of all of them, over pairs of equal seeds"]
+    why = why if len(tables) > 1 else []
     why += [f"not marked or compared, as runs differ in it: {', '.join(MEANT[key]).replace('_', ' ')}; {line}"
             for key, line in differing.items()]  # fmt: skip
     made = evolve(made, notes=[*why, *made.notes],
@@ -243,7 +244,7 @@ def _differing(conditions: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     Args:
         conditions: for each run values by key.
     """
-    lines = {}
+    lines: dict[str, str] = {}
     for key in dict.fromkeys(key for one in conditions.values() for key in one):
         whose: dict[str, list[str]] = {}
         for run, one in conditions.items():

@@ -80,7 +80,10 @@ class Table:
     def __repr__(self) -> str:
         """Give the table in Markdown, notes underneath."""
         notes = [f"- {printable.paragraph(note)}" for note in self.notes]
-        further = [f"\n{printable.paragraph(title)}\n\n{forms.markdown_table(*grid)}" for title, *grid in self.below]
+        further = [
+            f"\n{printable.paragraph(title)}\n\n{forms.markdown_table(titles, body)}"
+            for title, titles, body in self.below
+        ]
         return "\n".join([forms.markdown_table(self.titles, self.body), "", *notes, *further])
 
     def _repr_html_(self) -> str:
