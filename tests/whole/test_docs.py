@@ -154,7 +154,7 @@ def test_runs_are_opened_run_and_compared_in_python(finished_run, tmp_path, monk
 def test_the_notebook_runs(finished_run, tmp_path, monkeypatch):
     """Its cells in order, on finished runs in their folders; a drawing needs matplotlib, which not everybody has."""
     monkeypatch.chdir(tmp_path)
-    for name in ("quickstart", "longer"):
+    for name in ("small", "longer"):
         shutil.copytree(finished_run / "run", tmp_path / "runs" / name)
     notebook = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]

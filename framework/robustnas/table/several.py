@@ -136,6 +136,7 @@ def _together(tables: Mapping[str, Comparison]) -> Comparison:
     }
     heads = {key: [f"{radius:g}" for radius in some] for key, some in radii.items()}
     heads |= {key: [column.label for column in attacks] for key in ("attacks", "evaluations")}
+    reported = [one for table in every for one in table.published]
     return Comparison(
         threat=" and ".join(dict.fromkeys(table.threat for table in every)),
         rows=[
@@ -151,6 +152,7 @@ def _together(tables: Mapping[str, Comparison]) -> Comparison:
         smoothing=None if all(table.smoothing is None for table in every) else radii["smoothed"],
         contradictions=[text for table in every for text in table.contradictions],
         kept="; ".join(table.kept for table in every if table.kept),
+        published=[one for place, one in enumerate(reported) if one not in reported[:place]],
     )
 
 
