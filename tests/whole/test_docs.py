@@ -156,13 +156,13 @@ def test_the_notebook_runs(finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("small", "longer"):
         shutil.copytree(finished_run / "run", tmp_path / "runs" / name)
-    notebook = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))
+    notebook = json.loads((ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     space: dict[str, Any] = {}
     for cell in cells:
         source = "".join(cell["source"])
         if "matplotlib" not in source or importlib.util.find_spec("matplotlib"):
-            exec(compile(source, "docs/tutorial.ipynb", "exec"), space)
+            exec(compile(source, "docs/notebook.ipynb", "exec"), space)
     assert len(space["searched"]) == len(space["trained"]) == 2
     assert len(space["both"]) == 4
 

@@ -239,7 +239,7 @@ def test_several_runs_have_a_table_together_and_sections_each(finished_copy):
     identifiers = [attrs["id"] for _, attrs in read.found if "id" in attrs]
     assert len(set(identifiers)) == len(identifiers)
     assert {"runs", "run-1", "run-2", "table-1", "table-2"} <= set(identifiers)
-    assert "several runs: nothing is marked as best" in shown
+    assert "several runs: each method is compared with those of all of them" in shown
 
 
 def test_charts_as_files_need_the_extra(finished_copy, capsys, monkeypatch):
