@@ -1,4 +1,4 @@
-"""What plugins promise: spaces, metrics, attacks, datasets, orders and regimes.  Plugin authors read this first.
+"""What plugins promise: spaces, metrics, attacks, datasets, orders, regimes, trackers.  Plugin authors read this first.
 
 A plugin is an attrs class whose fields are its options in the recipe (`field(default=..., metadata={"help": ...})`)
 and which keeps one of the Protocols below.  It needs no base class.  The registry compares signatures when it loads
@@ -17,10 +17,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import attrs
-from attrs import Factory, frozen
+from attrs import Factory, field, frozen
 
 if TYPE_CHECKING:
     import torch
@@ -371,6 +372,75 @@ class Regime(Protocol):
 
         The network is in training mode and is left in it; its running statistics move as in an ordinary pass.
         """
+
+
+@frozen
+class TrackedRun:
+    """A run, as a tracker is told of it.
+
+    Args:
+        name: of the recipe.
+        directory: the run directory.
+        folder: the tracker's own folder in it, for what it writes; it is there.
+        settings: the recipe as plain data, with every default.
+    """
+
+    name: str
+    directory: Path
+    folder: Path
+    settings: Mapping[str, Any]
+
+
+@frozen
+class TrackedStage:
+    """One piece of work of a run, as a tracker is told of it.
+
+    Args:
+        title: in words, such as `dsrna-cb seed 0 search`.
+        place: its folder below the run directory, `search/dsrna-cb-seed0-1a2b3c4d5e6f`: the same when a run goes on.
+        kind: `search`, `train`, `clean`, `attack`, `certify` and so on.
+        method: of the recipe.
+        seed: as it is written, `0` or `0.2`.
+        settings: the sections of the recipe that it obeys, as plain data.
+    """
+
+    title: str
+    place: str
+    kind: str
+    method: str
+    seed: str
+    settings: Mapping[str, Any] = field(eq=False)
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Shows a run, as it goes, where people look.  The files of the run are written in any case.  Fields are options.
+
+    A run has one object of it, in the process that plans the run, whichever processes do its stages.  What it needs it
+    imports in `start`.  It may have `check()`, which is called before anything is computed, imports nothing, and raises
+    `InputError` where `start` could not succeed: a package is missing, say.  Whatever else it raises is told once, and
+    the run goes on without it.
+    """
+
+    def start(self, run: TrackedRun) -> None:
+        """A run begins, or goes on: then what was done before is not told again."""
+
+    def begin(self, stage: TrackedStage) -> None:
+        """A stage begins, or goes on; others may be under way."""
+
+    def log(self, stage: TrackedStage, unit: str, at: int, figures: Mapping[str, float]) -> None:
+        """Figures of a stage under way, by name.
+
+        Args:
+            unit: what `at` counts: `epoch`, of which the figures are means; `step`, over all epochs, of which some are
+                told, one a second at most; `image` and the like.
+        """
+
+    def finish(self, stage: TrackedStage, result: Mapping[str, Any] | None) -> None:
+        """A stage is done, with what its `result.json` holds, or it failed (None).  One that is stopped has no end."""
+
+    def end(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The run ends, however it ends, with the rows of `table.json`; none where no table was made."""
 
 
 class Images(Protocol):

@@ -25,10 +25,11 @@ from robustnas.recipe.document import text_of
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded, load, written
 from robustnas.recipe.resolved import resolved
-from robustnas.run import checks, data, layout, overview, plugin_files, provenance
+from robustnas.run import checks, data, layout, overview, plugin_files, provenance, tracking
 from robustnas.run.directory import RunDirectory
 from robustnas.run.progress import Progress
 from robustnas.run.scheduler import run_all
+from robustnas.run.tracking import Tracking
 from robustnas.runtime import device as devices
 from robustnas.runtime import interrupt, terminal
 from robustnas.runtime.artifacts import write_text
@@ -78,6 +79,7 @@ def run(
     todo = arranged(loaded, faults)
     if rank:
         laboratory.check(loaded, todo, faults)
+    tracking.check(loaded.recipe.trackers, loaded.noting(faults))
     directory = RunDirectory(out or default_directory(loaded))
     with interrupt.listening(quiet), joined(chosen[0]) as processes:
         quiet = quiet or not processes.first
@@ -90,8 +92,11 @@ def run(
                 write_text(loaded.path, loaded.source)
             # a ranking by a published table evaluates nothing
             shown = until is None and any(stage.kind == "clean" for stage in stages)
+            told = _tracking(loaded, todo, directory) if processes.first else None
+            if told is not None:
+                held.enter_context(told.of(loaded.name))
             # of several processes one talks
-            progress = Progress(quiet=quiet, console=Console(stderr=True, quiet=not processes.first))
+            progress = Progress(quiet, Console(stderr=True, quiet=not processes.first), tracking=told)
             failures, over = [], False
             try:
                 with progress.shown(), interrupt.limited(end):
@@ -102,9 +107,11 @@ def run(
                     raise
                 over = True
             # torchrun ends all processes when one of them has failed: the table comes first
-            processes.run_together(
-                lambda: finished.write(directory, quiet=quiet) if shown and processes.first else None
+            (rows, *_) = processes.run_together(
+                lambda: finished.write(directory, quiet=quiet) if shown and processes.first else ()
             )
+            if told is not None:
+                told.rows = rows
             if over:
                 raise interrupt.OutOfTime(f"{len(directory.all_done(stages))} of {len(stages)} stages are done")
             if rank and processes.first:
@@ -170,8 +177,6 @@ def _prepare(
         InputError: the recipe has faults, the directory is another experiment's, or the data is not what it should be.
     """
 
-    trains = {name: method.train for name, method in todo.methods.items()}
-
     def first() -> None:
         directory.check(todo)
         _verify(directory, stages)
@@ -181,7 +186,7 @@ def _prepare(
             data.verify(todo, found, directory, quiet=quiet)
         directory.claim(todo)
         plugin_files.record(directory)
-        directory.write_text("recipe.yaml", text_of(resolved(loaded, trains)))
+        directory.write_text("recipe.yaml", text_of(_resolved(loaded, todo)))
         directory.write_json("layout.json", layout.describe(todo, directory, data.notes(directory)))
 
     # the others go on when the directory is this experiment's, and fail if it cannot be
@@ -192,6 +197,17 @@ def _note(stages: list[Stage], directory: RunDirectory, chosen: list[torch.devic
     """Write down what is about to compute, where anything is left to do."""
     if len(directory.all_done(stages)) < len(stages):
         provenance.append(directory, chosen, processes.size)
+
+
+def _resolved(loaded: Loaded, todo: Plan) -> dict[str, Any]:
+    """The recipe with every default filled in."""
+    return resolved(loaded, {name: method.train for name, method in todo.methods.items()})
+
+
+def _tracking(loaded: Loaded, todo: Plan, directory: RunDirectory) -> Tracking | None:
+    """What tells the trackers that the recipe asks for; None where it asks for none."""
+    trackers = {use.name: use.plugin for use in loaded.recipe.trackers}
+    return Tracking(directory, _resolved(loaded, todo), trackers) if trackers else None
 
 
 def _verify(directory: RunDirectory, stages: list[Stage]) -> None:
@@ -222,6 +238,7 @@ def plan(loaded: Loaded, *, out: Path | None = None, memory: bool = False) -> No
     """
     faults = Faults()
     todo = arranged(loaded, faults)
+    tracking.check(loaded.recipe.trackers, loaded.noting(faults))
     directory = RunDirectory(out or default_directory(loaded))
     directory.check(todo)
     found = checks.check(todo, loaded, faults, partial(data.splits_here, todo))

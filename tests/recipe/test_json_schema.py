@@ -46,6 +46,7 @@ RECIPE: dict[str, Any] = {
     "published": {"theirs": {"source": "a paper", "clean": 97.5}, "others": {"source": "another"}},
     "sweep": {"methods": ["both"], "search.gamma": [0.1, {"balance": 2}], "train": {"epochs": [1, 2]}},
     "quick": False,
+    "trackers": [],
 }
 
 
@@ -116,6 +117,7 @@ WRONG = {
     "dataset.train_images": 0,
     "sweep.methods": "both",
     "quick": "yes",
+    "trackers": ["tensorbord"],
 }
 """What stands at a key that the loader refuses for itself."""
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from robustnas import MOVED
-from robustnas.errors import DataError
+from robustnas.errors import DataError, InputError
 from robustnas.options import options_of
 from robustnas.registry import ATTACKS, DATASETS, METRICS, REGISTRIES, SEARCH_SPACES
 from robustnas.testing import (
@@ -23,6 +23,7 @@ from robustnas.testing import (
     check_order,
     check_regime,
     check_search_space,
+    check_tracker,
 )
 from support.device_recipes import shipped, unmentioned
 from support.places import ROOT
@@ -65,6 +66,7 @@ CHECKED_WITH = {
     "dataset": lambda plugin: check_dataset(plugin, limit=2000),
     "order": check_order,
     "regime": check_regime,
+    "tracker": check_tracker,
 }
 
 SLOW = {("search-space", "darts")}
@@ -115,6 +117,11 @@ def test_a_registered_plugin_keeps_its_contract(registry, name, tmp_path):
             if "not found" not in str(fault):
                 raise
             pytest.skip(str(fault).splitlines()[0])
+    if registry.kind == "tracker":
+        try:
+            plugin.check()
+        except InputError as fault:
+            pytest.skip(str(fault))
     CHECKED_WITH[registry.kind](plugin)
 
 

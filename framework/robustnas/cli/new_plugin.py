@@ -80,7 +80,7 @@ train: {epochs: 3, batch: 64, cutout: 0, auxiliary: 0, drop_path: 0, lr: 0.05}
 attacks: [$attacks]
 evaluate: {images: 200}
 certify: false
-""")
+$more""")
 
 USUAL = {
     "dataset": "digits",
@@ -88,6 +88,7 @@ USUAL = {
     "methods": "  darts: {}",
     "attacks": "fgsm",
     "small": "",
+    "more": "",
     "shown": "its row in a table, beside plain DARTS",
 }
 
@@ -106,6 +107,7 @@ DIFFERENT = {
         "methods": "  darts: {}\n  $name: {train: {regime: $name}}",
         "shown": "its row in a table, beside standard training",
     },
+    "tracker": {"more": "trackers: [$name]\n", "shown": "a table, and what it wrote in runs/recipe/trackers"},
 }
 """By kind of plugin: what of `USUAL` is different."""
 

@@ -17,7 +17,7 @@ FORMS = ("rich", "markdown", "latex", "csv", "json", "html")
 
 SHELLS = ("bash", "zsh", "fish")
 
-KINDS = ("search-space", "metric", "attack", "dataset", "order", "regime")
+KINDS = ("search-space", "metric", "attack", "dataset", "order", "regime", "tracker")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -90,6 +90,7 @@ def recipe_schema() -> Schema:
         "quick": {"type": ["boolean", "null"], "default": False},
         "published": {"type": "object", "additionalProperties": _or(REPORTED)},
         "rank": _object(Rank, metrics={"type": "array", "items": _ref("labelled_metric"), "minItems": 1}),
+        "trackers": {"type": "array", "items": _ref("tracker")},
     }
     stands_alone = {
         "required": [key for key in load.REQUIRED if key != "search_space"],

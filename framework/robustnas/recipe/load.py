@@ -48,7 +48,7 @@ REQUIRED = {
 }
 SECTIONS = (
     *(*REQUIRED, "seeds", "search", "train", "attacks", "certify", "smoothing", "evaluate", "rank", "published"),
-    *("sweep", "quick"),
+    *("sweep", "quick", "trackers"),
 )
 
 MOST_STAGES = 300_000
@@ -302,6 +302,8 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
         attacks = parts.get("attacks", ())
         whole = attacks if _all_read(attacks, sections.get("attacks")) else None
         parts["published"] = read_published(sections["published"], whole, parts["certify"], faults)
+    if "trackers" in sections:
+        parts["trackers"] = plugins.trackers(sections["trackers"])
     if "methods" in sections:
         parts["methods"] = read_methods(sections["methods"], sections, parts["search"], parts["train"], plugins)
     _check_size(root, parts, faults)

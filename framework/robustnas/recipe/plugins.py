@@ -16,7 +16,17 @@ from robustnas.recipe.faults import Faults
 from robustnas.recipe.overlay import overlay
 from robustnas.recipe.schema import Attack, Use
 from robustnas.recipe.values import BAD, construct, found, name_of, read_object, read_value, refuse
-from robustnas.registry import ATTACKS, DATASETS, METRICS, REGISTRIES, Entry, Registry, is_foolbox_attack, metric_parts
+from robustnas.registry import (
+    ATTACKS,
+    DATASETS,
+    METRICS,
+    REGISTRIES,
+    TRACKERS,
+    Entry,
+    Registry,
+    is_foolbox_attack,
+    metric_parts,
+)
 from robustnas.runtime.quoted import quoted
 from robustnas.threat import USUAL_RADIUS, ThreatModel
 
@@ -161,6 +171,19 @@ class Plugins:
                 text = f"found a second attack with the label {attack.label!r}; one of the two needs another"
                 self.faults.add(entry.mark, below(entry.path, "label"), f"{text} (label: ...)")
         return tuple(attacks)
+
+    def trackers(self, node: Node) -> tuple[Use, ...]:
+        """Read section `trackers`: a list of trackers, each of which has a folder of its name."""
+        if not isinstance(node.value, tuple):
+            would = "a list of trackers would do, such as [tensorboard]"
+            self.faults.add(node.mark, node.path, f"found {found(node.value)}; {would}")
+            return ()
+        trackers: dict[str, Use] = {}
+        for entry in node.value:
+            use = self.use(entry, TRACKERS)
+            if use is not BAD and trackers.setdefault(use.name, use) is not use:
+                self.faults.add(entry.mark, entry.path, f"found a second tracker {use.name!r}; one of the two would do")
+        return tuple(trackers.values())
 
     def _attack(self, node: Node, threat_node: Node | None, threat: ThreatModel | None) -> Any:
         use = self.use(node, ATTACKS, ("threat", "label", *COUNTS))

@@ -45,6 +45,7 @@ def resolved(loaded: Loaded, trains: Mapping[str, Train] | None = None) -> dict[
             else {}
         ),
         **({"quick": True} if recipe.quick else {}),
+        **({"trackers": [_plugin(use) for use in recipe.trackers]} if recipe.trackers else {}),
     }
 
 

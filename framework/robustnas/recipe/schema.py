@@ -195,3 +195,4 @@ class Recipe:
     published: tuple[Reported, ...] = ()
     train_images: int | None = None
     quick: bool = False
+    trackers: tuple[Use, ...] = ()

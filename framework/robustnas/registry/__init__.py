@@ -1,4 +1,4 @@
-"""Names of plugins, and the classes behind them: search spaces, metrics, attacks, datasets, orders and regimes.
+"""Names of plugins, and the classes behind them: search spaces, metrics, attacks, datasets, orders, regimes, trackers.
 
 Listing reads the metadata of installed packages and imports no plugin.  Loading imports one, through
 stevedore, and compares what it has with what its contract promises.
@@ -68,7 +68,7 @@ class Registry:
     """The plugins of one kind.
 
     Args:
-        kind: `search-space`, `metric`, `attack`, `dataset`, `order` or `regime`.
+        kind: `search-space`, `metric`, `attack`, `dataset`, `order`, `regime` or `tracker`.
         group: the entry-point group packages register them in.
         check: what is wrong with a class that was loaded, a line each.
         loaded: the entries of the classes that are known, for `entry_of`.
@@ -320,6 +320,11 @@ def _wrong_regime(cls: type) -> list[str]:
     return [*_wrong_options(cls), *_method(cls, "loss", contracts.Regime)]
 
 
+def _wrong_tracker(cls: type) -> list[str]:
+    contract = contracts.Tracker
+    return [line for name in ("start", "begin", "log", "finish", "end") for line in _method(cls, name, contract)]
+
+
 def _wrong_options(cls: type) -> list[str]:
     """What is wrong with a class that a section of settings holds: its options enter keys as the fields they are."""
     return [] if has(cls) else ["promised: an attrs class whose fields are its options", "found:    another class"]
@@ -337,4 +342,7 @@ ATTACKS = Registry("attack", "robustnas.attacks", _wrong_attack)
 DATASETS = Registry("dataset", "robustnas.datasets", _wrong_dataset)
 ORDERS = Registry("order", "robustnas.orders", _wrong_order)
 REGIMES = Registry("regime", "robustnas.regimes", _wrong_regime)
-REGISTRIES = {registry.kind: registry for registry in (SEARCH_SPACES, METRICS, ATTACKS, DATASETS, ORDERS, REGIMES)}
+TRACKERS = Registry("tracker", "robustnas.trackers", _wrong_tracker)
+REGISTRIES = {
+    registry.kind: registry for registry in (SEARCH_SPACES, METRICS, ATTACKS, DATASETS, ORDERS, REGIMES, TRACKERS)
+}

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from robustnas.plan import Stage
 from robustnas.run import remaining
+from robustnas.run.tracking import Tracking
 from robustnas.runtime import printable, terminal
 from robustnas.runtime.report import Report
 
@@ -92,6 +93,7 @@ class Progress:
     quiet: bool = False
     console: Console = attrs.Factory(lambda: Console(stderr=True))
     clock: Callable[[], float] = time.monotonic
+    tracking: Tracking | None = None
     _working: dict[str, _Working] = attrs.Factory(dict)
     _finished: int = 0
     _total: int = 0
@@ -120,6 +122,8 @@ class Progress:
     def started(self, stage: Stage) -> None:
         now = self.clock()
         self._working[stage.key] = _Working(stage, now, now)
+        if self.tracking is not None:
+            self.tracking.started(stage)
         if self._live is None and stage.kind in ("search", "train"):
             self._say(f"{stage.title} ...")
 
@@ -133,6 +137,8 @@ class Progress:
                 working.first = (working.done, now)
             working.total, working.unit, working.step, working.figures = total, unit, step, figures
             working.reported = now
+            if self.tracking is not None:
+                self.tracking.reported(stage, done, unit, step, figures)
             if self._live is None and now - working.last_line >= PLAIN_SECONDS:
                 working.last_line = now
                 self._say(f"{stage.title}: {_describe(working, now)}")
@@ -141,6 +147,8 @@ class Progress:
 
     def finished(self, stage: Stage) -> None:
         working = self._working.pop(stage.key)
+        if self.tracking is not None:
+            self.tracking.ended(stage, done=True)
         self._finished += 1
         now = self.clock()
         if self._remaining is not None:
@@ -151,6 +159,8 @@ class Progress:
     def failed(self, stage: Stage, why: str) -> None:
         """Show that a stage failed, even when quiet."""
         self._working.pop(stage.key, None)
+        if self.tracking is not None:
+            self.tracking.ended(stage, done=False)
         self._gone(stage)
         terminal.say(self.console, f"failed: {stage.title}: {why}", "red")
 

@@ -7,14 +7,16 @@ gives the same numbers as never having stopped.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from robustnas.runtime.derived import derive
 
-__all__ = ["derive", "generator", "put_back", "seeded", "states"]
+__all__ = ["derive", "generator", "put_back", "seeded", "states", "untouched"]
 
 
 def generator(seed: int, *words: str | int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -32,6 +34,19 @@ def seeded(seed: int, *words: str | int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive(seed, *words))
         yield
+
+
+@contextmanager
+def untouched() -> Iterator[None]:
+    """Put the global generators of torch, NumPy and Python back afterwards as they were."""
+    plain, legacy = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(legacy)
 
 
 def states(generators: Mapping[str, torch.Generator], device: torch.device) -> dict[str, torch.Tensor]:

@@ -65,8 +65,8 @@ def leaderboard(directory: Path, method: str, **about: Any) -> str:
     return results.leaderboard(opened(directory), method, about)
 
 
-def write(directory: RunDirectory, *, quiet: bool = False) -> None:
-    """Write the table, and print it.
+def write(directory: RunDirectory, *, quiet: bool = False) -> list[dict[str, Any]]:
+    """Write the table, and print it; returns the rows of its JSON form.
 
     Raises:
         VerdictError: results contradict each other; the table is written first, without these.
@@ -76,6 +76,8 @@ def write(directory: RunDirectory, *, quiet: bool = False) -> None:
     if not quiet:
         forms.show(compared)
     agree(compared)
+    rows: list[dict[str, Any]] = forms.json_data(compared)["rows"]
+    return rows
 
 
 def agree(compared: Comparison) -> None:

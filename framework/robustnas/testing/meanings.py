@@ -272,6 +272,23 @@ REGIME = {
     "judged lets the network after the last epoch be kept": "a ramp that ends after the training",
 }
 
+TRACKER = {
+    **MADE,
+    "check returns nothing, and refuses by raising InputError": "a check that answers True or False: raise instead",
+    "start takes a run that begins": "a file or a folder that is not there yet: of all, run.folder alone is",
+    "takes stages that are under way together, and figures that are not finite": "one stage is remembered: keep what "
+    "belongs to each, by its stage.place",
+    "takes a result, and that a stage failed": "the result of a stage that failed is None",
+    "end takes a run without a table, with a stage that was stopped": "there are no rows then, and a stage has no end",
+    "start takes a run that goes on, in the folder that it has written to": "mkdir() without exist_ok=True, or a file "
+    "opened with mode x",
+    "takes the rest of a stage that was stopped, and the table": "something of the run before that was not cleared in "
+    "end, or a figure of a row that is None",
+    "writes into its own folder of the run directory, and leaves the rest as it was": "run.folder, not run.directory, "
+    "is its place",
+    "leaves what it is told as it was": "pop() or an assignment: copy.deepcopy() first",
+}
+
 MEANINGS: Mapping[str, Mapping[str, str]] = {
     "search-space": SEARCH_SPACE,
     "metric": METRIC,
@@ -279,6 +296,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
     "dataset": DATASET,
     "order": ORDER,
     "regime": REGIME,
+    "tracker": TRACKER,
 }
 """By kind of plugin: each promise, and what a break of it usually means."""
 

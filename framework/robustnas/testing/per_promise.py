@@ -14,6 +14,7 @@ from robustnas.testing.order import check_order
 from robustnas.testing.promise import ConformanceError
 from robustnas.testing.regime import check_regime
 from robustnas.testing.search_space import check_search_space
+from robustnas.testing.tracker import check_tracker
 
 CHECKS: dict[str, Callable[..., tuple[str, ...]]] = {
     "search-space": check_search_space,
@@ -22,6 +23,7 @@ CHECKS: dict[str, Callable[..., tuple[str, ...]]] = {
     "dataset": check_dataset,
     "order": check_order,
     "regime": check_regime,
+    "tracker": check_tracker,
 }
 """By kind of plugin: what holds one to its contract, and returns the promises that it looked at."""
 
@@ -41,7 +43,7 @@ def parametrize(kind: str, plugin: Any, **options: Any) -> Callable[[str], None]
     is broken.
 
     Args:
-        kind: `metric`, `attack`, `dataset`, `search-space`, `order` or `regime`.
+        kind: `metric`, `attack`, `dataset`, `search-space`, `order`, `regime` or `tracker`.
         plugin: as its check takes it.
         options: of its check: `norms`, say.
     """
