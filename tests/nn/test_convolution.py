@@ -12,6 +12,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustnas.nn.fast.convolution import Conv2d, conv2d, derivatives, kernels, taps
 from robustnas.nn.fast.convolution.geometry import geometry_of
@@ -288,3 +289,31 @@ def test_compiled_code_is_torchs(monkeypatch):
     monkeypatch.undo()
     found, expected = (torch.autograd.grad(net(x).square().sum(), (x, layer.weight)) for net in (compiled, layer))
     torch.testing.assert_close(found, expected)
+
+
+class _Strides(TorchDispatchMode):
+    """Notes the stride of every convolution that torch computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.seen.append(tuple(args[3]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(1, 2), (7, 2), (8, 2), (7, 1)])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_narrow_convolution_of_a_stride_takes_its_pixels_first(channels: int, stride: int, padding: int):
+    x = torch.randn(2, channels, 5, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, channels, 1, 1, dtype=torch.float64, requires_grad=True)
+    with _Strides() as strides:
+        ours = conv2d(x, weight, None, stride, padding)
+    torch_s_own = F.conv2d(x, weight, None, stride, padding)
+    assert strides.seen == [(stride, stride) if channels >= 8 else (1, 1)]
+    torch.testing.assert_close(ours, torch_s_own)
+    slopes = torch.randn_like(ours)
+    for found, known in zip(*(torch.autograd.grad(y, (x, weight), slopes) for y in (ours, torch_s_own)), strict=True):
+        torch.testing.assert_close(found, known)

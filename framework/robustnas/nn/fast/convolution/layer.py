@@ -15,6 +15,9 @@ from robustnas.nn.fast.convolution.geometry import geometry_of
 
 Size = int | tuple[int, ...]
 
+NARROW = 8
+"""Fewer input channels than that make oneDNN overrun: see `_overruns`."""
+
 
 def conv2d(
     x: Tensor,
@@ -35,6 +38,10 @@ def conv2d(
         weight: (C', C / groups, rows, columns).
         bias: (C',).
     """
+    if _overruns(x, weight, stride, padding, groups):
+        (rows, columns), (down, right) = pair(padding), pair(stride)  # type: ignore[arg-type]
+        padded = F.pad(x, (columns, columns, rows, rows)) if rows or columns else x
+        x, stride, padding = padded[:, :, ::down, ::right], 1, 0
     if (
         groups == 1
         or not switch.is_on("convolutions")
@@ -53,6 +60,24 @@ def conv2d(
     if geometry is None or not x.shape[0] or x.dtype != weight.dtype or x.device != weight.device:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     return convolution(geometry, x, weight, bias)
+
+
+def _overruns(x: Tensor, weight: Tensor, stride: Size, padding: Size | str, groups: int) -> bool:
+    """Whether torch's own gradient of the weight would write past its end.
+
+    On CPUs without AVX-512, oneDNN (seen in torch 2.14) does so for 1x1 convolutions with a stride on channels-last
+    memory, where they have few input channels.  The pixels that the stride leaves are taken first for these.
+    """
+    return (
+        tuple(weight.shape[2:]) == (1, 1)
+        and pair(stride) != (1, 1)
+        and not isinstance(padding, str)
+        and groups == 1
+        and x.dim() == 4
+        and x.shape[1] < NARROW
+        and x.device.type == "cpu"
+        and not has_torch_function((x, weight))
+    )
 
 
 def pair(size: Size) -> tuple[int, int]:
