@@ -61,7 +61,8 @@ def trade(comparison: Comparison) -> Iterator[Chart]:
     names = [str(row["method"]) for row in comparison.rows]
     lines = [Series("Pareto front", staircase(front))] if len(front) > 1 else []
     lines += [Series(names[place], [point], place, joined=False) for place, point in points.items()]
-    note = "Means over networks.  Beyond the front no method is better in both."
+    best = "beyond the front no method is" if len(front) > 1 else "one method is the best in both"
+    note = f"Means over networks; {best}."
     title = "Clean against robust accuracy"
     yield Chart("clean-robust", title, "clean accuracy (%)", "robust accuracy (%)", lines, note=note)
 

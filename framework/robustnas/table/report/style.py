@@ -59,6 +59,7 @@ figure p { font-size: 0.85rem; color: var(--soft); }
 @media (max-width: 560px) {
   .examples { grid-template-columns: 1fr 1fr; gap: 8px; }
   .examples .soft { display: none; }
+  .scroll tbody th { white-space: normal; min-width: 7rem; max-width: 8rem; overflow-wrap: anywhere; }
 }
 .cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 800px), 1fr)); gap: 16px; }
 .cell { overflow-x: auto; }
