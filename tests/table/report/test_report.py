@@ -240,6 +240,12 @@ def test_several_runs_have_a_table_together_and_sections_each(finished_copy):
     assert len(set(identifiers)) == len(identifiers)
     assert {"runs", "run-1", "run-2", "table-1", "table-2"} <= set(identifiers)
     assert "several runs: each method is compared with those of all of them" in shown
+    assert shown.count("<figcaption>Clean against robust accuracy</figcaption>") == 3
+    assert "jac of other: " in shown
+    text = (other / "recipe.yaml").read_text()
+    RunDirectory(other).write_text("recipe.yaml", text.replace("images: 40", "images: 50"))
+    assert main(["report", str(run), str(other)]) == 2
+    assert main(["report", str(run), str(other), "--force"]) == 0
 
 
 def test_charts_as_files_need_the_extra(finished_copy, capsys, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 
 from robustnas.table.columns import Printed, percent
 from robustnas.table.report.charts import Chart, Point, Series, named
-from robustnas.table.rows import Comparison, SeedResult
+from robustnas.table.rows import Comparison, SeedResult, name
 from robustnas.table.swept import OUTCOMES
 from robustnas.threat import ThreatModel
 
@@ -24,7 +24,7 @@ Networks = Mapping[str, Sequence[SeedResult]]
 def over_epsilon(comparison: Comparison, networks: Networks, threat: ThreatModel) -> Iterator[Chart]:
     """Describe robust accuracy over epsilon, and certified accuracy in each norm that was certified."""
     robust = [
-        Series(str(row["method"]), points, style)
+        Series(name(row), points, style)
         for style, row in enumerate(comparison.rows)
         if len(points := _robust(row, threat.epsilon)) > 1
     ]
@@ -58,7 +58,7 @@ def trade(comparison: Comparison) -> Iterator[Chart]:
         return
     robust = Printed("robust %", ("robust",), percent)
     front = pareto([point for place, point in points.items() if robust.compared(comparison.rows[place])])
-    names = [str(row["method"]) for row in comparison.rows]
+    names = [name(row) for row in comparison.rows]
     lines = [Series("Pareto front", staircase(front))] if len(front) > 1 else []
     lines += [Series(names[place], [point], place, joined=False) for place, point in points.items()]
     best = "beyond the front no method is" if len(front) > 1 else "one method is the best in both"

@@ -16,7 +16,7 @@ from robustnas.table.report.contents import Contents
 from robustnas.table.report.sections import Section
 from robustnas.table.report.style import STYLE
 from robustnas.table.report.svg import safe
-from robustnas.table.several import compare
+from robustnas.table.several import joined
 
 FILE = "report.html"
 
@@ -32,7 +32,7 @@ def write(
     Args:
         folder: default the folder `report` of the first run.
         figures: also write each chart as a file, `pdf` or `png`, into `figures` below the folder.
-        force: also of runs that are not alike, as `robustnas.table.several.compare` takes it.
+        force: also of runs that are not alike, as `robustnas.table.several.joined` takes it.
 
     Returns:
         The page, and the folder of figures.
@@ -77,10 +77,9 @@ def page(every: Sequence[Contents], *, force: bool = False) -> str:
     parts = list[str]()
     links = list[tuple[str, str]]()
     if len(every) > 1:
-        both = compare(*(one.run for one in every), force=force)
-        body = sections.table((both.title, both.titles, both.body)) + sections.notes(both.notes)
-        parts.append(_section(Section("runs", "All runs", body)))
-        links.append(("runs", "All runs"))
+        together = sections.of_runs(joined(*(one.run for one in every), force=force))
+        parts.append(_section(together))
+        links.append((together.ident, together.title))
     for number, (name, contents) in enumerate(zip(names, every, strict=True), start=1):
         if len(every) > 1:
             parts.append(f'<h1 id="run-{number}">{safe(name)}</h1>')

@@ -14,11 +14,12 @@ from robustnas.table import html
 from robustnas.table.grids import Grid, below
 from robustnas.table.grids import cells as cells_of
 from robustnas.table.lines import FLAGGED, LEFT_OUT, under
-from robustnas.table.report import cells, pictures
+from robustnas.table.report import cells, curves, pictures
 from robustnas.table.report.charts import Drawing, HeatMap
 from robustnas.table.report.contents import Contents
 from robustnas.table.report.heat import heat
 from robustnas.table.report.svg import safe, svg
+from robustnas.table.rows import Comparison
 
 
 @frozen
@@ -76,9 +77,23 @@ def notes(lines: Sequence[str], kind: str = "notes") -> str:
     return f'<ul class="{kind}">\n' + "".join(f"<li>{safe(line)}</li>\n" for line in lines) + "</ul>\n"
 
 
+def of_runs(comparison: Comparison) -> Section:
+    """Make the section on all runs of a report: their table, and where these compare, clean against robust accuracy."""
+    trade = [] if "robust" in comparison.apart else list(curves.trade(comparison))
+    return Section("runs", "All runs", _grids(comparison, set()) + (_figures(trade, "r") if trade else ""))
+
+
 def _table(contents: Contents) -> str:
-    """Write the table, what its figures mean, and the tables below it."""
-    comparison, apart = contents.comparison, {*_remarks(contents), *_flags(contents)}
+    """Write the table of a run, without the lines that stand in a section of their own."""
+    return _grids(contents.comparison, {*_remarks(contents), *_flags(contents)})
+
+
+def _grids(comparison: Comparison, apart: set[str]) -> str:
+    """Write a table, what its figures mean, and the tables below it.
+
+    Args:
+        apart: lines that are left out.
+    """
     first = table((comparison.heading, *cells_of(comparison)))
     lines = notes([line for line in under(comparison) if line not in apart])
     return "".join([first, lines, *map(_folded, below(comparison))])
