@@ -18,8 +18,9 @@ from robustnas.attack import examples
 from robustnas.cli import main
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime.artifacts import digests
-from robustnas.table.report import page
+from robustnas.table.report import page, sections
 from robustnas.table.report.contents import Contents
+from robustnas.table.several import joined
 from robustnas_plugins.datasets.digits import Digits
 
 VOID = {"meta", "path", "rect", "image", "circle", "br"}
@@ -51,10 +52,10 @@ class Reader(HTMLParser):
         return [attrs for name, attrs in self.found if name == tag]
 
 
-def written(*runs: Path, out: Path | None = None) -> str:
-    """The page of some runs, as the command writes it."""
-    assert main(["report", *map(str, runs), *(["--out", str(out)] if out else [])]) == 0
-    return ((out or runs[0] / "report") / "report.html").read_text(encoding="utf-8")
+def written(run: Path, out: Path | None = None) -> str:
+    """The page of a run, as the command writes it."""
+    assert main(["report", str(run), *(["--out", str(out)] if out else [])]) == 0
+    return ((out or run / "report") / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,6 @@ def test_examples_are_the_first_images_that_the_attack_broke(finished_run):
 def test_the_same_run_gives_the_same_page(finished_copy):
     first = written(finished_copy / "run")
     assert written(finished_copy / "run") == first  # a report in the run directory is no part of the run
-    assert main(["table", str(finished_copy / "run")]) == 0
 
 
 def test_texts_of_other_people_are_shown_and_do_nothing(finished_copy):
@@ -231,21 +231,25 @@ def test_a_folder_that_cannot_be_written_names_the_option(finished_copy, capsys)
     assert "<h1>" in written(run, out=finished_copy / "new" / "folder")
 
 
-def test_several_runs_have_a_table_together_and_sections_each(finished_copy):
+def test_several_runs_have_a_table_together_and_sections_each(finished_copy, capsys):
     run = finished_copy / "run"
     other = Path(shutil.copytree(run, finished_copy / "other"))
-    shown = written(run, other, out=finished_copy / "both")
-    read = Reader(shown)
+    alike = sections.of_runs(joined(run, other)).body
+    assert "several runs: each method is compared with those of all of them" in alike
+    assert "<figcaption>Clean against robust accuracy</figcaption>" in alike
+    assert "jac of other: " in alike
+    text = (other / "recipe.yaml").read_text()
+    RunDirectory(other).write_text("recipe.yaml", text.replace("images: 40", "images: 50"))
+    asked = ["report", str(run), str(other), "--out", str(finished_copy / "both")]
+    assert main(asked) == 2
+    assert "evaluate.images: 40 in run; 50 in other" in capsys.readouterr().err
+    assert main([*asked, "--force"]) == 0
+    read = Reader(shown := (finished_copy / "both" / "report.html").read_text())
     identifiers = [attrs["id"] for _, attrs in read.found if "id" in attrs]
     assert len(set(identifiers)) == len(identifiers)
     assert {"runs", "run-1", "run-2", "table-1", "table-2"} <= set(identifiers)
-    assert "several runs: each method is compared with those of all of them" in shown
-    assert shown.count("<figcaption>Clean against robust accuracy</figcaption>") == 3
-    assert "jac of other: " in shown
-    text = (other / "recipe.yaml").read_text()
-    RunDirectory(other).write_text("recipe.yaml", text.replace("images: 40", "images: 50"))
-    assert main(["report", str(run), str(other)]) == 2
-    assert main(["report", str(run), str(other), "--force"]) == 0
+    assert "several runs that differ: nothing is marked as best" in shown
+    assert shown.count("<figcaption>Clean against robust accuracy</figcaption>") == 2  # of each run, not of both
 
 
 def test_charts_as_files_need_the_extra(finished_copy, capsys, monkeypatch):

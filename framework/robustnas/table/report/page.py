@@ -16,6 +16,7 @@ from robustnas.table.report.contents import Contents
 from robustnas.table.report.sections import Section
 from robustnas.table.report.style import STYLE
 from robustnas.table.report.svg import safe
+from robustnas.table.rows import Comparison
 from robustnas.table.several import joined
 
 FILE = "report.html"
@@ -45,11 +46,12 @@ def write(
     if figures is not None:
         plots.need()
     place = runs[0].path / "report" if folder is None else folder
+    if folder is None:
+        real_folder(place)
+    together = joined(*runs, force=force) if len(runs) > 1 else None
     every = [Contents.of(run) for run in runs]
-    text = page(every, force=force)
+    text = page(every, together)
     try:
-        if folder is None:
-            real_folder(place)
         write_text(place / FILE, text)
         written = [place / FILE]
         if figures is not None:
@@ -63,23 +65,20 @@ def write(
     return written
 
 
-def page(every: Sequence[Contents], *, force: bool = False) -> str:
+def page(every: Sequence[Contents], together: Comparison | None = None) -> str:
     """Make the page of some runs.
 
     Args:
-        force: as `write` takes it.
-
-    Raises:
-        InputError: the runs are not alike.
+        together: the table of all of them, of several.
     """
     names = [one.run.path.resolve().name for one in every]
     title = f"{', '.join(names)}: report"
     parts = list[str]()
     links = list[tuple[str, str]]()
-    if len(every) > 1:
-        together = sections.of_runs(joined(*(one.run for one in every), force=force))
-        parts.append(_section(together))
-        links.append((together.ident, together.title))
+    if together is not None:
+        section = sections.of_runs(together)
+        parts.append(_section(section))
+        links.append((section.ident, section.title))
     for number, (name, contents) in enumerate(zip(names, every, strict=True), start=1):
         if len(every) > 1:
             parts.append(f'<h1 id="run-{number}">{safe(name)}</h1>')

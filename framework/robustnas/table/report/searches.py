@@ -61,13 +61,14 @@ def _curve(
     histories: Histories, pick: str | Callable[[Mapping[str, Any]], float | None], title: str, up: str, **more: Any
 ) -> Iterator[Chart]:
     """Describe one figure, the mean over each method's searches; nothing where no search has it."""
-    value = (lambda record: record.get(pick)) if isinstance(pick, str) else pick
+    value: Callable[[Mapping[str, Any]], float | None] = (lambda r: r.get(pick)) if isinstance(pick, str) else pick
     series = []
     for style, (method, every) in enumerate(histories.items()):
         by_epoch: dict[int, list[float]] = {}
         for record in (one for records in every for one in records):
-            if value(record) is not None:
-                by_epoch.setdefault(int(record["epoch"]), []).append(value(record))
+            found = value(record)
+            if found is not None:
+                by_epoch.setdefault(int(record["epoch"]), []).append(found)
         points: list[Point] = [(epoch, statistics.fmean(values)) for epoch, values in sorted(by_epoch.items())]
         series += [Series(method, points, style)] if points else []
     if series:
