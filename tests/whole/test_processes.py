@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from robustnas.attack import examples, outcomes
 from robustnas.cli import main
-from robustnas.runtime.artifacts import StageFolder, forget
+from robustnas.runtime.artifacts import forget
 from robustnas.runtime.processes import ALONE
 from support import places
 from support.two_processes import everything
@@ -150,10 +149,6 @@ def test_a_recipe_under_torchrun_gives_the_same_table(shared: Path):
         assert (one["provenance"]["processes"], two["provenance"]["processes"]) == (1, 2)
         for key in ("labels", "predictions", "success", "certified"):
             assert one.get(key) == two.get(key), (kind, key)
-    (folder,) = map(StageFolder, (shared / "two" / "attack").iterdir())
-    (row,) = outcomes.load(folder.path)
-    broken = sorted(row.index[row.success].tolist())
-    assert [one.index for one in examples.load(folder)] == broken[: examples.MOST] != []
 
 
 @pytest.mark.processes
