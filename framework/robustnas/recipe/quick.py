@@ -30,12 +30,8 @@ TRAIN_IMAGES, IMAGES_A_CLASS = 96, 2
 TEST_IMAGES, CERTIFIED_IMAGES, SCORED_IMAGES = 16, 2, 16
 EPOCHS, BATCH, PARTS, SAMPLES, RADII, RUNS = 2, 32, 2, 2, 2, 2
 
-SIZES = {"cells": 3, "channels": 16, "network_cells": 3, "network_channels": 8}
-"""Options of search spaces.
-
-Three cells hold both reductions and the auxiliary head.  A supernet keeps sixteen channels, of which operations on
-partial ones are given four: with two or three, convolutions of torch 2.14 corrupt memory on some CPUs.
-"""
+SIZES = {"cells": 3, "channels": 8, "network_cells": 3, "network_channels": 8}
+"""Options of search spaces: three cells hold both reductions and the auxiliary head."""
 
 EFFORT = {
     **{"steps": 3, "restarts": 1, "eot_samples": 2, "binary_search_steps": 2, "queries": 20},
