@@ -127,7 +127,8 @@ def test_what_a_search_returns_and_records(tmp_path):
     told = []
     result = search.run(task(Jacobian()), folder, CPU, lambda *place, **figures: told.append((place, figures)))
     folder.finish(result)  # plain data
-    assert set(result) == {"genotype", "alpha", "epochs", "parameters", "search_seconds", "peak_memory", "notes"}
+    known = {"genotype", "alpha", "operations", "epochs", "parameters", "search_seconds", "peak_memory", "notes"}
+    assert set(result) == known
     table = torch.tensor(result["alpha"]["normal"])
     assert table.shape == (2, 3)
     assert result["genotype"] == {"edges": table.argmax(dim=1).tolist()}

@@ -77,7 +77,7 @@ def test_what_is_written_is_registered_and_its_recipe_is_a_recipe(kind, tmp_path
 
 
 def test_every_kind_that_has_a_check_has_an_example():
-    """`tests/testing/test_examples.py` holds them to their contracts."""
+    """`tests/testing/test_kind_examples.py` holds them to their contracts."""
     assert set(DIFFERENT) == set(CHECKS)
     assert {path.stem.replace("_", "-") for path in EXAMPLES.glob("*.py")} == {*CHECKS, "--init--"}
 

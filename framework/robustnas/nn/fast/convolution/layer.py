@@ -69,7 +69,8 @@ def _overruns(x: Tensor, weight: Tensor, stride: Size, padding: Size | str, grou
     memory, where they have few input channels.  The pixels that the stride leaves are taken first for these.
     """
     return (
-        tuple(weight.shape[2:]) == (1, 1)
+        not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # sizes are no numbers then
+        and tuple(weight.shape[2:]) == (1, 1)
         and pair(stride) != (1, 1)
         and not isinstance(padding, str)
         and groups == 1
