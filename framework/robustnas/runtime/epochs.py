@@ -138,7 +138,7 @@ class Epochs:
             self.report(len(self.records), self.epochs, "epoch")
         while len(self.records) < self.epochs:
             record = self._epoch(begin, parts, feed)
-            self.report(len(self.records), self.epochs, "epoch", **_figures(record))
+            self.report(len(self.records), self.epochs, "epoch", step=None, **_figures(record))
             if self.processes.any(interrupt.asked()):
                 raise interrupt.Interrupted
 
