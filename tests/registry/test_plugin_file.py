@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from robustnas.errors import InputError, PluginError
-from robustnas.registry import METRICS, REGISTRIES
+from robustnas.registry import METRICS
 from robustnas.registry.plugin_file import GIVEN, hyphened, register
+from support.given_files import forget
 
 SOURCE = """
 from attrs import frozen
@@ -42,9 +43,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for name in set(sys.modules) - before:
         del sys.modules[name]
-    GIVEN.clear()
-    for registry in REGISTRIES.values():
-        registry.given.clear()
+    forget()
 
 
 @pytest.fixture
@@ -85,6 +84,27 @@ def test_a_changed_file_is_another_version(file: Path) -> None:
     assert second.sha256 != first.sha256
     assert METRICS.load("own-score")().width == 8
     assert [entry.version for entry in METRICS.entries() if entry.name == "own-score"] == [second.entry.version]
+
+
+def test_a_refused_class_is_taken_once_it_is_mended(file: Path) -> None:
+    register(f"{file}:OwnScore")
+    file.write_text(SOURCE.replace("class OwnScore:", "class OwnScore:\n    contract = 9", 1))
+    with pytest.raises(PluginError):
+        register(f"{file}:OwnScore")
+    assert "own-score" in METRICS.names()
+    file.write_text(SOURCE.replace("beside_it.WIDTH", "8"))
+    register(f"{file}:OwnScore")
+    assert METRICS.load("own-score")().width == 8
+
+
+def test_a_folder_may_have_an_equals_sign_in_its_name(file: Path) -> None:
+    folder = file.parent / "lr=1"
+    folder.mkdir()
+    for each in (file, file.parent / "beside_it.py"):
+        each.rename(folder / each.name)
+    made = register(f"mine={folder / file.name}:OwnScore")
+    assert made.path == folder / file.name
+    assert register(made.text, made.sha256) == made, "as workers do"
 
 
 @pytest.mark.parametrize(

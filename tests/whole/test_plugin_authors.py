@@ -17,9 +17,9 @@ from robustnas.cli.new_plugin import DIFFERENT, EXAMPLES, written
 from robustnas.errors import InputError
 from robustnas.recipe.load import load
 from robustnas.registry import REGISTRIES
-from robustnas.registry.plugin_file import GIVEN
 from robustnas.testing import CHECKS
 from support.fake_package import install
+from support.given_files import forget
 from support.places import ROOT
 
 EXAMPLE = ROOT / "docs" / "examples" / "robustnas-curvature"
@@ -40,13 +40,6 @@ def forgotten(monkeypatch):
         if name.startswith(("robustnas_my", "robustnas_curvature", "curvature", "test_")):
             del sys.modules[name]
     forget()
-
-
-def forget() -> None:
-    """As in a new process: no file has been given."""
-    GIVEN.clear()
-    for registry in REGISTRIES.values():
-        registry.given.clear()
 
 
 def put(folder: Path, files: dict[str, str]) -> None:
@@ -172,3 +165,22 @@ def test_a_file_of_one_class_runs_in_workers_and_a_changed_one_is_told(tmp_path,
     assert len(list((out / "search").iterdir())) == 3
     (again,) = json.loads((out / "plugins.json").read_text())
     assert again["sha256"] != recorded["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("metric jacobian --set name=random-noise", "--set name=random-noise: name: found beside NAME"),
+        ("metric nope", "no metric is called 'nope'"),
+        ("attack fgsm --kit epsilon=99", "--kit epsilon=99: epsilon: found 99.0; a radius in pixel units"),
+        ("metric jacobian --kit epsilons=[0.5,0.5]", "two different radii"),
+        ("metric jacobian --kit norms=[l7]", "some of linf, l2, l1 would do"),
+        ("dataset digits --kit limit=0", "limit: found 0; a whole number from 1 would do"),
+        ("dataset digits --kit splits=[nope]", "some of train, test would do"),
+        ("search-space darts --kit shapes=[[1,0,2]]", "a list of shapes"),
+        ("search-space darts --kit methods=[]", "some of ibp, crown-ibp, crown, alpha-crown would do"),
+    ],
+)
+def test_what_is_typed_wrongly_is_no_fault_of_the_plugin(typed, told, capsys):
+    assert main(["plugins", "check", *typed.split()]) == 2
+    assert told in capsys.readouterr().err

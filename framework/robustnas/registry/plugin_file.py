@@ -31,7 +31,7 @@ MOST = 1024**2
 
 NAME = "[a-z0-9]+(-[a-z0-9]+)*"
 
-WRITTEN = re.compile(rf"(?:(?P<name>{NAME})=)?(?P<path>[^=]+\.py):(?P<cls>[A-Za-z_]\w*)")
+WRITTEN = re.compile(rf"(?:(?P<name>{NAME})=)?(?P<path>[^=/]*(?:/.*)?\.py):(?P<cls>[A-Za-z_]\w*)")
 
 
 @frozen
@@ -101,15 +101,16 @@ def register(text: str, sha256: str | None = None) -> PluginFile:
     registry = _registry_of(plugin, text)
     made = PluginFile(registry.kind, written["name"] or hyphened(cls), path, cls, found)
     former = GIVEN.get((made.kind, made.name))
-    if former is not None and former.path == made.path:
-        registry.given.remove(former.entry)
+    earlier = former.entry if former is not None and former.path == made.path else None
     for other in registry.entries():
-        if other.name == made.name:
+        if other.name == made.name and other != earlier:
             would = f"another-name={written['path']}:{cls}"
             raise InputError(
                 f"--plugin {text}: {other.provider} registers {made.kind} {made.name!r} already; {would} would do"
             )
     registry.load_entry(made.entry)
+    if earlier is not None:  # the class is accepted: only now does it take the other's place
+        registry.given.remove(earlier)
     registry.given.append(made.entry)
     GIVEN[made.kind, made.name] = made
     return made

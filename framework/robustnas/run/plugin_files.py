@@ -11,7 +11,7 @@ FILE = "plugins.json"
 
 def record(directory: RunDirectory) -> None:
     """Write down path and digest of each, and tell which are not what an earlier run here was given."""
-    former = directory.read_json(FILE) or []
+    former = [] if directory.lost(FILE) else directory.read_json(FILE) or []
     known = {(one["kind"], one["name"]): one for one in former}
     for key, file in GIVEN.items():
         given = {"kind": file.kind, "name": file.name, "class": file.cls, "file": str(file.path), "sha256": file.sha256}

@@ -120,7 +120,8 @@ def _check_alpha(bench: Bench, supernet: Any) -> None:
         still = None if slope is None else (slope.abs().sum(dim=1) == 0).nonzero().flatten().tolist()
         if slope is not None and slope.shape[1] == 1:
             still = []  # one candidate: its weight is 1 whatever alpha is
-        verdict.expect(still == [], "alpha reaches the logits", f"the gradient in rows {still} of {name!r} is zero")
+        where = "every row" if still is None else f"rows {still}"
+        verdict.expect(still == [], "alpha reaches the logits", f"the gradient in {where} of {name!r} is zero")
 
 
 def _check_mixing(bench: Bench, supernet: Any) -> None:
