@@ -23,6 +23,7 @@ from robustnas.run import checks, layout, overview
 from robustnas.run.data import splits_here
 from robustnas.run.directory import RunDirectory
 from robustnas.train.settings import Train
+from robustnas_plugins.attacks.fgsm import FGSM
 from robustnas_plugins.search_spaces.darts import Darts
 from support.fake_package import install
 from support.tiny_plan import RECIPE, plan
@@ -386,3 +387,15 @@ def test_a_strangers_order_and_regime_are_plugins_like_ours(recipe: Path, tmp_pa
     method = found[0].methods["darts"]
     assert method.search.order.rate == 0.25
     assert type(method.train.regime).__name__ == "Theirs"
+
+
+def test_an_attack_is_keyed_by_its_contents_for_the_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(RECIPE)
+
+    def key(train: str, test: str) -> str:
+        monkeypatch.setattr(FGSM, "contents", {"train": train, "test": test}, raising=False)
+        made = plan(recipe)
+        return next(stage.key for stage in made.stages if stage.column is not None and stage.column.label == "fgsm")
+
+    assert key("a", "b") == key("other", "b") != key("a", "other")

@@ -98,6 +98,7 @@ def test_a_run_is_told_whole_and_a_tracker_that_fails_is_left_out(
         ("[absent]", "trackers.0: tracker absent needs the package absent: pip install absent would do"),
         ("notes", "trackers: found 'notes'; a list of trackers would do, such as [tensorboard]"),
         ("[notes, {name: notes, loud: true}]", "trackers.1: found a second tracker 'notes'"),
+        ("[notes, notes]", "trackers.1: found a second tracker 'notes'"),
         ("[note]", "no tracker is called 'note'; did you mean 'notes'?"),
         ("[{name: notes, load: true}]", "unknown option of tracker 'notes'; did you mean 'loud'?"),
     ],

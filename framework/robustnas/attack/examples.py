@@ -78,6 +78,7 @@ class Kept:
         index, rows = outcomes.index.tolist(), broken.nonzero()[:, 0].tolist()
         if len(self.found) == MOST:
             rows = [row for row in rows if index[row] < self.found[-1].index]
+        rows = sorted(rows, key=index.__getitem__)[:MOST]
         new = [
             Example(
                 index[row],

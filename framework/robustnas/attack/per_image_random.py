@@ -50,7 +50,7 @@ class PerImageRandom:
 
     Args:
         seeds: (N,) int64, one an image, on the device on which numbers are wanted.
-        places: (N,) int64, of the images in the test split, for what is stored of each; None outside the harness.
+        places: (N,) int64, the `indices` of `of_images`; under an attack, the images' places in the test split.
     """
 
     seeds: Tensor

@@ -121,7 +121,7 @@ class Evaluated:
             before={column.label: before(column, columns) for column in columns},
             attacks={
                 column.label: {
-                    "attack": identity("attack", uses[column.label]),
+                    "attack": identity("attack", uses[column.label], split="test"),
                     "threat": column.threat,
                     "radii": column.radii,
                     "expectation": column.expectation,

@@ -181,8 +181,10 @@ class Plugins:
         trackers: dict[str, Use] = {}
         for entry in node.value:
             use = self.use(entry, TRACKERS)
-            if use is not BAD and trackers.setdefault(use.name, use) is not use:
+            if use is not BAD and use.name in trackers:
                 self.faults.add(entry.mark, entry.path, f"found a second tracker {use.name!r}; one of the two would do")
+            elif use is not BAD:
+                trackers[use.name] = use
         return tuple(trackers.values())
 
     def _attack(self, node: Node, threat_node: Node | None, threat: ThreatModel | None) -> Any:

@@ -77,7 +77,7 @@ def choose(task: Task) -> None:
         result = folder.result()
         seconds += float(result["search_seconds" if stage.kind == "search" else "train_seconds"])
         if stage.kind == "candidate":
-            judged = result.get("judged")
+            judged = result.get("judged", result.get("held_out"))  # as older versions called it
             if not isinstance(judged, dict) or not {"clean", "robust"} <= judged.keys():
                 raise RunDirectoryError(damaged(folder.result_file, "it does not say what the candidate gets right"))
             candidates.append({**judged, "parameters": result["parameters"], "genotype": genotype_in(folder)})

@@ -29,6 +29,9 @@ from robustnas.runtime.strangers import first_line
 
 FILE = "checkpoint.pt"
 
+TOLD_APART = ("epoch", "done", "total", "unit", "step")
+"""Names of figures that a report has a place of its own for, or would take for one."""
+
 REPORT_SECONDS = 1.0
 """A step is reported at most so often: its figures are on the device, which waits while they are read."""
 
@@ -158,7 +161,11 @@ class Epochs:
             for step, _ in enumerate(epoch.run(done), done + 1):
                 if step < epoch.steps and time.perf_counter() - told >= REPORT_SECONDS:
                     self.report(
-                        len(self.records), self.epochs, "epoch", step=(step, epoch.steps), **epoch.figures.latest()
+                        len(self.records),
+                        self.epochs,
+                        "epoch",
+                        step=(step, epoch.steps),
+                        **_figures(epoch.figures.latest()),
                     )
                     told = time.perf_counter()
                 if step < epoch.steps and self.processes.any(interrupt.asked()):
@@ -229,7 +236,7 @@ def _figures(record: Mapping[str, Any]) -> dict[str, float]:
     for name, value in record.items():
         if isinstance(value, Mapping):
             figures |= {f"{name}/{key}": number for key, number in _figures(value).items()}
-        elif isinstance(value, int | float) and name != "epoch":
+        elif isinstance(value, int | float) and name not in TOLD_APART:
             figures[name] = value
     return figures
 

@@ -21,7 +21,7 @@ from robustnas.options import option
 from robustnas.runtime.suggest import did_you_mean
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.corruption.apply import FAMILIES, Natural
-from robustnas_plugins.attacks.corruption.copies import BENCHMARK, Copies, Stored, all_of
+from robustnas_plugins.attacks.corruption.copies import BENCHMARK, Copies, Stored
 
 COLOUR = ("saturate",)
 """Families for three channels only."""
@@ -60,7 +60,7 @@ class Corruptions:
             if family not in FAMILIES:
                 hint = did_you_mean(str(family), FAMILIES) or f"; known are {', '.join(FAMILIES)}"
                 raise ValueError(f"no corruption is called {family!r}{hint}")
-        _once("families", families)
+        _once("families", families if self.folder is None else _as_files(families))
 
     @severities.validator
     def _from_1_to_5(self, attribute: object, severities: list[int]) -> None:
@@ -102,7 +102,7 @@ class Corruptions:
         """What lies in the folder; None without one."""
         if self.folder is None:
             return None
-        return Copies(Path(self.folder).expanduser(), all_of(self.families), tuple(self.severities))
+        return Copies(Path(self.folder).expanduser(), _as_files(self.families), tuple(self.severities))
 
     @property
     def contents(self) -> str | None:
@@ -117,6 +117,11 @@ class Corruptions:
         """
         if self._copies is not None:
             self._copies.check(images)
+
+
+def _as_files(families: Sequence[str]) -> tuple[str, ...]:
+    """Names of families as files of copies have them, with underscores where a recipe may have hyphens."""
+    return tuple(str(family).replace("-", "_") for family in families)
 
 
 def _once(name: str, values: Sequence[object]) -> None:

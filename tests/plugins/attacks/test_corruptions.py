@@ -261,6 +261,7 @@ def test_saturate_on_grey_images_says_what_would_do():
         ),
         ({"families": []}, r"families is empty: leave it out for all of them"),
         ({"families": ["fog", "snow", "fog"]}, r"families names one twice: fog, snow, fog"),
+        ({"folder": "C", "families": ["shot-noise", "shot_noise"]}, r"names one twice: shot_noise, shot_noise"),
         ({"severities": [6]}, r"severities are whole numbers from 1 to 5, found 6"),
         ({"severities": [0]}, r"from 1 to 5, found 0"),
         ({"severities": [1, 2.5]}, r"from 1 to 5, found 2.5"),

@@ -59,14 +59,17 @@ def test_ticks_of_epochs_are_whole_and_those_of_ratios_powers():
 
 
 def test_a_sweep_is_a_line_a_method_over_numbers_or_over_places_in_the_list():
-    def record(method: str, value, clean: float) -> dict:
-        return {"key": "search.gamma", "value": value, "text": str(value), "method": method, "row": "",
-                "clean": {"mean": clean}, "robust": None, "certified": None}  # fmt: skip
+    def record(method: str, value, clean: float, robust: dict | None = None) -> dict:
+        return {"key": "search.gamma", "value": value, "text": str(value), "method": method,
+                "clean": {"mean": clean}, "robust": robust, "certified": None}  # fmt: skip
 
     (chart,) = over_keys([record("a", 1, 0.5), record("a", 0.1, 0.25), record("b", 1, 0.75)])
     assert (chart.key, chart.across, chart.whole) == ("clean-over-search-gamma", "search.gamma", False)
     lines = {series.name: series.points for series in chart.series}
     assert lines == {"a": [(0.1, 25.0), (1.0, 50.0)], "b": [(1.0, 75.0)]}
+    clean, robust = over_keys([record("a", 1, 0.5), record("b", 1, 0.75, {"mean": 0.5})])
+    assert [series.name for series in robust.series] == ["b"]
+    assert robust.series[0].style == clean.series[1].style, "a method looks the same in every chart"
     (chart,) = over_keys([record("a", 1, 0.5), record("a", {"balance": 1}, 0.25)])
     assert (chart.across, chart.whole) == ("search.gamma (1: 1, 2: {'balance': 1})", True)
     assert chart.series[0].points == [(1.0, 50.0), (2.0, 25.0)]
@@ -184,7 +187,7 @@ def test_files_of_charts_need_matplotlib_and_say_so(monkeypatch: pytest.MonkeyPa
 
 
 def test_charts_are_written_as_files(tmp_path: Path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="robustnas[plots] is not installed")
     chart = Chart("k", "$x_", "epoch", "loss", [Series("a_$", [(1, 1.0), (2, 2.0)], 0, steps=True)], True, whole=True)
     drawings = [chart, chart, *heat_maps("darts", history(2), {})]
     plots.write(drawings, tmp_path, "png")

@@ -80,6 +80,7 @@ def over_keys(records: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
         # what has no place on an axis of numbers is placed by its number in the list
         places = ", ".join(f"{place}: {text}" for place, text in enumerate(texts, 1))
         across = key if numbers else f"{key} ({places})"
+        styles = {method: style for style, method in enumerate(dict.fromkeys(record["method"] for record in own))}
         for outcome in OUTCOMES:
             lines: dict[str, list[Point]] = {}
             for record in own:
@@ -92,7 +93,7 @@ def over_keys(records: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
                     f"{outcome.capitalize()} accuracy over {key}",
                     across,
                     f"{outcome} accuracy (%)",
-                    [Series(method, sorted(points), style) for style, (method, points) in enumerate(lines.items())],
+                    [Series(method, sorted(points), styles[method]) for method, points in lines.items()],
                     whole=not numbers,
                     note="Means over networks.",
                 )

@@ -11,7 +11,6 @@ read as they are evaluated.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -244,8 +243,3 @@ def _scanned(folder: Path) -> ClassFolders:
 def _known(file: Path) -> tuple[str, str]:
     """Class and name of an image, without the ending: copies may be of another format."""
     return file.parent.name, file.stem
-
-
-def all_of(names: Iterable[str]) -> tuple[str, ...]:
-    """Names as the files have them, with underscores where a recipe may have hyphens."""
-    return tuple(name.replace("-", "_") for name in names)
