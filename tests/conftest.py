@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,19 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished_copy(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, free to be changed."""
     return Path(shutil.copytree(finished_run, tmp_path / "c"))
+
+
+@pytest.fixture
+def rules_put_back() -> Iterator[None]:
+    """What a test writes into the tables of bounds' rules is taken out again."""
+    from robustnas.bounds.value import RULES, SCALED  # it imports torch
+
+    rules, scaled = dict(RULES), set(SCALED)
+    yield
+    RULES.clear()
+    RULES.update(rules)
+    SCALED.clear()
+    SCALED.update(scaled)
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from test_docs import DOCUMENTS, FENCE, fenced
 from torch import nn
 
 import robustnas
-from robustnas.bounds.value import RULES, SCALED
 from robustnas.cli import main
 from robustnas.cli.parser import parse
 from robustnas.recipe import shelf
@@ -29,11 +28,11 @@ from robustnas_plugins.search_spaces.darts import Darts
 from support.finished_run import RECIPE, run
 from support.places import ROOT
 
-QUICK = ("plugins", "recipes", "table", "records", "draw", "completion")
+QUICK = ("plugins", "recipes", "table", "records", "draw", "report", "completion", "doctor")
 """Commands that are run as they stand; the others are parsed, and their recipes loaded."""
 
-THEIRS = {"gradient-norm", "my-metric", "basic-iterative"}
-"""Plugins that the reader of a page writes: commands about them are parsed here, and run by tests/testing."""
+THEIRS = {"my-metric", "basic-iterative", "--figures"}
+"""Plugins that the reader of a page writes, and what needs an extra: parsed here, and run by other tests."""
 
 OURS = re.compile(r"(?:\S*/)?robustnas|torchrun .*?-m robustnas|python3? -m robustnas")
 FILE = re.compile(r"python3? ((?:tests|docs)/\S+\.py)")
@@ -69,7 +68,7 @@ def here(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Path(shutil.copytree(finished_run, folder / "made"))
     (made / "r.yaml").write_text(RECIPE.replace("jac:", "dsrna-combined:"))
     assert run(made, "--quiet") == 0  # the same stages under another name
-    for name in ("quickstart", "my", "mine"):
+    for name in ("quickstart", "my", "mine", "other"):
         shutil.copytree(made / "run", folder / "runs" / name)
         shutil.copy(made / "r.yaml", folder / f"{name}.yaml")
     shutil.copy(made / "r.yaml", folder / "recipe.yaml")  # as `plugins new` writes one
@@ -130,24 +129,12 @@ def test_the_walk_over_commands_is_not_empty():
         parse(["run", "quickstart", "--job", "2"])
 
 
-@pytest.fixture
-def rules_of_before() -> Iterator[None]:
-    """Rules of bounds that examples register are forgotten."""
-    rules, scaled = dict(RULES), set(SCALED)
-    yield
-    RULES.clear()
-    RULES.update(rules)
-    SCALED.clear()
-    SCALED.update(scaled)
-
-
 WITH_CODE = [one for one in DOCUMENTS if fenced(one, "python") and one.name not in IN_TEST_DOCS]
 
 
+@pytest.mark.usefixtures("rules_put_back")
 @pytest.mark.parametrize("document", WITH_CODE, ids=lambda path: path.name)
-def test_the_code_of_a_document_runs(
-    document: Path, here: Path, monkeypatch: pytest.MonkeyPatch, rules_of_before: None
-):
+def test_the_code_of_a_document_runs(document: Path, here: Path, monkeypatch: pytest.MonkeyPatch):
     """In one namespace, block by block, in which is what its text speaks of."""
     monkeypatch.chdir(here)
     split = Digits().split("test")

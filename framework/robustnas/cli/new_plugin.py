@@ -111,9 +111,6 @@ DIFFERENT = {
 }
 """By kind of plugin: what of `USUAL` is different."""
 
-KINDS = tuple(DIFFERENT)
-"""The kinds that have an example, and a check in the kit."""
-
 
 def new(arguments: argparse.Namespace) -> int:
     """Write the distribution into a new folder, and say what to type next."""

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from robustnas import __version__
 from robustnas.cli import authors, commands, new_plugin
+from robustnas.registry import REGISTRIES
 from robustnas.runtime.quoted import quoted
 from robustnas.runtime.suggest import did_you_mean
 
@@ -17,7 +18,7 @@ FORMS = ("rich", "markdown", "latex", "csv", "json", "html")
 
 SHELLS = ("bash", "zsh", "fish")
 
-KINDS = ("search-space", "metric", "attack", "dataset", "order", "regime", "tracker")
+KINDS = tuple(REGISTRIES)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -145,8 +146,8 @@ def _parser() -> argparse.ArgumentParser:
     show = add(plugins, "show", "show a plugin: where it comes from and its options", commands.show_plugin)
     check = add(plugins, "check", "hold a plugin to its contract, and list every promise it breaks", authors.check)
     new = add(plugins, "new", "write a package with a plugin of your own, its tests and a recipe", new_plugin.new)
-    for each, kinds in ((show, KINDS), (check, new_plugin.KINDS), (new, new_plugin.KINDS)):
-        each.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
+    for each in (show, check, new):
+        each.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
     for each in (show, check):
         each.add_argument("name", metavar="NAME", help="a name that plugins list shows")
     new.add_argument("name", metavar="NAME", help="of the plugin, such as my-metric")

@@ -9,10 +9,11 @@ import attrs
 from attrs import frozen
 
 from robustnas import contracts
-from robustnas.contracts import Dataset, Images, Shape
+from robustnas.contracts import Images
 from robustnas.data.images import InMemory
 from robustnas.data.selection import Chosen
 from robustnas.data.stratified import balanced
+from robustnas.data.view import View
 from robustnas.errors import DataError
 
 SEED = 0
@@ -20,7 +21,7 @@ SEED = 0
 
 
 @frozen
-class Subset:
+class Subset(View):
     """A dataset with some of its training images, as many of each class as there can be, and all of its test images.
 
     Fewer images are the first of more.  Streamed images stay where they are.
@@ -30,25 +31,8 @@ class Subset:
         at_most: whether all of them train where there are fewer.
     """
 
-    dataset: Dataset
     count: int
     at_most: bool = False
-
-    @property
-    def shape(self) -> Shape:
-        return self.dataset.shape
-
-    @property
-    def classes(self) -> int:
-        return self.dataset.classes
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        return self.dataset.mean
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        return self.dataset.std
 
     def split(self, name: str) -> Images:
         """The dataset's own split; of `"train"`, the images that train.

@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from robustnas.runtime.artifacts import (
     write_json,
     write_text,
 )
+from robustnas.runtime.environment import versions
 from robustnas.runtime.report import Report, silent
 from robustnas.runtime.suggest import did_you_mean
 from robustnas.table import results
@@ -130,7 +130,7 @@ def export(request: Request, report: Report = silent) -> Bundle:
             "radius_method": found.radius_method,
             "certified": sum(found.certified),
         },
-        "versions": {"robustnas": __version__, **_versions("torch", "onnx", "onnxruntime")},
+        "versions": {"robustnas": __version__, **versions(("torch", "onnx", "onnxruntime"))},
     }
     with _whole(output) as folder:
         write_bytes(folder / NETWORK, data)
@@ -228,16 +228,6 @@ def _stage_name(directory: RunDirectory, arranged: Plan, kind: plan.Kind, method
     """The folder of a stage; None where there is none, as for a network made elsewhere."""
     stage = arranged.stage(kind, method, seed)
     return None if stage is None else directory.folder(stage).path.name
-
-
-def _versions(*packages: str) -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
 
 
 def _free(output: Path) -> Path:

@@ -21,7 +21,6 @@ from robustnas.contracts import Genotype, SearchSpace, canonical, enumeration
 from robustnas.errors import InputError
 from robustnas.laboratory import robustness_dataset
 from robustnas.recipe.schema import Published
-from robustnas.runtime import given_file
 from robustnas.runtime.strangers import described
 from robustnas.runtime.suggest import did_you_mean
 
@@ -45,20 +44,18 @@ class PublishedTable:
                 "search_space: nas-bench-201 would do"
             )
         self.outcomes, self.space, self.file = list(published.outcomes), space, file
+        cells = list(listed())
         if file.is_dir():
-            self.rows: Mapping[str, Any] = robustness_dataset.rows(file, published.dataset, self.outcomes, listed())
+            self.rows: Mapping[str, Any] = robustness_dataset.rows(file, published.dataset, self.outcomes, cells)
         else:
             self.rows = self._of_file(published.dataset)
-        there = [(str(place), genotype) for place, genotype in enumerate(listed()) if str(place) in self.rows]
+        there = [(str(place), genotype) for place, genotype in enumerate(cells) if str(place) in self.rows]
         self.exact = {_text(genotype): place for place, genotype in there}
         self.isomorphic = {canonical(space, genotype): place for place, genotype in there}
 
     def _of_file(self, dataset: str) -> Mapping[str, Any]:
         """Read the rows of a file in the form above."""
-        try:
-            data = json.loads(given_file.read(self.file, LARGEST))
-        except (ValueError, RecursionError) as fault:
-            raise InputError(f"{self.file} is not JSON: {fault}") from fault
+        data = robustness_dataset.json_of(self.file, LARGEST)
         rows = _entry(self.file, data, dataset, "dataset")
         first: Any = next(iter(rows.values()), {})
         for name in self.outcomes:

@@ -37,23 +37,22 @@ def rows(folder: Path, dataset: str, outcomes: Iterable[str], listed: Iterable[G
         InputError: a file cannot be read or is not in the form above, there is no such outcome, or the numbers are
             those of other cells.
     """
-    meta = _json(folder / "meta.json")
+    meta = json_of(folder / "meta.json")
     there = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if dataset not in there:
         have = ", ".join(there) or "none"
         raise InputError(f"{folder} has no dataset {dataset!r}{did_you_mean(dataset, there)}; it has {have}")
     found: dict[str, Any] = {}
+    files = (folder / dataset).glob("*_accuracy.json")
+    measured = sorted(path.name.removesuffix("_accuracy.json") for path in files)
     for outcome in outcomes:
         key, _, radius = outcome.partition(" ")
-        measured = sorted(
-            path.name.removesuffix("_accuracy.json") for path in (folder / dataset).glob("*_accuracy.json")
-        )
         if key not in measured:
             have = ", ".join(measured) or "none"
             raise InputError(f"{folder / dataset} has no outcome {key!r}{did_you_mean(key, measured)}; it has {have}")
         file = folder / dataset / f"{key}_accuracy.json"
         place = _place(folder, meta, key, radius)
-        for number, value in _at(file, _json(file), dataset, key, "accuracy").items():
+        for number, value in _at(file, json_of(file), dataset, key, "accuracy").items():
             if isinstance(value, list) != (place is not None) or (place is not None and place >= len(value)):
                 raise InputError(f"{file}: cell {number} does not have a share for each radius of meta.json")
             found.setdefault(number, {})[outcome] = {"": value if place is None else value[place]}
@@ -79,9 +78,14 @@ def _place(folder: Path, meta: Any, key: str, radius: str) -> int | None:
     return names.index(radius)
 
 
-def _json(file: Path) -> Any:
+def json_of(file: Path, most: int = LARGEST) -> Any:
+    """Read a file of JSON of at most so many bytes.
+
+    Raises:
+        InputError: it cannot be read, or is not JSON.
+    """
     try:
-        return json.loads(given_file.read(file, LARGEST))
+        return json.loads(given_file.read(file, most))
     except (ValueError, RecursionError) as fault:
         raise InputError(f"{file} is not JSON: {fault}") from fault
 

@@ -172,9 +172,8 @@ def _check_together(parts: Mapping[str, Any], root: Node, note: Noting) -> None:
             dataset=good["dataset"].plugin if "dataset" in good else None,
             threat=good.get("threat"),
             methods=parts.get("methods", {}),
-            attacks=attacks
-            if _all_read(attacks, root.entries.get("attacks"))
-            else (),  # with one missing, places in the list would be wrong
+            # with one missing, places in the list would be wrong
+            attacks=attacks if _all_read(attacks, root.entries.get("attacks")) else (),
         ),
         note,
     )

@@ -33,6 +33,13 @@ FOREIGN = ("network", "weights", "normalize")
 """Keys of a method that is a network made elsewhere."""
 
 KEYS = ("metric", "genotype", "strategy", "best_of", *FOREIGN, *OVERRIDES, "swept")
+
+WHEN_DRAWN = ("metric", "search")
+"""Keys that mean nothing where genotypes are drawn."""
+
+WITHOUT_SEARCH = (*WHEN_DRAWN, "strategy", "best_of")
+"""Keys that mean nothing where a genotype is named."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -91,12 +98,12 @@ def _method(node: Node, recipe: Mapping[str, Node], default: Method, plugins: Pl
         values["metric"] = plugins.metrics(entries["metric"])
     if "genotype" in entries:
         values["genotype"] = _genotype(entries["genotype"], plugins)
-        _unused(node, ("metric", "search", "strategy", "best_of"), "genotype", faults)
+        _unused(node, WITHOUT_SEARCH, "genotype", faults)
     if "swept" in entries:
         values["swept"] = _swept(entries["swept"], faults)
     values |= _strategy(node, plugins)
     if values.get("strategy") == "random":
-        _unused(node, ("metric", "search"), "a strategy that draws genotypes", faults)
+        _unused(node, WHEN_DRAWN, "a strategy that draws genotypes", faults)
     for key in (key for key in OVERRIDES if key in entries):
         laid = overlay(recipe.get(key), entries[key])
         assert laid is not None

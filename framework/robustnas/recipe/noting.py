@@ -19,8 +19,9 @@ from robustnas.search.settings import Search
 from robustnas.train.settings import Train
 
 SECTIONS = {"search": Search, "train": Train, "evaluate": Evaluate, "certify": Certify, "smoothing": Smoothing}
-KEYS = {f"{section}.{field.name}" for section, cls in SECTIONS.items() for field in attrs.fields(cls)}
-KEYS.add("dataset.train_images")
+KEYS = {f"{section}.{field.name}" for section, cls in SECTIONS.items() for field in attrs.fields(cls)} | {
+    "dataset.train_images"
+}
 """Keys of the recipe that a message may name as the fault."""
 
 OF_METHODS = ("network", "weights", "genotype", "strategy", "best_of")

@@ -19,7 +19,7 @@ from attrs import evolve, frozen
 from robustnas.options import value_text
 from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults, Mark
-from robustnas.recipe.methods import FOREIGN, KEYS, SHARED
+from robustnas.recipe.methods import FOREIGN, KEYS, SHARED, WHEN_DRAWN, WITHOUT_SEARCH
 from robustnas.recipe.overlay import assigned, node_of, put
 from robustnas.recipe.values import found
 from robustnas.runtime.suggest import did_you_mean
@@ -144,10 +144,10 @@ def _uses(method: Node, key: str) -> bool:
     if "network" in given or (method.value is not None and not isinstance(method.value, dict)):
         return False
     if "genotype" in given:
-        return key not in ("metric", "search", "strategy", "best_of")
+        return key not in WITHOUT_SEARCH
     strategy = given.get("strategy")
     name = strategy and (strategy.entries["name"].value if "name" in strategy.entries else strategy.value)
-    return name not in ("random", RANDOM_SEARCH) or key not in ("metric", "search")
+    return name not in ("random", RANDOM_SEARCH) or key not in WHEN_DRAWN
 
 
 def _rows(name: str, method: Node, keys: list[Key], faults: Faults) -> Iterator[tuple[str, Node]]:

@@ -125,7 +125,7 @@ def read(directory: RunDirectory) -> Layout:
                 for method, seeds in data["methods"].items()
             },
             published=[_reported(one) for one in data.get("published", [])],
-            swept={str(method): {"of": str(made["of"]), **made} for method, made in data.get("swept", {}).items()},
+            swept={str(method): {**made, "of": str(made["of"])} for method, made in data.get("swept", {}).items()},
         )
     except (KeyError, TypeError, AttributeError, ValueError) as fault:
         raise RunDirectoryError(damaged(file, described(fault, whole=True), of_no_stage(file))) from fault

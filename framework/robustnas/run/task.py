@@ -11,7 +11,8 @@ from attrs import frozen
 from torch import nn
 
 from robustnas import contracts, foreign
-from robustnas.contracts import Dataset, Genotype, Images, Shape
+from robustnas.contracts import Dataset, Genotype, Images
+from robustnas.data.view import View
 from robustnas.errors import RunError
 from robustnas.plan import Foreign, MethodPlan, Plan, Seed, Stage
 from robustnas.run import provenance
@@ -24,26 +25,8 @@ from robustnas.runtime.report import Report
 
 
 @frozen
-class TrainingOnly:
+class TrainingOnly(View):
     """A dataset whose test split is refused; search and training see no other."""
-
-    dataset: Dataset
-
-    @property
-    def shape(self) -> Shape:
-        return self.dataset.shape
-
-    @property
-    def classes(self) -> int:
-        return self.dataset.classes
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        return self.dataset.mean
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        return self.dataset.std
 
     @property
     def training_images(self) -> Callable[[int], Images] | None:

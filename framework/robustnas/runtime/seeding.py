@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -30,8 +30,7 @@ def seeded(seed: int, *words: str | int) -> Iterator[None]:
 
     Layers initialise themselves from the global generator, so networks are built inside this.
     """
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
+    with _forked():
         torch.manual_seed(derive(seed, *words))
         yield
 
@@ -40,13 +39,18 @@ def seeded(seed: int, *words: str | int) -> Iterator[None]:
 def untouched() -> Iterator[None]:
     """Put the global generators of torch, NumPy and Python back afterwards as they were."""
     plain, legacy = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     try:
-        with torch.random.fork_rng(devices=devices):
+        with _forked():
             yield
     finally:
         random.setstate(plain)
         np.random.set_state(legacy)
+
+
+def _forked() -> AbstractContextManager[None]:
+    """Put torch's global generators back afterwards, those of every CUDA device among them."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    return torch.random.fork_rng(devices=devices)
 
 
 def states(generators: Mapping[str, torch.Generator], device: torch.device) -> dict[str, torch.Tensor]:

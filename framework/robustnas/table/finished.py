@@ -76,8 +76,7 @@ def write(directory: RunDirectory, *, quiet: bool = False) -> list[dict[str, Any
     if not quiet:
         forms.show(compared)
     agree(compared)
-    rows: list[dict[str, Any]] = forms.json_data(compared)["rows"]
-    return rows
+    return compared.rows
 
 
 def agree(compared: Comparison) -> None:

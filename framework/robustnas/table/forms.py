@@ -106,7 +106,7 @@ def csv_text(comparison: Comparison) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(map(printable.cell, heads))
-    names = heads.index("seeds")
+    names = len(comparison.names)
     for line in lines:
         writer.writerow([*map(printable.cell, line[:names]), *("" if one is None else one for one in line[names:])])
     return out.getvalue()
@@ -126,7 +126,7 @@ def _flat(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
     marks = [(printable.cell(_name(column)), names) for column, names in _marks(comparison)]
     families = {_name(column): of_column(comparison, column, REFERENCE) for column in of_table(comparison)}
     gaps = {title: some for title, some in families.items() if any(one["interval"] for one in some.values())}
-    names = ["run", "method"] if any("run" in r for r in comparison.rows) else ["method"]
+    names = comparison.names
     lines = []
     for r in comparison.rows:
         seeds = r["seeds"]

@@ -41,7 +41,7 @@ def cells(comparison: Comparison) -> tuple[list[str], Body]:
             found = column.pick(r)
             line.append(("-", False) if found is None else (_cell(column, found), name(r) in methods))
         body.append(line)
-    names = ["run", "method"] if any("run" in r for r in comparison.rows) else ["method"]
+    names = comparison.names
     for one in comparison.published:
         values = [column.reported(one.figures) for column in columns]
         texts = ["-" if value is None else column.write(value) for column, value in zip(columns, values, strict=True)]

@@ -13,10 +13,6 @@ from robustnas.table.statistics import paired
 FLAGGED = "(!)"
 """The mark behind the name of a method whose figures a reviewer would question; lines under the table say why."""
 
-LEFT_OUT = "left out, because results contradict each other"
-"""How a line begins that tells of a contradiction."""
-
-
 PUBLISHED = "(published)"
 """The mark behind the name of a row that others report."""
 
@@ -31,8 +27,13 @@ def under(comparison: Comparison) -> list[str]:
         *costs(comparison),
         *questions(comparison),
         *reports(comparison),
-        *(f"{LEFT_OUT}: {text}" for text in comparison.contradictions),
+        *contradicted(comparison),
     ]
+
+
+def contradicted(comparison: Comparison) -> list[str]:
+    """List what was left out because results contradict each other."""
+    return [f"left out, because results contradict each other: {text}" for text in comparison.contradictions]
 
 
 def claims(comparison: Comparison) -> list[str]:

@@ -240,6 +240,11 @@ class Comparison:
     shown: list[tuple[str, ...]] | None = None
 
     @property
+    def names(self) -> list[str]:
+        """The titles of the columns that name a row."""
+        return ["run", "method"] if any("run" in row for row in self.rows) else ["method"]
+
+    @property
     def heading(self) -> str:
         """What stands above the table: the threat, and what the figures of a quick recipe are worth."""
         return f"threat: {self.threat}" + (f"; {QUICK}" if QUICK in self.notes else "")

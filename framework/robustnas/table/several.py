@@ -8,14 +8,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from attrs import evolve
 
 from robustnas.errors import InputError, RunDirectoryError
 from robustnas.run import layout
-from robustnas.runtime.artifacts import damaged, of_no_stage, opened
-from robustnas.runtime.strangers import described
-from robustnas.table import comparisons, results
+from robustnas.runtime.artifacts import damaged, of_no_stage
+from robustnas.table import comparisons, kept_recipe, results
 from robustnas.table.opened import Run, open
 from robustnas.table.rows import Comparison, SeedResult, name
 from robustnas.table.tabulated import Table
@@ -62,7 +60,7 @@ def joined(*runs: Run | str | os.PathLike[str], force: bool = False) -> Comparis
     if not runs:
         raise InputError("found no runs; robustnas.compare('runs/a', 'runs/b') would do")
     compared = _by_name([run if isinstance(run, Run) else open(run) for run in runs])
-    recipes = {run: _recipe(one) for run, one in compared.items()}
+    recipes = {run: kept_recipe.read(one.path)[1] for run, one in compared.items()}
     differing = _differing({run: _conditions(one, recipes[run]) for run, one in compared.items()})
     if differing and not force:
         lines = "\n".join(f"  {line}" for line in differing.values())
@@ -205,24 +203,6 @@ def _meaning(table: Comparison, recipe: Any) -> dict[str, str]:
         if recipe.get(section):
             found[section] = ", ".join(f"{key} {recipe[section].get(key)}" for key in keys)
     return found
-
-
-def _recipe(run: Run) -> Any:
-    """Read the recipe that the run keeps, every default filled in, as plain data.
-
-    It was checked and written out by the run, so that PyYAML reads it, by its fast loader where that is built: a table
-    of a hundred runs does not wait for them.
-    """
-    file = run.path / "recipe.yaml"
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    with opened(file, of_no_stage(file)) as kept:
-        text = kept.read()
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
-            raise ValueError("it has an alias, which no run writes")
-        return yaml.load(text, Loader=loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as fault:
-        raise RunDirectoryError(damaged(file, described(fault), of_no_stage(file))) from fault
 
 
 def _flat(key: str, value: Any) -> dict[str, str]:

@@ -21,22 +21,21 @@ def swept(made: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, Any
 
     Returns:
         Of each record, `key`; `value`, a number where it is one; `text`, the value as a recipe has it; `method`, whose
-        line it is on: the method that was swept, with the values of the other keys where there are some; `row`, the
-        name of the row; and the figures `OUTCOMES` of the row, each as in `robustnas.table.rows.Figure`.
+        line it is on: the method that was swept, with the values of the other keys where there are some; and the
+        figures `OUTCOMES` of the row, each as in `robustnas.table.rows.Figure`.
     """
     records = []
     for row in rows:
         values = {key: value for key, value in made.get(row["method"], {}).items() if key != "of"}
         for key, value in values.items():
             others = [f"{other} {value_text(its)}" for other, its in values.items() if other != key]
-            method = str(made[row["method"]]["of"])
+            method = made[row["method"]]["of"]
             records.append(
                 {
                     "key": key,
                     "value": _number(value),
                     "text": value_text(value),
                     "method": f"{method} ({', '.join(others)})" if others else method,
-                    "row": row["method"],
                     **{name: row.get(name) for name in OUTCOMES},
                 }
             )

@@ -29,12 +29,12 @@ class WandB:
     def start(self, run: TrackedRun) -> None:
         import wandb
 
+        # a run that goes on has the same
+        known = hashlib.sha256(str(run.directory.resolve()).encode()).hexdigest()[:12]
         self._run = wandb.init(
             project=self.project,
             name=run.name,
-            id=hashlib.sha256(str(run.directory.resolve()).encode()).hexdigest()[
-                :12
-            ],  # a run that goes on has the same
+            id=known,
             resume="allow",
             mode="online" if self.online else "offline",
             dir=str(run.folder),

@@ -8,12 +8,10 @@ from typing import Any
 from attrs import frozen
 
 from robustnas.errors import RunDirectoryError
-from robustnas.recipe.document import read
-from robustnas.recipe.faults import Faults
 from robustnas.run import layout, provenance
 from robustnas.run.layout import Layout
-from robustnas.runtime.artifacts import damaged, of_no_stage, opened
-from robustnas.table import results
+from robustnas.runtime.artifacts import damaged, of_no_stage
+from robustnas.table import kept_recipe, results
 from robustnas.table.opened import Run
 from robustnas.table.report import curves, searches
 from robustnas.table.report.charts import Chart, Drawing, HeatMap
@@ -89,12 +87,9 @@ class Contents:
 
 def _recipe(run: Run) -> tuple[str, Any]:
     """Read the recipe that a run keeps: its text, and plain data."""
-    file, faults = run.path / "recipe.yaml", Faults()
-    opened(file, of_no_stage(file)).close()  # it is what the run wrote
-    text, node = read(file, faults)
-    faults.raise_all()
-    data = None if node is None else node.plain()
+    text, data = kept_recipe.read(run.path)
     if not isinstance(data, Mapping) or not isinstance(data.get("methods"), Mapping):
+        file = run.path / "recipe.yaml"
         raise RunDirectoryError(damaged(file, "it holds no methods", of_no_stage(file)))
     return text, data
 

@@ -12,9 +12,8 @@ from robustnas.errors import InputError
 from robustnas.runtime.artifacts import write_bytes
 from robustnas.table.report import axis
 from robustnas.table.report.charts import Chart, Drawing, HeatMap, Series
+from robustnas.table.report.heat import BESIDE
 from robustnas.table.report.svg import DASHES, shortened
-
-KINDS = ("pdf", "png")
 
 COLOURS = ("#0068b0", "#c24a00", "#00795a", "#a8437f", "#836300", "#1c1f24", "#4a8fc7", "#7a5bc4")
 """As the page has them in the light."""
@@ -23,7 +22,7 @@ MARKERS = "os^DvP_"
 
 INCHES = (4.2, 3.0)
 
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42, "svg.hashsalt": "r"}
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
 """Type 42 fonts are what conferences accept."""
 
 
@@ -105,7 +104,7 @@ def _look(series: Series) -> dict[str, Any]:
 
 def _heat(chart: HeatMap, figure: Any) -> None:
     """Draw fields side by side."""
-    beside = min(4, len(chart.fields))
+    beside = min(BESIDE, len(chart.fields))
     lines = -(-len(chart.fields) // beside)
     figure.set_size_inches(7, 0.6 + 1.1 * lines)
     every = figure.subplots(lines, beside, squeeze=False).ravel()

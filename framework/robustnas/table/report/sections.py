@@ -13,7 +13,7 @@ from robustnas.runtime import printable
 from robustnas.table import html
 from robustnas.table.grids import Grid, below
 from robustnas.table.grids import cells as cells_of
-from robustnas.table.lines import FLAGGED, LEFT_OUT, under
+from robustnas.table.lines import contradicted, questions, under
 from robustnas.table.report import cells, curves, pictures
 from robustnas.table.report.charts import Drawing, HeatMap
 from robustnas.table.report.contents import Contents
@@ -101,7 +101,7 @@ def _grids(comparison: Comparison, apart: set[str]) -> str:
 
 def _flags(contents: Contents) -> list[str]:
     """List what contradicts itself, and what a reviewer would object to."""
-    return [line for line in under(contents.comparison) if line.startswith((LEFT_OUT, FLAGGED))]
+    return [*questions(contents.comparison), *contradicted(contents.comparison)]
 
 
 def _remarks(contents: Contents) -> list[str]:
