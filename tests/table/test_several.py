@@ -73,7 +73,7 @@ def test_other_data_and_threats_are_refused(finished_copy):
     second.write_json("run.json", identity)
     with pytest.raises(InputError) as told:
         compare(finished_copy / "run", second.path)
-    for line in ("threat.epsilon: 0.02 in run; 0.03 in other", "dataset.options.classes: 5 in other"):
+    for line in ("threat.epsilon: 0.02 in run; 0.03 in other", "dataset.classes: 5 in other"):
         assert f"  {line}" in str(told.value).splitlines()
 
 

@@ -172,7 +172,9 @@ def _conditions(run: Run, recipe: Any) -> dict[str, str]:
     """Describe what figures of a run depend on beside the methods, by dotted keys of its recipe."""
     identity = run.directory.read_json("run.json")
     try:
-        found = {**_flat("dataset", identity["dataset"]), **_flat("threat", identity["threat"])}
+        dataset = {key: value for key, value in identity["dataset"].items() if key != "options"}
+        dataset |= identity["dataset"]["options"]  # as a recipe has them
+        found = {**_flat("dataset", dataset), **_flat("threat", identity["threat"])}
         methods = [method for method in recipe["methods"].values() if "network" not in method]
         regimes = sorted({_brief(method["train"]["regime"]) for method in methods})
         images = {f"{section}.{key}": value for section in ("evaluate", "certify", "smoothing")
