@@ -25,7 +25,9 @@ from robustnas.runtime import seeding
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.threat import NORMS, ThreatModel
 from robustnas.train.regimes import certified as module
-from robustnas.train.regimes.certified import Certified, Moment, grown, worst_logits
+from robustnas.train.regimes.bounded import worst_logits
+from robustnas.train.regimes.certified import Certified, Moment
+from robustnas.train.regimes.ramp import grown
 from robustnas.train.regimes.standard import Standard
 from robustnas.train.settings import Train
 from robustnas_plugins.search_spaces.darts import Darts

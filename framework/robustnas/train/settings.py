@@ -63,7 +63,8 @@ class Train:
     regime: Regime = field(
         factory=Standard,
         metadata={
-            "help": "standard, adversarial, trades or certified; with options as {name: adversarial, steps: 7}",
+            "help": "standard, adversarial, trades, certified, sabr, mtl-ibp or noise; "
+            "with options as {name: adversarial, steps: 7}",
             "plugin": "regime",
         },
     )
