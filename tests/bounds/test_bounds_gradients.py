@@ -3,16 +3,26 @@ flips."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import gradgradcheck
 from torch.nn import functional as F
 
-from robustnas.bounds import log_widths, margins
+from robustnas.bounds import interval_and_linear_margins, linear_bounds, log_widths, margins
 from robustnas.bounds.rules.max_pool import _Second, _Windows
-from robustnas.bounds.rules.rectifier import _Enclosure, _Pulled, enclosure, pulled, rectifier_lines
+from robustnas.bounds.rules.rectifier import (
+    _Enclosure,
+    _Pulled,
+    enclosure,
+    pulled,
+    pulled_along,
+    rectifier_lines,
+)
 from robustnas.threat import ThreatModel
+from robustnas_plugins.search_spaces.darts import Darts
 from support.bounded import derivatives
 
 
@@ -61,6 +71,45 @@ def test_gradient_agrees_with_finite_differences(method: str, norm: str, epsilon
     found = derivatives(bound, parameters)
     assert (found[:, 0].abs() > 1e-6).all()
     torch.testing.assert_close(found[:, 0], found[:, 1], rtol=1e-4, atol=1e-7)
+
+
+def cells() -> nn.Module:
+    """Two cells with separable and dilated convolutions, a skip and a max pooling, in channels-last float64."""
+    space = Darts(network_cells=2, network_channels=2)
+    torch.manual_seed(2)
+    network = space.network(space.published["DARTS_V2"], (1, 6, 6), 4).eval().double()
+    return network.to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("make", [Mixed, cells])
+def test_several_functions_at_once_have_the_bounds_and_gradients_of_each_alone(make: Callable[[], nn.Module]):
+    torch.manual_seed(0)
+    net = make().eval().double()
+    images = torch.rand(3, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    threat, classes = ThreatModel("linf", 0.01), net(images).shape[1]
+    coefficients = torch.randn(4, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    together = linear_bounds(net, images, coefficients, threat)
+    weights = torch.linspace(1, 2, together.numel(), dtype=torch.float64).view_as(together)
+    gradients = torch.autograd.grad((weights * together).sum(), parameters)
+    alone = torch.cat([linear_bounds(net, images, row[None], threat) for row in coefficients], dim=1)
+    torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)
+    expected = torch.autograd.grad((weights * alone).sum(), parameters)
+    torch.testing.assert_close(gradients, expected, rtol=1e-8, atol=1e-8)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_bounds(net, images, coefficients, threat), alone, rtol=1e-10, atol=1e-10)
+
+
+def test_margins_of_two_methods_from_one_pass_are_those_of_each():
+    net, images, labels = setting()
+    epsilon = torch.full((2,), 0.02, dtype=torch.float64)
+    found = interval_and_linear_margins(net, images, labels, "linf", epsilon)
+    expected = [margins(net, images, labels, ThreatModel("linf", 0.02), method) for method in ("ibp", "crown-ibp")]
+    assert (expected[1] > expected[0]).any()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        gradients = [torch.autograd.grad(each.sum(), net.alpha, retain_graph=True)[0] for each in (one, other)]
+        torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
 
 
 def test_gradient_reaches_mixing_weights_given_as_plain_tensors():
@@ -177,15 +226,21 @@ def test_a_radius_below_the_centre_s_rounding_survives_the_rectifier_and_max_poo
     assert widths.flatten().tolist() == pytest.approx([2e-9, 1.5e-9], rel=1e-5)
 
 
+@pytest.mark.parametrize("rows", [(), (3,)])
 @pytest.mark.parametrize("missing", [None, 0, 1])
-def test_the_rectifiers_pull_has_the_gradients_of_its_definition(missing: int | None):
+def test_the_rectifiers_pull_has_the_gradients_of_its_definition(missing: int | None, rows: tuple[int, ...]):
     draw = torch.Generator().manual_seed(3)
     lower, upper = (end.detach() for end in intervals(4))
     ends = (lower + upper) / 2, (upper - lower) / 2
     _, _, chord, offset = (one.detach().requires_grad_() for one in enclosure(*ends))
     clean = (lower + (upper - lower) * torch.rand(lower.shape, dtype=lower.dtype, generator=draw)).requires_grad_()
-    slope = torch.randn(lower.shape, dtype=lower.dtype, generator=draw).requires_grad_()
+    slope = torch.randn((*rows, *lower.shape), dtype=lower.dtype, generator=draw).requires_grad_()
     inputs = (slope, clean, chord, offset)
+    along = [
+        pulled_along(each, clean, F.relu(clean), chord.round(), chord, offset) for each in slope.view(-1, *lower.shape)
+    ]
+    for one, other in zip(pulled(*inputs), zip(*along, strict=True), strict=True):
+        torch.testing.assert_close(one, torch.stack(other).view_as(one), rtol=1e-12, atol=1e-12)
     gradients = []
     for function in (pulled, _Pulled.apply):
         outputs = [one for index, one in enumerate(function(*inputs)) if index != missing]

@@ -194,21 +194,28 @@ def test_it_is_linear_in_kappa_and_in_the_shares_of_both_bounds():
 
 def test_bounds_are_float32_and_one_without_a_share_is_not_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen: list[tuple[Any, ...]] = []
-    real = module.margins_within
 
-    def spy(*args: Any) -> torch.Tensor:
-        found = real(*args)
-        seen.append((args[-1], torch.is_autocast_enabled("cpu"), found.dtype))
-        return found
+    def spy(name: str) -> None:
+        real = getattr(module, name)
 
-    monkeypatch.setattr(module, "margins_within", spy)
-    for beta, wanted in ((0.0, [IBP()]), (0.3, [IBP(), CrownIBP()]), (1.0, [CrownIBP()])):
+        def noted(*args: Any) -> Any:
+            found = real(*args)
+            bounds = found if isinstance(found, tuple) else (found,)
+            seen.append((args[5:] or "both", torch.is_autocast_enabled("cpu"), {bound.dtype for bound in bounds}))
+            return found
+
+        monkeypatch.setattr(module, name, noted)
+
+    spy("margins_within")
+    spy("interval_and_linear_margins")
+    for beta, wanted in ((0.0, [(IBP(),)]), (0.3, ["both"]), (1.0, [(CrownIBP(),)])):
         seen.clear()
         at(toy(), 0.05, beta=beta)
         assert [method for method, *_ in seen] == wanted
     seen.clear()
     train.run(task(precision="bfloat16", epochs=1, regime=Certified(warmup_epochs=0)), StageFolder(tmp_path), CPU)
-    assert {(lower, dtype) for _, lower, dtype in seen} == {(False, torch.float32)}
+    assert seen
+    assert all((lower, dtypes) == (False, {torch.float32}) for _, lower, dtypes in seen)
 
 
 def test_the_auxiliary_head_counts_by_its_weight_whatever_kappa_is():

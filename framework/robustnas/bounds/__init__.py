@@ -11,7 +11,15 @@ Sound up to rounding: arithmetic is that of the images' number format, without d
 """
 
 from robustnas.bounds import rules as _rules  # noqa: F401 (importing it registers the rules)
-from robustnas.bounds.margins import TARGETS, linear_bounds, log_widths, log_widths_within, margins, margins_within
+from robustnas.bounds.margins import (
+    TARGETS,
+    interval_and_linear_margins,
+    linear_bounds,
+    log_widths,
+    log_widths_within,
+    margins,
+    margins_within,
+)
 from robustnas.bounds.methods import IBP, METHODS, AlphaCrown, BoundMethod, Crown, CrownIBP
 from robustnas.bounds.registration import activation_rule, boundable, linear_rule, rule
 from robustnas.bounds.relaxation import relax, relax_entrywise
@@ -21,6 +29,6 @@ from robustnas.bounds.value import RULES, Value
 
 __all__ = [
     "IBP", "METHODS", "RULES", "TARGETS", "AlphaCrown", "BoundMethod", "Crown", "CrownIBP", "Curve", "Lines", "Value",
-    "activation_rule", "boundable", "enclose_curve", "linear_bounds", "linear_rule", "log_widths", "log_widths_within",
-    "margins", "margins_within", "relax", "relax_entrywise", "rule",
+    "activation_rule", "boundable", "enclose_curve", "interval_and_linear_margins", "linear_bounds", "linear_rule",
+    "log_widths", "log_widths_within", "margins", "margins_within", "relax", "relax_entrywise", "rule",
 ]  # fmt: skip

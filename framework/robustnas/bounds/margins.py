@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustnas.bounds.ascent import least_drop
 from robustnas.bounds.ball import Ball
-from robustnas.bounds.methods import BoundMethod, bound_method
+from robustnas.bounds.methods import BoundMethod, CrownIBP, bound_method
 from robustnas.bounds.passes import ENTRIES, bounded_logits, drop_below_clean, rows
 from robustnas.bounds.propagation import Network, Propagation
 from robustnas.bounds.region import Region
@@ -71,6 +71,18 @@ def margins_within(
     region = Region(images, norm, epsilon)
     rows_of = partial(_margin_rows, labels=labels, targets=targets)
     return _lower(network, region, rows_of, method, keeps_clean=targets == "strongest")
+
+
+def interval_and_linear_margins(
+    network: Network, images: Tensor, labels: Tensor, norm: str, epsilon: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Margins of the methods `ibp` and `crown-ibp`, (N, K - 1) each, from one pass: arguments and errors of
+    `margins_within`."""
+    method = _checked(network, images, norm, CrownIBP())
+    _check_labels(images, labels, "all")
+    rows_of = partial(_margin_rows, labels=labels, targets="all")
+    intervals, *others = _each_bound(network, Region(images, norm, epsilon), rows_of, method, keeps_clean=False)
+    return intervals, reduce(torch.maximum, others, intervals)
 
 
 def linear_bounds(
@@ -198,13 +210,25 @@ def _lower(
     keeps_clean: bool,
 ) -> Tensor:
     """(N, S) bounds of <c, f(x)> for the rows c, (N, S, K), that `functions_of` makes of the logits."""
+    return reduce(torch.maximum, _each_bound(network, region, functions_of, method, keeps_clean=keeps_clean))
+
+
+def _each_bound(
+    network: Network,
+    region: Region,
+    functions_of: Callable[[Value], Tensor],
+    method: BoundMethod,
+    *,
+    keeps_clean: bool,
+) -> list[Tensor]:
+    """The bounds that `_lower` takes the largest of: of every pass, and of every way of bounding that it has."""
     bounds: list[Tensor] = []
     for kind in method.passes:
         logits = bounded_logits(Propagation(network, region, kind, keeps_clean=keeps_clean))
         for bound in _bounds(logits, functions_of(logits)):
             # a NaN comes of an overflow, and bounds nothing
             bounds.append(torch.where(bound.isnan(), -torch.inf, bound))
-    return reduce(torch.maximum, bounds)
+    return bounds
 
 
 def _bounds(logits: Value, functions: Tensor) -> list[Tensor]:

@@ -22,6 +22,7 @@ from robustnas.bounds.relaxation import Gradients, differentiated, per_image
 from robustnas.bounds.scale import rescaled
 from robustnas.bounds.streams import Lines
 from robustnas.bounds.value import Function, Value, midpoint, refuse
+from robustnas.nn.fast import has_rows, of_rows
 
 Tensors = tuple[Tensor, ...]
 
@@ -204,60 +205,89 @@ class _Rectifier(torch.autograd.Function):
         if not ctx.propagation.relaxing:
             inward = (where_positive(slope, clean), None) if output is None else (None, slope)
             return None, *inward, None, None, None, None
-        if output is None and torch.is_grad_enabled() and not ctx.propagation.batched:
-            through, gap = _Pulled.apply(slope, clean, chord, offset)  # type: ignore[no-untyped-call]
+        if output is None:
+            pull = _Pulled.apply if torch.is_grad_enabled() else pulled
+            lines = (slope, clean, chord, offset)
+            through, gap = of_rows(pull, *lines) if has_rows(slope) else pull(*lines)
         else:
-            through, gap = pulled(slope, clean, chord, offset, ray if chosen is None else chosen, output)
+            through, gap = pulled_along(slope, clean, output, ray if chosen is None else chosen, chord, offset)
         return None, through, None, None, None, None, gap
 
 
-def pulled(
-    slope: Tensor,
-    clean: Tensor,
-    chord: Tensor,
-    offset: Tensor,
-    ray: Tensor | None = None,
-    output: Tensor | None = None,
-) -> Tensors:
-    """Pull a linear function of a rectifier's outputs through the lines: slopes (N, ...) at its inputs, gaps (N,).
-
-    Without `ray`, the slope of the line below is the chord's, rounded: 1 where upper > -lower, else 0.
-    """
+def pulled_along(slope: Tensor, clean: Tensor, output: Tensor, ray: Tensor, chord: Tensor, offset: Tensor) -> Tensors:
+    """Pull a linear function of a rectifier's outputs through the lines: slopes (N, ...) at its inputs, gaps (N,)."""
     positive, negative = slope.clamp_min(0.0), slope.clamp_max(0.0)
-    through = torch.addcmul(positive * (chord.round() if ray is None else ray), negative, chord)
-    # another order of these operations would add gradients up in another order, and change their last digit
-    gap = through * clean
-    gap = torch.addcmul(gap, slope, F.relu(clean) if output is None else output, value=-1)
+    through = torch.addcmul(positive * ray, negative, chord)
+    gap = torch.addcmul(through * clean, slope, output, value=-1)
     return through, per_image(torch.addcmul(gap, negative, offset))
 
 
+def pulled(slope: Tensor, clean: Tensor, chord: Tensor, offset: Tensor) -> Tensors:
+    """Pull through the lines of ReLU, of which the one below has the slope of the chord, rounded: 1 where upper >
+    -lower, else 0.
+
+    Args:
+        slope: (N, ...), or (S, N, ...) of several functions.
+
+    Returns:
+        Slopes at the inputs, shaped as `slope`, and gaps (N,), or (S, N).
+    """
+    negative, (ray, turn, below, above) = slope.clamp_max(0.0), _parts(clean, chord, offset)
+    gap = torch.addcmul(slope * below, negative, above)
+    return torch.addcmul(slope * ray, negative, turn), _per_image(gap, clean)
+
+
+def _parts(clean: Tensor, chord: Tensor, offset: Tensor) -> Tensors:
+    """The slope of the line below, how much steeper the chord is, the gap of the line below, and how much larger the
+    chord's is: (N, ...) each.  A slope of the function takes the first of each pair, and the second where it is
+    negative."""
+    ray = chord.round()
+    turn = chord - ray
+    return ray, turn, torch.addcmul(-F.relu(clean), ray, clean), torch.addcmul(offset, turn, clean)
+
+
+def _per_image(values: Tensor, clean: Tensor) -> Tensor:
+    """Sum over the entries of an image, of values that have rows in front or not."""
+    return values.sum(tuple(range(2, values.dim()))) if values.dim() > clean.dim() else per_image(values)
+
+
 class _Pulled(torch.autograd.Function):
-    """Compute `pulled` for ReLU, with gradients in fewer passes over memory."""
+    """Compute `pulled`, with gradients in fewer passes over memory."""
 
     @staticmethod
     def forward(ctx: Any, slope: Tensor, clean: Tensor, chord: Tensor, offset: Tensor) -> Tensors:
-        through, gap = pulled(slope, clean, chord, offset)
-        ctx.save_for_backward(slope, clean, chord, offset, through)
+        ctx.save_for_backward(slope, clean, chord, offset)
         ctx.set_materialize_grads(False)
-        return through, gap
+        return pulled(slope, clean, chord, offset)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Gradients:
-        slope, clean, chord, offset, through = ctx.saved_tensors
+        slope, clean, chord, offset = ctx.saved_tensors
         if torch.is_grad_enabled():
             return differentiated(pulled, (slope, clean, chord, offset), cotangents)
         by_through, by_gap = cotangents
-        if by_through is None:
-            by_through = torch.zeros_like(slope)
-        by_gap = (by_through.new_zeros(len(slope)) if by_gap is None else by_gap).view(-1, *[1] * (slope.dim() - 1))
+        by_slope = torch.zeros_like(slope) if by_through is None else by_through
+        ray, turn, below, above = _parts(clean, chord, offset)
+        rows = slope.dim() > clean.dim()
         negative = slope.clamp_max(0.0)
-        by_line = torch.addcmul(by_through, by_gap, clean)
-        along_ray = chord.round() * by_line
-        along_chord = (chord * by_line).addcmul_(by_gap, offset)
-        by_slope = where_positive(along_chord.sub_(along_ray), -negative)
-        by_slope.add_(along_ray).addcmul_(by_gap, F.relu(clean), value=-1)
-        by_clean = (by_gap * through).sub_(where_positive(by_gap * slope, clean))
-        return by_slope, by_clean, by_line.mul_(negative), by_gap * negative
+        by_chord = by_slope * negative
+        by_negative = by_slope * turn
+        by_slope = by_slope * ray
+        if by_gap is None:
+            return (
+                by_slope.add_(where_positive(by_negative, -negative)),
+                None,
+                by_chord.sum(0) if rows else by_chord,
+                None,
+            )
+        by_gap = by_gap.view(*by_gap.shape, *[1] * (clean.dim() - 1))
+        by_negative.addcmul_(by_gap, above)
+        by_slope.addcmul_(by_gap, below).add_(where_positive(by_negative, negative.neg()))
+        by_below, by_above = by_gap * slope, negative.mul_(by_gap)
+        if rows:
+            by_chord, by_below, by_above = by_chord.sum(0), by_below.sum(0), by_above.sum(0)
+        by_clean = (ray * by_below).sub_(where_positive(by_below, clean)).addcmul_(turn, by_above)
+        return by_slope, by_clean, by_chord.addcmul_(clean, by_above), by_above
 
 
 def where_positive(values: Tensor, condition: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from robustnas.nn.fast.folded_norm import (
     scale_and_shift,
     scaled,
 )
+from robustnas.nn.fast.rows import has_rows, of_rows
 from robustnas.nn.fast.separable_stage import StageShape, convolved, stage
 from robustnas.nn.fast.switch import PARTS, plain
 
@@ -33,11 +34,13 @@ __all__ = [
     "convolve_scaled",
     "convolved",
     "double_backward",
+    "has_rows",
     "is_fixed",
     "is_folded",
     "normalise",
     "normalise_channels",
     "of_layer",
+    "of_rows",
     "plain",
     "scale_and_shift",
     "scaled",

@@ -19,7 +19,7 @@ from attrs import asdict, frozen
 from attrs.validators import ge, le, lt
 from torch import Tensor, nn
 
-from robustnas.bounds import IBP, CrownIBP, margins_within
+from robustnas.bounds import IBP, CrownIBP, interval_and_linear_margins, margins_within
 from robustnas.contracts import TrainingContext, TrainingLoss
 from robustnas.nn.read_only import read_only
 from robustnas.options import option
@@ -90,9 +90,7 @@ class Certified(Ramp):
 def _margins(moment: Moment, network: nn.Module, images: Tensor, labels: Tensor, norm: str) -> Tensor:
     """Mix IBP and CROWN-IBP bounds of the margins, (N, K - 1); bounds whose share is 0 are not computed."""
     epsilon = torch.full((len(images),), moment.epsilon, dtype=images.dtype, device=images.device)
-    parts = [
-        share * margins_within(network, images, labels, norm, epsilon, method)
-        for method, share in ((IBP(), 1 - moment.beta), (CrownIBP(), moment.beta))
-        if share > 0
-    ]
-    return torch.stack(parts).sum(0)
+    if moment.beta in (0, 1):
+        return margins_within(network, images, labels, norm, epsilon, CrownIBP() if moment.beta else IBP())
+    intervals, lines = interval_and_linear_margins(network, images, labels, norm, epsilon)
+    return (1 - moment.beta) * intervals + moment.beta * lines

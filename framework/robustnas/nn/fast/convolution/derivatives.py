@@ -27,6 +27,7 @@ from torch import Tensor
 
 from robustnas.nn.fast.convolution import kernels
 from robustnas.nn.fast.convolution.geometry import Geometry
+from robustnas.nn.fast.rows import has_rows, of_rows
 
 X, W, Y = 0, 1, 2
 """The places of the trilinear form's arguments.  A map has the number of the place that it is the gradient in."""
@@ -75,8 +76,10 @@ class _Map(torch.autograd.Function):
         place, geometry = ctx.place, ctx.geometry
         others = [other for other in (X, W, Y) if other != place]
         known = dict(zip(others, ctx.saved_tensors, strict=True)) | {place: cotangent}
-        wanted = [_wanted(ctx, 0), _wanted(ctx, 1)]
-        bias = cotangent.sum((0, 2, 3)) if ctx.needs_input_grad[4] and _wanted(ctx, 2) else None
+        wanted, by_bias = [_wanted(ctx, 0), _wanted(ctx, 1)], ctx.needs_input_grad[4] and _wanted(ctx, 2)
+        if place == Y and wanted == [True, False] and not by_bias and has_rows(cotangent) and not has_rows(known[W]):
+            return None, None, _of_rows(geometry, known[W], cotangent), None, None
+        bias = cotangent.sum((0, 2, 3)) if by_bias else None
         if place == Y and all(wanted) and not torch.is_grad_enabled():
             return None, None, *_exactly(cotangent, kernels.both_gradients, geometry, *known.values()), bias
         gradients = (
@@ -97,6 +100,17 @@ class _Map(torch.autograd.Function):
             moves.append(_gradient_in(ctx.place, ctx.geometry, first, by_second))
         moved = reduce(add, moves or [torch.zeros_like(_computed(ctx.place, ctx.geometry, first, second, None))])
         return moved if by_bias is None else moved + by_bias.view(1, -1, 1, 1)
+
+
+def _of_rows(geometry: Geometry, weight: Tensor, cotangents: Tensor) -> Tensor:
+    """The image's gradient for several rows of cotangents at once, which are so many more images."""
+
+    def gradient(y: Tensor, weight: Tensor) -> Tensor:
+        folded: Tensor = _gradient_in(X, geometry, weight, y.flatten(0, 1)).unflatten(0, y.shape[:2])
+        return folded
+
+    pulled: Tensor = of_rows(gradient, cotangents, weight)
+    return pulled
 
 
 def _wanted(ctx: Any, index: int) -> bool:
