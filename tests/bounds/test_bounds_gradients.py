@@ -4,6 +4,7 @@ flips."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,14 @@ from torch import Tensor, nn
 from torch.autograd import gradgradcheck
 from torch.nn import functional as F
 
-from robustnas.bounds import interval_and_linear_margins, linear_bounds, log_widths, margins
+from robustnas.bounds import (
+    interval_and_linear_margins,
+    linear_bounds,
+    log_widths,
+    log_widths_and_logits,
+    margins,
+    margins_and_logits,
+)
 from robustnas.bounds.rules.max_pool import _Second, _Windows
 from robustnas.bounds.rules.rectifier import (
     _Enclosure,
@@ -110,6 +118,25 @@ def test_margins_of_two_methods_from_one_pass_are_those_of_each():
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
         gradients = [torch.autograd.grad(each.sum(), net.alpha, retain_graph=True)[0] for each in (one, other)]
         torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("compute", [log_widths_and_logits, margins_and_logits])
+@pytest.mark.parametrize("scale", [1.0, 1e9, 1e30])
+def test_clean_logits_of_a_pass_are_the_network_s_with_their_gradient(compute: Callable[..., Any], scale: float):
+    net, images, labels = setting()
+    with torch.no_grad():
+        net.norms[0].weight.mul_(scale)  # beyond 2**20 widths are carried with an exponent
+    epsilon = torch.full((2,), 0.02, dtype=torch.float64)
+    for method, targets in (("crown-ibp", "strongest"), ("ibp", "all")):
+        bounds, logits = compute(net, images, labels, "linf", epsilon, method, targets)
+        assert bounds.isfinite().all()
+        expected = net(images)
+        torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12 * scale)
+        parameters = [net.alpha, net.stem.weight]
+        found, wanted = (torch.autograd.grad(one.square().sum(), parameters) for one in (logits, expected))
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9 * scale**2)
+    with torch.no_grad():
+        assert not compute(net, images, labels, "linf", epsilon)[1].requires_grad
 
 
 def test_gradient_reaches_mixing_weights_given_as_plain_tensors():

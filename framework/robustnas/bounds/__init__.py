@@ -16,8 +16,10 @@ from robustnas.bounds.margins import (
     interval_and_linear_margins,
     linear_bounds,
     log_widths,
+    log_widths_and_logits,
     log_widths_within,
     margins,
+    margins_and_logits,
     margins_within,
 )
 from robustnas.bounds.methods import IBP, METHODS, AlphaCrown, BoundMethod, Crown, CrownIBP
@@ -30,5 +32,6 @@ from robustnas.bounds.value import RULES, Value
 __all__ = [
     "IBP", "METHODS", "RULES", "TARGETS", "AlphaCrown", "BoundMethod", "Crown", "CrownIBP", "Curve", "Lines", "Value",
     "activation_rule", "boundable", "enclose_curve", "interval_and_linear_margins", "linear_bounds", "linear_rule",
-    "log_widths", "log_widths_within", "margins", "margins_within", "relax", "relax_entrywise", "rule",
+    "log_widths", "log_widths_and_logits", "log_widths_within", "margins", "margins_and_logits", "margins_within",
+    "relax", "relax_entrywise", "rule",
 ]  # fmt: skip

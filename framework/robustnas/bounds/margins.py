@@ -66,11 +66,22 @@ def margins_within(
     targets: str = "all",
 ) -> Tensor:
     """As `margins`, with a radius for each image: epsilon (N,), pixel units, in which it is differentiable too."""
-    method = _checked(network, images, norm, method)
-    _check_labels(images, labels, targets)
-    region = Region(images, norm, epsilon)
-    rows_of = partial(_margin_rows, labels=labels, targets=targets)
-    return _lower(network, region, rows_of, method, keeps_clean=targets == "strongest")
+    bounds, _ = _margins(network, images, labels, norm, epsilon, method, targets)
+    return reduce(torch.maximum, bounds)
+
+
+def margins_and_logits(
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    norm: str,
+    epsilon: Tensor,
+    method: str | BoundMethod = "crown-ibp",
+    targets: str = "all",
+) -> tuple[Tensor, Tensor]:
+    """As `margins_within`, and the logits (N, K) at the clean images, for which no pass of their own is made."""
+    bounds, logits = _margins(network, images, labels, norm, epsilon, method, targets)
+    return reduce(torch.maximum, bounds), _logits_at(network, images, logits)
 
 
 def interval_and_linear_margins(
@@ -78,10 +89,7 @@ def interval_and_linear_margins(
 ) -> tuple[Tensor, Tensor]:
     """Margins of the methods `ibp` and `crown-ibp`, (N, K - 1) each, from one pass: arguments and errors of
     `margins_within`."""
-    method = _checked(network, images, norm, CrownIBP())
-    _check_labels(images, labels, "all")
-    rows_of = partial(_margin_rows, labels=labels, targets="all")
-    intervals, *others = _each_bound(network, Region(images, norm, epsilon), rows_of, method, keeps_clean=False)
+    (intervals, *others), _ = _margins(network, images, labels, norm, epsilon, CrownIBP(), "all")
     return intervals, reduce(torch.maximum, others, intervals)
 
 
@@ -114,7 +122,9 @@ def linear_bounds(
             raise InputError(f"coefficients have shape {found}; expected {wanted}, S linear functions of the logits")
         return functions
 
-    return _lower(network, Region(images, threat.norm, _same(images, threat)), functions_of, method, keeps_clean=False)
+    region = Region(images, threat.norm, _same(images, threat))
+    bounds, _ = _lower(network, region, functions_of, method, keeps_clean=False)
+    return reduce(torch.maximum, bounds)
 
 
 def log_widths(
@@ -143,12 +153,26 @@ def log_widths_within(
     targets: str = "all",
 ) -> Tensor:
     """As `log_widths`, with a radius for each image: epsilon (N,), pixel units, in which it is differentiable too."""
+    return log_widths_and_logits(network, images, labels, norm, epsilon, method, targets)[0]
+
+
+def log_widths_and_logits(
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    norm: str,
+    epsilon: Tensor,
+    method: str | BoundMethod = "crown-ibp",
+    targets: str = "all",
+) -> tuple[Tensor, Tensor]:
+    """As `log_widths_within`, and the logits (N, K) at the clean images, for which no pass of their own is made."""
     method = _checked(network, images, norm, method)
     _check_labels(images, labels, targets)
     widths: list[Tensor] = []
-    region = Region(images, norm, epsilon)
+    region, first = Region(images, norm, epsilon), None
     for kind in method.passes:
         logits = bounded_logits(Propagation(network, region, kind, rescales=True))
+        first = logits if first is None else first
         if logits.softmaxed is not None and logits.softmaxed.logarithm:
             logits = logits.softmaxed.value  # a log-softmax has the margins of the logits in front of it
         for drop in _drops(logits, _margin_rows(logits, labels, targets)):
@@ -156,7 +180,22 @@ def log_widths_within(
             if logits.exponent is not None:
                 width = width + math.log(2.0) * logits.exponent[:, None]
             widths.append(torch.where(width.isnan(), torch.inf, width))
-    return reduce(torch.minimum, widths)
+    assert first is not None
+    return reduce(torch.minimum, widths), _logits_at(network, images, first)
+
+
+LIFTED = 32
+"""Clean logits are multiplied by their exponent's factor up to this exponent: beyond, divided ones may have lost
+digits to the end of the number format."""
+
+
+def _logits_at(network: Network, images: Tensor, logits: Value) -> Tensor:
+    """The logits (N, K) at the clean images, of a pass that has kept them; else from a pass of their own."""
+    lost = logits.exponent is not None and bool((logits.exponent > LIFTED).any())
+    if logits.clean is None or lost:
+        return network(images)
+    clean = logits.clean if logits.propagation.differentiable else logits.clean.detach()
+    return clean if logits.exponent is None else clean * torch.exp2(logits.exponent)[:, None]
 
 
 def _same(images: Tensor, threat: ThreatModel) -> Tensor:
@@ -201,6 +240,22 @@ def _check_labels(images: Tensor, labels: Tensor, targets: str) -> None:
         raise InputError(f"label {int(labels.min())} is negative; labels are 0 to K - 1")
 
 
+def _margins(
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    norm: str,
+    epsilon: Tensor,
+    method: str | BoundMethod,
+    targets: str,
+) -> tuple[list[Tensor], Value]:
+    """What `_lower` finds for the margins."""
+    method = _checked(network, images, norm, method)
+    _check_labels(images, labels, targets)
+    rows_of = partial(_margin_rows, labels=labels, targets=targets)
+    return _lower(network, Region(images, norm, epsilon), rows_of, method, keeps_clean=targets == "strongest")
+
+
 def _lower(
     network: Network,
     region: Region,
@@ -208,27 +263,19 @@ def _lower(
     method: BoundMethod,
     *,
     keeps_clean: bool,
-) -> Tensor:
-    """(N, S) bounds of <c, f(x)> for the rows c, (N, S, K), that `functions_of` makes of the logits."""
-    return reduce(torch.maximum, _each_bound(network, region, functions_of, method, keeps_clean=keeps_clean))
-
-
-def _each_bound(
-    network: Network,
-    region: Region,
-    functions_of: Callable[[Value], Tensor],
-    method: BoundMethod,
-    *,
-    keeps_clean: bool,
-) -> list[Tensor]:
-    """The bounds that `_lower` takes the largest of: of every pass, and of every way of bounding that it has."""
+) -> tuple[list[Tensor], Value]:
+    """(N, S) bounds of <c, f(x)> for the rows c, (N, S, K), that `functions_of` makes of the logits: one of every way
+    of bounding that each pass has, and the logits of the first pass."""
     bounds: list[Tensor] = []
+    first = None
     for kind in method.passes:
         logits = bounded_logits(Propagation(network, region, kind, keeps_clean=keeps_clean))
+        first = logits if first is None else first
         for bound in _bounds(logits, functions_of(logits)):
             # a NaN comes of an overflow, and bounds nothing
             bounds.append(torch.where(bound.isnan(), -torch.inf, bound))
-    return bounds
+    assert first is not None
+    return bounds, first
 
 
 def _bounds(logits: Value, functions: Tensor) -> list[Tensor]:

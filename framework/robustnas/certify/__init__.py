@@ -5,8 +5,15 @@ from typing import TYPE_CHECKING
 from robustnas.runtime.facade import facade
 
 if TYPE_CHECKING:
-    from robustnas.certify.margins_and_radii import largest_certified, linearised_radius, margins, radius, rounded
+    from robustnas.certify.margins_and_radii import (
+        largest_certified,
+        logits_and_steepness,
+        margins,
+        radius,
+        radius_of_lines,
+        rounded,
+    )
 
-__all__ = ["largest_certified", "linearised_radius", "margins", "radius", "rounded"]
+__all__ = ["largest_certified", "logits_and_steepness", "margins", "radius", "radius_of_lines", "rounded"]
 
 __getattr__ = facade(__name__, **dict.fromkeys(__all__, "margins_and_radii"))

@@ -289,7 +289,8 @@ class _Batch:
         certified = torch.zeros_like(margin)
         most = math.log(largest_radius(self.norm, self.images[0].numel()))
         least = certified.new_full((len(active),), math.log(FLOOR))
-        first = linearised_radius(self.network, self.images, self.labels, self.norm, margin)[active].log()
+        _, length = logits_and_steepness(self.network, self.images, self.labels, self.norm)
+        first = radius_of_lines(margin, length)[active].log()
         bracket = Bracket(least, torch.full_like(least, most), first)
         while len(active) > 0:
             trial = bracket.guess(tolerance)
@@ -323,15 +324,21 @@ def rounded(values: Tensor, dtype: torch.dtype, *, up: bool) -> Tensor:
     return torch.where(wrong, torch.nextafter(nearest, end), nearest)
 
 
-def linearised_radius(network: Network, images: Tensor, labels: Tensor, norm: str, margin: Tensor) -> Tensor:
-    """Certified radius (N,) of the network's linearisation, pixel units: margin / dual norm of its gradient.
+def logits_and_steepness(network: Network, images: Tensor, labels: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) without a graph, and the dual norm (N,) of the gradient of the margin to the best other class, in
+    logits per pixel unit."""
+    with torch.enable_grad():
+        leaf = images.detach().clone().requires_grad_()
+        logits = network(leaf)
+        lead = margin_to_best_other(logits, labels).sum()
+        (gradient,) = torch.autograd.grad(lead, leaf, allow_unused=True, materialize_grads=True)
+    return logits.detach(), torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL_ORDER[norm], dim=1)
+
+
+def radius_of_lines(margin: Tensor, length: Tensor) -> Tensor:
+    """Certified radius (N,), pixel units, of a network that is linear: its margin over the dual norm of its gradient.
 
     The network's own certified radius tends to it as the margin shrinks; elsewhere it says where to look first.
     """
-    with torch.enable_grad():
-        leaf = images.detach().clone().requires_grad_()
-        lead = margin_to_best_other(network(leaf), labels).sum()
-        (gradient,) = torch.autograd.grad(lead, leaf, allow_unused=True, materialize_grads=True)
-    length = torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL_ORDER[norm], dim=1)
     guess = margin / length.clamp_min(torch.finfo(length.dtype).tiny)
     return torch.nan_to_num(guess, nan=1e-3, posinf=1e6).clamp_min(1e-6)

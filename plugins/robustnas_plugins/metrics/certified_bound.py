@@ -21,7 +21,7 @@ import torch
 from attrs import frozen
 from attrs.validators import ge, in_, instance_of, le
 
-from robustnas.bounds import METHODS, log_widths, margins
+from robustnas.bounds import METHODS, log_widths_and_logits, margins_and_logits
 from robustnas.errors import RunError
 from robustnas.nn.float64 import doubled
 from robustnas.options import option
@@ -108,12 +108,13 @@ class CertifiedBound:
         targets = "strongest" if self.targets == "strongest" else "all"
         wide = self.precision == "float64"
         computed, pixels_in = (doubled(network), images.double()) if wide else (network, images)
-        compute = margins if self.scale == "margin" else log_widths
-        found = compute(computed, pixels_in, labels, reduced, self.method, targets)
+        compute = margins_and_logits if self.scale == "margin" else log_widths_and_logits
+        radii = torch.full((len(images),), reduced.epsilon, dtype=pixels_in.dtype, device=images.device)
+        found, logits = compute(computed, pixels_in, labels, reduced.norm, radii, self.method, targets)
         if not math.isfinite(float(found.detach().abs().max())):
             raise RunError(f"certified-bound ({self.method}) overflowed {found.dtype} at {reduced}; {ADVICE}")
         if self.normalise:
-            deviation = computed(pixels_in).std(dim=1, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
+            deviation = logits.std(dim=1, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
             found = found / deviation if self.scale == "margin" else found - deviation.log()
         return (found if self.scale == "margin" else -found).mean(dim=1).to(images.dtype)
 

@@ -13,7 +13,8 @@ then has a radius, that of the margin itself where the margin is large, and a gr
 0.  At the start of a search most images are wrong, whatever the depth, and the plain margin says nothing of them.
 
 The search for eps* is a bracketed secant one in logarithms (`robustnas.certify.bracket`), from the radius of the
-network's linearisation; the last step is a Newton step with s inside the bracket.  Unlike the bound at a fixed
+network's linearisation; the last step is a Newton step inside the bracket, with s from the widths at the radii of the
+search (with `steps: 0` there are none, and it is differentiated).  Unlike the bound at a fixed
 epsilon it does not explode with depth, and multiplying all logits by a number changes nothing.  Design and use are
 ours; the paper (arXiv:2012.06122) reports such radii in its Tables 5 and 6 and does not search with them.
 """
@@ -21,7 +22,7 @@ ours; the paper (arXiv:2012.06122) reports such radii in its Tables 5 and 6 and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,8 +30,8 @@ import torch.nn.functional as F
 from attrs import evolve, frozen
 from attrs.validators import ge, in_, le
 
-from robustnas.bounds import METHODS, log_widths_within
-from robustnas.certify import linearised_radius
+from robustnas.bounds import METHODS, log_widths_and_logits
+from robustnas.certify import logits_and_steepness, radius_of_lines
 from robustnas.certify.bracket import Bracket
 from robustnas.errors import RunError
 from robustnas.nn.float64 import doubled
@@ -96,23 +97,29 @@ class CertifiedRadius:
         computed, pixels = (doubled(network), images.double()) if wide else (network, images)
         least, most = math.log(FLOORS[self.precision]), math.log(largest_radius(threat.norm, images[0].numel()))
 
-        def log_width(at: Tensor) -> Tensor:
-            return log_widths_within(computed, pixels, labels, threat.norm, at.exp(), self.method, "strongest")[:, 0]
+        def log_width(at: Tensor) -> tuple[Tensor, Tensor]:
+            widths, logits = log_widths_and_logits(
+                computed, pixels, labels, threat.norm, at.exp(), self.method, "strongest"
+            )
+            return widths[:, 0], logits
 
+        tried: list[tuple[Tensor, Tensor]] = []
         with torch.no_grad():
-            aim = self._margin(computed(pixels), labels)
+            logits, length = logits_and_steepness(computed, pixels, labels, threat.norm)
+            aim = self._margin(logits, labels)
             right = aim > 0
             aim = torch.where(right, aim, 1.0).log()
-            first = linearised_radius(computed, pixels, labels, threat.norm, aim.exp()).log()
+            first = radius_of_lines(aim.exp(), length).log()
             bracket = Bracket(torch.full_like(aim, least), torch.full_like(aim, most), first)
             for _ in range(self.steps):
                 at = bracket.guess()
-                bracket.note(at, log_width(at) - aim)
+                tried.append((at, log_width(at)[0]))
+                bracket.note(at, tried[-1][1] - aim)
             at = bracket.guess()
             beyond = right & (bracket.below <= least) & (at < least + 1) if self._widens(images) else right & False
         if bool(beyond.any()):
             return self._apart(network, images, labels, threat, beyond)
-        found = self._differentiated(computed, pixels, labels, log_width, at, right)
+        found = self._differentiated(labels, log_width, at, right, tried)
         # the value stays where the root can be; its gradient is that of the root
         moved = torch.minimum(torch.maximum(found.detach(), bracket.below), bracket.above) - found.detach()
         found = torch.where(right, found + moved, least)
@@ -150,20 +157,38 @@ class CertifiedRadius:
 
     def _differentiated(
         self,
-        network: Callable[[Tensor], Tensor],
-        images: Tensor,
         labels: Tensor,
-        log_width: Callable[[Tensor], Tensor],
+        log_width: Callable[[Tensor], tuple[Tensor, Tensor]],
         at: Tensor,
         right: Tensor,
+        tried: Sequence[tuple[Tensor, Tensor]],
     ) -> Tensor:
         """log eps* from a Newton step at `at`, with the implicit function's gradient."""
-        grows = torch.is_grad_enabled()
-        with torch.enable_grad():
-            leaf = at.clone().requires_grad_()
-            width = log_width(leaf)
-            (slope,) = torch.autograd.grad(width.sum(), leaf, retain_graph=grows)
-        with torch.set_grad_enabled(grows):
-            margin = self._margin(network(images), labels)
-            aim = torch.where(right, margin, 1.0).log()
-            return at + (aim - width) / torch.nan_to_num(slope, nan=1.0).clamp(*SLOPE)
+        if tried:
+            width, logits = log_width(at)
+            slope = secant_slope(at, width.detach(), tried)
+        else:
+            grows = torch.is_grad_enabled()
+            with torch.enable_grad():
+                leaf = at.clone().requires_grad_()
+                width, logits = log_width(leaf)
+                (slope,) = torch.autograd.grad(width.sum(), leaf, retain_graph=grows)
+            width, logits = (width, logits) if grows else (width.detach(), logits.detach())
+        aim = torch.where(right, self._margin(logits, labels), 1.0).log()
+        return at + (aim - width) / torch.nan_to_num(slope, nan=1.0).clamp(*SLOPE)
+
+
+def secant_slope(at: Tensor, width: Tensor, tried: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """d log width / d log eps (N,) at a log radius, from its log width and those of others that were tried.
+
+    The secant to the nearest of them is taken, of those that are far enough for rounding not to count; where all are
+    nearer the slope is 1, as it is where the linearisation was right.
+    """
+    nearest, slope = torch.full_like(at, torch.inf), torch.ones_like(at)
+    apart = torch.finfo(at.dtype).eps ** 0.25
+    for other, its_width in tried:
+        distance = (at - other).abs()
+        better = (distance >= apart) & (distance < nearest) & its_width.isfinite()
+        nearest = torch.where(better, distance, nearest)
+        slope = torch.where(better, (width - its_width) / (at - other), slope)
+    return slope

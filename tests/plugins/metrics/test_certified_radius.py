@@ -14,7 +14,7 @@ from robustnas.bounds import log_widths_within, margins_within
 from robustnas.nn.margin import margin_to_best_other
 from robustnas.search.warnings import warnings
 from robustnas.threat import NORMS, ThreatModel
-from robustnas_plugins.metrics.certified_radius import FLOORS, CertifiedRadius
+from robustnas_plugins.metrics.certified_radius import FLOORS, CertifiedRadius, secant_slope
 from robustnas_plugins.search_spaces.darts import Darts
 from support.networks import TinySupernet
 
@@ -91,6 +91,24 @@ def test_it_is_the_radius_where_the_margin_is_0_and_its_gradient_that_of_finite_
         assert difference == pytest.approx(float((gradient * direction).sum()), rel=2e-3, abs=1e-4)
         checked += 1
     assert checked == len(net.alpha) > 0
+
+
+def test_the_slope_is_the_secant_to_the_nearest_radius_that_is_far_enough_and_1_where_none_is():
+    at, width = torch.tensor([0.0, 0.0, 0.0, 0.0]), torch.tensor([1.0, 1.0, 1.0, 1.0])
+    near, far = torch.tensor([1e-3, 0.1, -0.5, 1e-3]), torch.tensor([1.0, 1.0, 0.2, -1e-4])
+    widths = torch.tensor([9.0, 1.2, 0.0, 9.0]), torch.tensor([3.0, 9.0, torch.nan, 9.0])
+    torch.testing.assert_close(
+        secant_slope(at, width, [(near, widths[0]), (far, widths[1])]), torch.tensor([2.0, 2.0, 2.0, 1.0])
+    )
+
+
+def test_the_slope_of_two_steps_is_near_the_derivative():
+    net, images, labels = supernet(tiny=True)
+    metric = CertifiedRadius(scale="log")
+    (found,) = torch.autograd.grad(metric.score(net, images, labels, THREAT["linf"]).sum(), net.alpha["normal"])
+    more = CertifiedRadius(scale="log", steps=10).score(net, images, labels, THREAT["linf"]).sum()
+    (exact_one,) = torch.autograd.grad(more, net.alpha["normal"])
+    assert (found - exact_one).norm() < 0.1 * exact_one.norm()
 
 
 @pytest.mark.parametrize("scale", ["log", "pixels"])
