@@ -269,7 +269,7 @@ def test_one_percent_too_narrow_is_seen(name: str, monkeypatch: pytest.MonkeyPat
         patched.setattr(Value, "like", narrower)
         assert (slack(SHARP[name], "ibp") < -1e-9).any()
 
-    def nearer(walk: object, output: Tensor, below: Tensor, above: Tensor) -> Tensor:
+    def nearer(walk: object, output: Tensor, below: Tensor, above: Tensor, *told: object) -> Tensor:
         below, above = below + 0.01 * (output - below).detach(), above + 0.01 * (output - above).detach()
         return lines(walk, output, below, above)
 

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from robustnas.bounds.ascent import least_drop
 from robustnas.bounds.ball import Ball
 from robustnas.bounds.methods import BoundMethod, CrownIBP, bound_method
-from robustnas.bounds.passes import ENTRIES, bounded_logits, drop_below_clean, rows
+from robustnas.bounds.passes import bounded_logits, drop_below_clean, rows
 from robustnas.bounds.propagation import Network, Propagation
 from robustnas.bounds.region import Region
 from robustnas.bounds.scale import portion
 from robustnas.bounds.value import Value
+from robustnas.bounds.walk import ENTRIES
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.nn.margin import other_logits
 from robustnas.nn.wrappers import unwrapped

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,14 +9,13 @@ from torch import Tensor
 
 from robustnas.bounds.ball import Ball
 from robustnas.bounds.propagation import Propagation
+from robustnas.bounds.steps.images import Images
+from robustnas.bounds.steps.local import batched
 from robustnas.bounds.value import Value, midpoint
+from robustnas.bounds.walk import ENTRIES, entry_drops
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.nn.wrappers import eager
 from robustnas.runtime.strangers import text_of
-
-ENTRIES = 2**24
-"""Entries of the widest layer that one batched backward pass may hold, 64 MB in float32: sets how many rows go at
-once."""
 
 Matters = Callable[[Tensor, Tensor], Tensor]
 """(lower, upper) -> bool tensor: where a tighter interval would give tighter lines."""
@@ -30,6 +28,7 @@ def bounded_logits(propagation: Propagation) -> Value:
         clean = region.images + propagation.probe if propagation.keeps_clean else None
         images = Value(propagation, clean, region.centre, region.radius)
         images.ball = Ball.of(region.images) if region.norm != "linf" else None
+        propagation.note(clean, (), Images)
         with torch.autocast(region.images.device.type, enabled=False), eager():
             try:
                 logits = propagation.network(images)
@@ -57,7 +56,7 @@ def interval(value: Value, matters: Matters | None = None) -> tuple[Tensor, Tens
 def tighten(value: Value, matters: Matters | None = None) -> None:
     """Shrink the value's interval, where its pass bounds intermediate values by backward passes too.
 
-    The entries for which `matters(lower, upper)` is true in any image are bounded.  Those bounds are constants to a
+    The entries for which `matters(lower, upper)` is true are bounded.  Those bounds are constants to a
     gradient: a graph of theirs would lead back to the probe through the clean values, and the next backward pass would
     take slopes along it that belong to no line.
     """
@@ -65,32 +64,31 @@ def tighten(value: Value, matters: Matters | None = None) -> None:
     if not propagation.kind.tightens or value.tightened or value.clean is None or not value.clean.requires_grad:
         return
     value.tightened = True
+    if propagation.region.norm == "linf" and propagation.tape is not None and propagation.tape.exact(value.clean):
+        return
     with propagation.intervals():
         lower, upper = value.lower, value.upper
     entries = torch.ones_like(lower, dtype=torch.bool) if matters is None else matters(lower, upper)
-    wanted = entries.flatten(1).any(dim=0).nonzero().squeeze(1)
-    if wanted.numel() == 0:
+    image, entry = entries.flatten(1).nonzero(as_tuple=True)
+    if len(image) == 0:
         return
-    below: list[Tensor] = []
-    above: list[Tensor] = []
-    for part in torch.split(wanted, rows(propagation)):
-        unit = torch.zeros(part.numel(), 1, lower[0].numel(), dtype=lower.dtype, device=lower.device)
-        unit = unit.scatter(2, part.view(-1, 1, 1), 1.0).reshape(part.numel(), 1, *lower.shape[1:])
-        unit = unit.expand(-1, *lower.shape)
-        for ends, sign in ((below, 1.0), (above, -1.0)):
-            drop = drop_below_clean(value, sign * unit, differentiable=False)
-            ends.append(sign * value.clean.detach().flatten(1)[:, part].T - drop)
-    with propagation.intervals():
-        low, high = torch.cat(below).T, -torch.cat(above).T
+    # images in turn: where a step takes all images at once, every part of the rows has its share of each
+    order = entries.flatten(1).cumsum(1)[image, entry].argsort(stable=True)
+    image, entry = image[order], entry[order]
+    with torch.no_grad():
+        clean = value.clean.detach().flatten(1)[image, entry]
+        drops = entry_drops(propagation, value.clean, image, entry)
+        low, high = clean - drops[0], clean + drops[1]
         low = torch.where(low.isnan(), -torch.inf, low)
         high = torch.where(high.isnan(), torch.inf, high)
+    with propagation.intervals():
         flat_lower, flat_upper = lower.flatten(1), upper.flatten(1)
-        low = torch.maximum(low, flat_lower[:, wanted])
-        high = torch.minimum(high, flat_upper[:, wanted])
+        low = torch.maximum(low, flat_lower[image, entry])
+        high = torch.minimum(high, flat_upper[image, entry])
         # where both bounds meet, rounding may let them cross
         low, high = torch.minimum(low, high), torch.maximum(low, high)
-        lower = flat_lower.index_copy(1, wanted, low).view_as(lower)
-        upper = flat_upper.index_copy(1, wanted, high).view_as(upper)
+        lower = flat_lower.index_put((image, entry), low).view_as(lower)
+        upper = flat_upper.index_put((image, entry), high).view_as(upper)
         value.centre, value.radius = midpoint(lower, upper)
 
 
@@ -138,18 +136,9 @@ def drop_below_clean(
     propagation.relaxing, propagation.batched = True, batched
     try:
         # not `is_grads_batched`: that is torch's old vmap, which takes convolutions row by row
-        pulled = _of_rows(pull, cotangents) if batched else pull(*(each[0] for each in cotangents))
+        pulled = batched(pull, cotangents) if batched else pull(*(each[0] for each in cotangents))
     finally:
         propagation.relaxing = propagation.batched = False
     slope, gaps = pulled if batched else (each[None] for each in pulled)
     with torch.set_grad_enabled(differentiable):
         return -propagation.region.minimum(slope) - gaps
-
-
-def _of_rows(pull: Callable[..., tuple[Tensor, ...]], cotangents: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Batch one backward pass over all rows of cotangents."""
-    with warnings.catch_warnings():
-        # vmap takes rare functions row by row, which gives the same numbers later; torch warns of each of them
-        warnings.filterwarnings("ignore", message="There is a performance drop")
-        pulled: tuple[Tensor, ...] = torch.func.vmap(pull)(*cotangents)
-        return pulled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,6 +12,7 @@ from attrs.validators import ge, gt
 from torch import Tensor
 
 from robustnas.bounds.region import Region
+from robustnas.bounds.tape import Step, Tape
 
 Network = Callable[[Tensor], Tensor]
 
@@ -80,6 +81,7 @@ class Propagation:
         free_slopes: the lower lines of the rectifiers passed so far, in order, where these are optimised.
         probe: (N, ...) zeros added to the images; gradients with respect to it are the slopes A.
         gap_input: (N,) zeros; gradients with respect to it are the sums of <A_i, line_i(z_i) - f_i(z_i)>.
+        tape: the steps of the pass, where intervals come from backward passes (`tape.py`).
     """
 
     network: Network
@@ -96,11 +98,19 @@ class Propagation:
     backward: bool = field(init=False, default=Factory(lambda self: self.kind.backward, takes_self=True))
     probe: Tensor = field(init=False)
     gap_input: Tensor = field(init=False)
+    tape: Tape | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         self.keeps_clean |= self.backward
         self.probe = torch.zeros_like(self.region.images, requires_grad=self.backward)
         self.gap_input = torch.zeros_like(self.region.epsilon, requires_grad=self.backward)
+        if self.kind.tightens:
+            self.tape = Tape()
+
+    def note(self, output: Tensor | None, inputs: Sequence[Tensor | None], step: Callable[[], Step]) -> None:
+        """Record how a clean value was made, where the pass keeps a tape."""
+        if self.tape is not None and output is not None:
+            self.tape.note(output, tuple(each for each in inputs if each is not None), step())
 
     def intervals(self) -> AbstractContextManager[Any]:
         """Restore the caller's gradient mode for interval arithmetic: clean values may need gradients without it."""

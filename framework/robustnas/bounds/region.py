@@ -69,46 +69,57 @@ class Region:
         lies below the minimum, and the largest g(t) equals it.  Without the box the best t gives -epsilon |A|_2 and
         -epsilon max |A_i|, the dual norms; the box shortens d, so the best t is smaller.
         """
+        return self.least(slopes, self.below, self.above, self.epsilon)
+
+    def least(self, slopes: Tensor, below: Tensor, above: Tensor, epsilon: Tensor) -> Tensor:
+        """As `minimum`, over regions of which are given `below`, `above` (R, ...) and `epsilon` (R,): slopes
+        (S, R, ...) of the images, or of the only pixels that have any."""
         if self.norm == "linf":
-            return _inner(slopes, (self.above + self.below) / 2) - _inner(slopes.abs(), (self.above - self.below) / 2)
-        return self._in_l2(slopes) if self.norm == "l2" else self._in_l1(slopes)
+            return _inner(slopes, (above + below) / 2) - _inner(slopes.abs(), (above - below) / 2)
+        return (_in_l2 if self.norm == "l2" else _in_l1)(slopes, below, above, epsilon)
 
-    def _in_l2(self, slopes: Tensor) -> Tensor:
-        """Minimise over l_2 balls, with the best multiplier by bisection."""
-        tiny = torch.finfo(slopes.dtype).tiny ** 0.5
-        with torch.no_grad():
-            free = slopes.flatten(2).norm(dim=2) / self.epsilon.clamp_min(tiny)
-            high = free.clamp_min(tiny).log()
-            low = high - 12.0
-            start = high
-            for _ in range(DUAL_STEPS):
-                middle = (low + high) / 2
-                step = torch.clamp(-slopes / self.per_image(middle.exp()), self.below, self.above)
-                long = step.flatten(2).norm(dim=2) > self.epsilon
-                low, high = torch.where(long, middle, low), torch.where(long, high, middle)
-            # no pixel of the box binds: the multiplier of the ball alone, without bisection error
-            step = torch.clamp(-slopes / self.per_image(start.exp()), self.below, self.above)
-            unbound = step.flatten(2).norm(dim=2) >= self.epsilon * (1 - 1e-6)
-            best = torch.where(unbound, start, high).exp()
-        step = torch.clamp(-slopes / self.per_image(best), self.below, self.above).detach()
-        # d is the minimiser, so its own derivative does not change g (envelope theorem) and it may stay fixed
-        excess = step.flatten(2).square().sum(2) - self.epsilon.square()
-        return _inner(slopes, step) + best / 2 * excess
 
-    def _in_l1(self, slopes: Tensor) -> Tensor:
-        """Minimise over l_1 balls: the pixels of the largest slopes move as far as the box allows, until epsilon is
-        spent, and the last of these slopes is the best multiplier t."""
-        size = slopes.abs().flatten(2)
-        reach = torch.where(slopes > 0, -self.below, self.above).flatten(2)
-        order = size.detach().argsort(dim=2, descending=True)
-        spent = reach.detach().gather(2, order).cumsum(2)
-        enough = spent >= self.epsilon.detach()[:, None]
-        # the index is 0 where moving every pixel to its end does not spend epsilon: there the ball does not bind
-        last = enough.to(torch.uint8).argmax(dim=2, keepdim=True)
-        multiplier = size.gather(2, order.gather(2, last)).squeeze(2)
-        multiplier = torch.where(enough.any(dim=2), multiplier, 0.0)
-        rest = torch.relu(size - multiplier[..., None])
-        return -multiplier * self.epsilon - (reach * rest).sum(2)
+def _in_l2(slopes: Tensor, below: Tensor, above: Tensor, epsilon: Tensor) -> Tensor:
+    """Minimise over l_2 balls, with the best multiplier by bisection."""
+    tiny = torch.finfo(slopes.dtype).tiny ** 0.5
+    with torch.no_grad():
+        free = slopes.flatten(2).norm(dim=2) / epsilon.clamp_min(tiny)
+        high = free.clamp_min(tiny).log()
+        low = high - 12.0
+        start = high
+        for _ in range(DUAL_STEPS):
+            middle = (low + high) / 2
+            step = torch.clamp(-slopes / _beside(middle.exp(), slopes), below, above)
+            long = step.flatten(2).norm(dim=2) > epsilon
+            low, high = torch.where(long, middle, low), torch.where(long, high, middle)
+        # no pixel of the box binds: the multiplier of the ball alone, without bisection error
+        step = torch.clamp(-slopes / _beside(start.exp(), slopes), below, above)
+        unbound = step.flatten(2).norm(dim=2) >= epsilon * (1 - 1e-6)
+        best = torch.where(unbound, start, high).exp()
+    step = torch.clamp(-slopes / _beside(best, slopes), below, above).detach()
+    # d is the minimiser, so its own derivative does not change g (envelope theorem) and it may stay fixed
+    excess = step.flatten(2).square().sum(2) - epsilon.square()
+    return _inner(slopes, step) + best / 2 * excess
+
+
+def _in_l1(slopes: Tensor, below: Tensor, above: Tensor, epsilon: Tensor) -> Tensor:
+    """Minimise over l_1 balls: the pixels of the largest slopes move as far as the box allows, until epsilon is
+    spent, and the last of these slopes is the best multiplier t."""
+    size = slopes.abs().flatten(2)
+    reach = torch.where(slopes > 0, -below, above).flatten(2)
+    order = size.detach().argsort(dim=2, descending=True)
+    spent = reach.detach().gather(2, order).cumsum(2)
+    enough = spent >= epsilon.detach()[:, None]
+    # the index is 0 where moving every pixel to its end does not spend epsilon: there the ball does not bind
+    last = enough.to(torch.uint8).argmax(dim=2, keepdim=True)
+    multiplier = size.gather(2, order.gather(2, last)).squeeze(2)
+    multiplier = torch.where(enough.any(dim=2), multiplier, 0.0)
+    rest = torch.relu(size - multiplier[..., None])
+    return -multiplier * epsilon - (reach * rest).sum(2)
+
+
+def _beside(values: Tensor, slopes: Tensor) -> Tensor:
+    return values.view(*values.shape, *[1] * (slopes.dim() - values.dim()))
 
 
 def _inner(left: Tensor, right: Tensor) -> Tensor:

@@ -14,19 +14,34 @@ import torch
 from torch import Tensor
 
 from robustnas.bounds.propagation import Propagation
+from robustnas.bounds.steps.lines import EntrywiseLines, Lines, Slopes
+from robustnas.bounds.tape import Step
 
 Gradients = tuple[Tensor | None, ...]
 
 
-def relax(propagation: Propagation, output: Tensor, lower_line: Tensor, upper_line: Tensor) -> Tensor:
+def relax(
+    propagation: Propagation,
+    output: Tensor,
+    lower_line: Tensor,
+    upper_line: Tensor,
+    inputs: tuple[Tensor, ...] = (),
+    step: Callable[[], Step] | None = None,
+) -> Tensor:
     """Attach two lines to the clean output of a nonlinearity; all three (N, ...).
 
     `lower_line` and `upper_line` are the lines' values at the clean input, computed from it by linear
     operations, so that autograd knows their transposes.  They must enclose the nonlinearity on the whole
     interval.
+
+    Args:
+        inputs: the clean values of which the lines are made; without them `crown` is slow from here on.
+        step: makes what the pass's tape is told of the lines; without it autograd is asked for their slopes.
     """
     lines = (propagation, output, lower_line, upper_line, propagation.gap_input)
     relaxed: Tensor = _Lines.apply(*lines)  # type: ignore[no-untyped-call]
+    if inputs:
+        propagation.note(relaxed, inputs, step or (lambda: Lines(output, lower_line, upper_line, inputs)))
     return relaxed
 
 
@@ -42,6 +57,14 @@ def relax_entrywise(
     """Attach lines slope * clean + offset, entry by entry, as `relax` does; an offset of None is zero."""
     lines = (lower_slope, lower_offset, upper_slope, upper_offset, propagation.gap_input)
     relaxed: Tensor = _EntrywiseLines.apply(propagation, output, clean, *lines)  # type: ignore[no-untyped-call]
+
+    def drawn() -> Slopes:
+        zero = output.new_zeros(())
+        below, above = (zero if offset is None else offset for offset in (lower_offset, upper_offset))
+        sides = (lower_slope * clean + below - output, upper_slope * clean + above - output)
+        return Slopes(*(each.detach().expand_as(output) for each in (lower_slope, upper_slope, *sides)))
+
+    propagation.note(relaxed, (clean,), lambda: EntrywiseLines(drawn, clean.detach()))
     return relaxed
 
 

@@ -11,6 +11,9 @@ from torch import Tensor
 from robustnas.bounds.passes import Matters, interval
 from robustnas.bounds.relaxation import relax_entrywise
 from robustnas.bounds.scale import portion
+from robustnas.bounds.steps.layers import Scale
+from robustnas.bounds.steps.local import Local
+from robustnas.bounds.tape import Step
 from robustnas.bounds.value import Value, midpoint
 
 Entrywise = Callable[[Tensor], Tensor]
@@ -61,6 +64,7 @@ def propagate(
     magnitude: Entrywise,
     length: Entrywise | None = None,
     constant: Tensor | None = None,
+    step: Callable[[], Step] | None = None,
 ) -> Value:
     """Bound an affine function of a value.
 
@@ -70,6 +74,7 @@ def propagate(
         length: takes the scales (N, ...) of entries that are pixels of an l_2 or l_1 ball, and gives for every output
             the dual norm of its coefficients times these scales.
         constant: what is added, (1, ...) or (N, ...); it is divided as the value is, where that has an exponent.
+        step: makes what the pass's tape is told of the function; without it autograd is asked.
     """
     region, share = value.propagation.region, None if constant is None else portion(constant, value)
 
@@ -77,6 +82,9 @@ def propagate(
         return function(x) if share is None else function(x) + share
 
     clean = None if value.clean is None else affine(value.clean)
+    if clean is not None and value.clean is not None:
+        made, of = clean, value.clean
+        value.propagation.note(made, (of,), step or (lambda: Local((made,), (of,))))
     with value.propagation.intervals():
         centre, radius = affine(value.centre), magnitude(value.radius)
         if value.ball is not None and length is not None:
@@ -95,17 +103,27 @@ def propagate(
 def scale_entries(value: Value, affine: Entrywise, size: Entrywise) -> Value:
     """Bound arithmetic with constants, entry by entry, broadcasting as torch does: `affine` is the arithmetic, `size`
     multiplies by the magnitude of its factor."""
-    result = propagate(value, affine, size)
+    step = None
+    if value.clean is not None and value.exponent is None and value.propagation.tape is not None:
+        clean = value.clean
+        if affine(clean.detach()).shape == clean.shape:
+
+            def step() -> Step:
+                return Scale(affine, clean)
+
+    result = propagate(value, affine, size, step=step)
     if value.ball is not None:
         with value.propagation.intervals():
             result.ball = value.ball.scaled(affine, size)
     return result
 
 
-def move_entries(value: Value, function: Entrywise, blank: Entrywise | None = None) -> Value:
+def move_entries(
+    value: Value, function: Entrywise, blank: Entrywise | None = None, step: Callable[[], Step] | None = None
+) -> Value:
     """Bound a function that moves, selects or copies entries, or puts constants beside them (`blank`: zeros in their
     place)."""
-    result = propagate(value, function, blank or function)
+    result = propagate(value, function, blank or function, step=step)
     if value.ball is not None:
         with value.propagation.intervals():
             result.ball = value.ball.moved(function, blank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from torch.nn import functional as F
 from robustnas.bounds.refusals import expect_dimensions, only_first
 from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.scale import portion
+from robustnas.bounds.steps.layers import Convolution, Linear
 from robustnas.bounds.streams import propagate, root, scale_entries
+from robustnas.bounds.tape import Step
 from robustnas.bounds.value import Features, Function, Value, refuse
-from robustnas.nn.fast import conv2d, scale_and_shift
+from robustnas.nn.fast import conv2d, pair, scale_and_shift
 
 DIMENSIONS = {"conv1d": 3, "conv2d": 4, "conv3d": 5}
 
@@ -52,7 +55,18 @@ def convolution(
         lambda radius: function(radius, weight.abs(), None, *geometry),
         length=length,
         constant=constant,
+        step=_transposed(function, value, weight, geometry),
     )
+
+
+def _transposed(function: Function, value: Value, weight: Tensor, geometry: Any) -> Callable[[], Step] | None:
+    """What the pass's tape is told of a convolution."""
+    stride, padding, dilation, groups = geometry
+    if function is not conv2d or isinstance(padding, str):
+        return None
+    size = value.centre.shape[2], value.centre.shape[3]
+    steps = (pair(stride), pair(padding), pair(dilation))
+    return lambda: Convolution(weight.detach(), size, *steps, groups)
 
 
 def _fused(value: Value, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -82,6 +96,7 @@ def linear(function: Function, value: Value, weight: Tensor, bias: Tensor | None
         lambda radius: F.linear(radius, weight.abs()),
         length=length,
         constant=constant,
+        step=lambda: Linear(weight.detach()),
     )
     if value.centre.dim() == 2:
         # a copy, because the network may later write into its input in place

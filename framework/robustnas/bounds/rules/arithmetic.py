@@ -13,6 +13,8 @@ from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.rules.bilinear import bilinear
 from robustnas.bounds.rules.powers import power, reciprocal
 from robustnas.bounds.scale import aligned, portion
+from robustnas.bounds.steps.layers import Repeated, Sum
+from robustnas.bounds.steps.local import Local
 from robustnas.bounds.streams import propagate, scale_entries
 from robustnas.bounds.value import Function, Value, refuse
 
@@ -53,6 +55,11 @@ def _sum(function: Function, left: Any, right: Any, alpha: float) -> Value:
     clean = None
     if first.clean is not None and second.clean is not None:
         clean = torch.add(first.clean, second.clean, alpha=alpha)
+        if first.clean.shape == second.clean.shape:
+            value.propagation.note(clean, (first.clean, second.clean), lambda: Sum(alpha))
+        else:
+            made, terms = clean, (first.clean, second.clean)
+            value.propagation.note(made, terms, lambda: Local((made,), terms))
     with value.propagation.intervals():
         centre = torch.add(first.centre, second.centre, alpha=alpha)
         radius = torch.add(first.radius, second.radius, alpha=abs(alpha))
@@ -138,7 +145,7 @@ def reduce(
     def fold(x: Tensor) -> Any:
         return function(x, dims, keepdim=keepdim)
 
-    return propagate(value, fold, fold)
+    return propagate(value, fold, fold, step=lambda: Repeated(fold, value.centre.shape))
 
 
 @rule(torch.zeros_like, torch.ones_like)

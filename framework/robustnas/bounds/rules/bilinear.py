@@ -64,7 +64,7 @@ def bilinear(product: Product, left: Value, right: Value, *, entrywise: bool = F
         if propagation.backward:
             under, over = ([plane.at(x, y) for plane in planes] for planes in (below, above))
             bonus = TIE * spread.detach()
-            clean = relax(propagation, clean, _chosen(under, lows, bonus), _chosen(over, -highs, bonus))
+            clean = relax(propagation, clean, _chosen(under, lows, bonus), _chosen(over, -highs, bonus), (x, y))
     return left.like(clean, centre, radius)
 
 

@@ -21,6 +21,7 @@ from robustnas.bounds.passes import interval
 from robustnas.bounds.refusals import only_first
 from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.relaxation import relax
+from robustnas.bounds.steps.pools import ChosenEntries
 from robustnas.bounds.value import Function, Value, refuse
 
 Pair = tuple[int, int]
@@ -83,7 +84,17 @@ def max_pool2d(
                 level = high - excess
             highest = _take(value.clean, at_high)
             upper_line = torch.where(dominant, highest, level + slope * (highest - bottom))
-            clean = relax(propagation, clean, _take(value.clean, at_low), upper_line)
+            lower_line, output, clean_input = _take(value.clean, at_low), clean, value.clean
+
+            def step() -> ChosenEntries:
+                tilt = torch.where(dominant, 1.0, slope)
+                sides = (tilt, lower_line - output, upper_line - output)
+                size = value.centre.shape[2], value.centre.shape[3]
+                return ChosenEntries(
+                    size, tuple(window.values()), (at_low, at_high), *(side.detach() for side in sides)
+                )
+
+            clean = relax(propagation, output, lower_line, upper_line, (clean_input,), step)
     return value.like(clean, centre, radius)
 
 

@@ -20,6 +20,7 @@ from robustnas.bounds.refusals import only_first
 from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.relaxation import Gradients, differentiated, per_image
 from robustnas.bounds.scale import rescaled
+from robustnas.bounds.steps.lines import EntrywiseLines, Slopes
 from robustnas.bounds.streams import Lines
 from robustnas.bounds.value import Function, Value, midpoint, refuse
 from robustnas.nn.fast import has_rows, of_rows
@@ -106,9 +107,22 @@ def _rectified(
     lines = (ray, *above, propagation.gap_input)
     clean: Tensor
     clean, control = _Rectifier.apply(propagation, value.clean, output, *lines)  # type: ignore[no-untyped-call]
+    propagation.note(clean, (value.clean,), lambda: _step(value.clean, clean, ray, *above))
     if ray is not None and propagation.kind.ascent and bool(unstable(value.lower, value.upper).any()):
         propagation.free_slopes.append(FreeSlopes(control, ray.detach(), negative))
     return clean
+
+
+def _step(clean: Any, output: Tensor, ray: Tensor | None, chord: Tensor, offset: Tensor) -> EntrywiseLines:
+    """Tell the pass's tape of the lines."""
+
+    def drawn() -> Slopes:
+        below = chord.round() if ray is None else ray
+        beneath, atop = below * clean - output, torch.addcmul(offset, chord, clean) - output
+        # an entry whose ray is its chord, rounded, needs no slope of its own
+        return Slopes(ray, chord, beneath, atop)
+
+    return EntrywiseLines(drawn, clean.detach())
 
 
 def enclosure(centre: Tensor, radius: Tensor) -> Tensors:

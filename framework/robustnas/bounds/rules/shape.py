@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustnas.bounds.ball import Ball
+from robustnas.bounds.ball import Ball, Streams
 from robustnas.bounds.refusals import only_first
 from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.rules.arithmetic import constant
 from robustnas.bounds.scale import aligned
+from robustnas.bounds.steps.local import Local
+from robustnas.bounds.steps.moves import Join, Move, Pad, Reshape
 from robustnas.bounds.streams import move_entries
 from robustnas.bounds.value import Function, Value, refuse, values_in
 
 COPIES = spellings("clone")
 WHOLE = (*COPIES, *spellings("contiguous"))
 SHAPED_ALIKE = ("view_as", "reshape_as", "expand_as")
+IN_ORDER = (
+    *("view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze"),
+    *("contiguous", "clone"),
+)
+"""Functions behind which the entries have their order and another shape."""
+
 MOVES = (
     torch.Tensor.unfold,
     *(getattr(torch.Tensor, name).__get__ for name in ("mT", "mH")),
@@ -47,6 +56,7 @@ def move(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
         return None if tensor is None else function(tensor, *args, **kwargs)
 
     clean = streams(value.clean)
+    _note(function, value, clean, streams)
     with value.propagation.intervals():
         centre, radius = streams(value.centre), streams(value.radius)
         ball = None if value.ball is None else value.ball.moved(streams)
@@ -55,6 +65,24 @@ def move(function: Function, value: Value, *args: Any, **kwargs: Any) -> Any:
     nothing = [None] * len(centre)
     parts = zip(clean or nothing, centre, radius, ball or nothing, strict=True)
     return tuple(_share(function, value, value.like(*part), ball) for *part, ball in parts)
+
+
+def _note(function: Function, value: Value, moved: Any, streams: Streams) -> None:
+    """Tell the pass's tape of a move."""
+    clean, propagation = value.clean, value.propagation
+    if clean is None or propagation.tape is None:
+        return
+    if function.__name__ in IN_ORDER:
+        propagation.note(moved, (clean,), lambda: Reshape(clean.shape))
+    elif isinstance(moved, Tensor):
+        propagation.note(moved, (clean,), lambda: Move(streams, clean))
+    else:
+        for index, part in enumerate(moved):
+            propagation.note(part, (clean,), partial(_part, streams, clean, index))
+
+
+def _part(streams: Streams, clean: Tensor, index: int) -> Move:
+    return Move(lambda numbers: streams(numbers)[index], clean)
 
 
 def _plain_shape(argument: Any) -> Any:
@@ -110,6 +138,13 @@ def join(function: Function, tensors: Sequence[Any], dim: int = 0, **kwargs: Any
         radius = function([part.radius for part in parts], dim)
         ball = Ball.joined(balls, lambda tensors: function(tensors, dim)) if len(balls) == len(parts) else None
     result = parts[0].like(function(clean, dim) if len(clean) == len(parts) else None, centre, radius)
+    made = result.clean
+    if made is not None:
+        if function is torch.stack:
+            first.propagation.note(made, clean, lambda: Local((made,), tuple(clean)))
+        else:
+            sizes = tuple(each.shape[dim] for each in clean)
+            first.propagation.note(made, clean, lambda: Join(sizes, dim % width))
     result.ball = ball
     return result
 
@@ -129,7 +164,8 @@ def pad(
     def blank(tensor: Tensor) -> Tensor:
         return torch.nn.functional.pad(tensor, amounts, mode)
 
-    return move_entries(x, lambda tensor: torch.nn.functional.pad(tensor, amounts, mode, value), blank)
+    step = (lambda: Pad(tuple(amounts))) if mode == "constant" else None
+    return move_entries(x, lambda tensor: torch.nn.functional.pad(tensor, amounts, mode, value), blank, step)
 
 
 @rule(*(function for name in DROPOUTS for function in spellings(name)), scaled=True)

@@ -73,7 +73,7 @@ def log_sum_exp(function: Function, value: Value, dim: Any, keepdim: bool = Fals
         clean = torch.logsumexp(value.clean, dims).view(shape)
         if propagation.backward:
             below, above = planes.below(value.clean), planes.above(value.clean)
-            clean = relax(propagation, clean, below.view(shape), above.view(shape))
+            clean = relax(propagation, clean, below.view(shape), above.view(shape), (value.clean,))
     return value.like(clean, *midpoint(lower, upper))
 
 
@@ -134,7 +134,7 @@ def along(value: Value, dim: int, *, logarithm: bool) -> Value:
                     slope = upper * mean_exponential(high - low)
             if not logarithm:
                 below, above = lowest.exp() * (1 + below - lowest), upper + slope * (above - high)
-            clean = relax(propagation, clean, torch.where(lowest < low, lower, below), above)
+            clean = relax(propagation, clean, torch.where(lowest < low, lower, below), above, (x,))
     result = value.like(clean, centre, radius)
     if logits.centre.dim() == 2:
         result.softmaxed = Softmaxed(logits, logarithm)

@@ -6,7 +6,7 @@ Every part of it can be switched off (`robustnas.nn.fast.switch`), and then plai
 The rest of the product imports what stands here, from here, and nothing that lies below.
 """
 
-from robustnas.nn.fast.convolution import Conv2d, conv2d
+from robustnas.nn.fast.convolution import Conv2d, conv2d, image_gradient, pair
 from robustnas.nn.fast.double_backward import double_backward
 from robustnas.nn.fast.folded_norm import (
     JoinedNorm,
@@ -35,12 +35,14 @@ __all__ = [
     "convolved",
     "double_backward",
     "has_rows",
+    "image_gradient",
     "is_fixed",
     "is_folded",
     "normalise",
     "normalise_channels",
     "of_layer",
     "of_rows",
+    "pair",
     "plain",
     "scale_and_shift",
     "scaled",

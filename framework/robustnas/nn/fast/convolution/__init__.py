@@ -11,6 +11,6 @@ dilation or wide kernels take up to 60 times as long as the convolution.  Values
 three maps involved is computed, and `depthwise` has the ways of its own.
 """
 
-from robustnas.nn.fast.convolution.layer import Conv2d, conv2d
+from robustnas.nn.fast.convolution.layer import Conv2d, conv2d, image_gradient, pair
 
-__all__ = ["Conv2d", "conv2d"]
+__all__ = ["Conv2d", "conv2d", "image_gradient", "pair"]

@@ -41,6 +41,11 @@ def convolution(geometry: Geometry, x: Tensor, weight: Tensor, bias: Tensor | No
     return _gradient_in(Y, geometry, x, weight, bias)
 
 
+def gradient_in_image(geometry: Geometry, weight: Tensor, y: Tensor) -> Tensor:
+    """The convolution's transpose with its derivatives."""
+    return _gradient_in(X, geometry, weight, y)
+
+
 def _gradient_in(place: int, geometry: Geometry, first: Tensor, second: Tensor, bias: Tensor | None = None) -> Tensor:
     """The form's gradient in one place, from what stands in the two others, in order; only y's has a bias."""
     if _records(first, second):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import has_torch_function
 
 from robustnas.nn.fast import switch
-from robustnas.nn.fast.convolution.derivatives import convolution
+from robustnas.nn.fast.convolution.derivatives import convolution, gradient_in_image
 from robustnas.nn.fast.convolution.geometry import geometry_of
 
 Size = int | tuple[int, ...]
@@ -60,6 +60,35 @@ def conv2d(
     if geometry is None or not x.shape[0] or x.dtype != weight.dtype or x.device != weight.device:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     return convolution(geometry, x, weight, bias)
+
+
+def image_gradient(
+    y: Tensor,
+    weight: Tensor,
+    size: tuple[int, int],
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """The transpose of `conv2d` in its image, differentiable as that is.
+
+    Args:
+        y: (N, C', H', W') of the output's shape.
+        weight: (C', C / groups, rows, columns).
+        size: rows and columns of the image.
+
+    Returns:
+        (N, C, H, W).
+
+    Raises:
+        ValueError: no convolution has an output of this shape.
+    """
+    image = (weight.shape[1] * groups, *size)
+    geometry = geometry_of(image, tuple(weight.shape), stride, padding, dilation, groups)
+    if geometry is None or y.shape[1:] != (weight.shape[0], *geometry.output):
+        raise ValueError(f"no convolution of {image} by {tuple(weight.shape)} has the output {tuple(y.shape)}")
+    return gradient_in_image(geometry, weight, y)
 
 
 def _overruns(x: Tensor, weight: Tensor, stride: Size, padding: Size | str, groups: int) -> bool:

@@ -1,0 +1,205 @@
+"""Linear functions of single images, many at once, whose coefficients are held on crops of maps.
+
+A unit of a convolutional layer looks at a patch of every earlier map.  Its coefficients there are held as a crop,
+(rows, C, h, w), whose first entry stands at anchor * scale + start, row by row of the map and column by column, with an
+anchor for each function and the rest for all of them.  Crops may reach beyond the map, as padding does.  Coefficients
+of anything else, and those whose crop would be as large as the map, are held whole: (rows, ...).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from attrs import define, evolve, field, frozen
+from torch import Tensor
+
+Pair = tuple[int, int]
+
+LARGE = 0.75
+"""Crops of this share of the map's entries, and larger ones, are not worth their bookkeeping."""
+
+
+@frozen
+class Crop:
+    """Where the entries of a crop stand: rows, then columns."""
+
+    scale: Pair
+    start: Pair
+    size: Pair
+
+    def through(self, stride: Pair, before: Pair, reach: Pair) -> Crop:
+        """The crop of the input that windows look at: `reach` from a window's first entry to its last, `before` rows
+        and columns in front of the map."""
+        return Crop(
+            (self.scale[0] * stride[0], self.scale[1] * stride[1]),
+            (self.start[0] * stride[0] - before[0], self.start[1] * stride[1] - before[1]),
+            ((self.size[0] - 1) * stride[0] + reach[0] + 1, (self.size[1] - 1) * stride[1] + reach[1] + 1),
+        )
+
+
+@frozen(eq=False)
+class Coefficients:
+    """Coefficients (B, ...) of one value.
+
+    Args:
+        tensor: (B, C, h, w) with a crop, else (B, ...).  B is the number of rows, or twice that: first those of the
+            functions, then those of their negatives.
+        crop: where the entries stand; None: they are whole.
+        sticks: the crop may have coefficients beyond the map, which count nothing.
+    """
+
+    tensor: Tensor
+    crop: Crop | None = None
+    sticks: bool = False
+
+
+@define(eq=False)
+class Rows:
+    """The rows of one backward pass.
+
+    Args:
+        image: (R,) whose function each row is.
+        anchor: (R,) twice, row and column of the map's entry that each function started from; None without crops.
+        signs: 1: lower bounds of the functions; 2: of the functions and of their negatives.
+        slopes: (B, ...) slopes of the lower lines that may be chosen, by the place of their step on the tape.
+
+    Attributes:
+        parted: coefficients of negatives are no longer the negatives of coefficients.
+        gap: (B,) sums of <A_i, line_i(z_i) - f_i(z_i)> so far.
+        widest: most coefficients of one row at any step so far.
+    """
+
+    image: Tensor
+    anchor: tuple[Tensor, Tensor] | None
+    signs: int
+    images: int
+    slopes: dict[int, Tensor] = field(factory=dict)
+    parted: bool = False
+    place: int = -1
+    gap: Tensor | None = None
+    widest: int = 1
+    _places: dict[tuple[Crop, Pair], Tensor] = field(init=False, factory=dict)
+
+    def part(self) -> None:
+        """Let functions and their negatives go separate ways from here on: lines treat them unequally."""
+        self.parted = self.parted or self.signs == 2
+
+    def level(self, coefficients: Coefficients) -> Coefficients:
+        """Write the coefficients of negatives out, where they have parted."""
+        if not self.parted or len(coefficients.tensor) != len(self.image):
+            return coefficients
+        return evolve(coefficients, tensor=torch.cat([coefficients.tensor, -coefficients.tensor]))
+
+    def by_row(self, tensor: Tensor) -> Tensor:
+        """View (B, ...) as (1 or 2, R, ...), which broadcasts with (R, ...)."""
+        rows: Tensor = tensor.unflatten(0, (-1, len(self.image)))  # type: ignore[no-untyped-call]
+        return rows
+
+    def add_gap(self, gap: Tensor) -> None:
+        """Add (B,) to the gaps, as a graph may need it: not in place."""
+        self.gap = gap if self.gap is None else self.gap + gap
+
+    def maps(self, tensor: Tensor, crop: Crop | None) -> Tensor:
+        """Give what a tensor (N, ...) or (1, ...) has for each row, 0 beyond the map: (R, ...) or (1, ...)."""
+        if crop is None:
+            return tensor if len(tensor) == 1 else tensor.index_select(0, self.image)
+        if tensor.shape[2:] == (1, 1) and len(tensor) == 1:
+            return tensor
+        channels, height, width = tensor.shape[1:]
+        (above, below), (left, right) = self._margins(crop, (height, width))
+        padded = F.pad(tensor, (left, right, above, below)).permute(0, 2, 3, 1).reshape(-1, channels)
+        found = padded.index_select(0, self._at(crop, (height, width)))
+        return found.view(len(self.image), *crop.size, channels).permute(0, 3, 1, 2)
+
+    def inside(self, coefficients: Coefficients, size: Pair) -> Coefficients:
+        """Drop what lies beyond a map of this many rows and columns."""
+        if coefficients.crop is None or not coefficients.sticks:
+            return coefficients
+        mask = self.mask(coefficients.crop, size).to(coefficients.tensor.dtype)
+        kept = (self.by_row(coefficients.tensor) * mask).flatten(0, 1)
+        return evolve(coefficients, tensor=kept, sticks=False)
+
+    def mask(self, crop: Crop, size: Pair) -> Tensor:
+        """(R, 1, h, w) where the entries of a crop lie on the map."""
+        rows, columns = self.first(crop)
+        down = rows[:, None] + torch.arange(crop.size[0], device=rows.device)
+        across = columns[:, None] + torch.arange(crop.size[1], device=rows.device)
+        down, across = (down >= 0) & (down < size[0]), (across >= 0) & (across < size[1])
+        return (down[:, :, None] & across[:, None, :])[:, None]
+
+    def first(self, crop: Crop) -> tuple[Tensor, Tensor]:
+        """(R,) twice: row and column of the map at which each crop begins."""
+        assert self.anchor is not None
+        rows, columns = self.anchor
+        return rows * crop.scale[0] + crop.start[0], columns * crop.scale[1] + crop.start[1]
+
+    def whole(self, coefficients: Coefficients, size: Pair) -> Coefficients:
+        """Write a crop into maps of zeros."""
+        crop = coefficients.crop
+        if crop is None:
+            return coefficients
+        rows, columns = self.first(crop)
+        across = torch.arange(size[1], device=rows.device) - columns[:, None]
+        down = torch.arange(size[0], device=rows.device) - rows[:, None]
+        # one row and column of zeros stand behind the crop, for all that lies outside
+        down = torch.where((down < 0) | (down >= crop.size[0]), crop.size[0], down)
+        across = torch.where((across < 0) | (across >= crop.size[1]), crop.size[1], across)
+        places = down[:, :, None] * (crop.size[1] + 1) + across[:, None, :]
+        tensor = F.pad(coefficients.tensor, (0, 1, 0, 1)).permute(0, 2, 3, 1).flatten(1, 2)
+        entries, channels = tensor.shape[1:]
+        shift = torch.arange(len(tensor), device=rows.device) * entries
+        places = places.flatten(1).repeat(len(tensor) // len(rows), 1) + shift[:, None]
+        found = tensor.reshape(-1, channels).index_select(0, places.flatten())
+        return Coefficients(found.view(len(tensor), *size, channels).permute(0, 3, 1, 2))
+
+    def fitting(self, coefficients: Coefficients, shape: torch.Size) -> Coefficients:
+        """Write a crop out where it is as large as its map (N, C, H, W)."""
+        crop = coefficients.crop
+        if crop is None or crop.size[0] * crop.size[1] < LARGE * shape[2] * shape[3]:
+            return coefficients
+        return self.whole(coefficients, (shape[2], shape[3]))
+
+    def sum(self, first: Coefficients, second: Coefficients, shape: torch.Size) -> Coefficients:
+        """Add coefficients of the value (N, ...) that came by two ways."""
+        first, second = self.level(first), self.level(second)
+        one, other = first.crop, second.crop
+        if one != other and (one is None or other is None or one.scale != other.scale):
+            size = (shape[-2], shape[-1])
+            first, second = self.whole(first, size), self.whole(second, size)
+            one = other = None
+        if one is None or other is None or one == other:
+            return Coefficients(first.tensor + second.tensor, one, first.sticks or second.sticks)
+        start = min(one.start[0], other.start[0]), min(one.start[1], other.start[1])
+        ends = [max(each.start[axis] + each.size[axis] for each in (one, other)) for axis in (0, 1)]
+        crop = Crop(one.scale, start, (ends[0] - start[0], ends[1] - start[1]))
+        total = _within(first, crop) + _within(second, crop)
+        return Coefficients(total, crop, first.sticks or second.sticks)
+
+    def _margins(self, crop: Crop, size: Pair) -> tuple[Pair, Pair]:
+        """How many rows and columns crops reach beyond a map, at its beginning and its end."""
+        margins = []
+        for each, length, number in zip(self.first(crop), size, crop.size, strict=True):
+            first, last = int(each.min()), int(each.max()) + number
+            margins.append((max(0, -first), max(0, last - length)))
+        return margins[0], margins[1]
+
+    def _at(self, crop: Crop, size: Pair) -> Tensor:
+        """Places (R * h * w,) of the crops' entries in padded maps, image after image."""
+        if (crop, size) not in self._places:
+            (above, below), (left, right) = self._margins(crop, size)
+            rows, columns = self.first(crop)
+            height, width = size[0] + above + below, size[1] + left + right
+            first = (self.image * height + rows + above) * width + columns + left
+            down = torch.arange(crop.size[0], device=first.device)[:, None] * width
+            inner = (down + torch.arange(crop.size[1], device=first.device)).flatten()
+            self._places[crop, size] = (first[:, None] + inner).flatten()
+        return self._places[crop, size]
+
+
+def _within(coefficients: Coefficients, crop: Crop) -> Tensor:
+    """Pad coefficients to a larger crop."""
+    own = coefficients.crop
+    assert own is not None
+    above, left = own.start[0] - crop.start[0], own.start[1] - crop.start[1]
+    below, right = crop.size[0] - own.size[0] - above, crop.size[1] - own.size[1] - left
+    return F.pad(coefficients.tensor, (left, right, above, below))
