@@ -118,7 +118,7 @@ def drop_below_clean(
     differentiable = (differentiable and propagation.differentiable) or any(slope.requires_grad for slope in slopes)
     if not value.clean.requires_grad:
         return coefficients.new_zeros(coefficients.shape[:2])
-    batched = coefficients.shape[0] > 1
+    several = coefficients.shape[0] > 1
     outputs = [value.clean, *(free.control for free, _ in zip(propagation.free_slopes, slopes, strict=False))]
     cotangents = [coefficients, *slopes]
 
@@ -133,12 +133,11 @@ def drop_below_clean(
             materialize_grads=True,
         )
 
-    propagation.relaxing, propagation.batched = True, batched
+    propagation.relaxing = True
     try:
-        # not `is_grads_batched`: that is torch's old vmap, which takes convolutions row by row
-        pulled = batched(pull, cotangents) if batched else pull(*(each[0] for each in cotangents))
+        pulled = batched(pull, cotangents) if several else pull(*(each[0] for each in cotangents))
     finally:
-        propagation.relaxing = propagation.batched = False
-    slope, gaps = pulled if batched else (each[None] for each in pulled)
+        propagation.relaxing = False
+    slope, gaps = pulled if several else (each[None] for each in pulled)
     with torch.set_grad_enabled(differentiable):
         return -propagation.region.minimum(slope) - gaps

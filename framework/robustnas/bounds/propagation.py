@@ -76,7 +76,6 @@ class Propagation:
         differentiable: gradients were enabled when the pass began; the bounds then carry a graph.
         relaxing: while True the backward pass of a nonlinearity follows its lines instead of its derivative.  It is an
             attribute of the pass, not of a thread, because torch runs backward passes on threads of its own.
-        batched: the backward pass under way bounds several linear functions at once.
         widest: entries of the widest value of an image so far; it limits the rows of a batched backward pass.
         free_slopes: the lower lines of the rectifiers passed so far, in order, where these are optimised.
         probe: (N, ...) zeros added to the images; gradients with respect to it are the slopes A.
@@ -91,7 +90,6 @@ class Propagation:
     rescales: bool = field(default=False, kw_only=True)
     differentiable: bool = field(init=False, factory=torch.is_grad_enabled)
     relaxing: bool = field(init=False, default=False)
-    batched: bool = field(init=False, default=False)
     widest: int = field(init=False, default=1)
     free_slopes: list[FreeSlopes] = field(init=False, factory=list)
     images: int = field(init=False, default=Factory(lambda self: len(self.region.images), takes_self=True))
