@@ -116,11 +116,11 @@ class TestStage:
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
-def test_a_small_image_is_convolved_with_one_joined_kernel(monkeypatch):
+def test_a_small_image_is_convolved_with_onejoined_kernel(monkeypatch):
     """The joined kernel is used where it is meant to be: else nothing above has tested it."""
     made = []
-    whole = stages._joined_kernel
-    monkeypatch.setattr(stages, "_joined_kernel", lambda *given: made.append(whole(*given)) or made[-1])
+    whole = stages.joined_kernel
+    monkeypatch.setattr(stages, "joined_kernel", lambda *given: made.append(whole(*given)) or made[-1])
     depthwise = [torch.randn(4, 1, kernel, kernel) for kernel, _ in FOUR]
     for size in (4, 8):
         plan = StageShape(2, 1, tuple(dilation for _, dilation in FOUR), True)

@@ -18,6 +18,7 @@ from robustnas.bounds.rules import (  # noqa: F401
     powers,
     rectifier,
     resample,
+    separable,
     shape,
     softmax,
     transposed,

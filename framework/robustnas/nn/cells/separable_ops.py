@@ -18,11 +18,13 @@ from itertools import pairwise
 from operator import add
 
 import torch
+import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor, nn
 
 from robustnas.nn.cells.layers import DepthwiseSeparable
 from robustnas.nn.fast import (
+    Form,
     JoinedNorm,
     StageShape,
     conv2d,
@@ -31,6 +33,7 @@ from robustnas.nn.fast import (
     normalise_channels,
     of_layer,
     scaled,
+    separable,
     stage,
 )
 
@@ -95,14 +98,12 @@ class _SeparableStage(nn.Module):
         return [scaled(self.norm, factors, outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1))]
 
     def folded(self, inputs: Sequence[Tensor], factors: Tensor, ending: int) -> tuple[Tensor, list[Tensor]]:
-        """In eval mode: the sum of the first `ending` layers' outputs, and the outputs of the others."""
-        edges, count = self.shape.edges, len(self.depthwise)
-        inner = convolved(self.shape, inputs, list(self.depthwise))
+        """In eval mode: the sum of the first `ending` layers' outputs, and those of the others, joined."""
         scale, shift = (part * factors for part in of_layer(self.norm))
-        weight = (self.pointwise * scale.view(-1, 1, 1, 1)).unflatten(0, (count, -1)).unbind()
-        bias = shift.view(count, -1).unbind()
-        outputs = [conv2d(*one, groups=edges) for one in zip(inner, weight, bias, strict=True)]
-        return reduce(add, outputs[:ending]), outputs[ending:]
+        weight = self.pointwise * scale.view(-1, 1, 1, 1)
+        seen = F.relu(inputs[0] if len(inputs) == 1 else torch.cat(list(inputs), dim=1))
+        mixed, *others = separable(Form(self.shape, ending), seen, list(self.depthwise), weight, shift)
+        return mixed, others
 
     def alone(self, x: Tensor, place: int, edge: int) -> Tensor:
         """One layer on one edge: (N, C, H, W) -> (N, C, H', W')."""

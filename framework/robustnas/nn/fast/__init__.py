@@ -21,14 +21,17 @@ from robustnas.nn.fast.folded_norm import (
     scaled,
 )
 from robustnas.nn.fast.rows import has_rows, of_rows
+from robustnas.nn.fast.separable_map import Form, biases, separable
 from robustnas.nn.fast.separable_stage import StageShape, convolved, stage
 from robustnas.nn.fast.switch import PARTS, plain
 
 __all__ = [
     "PARTS",
     "Conv2d",
+    "Form",
     "JoinedNorm",
     "StageShape",
+    "biases",
     "conv2d",
     "convolve_and_norm",
     "convolve_scaled",
@@ -46,5 +49,6 @@ __all__ = [
     "plain",
     "scale_and_shift",
     "scaled",
+    "separable",
     "stage",
 ]

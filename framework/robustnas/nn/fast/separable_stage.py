@@ -101,16 +101,16 @@ class _FusedStage(torch.autograd.Function):
     def forward(ctx: Any, shape: StageShape, pointwise: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore
         count = len(shape.dilations)
         depthwise, inputs = tensors[:count], tensors[count:]
-        joint = _joined_kernel(shape, depthwise, inputs[0])
+        joint = joined_kernel(shape, depthwise, inputs[0].shape)
         # joined, the M operations on E edges are one operation on M * E edges
         edges, weights, dilations = shape.edges, depthwise, shape.dilations
         if joint is not None:
             edges, weights, dilations = count * shape.edges, (joint,), (1,)
         seen = [F.relu(x) for x in _arranged(inputs, len(weights), shape.shared)]
         if shape.shared:
-            seen = [_repeated(seen[0], edges)]
+            seen = [repeated(seen[0], edges)]
         geometries = [
-            _geometry(x, weight, shape.stride, dilation)
+            depthwise_geometry(tuple(x.shape[1:]), weight, shape.stride, dilation)
             for x, weight, dilation in zip(seen * (len(weights) // len(seen)), weights, dilations, strict=True)
         ]
         inner = [
@@ -140,6 +140,7 @@ class _FusedStage(torch.autograd.Function):
         weights = depthwise if len(geometries) == len(depthwise) else list(saved)
         _, wanted_pointwise, *wanted = ctx.needs_input_grad
         wanted_depthwise, wanted_x = any(wanted[: len(depthwise)]), any(wanted[len(depthwise) :])
+        slopes = tuple(map(kernels.in_rows, slopes))
         slopes = slopes if len(slopes) == len(weights) else slopes[0].chunk(len(weights), dim=1)
         matrices = _matrices(pointwise, len(weights), edges)
         grad_matrices: list[Tensor] = []
@@ -159,9 +160,9 @@ class _FusedStage(torch.autograd.Function):
                 else:
                     grads.append(found)
         if shape.shared:
-            grads = [_folded(grad, edges) for grad in grads]
+            grads = [folded(grad, edges) for grad in grads]
         if wanted_depthwise and len(weights) < len(depthwise):
-            grad_weights = _taken_apart(shape, depthwise, grad_weights[0])
+            grad_weights = taken_apart(shape, depthwise, grad_weights[0])
         grads = [
             torch.ops.aten.threshold_backward(grad, x, 0)
             for grad, x in zip(_arranged(grads, len(inputs), shape.shared), inputs, strict=wanted_x)
@@ -207,27 +208,27 @@ def _or_none(gradients: Sequence[Tensor], of: Sequence[Tensor]) -> Sequence[Tens
     return gradients or [None] * len(of)
 
 
-def _joined_kernel(shape: StageShape, depthwise: Sequence[Tensor], x: Tensor) -> Tensor | None:
+def joined_kernel(shape: StageShape, depthwise: Sequence[Tensor], size: Sequence[int]) -> Tensor | None:
     """All operations' kernels as one weight (M * edges * C, 1, side, side) without dilation, zeros in between.
 
-    Entries that see nothing but padding are left out.  None if the image is too large, or the side would be, for
-    fewer computations to be worth more work.
+    Entries that see nothing but padding are left out.  None if images of this size (N, C, H, W) are too large, or the
+    side would be, for fewer computations to be worth more work.
     """
     side = 1 + 2 * max(
-        dilation * min(weight.shape[3] // 2, (max(x.shape[2:]) - 1) // dilation)
+        dilation * min(weight.shape[3] // 2, (max(size[2:]) - 1) // dilation)
         for weight, dilation in zip(depthwise, shape.dilations, strict=True)
     )
     channels = sum(map(len, depthwise))
-    if len(depthwise) == 1 or side > SIDE or x.shape[0] * x.shape[2] * x.shape[3] * channels > JOINED:
+    if len(depthwise) == 1 or side > SIDE or size[0] * size[2] * size[3] * channels > JOINED:
         return None
-    joined = x.new_zeros(channels, 1, side, side)
+    joined = depthwise[0].new_zeros(channels, 1, side, side)
     for part, weight, dilation in zip(joined.chunk(len(depthwise)), depthwise, shape.dilations, strict=True):
         there, here = _places(weight, dilation, side)
         part[..., there, there] = weight[..., here, here]
     return joined
 
 
-def _taken_apart(shape: StageShape, depthwise: Sequence[Tensor], joined: Tensor) -> list[Tensor]:
+def taken_apart(shape: StageShape, depthwise: Sequence[Tensor], joined: Tensor) -> list[Tensor]:
     """A gradient of the joined kernel -> those of the operations' kernels."""
     apart = []
     for part, weight, dilation in zip(joined.chunk(len(depthwise)), depthwise, shape.dilations, strict=True):
@@ -255,10 +256,11 @@ def _arranged(tensors: Sequence[Tensor], count: int, shared: bool) -> list[Tenso
     return list(tensors[0].chunk(count, dim=1)) if len(tensors) == 1 else [torch.cat(list(tensors), dim=1)]
 
 
-def _geometry(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Geometry:
+def depthwise_geometry(size: tuple[int, ...], weight: Tensor, stride: int, dilation: int) -> Geometry:
+    """The convolution of images of this size (C, H, W) by one operation's weight, padded to their size."""
     padding = dilation * (weight.shape[2] // 2)
     pairs = (stride, stride), (padding, padding), (dilation, dilation)
-    found = geometry_of(tuple(x.shape[1:]), tuple(weight.shape), *pairs, len(weight))
+    found = geometry_of(size, tuple(weight.shape), *pairs, len(weight))
     assert found is not None
     return found
 
@@ -268,7 +270,7 @@ def _matrices(pointwise: Tensor, count: int, edges: int) -> Tensor:
     return pointwise.view(count, edges, -1, pointwise.shape[1])
 
 
-def _repeated(x: Tensor, edges: int) -> Tensor:
+def repeated(x: Tensor, edges: int) -> Tensor:
     """(N, C, H, W) -> (N, edges * C, H, W) in channels-last memory."""
     if edges == 1:
         return x
@@ -277,7 +279,7 @@ def _repeated(x: Tensor, edges: int) -> Tensor:
     return rows.reshape(n, height, width, -1).permute(0, 3, 1, 2)
 
 
-def _folded(x: Tensor, edges: int) -> Tensor:
+def folded(x: Tensor, edges: int) -> Tensor:
     """The sum over edges: (N, edges * C, H, W) -> (N, C, H, W)."""
     if edges == 1:
         return x

@@ -81,15 +81,15 @@ class _Map(torch.autograd.Function):
         place, geometry = ctx.place, ctx.geometry
         others = [other for other in (X, W, Y) if other != place]
         known = dict(zip(others, ctx.saved_tensors, strict=True)) | {place: cotangent}
-        wanted, by_bias = [_wanted(ctx, 0), _wanted(ctx, 1)], ctx.needs_input_grad[4] and _wanted(ctx, 2)
-        if place == Y and wanted == [True, False] and not by_bias and has_rows(cotangent) and not has_rows(known[W]):
+        needed, by_bias = [wanted(ctx, 0), wanted(ctx, 1)], ctx.needs_input_grad[4] and wanted(ctx, 2)
+        if place == Y and needed == [True, False] and not by_bias and has_rows(cotangent) and not has_rows(known[W]):
             return None, None, _of_rows(geometry, known[W], cotangent), None, None
         bias = cotangent.sum((0, 2, 3)) if by_bias else None
-        if place == Y and all(wanted) and not torch.is_grad_enabled():
+        if place == Y and all(needed) and not torch.is_grad_enabled():
             return None, None, *_exactly(cotangent, kernels.both_gradients, geometry, *known.values()), bias
         gradients = (
-            _gradient_in(other, geometry, *(known[rest] for rest in (X, W, Y) if rest != other)) if needed else None
-            for other, needed in zip(others, wanted, strict=True)
+            _gradient_in(other, geometry, *(known[rest] for rest in (X, W, Y) if rest != other)) if need else None
+            for other, need in zip(others, needed, strict=True)
         )
         return None, None, *gradients, bias
 
@@ -118,7 +118,7 @@ def _of_rows(geometry: Geometry, weight: Tensor, cotangents: Tensor) -> Tensor:
     return pulled
 
 
-def _wanted(ctx: Any, index: int) -> bool:
+def wanted(ctx: Any, index: int) -> bool:
     """Whether the backward pass under way uses the gradient of the tensor of this number.
 
     `ctx.needs_input_grad` says whether any pass could, so autograd is asked whether it goes on there.

@@ -24,7 +24,7 @@ from robustnas.nn.fast.convolution.geometry import Geometry
 def convolve(geometry: Geometry, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (N, C, H, W), weight (C', C / groups, K, L) -> (N, C', H', W')."""
     if x.device.type == "cpu":
-        x = _in_rows(x)
+        x = in_rows(x)
         if geometry.depthwise:
             geometry, weight = geometry.trimmed, _trimmed(geometry, weight)
             if taps.better(x):
@@ -39,7 +39,7 @@ def convolve(geometry: Geometry, x: Tensor, weight: Tensor, bias: Tensor | None 
 def image_gradient(geometry: Geometry, weight: Tensor, y: Tensor) -> Tensor:
     """The transpose: weight, y (N, C', H', W') -> (N, C, H, W)."""
     if y.device.type == "cpu":
-        y = _in_rows(y)
+        y = in_rows(y)
         if geometry.depthwise:
             geometry, weight = geometry.trimmed, _trimmed(geometry, weight)
             if taps.better(y):
@@ -62,7 +62,7 @@ def image_gradient(geometry: Geometry, weight: Tensor, y: Tensor) -> Tensor:
 def weight_gradient(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
     """x, y (N, C', H', W') -> (C', C / groups, K, L)."""
     if x.device.type == "cpu":
-        x, y = _in_rows(x), _in_rows(y)
+        x, y = in_rows(x), in_rows(y)
         if geometry.depthwise:
             return _with_edges(geometry, _depthwise_weight_gradient(geometry.trimmed, x, y))
         if geometry.pointwise and switch.is_on("pointwise") and _can_write(x, y):
@@ -132,7 +132,7 @@ def _matrices(geometry: Geometry, weight: Tensor) -> Tensor:
     return weight.reshape(geometry.groups, -1, weight.shape[1])
 
 
-def _in_rows(x: Tensor) -> Tensor:
+def in_rows(x: Tensor) -> Tensor:
     """The image with pixels as rows of memory, in which everything here is at least as fast."""
     return x.contiguous(memory_format=torch.channels_last) if _channels_last(x) is False else x
 

@@ -1,0 +1,39 @@
+"""Bounds the depthwise-separable layers of a supernet's state, which are one linear map in several outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from robustnas.bounds.registration import rule
+from robustnas.bounds.scale import portion
+from robustnas.bounds.value import Function, Value
+from robustnas.nn.fast import Form, biases, separable
+
+
+@rule(separable, scaled=True)
+def separable_layers(
+    function: Function,
+    form: Form,
+    value: Value,
+    depthwise: Sequence[Tensor],
+    pointwise: Tensor,
+    bias: Tensor | None = None,
+) -> tuple[Value, ...]:
+    """Pass the centre through the weights, and the radius through the magnitudes of both, layer by layer."""
+    fused = bias if value.exponent is None else None
+
+    def affine(x: Tensor) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = separable(form, x, depthwise, pointwise, fused)
+        if bias is None or fused is not None:
+            return outputs
+        shares = (portion(own.view(1, -1, 1, 1), value) for own in biases(bias, form.count, form.ending))
+        return tuple(output + share for output, share in zip(outputs, shares, strict=True))
+
+    cleans = None if value.clean is None else affine(value.clean)
+    with value.propagation.intervals():
+        centres = affine(value.centre)
+        radii = separable(form, value.radius, [weight.abs() for weight in depthwise], pointwise.abs())
+    nothing = [None] * len(centres)
+    return tuple(value.like(*streams) for streams in zip(cleans or nothing, centres, radii, strict=True))
