@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from robustnas.bounds.registration import rule
 from robustnas.bounds.scale import portion
 from robustnas.bounds.value import Function, Value
-from robustnas.nn.fast import Form, biases, separable
+from robustnas.nn.fast import Form, biases, composed_of_convolutions, separable
 
 
 @rule(separable, scaled=True)
@@ -22,6 +23,10 @@ def separable_layers(
     bias: Tensor | None = None,
 ) -> tuple[Value, ...]:
     """Pass the centre through the weights, and the radius through the magnitudes of both, layer by layer."""
+    if value.propagation.tape is not None:
+        # rows are pulled back as crops of maps, which the rule of convolutions knows
+        parts: Any = composed_of_convolutions(form, value, depthwise, pointwise, bias)
+        return tuple(parts)
     fused = bias if value.exponent is None else None
 
     def affine(x: Tensor) -> tuple[Tensor, ...]:

@@ -21,7 +21,7 @@ from robustnas.nn.fast.folded_norm import (
     scaled,
 )
 from robustnas.nn.fast.rows import has_rows, of_rows
-from robustnas.nn.fast.separable_map import Form, biases, separable
+from robustnas.nn.fast.separable_map import Form, biases, composed_of_convolutions, separable
 from robustnas.nn.fast.separable_stage import StageShape, convolved, stage
 from robustnas.nn.fast.switch import PARTS, plain
 
@@ -32,6 +32,7 @@ __all__ = [
     "JoinedNorm",
     "StageShape",
     "biases",
+    "composed_of_convolutions",
     "conv2d",
     "convolve_and_norm",
     "convolve_scaled",

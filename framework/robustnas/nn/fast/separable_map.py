@@ -68,7 +68,7 @@ def separable(
         outputs: Outputs = handle_torch_function(separable, (x,), form, x, depthwise, pointwise, bias)
         return outputs
     if not switch.is_on("stages") or not by_hand(x, pointwise, *depthwise):
-        return _composed(form, x, depthwise, pointwise, bias)
+        return composed_of_convolutions(form, x, depthwise, pointwise, bias)
     if torch.is_grad_enabled():
         outputs = _Map.apply(form, bias, pointwise, x, *depthwise)  # type: ignore[no-untyped-call]
     else:
@@ -76,7 +76,9 @@ def separable(
     return outputs
 
 
-def _composed(form: Form, x: Tensor, depthwise: Sequence[Tensor], pointwise: Tensor, bias: Tensor | None) -> Outputs:
+def composed_of_convolutions(
+    form: Form, x: Tensor, depthwise: Sequence[Tensor], pointwise: Tensor, bias: Tensor | None
+) -> Outputs:
     """`separable` by functions that every kind of tensor and every order of differentiation has."""
     shape, ending = form.shape, form.ending
     count, edges = len(depthwise), shape.edges
@@ -375,7 +377,7 @@ def _again(
     with torch.enable_grad():
         # an alias of each: the gradient is that of this place, also where two of them are one tensor
         places = [bias, *(tensor.view_as(tensor) for tensor in (pointwise, x, *depthwise))]
-        outputs = _composed(form, places[2], places[3:], places[1], places[0])
+        outputs = composed_of_convolutions(form, places[2], places[3:], places[1], places[0])
         asked = [place for place, need in zip(places, needed, strict=True) if need]
         found = iter(torch.autograd.grad(outputs, asked, ys, create_graph=True))
     return [next(found) if need else None for need in needed]
@@ -389,7 +391,7 @@ def _transposed_again(
         places = [tensor.view_as(tensor) for tensor in (*ys, pointwise, *depthwise)]
         ys, (pointwise, *depthwise) = tuple(places[: len(ys)]), places[len(ys) :]
         x = v.new_zeros(v.shape, requires_grad=True)
-        outputs = _composed(form, x, depthwise, pointwise, None)
+        outputs = composed_of_convolutions(form, x, depthwise, pointwise, None)
         (pulled,) = torch.autograd.grad(outputs, x, ys, create_graph=True)
         asked = [place for place in places if place.requires_grad]
         found = iter(torch.autograd.grad(pulled, asked, v, create_graph=True))
