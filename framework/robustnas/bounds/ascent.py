@@ -41,7 +41,7 @@ def least_drop(value: Value, coefficients: Tensor, ascent: Ascent) -> Tensor:
         gradients = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
         rate = ascent.rate * 0.1 ** (step / ascent.steps)
         slopes = [
-            _descended(leaf.detach(), gradient, m, v, rate, step + 1).clamp_(each.least, 1.0)
+            descended(leaf.detach(), gradient, m, v, rate, step + 1).clamp_(each.least, 1.0)
             for leaf, gradient, m, v, each in zip(leaves, gradients, first, second, free, strict=True)
         ]
     return drop_below_clean(value, coefficients, slopes=kept) if value.propagation.differentiable else best
@@ -52,7 +52,7 @@ def _beside(verdicts: Tensor, slopes: Tensor) -> Tensor:
     return verdicts.view(*verdicts.shape, *[1] * (slopes.dim() - 2))
 
 
-def _descended(slope: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: float, step: int) -> Tensor:
+def descended(slope: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: float, step: int) -> Tensor:
     """Take a step of Adam (Kingma and Ba 2015, arXiv:1412.6980), whose moments are written in place."""
     first.lerp_(gradient, 0.1)
     second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)

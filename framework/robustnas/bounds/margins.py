@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from robustnas.bounds.ascent import least_drop
 from robustnas.bounds.ball import Ball
-from robustnas.bounds.methods import BoundMethod, CrownIBP, bound_method
+from robustnas.bounds.branching import Completed, complete
+from robustnas.bounds.branching.problem import Problem
+from robustnas.bounds.methods import METHODS, BoundMethod, Branching, CrownIBP, bound_method
 from robustnas.bounds.passes import bounded_logits, drop_below_clean, rows
 from robustnas.bounds.propagation import Network, Propagation
 from robustnas.bounds.region import Region
 from robustnas.bounds.scale import portion
+from robustnas.bounds.settled import Settled
 from robustnas.bounds.value import Value
 from robustnas.bounds.walk import ENTRIES
 from robustnas.errors import InputError, UnsupportedOpError
@@ -67,8 +70,49 @@ def margins_within(
     targets: str = "all",
 ) -> Tensor:
     """As `margins`, with a radius for each image: epsilon (N,), pixel units, in which it is differentiable too."""
+    method = bound_method(method)
+    if isinstance(method, Branching):
+        return completed_within(network, images, labels, norm, epsilon, method, targets).margins
     bounds, _ = _margins(network, images, labels, norm, epsilon, method, targets)
     return reduce(torch.maximum, bounds)
+
+
+def completed_within(
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    norm: str,
+    epsilon: Tensor,
+    method: Branching | None = None,
+    targets: str = "all",
+    worth: Tensor | None = None,
+) -> Completed:
+    """Verify margins by branch and bound, as far as the budget goes; without a graph, whatever the gradient mode.
+
+    Args:
+        network, images, labels, norm, epsilon, targets: as for `margins_within`.
+        method: with the budget of an image; default `Branching()`.
+        worth: (N,) bool: the images to verify beyond what `crown` proves; default all that are classified rightly.
+
+    Raises:
+        UnsupportedOpError, InputError: as `margins`; also a network that ends in a softmax.
+    """
+    method = Branching() if method is None else method
+    _checked(network, images, norm, method)
+    _check_labels(images, labels, targets)
+    region = Region(images, norm, epsilon)
+    known: list[Tensor] = []
+    with torch.no_grad():
+        for kind in method.passes:
+            settled = Settled() if kind.tightens else None
+            logits = bounded_logits(Propagation(network, region, kind, settled=settled))
+            functions = _margin_rows(logits, labels, targets)
+            known += [torch.where(bound.isnan(), -torch.inf, bound) for bound in _bounds(logits, functions)]
+        assert settled is not None
+        right = (functions @ _clean(logits).detach().unsqueeze(2)).squeeze(2).amin(dim=1) > 0
+        problem = Problem(network, images, norm, epsilon, functions.detach(), settled.found)
+        best = reduce(torch.maximum, known)
+        return complete(problem, best, right if worth is None else right & worth, method)
 
 
 def margins_and_logits(
@@ -110,7 +154,7 @@ def linear_bounds(
         UnsupportedOpError: as `margins`.
         InputError: as `margins`, or coefficients of another shape.
     """
-    method = _checked(network, images, threat.norm, method)
+    method = _of_functions(_checked(network, images, threat.norm, method))
 
     def functions_of(logits: Value) -> Tensor:
         count, classes = logits.centre.shape
@@ -167,7 +211,7 @@ def log_widths_and_logits(
     targets: str = "all",
 ) -> tuple[Tensor, Tensor]:
     """As `log_widths_within`, and the logits (N, K) at the clean images, for which no pass of their own is made."""
-    method = _checked(network, images, norm, method)
+    method = _of_functions(_checked(network, images, norm, method))
     _check_labels(images, labels, targets)
     widths: list[Tensor] = []
     region, first = Region(images, norm, epsilon), None
@@ -228,6 +272,13 @@ def _checked(network: Network, images: Tensor, norm: str, method: str | BoundMet
                     f"images are {images.dtype} and the network's {name} is {held.dtype}; bounds need float32 or "
                     "float64 for both: network.float() or images.double(), say"
                 )
+    return method
+
+
+def _of_functions(method: BoundMethod) -> BoundMethod:
+    """Refuse a method that verifies margins where bounds of linear functions are asked for."""
+    if isinstance(method, Branching):
+        raise InputError(f"method {method.name} verifies margins; for this, {', '.join(METHODS)} would do")
     return method
 
 

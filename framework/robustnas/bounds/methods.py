@@ -4,9 +4,11 @@
     CrownIBP     crown-ibp    intervals in front of nonlinearities, one backward pass a function (arXiv:1906.06316)
     Crown        crown        backward passes in front of nonlinearities too (arXiv:1811.00866)
     AlphaCrown   alpha-crown  the same, with lower lines of rectifiers optimised for each function (arXiv:2011.13824)
+    Branching    bab          parts of the region, until every margin is proved or refuted (`branching/`)
 
 A method is given as an object (`Crown()`) or by its name (`"crown"`).  Its bound is never below that of the methods
-above it, because it makes their passes too.
+above it, because it makes their passes too.  The first four bound any linear function in a fixed number of passes, and
+metrics may use them; `bab` verifies margins, as long as its budget goes.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import ClassVar
 
 from attrs import frozen
 
-from robustnas.bounds.propagation import Ascent, Pass
+from robustnas.bounds.propagation import Ascent, Budget, Pass
 from robustnas.errors import InputError
 
 INTERVALS = Pass()
@@ -58,10 +60,21 @@ class AlphaCrown(Ascent):
         return (LINES, Pass(backward=True, tightens=True, ascent=self))
 
 
-BoundMethod = IBP | CrownIBP | Crown | AlphaCrown
-BY_NAME: dict[str, BoundMethod] = {method.name: method for method in (IBP(), CrownIBP(), Crown(), AlphaCrown())}
-METHODS = tuple(BY_NAME)
-"""Names of the methods, each tighter and dearer than the one before."""
+@frozen
+class Branching(Budget):
+    """Branch and bound on rectifiers: complete, given time (arXiv:2103.06624)."""
+
+    name: ClassVar[str] = "bab"
+    passes: ClassVar[tuple[Pass, ...]] = Crown.passes
+    """Those that come first: they settle the intervals, and most margins."""
+
+
+BoundMethod = IBP | CrownIBP | Crown | AlphaCrown | Branching
+BY_NAME: dict[str, BoundMethod] = {
+    method.name: method for method in (IBP(), CrownIBP(), Crown(), AlphaCrown(), Branching())
+}
+METHODS = tuple(name for name, method in BY_NAME.items() if not isinstance(method, Branching))
+"""Names of the methods that bound linear functions, each tighter and dearer than the one before."""
 
 
 def bound_method(method: str | BoundMethod) -> BoundMethod:
@@ -73,5 +86,5 @@ def bound_method(method: str | BoundMethod) -> BoundMethod:
     if isinstance(method, BoundMethod):
         return method
     if method not in BY_NAME:
-        raise InputError(f"method {method!r} is unknown; known are {', '.join(METHODS)}")
+        raise InputError(f"method {method!r} is unknown; known are {', '.join(BY_NAME)}")
     return BY_NAME[method]

@@ -64,6 +64,20 @@ def tighten(value: Value, matters: Matters | None = None) -> None:
     if not propagation.kind.tightens or value.tightened or value.clean is None or not value.clean.requires_grad:
         return
     value.tightened = True
+    settled = propagation.settled
+    given = None if settled is None else settled.meet(value)
+    if given is not None:
+        with propagation.intervals():
+            value.centre, value.radius = midpoint(*given)
+        return
+    _shrink(value, matters)
+    if settled is not None:
+        settled.keep(value)
+
+
+def _shrink(value: Value, matters: Matters | None) -> None:
+    """Bound the entries of a value that matter by backward passes."""
+    propagation = value.propagation
     if propagation.region.norm == "linf" and propagation.tape is not None and propagation.tape.exact(value.clean):
         return
     with propagation.intervals():
@@ -99,7 +113,12 @@ def rows(propagation: Propagation) -> int:
 
 
 def drop_below_clean(
-    value: Value, coefficients: Tensor, *, differentiable: bool = True, slopes: Sequence[Tensor] = ()
+    value: Value,
+    coefficients: Tensor,
+    *,
+    differentiable: bool = True,
+    slopes: Sequence[Tensor] = (),
+    multipliers: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> Tensor:
     """How far linear functions <c, x> of a value may fall below <c, z>: (S, N, ...) coefficients -> (S, N).
 
@@ -112,20 +131,44 @@ def drop_below_clean(
         differentiable: the result carries a graph, if the pass does.
         slopes: (S, N, ...) of the lower lines that may be chosen, of the rectifiers passed so far; the bound is
             differentiable in those that require it.
+        multipliers: clean values z_j (N, ...) in front, and coefficients b_j (S, N, ...) by which they are added to the
+            functions: the drop is that of <c, x> + sum_j <b_j, x_j>, and differentiable in those that require it.
     """
     propagation = value.propagation
     assert value.clean is not None
-    differentiable = (differentiable and propagation.differentiable) or any(slope.requires_grad for slope in slopes)
+    chosen = (*slopes, *(factor for _, factor in multipliers))
+    differentiable = (differentiable and propagation.differentiable) or any(each.requires_grad for each in chosen)
     if not value.clean.requires_grad:
         return coefficients.new_zeros(coefficients.shape[:2])
-    several = coefficients.shape[0] > 1
-    outputs = [value.clean, *(free.control for free, _ in zip(propagation.free_slopes, slopes, strict=False))]
-    cotangents = [coefficients, *slopes]
+    with torch.set_grad_enabled(differentiable):
+        slope, gaps = pulled_back(value, coefficients, slopes, multipliers)
+        return -propagation.region.minimum(slope) - gaps
+
+
+def pulled_back(
+    value: Value,
+    coefficients: Tensor,
+    slopes: Sequence[Tensor] = (),
+    multipliers: Sequence[tuple[Tensor, Tensor]] = (),
+    also: Sequence[Tensor] = (),
+) -> tuple[Tensor, ...]:
+    """Pull linear functions of a value back through lines: A (S, N, ...) and gaps (S, N) of `drop_below_clean`.
+
+    They carry a graph where gradients are enabled.
+
+    Args:
+        also: clean values (N, ...) on the way; the coefficients (S, N, ...) that reach them are returned too.
+    """
+    propagation = value.propagation
+    several, differentiable = coefficients.shape[0] > 1, torch.is_grad_enabled()
+    controls = [free.control for free, _ in zip(propagation.free_slopes, slopes, strict=False)]
+    outputs = [value.clean, *controls, *(clean for clean, _ in multipliers)]
+    cotangents = [coefficients, *slopes, *(factor for _, factor in multipliers)]
 
     def pull(*vectors: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(
             outputs,
-            (propagation.probe, propagation.gap_input),
+            (propagation.probe, propagation.gap_input, *also),
             vectors,
             retain_graph=True,
             create_graph=differentiable,
@@ -138,6 +181,4 @@ def drop_below_clean(
         pulled = batched(pull, cotangents) if several else pull(*(each[0] for each in cotangents))
     finally:
         propagation.relaxing = False
-    slope, gaps = pulled if several else (each[None] for each in pulled)
-    with torch.set_grad_enabled(differentiable):
-        return -propagation.region.minimum(slope) - gaps
+    return pulled if several else tuple(each[None] for each in pulled)

@@ -12,6 +12,7 @@ from attrs.validators import ge, gt
 from torch import Tensor
 
 from robustnas.bounds.region import Region
+from robustnas.bounds.settled import Settled
 from robustnas.bounds.tape import Step, Tape
 
 Network = Callable[[Tensor], Tensor]
@@ -29,6 +30,22 @@ class Ascent:
     # on the networks of tests/evidence/golden 20 steps at 0.3 give the bounds of 40 to four digits, 20 at 0.1 do not
     steps: int = field(default=20, validator=ge(0))
     rate: float = field(default=0.3, validator=gt(0.0))
+
+
+@frozen
+class Budget(Ascent):
+    """How branch and bound spends its time (`branching/`).
+
+    Args:
+        steps, rate: of the ascent on every part of a region, as for `Ascent`.
+        seconds: of an image, after which what is not decided stays open.
+        parts: of an image's region that are bounded at most: a budget that every machine spends alike.
+        batch: parts bounded at once.
+    """
+
+    seconds: float = field(default=30.0, validator=gt(0.0), kw_only=True)
+    parts: int = field(default=100_000, validator=ge(1), kw_only=True)
+    batch: int = field(default=128, validator=ge(2), kw_only=True)
 
 
 @frozen
@@ -54,11 +71,17 @@ class FreeSlopes:
         control: (N, ...) the output through which a backward pass is given slopes (`rules/rectifier.py`).
         slopes: (N, ...) the slopes that a backward pass takes where it is given none.
         least: smallest slope that may be chosen; the largest is 1.
+        output: (N, ...) the rectified clean value.
+        place: of the value in front, where the pass has `settled`; else None.
+        number: of the rectifier among those of the network, in the order in which they are met.
     """
 
     control: Tensor
     slopes: Tensor
     least: float
+    output: Tensor
+    place: int | None
+    number: int
 
 
 @define(eq=False)
@@ -71,12 +94,15 @@ class Propagation:
         kind: what the pass is made of.
         keeps_clean: the clean values are needed to the end; where linear bounds are made, they always are.
         rescales: intervals that widen beyond a limit are carried with an exponent (`scale.py`).
+        settled: keeps the intervals in front of nonlinearities, or gives them (`settled.py`); only for a kind that
+            `tightens`.
 
     Attributes:
         differentiable: gradients were enabled when the pass began; the bounds then carry a graph.
         relaxing: while True the backward pass of a nonlinearity follows its lines instead of its derivative.  It is an
             attribute of the pass, not of a thread, because torch runs backward passes on threads of its own.
         widest: entries of the widest value of an image so far; it limits the rows of a batched backward pass.
+        rectifiers: how many rectifiers the pass has met whose lower lines may be chosen.
         free_slopes: the lower lines of the rectifiers passed so far, in order, where these are optimised.
         probe: (N, ...) zeros added to the images; gradients with respect to it are the slopes A.
         gap_input: (N,) zeros; gradients with respect to it are the sums of <A_i, line_i(z_i) - f_i(z_i)>.
@@ -88,9 +114,11 @@ class Propagation:
     kind: Pass
     keeps_clean: bool = field(default=True, kw_only=True)
     rescales: bool = field(default=False, kw_only=True)
+    settled: Settled | None = field(default=None, kw_only=True)
     differentiable: bool = field(init=False, factory=torch.is_grad_enabled)
     relaxing: bool = field(init=False, default=False)
     widest: int = field(init=False, default=1)
+    rectifiers: int = field(init=False, default=0)
     free_slopes: list[FreeSlopes] = field(init=False, factory=list)
     images: int = field(init=False, default=Factory(lambda self: len(self.region.images), takes_self=True))
     backward: bool = field(init=False, default=Factory(lambda self: self.kind.backward, takes_self=True))

@@ -108,8 +108,12 @@ def _rectified(
     clean: Tensor
     clean, control = _Rectifier.apply(propagation, value.clean, output, *lines)  # type: ignore[no-untyped-call]
     propagation.note(clean, (value.clean,), lambda: _step(value.clean, clean, ray, *above))
-    if ray is not None and propagation.kind.ascent and bool(unstable(value.lower, value.upper).any()):
-        propagation.free_slopes.append(FreeSlopes(control, ray.detach(), negative))
+    if ray is not None and propagation.kind.ascent:
+        if bool(unstable(value.lower, value.upper).any()):
+            place = None if propagation.settled is None else propagation.settled.place(value)
+            free = FreeSlopes(control, ray.detach(), negative, clean, place, propagation.rectifiers)
+            propagation.free_slopes.append(free)
+        propagation.rectifiers += 1
     return clean
 
 
