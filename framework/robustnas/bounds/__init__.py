@@ -22,7 +22,7 @@ from robustnas.bounds.margins import (
     margins_and_logits,
     margins_within,
 )
-from robustnas.bounds.methods import IBP, METHODS, AlphaCrown, BoundMethod, Crown, CrownIBP
+from robustnas.bounds.methods import IBP, METHODS, AlphaCrown, BoundMethod, Branching, Crown, CrownIBP
 from robustnas.bounds.registration import activation_rule, boundable, linear_rule, rule
 from robustnas.bounds.relaxation import relax, relax_entrywise
 from robustnas.bounds.rules.curve import Curve, enclose_curve
@@ -30,8 +30,8 @@ from robustnas.bounds.streams import Lines
 from robustnas.bounds.value import RULES, Value
 
 __all__ = [
-    "IBP", "METHODS", "RULES", "TARGETS", "AlphaCrown", "BoundMethod", "Crown", "CrownIBP", "Curve", "Lines", "Value",
-    "activation_rule", "boundable", "enclose_curve", "interval_and_linear_margins", "linear_bounds", "linear_rule",
-    "log_widths", "log_widths_and_logits", "log_widths_within", "margins", "margins_and_logits", "margins_within",
-    "relax", "relax_entrywise", "rule",
+    "IBP", "METHODS", "RULES", "TARGETS", "AlphaCrown", "BoundMethod", "Branching", "Crown", "CrownIBP", "Curve",
+    "Lines", "Value", "activation_rule", "boundable", "enclose_curve", "interval_and_linear_margins", "linear_bounds",
+    "linear_rule", "log_widths", "log_widths_and_logits", "log_widths_within", "margins", "margins_and_logits",
+    "margins_within", "relax", "relax_entrywise", "rule",
 ]  # fmt: skip

@@ -19,10 +19,12 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
-from attrs import define
+from attrs import define, frozen
 from torch import Tensor, nn
 
-from robustnas.bounds import BoundMethod, margins_within
+from robustnas.attack.pgd import ascend
+from robustnas.bounds import BoundMethod, Branching, margins_within
+from robustnas.bounds.margins import completed_within
 from robustnas.bounds.propagation import Network
 from robustnas.certify.bracket import Bracket
 from robustnas.errors import InputError, UnsupportedOpError
@@ -48,6 +50,9 @@ ANSWERS = 1024.0
 CLOSE = 2.0**-10
 """Margins below 0 by less than this share of the largest logit are computed again in float64 too."""
 
+ATTEMPTS = 40
+"""Steps of PGD that look for a misclassified image before anything is proved."""
+
 FLOOR = 1e-12
 """A radius below this, in pixel units, is reported as 0."""
 
@@ -67,7 +72,7 @@ def margins(
         network: (N, C, H, W) in [0, 1] -> (N, K) logits; left in the mode it was in.
         images: (N, C, H, W) in [0, 1], float32 or float64, on any device.
         labels: (N,) true classes.
-        method: `ibp`, `crown-ibp`, `crown` or `alpha-crown`, or an object such as `robustnas.bounds.Crown()`.
+        method: `ibp`, `crown-ibp`, `crown`, `alpha-crown` or `bab`, or an object such as `robustnas.bounds.Crown()`.
         batch: images at a time.
 
     Returns:
@@ -84,6 +89,57 @@ def margins(
         return _Batch(network, part, own, threat.norm, method).margins(threat.epsilon)
 
     return _in_batches(network, images, labels, compute, batch, report)
+
+
+@frozen(eq=False)
+class Verified:
+    """What method `bab` found of each image.
+
+    Args:
+        margins: (N, K - 1) as those of `margins`.
+        refuted: (N,) bool: an admissible image that the network takes for another class is known; it is not certified.
+            An image that is neither refuted nor certified is open: the budget did not do.
+        witnesses: (N, C, H, W) that admissible image; the clean one where none is known.
+    """
+
+    margins: Tensor
+    refuted: Tensor
+    witnesses: Tensor
+
+    @property
+    def certified(self) -> Tensor:
+        """(N,) bool: no admissible image is classified otherwise."""
+        return (self.margins > 0).all(dim=1)
+
+
+def verify(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    method: Branching | None = None,
+    batch: int = 64,
+    report: Report = silent,
+) -> Verified:
+    """Prove or refute every image, as far as the budget of each goes: by PGD, `crown`, and branch and bound.
+
+    Args:
+        network, images, labels, batch: as for `margins`.
+        method: with the budget; default `Branching()`, 30 seconds an image.
+
+    Raises:
+        InputError, UnsupportedOpError: as `margins`; also of a network that ends in a softmax.
+    """
+    network, found = unwrapped(network), []
+
+    def compute(part: Tensor, own: Tensor) -> Tensor:
+        verified = _Batch(network, part, own, threat.norm, Branching() if method is None else method).verified(threat)
+        found.append(verified)
+        return verified.margins
+
+    bounds = _in_batches(network, images, labels, compute, batch, report)
+    told = [torch.cat([getattr(one, name).to(images.device) for one in found]) for name in ("refuted", "witnesses")]
+    return Verified(bounds, *told)
 
 
 def radius(
@@ -268,8 +324,35 @@ class _Batch:
         lowered = bound - slack
         return torch.where(lowered.isnan(), -torch.inf, lowered)
 
+    def verified(self, threat: ThreatModel) -> Verified:
+        """Lowered margins and refutations by branch and bound, in float64 where margins are rechecked there."""
+        assert isinstance(self.method, Branching)
+        wide = torch.float64 if self.rechecks else torch.promote_types(self.images.dtype, torch.float32)
+        network, images = doubled(self.network) if self.rechecks else self.network, self.images.to(wide)
+        attacked = ascend(
+            lambda some: -margin_to_best_other(network(some), self.labels),
+            images,
+            threat,
+            steps=ATTEMPTS,
+            generator=torch.Generator(images.device).manual_seed(0),
+        )
+        found = torch.stack([images, attacked])
+        wrong = torch.stack([network(some).argmax(dim=1) != self.labels for some in found])
+        epsilon = torch.full((len(images),), threat.epsilon, dtype=wide, device=images.device)
+        done = completed_within(network, images, self.labels, self.norm, epsilon, self.method, worth=~wrong.any(dim=0))
+        by_attack = wrong[1] & ~wrong[0]
+        witnesses = torch.where(by_attack.view(-1, *[1] * (images.dim() - 1)), attacked, done.witnesses)
+        lowered = self._lowered(done.margins, torch.arange(len(images), device=images.device))
+        return Verified(
+            rounded(lowered, self.images.dtype, up=False),
+            done.refuted | wrong.any(dim=0),
+            witnesses,
+        )
+
     def margins(self, epsilon: float) -> Tensor:
         """Lowered margins (N, K - 1) within epsilon, from float64 where float32 certifies an image, or nearly so."""
+        if isinstance(self.method, Branching):
+            return self.verified(ThreatModel(self.norm, epsilon)).margins
         within = torch.full((len(self.images),), epsilon, dtype=torch.float64)
         # rounding epsilon down would certify a smaller ball than was claimed; bounds refuse images of bytes themselves
         dtype = torch.promote_types(self.images.dtype, torch.float32)

@@ -28,21 +28,44 @@ def too_few(samples: int, alpha: float) -> str | None:
 class Certify:
     """Section `certify`: certified margins at the recipe's threat, and certified radii."""
 
-    method: Literal["ibp", "crown-ibp", "crown", "alpha-crown"] = option(
-        "crown-ibp", "bound method: each tighter and dearer; the last two for small networks"
+    method: Literal["ibp", "crown-ibp", "crown", "alpha-crown", "bab"] = option(
+        "crown-ibp",
+        "bound method: each tighter and dearer; crown and alpha-crown for small networks, bab to prove or refute",
     )
     norms: list[str] = field(
         factory=lambda: ["linf", "l2"],
         metadata={"help": "norms of the certified radius, of linf, l2 and l1, or [] for none"},
     )
     radius_method: Literal["ibp", "crown-ibp", "crown", "alpha-crown"] | None = option(
-        None, "bound method of the radii, which take about ten bounds an image; default method"
+        None, "bound method of the radii, which take about ten bounds an image; default method, alpha-crown for bab"
+    )
+    seconds: float | None = option(None, "what bab may take of an image in seconds; default 30", optional(gt(0.0)))
+    parts: int | None = option(
+        None, "parts of an image's region that bab bounds at most; default 100000", optional(ge(1))
     )
 
     @radius_method.validator
     def _has_radii(self, attribute: object, radius_method: str | None) -> None:
         if radius_method is not None and not self.norms:
             raise ValueError(f"found {radius_method}, but norms: [] asks for no radius; norms: [linf] would do")
+
+    @seconds.validator
+    @parts.validator
+    def _has_budget(self, attribute: object, found: float | None) -> None:
+        if found is not None and self.method != "bab":
+            raise ValueError(f"found {found:g}, but method {self.method} has no budget; method: bab would do")
+
+    @property
+    def of_radii(self) -> str:
+        """The bound method of the radii."""
+        return self.radius_method or ("alpha-crown" if self.method == "bab" else self.method)
+
+    @property
+    def budget(self) -> dict[str, float]:
+        """What `bab` may spend on an image; nothing for the other methods."""
+        if self.method != "bab":
+            return {}
+        return {"seconds": self.seconds or 30.0, "parts": self.parts or 100_000}
 
     images: int | None = option(
         None, "test images to certify, the first of those evaluated; default all", optional(ge(1))

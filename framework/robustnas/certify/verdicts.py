@@ -51,6 +51,22 @@ def worst_case(attacked: Sequence[Attacked], norm: str, epsilon: float) -> Array
     return robust(fitting[0][0].correct, [fooled(rows, epsilon) for rows in fitting]) if fitting else None
 
 
+def broken(
+    attacked: Sequence[Attacked], clean: Array, refuted: Sequence[bool] | None, threat: ThreatModel
+) -> list[bool] | None:
+    """Find the images that are wrong when clean, under an attack at the threat, or at an image that verification found.
+
+    Args:
+        clean: (N,) bool, right when clean.
+        refuted: (n,) of the first images; None where nothing was verified, and the answer is None.
+    """
+    if refuted is None:
+        return None
+    standing = worst_case(attacked, threat.norm, threat.epsilon)
+    wrong = ~clean if standing is None else ~standing
+    return (wrong[: len(refuted)] | np.array(refuted, dtype=bool)).tolist()
+
+
 def shown(attacked: Sequence[Attacked], place: int) -> Array:
     """Give the values (N,), float, whose mean an attack's column is: 1 where the image is right under the attack.
 

@@ -247,7 +247,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "(default: fgsm, pgd of 20 steps, autoattack)",
     )
     parser.add_argument("--images", type=_count, metavar="N", help="test images, of equal classes (default: all)")
-    parser.add_argument("--certify", metavar="METHOD", help="certify too, by ibp, crown-ibp, crown or alpha-crown")
+    parser.add_argument("--certify", metavar="METHOD", help="certify too, by ibp, crown-ibp, crown, alpha-crown or bab")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of random draws (default: 0)")
     _add_place(parser, "runs/evaluate-NAME")
     _add_set(parser, "any other key of a recipe")

@@ -161,9 +161,10 @@ def evaluation_stages(
     if recipe.certify is not None:
         bounds = {
             "method": recipe.certify.method,
-            "radius_method": recipe.certify.radius_method or recipe.certify.method,
+            "radius_method": recipe.certify.of_radii,
             "norms": sorted(recipe.certify.norms),
             "threat": threat,
+            **recipe.certify.budget,
         }
         asked: dict[str, Any] = {"certified_images": recipe.certify.images}
         if recipe.certify.epsilons:  # they came later

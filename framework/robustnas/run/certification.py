@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from robustnas import certify
+from robustnas.bounds import BoundMethod, Branching
 from robustnas.certify import smoothing
+from robustnas.certify.settings import Certify
 from robustnas.data.order import in_order
 from robustnas.data.selection import Chosen
 from robustnas.errors import RunError, UnsupportedOpError
@@ -31,6 +33,7 @@ def certificates(task: Task) -> None:
     plan, settings = task.plan, task.plan.certify
     assert settings is not None
     network, (images, indices) = network_of(task), evaluated_images(plan, settings.images)
+    names = ("margin", "certified", "refuted" if settings.budget else "certified")
     kept = TakenOver.of(task, task.stage.question, indices, lambda folder: _index(folder.result(), settings.epsilons))
     known = kept.folder.result() if kept.folder else {}
 
@@ -40,10 +43,10 @@ def certificates(task: Task) -> None:
         rows = kept.rows[places].tolist()
         try:
             if rows[0] >= 0:  # either all of a batch are taken over or none is
-                margin, certified = ([known[name][row] for row in rows] for name in ("margin", "certified"))
+                margin, certified, refuted = ([known[name][row] for row in rows] for name in names)
                 radii, reached = _further_radii(network, batch, truth, plan, known, rows)
             else:
-                smallest = certify.margins(network, batch, truth, plan.threat, method=settings.method).amin(dim=1)
+                smallest, refuted = _smallest(network, batch, truth, plan)
                 margin = [value if math.isfinite(value) else None for value in smallest.tolist()]
                 certified = (smallest > 0).tolist()
                 radii, reached = _radii(network, batch, truth, plan, smallest > 0)
@@ -52,6 +55,7 @@ def certificates(task: Task) -> None:
         return {
             "margin": margin,
             "certified": certified,
+            **({"refuted": refuted} if settings.budget else {}),
             **({"reached": reached.tolist()} if settings.epsilons else {}),
             **{norm: values.tolist() for norm, values in radii.items()},
         }
@@ -65,10 +69,12 @@ def certificates(task: Task) -> None:
             **kept.told,
             "threat": {"norm": plan.threat.norm, "epsilon": plan.threat.epsilon},
             "method": settings.method,
-            "radius_method": settings.radius_method or settings.method,
+            "radius_method": settings.of_radii,
+            **settings.budget,
             "index": indices.tolist(),
             "margin": rows["margin"],
             "certified": rows["certified"],
+            **({"refuted": rows["refuted"]} if settings.budget else {}),
             "radius": {norm: rows[norm] for norm in settings.norms},
             **(
                 {"certified_at": {str(e): [reached >= e for reached in rows["reached"]] for e in settings.epsilons}}
@@ -78,6 +84,23 @@ def certificates(task: Task) -> None:
         },
     )
     forget(task)
+
+
+def _smallest(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan) -> tuple[Tensor, list[bool]]:
+    """Compute the smallest certified margin (N,), and which images method `bab` refuted; none for other methods."""
+    settings = plan.certify
+    assert settings is not None
+    if not settings.budget:
+        smallest = certify.margins(network, images, labels, plan.threat, method=settings.method).amin(dim=1)
+        return smallest, [False] * len(images)
+    verified = certify.verify(network, images, labels, plan.threat, _method(settings))
+    return verified.margins.amin(dim=1), verified.refuted.tolist()
+
+
+def _method(settings: Certify) -> str | BoundMethod:
+    """The bound method of the margins, with its budget where it has one."""
+    budget = settings.budget
+    return Branching(seconds=budget["seconds"], parts=int(budget["parts"])) if budget else settings.method
 
 
 def _index(result: dict[str, Any], epsilons: Sequence[float]) -> Sequence[int]:
@@ -96,8 +119,7 @@ def _radii(
     """
     settings = plan.certify
     assert settings is not None
-    method = settings.radius_method or settings.method
-    found = {norm: certify.radius(network, images, labels, norm, method=method) for norm in settings.norms}
+    found = {norm: certify.radius(network, images, labels, norm, method=settings.of_radii) for norm in settings.norms}
     reached = certified.cpu().double() * plan.threat.epsilon  # float64, which not every device has
     return _reached(network, images, labels, plan, found, reached, settings.epsilons)
 
@@ -137,7 +159,7 @@ def _reached(
     radii, known = _raised(found, norm, reached, images.dtype)
     if epsilons:
         known = torch.maximum(known.cpu().double(), reached)
-        reached = certify.largest_certified(network, images, labels, norm, epsilons, settings.method, known=known)
+        reached = certify.largest_certified(network, images, labels, norm, epsilons, _method(settings), known=known)
         radii, _ = _raised(found, norm, reached, images.dtype)
     return radii, reached
 

@@ -261,13 +261,19 @@ def _notes(plan: Plan) -> list[str]:
         notes.append(f"{', '.join(corruptions)}: mean over corruptions and severities, not part of robust")
     if plan.certify is not None:
         some = _first(plan.certify.images, plan)
-        by = plan.certify.radius_method or plan.certify.method
+        by = plan.certify.of_radii
         further = "; certified at a further radius: by a bound there or beyond" if plan.certify.epsilons else ""
         notes.append(
             f"certified: provably right at {plan.threat} by {plan.certify.method}{some}; radius: mean certified "
             f"radius (by {by}, at least epsilon where certified) over those of these images that are classified "
             f"rightly, in pixel units{further}"
         )
+        if plan.certify.budget:
+            budget = "{seconds:g} s and {parts:,} parts an image".format(**plan.certify.budget)
+            notes.append(
+                f"broken: wrong when clean, under one of the attacks at {plan.threat}, or at an image that "
+                f"{plan.certify.method} found; open: neither certified nor broken within {budget}, so nobody's"
+            )
     if plan.smoothing is not None:
         smoothing = plan.smoothing
         some = _first(smoothing.images, plan)

@@ -91,6 +91,8 @@ def _every(comparison: Comparison) -> list[Printed]:
         "certified" in one.figures for one in comparison.published
     ):
         columns.append(Printed("certified %", ("certified",), percent))
+    if any(row.get("broken") is not None for row in comparison.rows):
+        columns += [Printed("broken %", ("broken",), percent, None), Printed("open %", ("open",), percent, None)]
     columns += [
         Printed(f"certified at {radius_text(e)} %", ("certified_at", f"{e:g}"), percent)
         for e in comparison.certified_epsilons

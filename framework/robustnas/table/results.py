@@ -259,6 +259,9 @@ def _seed_result(directory: RunDirectory, shown: Layout, method: str, seed: Seed
         clean=None if right is None else right.tolist(),
         attacks=verdicts.of(attacked, shown.threat, shown.epsilons, whole=_whole(shown, stages, attacked)),
         certified=certified,
+        broken=None
+        if right is None
+        else verdicts.broken(attacked, right, (certify or {}).get("refuted"), shown.threat),
         certified_at=certified_at,
         radius=radius,
         smoothed=None if smooth is None else smooth["radius"],

@@ -52,7 +52,9 @@ class SeedResult:
         clean: whether each image is right when clean.
         attacks: figures of the attacks.
         certified: whether each image is provably right at the recipe's threat.
-        certified_at: the same at further radii in its norm.
+        broken: of the images that were certified or refuted, whether each is known to be wrong at an image of the
+            threat; None where only bounds were asked for.
+        certified_at: the same as `certified` at further radii in its norm.
         radius: certified radii by norm, pixel units.
         smoothed: certified l2 radii of the smoothed classifier, 0 where it is wrong or abstains.
         flags: what a reviewer would object to, plain.
@@ -67,6 +69,7 @@ class SeedResult:
     clean: Sequence[bool] | None = None
     attacks: Verdicts = field(factory=Verdicts)
     certified: Sequence[bool] | None = None
+    broken: Sequence[bool] | None = None
     certified_at: dict[float, Sequence[bool]] = field(factory=dict)
     radius: dict[str, Sequence[float]] = field(factory=dict)
     smoothed: Sequence[float] | None = None
@@ -98,6 +101,13 @@ def share(flags: Sequence[float]) -> float:
 
 def _share(flags: Sequence[float] | None) -> float | None:
     return None if flags is None else share(flags)
+
+
+def _open(result: SeedResult) -> float | None:
+    """Take the share of images that are neither proved robust nor broken."""
+    if result.certified is None or result.broken is None:
+        return None
+    return share([not (proved or broken) for proved, broken in zip(result.certified, result.broken, strict=True)])
 
 
 def _mean_radius_of_all(result: SeedResult, norm: str) -> float | None:
@@ -179,6 +189,8 @@ def row(
         "attacks": {c.label: over(lambda r, label=c.label: _share(r.attacks.standing.get(label))) for c in columns},  # type: ignore[misc]
         "robust_at": {f"{e:g}": over(lambda r, e=e: _share(r.attacks.curve.get(e))) for e in epsilons},  # type: ignore[misc]
         "certified": over(lambda r: _share(r.certified)),
+        "broken": over(lambda r: _share(r.broken)),
+        "open": over(_open),
         "certified_at": {
             f"{e:g}": over(lambda r, e=e: _share(r.certified_at.get(e)))  # type: ignore[misc]
             for e in certified_epsilons

@@ -26,12 +26,15 @@ SEEN = "test images"
 
 MEANT = {
     "attacks": ("robust", "robust_at"),
-    "certify": ("certified", "certified_at", "certified_radius"),
+    "certify": ("certified", "broken", "open", "certified_at", "certified_radius"),
     "smoothing": ("smoothed", "smoothed_radius"),
 }
 """The columns, by their first keys, that mean the same in two runs where these sections of their recipes do."""
 
-BOUNDS = {"certify": ("method", "radius_method"), "smoothing": ("sigma", "selection", "samples", "alpha")}
+BOUNDS = {
+    "certify": ("method", "radius_method", "seconds", "parts"),
+    "smoothing": ("sigma", "selection", "samples", "alpha"),
+}
 """What figures of these sections depend on, beside images and the threat."""
 
 NAMED = 4

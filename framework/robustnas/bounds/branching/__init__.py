@@ -8,14 +8,15 @@ at least 0, and 1 where it is at most 0),
 
 and the inner minimum is bounded by a backward pass through lines, as in `crown`, whatever b and the slopes of the lower
 lines are; both are chosen by ascent.  The part whose bound is least is split in two at the entry whose lines lose most.
-A margin is proved when every part is, and refuted when the image that minimises a part's linear bound, or any other, is
-misclassified.  What the budget leaves is open: its least bound is still a bound.
+A margin is proved when every part is, and refuted when the image that minimises a part's linear bound is
+classified otherwise.  What the budget leaves is open: its least bound is still a bound.
 
     problem.py    the images, their intervals by `crown`, and the parts as a pass sees them
     bounding.py   bounds of many parts at once, by ascent on slopes and multipliers; where to split each
     search.py     which parts to split next, budgets, and what is proved, refuted or open
 
-Max pooling and functions that are not rectifiers stay relaxed as in `crown`; a margin that needs more of them stays open.
+Max pooling and functions that are not rectifiers stay relaxed as in `crown`; a margin that needs more of them stays
+open.
 
 Sources: Bunel et al. 2020, arXiv:1909.06588 (branch and bound, where to split); Wang et al. 2021, arXiv:2103.06624
 (beta-CROWN: the multipliers).

@@ -118,7 +118,10 @@ class _Ascending:
             found = self._bounds(leaves)
             better = found.detach() > best
             best = torch.where(better, found.detach(), best)
-            kept = [self._chosen(better, at, new.detach(), old) for at, (new, old) in enumerate(zip(leaves, kept, strict=True))]
+            kept = [
+                self._chosen(better, at, new.detach(), old)
+                for at, (new, old) in enumerate(zip(leaves, kept, strict=True))
+            ]
             if step == ascent.steps or not found.requires_grad or bool((best > enough).all()):
                 break
             with torch.enable_grad():
@@ -166,7 +169,8 @@ class _Ascending:
         places = [self.settled.clean[each.place] for each in self.splits]
         reached = pulled_back(self.logits, self.rows, slopes, also=places)[2:]
         self.scales = [
-            coefficients[0].flatten(1).abs().amax(1)[each.row] for each, coefficients in zip(self.splits, reached, strict=True)
+            coefficients[0].flatten(1).abs().amax(1)[each.row]
+            for each, coefficients in zip(self.splits, reached, strict=True)
         ]
         factors = [
             self.clean.new_tensor([self.parts[row].multipliers[at] for row, at in each.owner]) for each in self.splits
@@ -230,7 +234,9 @@ class _Ascending:
         with torch.enable_grad():
             leaf = slope.detach().requires_grad_()
             (moved,) = torch.autograd.grad(region.minimum(leaf).sum(), leaf)
-        return torch.minimum(torch.maximum(region.images + moved[0], region.images + region.below), region.images + region.above)
+        return torch.minimum(
+            torch.maximum(region.images + moved[0], region.images + region.below), region.images + region.above
+        )
 
     def _choices(self, coefficients: Sequence[Tensor]) -> list[tuple[int, int] | None]:
         """Where each part is split: at the entry whose lines cost most, by |coefficient| u (-l) / (u - l).

@@ -159,5 +159,3 @@ class _Work:
         for image in self.images:
             if image.heap and image.seconds < self.budget.seconds and image.count < self.budget.parts:
                 yield image
-
-
