@@ -114,7 +114,7 @@ def test_an_attack_of_the_same_label_that_is_another_has_a_column_of_its_own(fin
     assert [[line[at][0] for at in (place, place + 1)] for line in table.body] == [
         ["15.00", "-"], ["20.00", "-"], ["-", "15.00"], ["-", "20.00"]
     ]  # fmt: skip
-    by = "method {}, radius_method None".format
+    by = "method {}".format
     assert [note.partition(": ")[2] for note in table.notes if note.startswith("not marked or compared")] == [
         "robust, robust at; attacks: fgsm, pgd-3 in run; fgsm, pgd-3 of other in other",
         f"certified, certified at, certified radius; certify: {by('crown-ibp')} in run; {by('ibp')} in other",

@@ -65,14 +65,14 @@ def tighten(value: Value, matters: Matters | None = None) -> None:
         return
     value.tightened = True
     settled = propagation.settled
-    given = None if settled is None else settled.meet(value)
+    given = None if settled is None else settled.meet(value, value.clean)
     if given is not None:
         with propagation.intervals():
             value.centre, value.radius = midpoint(*given)
         return
     _shrink(value, matters)
     if settled is not None:
-        settled.keep(value)
+        settled.keep(value.lower, value.upper)
 
 
 def _shrink(value: Value, matters: Matters | None) -> None:

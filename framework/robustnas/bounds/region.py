@@ -71,6 +71,16 @@ class Region:
         """
         return self.least(slopes, self.below, self.above, self.epsilon)
 
+    def lowest(self, slopes: Tensor) -> Tensor:
+        """The images over which <slopes, x - images> is least: (N, ...) -> (N, ...), without a graph.
+
+        The minimum's own gradient in the slopes is x - images (envelope theorem).
+        """
+        with torch.enable_grad():
+            leaf = slopes.detach()[None].requires_grad_()
+            (moved,) = torch.autograd.grad(self.minimum(leaf).sum(), leaf)
+        return self.images + torch.clamp(moved[0], self.below, self.above)
+
     def least(self, slopes: Tensor, below: Tensor, above: Tensor, epsilon: Tensor) -> Tensor:
         """As `minimum`, over regions of which are given `below`, `above` (R, ...) and `epsilon` (R,): slopes
         (S, R, ...) of the images, or of the only pixels that have any."""

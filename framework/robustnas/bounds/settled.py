@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from attrs import define, field
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from robustnas.bounds.value import Value
 
 Interval = tuple[Tensor, Tensor]
 """Lower and upper ends, (N, ...)."""
@@ -32,21 +28,20 @@ class Settled:
     found: list[Interval] = field(init=False, factory=list)
     clean: list[Tensor] = field(init=False, factory=list)
     keys: dict[int, int] = field(init=False, factory=dict)
-    _held: list[Value] = field(init=False, factory=list)
+    _held: list[object] = field(init=False, factory=list)
 
-    def meet(self, value: Value) -> Interval | None:
-        """Take note of a value, and return its interval where that is given."""
+    def meet(self, value: object, clean: Tensor) -> Interval | None:
+        """Take note of a value and its clean stream (N, ...), and return its interval where that is given."""
         place = len(self.clean)
-        assert value.clean is not None
-        self.clean.append(value.clean)
+        self.clean.append(clean)
         self.keys[id(value)] = place
         self._held.append(value)  # an id is of a value that is there
         return None if self.given is None else self.given[place]
 
-    def keep(self, value: Value) -> None:
-        """Keep the interval that the pass has found for the last value it met."""
-        self.found.append((value.lower.detach(), value.upper.detach()))
+    def keep(self, lower: Tensor, upper: Tensor) -> None:
+        """Keep the interval (N, ...) that the pass has found for the last value it met."""
+        self.found.append((lower.detach(), upper.detach()))
 
-    def place(self, value: Value) -> int | None:
+    def place(self, value: object) -> int | None:
         """Where the pass met the value; None where it did not, because its interval was that of another by then."""
         return self.keys.get(id(value))

@@ -26,7 +26,7 @@ SEEN = "test images"
 
 MEANT = {
     "attacks": ("robust", "robust_at"),
-    "certify": ("certified", "broken", "open", "certified_at", "certified_radius"),
+    "certify": ("certified", "certified_at", "certified_radius"),
     "smoothing": ("smoothed", "smoothed_radius"),
 }
 """The columns, by their first keys, that mean the same in two runs where these sections of their recipes do."""
@@ -206,7 +206,8 @@ def _meaning(table: Comparison, recipe: Any) -> dict[str, str]:
     found = {"seeds": json.dumps(recipe.get("seeds"))} | ({"attacks": ", ".join(worst)} if worst else {})
     for section, keys in BOUNDS.items():
         if recipe.get(section):
-            found[section] = ", ".join(f"{key} {recipe[section].get(key)}" for key in keys)
+            said = {key: recipe[section].get(key) for key in keys}
+            found[section] = ", ".join(f"{key} {value}" for key, value in said.items() if value is not None)
     return found
 
 

@@ -12,7 +12,6 @@ from robustnas.bounds.ascent import descended
 from robustnas.bounds.branching.problem import Part, Problem
 from robustnas.bounds.passes import bounded_logits, drop_below_clean, pulled_back
 from robustnas.bounds.propagation import Ascent, FreeSlopes, Pass, Propagation
-from robustnas.bounds.region import Region
 from robustnas.bounds.settled import Interval, Settled
 from robustnas.bounds.value import Value
 from robustnas.errors import UnsupportedOpError
@@ -66,12 +65,10 @@ def bound(problem: Problem, parts: Sequence[Part], ascent: Ascent, enough: Tenso
         UnsupportedOpError: the network ends in a softmax.
     """
     intervals = problem.intervals(parts)
-    numbers = problem.numbers(parts)
-    region = Region(problem.images[numbers], problem.norm, problem.epsilon[numbers])
     settled = Settled(intervals)
     kind = Pass(backward=True, tightens=True, ascent=ascent)
     with torch.no_grad():
-        logits = _logits(bounded_logits(Propagation(problem.network, region, kind, settled=settled)))
+        logits = _logits(bounded_logits(Propagation(problem.network, problem.region(parts), kind, settled=settled)))
         return _Ascending(problem, parts, intervals, settled, logits).run(ascent, enough)
 
 
@@ -208,7 +205,7 @@ class _Ascending:
         slopes, factors = kept[: len(self.free)], kept[len(self.free) :]
         also = [free.output for free in self.free]
         pulled = pulled_back(self.logits, self.rows, slopes, self._multipliers(factors), also)
-        images = self._least(pulled[0])
+        images = self.propagation.region.lowest(pulled[0][0])
         choices = self._choices([each[0] for each in pulled[2:]])
         multipliers = [list(part.multipliers) for part in self.parts]
         for each, factor in zip(self.splits, factors, strict=True):
@@ -223,20 +220,11 @@ class _Ascending:
                 {free.number: rows[:, row].clone() for free, rows in zip(self.free, slopes, strict=True)},
                 max(part.bound, float(best[row])),
                 choices[row],
+                part.tries + 1,
             )
             for row, part in enumerate(self.parts)
         ]
         return Bounded(best, images, parts)
-
-    def _least(self, slope: Tensor) -> Tensor:
-        """Where <A, x - x0> is least over the regions, (1, D, ...) -> (D, ...): the gradient of that minimum in A."""
-        region = self.propagation.region
-        with torch.enable_grad():
-            leaf = slope.detach().requires_grad_()
-            (moved,) = torch.autograd.grad(region.minimum(leaf).sum(), leaf)
-        return torch.minimum(
-            torch.maximum(region.images + moved[0], region.images + region.below), region.images + region.above
-        )
 
     def _choices(self, coefficients: Sequence[Tensor]) -> list[tuple[int, int] | None]:
         """Where each part is split: at the entry whose lines cost most, by |coefficient| u (-l) / (u - l).

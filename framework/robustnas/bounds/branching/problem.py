@@ -9,6 +9,7 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from robustnas.bounds.propagation import Network
+from robustnas.bounds.region import Region
 from robustnas.bounds.settled import Interval
 
 
@@ -44,6 +45,7 @@ class Part:
         slopes: by rectifier, the slopes (1, ...) of the lower lines that its parent found best.
         bound: the largest lower bound of the margin that is known in it.
         choice: where to split it: place and entry; None where no rectifier is left.
+        tries: how often it was bounded.
     """
 
     image: int
@@ -53,6 +55,7 @@ class Part:
     slopes: dict[int, Tensor] = field(factory=dict)
     bound: float = -float("inf")
     choice: tuple[int, int] | None = None
+    tries: int = 0
 
     def halves(self) -> tuple[Part, Part]:
         """Split it at its choice."""
@@ -104,6 +107,11 @@ class Problem:
                     upper[row, split.entry].clamp_(max=0.0)
                     lower[row, split.entry].clamp_(max=0.0)
         return cut
+
+    def region(self, parts: Sequence[Part]) -> Region:
+        """The whole region of each part's image."""
+        images = self.numbers(parts)
+        return Region(self.images[images], self.norm, self.epsilon[images])
 
     def numbers(self, parts: Sequence[Part]) -> Tensor:
         """The number of each part's image, (D,)."""

@@ -14,11 +14,16 @@ from torch import Tensor
 
 from robustnas.bounds.branching.bounding import bound
 from robustnas.bounds.branching.problem import Part, Problem
+from robustnas.bounds.branching.witnesses import descend
 from robustnas.bounds.propagation import Budget
 
 MORE = 1e-4
 """A margin is proved when its bound exceeds this share of the largest logit: what rounding may take off a bound when it
 is certified is less (`robustnas.certify`)."""
+
+
+CLIMBS = 30
+"""How often the multipliers of a part that cannot be split are optimised from where they are."""
 
 
 @frozen(eq=False)
@@ -99,19 +104,17 @@ class _Work:
             return False
         numbers = self.problem.numbers(parts)
         found = bound(self.problem, parts, self.budget, self.enough[numbers])
-        logits = self.problem.network(found.images)
-        margins = (self.problem.functions[numbers] @ logits.unsqueeze(2)).squeeze(2)
-        broken = (margins.amin(dim=1) <= 0).tolist()
+        witnesses, broken = descend(self.problem, parts, found.images)
         for row, part in enumerate(found.parts):
             image = self.images[part.image]
             image.count += 1
             if image.refuted:
                 continue
-            if broken[row]:
+            if bool(broken[row]):
                 image.refuted = True
-                self.witnesses[part.image] = found.images[row]
+                self.witnesses[part.image] = witnesses[row]
                 self._drop(image)
-            if image.refuted or part.bound > float(self.enough[part.image]) or part.choice is None:
+            if image.refuted or part.bound > float(self.enough[part.image]) or _spent(part):
                 image.close(part)
             else:
                 self._queue(part)
@@ -159,3 +162,12 @@ class _Work:
         for image in self.images:
             if image.heap and image.seconds < self.budget.seconds and image.count < self.budget.parts:
                 yield image
+
+
+def _spent(part: Part) -> bool:
+    """Whether a part that cannot be split any more has been climbed often enough.
+
+    In such a part all is linear, and its bound goes to its minimum, or beyond all bounds where the signs that it fixes
+    contradict each other.
+    """
+    return part.choice is None and part.tries > CLIMBS
