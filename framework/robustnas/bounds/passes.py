@@ -78,6 +78,7 @@ def tighten(value: Value, matters: Matters | None = None) -> None:
 def _shrink(value: Value, matters: Matters | None) -> None:
     """Bound the entries of a value that matter by backward passes."""
     propagation = value.propagation
+    assert value.clean is not None
     if propagation.region.norm == "linf" and propagation.tape is not None and propagation.tape.exact(value.clean):
         return
     with propagation.intervals():
@@ -160,6 +161,7 @@ def pulled_back(
         also: clean values (N, ...) on the way; the coefficients (S, N, ...) that reach them are returned too.
     """
     propagation = value.propagation
+    assert value.clean is not None
     several, differentiable = coefficients.shape[0] > 1, torch.is_grad_enabled()
     controls = [free.control for free, _ in zip(propagation.free_slopes, slopes, strict=False)]
     outputs = [value.clean, *controls, *(clean for clean, _ in multipliers)]

@@ -64,7 +64,7 @@ def broken(
         return None
     standing = worst_case(attacked, threat.norm, threat.epsilon)
     wrong = ~clean if standing is None else ~standing
-    return (wrong[: len(refuted)] | np.array(refuted, dtype=bool)).tolist()
+    return [bool(one) for one in wrong[: len(refuted)] | np.array(refuted, dtype=bool)]
 
 
 def shown(attacked: Sequence[Attacked], place: int) -> Array:

@@ -90,10 +90,10 @@ def _smallest(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan) ->
     """Compute the smallest certified margin (N,), and which images method `bab` refuted; none for other methods."""
     settings = plan.certify
     assert settings is not None
-    if not settings.budget:
-        smallest = certify.margins(network, images, labels, plan.threat, method=settings.method).amin(dim=1)
-        return smallest, [False] * len(images)
-    verified = certify.verify(network, images, labels, plan.threat, _method(settings))
+    method = _method(settings)
+    if not isinstance(method, Branching):
+        return certify.margins(network, images, labels, plan.threat, method=method).amin(dim=1), [False] * len(images)
+    verified = certify.verify(network, images, labels, plan.threat, method)
     return verified.margins.amin(dim=1), verified.refuted.tolist()
 
 

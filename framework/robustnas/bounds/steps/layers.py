@@ -24,6 +24,8 @@ class Linear:
     weight: Tensor
 
     def pull(self, rows: Rows, output: Tensor, coefficients: Coefficients) -> list[Coefficients]:
+        if coefficients.crop is not None:  # the last dimension is that of a map, of which a part is here
+            coefficients = rows.whole(coefficients, (output.shape[2], output.shape[3]))
         return [Coefficients(coefficients.tensor @ self.weight)]
 
 
