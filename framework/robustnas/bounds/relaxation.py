@@ -61,10 +61,11 @@ def relax_entrywise(
     def drawn() -> Slopes:
         zero = output.new_zeros(())
         below, above = (zero if offset is None else offset for offset in (lower_offset, upper_offset))
-        sides = (lower_slope * clean + below - output, upper_slope * clean + above - output)
-        return Slopes(*(each.detach().expand_as(output) for each in (lower_slope, upper_slope, *sides)))
+        turn = upper_slope - lower_slope
+        lines = (lower_slope, turn, lower_slope * clean + below - output, turn * clean + (above - below))
+        return Slopes(*(each.detach().expand_as(output) for each in lines))
 
-    propagation.note(relaxed, (clean,), lambda: EntrywiseLines(drawn, clean.detach()))
+    propagation.note(relaxed, (clean,), lambda: EntrywiseLines(drawn))
     return relaxed
 
 

@@ -96,13 +96,19 @@ class Rows:
         return rows
 
     def add_gap(self, gap: Tensor) -> None:
-        """Add (B,) to the gaps, as a graph may need it: not in place."""
-        self.gap = gap if self.gap is None else self.gap + gap
+        """Add the gaps of entries, (1 or 2, R, ...), to those of their rows; not in place, as a graph may need them."""
+        total = gap.sum(tuple(range(2, gap.dim()))).flatten() if gap.dim() > 2 else gap.flatten()
+        self.gap = total if self.gap is None else self.gap + total
 
     def maps(self, tensor: Tensor, crop: Crop | None) -> Tensor:
         """Give what a tensor (N, ...) or (1, ...) has for each row, 0 beyond the map: (R, ...) or (1, ...)."""
         if crop is None:
-            return tensor if len(tensor) == 1 else tensor.index_select(0, self.image)
+            if len(tensor) == 1:
+                return tensor
+            if tensor.dim() != 4:
+                return tensor.index_select(0, self.image)
+            pixels = tensor.permute(0, 2, 3, 1).contiguous()
+            return pixels.index_select(0, self.image).permute(0, 3, 1, 2)
         if tensor.shape[2:] == (1, 1) and len(tensor) == 1:
             return tensor
         channels, height, width = tensor.shape[1:]

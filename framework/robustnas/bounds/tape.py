@@ -48,9 +48,14 @@ class Record:
 
 
 class Tape:
-    """The steps of one forward pass, found by the clean value that they made."""
+    """The steps of one forward pass, found by the clean value that they made.
+
+    Attributes:
+        widest: the most coefficients that a row has had at any step, in backward passes so far.
+    """
 
     def __init__(self) -> None:
+        self.widest = 1
         self._records: dict[int, Record] = {}
 
     def note(self, output: Tensor, inputs: tuple[Tensor, ...], step: Step) -> None:

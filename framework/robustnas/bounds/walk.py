@@ -7,6 +7,7 @@ Where the tape ends in a value whose rule recorded nothing, autograd takes the r
 from __future__ import annotations
 
 import torch
+from attrs import evolve
 from torch import Tensor
 
 from robustnas.bounds.propagation import Propagation
@@ -17,7 +18,7 @@ from robustnas.bounds.steps.local import batched, packed, unpacked
 ENTRIES = 2**24
 """Coefficients that all rows of a backward pass may have at once, 64 MB in float32."""
 
-CACHED = 2**20
+CACHED = 2**19
 """Coefficients that are computed with at once on CPUs: more would not stay in the processor's memory."""
 
 FIRST = 32
@@ -28,13 +29,17 @@ def entry_drops(propagation: Propagation, clean: Tensor, image: Tensor, entry: T
     """How far entries of a value (N, ...) may lie below and above their clean values: of images (R,), at flat places
     (R,) -> (2, R)."""
     limit = CACHED if clean.device.type == "cpu" else ENTRIES
-    found, start, size, widest = [], 0, FIRST, 1
+    assert propagation.tape is not None
+    # what earlier values have shown serves as a guess for this one
+    found, start, widest = [], 0, propagation.tape.widest
+    size = max(1, limit // (2 * widest)) if widest > 1 else FIRST
     while start < len(image):
         part = slice(start, start + size)
         coefficients, rows = unit_rows(clean, image[part], entry[part])
         found.append(drops(propagation, clean, coefficients, rows).view(2, -1))
         widest = max(widest, rows.widest)
         start, size = start + size, max(1, limit // (2 * widest))
+    propagation.tape.widest = widest
     return torch.cat(found, dim=1)
 
 
@@ -72,6 +77,7 @@ def drops(propagation: Propagation, clean: Tensor, coefficients: Coefficients, r
                 found = rows.sum(pending[earlier.place], found, tensor.shape)
             elif found.crop is not None:
                 found = rows.fitting(found, tensor.shape)
+            found = _in_rows(found)
             rows.widest = max(rows.widest, found.tensor[0].numel())
             records[earlier.place], pending[earlier.place] = earlier, found
         if lost:
@@ -79,6 +85,14 @@ def drops(propagation: Propagation, clean: Tensor, coefficients: Coefficients, r
             return _beyond_tape(propagation, rows, lost)
     count = len(rows.image) * rows.signs
     return -rows.gap if rows.gap is not None else clean.new_zeros(count)
+
+
+def _in_rows(coefficients: Coefficients) -> Coefficients:
+    """Keep pixels as rows of memory: steps that meet maps of unlike order take several times as long."""
+    tensor = coefficients.tensor
+    if tensor.dim() != 4:
+        return coefficients
+    return evolve(coefficients, tensor=tensor.contiguous(memory_format=torch.channels_last))
 
 
 def _at_images(propagation: Propagation, rows: Rows, slope: Coefficients) -> Tensor:

@@ -122,11 +122,10 @@ def _step(clean: Any, output: Tensor, ray: Tensor | None, chord: Tensor, offset:
 
     def drawn() -> Slopes:
         below = chord.round() if ray is None else ray
-        beneath, atop = below * clean - output, torch.addcmul(offset, chord, clean) - output
-        # an entry whose ray is its chord, rounded, needs no slope of its own
-        return Slopes(ray, chord, beneath, atop)
+        turn = chord - below
+        return Slopes(below, turn, below * clean - output, torch.addcmul(offset, turn, clean))
 
-    return EntrywiseLines(drawn, clean.detach())
+    return EntrywiseLines(drawn)
 
 
 def enclosure(centre: Tensor, radius: Tensor) -> Tensors:

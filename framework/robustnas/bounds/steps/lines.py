@@ -18,14 +18,16 @@ class Slopes(NamedTuple):
     """Lines of an activation, and how far they lie above the function at the clean images: (N, ...) each.
 
     Args:
-        below, above: slopes; without `below` it is the slope above, rounded.
-        beneath, atop: line - function of the two; `beneath` is at most 0 and `atop` at least 0.
+        below: slope of the line below.
+        turn: how much larger the slope above is.
+        beneath: line below - function, at most 0.
+        rise: line above - line below.
     """
 
-    below: Tensor | None
-    above: Tensor
+    below: Tensor
+    turn: Tensor
     beneath: Tensor
-    atop: Tensor
+    rise: Tensor
 
 
 class EntrywiseLines:
@@ -33,33 +35,37 @@ class EntrywiseLines:
 
     mixes: ClassVar[int] = 2
 
-    def __init__(self, drawn: Callable[[], Slopes], clean: Tensor):
-        self._drawn, self._clean = drawn, clean
+    def __init__(self, drawn: Callable[[], Slopes]):
+        self._drawn = drawn
 
     @cached_property
     def slopes(self) -> Slopes:
         with torch.no_grad():
             return self._drawn()
 
+    @cached_property
+    def _beside(self) -> Tensor:
+        """(N, 4, ...) all of `slopes`, with pixels as rows of memory: they are gathered for rows at once."""
+        maps = torch.stack(tuple(self.slopes), 1)
+        return maps.permute(0, 1, 3, 4, 2).contiguous() if maps.dim() == 5 else maps
+
+    def _of_rows(self, rows: Rows, like: Tensor) -> tuple[Tensor, ...]:
+        maps = self._beside
+        maps = maps if len(maps) == 1 else maps.index_select(0, rows.image)
+        return (maps.permute(0, 1, 4, 2, 3) if like.dim() == 4 else maps).unbind(1)
+
     def pull(self, rows: Rows, output: Tensor, coefficients: Coefficients) -> list[Coefficients]:
         rows.part()
         coefficients = rows.level(coefficients)
-        crop, chosen = coefficients.crop, rows.slopes.get(rows.place)
-        above, beneath, atop = (rows.maps(each, crop) for each in self.slopes[1:])
-        if chosen is not None:
-            below, fixed = rows.by_row(chosen), None
-            # line - function at the clean value, for a line through 0
-            clean = rows.maps(self._clean, crop)
-            beneath = below * clean - rows.maps(output, crop)
+        crop = coefficients.crop
+        if crop is None:
+            below, turn, beneath, rise = self._of_rows(rows, coefficients.tensor)
         else:
-            fixed = self.slopes.below
-            below = above.round() if fixed is None else rows.maps(fixed, crop)
+            below, turn, beneath, rise = (rows.maps(each, crop) for each in self.slopes)
         each = rows.by_row(coefficients.tensor)
-        positive, negative = each.clamp_min(0.0), each.clamp_max(0.0)
-        gap = torch.addcmul(positive * beneath, negative, atop)
-        rows.add_gap(gap.sum(tuple(range(2, gap.dim()))).flatten() if gap.dim() > 2 else gap.flatten())
-        through = torch.addcmul(positive * below, negative, above).flatten(0, 1)
-        return [Coefficients(through, crop)]
+        negative = each.clamp_max(0.0)
+        rows.add_gap(torch.addcmul(each * beneath, negative, rise))
+        return [Coefficients(torch.addcmul(each * below, negative, turn).flatten(0, 1), crop)]
 
 
 class Lines:
@@ -80,7 +86,6 @@ class Lines:
         each = rows.by_row(coefficients.tensor)
         positive, negative = each.clamp_min(0.0), each.clamp_max(0.0)
         beneath, atop = rows.maps(self._beneath, None), rows.maps(self._atop, None)
-        gap = torch.addcmul(positive * beneath, negative, atop)
-        rows.add_gap(gap.sum(tuple(range(2, gap.dim()))).flatten() if gap.dim() > 2 else gap.flatten())
+        rows.add_gap(torch.addcmul(positive * beneath, negative, atop))
         parts = [evolve(coefficients, tensor=part.flatten(0, 1)) for part in (positive, negative)]
         return self._lines.pulled(rows, parts)

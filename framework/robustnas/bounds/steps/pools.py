@@ -40,7 +40,7 @@ class ChosenEntries:
         each = rows.by_row(rows.inside(coefficients, (output.shape[2], output.shape[3])).tensor)
         positive, negative = each.clamp_min(0.0), each.clamp_max(0.0)
         slope, beneath, atop = (rows.maps(one, crop) for one in (self.slope, self.beneath, self.atop))
-        rows.add_gap(torch.addcmul(positive * beneath, negative, atop).sum((2, 3, 4)).flatten())
+        rows.add_gap(torch.addcmul(positive * beneath, negative, atop))
         seen, size = None, self.size
         if crop is not None:
             kernel, stride, padding, dilation = self.windows
