@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustnas.bounds import margins, passes, walk
+from robustnas.bounds import entries, margins, passes
 from robustnas.bounds.methods import TIGHT_LINES
 from robustnas.bounds.passes import bounded_logits, drop_below_clean
 from robustnas.bounds.propagation import Propagation
@@ -88,7 +88,7 @@ def test_rows_give_what_whole_maps_give(name: str, norm: str, monkeypatch: pytes
 
     def compared(propagation: Propagation, clean: Tensor, image: Tensor, entry: Tensor) -> Tensor:
         found = walked(propagation, clean, image, entry)
-        some = torch.randperm(len(image), generator=torch.Generator().manual_seed(0))[:12]
+        some = torch.randperm(len(image), generator=torch.Generator().manual_seed(0))[:6]
         value = Value(propagation, clean, clean.detach(), torch.zeros_like(clean))
         for index in some.tolist():
             unit = torch.zeros_like(clean.detach()).flatten(1)
@@ -135,8 +135,8 @@ def test_coefficients_are_held_on_crops(monkeypatch: pytest.MonkeyPatch):
     } <= cropped
 
 
-@pytest.mark.parametrize("entries", [1, 200])
-def test_memory_that_does_not_suffice_for_all_rows_is_given_parts(entries: int, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("limit", [1, 200])
+def test_memory_that_does_not_suffice_for_all_rows_is_given_parts(limit: int, monkeypatch: pytest.MonkeyPatch):
     given = made("grouped"), some_images(2), torch.tensor([0, 1]), ThreatModel("linf", 0.05), "crown"
     with torch.no_grad():
         at_once = margins(*given)
@@ -146,11 +146,11 @@ def test_memory_that_does_not_suffice_for_all_rows_is_given_parts(entries: int, 
             counts.append(len(rows.image))
             return drops(propagation, clean, coefficients, rows)
 
-        monkeypatch.setattr(walk, "drops", counted)
-        monkeypatch.setattr(walk, "CACHED", entries)
-        monkeypatch.setattr(walk, "FIRST", 2)
+        monkeypatch.setattr(entries, "drops", counted)
+        monkeypatch.setattr(entries, "CACHED", limit)
+        monkeypatch.setattr(entries, "FIRST", 2)
         assert torch.allclose(margins(*given), at_once, rtol=1e-12)
-    assert max(counts) <= max(2, entries)
+    assert max(counts) <= max(2, limit)
     assert len(counts) > 4
 
 
@@ -171,7 +171,7 @@ def test_intervals_that_are_exact_already_are_left_alone(
 ):
     """In l_inf: one layer that mixes pixels, none of which it sees twice."""
     calls = []
-    monkeypatch.setattr(passes, "entry_drops", lambda *given: calls.append(0) or walk.entry_drops(*given))
+    monkeypatch.setattr(passes, "entry_drops", lambda *given: calls.append(0) or entries.entry_drops(*given))
     torch.manual_seed(0)
     net = nn.Sequential(front, nn.ReLU(), nn.Flatten())
     width = net(torch.zeros(1, *SHAPE)).shape[1]
@@ -189,7 +189,7 @@ def test_lines_that_are_one_percent_too_narrow_are_seen(monkeypatch: pytest.Monk
 
     def narrower(self: lines.EntrywiseLines) -> lines.Slopes:
         drawn = exact(self)
-        return drawn._replace(beneath=drawn.beneath * 0.99, atop=drawn.atop * 0.99)
+        return drawn._replace(beneath=drawn.beneath * 0.99, rise=drawn.rise * 0.99)
 
     monkeypatch.setattr(lines.EntrywiseLines, "slopes", property(narrower))
     with pytest.raises(AssertionError):

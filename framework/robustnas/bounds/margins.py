@@ -9,14 +9,15 @@ from functools import partial, reduce
 import torch
 from torch import Tensor, nn
 
-from robustnas.bounds.ascent import least_drop
+from robustnas.bounds.ascent import ascended
 from robustnas.bounds.ball import Ball
 from robustnas.bounds.branching import Completed, complete
 from robustnas.bounds.branching.problem import Problem
 from robustnas.bounds.methods import METHODS, BoundMethod, Branching, CrownIBP, bound_method
 from robustnas.bounds.passes import bounded_logits, drop_below_clean, rows
-from robustnas.bounds.propagation import Network, Propagation
+from robustnas.bounds.propagation import Ascent, Network, Propagation
 from robustnas.bounds.region import Region
+from robustnas.bounds.rows import Coefficients, Rows
 from robustnas.bounds.scale import portion
 from robustnas.bounds.settled import Settled
 from robustnas.bounds.value import Value
@@ -451,5 +452,29 @@ def _linear_drops(logits: Value, functions: Tensor) -> list[Tensor]:
     parts = torch.split(functions.transpose(0, 1).contiguous(), rows(propagation))
     drops = [torch.cat([drop_below_clean(logits, part) for part in parts]).T]
     if (ascent := propagation.kind.ascent) is not None:
-        drops.append(torch.cat([least_drop(logits, part, ascent) for part in parts]).T)
+        drops.append(torch.cat([_least_drop(logits, part, ascent) for part in parts]).T)
     return drops
+
+
+def _least_drop(value: Value, coefficients: Tensor, ascent: Ascent) -> Tensor:
+    """Minimise `drop_below_clean` over slopes: (S, N, ...) coefficients -> (S, N), in the value's units.
+
+    A gradient of the result takes the slopes for constants.
+    """
+    propagation = value.propagation
+    assert value.clean is not None
+    count, images = coefficients.shape[:2]
+    image = torch.arange(images, device=coefficients.device).repeat(count)
+    given = Coefficients(coefficients.detach().flatten(0, 1))
+    best, kept = ascended(
+        propagation, value.clean, given, lambda: Rows(image, None, 1, images), ascent.steps, ascent.rate
+    )
+    if not propagation.differentiable:
+        return best.view(count, images)
+    slopes = []
+    for each in propagation.free_slopes:
+        chosen = kept.get(-1 if each.step is None else each.step)
+        if chosen is None:
+            chosen = each.slopes.repeat(count, *[1] * (each.slopes.dim() - 1))
+        slopes.append(chosen.reshape(count, images, *each.slopes.shape[1:]))
+    return drop_below_clean(value, coefficients, slopes=slopes)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from robustnas.bounds.ball import Ball
+from robustnas.bounds.entries import entry_drops
 from robustnas.bounds.propagation import Propagation
 from robustnas.bounds.steps.images import Images
 from robustnas.bounds.steps.local import batched
 from robustnas.bounds.value import Value, midpoint
-from robustnas.bounds.walk import ENTRIES, entry_drops
+from robustnas.bounds.walk import ENTRIES
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.nn.wrappers import eager
 from robustnas.runtime.strangers import text_of
@@ -93,6 +94,12 @@ def _shrink(value: Value, matters: Matters | None) -> None:
     with torch.no_grad():
         clean = value.clean.detach().flatten(1)[image, entry]
         drops = entry_drops(propagation, value.clean, image, entry)
+        ascent = propagation.kind.ascent
+        if ascent is not None and ascent.inner > 0 and propagation.free_slopes:
+            low, high = clean - drops[0], clean + drops[1]
+            still = torch.ones_like(low, dtype=torch.bool) if matters is None else matters(low, high)
+            if bool(still.any()):
+                drops[:, still] = entry_drops(propagation, value.clean, image[still], entry[still], ascent)
         low, high = clean - drops[0], clean + drops[1]
         low = torch.where(low.isnan(), -torch.inf, low)
         high = torch.where(high.isnan(), torch.inf, high)

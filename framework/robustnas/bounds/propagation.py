@@ -24,11 +24,14 @@ class Ascent:
 
     Args:
         steps: number of steps of ascent, one backward pass each; one more pass is for the lines of `crown`.
+        inner: the same for each entry in front of a nonlinearity, and for its negative; 0 leaves their intervals those
+            of `crown`.
         rate: how far the first step moves slopes, which lie in [0, 1]; it decays to a tenth.
     """
 
     # on the networks of tests/evidence/golden 20 steps at 0.3 give the bounds of 40 to four digits, 20 at 0.1 do not
     steps: int = field(default=20, validator=ge(0))
+    inner: int = field(default=8, validator=ge(0), kw_only=True)
     rate: float = field(default=0.3, validator=gt(0.0))
 
 
@@ -74,6 +77,7 @@ class FreeSlopes:
         output: (N, ...) the rectified clean value.
         place: of the value in front, where the pass has `settled`; else None.
         number: of the rectifier among those of the network, in the order in which they are met.
+        step: number of the rectifier's step on the tape; None without one.
     """
 
     control: Tensor
@@ -82,6 +86,7 @@ class FreeSlopes:
     output: Tensor
     place: int | None
     number: int
+    step: int | None
 
 
 @define(eq=False)

@@ -65,7 +65,7 @@ def relax_entrywise(
         lines = (lower_slope, turn, lower_slope * clean + below - output, turn * clean + (above - below))
         return Slopes(*(each.detach().expand_as(output) for each in lines))
 
-    propagation.note(relaxed, (clean,), lambda: EntrywiseLines(drawn))
+    propagation.note(relaxed, (clean,), lambda: EntrywiseLines(drawn, clean.detach()))
     return relaxed
 
 

@@ -61,7 +61,9 @@ class Rows:
         image: (R,) whose function each row is.
         anchor: (R,) twice, row and column of the map's entry that each function started from; None without crops.
         signs: 1: lower bounds of the functions; 2: of the functions and of their negatives.
-        slopes: (B, ...) slopes of the lower lines that may be chosen, by the place of their step on the tape.
+        slopes: (B, ...) slopes of the lower lines that are chosen, by the place of their step on the tape.
+        first: where it is a dictionary, the pass writes into it the slopes from which a choice may start, and the
+            smallest that may be chosen.
 
     Attributes:
         parted: coefficients of negatives are no longer the negatives of coefficients.
@@ -74,11 +76,18 @@ class Rows:
     signs: int
     images: int
     slopes: dict[int, Tensor] = field(factory=dict)
+    first: dict[int, tuple[Tensor, float]] | None = None
     parted: bool = False
     place: int = -1
     gap: Tensor | None = None
     widest: int = 1
     _places: dict[tuple[Crop, Pair], Tensor] = field(init=False, factory=dict)
+
+    def anew(self) -> Rows:
+        """The same rows for another backward pass; places of crops in maps are found once."""
+        rows = Rows(self.image, self.anchor, self.signs, self.images)
+        rows._places = self._places
+        return rows
 
     def part(self) -> None:
         """Let functions and their negatives go separate ways from here on: lines treat them unequally."""
@@ -127,13 +136,13 @@ class Rows:
 
     def mask(self, crop: Crop, size: Pair) -> Tensor:
         """(R, 1, h, w) where the entries of a crop lie on the map."""
-        rows, columns = self.first(crop)
+        rows, columns = self.begin(crop)
         down = rows[:, None] + torch.arange(crop.size[0], device=rows.device)
         across = columns[:, None] + torch.arange(crop.size[1], device=rows.device)
         down, across = (down >= 0) & (down < size[0]), (across >= 0) & (across < size[1])
         return (down[:, :, None] & across[:, None, :])[:, None]
 
-    def first(self, crop: Crop) -> tuple[Tensor, Tensor]:
+    def begin(self, crop: Crop) -> tuple[Tensor, Tensor]:
         """(R,) twice: row and column of the map at which each crop begins."""
         assert self.anchor is not None
         rows, columns = self.anchor
@@ -144,7 +153,7 @@ class Rows:
         crop = coefficients.crop
         if crop is None:
             return coefficients
-        rows, columns = self.first(crop)
+        rows, columns = self.begin(crop)
         across = torch.arange(size[1], device=rows.device) - columns[:, None]
         down = torch.arange(size[0], device=rows.device) - rows[:, None]
         # one row and column of zeros stand behind the crop, for all that lies outside
@@ -184,7 +193,7 @@ class Rows:
     def _margins(self, crop: Crop, size: Pair) -> tuple[Pair, Pair]:
         """How many rows and columns crops reach beyond a map, at its beginning and its end."""
         margins = []
-        for each, length, number in zip(self.first(crop), size, crop.size, strict=True):
+        for each, length, number in zip(self.begin(crop), size, crop.size, strict=True):
             first, last = int(each.min()), int(each.max()) + number
             margins.append((max(0, -first), max(0, last - length)))
         return margins[0], margins[1]
@@ -193,7 +202,7 @@ class Rows:
         """Places (R * h * w,) of the crops' entries in padded maps, image after image."""
         if (crop, size) not in self._places:
             (above, below), (left, right) = self._margins(crop, size)
-            rows, columns = self.first(crop)
+            rows, columns = self.begin(crop)
             height, width = size[0] + above + below, size[1] + left + right
             first = (self.image * height + rows + above) * width + columns + left
             down = torch.arange(crop.size[0], device=first.device)[:, None] * width

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from robustnas.bounds.steps.local import Local
 from robustnas.bounds.value import Value
 
 LIMIT = 20
@@ -69,5 +70,8 @@ def _divided(value: Value, exponent: Tensor) -> Value:
             clean = clean - torch.where(lost, clean.detach(), 0.0)
     with value.propagation.intervals():
         scaled = Value(value.propagation, clean, value.centre * factor, value.radius * factor, exponent=exponent)
+    if clean is not None and value.clean is not None:
+        made, of = clean, value.clean
+        value.propagation.note(made, (of,), lambda: Local((made,), (of,)))
     scaled.tightened = value.tightened
     return scaled

@@ -20,6 +20,7 @@ from torch.overrides import resolve_name
 
 from robustnas.bounds.ball import Ball
 from robustnas.bounds.propagation import Propagation
+from robustnas.bounds.steps.local import Local
 from robustnas.errors import UnsupportedOpError
 from robustnas.runtime.strangers import first_line
 
@@ -191,6 +192,9 @@ class Value(torch.Tensor):
         clean = None if self.clean is None else self.clean * factor
         with self.propagation.intervals():
             value = Value(self.propagation, clean, self.centre * factor, self.radius * factor)
+        if clean is not None and self.clean is not None:
+            made, of = clean, self.clean
+            self.propagation.note(made, (of,), lambda: Local((made,), (of,)))
         value.tightened = self.tightened
         return value
 

@@ -11,36 +11,12 @@ from attrs import evolve
 from torch import Tensor
 
 from robustnas.bounds.propagation import Propagation
-from robustnas.bounds.rows import Coefficients, Crop, Rows
+from robustnas.bounds.rows import Coefficients, Rows
 from robustnas.bounds.steps.images import Images
 from robustnas.bounds.steps.local import batched, packed, unpacked
 
 ENTRIES = 2**24
 """Coefficients that all rows of a backward pass may have at once, 64 MB in float32."""
-
-CACHED = 2**19
-"""Coefficients that are computed with at once on CPUs: more would not stay in the processor's memory."""
-
-FIRST = 32
-"""Rows of the first part of many: it shows how many coefficients a row has."""
-
-
-def entry_drops(propagation: Propagation, clean: Tensor, image: Tensor, entry: Tensor) -> Tensor:
-    """How far entries of a value (N, ...) may lie below and above their clean values: of images (R,), at flat places
-    (R,) -> (2, R)."""
-    limit = CACHED if clean.device.type == "cpu" else ENTRIES
-    assert propagation.tape is not None
-    # what earlier values have shown serves as a guess for this one
-    found, start, widest = [], 0, propagation.tape.widest
-    size = max(1, limit // (2 * widest)) if widest > 1 else FIRST
-    while start < len(image):
-        part = slice(start, start + size)
-        coefficients, rows = unit_rows(clean, image[part], entry[part])
-        found.append(drops(propagation, clean, coefficients, rows).view(2, -1))
-        widest = max(widest, rows.widest)
-        start, size = start + size, max(1, limit // (2 * widest))
-    propagation.tape.widest = widest
-    return torch.cat(found, dim=1)
 
 
 def drops(propagation: Propagation, clean: Tensor, coefficients: Coefficients, rows: Rows) -> Tensor:
@@ -135,18 +111,3 @@ def _beyond_tape(propagation: Propagation, rows: Rows, lost: list[tuple[Tensor, 
         propagation.relaxing = False
     least = unpacked(rows, torch.cat(found))
     return -least if rows.gap is None else -least - rows.gap
-
-
-def unit_rows(clean: Tensor, image: Tensor, entry: Tensor) -> tuple[Coefficients, Rows]:
-    """Make rows of single entries of a value (N, ...), and of their negatives: of images (R,), at flat places (R,)."""
-    shape = clean.shape
-    if clean.dim() != 4:
-        tensor = clean.new_zeros(len(entry), shape[1:].numel()).scatter_(1, entry[:, None], 1.0)
-        return Coefficients(tensor.view(-1, *shape[1:])), Rows(image, None, 2, shape[0])
-    area = shape[2] * shape[3]
-    channel, place = entry.div(area, rounding_mode="floor"), entry % area
-    anchor = place.div(shape[3], rounding_mode="floor"), place % shape[3]
-    rows = Rows(image, anchor, 2, shape[0])
-    tensor = clean.new_zeros(len(entry), shape[1]).scatter_(1, channel[:, None], 1.0)
-    unit = Coefficients(tensor.view(-1, shape[1], 1, 1), Crop((1, 1), (0, 0), (1, 1)))
-    return rows.fitting(unit, shape), rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from robustnas.bounds.ascent import descended
@@ -66,7 +66,8 @@ def bound(problem: Problem, parts: Sequence[Part], ascent: Ascent, enough: Tenso
     """
     intervals = problem.intervals(parts)
     settled = Settled(intervals)
-    kind = Pass(backward=True, tightens=True, ascent=ascent)
+    # thousands of parts: what is not settled is bounded along the lines of `crown`
+    kind = Pass(backward=True, tightens=True, ascent=evolve(ascent, inner=0))
     with torch.no_grad():
         logits = _logits(bounded_logits(Propagation(problem.network, problem.region(parts), kind, settled=settled)))
         return _Ascending(problem, parts, intervals, settled, logits).run(ascent, enough)

@@ -107,17 +107,21 @@ def _rectified(
     lines = (ray, *above, propagation.gap_input)
     clean: Tensor
     clean, control = _Rectifier.apply(propagation, value.clean, output, *lines)  # type: ignore[no-untyped-call]
-    propagation.note(clean, (value.clean,), lambda: _step(value.clean, clean, ray, *above))
+    propagation.note(clean, (value.clean,), lambda: _step(value.clean, clean, ray, above[0], above[1], negative))
     if ray is not None and propagation.kind.ascent:
         if bool(unstable(value.lower, value.upper).any()):
             place = None if propagation.settled is None else propagation.settled.place(value)
-            free = FreeSlopes(control, ray.detach(), negative, clean, place, propagation.rectifiers)
+            record = None if propagation.tape is None else propagation.tape.of(clean)
+            step = None if record is None else record.place
+            free = FreeSlopes(control, ray.detach(), negative, clean, place, propagation.rectifiers, step)
             propagation.free_slopes.append(free)
         propagation.rectifiers += 1
     return clean
 
 
-def _step(clean: Any, output: Tensor, ray: Tensor | None, chord: Tensor, offset: Tensor) -> EntrywiseLines:
+def _step(
+    clean: Any, output: Tensor, ray: Tensor | None, chord: Tensor, offset: Tensor, negative: float
+) -> EntrywiseLines:
     """Tell the pass's tape of the lines."""
 
     def drawn() -> Slopes:
@@ -125,7 +129,7 @@ def _step(clean: Any, output: Tensor, ray: Tensor | None, chord: Tensor, offset:
         turn = chord - below
         return Slopes(below, turn, below * clean - output, torch.addcmul(offset, turn, clean))
 
-    return EntrywiseLines(drawn)
+    return EntrywiseLines(drawn, clean.detach(), negative)
 
 
 def enclosure(centre: Tensor, radius: Tensor) -> Tensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from attrs import evolve
@@ -35,8 +35,10 @@ class EntrywiseLines:
 
     mixes: ClassVar[int] = 2
 
-    def __init__(self, drawn: Callable[[], Slopes]):
-        self._drawn = drawn
+    def __init__(self, drawn: Callable[[], Slopes], clean: Tensor, least: float | None = None):
+        """Take what draws the lines at the clean input (N, ...); `least` is the smallest slope that the line below may
+        be given, where that can be any ray up to the identity."""
+        self._drawn, self.clean, self.least = drawn, clean, least
 
     @cached_property
     def slopes(self) -> Slopes:
@@ -63,9 +65,47 @@ class EntrywiseLines:
         else:
             below, turn, beneath, rise = (rows.maps(each, crop) for each in self.slopes)
         each = rows.by_row(coefficients.tensor)
+        if self.least is not None and rows.first is not None:
+            rows.first[rows.place] = below.expand_as(each).flatten(0, 1), self.least
+        if rows.place in rows.slopes:
+            chosen = rows.by_row(rows.slopes[rows.place])
+            lines = (chosen, below, turn, beneath, rise)
+            through, gap = _Chosen.apply(each, *lines, rows.maps(self.clean, crop))  # type: ignore[no-untyped-call]
+            rows.add_gap(gap)
+            return [Coefficients(through.flatten(0, 1), crop)]
         negative = each.clamp_max(0.0)
         rows.add_gap(torch.addcmul(each * beneath, negative, rise))
         return [Coefficients(torch.addcmul(each * below, negative, turn).flatten(0, 1), crop)]
+
+
+class _Chosen(torch.autograd.Function):
+    """Follow lines of which the one below is a ray of a slope of each row's own, where the kink is inside.
+
+    The first output are the coefficients at the input, the second the gaps, both (1 or 2, R, ...).  A ray of slope s
+    lies (s - s0) z above one of slope s0, with z the clean value.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, each: Tensor, chosen: Tensor, *lines: Tensor) -> tuple[Tensor, Tensor]:
+        below, turn, beneath, rise, clean = lines
+        positive, negative = each.clamp_min(0.0), each.clamp_max(0.0)
+        turned = positive * (chosen - below)
+        through = torch.addcmul(turned, each, below).addcmul_(negative, turn)
+        gap = torch.addcmul(each * beneath, negative, rise).addcmul_(turned, clean)
+        ctx.save_for_backward(each, chosen, *lines)
+        return through, gap
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
+        by_through, by_gap = cotangents
+        each, chosen, below, turn, beneath, rise, clean = ctx.saved_tensors
+        by_turned = torch.addcmul(by_through, by_gap, clean)
+        # where the lines are one and the same there is nothing to choose
+        by_chosen = each.clamp_min(0.0).mul_(by_turned).mul_(turn != 0)
+        upward = by_turned * (chosen - below)
+        downward = torch.addcmul(by_through * turn, by_gap, rise)
+        by_each = torch.addcmul(by_through * below, by_gap, beneath).add_(torch.where(each >= 0, upward, downward))
+        return by_each, by_chosen, None, None, None, None, None
 
 
 class Lines:

@@ -51,7 +51,7 @@ class ChosenEntries:
         for part, at in zip((positive, negative * slope), self.places, strict=True):
             places = rows.maps(at.to(torch.float64), crop).long()
             if seen is not None:
-                top, left = (one.view(-1, 1, 1, 1) for one in rows.first(seen))
+                top, left = (one.view(-1, 1, 1, 1) for one in rows.begin(seen))
                 down, across = places.div(self.size[1], rounding_mode="floor"), places % self.size[1]
                 places = ((down - top) * size[1] + across - left).clamp(0, size[0] * size[1] - 1)
             # pixels as rows of memory, as crops and maps have them
