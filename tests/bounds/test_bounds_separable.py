@@ -13,7 +13,12 @@ from robustnas_plugins.search_spaces.darts import Darts
 
 @pytest.mark.parametrize(
     ("method", "targets", "scale"),
-    [("ibp", "all", 1.0), ("crown-ibp", "all", 1.0), ("crown-ibp", "strongest", 1e8), ("crown", "strongest", 1.0)],
+    [
+        ("ibp", "all", 1.0),
+        ("crown-ibp", "all", 1.0),
+        ("crown-ibp", "strongest", 1e8),
+        pytest.param("crown", "strongest", 1.0, marks=pytest.mark.slow),
+    ],
 )
 def test_they_are_those_of_convolutions_with_their_gradients(method: str, targets: str, scale: float):
     """With large weights the intervals are carried with an exponent."""
