@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from test_bounds_exact import convolutional, layers_of, mlp
 from torch import Tensor, nn
 
 from evidence.soundness.exact import by_integers
 from robustnas.bounds import AlphaCrown, Branching, Crown, linear_bounds, log_widths, margins
+from robustnas.bounds.branching import search
+from robustnas.bounds.branching.bounding import Bounded
 from robustnas.bounds.branching.problem import Part, Problem, Split
 from robustnas.bounds.margins import completed_within
 from robustnas.errors import InputError, UnsupportedOpError
@@ -89,7 +92,7 @@ def test_stopped_early_its_bounds_are_sound_and_never_below_crowns(parts: int, n
     labels, threat = net(x).argmax(1), ThreatModel(norm, epsilon)
     found = verified(net, x, norm, epsilon, parts=parts, steps=5, seconds=1e9)
     assert (found.margins >= margins(net, x, labels, threat, Crown()) - 1e-9).all()
-    assert int(found.parts.max()) <= parts + 128  # what a round takes at once
+    assert int(found.parts.max()) <= parts + 2  # the halves that were taken last
     draw, least = torch.Generator().manual_seed(parts), torch.full_like(found.margins, torch.inf)
     others = torch.stack([torch.tensor([j for j in range(4) if j != y]) for y in labels.tolist()])
     for _ in range(200):
@@ -161,6 +164,29 @@ def test_a_part_cuts_its_intervals_at_0_and_halves_share_an_end():
     assert lower.tolist() == [[0, 1], [-3, 1], [-1, -2]]
     assert upper.tolist() == [[3, 4], [0, 4], [1, 2]]
     assert ends[0].tolist() == [[-1, -2], [-3, 1]], "the region's own intervals stay"
+
+
+def test_parts_that_are_dropped_when_an_image_is_refuted_count_all_the_same(monkeypatch: pytest.MonkeyPatch):
+    """One half is proved, and its image, which lies in the other half, refutes: the other must not be forgotten."""
+
+    def bound(problem: Problem, parts: list[Part], *_: Any) -> Bounded:
+        found = [
+            evolve(part, bound=-1.0 if len(parts) == 1 else 1.0 - 2.0 * row, choice=(0, 0))
+            for row, part in enumerate(parts)
+        ]
+        return Bounded(torch.tensor([part.bound for part in found]), problem.images[problem.numbers(parts)], found)
+
+    def descend(problem: Problem, parts: list[Part], x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, torch.tensor([row == 0 and len(parts) > 1 for row in range(len(parts))])
+
+    monkeypatch.setattr(search, "bound", bound)
+    monkeypatch.setattr(search, "descend", descend)
+    ends = [(-torch.ones(1, 1), torch.ones(1, 1))]
+    problem = Problem(lambda x: x, torch.zeros(1, 2), "linf", torch.zeros(1), torch.tensor([[[1.0, -1.0]]]), ends)
+    known, right, none = torch.tensor([[-2.0]]), torch.tensor([True]), torch.zeros(1)
+    found = search.complete(problem, known, right, none, Branching(parts=3, seconds=1e9))
+    assert found.refuted.item()
+    assert found.margins.item() == -1
 
 
 def test_it_verifies_margins_and_nothing_else():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustnas.bounds.ascent import ascended
 from robustnas.bounds.ball import Ball
 from robustnas.bounds.branching import Completed, complete
+from robustnas.bounds.branching.bounding import in_front
 from robustnas.bounds.branching.problem import Problem
 from robustnas.bounds.methods import METHODS, BoundMethod, Branching, CrownIBP, bound_method
 from robustnas.bounds.passes import bounded_logits, drop_below_clean, rows
@@ -87,6 +88,7 @@ def completed_within(
     method: Branching | None = None,
     targets: str = "all",
     worth: Tensor | None = None,
+    slack: Tensor | None = None,
 ) -> Completed:
     """Verify margins by branch and bound, as far as the budget goes; without a graph, whatever the gradient mode.
 
@@ -94,6 +96,7 @@ def completed_within(
         network, images, labels, norm, epsilon, targets: as for `margins_within`.
         method: with the budget of an image; default `Branching()`.
         worth: (N,) bool: the images to verify beyond what `crown` proves; default all that are classified rightly.
+        slack: (N,) by how much the caller will lower bounds for rounding; default 0.
 
     Raises:
         UnsupportedOpError, InputError: as `margins`; also a network that ends in a softmax.
@@ -110,10 +113,12 @@ def completed_within(
             functions = _margin_rows(logits, labels, targets)
             known += [torch.where(bound.isnan(), -torch.inf, bound) for bound in _bounds(logits, functions)]
         assert settled is not None
+        in_front(logits)
         right = (functions @ _clean(logits).detach().unsqueeze(2)).squeeze(2).amin(dim=1) > 0
         problem = Problem(network, images, norm, epsilon, functions.detach(), settled.found)
         best = reduce(torch.maximum, known)
-        return complete(problem, best, right if worth is None else right & worth, method)
+        lowered = torch.zeros_like(epsilon) if slack is None else slack
+        return complete(problem, best, right if worth is None else right & worth, lowered, method)
 
 
 def margins_and_logits(

@@ -6,9 +6,10 @@
     AlphaCrown   alpha-crown  the same, with lower lines of rectifiers optimised for each function (arXiv:2011.13824)
     Branching    bab          parts of the region, until every margin is proved or refuted (`branching/`)
 
-A method is given as an object (`Crown()`) or by its name (`"crown"`).  Its bound is never below that of the methods
-above it, because it makes their passes too.  The first four bound any linear function in a fixed number of passes, and
-metrics may use them; `bab` verifies margins, as long as its budget goes.
+A method is given as an object (`Crown()`) or by its name (`"crown"`).  The bound of `crown` is never below those of
+the methods above it, because it makes their passes too; the last two start from those of `crown-ibp`, and from
+intervals that are never wider than those of `crown`.  The first four bound any linear function in a fixed number of
+passes, and metrics may use them; `bab` verifies margins, as long as its budget goes.
 """
 
 from __future__ import annotations

@@ -185,9 +185,9 @@ def pulled_back(
             materialize_grads=True,
         )
 
-    propagation.relaxing = True
+    propagation.mode.relaxing = True
     try:
         pulled = batched(pull, cotangents) if several else pull(*(each[0] for each in cotangents))
     finally:
-        propagation.relaxing = False
+        propagation.mode.relaxing = False
     return pulled if several else tuple(each[None] for each in pulled)

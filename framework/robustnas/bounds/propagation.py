@@ -40,12 +40,13 @@ class Budget(Ascent):
     """How branch and bound spends its time (`branching/`).
 
     Args:
-        steps, rate: of the ascent on every part of a region, as for `Ascent`.
+        steps, rate: of the ascent on every part of a region, as for `Ascent`; the intervals are those of `crown`.
         seconds: of an image, after which what is not decided stays open.
         parts: of an image's region that are bounded at most: a budget that every machine spends alike.
         batch: parts bounded at once.
     """
 
+    inner: int = field(init=False, default=0)
     seconds: float = field(default=30.0, validator=gt(0.0), kw_only=True)
     parts: int = field(default=100_000, validator=ge(1), kw_only=True)
     batch: int = field(default=128, validator=ge(2), kw_only=True)
@@ -90,6 +91,20 @@ class FreeSlopes:
 
 
 @define(eq=False)
+class Mode:
+    """What backward passes are told.
+
+    A graph holds it, and not the pass, which holds tensors of the graph: such a circle would never be freed.
+
+    Attributes:
+        relaxing: while True the backward pass of a nonlinearity follows its lines instead of its derivative.  It is an
+            attribute of an object, not of a thread, because torch runs backward passes on threads of its own.
+    """
+
+    relaxing: bool = False
+
+
+@define(eq=False)
 class Propagation:
     """State of one pass.  Rules reach it through the values.
 
@@ -104,8 +119,7 @@ class Propagation:
 
     Attributes:
         differentiable: gradients were enabled when the pass began; the bounds then carry a graph.
-        relaxing: while True the backward pass of a nonlinearity follows its lines instead of its derivative.  It is an
-            attribute of the pass, not of a thread, because torch runs backward passes on threads of its own.
+        mode: what backward passes are told.
         widest: entries of the widest value of an image so far; it limits the rows of a batched backward pass.
         rectifiers: how many rectifiers the pass has met whose lower lines may be chosen.
         free_slopes: the lower lines of the rectifiers passed so far, in order, where these are optimised.
@@ -121,7 +135,7 @@ class Propagation:
     rescales: bool = field(default=False, kw_only=True)
     settled: Settled | None = field(default=None, kw_only=True)
     differentiable: bool = field(init=False, factory=torch.is_grad_enabled)
-    relaxing: bool = field(init=False, default=False)
+    mode: Mode = field(init=False, factory=Mode)
     widest: int = field(init=False, default=1)
     rectifiers: int = field(init=False, default=0)
     free_slopes: list[FreeSlopes] = field(init=False, factory=list)

@@ -1,7 +1,7 @@
 """How a nonlinearity behaves in a backward pass: its derivative, or, while a pass relaxes, its lines.
 
 Both functions return their first tensor unchanged.  In an ordinary backward pass the gradient goes to that
-tensor, hence to the true derivative.  While `propagation.relaxing`, the gradient A goes to the lower line where
+tensor, hence to the true derivative.  While `propagation.mode.relaxing`, the gradient A goes to the lower line where
 A >= 0 and to the upper line where A < 0, and <A, line - value> goes to the gap of each image.
 """
 
@@ -95,14 +95,14 @@ class _Lines(torch.autograd.Function):
     def forward(
         ctx: Any, propagation: Propagation, output: Tensor, lower_line: Tensor, upper_line: Tensor, gap_input: Tensor
     ) -> Tensor:
-        ctx.propagation = propagation
+        ctx.mode = propagation.mode
         ctx.save_for_backward(output, lower_line, upper_line)
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         (slope,) = gradients
-        if not ctx.propagation.relaxing:
+        if not ctx.mode.relaxing:
             return None, slope, None, None, None
         output, lower_line, upper_line = ctx.saved_tensors
         positive, negative = slope.clamp_min(0.0), slope.clamp_max(0.0)
@@ -115,14 +115,14 @@ class _EntrywiseLines(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, propagation: Propagation, output: Tensor, *clean_and_lines: Any) -> Tensor:
-        ctx.propagation = propagation
+        ctx.mode = propagation.mode
         ctx.save_for_backward(output, *clean_and_lines[:-1])  # without the gap's input, which is all zeros
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         (slope,) = gradients
-        if not ctx.propagation.relaxing:
+        if not ctx.mode.relaxing:
             return None, slope, None, None, None, None, None, None
         output, clean, lower_slope, lower_offset, upper_slope, upper_offset = ctx.saved_tensors
         positive = slope >= 0

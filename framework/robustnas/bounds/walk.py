@@ -102,12 +102,12 @@ def _beyond_tape(propagation: Propagation, rows: Rows, lost: list[tuple[Tensor, 
 
     step = max(1, ENTRIES // (propagation.widest * max(propagation.images, 1)))
     found: list[Tensor] = []
-    propagation.relaxing = True
+    propagation.mode.relaxing = True
     try:
         for start in range(0, len(cotangents[0]), step):
             slope, gap = batched(pull, [each[start : start + step] for each in cotangents])
             found.append(propagation.region.minimum(slope) + gap)
     finally:
-        propagation.relaxing = False
+        propagation.mode.relaxing = False
     least = unpacked(rows, torch.cat(found))
     return -least if rows.gap is None else -least - rows.gap

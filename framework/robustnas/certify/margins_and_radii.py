@@ -27,7 +27,7 @@ from robustnas.bounds import BoundMethod, Branching, margins_within
 from robustnas.bounds.margins import completed_within
 from robustnas.bounds.propagation import Network
 from robustnas.certify.bracket import Bracket
-from robustnas.errors import InputError, UnsupportedOpError
+from robustnas.errors import InputError, UnsupportedOpError, VerdictError
 from robustnas.nn.float64 import doubled
 from robustnas.nn.margin import margin_to_best_other
 from robustnas.nn.read_only import read_only
@@ -99,7 +99,8 @@ class Verified:
         margins: (N, K - 1) as those of `margins`.
         refuted: (N,) bool: an admissible image that the network takes for another class is known; it is not certified.
             An image that is neither refuted nor certified is open: the budget did not do.
-        witnesses: (N, C, H, W) that admissible image; the clean one where none is known.
+        witnesses: (N, C, H, W) that admissible image, in float64 where the check was; the clean one where none is
+            known.
     """
 
     margins: Tensor
@@ -129,6 +130,7 @@ def verify(
 
     Raises:
         InputError, UnsupportedOpError: as `margins`; also of a network that ends in a softmax.
+        VerdictError: a bound is wrong.
     """
     network, found = unwrapped(network), []
 
@@ -327,7 +329,12 @@ class _Batch:
     def verified(self, threat: ThreatModel) -> Verified:
         """Lowered margins and refutations by branch and bound, in float64 where margins are rechecked there."""
         assert isinstance(self.method, Branching)
-        wide = torch.float64 if self.rechecks else torch.promote_types(self.images.dtype, torch.float32)
+        threats = torch.full((len(self.images),), threat.epsilon, dtype=torch.float64)
+        narrow = torch.promote_types(self.images.dtype, torch.float32)
+        self.bound(
+            rounded(threats, narrow, up=True).to(self.images.device), "ibp"
+        )  # refuses, first, what cannot be bounded
+        wide = torch.float64 if self.rechecks else narrow
         network, images = doubled(self.network) if self.rechecks else self.network, self.images.to(wide)
         attacked = ascend(
             lambda some: -margin_to_best_other(network(some), self.labels),
@@ -338,16 +345,20 @@ class _Batch:
         )
         found = torch.stack([images, attacked])
         wrong = torch.stack([network(some).argmax(dim=1) != self.labels for some in found])
-        epsilon = torch.full((len(images),), threat.epsilon, dtype=wide, device=images.device)
-        done = completed_within(network, images, self.labels, self.norm, epsilon, self.method, worth=~wrong.any(dim=0))
+        # rounding epsilon down would certify a smaller ball than was claimed
+        epsilon, worth = rounded(threats, wide, up=True).to(images.device), ~wrong.any(dim=0)
+        ball = (self.norm, epsilon, self.method)
+        done = completed_within(network, images, self.labels, *ball, worth=worth, slack=self.slack.to(wide))
         by_attack = wrong[1] & ~wrong[0]
         witnesses = torch.where(by_attack.view(-1, *[1] * (images.dim() - 1)), attacked, done.witnesses)
         lowered = self._lowered(done.margins, torch.arange(len(images), device=images.device))
-        return Verified(
-            rounded(lowered, self.images.dtype, up=False),
-            done.refuted | wrong.any(dim=0),
-            witnesses,
-        )
+        found = Verified(rounded(lowered, self.images.dtype, up=False), done.refuted | wrong.any(dim=0), witnesses)
+        if bool((found.certified & found.refuted).any()):
+            raise VerdictError(
+                f"an image is proved robust within {threat} and classified otherwise there; a bound is wrong: please "
+                "report it, with the network"
+            )
+        return found
 
     def margins(self, epsilon: float) -> Tensor:
         """Lowered margins (N, K - 1) within epsilon, from float64 where float32 certifies an image, or nearly so."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from attrs import evolve, frozen
+from attrs import frozen
 from torch import Tensor
 
 from robustnas.bounds.ascent import descended
@@ -67,13 +67,13 @@ def bound(problem: Problem, parts: Sequence[Part], ascent: Ascent, enough: Tenso
     intervals = problem.intervals(parts)
     settled = Settled(intervals)
     # thousands of parts: what is not settled is bounded along the lines of `crown`
-    kind = Pass(backward=True, tightens=True, ascent=evolve(ascent, inner=0))
+    kind = Pass(backward=True, tightens=True, ascent=ascent)
     with torch.no_grad():
-        logits = _logits(bounded_logits(Propagation(problem.network, problem.region(parts), kind, settled=settled)))
+        logits = in_front(bounded_logits(Propagation(problem.network, problem.region(parts), kind, settled=settled)))
         return _Ascending(problem, parts, intervals, settled, logits).run(ascent, enough)
 
 
-def _logits(logits: Value) -> Value:
+def in_front(logits: Value) -> Value:
     """The logits in front of a logarithm of the softmax, whose margins are the same."""
     if logits.softmaxed is None:
         return logits
@@ -162,7 +162,10 @@ class _Ascending:
             rows = free.slopes[None].clone()
             for row, part in enumerate(self.parts):
                 if free.number in part.slopes:
-                    rows[0, row] = part.slopes[free.number][0]
+                    rows[0, row] = part.slopes[free.number][0].to(rows.dtype)
+            if free.place is not None:  # what is stable by now has one line, whatever the parent chose
+                lower, upper = self.intervals[free.place]
+                rows = torch.where((lower < 0) & (upper > 0), rows, free.slopes)
             slopes.append(rows)
         places = [self.settled.clean[each.place] for each in self.splits]
         reached = pulled_back(self.logits, self.rows, slopes, also=places)[2:]
@@ -218,7 +221,8 @@ class _Ascending:
                 part.column,
                 part.splits,
                 tuple(multipliers[row]),
-                {free.number: rows[:, row].clone() for free, rows in zip(self.free, slopes, strict=True)},
+                # any slope is sound, so half precision does, and many parts wait
+                {free.number: rows[:, row].half() for free, rows in zip(self.free, slopes, strict=True)},
                 max(part.bound, float(best[row])),
                 choices[row],
                 part.tries + 1,

@@ -18,8 +18,7 @@ from robustnas.bounds.branching.witnesses import descend
 from robustnas.bounds.propagation import Budget
 
 MORE = 1e-4
-"""A margin is proved when its bound exceeds this share of the largest logit: what rounding may take off a bound when it
-is certified is less (`robustnas.certify`)."""
+"""A margin is proved when its bound exceeds this share of the largest logit: less could be rounding."""
 
 
 CLIMBS = 30
@@ -64,17 +63,18 @@ class _Image:
         self.least[part.column] = min(self.least.get(part.column, math.inf), part.bound)
 
 
-def complete(problem: Problem, known: Tensor, right: Tensor, budget: Budget) -> Completed:
+def complete(problem: Problem, known: Tensor, right: Tensor, slack: Tensor, budget: Budget) -> Completed:
     """Verify every image of a problem, as far as the budget of each goes.
 
     Args:
         known: (N, K - 1) lower bounds of the margins by other methods.
         right: (N,) bool: the images worth verifying, which are classified rightly and not broken by an attack.
+        slack: (N,) by how much bounds will be lowered for rounding; a margin is proved when its bound exceeds it twice.
         budget: of an image, and how parts are bounded.
     """
     with torch.no_grad():
         logits = problem.network(problem.images)
-        enough = MORE * logits.abs().amax(dim=1)
+        enough = torch.maximum(MORE * logits.abs().amax(dim=1), 2 * slack.to(logits))
     work = _Work(problem, known, enough, budget)
     work.start(right)
     while work.round():
@@ -107,10 +107,7 @@ class _Work:
         witnesses, broken = descend(self.problem, parts, found.images)
         for row, part in enumerate(found.parts):
             image = self.images[part.image]
-            image.count += 1
-            if image.refuted:
-                continue
-            if bool(broken[row]):
+            if bool(broken[row]) and not image.refuted:
                 image.refuted = True
                 self.witnesses[part.image] = witnesses[row]
                 self._drop(image)
@@ -152,7 +149,9 @@ class _Work:
                 if len(taken) >= self.budget.batch:
                     break
                 part = heapq.heappop(image.heap)[2]
-                taken.extend(part.halves() if part.choice is not None else (part,))
+                next_ = part.halves() if part.choice is not None else (part,)
+                image.count += len(next_)
+                taken.extend(next_)
             if len(taken) == before:
                 break
         return taken
@@ -167,7 +166,7 @@ class _Work:
 def _spent(part: Part) -> bool:
     """Whether a part that cannot be split any more has been climbed often enough.
 
-    In such a part all is linear, and its bound goes to its minimum, or beyond all bounds where the signs that it fixes
-    contradict each other.
+    Where rectifiers are the only nonlinearities all is linear in it, and its bound goes to its minimum, or beyond all
+    bounds where the signs that it fixes contradict each other.
     """
     return part.choice is None and part.tries > CLIMBS

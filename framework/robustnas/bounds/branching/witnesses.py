@@ -32,7 +32,7 @@ def descend(problem: Problem, parts: Sequence[Part], images: Tensor) -> tuple[Te
             leaf = images.detach().requires_grad_()
             logits = problem.network(leaf)
             (slope,) = torch.autograd.grad((rows @ logits.unsqueeze(2)).sum(), leaf)
-        wrong = (margins @ logits.detach().unsqueeze(2)).squeeze(2).amin(dim=1) <= 0
+        wrong = (margins @ logits.detach().unsqueeze(2)).squeeze(2).amin(dim=1) < 0
         found = torch.where((wrong & ~broken).view(-1, *[1] * (images.dim() - 1)), images, found)
         broken = broken | wrong
         if bool(broken.all()) or step == STEPS:

@@ -14,7 +14,7 @@ from robustnas.bounds.rules.bilinear import bilinear
 from robustnas.bounds.rules.powers import power, reciprocal
 from robustnas.bounds.scale import aligned, portion
 from robustnas.bounds.steps.layers import Repeated, Sum
-from robustnas.bounds.steps.local import Local
+from robustnas.bounds.steps.local import Local, apart
 from robustnas.bounds.streams import propagate, scale_entries
 from robustnas.bounds.value import Function, Value, refuse
 
@@ -54,12 +54,10 @@ def _sum(function: Function, left: Any, right: Any, alpha: float) -> Value:
     first, second = aligned([left, right])
     clean = None
     if first.clean is not None and second.clean is not None:
-        clean = torch.add(first.clean, second.clean, alpha=alpha)
-        if first.clean.shape == second.clean.shape:
-            value.propagation.note(clean, (first.clean, second.clean), lambda: Sum(alpha))
-        else:
-            made, terms = clean, (first.clean, second.clean)
-            value.propagation.note(made, terms, lambda: Local((made,), terms))
+        terms, alike = (first.clean, second.clean), first.clean.shape == second.clean.shape
+        own = terms if alike else apart(terms)
+        made = clean = torch.add(*own, alpha=alpha)
+        value.propagation.note(clean, terms, lambda: Sum(alpha) if alike else Local((made,), own))
     with value.propagation.intervals():
         centre = torch.add(first.centre, second.centre, alpha=alpha)
         radius = torch.add(first.radius, second.radius, alpha=abs(alpha))

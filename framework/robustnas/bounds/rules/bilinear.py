@@ -24,6 +24,8 @@ from torch import Tensor
 
 from robustnas.bounds.passes import tighten
 from robustnas.bounds.relaxation import relax
+from robustnas.bounds.steps.lines import Lines
+from robustnas.bounds.steps.local import apart
 from robustnas.bounds.value import Value
 
 Product = Callable[[Tensor, Tensor], Tensor]
@@ -62,9 +64,11 @@ def bilinear(product: Product, left: Value, right: Value, *, entrywise: bool = F
         x, y = left.clean, right.clean
         clean = product(x, y)
         if propagation.backward:
-            under, over = ([plane.at(x, y) for plane in planes] for planes in (below, above))
-            bonus = TIE * spread.detach()
-            clean = relax(propagation, clean, _chosen(under, lows, bonus), _chosen(over, -highs, bonus), (x, y))
+            own = apart((x, y))
+            under, over = ([plane.at(*own) for plane in planes] for planes in (below, above))
+            bonus, output = TIE * spread.detach(), clean
+            lines = _chosen(under, lows, bonus), _chosen(over, -highs, bonus)
+            clean = relax(propagation, clean, *lines, (x, y), lambda: Lines(output, *lines, own))
     return left.like(clean, centre, radius)
 
 

@@ -212,7 +212,7 @@ class _Rectifier(torch.autograd.Function):
     def forward(
         ctx: Any, propagation: Propagation, clean: Tensor, output: Tensor | None, *lines_and_gap_input: Any
     ) -> tuple[Tensor, Tensor]:
-        ctx.propagation = propagation
+        ctx.mode = propagation.mode
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(clean, output, *lines_and_gap_input[:-1])  # without the gap's input, which is all zeros
         return F.relu(clean) if output is None else output.view_as(output), clean.new_zeros(()).expand_as(clean)
@@ -223,7 +223,7 @@ class _Rectifier(torch.autograd.Function):
         if slope is None:
             return None, None, None, None, None, None, None
         clean, output, ray, chord, offset = ctx.saved_tensors
-        if not ctx.propagation.relaxing:
+        if not ctx.mode.relaxing:
             inward = (where_positive(slope, clean), None) if output is None else (None, slope)
             return None, *inward, None, None, None, None
         if output is None:

@@ -14,7 +14,7 @@ from robustnas.bounds.refusals import only_first
 from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.rules.arithmetic import constant
 from robustnas.bounds.scale import aligned
-from robustnas.bounds.steps.local import Local
+from robustnas.bounds.steps.local import Local, apart
 from robustnas.bounds.steps.moves import Join, Move, Pad, Reshape
 from robustnas.bounds.streams import move_entries
 from robustnas.bounds.value import Function, Value, refuse, values_in
@@ -137,11 +137,12 @@ def join(function: Function, tensors: Sequence[Any], dim: int = 0, **kwargs: Any
         centre = function([part.centre for part in parts], dim)
         radius = function([part.radius for part in parts], dim)
         ball = Ball.joined(balls, lambda tensors: function(tensors, dim)) if len(balls) == len(parts) else None
-    result = parts[0].like(function(clean, dim) if len(clean) == len(parts) else None, centre, radius)
+    own = apart(clean) if function is torch.stack else tuple(clean)
+    result = parts[0].like(function(own, dim) if len(clean) == len(parts) else None, centre, radius)
     made = result.clean
     if made is not None:
         if function is torch.stack:
-            first.propagation.note(made, clean, lambda: Local((made,), tuple(clean)))
+            first.propagation.note(made, clean, lambda: Local((made,), own))
         else:
             sizes = tuple(each.shape[dim] for each in clean)
             first.propagation.note(made, clean, lambda: Join(sizes, dim % width))

@@ -68,7 +68,8 @@ class EntrywiseLines:
         if self.least is not None and rows.first is not None:
             rows.first[rows.place] = below.expand_as(each).flatten(0, 1), self.least
         if rows.place in rows.slopes:
-            chosen = rows.by_row(rows.slopes[rows.place])
+            # beyond the map, too, lines are one and the same, and coefficients stay 0
+            chosen = torch.where(turn != 0, rows.by_row(rows.slopes[rows.place]), below)
             lines = (chosen, below, turn, beneath, rise)
             through, gap = _Chosen.apply(each, *lines, rows.maps(self.clean, crop))  # type: ignore[no-untyped-call]
             rows.add_gap(gap)

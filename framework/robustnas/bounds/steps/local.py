@@ -12,8 +12,20 @@ from torch import Tensor
 from robustnas.bounds.rows import Coefficients, Rows
 
 
+def apart(values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Make a copy of each value that is in front of nothing but what is made of the copies.
+
+    Of two inputs one may have been made of the other.  Autograd would give such a one the whole derivative, along the
+    way through the other too, which the tape then goes again.
+    """
+    return tuple(each.view_as(each) for each in values)
+
+
 class Local:
-    """Pull rows from outputs to inputs along the graph between them, all images at once."""
+    """Pull rows from outputs to inputs along the graph between them, all images at once.
+
+    Several inputs must be `apart`.
+    """
 
     mixes: ClassVar[int] = 2
 

@@ -12,6 +12,7 @@ at tiny radii only.
 
 from __future__ import annotations
 
+import torch
 from attrs import frozen
 from attrs.validators import ge, gt, optional
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class Ramp:
     def right(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
         """Find images that CROWN-IBP certifies, of the network as it is evaluated, at the last epsilon: (N,) bool."""
         last = ThreatModel(threat.norm, self.last(threat))
-        with read_only(network), single(images.device):
+        with read_only(network), single(images.device), torch.no_grad():
             return (margins(network, images, labels, last, CrownIBP()) > 0).all(dim=1)
 
     def judged(self, epoch: int, epochs: int) -> bool:
