@@ -186,6 +186,9 @@ def test_intervals_that_are_exact_already_are_left_alone(
     calls = []
     monkeypatch.setattr(passes, "entry_drops", lambda *given: calls.append(0) or entries.entry_drops(*given))
     torch.manual_seed(0)
+    for layer in front.modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
     net = nn.Sequential(front, nn.ReLU(), nn.Flatten())
     width = net(torch.zeros(1, *SHAPE)).shape[1]
     net = nn.Sequential(net, nn.Linear(width, 3)).double().eval()
