@@ -343,8 +343,7 @@ class _Batch:
             steps=ATTEMPTS,
             generator=torch.Generator(images.device).manual_seed(0),
         )
-        found = torch.stack([images, attacked])
-        wrong = torch.stack([network(some).argmax(dim=1) != self.labels for some in found])
+        wrong = torch.stack([network(some).argmax(dim=1) != self.labels for some in (images, attacked)])
         # rounding epsilon down would certify a smaller ball than was claimed
         epsilon, worth = rounded(threats, wide, up=True).to(images.device), ~wrong.any(dim=0)
         ball = (self.norm, epsilon, self.method)
