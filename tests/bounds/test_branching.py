@@ -18,6 +18,7 @@ from robustnas.bounds.branching.bounding import Bounded
 from robustnas.bounds.branching.problem import Part, Problem, Split
 from robustnas.bounds.margins import completed_within
 from robustnas.errors import InputError, UnsupportedOpError
+from robustnas.runtime import interrupt
 from robustnas.threat import NORMS, ThreatModel
 
 EPSILONS = {"linf": 0.12, "l2": 0.25, "l1": 0.5}
@@ -214,3 +215,13 @@ def test_slopes_of_a_single_function_are_optimised_without_gradients_too():
         found = linear_bounds(net, x, row, threat, AlphaCrown())
         assert (found > linear_bounds(net, x, row, threat, Crown()) + 1e-6).any()
     torch.testing.assert_close(found, wanted)
+
+
+def test_it_stops_between_two_rounds_when_the_process_is_asked_to(monkeypatch: pytest.MonkeyPatch):
+    def asked() -> None:
+        raise interrupt.Interrupted
+
+    net, x = network(), images()
+    monkeypatch.setattr(interrupt, "check", asked)
+    with pytest.raises(interrupt.Interrupted):
+        verified(net, x, "linf", EPSILONS["linf"])

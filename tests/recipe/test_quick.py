@@ -78,6 +78,15 @@ def test_nothing_is_refused_that_the_whole_recipe_accepts(folder: Path):
     assert "quick" not in resolved(recipe(REQUIRED_STEPS))
 
 
+@pytest.mark.usefixtures("small_plugins", "folder")
+def test_verification_has_a_second_an_image():
+    found = [
+        recipe(f"{BASE}certify: {{method: bab{asked}}}\nquick: true\n").recipe.certify
+        for asked in ("", ", seconds: 0.2")
+    ]
+    assert [certify.budget["seconds"] for certify in found] == [1.0, 0.2]
+
+
 @pytest.mark.usefixtures("small_plugins")
 def test_options_of_third_parties_stay_as_they_are(folder: Path):
     text = BASE + "attacks: [{name: steps, steps: 500}]\nquick: true\n"

@@ -101,24 +101,16 @@ def completed_within(
     Raises:
         UnsupportedOpError, InputError: as `margins`; also a network that ends in a softmax.
     """
-    method = Branching() if method is None else method
-    _checked(network, images, norm, method)
-    _check_labels(images, labels, targets)
-    region = Region(images, norm, epsilon)
-    known: list[Tensor] = []
+    method, settled = Branching() if method is None else method, Settled()
     with torch.no_grad():
-        for kind in method.passes:
-            settled = Settled() if kind.tightens else None
-            logits = bounded_logits(Propagation(network, region, kind, settled=settled))
-            functions = _margin_rows(logits, labels, targets)
-            known += [torch.where(bound.isnan(), -torch.inf, bound) for bound in _bounds(logits, functions)]
-        assert settled is not None
+        known, logits = _margins(network, images, labels, norm, epsilon, method, targets, settled)
         in_front(logits)
+        functions = _margin_rows(logits, labels, targets)
         right = (functions @ _clean(logits).detach().unsqueeze(2)).squeeze(2).amin(dim=1) > 0
-        problem = Problem(network, images, norm, epsilon, functions.detach(), settled.found)
-        best = reduce(torch.maximum, known)
+        problem = Problem(network, images, norm, epsilon, functions, settled.found)
         lowered = torch.zeros_like(epsilon) if slack is None else slack
-        return complete(problem, best, right if worth is None else right & worth, lowered, method)
+        chosen = right if worth is None else right & worth
+        return complete(problem, reduce(torch.maximum, known), chosen, lowered, method)
 
 
 def margins_and_logits(
@@ -306,12 +298,14 @@ def _margins(
     epsilon: Tensor,
     method: str | BoundMethod,
     targets: str,
+    settled: Settled | None = None,
 ) -> tuple[list[Tensor], Value]:
     """What `_lower` finds for the margins."""
     method = _checked(network, images, norm, method)
     _check_labels(images, labels, targets)
     rows_of = partial(_margin_rows, labels=labels, targets=targets)
-    return _lower(network, Region(images, norm, epsilon), rows_of, method, keeps_clean=targets == "strongest")
+    region, keeps_clean = Region(images, norm, epsilon), targets == "strongest"
+    return _lower(network, region, rows_of, method, keeps_clean=keeps_clean, settled=settled)
 
 
 def _lower(
@@ -321,13 +315,16 @@ def _lower(
     method: BoundMethod,
     *,
     keeps_clean: bool,
+    settled: Settled | None = None,
 ) -> tuple[list[Tensor], Value]:
     """(N, S) bounds of <c, f(x)> for the rows c, (N, S, K), that `functions_of` makes of the logits: one of every way
-    of bounding that each pass has, and the logits of the first pass."""
+    of bounding that each pass has, and the logits of the first pass; `settled` keeps the intervals of one that
+    tightens."""
     bounds: list[Tensor] = []
     first = None
     for kind in method.passes:
-        logits = bounded_logits(Propagation(network, region, kind, keeps_clean=keeps_clean))
+        keeps = settled if kind.tightens else None
+        logits = bounded_logits(Propagation(network, region, kind, keeps_clean=keeps_clean, settled=keeps))
         first = logits if first is None else first
         for bound in _bounds(logits, functions_of(logits)):
             # a NaN comes of an overflow, and bounds nothing

@@ -28,6 +28,7 @@ TRAIN_IMAGES, IMAGES_A_CLASS = 96, 2
 """Training images: so many, and of each class as many as the two levels of a search need."""
 
 TEST_IMAGES, CERTIFIED_IMAGES, SCORED_IMAGES = 16, 2, 16
+VERIFIED_SECONDS = 1.0
 EPOCHS, BATCH, PARTS, SAMPLES, RADII, RUNS = 2, 32, 2, 2, 2, 2
 
 SIZES = {"cells": 3, "channels": 8, "network_cells": 3, "network_channels": 8}
@@ -79,7 +80,8 @@ def shrunk(root: Node, recipe: Recipe) -> Node:
     certify, smoothing, rank = recipe.certify, recipe.smoothing, recipe.rank
     if certify is not None:
         few = _least(certify.images, CERTIFIED_IMAGES)
-        lay({"images": few, "epsilons": certify.epsilons[:RADII]}, "certify")
+        brief = {"seconds": min(certify.budget["seconds"], VERIFIED_SECONDS)} if certify.budget else {}
+        lay({"images": few, "epsilons": certify.epsilons[:RADII], **brief}, "certify")
     if smoothing is not None:
         few = _least(smoothing.images, CERTIFIED_IMAGES)
         lay({"images": few, **_accepted(smoothing, _smaller(smoothing, NOISY))}, "smoothing")

@@ -16,6 +16,7 @@ from robustnas.bounds.branching.bounding import bound
 from robustnas.bounds.branching.problem import Part, Problem
 from robustnas.bounds.branching.witnesses import descend
 from robustnas.bounds.propagation import Budget
+from robustnas.runtime import interrupt
 
 MORE = 1e-4
 """A margin is proved when its bound exceeds this share of the largest logit: less could be rounding."""
@@ -97,7 +98,12 @@ class _Work:
             self._queue(Part(image, column, bound=float(self.known[image, column])))
 
     def round(self) -> bool:
-        """Bound the next parts; False where none is left within the budgets."""
+        """Bound the next parts; False where none is left within the budgets.
+
+        Raises:
+            Interrupted: the process was asked to stop; what is known of these images is lost.
+        """
+        interrupt.check()
         began = time.monotonic()
         parts = self._next()
         if not parts:

@@ -13,6 +13,7 @@ from robustnas.bounds.steps.pools import Average
 from robustnas.bounds.streams import propagate
 from robustnas.bounds.tape import Step
 from robustnas.bounds.value import Function, Value, refuse
+from robustnas.nn.fast import pair
 
 DIMENSIONS = {f"{kind}avg_pool{size}d": size + 2 for kind in ("", "adaptive_") for size in (1, 2, 3)}
 
@@ -35,11 +36,7 @@ def average_pool(function: Function, value: Value, *args: Any, **kwargs: Any) ->
         named = dict(zip(("kernel_size", "stride", "padding"), args, strict=False)) | kwargs
         kernel = named["kernel_size"]
         steps = named.get("stride") or kernel
-        windows = (_pair(kernel), _pair(steps), _pair(named.get("padding", 0)))
+        windows = (pair(kernel), pair(steps), pair(named.get("padding", 0)))
         return Average(pool, value.centre.shape, *windows)
 
     return propagate(value, pool, pool, step=step)
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[-1]))

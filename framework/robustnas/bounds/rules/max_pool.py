@@ -23,6 +23,7 @@ from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.relaxation import relax
 from robustnas.bounds.steps.pools import ChosenEntries
 from robustnas.bounds.value import Function, Value, refuse
+from robustnas.nn.fast import pair
 
 Pair = tuple[int, int]
 
@@ -48,10 +49,10 @@ def max_pool2d(
     if value.centre.dim() != 4:
         refuse(function, value, f"input of {value.centre.dim()} dimensions; expected (N, C, H, W)")
     window = {
-        "kernel_size": _pair(kernel_size),
-        "stride": _pair(stride if stride not in (None, [], ()) else kernel_size),
-        "padding": _pair(padding),
-        "dilation": _pair(dilation),
+        "kernel_size": pair(kernel_size),
+        "stride": pair(stride if stride not in (None, [], ()) else kernel_size),
+        "padding": pair(padding),
+        "dilation": pair(dilation),
     }
 
     def pool(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,10 +102,6 @@ def max_pool2d(
 def refuse_places(function: Function, value: Value, return_indices: bool) -> None:
     if return_indices:
         refuse(function, value, "return_indices has no meaning for a whole region")
-
-
-def _pair(size: Any) -> Pair:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[-1]))
 
 
 def _take(values: Tensor, places: Tensor) -> Tensor:

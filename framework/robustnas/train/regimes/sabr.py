@@ -13,16 +13,15 @@ Source: Mueller et al. 2023, "Certified training: small boxes are all you need",
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from attrs import frozen
 from attrs.validators import ge, gt, le, optional
 from torch import Tensor, nn
 
-from robustnas.attack.pgd import pgd
 from robustnas.bounds import IBP, margins
 from robustnas.contracts import TrainingContext, TrainingLoss
 from robustnas.options import option
 from robustnas.threat import ThreatModel
+from robustnas.train.regimes.adversarial import Adversarial
 from robustnas.train.regimes.bounded import beside_bounds
 from robustnas.train.regimes.ramp import Ramp
 
@@ -59,11 +58,5 @@ class SABR(Ramp):
         away = (1 - self.box) * threat.epsilon
         if away == 0:
             return images
-
-        def raised(logits: Tensor) -> Tensor:
-            return F.cross_entropy(logits, labels, reduction="none")
-
-        ball = ThreatModel(threat.norm, away)
-        return pgd(
-            network, images, raised, ball, steps=self.steps, step_size=self.step_size, noise=None, generator=generator
-        )
+        attack = Adversarial(steps=self.steps, step_size=self.step_size)
+        return attack.perturbed(network, images, labels, ThreatModel(threat.norm, away), generator)
