@@ -356,6 +356,7 @@ class Regime(Protocol):
 
     - `check(epochs, threat)` raises `OptionError` where the options do not suit that many epochs, or the threat; it is
       called before anything runs, first without a threat (None).
+    - `initialise(network)` draws other first weights, from torch's global generator.
     - `perturbed(network, images, labels, threat, generator)`: images held out, as they are judged when the best
       checkpoint is chosen; the network is in eval mode.
     - `right(network, images, labels, threat)` -> (N,) bool: which of these count.

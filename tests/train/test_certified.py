@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+from contextlib import ExitStack
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from torch import nn
 
 from robustnas import certify, train
 from robustnas.bounds import IBP, CrownIBP
+from robustnas.contracts import TrainingContext
 from robustnas.errors import InputError, OptionError, RunError
 from robustnas.nn.batch_statistics import noted_statistics
 from robustnas.nn.normalize import PixelNetwork
@@ -192,6 +196,49 @@ def test_it_is_linear_in_kappa_and_in_the_shares_of_both_bounds():
     assert half == pytest.approx((clean + robust) / 2)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_fused_loss_lies_between_the_clean_one_and_that_of_intervals(norm: str):
+    network, epsilon = toy(), {"linf": 0.01, "l2": 0.05, "l1": 0.1}[norm]
+    network.eval()
+    clean, judged, proved = at(network, epsilon, 1 - 1e-12, 1.0, norm)[0], {}, {}
+    for beta in (0.0, 0.5, 1.0):
+        options = {"beta_end": beta, "fused": beta > 0}
+        judged[beta], proved[beta] = fused(network, epsilon, norm, **options)
+    assert clean < judged[1.0] < judged[0.0]
+    assert judged[0.5] == pytest.approx((judged[0.0] + judged[1.0]) / 2)
+    assert not (proved[0.0] & ~proved[1.0]).any()
+    lines = at(network, epsilon, 0.0, 1.0, norm)[2]
+    assert not (proved[1.0] & ~lines).any(), "what the bounded loss certifies, all margins do"
+
+
+def fused(network: PixelNetwork, epsilon: float, norm: str, **options: Any) -> tuple[float, torch.Tensor]:
+    """The bounds' loss, and which images are certified."""
+    regime = Certified(epsilon, 0, 0, kappa_end=0.0, **options)
+    images, labels = IMAGES.pixels[:COUNT].double(), IMAGES.labels[:COUNT]
+    found = loss_of(regime, network, images, labels, ThreatModel(norm, 0.1))
+    return found.loss.item(), found.figures["certified"]
+
+
+def test_of_fused_bounds_label_smoothing_adds_what_it_adds_to_intervals():
+    network, images, labels = toy().eval(), IMAGES.pixels[:COUNT].double(), IMAGES.labels[:COUNT]
+    found = {}
+    for smoothing in (0.0, 0.1):
+        for beta in (0.0, 1.0):
+            regime = Certified(0.01, 0, 0, kappa_end=0.0, beta_end=beta, fused=beta > 0)
+            criterion = partial(F.cross_entropy, label_smoothing=smoothing)
+            context = TrainingContext(
+                1.0, 1, torch.Generator(), criterion, plain_of(criterion), ExitStack().enter_context
+            )
+            found[smoothing, beta] = regime.loss(network, images, labels, THREAT, context).loss.item()
+    assert found[0.1, 1.0] - found[0.0, 1.0] == pytest.approx(found[0.1, 0.0] - found[0.0, 0.0])
+    assert found[0.1, 1.0] != found[0.0, 1.0]
+
+
+def plain_of(criterion: Any) -> Any:
+    """The loss of standard training, and the logits."""
+    return lambda network, images, labels: (criterion(network(images), labels), network(images))
+
+
 def test_bounds_are_float32_and_one_without_a_share_is_not_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen: list[tuple[Any, ...]] = []
 
@@ -343,9 +390,11 @@ def test_options_enter_the_key():
 
 def test_every_option_is_documented_with_its_default():
     text = (places.ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    assert len(attrs.fields(Certified)) == 7
+    assert len(attrs.fields(Certified)) == 10
     for found in attrs.fields(Certified):
-        default = "null" if found.default is None else found.default
+        default = found.default
+        if default is None or isinstance(default, bool):  # as YAML writes them
+            default = json.dumps(default)
         assert f"\n| `{found.name}` | `{default}` | {found.metadata['help']} |\n" in text
 
 
@@ -355,6 +404,7 @@ def test_every_option_is_documented_with_its_default():
         ({"ramp_epochs": 10}, r"warmup_epochs 0\.5 and ramp_epochs 10.*epochs: 10"),
         ({"warmup_epochs": 8}, "warmup_epochs 8 and ramp_epochs 5.*more than epochs"),
         ({"kappa_end": 1}, "'kappa_end' must be < 1"),
+        ({"beta_start": 0, "fused": True}, "fused: true with beta_start and beta_end 0.*fused: false"),
         ({"beta_start": 2}, "'beta_start' must be <= 1"),
         ({"epsilon": 0}, "'epsilon' must be > 0"),
         ({"ramp_epochs": -1}, "'ramp_epochs' must be >= 0"),

@@ -14,6 +14,7 @@ from robustnas.bounds import rules as _rules  # noqa: F401 (importing it registe
 from robustnas.bounds.margins import (
     TARGETS,
     interval_and_linear_margins,
+    interval_margins_and_loss,
     linear_bounds,
     log_widths,
     log_widths_and_logits,
@@ -31,7 +32,7 @@ from robustnas.bounds.value import RULES, Value
 
 __all__ = [
     "IBP", "METHODS", "RULES", "TARGETS", "AlphaCrown", "BoundMethod", "Branching", "Crown", "CrownIBP", "Curve",
-    "Lines", "Value", "activation_rule", "boundable", "enclose_curve", "interval_and_linear_margins", "linear_bounds",
-    "linear_rule", "log_widths", "log_widths_and_logits", "log_widths_within", "margins", "margins_and_logits",
-    "margins_within", "relax", "relax_entrywise", "rule",
+    "Lines", "Value", "activation_rule", "boundable", "enclose_curve", "interval_and_linear_margins",
+    "interval_margins_and_loss", "linear_bounds", "linear_rule", "log_widths", "log_widths_and_logits",
+    "log_widths_within", "margins", "margins_and_logits", "margins_within", "relax", "relax_entrywise", "rule",
 ]  # fmt: skip

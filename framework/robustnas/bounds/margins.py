@@ -14,6 +14,7 @@ from robustnas.bounds.ball import Ball
 from robustnas.bounds.branching import Completed, complete
 from robustnas.bounds.branching.bounding import in_front
 from robustnas.bounds.branching.problem import Problem
+from robustnas.bounds.fused import Fused
 from robustnas.bounds.methods import METHODS, BoundMethod, Branching, CrownIBP, bound_method
 from robustnas.bounds.passes import bounded_logits, drop_below_clean, rows
 from robustnas.bounds.propagation import Ascent, Network, Propagation
@@ -136,6 +137,27 @@ def interval_and_linear_margins(
     return intervals, reduce(torch.maximum, others, intervals)
 
 
+def interval_margins_and_loss(
+    network: Network, images: Tensor, labels: Tensor, norm: str, epsilon: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Margins of the method `ibp`, (N, K - 1), and upper bounds of the cross-entropy of the margins, (N,), by one
+    backward pass of `crown-ibp` for all classes (`fused.py`): arguments and errors of `margins_within`.
+
+    The loss is not above that of the intervals' margins.
+    """
+    _checked(network, images, norm, CrownIBP())
+    _check_labels(images, labels, "all")
+    (kind,) = CrownIBP.passes
+    logits = _before_logarithm(bounded_logits(Propagation(network, Region(images, norm, epsilon), kind)))
+    functions = _margin_rows(logits, labels, "all")
+    least, most = _interval_bound(logits, functions), -_interval_bound(logits, -functions)
+    with logits.propagation.intervals():
+        fused = Fused(least, most)
+        row = fused.weights[:, None] @ functions
+    _, line = _bounds(logits, row)
+    return least, fused.loss(torch.where(line.isnan(), -torch.inf, line)[:, 0])
+
+
 def linear_bounds(
     network: Network, images: Tensor, coefficients: Tensor, threat: ThreatModel, method: str | BoundMethod = "crown-ibp"
 ) -> Tensor:
@@ -216,8 +238,7 @@ def log_widths_and_logits(
     for kind in method.passes:
         logits = bounded_logits(Propagation(network, region, kind, rescales=True))
         first = logits if first is None else first
-        if logits.softmaxed is not None and logits.softmaxed.logarithm:
-            logits = logits.softmaxed.value  # a log-softmax has the margins of the logits in front of it
+        logits = _before_logarithm(logits)
         for drop in _drops(logits, _margin_rows(logits, labels, targets)):
             width = drop.clamp_min(torch.finfo(drop.dtype).tiny).log()
             if logits.exponent is not None:
@@ -225,6 +246,12 @@ def log_widths_and_logits(
             widths.append(torch.where(width.isnan(), torch.inf, width))
     assert first is not None
     return reduce(torch.minimum, widths), _logits_at(network, images, first)
+
+
+def _before_logarithm(logits: Value) -> Value:
+    """The logits in front of a log-softmax, which has their margins; other logits as they are."""
+    softmaxed = logits.softmaxed
+    return softmaxed.value if softmaxed is not None and softmaxed.logarithm else logits
 
 
 LIFTED = 32

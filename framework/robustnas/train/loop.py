@@ -120,6 +120,7 @@ class _Training:
         self.data = training_data(task.dataset, settings, task.seed, self.device, self.processes)
         with seeding.seeded(task.seed, "train", "weights"):
             self.network = build(task.space, task.genotype, task.dataset, settings)
+            member(settings.regime, "initialise")(self.network)
         if self.processes.size > 1:
             synchronise(self.network)
         if settings.recompute_cells:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from robustnas.bounds.passes import interval, tighten
 from robustnas.bounds.propagation import FreeSlopes, Propagation
+from robustnas.bounds.rectified import meet
 from robustnas.bounds.refusals import only_first
 from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.relaxation import Gradients, differentiated, per_image
@@ -62,6 +63,7 @@ def leaky_relu(
     if negative_slope == 0:
         return relu(function, value)
     value = rescaled(value)
+    meet(value.centre, value.radius)
     lower, upper = interval(value, unstable)
     with value.propagation.intervals():
         centre, radius = midpoint(F.leaky_relu(lower, negative_slope), F.leaky_relu(upper, negative_slope))
@@ -76,6 +78,7 @@ def leaky_relu(
 def relu(function: Function, value: Value, inplace: bool = False) -> Value:
     value = rescaled(value)
     propagation = value.propagation
+    meet(value.centre, value.radius)
     tighten(value, unstable)
     if value.clean is None or not propagation.backward:
         with propagation.intervals():

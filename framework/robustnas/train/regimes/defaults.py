@@ -21,6 +21,9 @@ class Defaults:
     def check(self, epochs: int, threat: ThreatModel | None) -> None:
         """Accept all epochs and threats."""
 
+    def initialise(self, network: nn.Module) -> None:
+        """Leave the first weights as they are."""
+
     def perturbed(
         self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: torch.Generator
     ) -> Tensor:

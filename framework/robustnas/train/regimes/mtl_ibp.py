@@ -20,7 +20,7 @@ from robustnas.contracts import TrainingContext, TrainingLoss
 from robustnas.options import option
 from robustnas.threat import ThreatModel
 from robustnas.train.regimes.adversarial import Adversarial
-from robustnas.train.regimes.bounded import beside_bounds
+from robustnas.train.regimes.bounded import Worst, beside_bounds
 from robustnas.train.regimes.ramp import Ramp
 
 
@@ -44,7 +44,8 @@ class MTLIBP(Ramp):
         attack = Adversarial(steps=self.steps, step_size=self.step_size)
         perturbed = attack.perturbed(network, images, labels, ball, context.generator)
 
-        def bounds() -> Tensor:
-            return margins(network, images, labels, ball, IBP())
+        def bounds() -> Worst:
+            return Worst.of(margins(network, images, labels, ball, IBP()), labels, context)
 
-        return beside_bounds(network, perturbed, labels, context, bounds, self.weight)
+        terms = self.terms(network, context, threat, ball.epsilon)
+        return beside_bounds(network, perturbed, labels, context, bounds, self.weight, terms)

@@ -22,7 +22,7 @@ from robustnas.contracts import TrainingContext, TrainingLoss
 from robustnas.options import option
 from robustnas.threat import ThreatModel
 from robustnas.train.regimes.adversarial import Adversarial
-from robustnas.train.regimes.bounded import beside_bounds
+from robustnas.train.regimes.bounded import Worst, beside_bounds
 from robustnas.train.regimes.ramp import Ramp
 
 
@@ -42,14 +42,15 @@ class SABR(Ramp):
         """(N, C, H, W), (N,) -> the loss, the clean logits, and of which images all of the box is `right_in_box`."""
         epsilon = self.radius(context.passed, context.epochs, threat)
         if epsilon == 0:
-            return beside_bounds(network, images, labels, context, None, 1.0, "right_in_box")
+            return beside_bounds(network, images, labels, context, None, 1.0, figure="right_in_box")
         boxes = ThreatModel(threat.norm, self.box * epsilon)
         middles = self.middles(network, images, labels, ThreatModel(threat.norm, epsilon), context.generator)
 
-        def bounds() -> Tensor:
-            return margins(network, middles, labels, boxes, IBP())
+        def bounds() -> Worst:
+            return Worst.of(margins(network, middles, labels, boxes, IBP()), labels, context)
 
-        return beside_bounds(network, images, labels, context, bounds, 1.0, "right_in_box")
+        terms = self.terms(network, context, threat, boxes.epsilon)
+        return beside_bounds(network, images, labels, context, bounds, 1.0, terms, "right_in_box")
 
     def middles(
         self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: torch.Generator
