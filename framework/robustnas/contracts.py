@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from foolbox.attacks.base import Attack as FoolboxAttack
     from torch import Tensor, nn
 
+    from robustnas.genotype.reference import Reference
     from robustnas.threat import ThreatModel
 
 HISTORY: Mapping[int, Mapping[str, str]] = {
@@ -101,6 +102,7 @@ class SearchSpace(Protocol):
     Some members are optional:
 
     - `published`: a mapping of names to genotypes of the literature, which a recipe may use in place of a search.
+    - `references`: a mapping of names of `published` to a `robustnas.genotype.reference.Reference` each.
     - `candidates`: a mapping of names of alpha's tables to the names of their operations, in the order of the columns.
       What alpha keeps on an operation named `none` is then reported.  Tables of other choices are not in it.
     - `sample(generator)`: a genotype drawn uniformly from all genotypes of the space, by draws from that
@@ -463,6 +465,11 @@ def candidates(space: SearchSpace) -> Mapping[str, Sequence[str]]:
 def published(space: SearchSpace) -> Mapping[str, Genotype]:
     """Genotypes of the literature by name: the `published` of a search space, none where it has none."""
     return getattr(space, "published", {})
+
+
+def references(space: SearchSpace) -> Mapping[str, Reference]:
+    """Where its published genotypes come from, by name: the `references` of a search space, none where it has none."""
+    return getattr(space, "references", {})
 
 
 def sampler(space: SearchSpace) -> Callable[[torch.Generator], Genotype] | None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from attrs import evolve, frozen
 
+from robustnas.genotype.reference import Reference
 from robustnas.testing import ConformanceError, check_search_space, optional_members
 from support.kept_promises import Chain, TinyDiscrete, TinyMixed, wrong
 
@@ -122,6 +123,14 @@ WRONG = {
     "stale": (
         wrong(Chain, published={"old": {"operations": []}}),
         r"published holds a genotype that builds\n.*\(old\)",
+    ),
+    "stray reference": (
+        wrong(Chain, references={"old": Reference("a paper")}),
+        "references are of published genotypes",
+    ),
+    "reference in words": (
+        wrong(Chain, references={"old": "a paper"}),
+        "references is a mapping of names to References",
     ),
 }
 

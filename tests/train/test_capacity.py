@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from torch import nn
 
 from robustnas import train
 from robustnas.errors import InputError, RunDirectoryError
+from robustnas.nn.cells import FactorizedReduce
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.threat import ThreatModel
 from robustnas.train.capacity import closest, count, matched, multiply_adds, parameters
 from robustnas.train.settings import Match, Train
 from robustnas_plugins.search_spaces.darts import Darts
-from support import shared_data
 from support.networks import Bars, TinySpace
 
 SPACE = Darts(network_cells=2, network_channels=4)
@@ -129,16 +128,8 @@ class TestMultiplyAdds:
         for expected, layer in layers.items():
             assert multiply_adds(layer.to("meta"), (3, 10, 12)) == expected, layer
 
-    def test_published_cells_have_the_figures_of_the_literature(self) -> None:
-        """To 0.2 %: an odd map of a factorized reduction is computed a row and a column beyond what is kept."""
-        facts = shared_data.FOLDER / "genotypes.json"
-        if not facts.exists():
-            pytest.skip(f"{facts} is not here: multiply-adds of published cells are checked where it is")
-        cells = json.loads(facts.read_text(encoding="utf-8"))["genotypes"]
-        for name in ("DARTS_V2", "NASNet-A"):
-            with torch.device("meta"):
-                network = Darts().network(Darts().published[name], (3, 32, 32), 10)
-            assert multiply_adds(network, (3, 32, 32)) / 1e6 == pytest.approx(cells[name]["macs_M_C36_L20"], rel=2e-3)
+    def test_what_a_factorized_reduction_cuts_off_does_not_count(self) -> None:
+        assert multiply_adds(FactorizedReduce(6, 8, affine=True).to("meta"), (6, 10, 12)) == 6 * 8 * 5 * 6
 
 
 class TestRefusals:

@@ -7,16 +7,16 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from robustnas.cli.output import given
-from robustnas.errors import InputError, PluginError
+from robustnas.cli.published import published
+from robustnas.errors import InputError
 from robustnas.genotype import drawing
-from robustnas.runtime.strangers import contained, text_of
+from robustnas.runtime.strangers import text_of
 from robustnas.runtime.terminal import tell, write
 
 Genotype = Mapping[str, Any]
@@ -36,13 +36,15 @@ def draw(arguments: argparse.Namespace) -> int:
         genotypes = {Path(source.partition("#")[0]).name if len(source) < 60 else "genotype": _named(source)}
     if output is not None:
         return given(drawing.svg_file(genotypes), output)
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else drawing.COLUMNS
-    drawn = {
-        title: drawing.text(genotype, columns=columns, plain=not _prints("●┼▶"))
-        for title, genotype in genotypes.items()
-    }
-    write("\n".join(f"{title}\n\n{text}" if is_run else text for title, text in drawn.items()))
+    texts = {title: drawn(genotype) for title, genotype in genotypes.items()}
+    write("\n".join(f"{title}\n\n{text}" if is_run else text for title, text in texts.items()))
     return 0
+
+
+def drawn(genotype: Genotype) -> str:
+    """Its cells as the terminal can show them."""
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else drawing.COLUMNS
+    return drawing.text(genotype, columns=columns, plain=not _prints("●┼▶"))
 
 
 def _prints(characters: str) -> bool:
@@ -100,25 +102,6 @@ def _named(source: str) -> Genotype:
     if source.startswith("#"):
         raise InputError(f"{source}: an index is one of a search space's; the text of the genotype would do")
     is_file = os.path.isfile(source.partition("#")[0])
-    known = {} if is_file or is_written(source) else _published()
+    found = {} if is_file or is_written(source) else published()
+    known = {name: one.genotype for name, one in found.items()}
     return find_genotype(source, _Published(known), Path())  # type: ignore[arg-type]  # a space in this alone
-
-
-def _published() -> dict[str, Genotype]:
-    """What the installed search spaces publish; one that cannot be asked without options is told on stderr."""
-    from robustnas.contracts import published
-    from robustnas.registry import SEARCH_SPACES
-
-    found: dict[str, Genotype] = {}
-    for name in SEARCH_SPACES.names():
-        try:
-            cls = SEARCH_SPACES.load(name)
-            with contained(partial(_silent, name)):
-                found = {**published(cls()), **found}
-        except PluginError as fault:
-            tell(f"robustnas: {text_of(fault)}", error=True)
-    return found
-
-
-def _silent(name: str, why: str) -> PluginError:
-    return PluginError(f"search-space {name!r} cannot be asked what it publishes: {why}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from robustnas import __version__
-from robustnas.cli import authors, commands, new_plugin
+from robustnas.cli import authors, commands, genotypes, new_plugin
 from robustnas.registry import REGISTRIES
 from robustnas.runtime.quoted import quoted
 from robustnas.runtime.suggest import did_you_mean
@@ -161,6 +161,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="what it is checked with, such as norms=[linf]: the options of its check in robustnas.testing",
     )
+
+    cells = group("genotypes", "list or show the cells of the literature that search spaces know by name")
+    add(cells, "list", "list them with their size and paper", genotypes.list_genotypes)
+    show = add(cells, "show", "show one: where it comes from, its size and its drawing", genotypes.show_genotype)
+    show.add_argument("name", metavar="NAME", help="a name that genotypes list shows")
 
     recipes = group("recipes", "list, show or copy the recipes that ship with robustnas")
     add(recipes, "list", "list the shipped recipes", commands.list_recipes)

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from robustnas.contracts import Genotype
 from robustnas.contracts import published as published_by
+from robustnas.contracts import references as references_of
 from robustnas.errors import InputError
+from robustnas.genotype.reference import Reference
 from robustnas.testing.module import Bench
 from robustnas.testing.promise import Judge, close
 from robustnas.threat import NORMS
@@ -102,6 +104,14 @@ def check_published(bench: Bench) -> None:
             require_plain(genotype, "published holds a genotype that", bench.verdict, name)
             with bench.verdict.promised("published holds a genotype that builds", name), torch.device("meta"):
                 bench.space.network(genotype, bench.shape, bench.classes)
+    references = references_of(bench.space)
+    bench.verdict.require(
+        isinstance(references, Mapping) and all(isinstance(one, Reference) for one in references.values()),
+        "references is a mapping of names to References",
+        repr(references)[:80],
+    )
+    unknown = sorted(set(references) - set(published))
+    bench.verdict.expect(not unknown, "references are of published genotypes", ", ".join(unknown))
 
 
 def require_plain(genotype: Any, what: str, verdict: Judge, name: str = "") -> None:

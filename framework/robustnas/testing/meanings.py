@@ -212,6 +212,8 @@ SEARCH_SPACE = {
     "the auxiliary head's logits are its own": "one head for both",
     "published is a mapping of names to genotypes": "a list: {'name': genotype} would do",
     **_of_genotypes("published holds a genotype that"),
+    "references is a mapping of names to References": "a text: robustnas.genotype.reference has the class",
+    "references are of published genotypes": "a name that published has not",
     "sample draws a genotype": "it takes a torch.Generator",
     "sample leaves the global generators of torch, NumPy and Python alone": "torch.randint without generator=generator",
     **_of_genotypes("sample draws a genotype that"),

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from attrs import frozen
-from torch import nn
+from torch import Tensor, nn
 
 from robustnas.contracts import Dataset, Genotype, Resizable, SearchSpace, Shape
 from robustnas.errors import InputError, OptionError
 from robustnas.nn import fast
+from robustnas.nn.cells import FactorizedReduce
 from robustnas.train.settings import Match
 
 FAR = 0.5
@@ -41,14 +42,26 @@ def parameters(space: SearchSpace, genotype: Genotype, dataset: Dataset) -> int:
 def multiply_adds(network: nn.Module, shape: Shape) -> int:
     """Count the multiply-adds of a network on the meta device for one image: those of convolutions and matrix products.
 
-    Padding counts as pixels do, as in the literature of the DARTS family; batch norm, poolings and sums do not count.
+    Padding counts as pixels do, as in the literature of the DARTS family; batch norm, poolings and sums do not count,
+    nor do the row and column that a `FactorizedReduce` computes and cuts off.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    cut_off = []
+
+    def cut(layer: nn.Module, given: tuple[Tensor, ...], computed: Tensor) -> None:
+        rows, columns = computed.shape[2:]
+        cut_off.append((rows + columns - 1) * given[0].shape[1] * computed.shape[1])
+
     network.eval()
-    with torch.no_grad(), fast.plain(), FlopCounterMode(display=False) as counter:
-        network(torch.empty(1, *shape, device="meta"))
-    return int(counter.get_total_flops()) // 2
+    hooks = [part.odd.register_forward_hook(cut) for part in network.modules() if isinstance(part, FactorizedReduce)]
+    try:
+        with torch.no_grad(), fast.plain(), FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, *shape, device="meta"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return int(counter.get_total_flops()) // 2 - sum(cut_off)
 
 
 @frozen

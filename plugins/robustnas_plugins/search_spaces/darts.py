@@ -15,6 +15,7 @@ from torch import Tensor
 
 from robustnas.errors import InputError
 from robustnas.genotype import Genotype
+from robustnas.genotype.reference import Reference
 from robustnas.nn.cells import drawn_inputs, one_hot_inputs, strongest_inputs
 from robustnas_plugins.search_spaces import ops, published, sizes
 from robustnas_plugins.search_spaces.network import DiscreteNetwork
@@ -48,6 +49,11 @@ class Darts:
     def published(self) -> Mapping[str, contracts.Genotype]:
         """Cells of the literature by name; `published.json` has the source of each."""
         return published.cells()
+
+    @property
+    def references(self) -> Mapping[str, Reference]:
+        """Where each of `published` comes from."""
+        return published.references()
 
     @property
     def size(self) -> tuple[int, int]:

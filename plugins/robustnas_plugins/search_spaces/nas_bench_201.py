@@ -28,6 +28,7 @@ from torch import Tensor
 
 from robustnas.errors import InputError
 from robustnas.genotype import cell_string
+from robustnas.genotype.reference import Reference
 from robustnas.options import option
 from robustnas.runtime.suggest import did_you_mean
 from robustnas_plugins.search_spaces.nas_bench_201_networks import (
@@ -78,6 +79,11 @@ class NasBench201:
     def published(self) -> Mapping[str, contracts.Genotype]:
         """The baselines that the benchmark names."""
         return {name: {"cell": cell} for name, cell in BASELINES.items()}
+
+    @property
+    def references(self) -> Mapping[str, Reference]:
+        """Where each of `published` comes from."""
+        return dict.fromkeys(BASELINES, Reference("Dong & Yang ICLR 2020 (arXiv 2001.00326)", sought="none: by hand"))
 
     @property
     def candidates(self) -> Mapping[str, tuple[str, ...]]:

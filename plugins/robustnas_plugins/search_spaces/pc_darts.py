@@ -24,6 +24,7 @@ import torch
 from attrs import Attribute, evolve, frozen
 
 from robustnas.genotype import Genotype
+from robustnas.genotype.reference import Reference
 from robustnas.nn.cells import strongest_inputs
 from robustnas.options import option
 from robustnas_plugins.search_spaces import ops, published, sizes
@@ -66,6 +67,11 @@ class PcDarts:
     def published(self) -> Mapping[str, contracts.Genotype]:
         """Cells of the literature by name; `published.json` has the source of each."""
         return published.cells()
+
+    @property
+    def references(self) -> Mapping[str, Reference]:
+        """Where each of `published` comes from."""
+        return published.references()
 
     @property
     def size(self) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Cells of the literature in the DARTS format, from `published.json` beside this file.
 
-Each entry there names its paper and the repository, file, commit and name it was taken from.
+Each entry there names its paper and the repository, file, commit and name it was taken from, and has the weights and
+multiply-adds of the network of `SIZE`, counted with this code; a test counts them again.
 """
 
 from __future__ import annotations
@@ -13,11 +14,41 @@ from types import MappingProxyType
 from typing import Any
 
 from robustnas.genotype import Genotype
+from robustnas.genotype.reference import Reference
+
+CHANNELS, CELLS = 36, 20
+
+SIZE = f"{CHANNELS} channels, {CELLS} cells, 3x32x32 pixels, 10 classes"
+"""The network whose size papers of the DARTS family report."""
+
+
+@cache
+def _entries() -> dict[str, Any]:
+    text = files(__package__).joinpath("published.json").read_text(encoding="utf-8")
+    entries: dict[str, Any] = json.loads(text)
+    return entries
 
 
 @cache
 def cells() -> Mapping[str, dict[str, Any]]:
     """Genotypes by name, as plain data."""
-    text = files(__package__).joinpath("published.json").read_text(encoding="utf-8")
-    entries: dict[str, Any] = json.loads(text)
-    return MappingProxyType({name: Genotype.from_data(entry).to_data() for name, entry in entries.items()})
+    return MappingProxyType({name: Genotype.from_data(entry).to_data() for name, entry in _entries().items()})
+
+
+@cache
+def references() -> Mapping[str, Reference]:
+    """Where each comes from, by the same names."""
+    return MappingProxyType({name: _reference(entry) for name, entry in _entries().items()})
+
+
+def _reference(entry: Mapping[str, Any]) -> Reference:
+    source = entry["source"]
+    return Reference(
+        paper=entry["paper"],
+        code=f"github.com/{source['repo']}, {source['path']}, {source['name']}, commit {source['commit']}",
+        sought=f"{entry['searched_for']}, in {entry['searched_in']}, on {entry['searched_on']}",
+        size=SIZE,
+        parameters=entry["parameters"],
+        multiply_adds=entry["multiply_adds"],
+        notes=entry.get("notes", ""),
+    )

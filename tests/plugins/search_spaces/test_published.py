@@ -1,0 +1,55 @@
+"""Cells of the literature: counted again, and equal to what others have counted, to the digit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from robustnas.train.capacity import count, multiply_adds
+from robustnas_plugins.search_spaces.darts import Darts
+from robustnas_plugins.search_spaces.pc_darts import PcDarts
+from robustnas_plugins.search_spaces.published import CELLS, CHANNELS, cells, references
+from support.shared_data import shared
+
+
+def counted_again(names: list[str]) -> None:
+    space = Darts(network_cells=CELLS, network_channels=CHANNELS)
+    assert names
+    for name in names:
+        with torch.device("meta"):
+            network = space.network(cells()[name], (3, 32, 32), 10)
+        found = count(network), multiply_adds(network, (3, 32, 32))
+        assert found == (references()[name].parameters, references()[name].multiply_adds), name
+
+
+def test_figures_are_those_of_this_code() -> None:
+    counted_again(["DARTS_V2", "NASNet-A"])
+
+
+@pytest.mark.slow
+def test_all_figures_are_those_of_this_code() -> None:
+    assert len(cells()) == 84
+    counted_again(list(cells()))
+
+
+def test_others_count_the_same() -> None:
+    """To the last digit that is written there: thousands of weights, tenths of a million multiply-adds."""
+    facts = json.loads(shared("genotypes.json").read_text(encoding="utf-8"))["genotypes"]
+    assert len(facts) == 49
+    for name, fact in facts.items():
+        reference = references()[name]
+        assert reference.parameters
+        assert reference.multiply_adds
+        assert f"{reference.parameters / 1e6:.3f}" == f"{fact['params_M_C36_L20']:.3f}", name
+        assert f"{reference.multiply_adds / 1e6:.1f}" == f"{fact['macs_M_C36_L20']:.1f}", name
+
+
+@pytest.mark.parametrize("space", [Darts(), PcDarts()], ids=["darts", "pc-darts"])
+def test_each_has_a_reference(space: Darts | PcDarts) -> None:
+    assert list(space.references) == list(space.published)
+    for name, reference in space.references.items():
+        assert all((reference.paper, reference.code, reference.sought, reference.size)), name
+    first, *_ = space.published
+    assert first == "DARTS_V1"  # known before any search, for estimates
