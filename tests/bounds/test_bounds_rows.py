@@ -18,6 +18,7 @@ from robustnas.bounds.passes import bounded_logits, drop_below_clean
 from robustnas.bounds.propagation import Ascent, Pass, Propagation
 from robustnas.bounds.region import Region
 from robustnas.bounds.rows import Coefficients, Rows
+from robustnas.bounds.rules import max_pool
 from robustnas.bounds.steps import layers, lines, moves, pools
 from robustnas.bounds.value import Value
 from robustnas.bounds.walk import drops
@@ -49,6 +50,10 @@ class Ways(nn.Module):
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "strided": lambda: convolved(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(6, 3, 2, bias=False)),
     "depthwise": lambda: convolved(nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4), nn.Conv2d(4, 5, 1)),
+    "separable": lambda: convolved(
+        *(nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.Conv2d(4, 4, 1, stride=2), nn.ReLU(), nn.MaxPool2d(3, 1, 1)),
+        *(nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.Conv2d(4, 5, 1)),
+    ),
     "grouped": lambda: convolved(nn.Conv2d(4, 6, (1, 3), stride=(1, 2), padding=(0, 1), groups=2)),
     "two affine layers": lambda: convolved(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)),
     "max pool": lambda: convolved(nn.MaxPool2d(3, 2, padding=1), nn.Conv2d(4, 4, 1)),
@@ -77,11 +82,11 @@ class Moves(nn.Module):
         return x[:, 1:3].repeat(1, 2, 1, 1).transpose(2, 3) * 2 - 0.1
 
 
-def made(name: str) -> nn.Module:
+def made(name: str, shape: tuple[int, ...] = SHAPE) -> nn.Module:
     torch.manual_seed(0)
     body = NETWORKS[name]()
     with torch.no_grad():
-        width = body(torch.zeros(1, *SHAPE)).flatten(1).shape[1]
+        width = body(torch.zeros(1, *shape)).flatten(1).shape[1]
     net = nn.Sequential(body, nn.Flatten(), nn.Linear(width, 3)).double()
     for layer in net.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -90,13 +95,19 @@ def made(name: str) -> nn.Module:
     return net.eval()
 
 
-def some_images(count: int = 3) -> Tensor:
-    return torch.rand(count, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+def some_images(count: int = 3, shape: tuple[int, ...] = SHAPE) -> Tensor:
+    return torch.rand(count, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+SMALL = "depthwise", "separable", "grouped", "strided", "max pool", "average pool"
+"""Networks of which there is a test with maps so small that rows come last in memory."""
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [*((name, SHAPE) for name in NETWORKS), *((name, (3, 7, 7)) for name in SMALL)]
+)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_rows_give_what_whole_maps_give(name: str, norm: str, monkeypatch: pytest.MonkeyPatch):
+def test_rows_give_what_whole_maps_give(name: str, shape: tuple[int, ...], norm: str, monkeypatch: pytest.MonkeyPatch):
     walked, seen = passes.entry_drops, []
 
     def compared(propagation: Propagation, clean: Tensor, image: Tensor, entry: Tensor) -> Tensor:
@@ -116,8 +127,43 @@ def test_rows_give_what_whole_maps_give(name: str, norm: str, monkeypatch: pytes
     monkeypatch.setattr(passes, "entry_drops", compared)
     epsilon = torch.tensor([0.2, 0.4, 0.1], dtype=torch.float64) * (1 if norm == "linf" else 4)
     with torch.no_grad():
-        bounded_logits(Propagation(made(name), Region(some_images(), norm, epsilon), TIGHT_LINES))
+        images = some_images(shape=shape)
+        bounded_logits(Propagation(made(name, shape), Region(images, norm, epsilon), TIGHT_LINES))
     assert sum(seen) > 20
+
+
+def test_small_maps_have_their_rows_last(monkeypatch: pytest.MonkeyPatch):
+    """Otherwise the comparison above would not see the matrices of convolutions, nor parts of single images."""
+    dense, alone = [], []
+    product, summed = torch.bmm, pools.ChosenEntries._of_one_image
+    monkeypatch.setattr(torch, "bmm", lambda *given: dense.append(0) or product(*given))
+    monkeypatch.setattr(pools.ChosenEntries, "_of_one_image", lambda *given: alone.append(0) or summed(*given))
+    network, images = made("separable", (3, 7, 7)), some_images(2, (3, 7, 7))
+    margins(network, images, torch.tensor([0, 1]), ThreatModel("linf", 0.4), "crown")
+    assert dense
+    assert alone
+
+
+def test_dominated_entries_of_windows_are_not_bounded(monkeypatch: pytest.MonkeyPatch):
+    network, images, labels = made("max pool"), some_images(), torch.tensor([0, 1, 2])
+    walked, counts = passes.entry_drops, []
+
+    def counted(propagation: Propagation, clean: Tensor, image: Tensor, *given) -> Tensor:
+        counts.append(len(image))
+        return walked(propagation, clean, image, *given)
+
+    monkeypatch.setattr(passes, "entry_drops", counted)
+    with torch.no_grad():
+        fewer = margins(network, images, labels, ThreatModel("linf", 0.02), "crown")
+    some = sum(counts)
+    counts.clear()
+    rule = max_pool.tighten
+    # only the second call, of the entries that compete, sees all of them now
+    monkeypatch.setattr(max_pool, "tighten", lambda value, matters, partly: rule(value, None, partly=partly))
+    with torch.no_grad():
+        every = margins(network, images, labels, ThreatModel("linf", 0.02), "crown")
+    assert some < 0.75 * sum(counts)
+    assert torch.allclose(fewer, every, rtol=1e-10)
 
 
 def test_coefficients_are_held_on_crops(monkeypatch: pytest.MonkeyPatch):

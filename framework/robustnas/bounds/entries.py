@@ -16,6 +16,9 @@ CACHED = 2**19
 FIRST = 32
 """Rows of the first part of many: it shows how many coefficients a row has."""
 
+ALONE = 16
+"""So many rows of one image are worth a part of their own."""
+
 
 def entry_drops(
     propagation: Propagation, clean: Tensor, image: Tensor, entry: Tensor, ascent: Ascent | None = None
@@ -29,8 +32,11 @@ def entry_drops(
     held = 2 if ascent is None else 2 * len(propagation.free_slopes)
     size = max(1, limit // (held * widest)) if widest > 1 else FIRST
     while start < len(image):
+        size = min(size, len(image) - start)
+        if propagation.tape.wholly and not propagation.tape.joint:
+            size = _of_one_image(image, start, size)
         part = slice(start, start + size)
-        coefficients, rows = unit_rows(clean, image[part], entry[part])
+        coefficients, rows = unit_rows(clean, image[part], entry[part], propagation.tape.wholly)
         if ascent is None:
             least = drops(propagation, clean, coefficients, rows)
         else:
@@ -42,16 +48,26 @@ def entry_drops(
     return torch.cat(found, dim=1)
 
 
-def unit_rows(clean: Tensor, image: Tensor, entry: Tensor) -> tuple[Coefficients, Rows]:
+def _of_one_image(image: Tensor, start: int, size: int) -> int:
+    """Shorten a part of the rows, whose images are (R,), to the end of an image, where it stays worth its calls: rows
+    of one image share lines."""
+    last = image[start + size - 1]
+    if bool(image[start] == last):
+        return size
+    own = int((image[start : start + size] == image[start]).sum())
+    return own if own >= ALONE else size
+
+
+def unit_rows(clean: Tensor, image: Tensor, entry: Tensor, wholly: bool = False) -> tuple[Coefficients, Rows]:
     """Make rows of single entries of a value (N, ...), and of their negatives: of images (R,), at flat places (R,)."""
     shape = clean.shape
     if clean.dim() != 4:
         tensor = clean.new_zeros(len(entry), shape[1:].numel()).scatter_(1, entry[:, None], 1.0)
-        return Coefficients(tensor.view(-1, *shape[1:])), Rows(image, None, 2, shape[0])
+        return Coefficients(tensor.view(-1, *shape[1:])), Rows(image, None, 2, shape[0], wholly)
     area = shape[2] * shape[3]
     channel, place = entry.div(area, rounding_mode="floor"), entry % area
     anchor = place.div(shape[3], rounding_mode="floor"), place % shape[3]
-    rows = Rows(image, anchor, 2, shape[0])
+    rows = Rows(image, anchor, 2, shape[0], wholly)
     tensor = clean.new_zeros(len(entry), shape[1]).scatter_(1, channel[:, None], 1.0)
     unit = Coefficients(tensor.view(-1, shape[1], 1, 1), Crop((1, 1), (0, 0), (1, 1)))
     return rows.fitting(unit, shape), rows

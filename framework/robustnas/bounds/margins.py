@@ -24,6 +24,7 @@ from robustnas.bounds.scale import portion
 from robustnas.bounds.settled import Settled
 from robustnas.bounds.value import Value
 from robustnas.bounds.walk import ENTRIES
+from robustnas.bounds.walk import drops as walked
 from robustnas.errors import InputError, UnsupportedOpError
 from robustnas.nn.margin import other_logits
 from robustnas.nn.wrappers import unwrapped
@@ -479,10 +480,24 @@ def _linear_drops(logits: Value, functions: Tensor) -> list[Tensor]:
     """How far bounds by backward passes through the lines lie below the clean value, (N, S) each."""
     propagation = logits.propagation
     parts = torch.split(functions.transpose(0, 1).contiguous(), rows(propagation))
-    drops = [torch.cat([drop_below_clean(logits, part) for part in parts]).T]
+    by_tape = propagation.tape is not None and not propagation.differentiable
+    below_clean = _drop_by_rows if by_tape else drop_below_clean
+    drops = [torch.cat([below_clean(logits, part) for part in parts]).T]
     if (ascent := propagation.kind.ascent) is not None:
         drops.append(torch.cat([_least_drop(logits, part, ascent) for part in parts]).T)
     return drops
+
+
+def _drop_by_rows(value: Value, coefficients: Tensor) -> Tensor:
+    """As `drop_below_clean`, along the pass's tape, without a graph: (S, N, ...) -> (S, N)."""
+    assert value.clean is not None
+    (count, images), clean = coefficients.shape[:2], value.clean
+    if not clean.requires_grad:
+        return coefficients.new_zeros(count, images)
+    image = torch.arange(images, device=clean.device).repeat_interleave(count)
+    with torch.no_grad():
+        given = Coefficients(coefficients.detach().transpose(0, 1).flatten(0, 1))
+        return walked(value.propagation, clean, given, Rows(image, None, 1, images)).view(images, count).T
 
 
 def _least_drop(value: Value, coefficients: Tensor, ascent: Ascent) -> Tensor:

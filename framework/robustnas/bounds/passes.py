@@ -54,17 +54,20 @@ def interval(value: Value, matters: Matters | None = None) -> tuple[Tensor, Tens
         return value.lower, value.upper
 
 
-def tighten(value: Value, matters: Matters | None = None) -> None:
+def tighten(value: Value, matters: Matters | None = None, *, partly: bool = False) -> None:
     """Shrink the value's interval, where its pass bounds intermediate values by backward passes too.
 
     The entries for which `matters(lower, upper)` is true are bounded.  Those bounds are constants to a
     gradient: a graph of theirs would lead back to the probe through the clean values, and the next backward pass would
     take slopes along it that belong to no line.
+
+    Args:
+        partly: other entries may matter later, to the same nonlinearity or to another one.
     """
     propagation = value.propagation
     if not propagation.kind.tightens or value.tightened or value.clean is None or not value.clean.requires_grad:
         return
-    value.tightened = True
+    value.tightened = not partly
     settled = propagation.settled
     given = None if settled is None else settled.meet(value, value.clean)
     if given is not None:
@@ -85,19 +88,26 @@ def _shrink(value: Value, matters: Matters | None) -> None:
     with propagation.intervals():
         lower, upper = value.lower, value.upper
     entries = torch.ones_like(lower, dtype=torch.bool) if matters is None else matters(lower, upper)
+    before = value.bounded
+    if before is not None:
+        entries = entries & ~before
     image, entry = entries.flatten(1).nonzero(as_tuple=True)
     if len(image) == 0:
         return
-    # images in turn: where a step takes all images at once, every part of the rows has its share of each
-    order = entries.flatten(1).cumsum(1)[image, entry].argsort(stable=True)
-    image, entry = image[order], entry[order]
+    if propagation.tape is not None and (propagation.tape.joint or not propagation.tape.wholly):
+        # images in turn: where a step takes all images at once, every part of the rows has its share of each
+        order = entries.flatten(1).cumsum(1)[image, entry].argsort(stable=True)
+        image, entry = image[order], entry[order]
     with torch.no_grad():
         clean = value.clean.detach().flatten(1)[image, entry]
         drops = entry_drops(propagation, value.clean, image, entry)
         ascent = propagation.kind.ascent
         if ascent is not None and ascent.inner > 0 and propagation.free_slopes:
-            low, high = clean - drops[0], clean + drops[1]
-            still = torch.ones_like(low, dtype=torch.bool) if matters is None else matters(low, high)
+            still = torch.ones_like(clean, dtype=torch.bool)
+            if matters is not None:
+                ends = (lower.flatten(1), clean - drops[0]), (upper.flatten(1), clean + drops[1])
+                known = (whole.index_put((image, entry), end).view_as(lower) for whole, end in ends)
+                still = matters(*known).flatten(1)[image, entry]
             if bool(still.any()):
                 drops[:, still] = entry_drops(propagation, value.clean, image[still], entry[still], ascent)
         low, high = clean - drops[0], clean + drops[1]
@@ -112,6 +122,7 @@ def _shrink(value: Value, matters: Matters | None) -> None:
         lower = flat_lower.index_put((image, entry), low).view_as(lower)
         upper = flat_upper.index_put((image, entry), high).view_as(upper)
         value.centre, value.radius = midpoint(lower, upper)
+    value.bounded = entries if before is None else entries | before
 
 
 def rows(propagation: Propagation) -> int:

@@ -15,8 +15,14 @@ from torch import Tensor
 
 Pair = tuple[int, int]
 
+SMALL = 64
+"""Whole maps of so many places, and smaller ones, lie in memory with the rows last."""
+
 LARGE = 0.75
 """Crops of this share of the map's entries, and larger ones, are not worth their bookkeeping."""
+
+LARGE_OF_SMALL = 0.1
+"""The same share of small maps, whose rows are last in memory, where every layer is cheap in this form."""
 
 
 @frozen
@@ -61,6 +67,7 @@ class Rows:
         image: (R,) whose function each row is.
         anchor: (R,) twice, row and column of the map's entry that each function started from; None without crops.
         signs: 1: lower bounds of the functions; 2: of the functions and of their negatives.
+        wholly: all layers are cheap for whole small maps: smaller crops than usual are held whole there.
         slopes: (B, ...) slopes of the lower lines that are chosen, by the place of their step on the tape.
         first: where it is a dictionary, the pass writes into it the slopes from which a choice may start, and the
             smallest that may be chosen.
@@ -69,23 +76,30 @@ class Rows:
         parted: coefficients of negatives are no longer the negatives of coefficients.
         gap: (B,) sums of <A_i, line_i(z_i) - f_i(z_i)> so far.
         widest: most coefficients of one row at any step so far.
+        alone: the image that all rows are of; None where there are several.
     """
 
     image: Tensor
     anchor: tuple[Tensor, Tensor] | None
     signs: int
     images: int
+    wholly: bool = False
     slopes: dict[int, Tensor] = field(factory=dict)
     first: dict[int, tuple[Tensor, float]] | None = None
     parted: bool = False
     place: int = -1
     gap: Tensor | None = None
     widest: int = 1
+    alone: int | None = field(init=False)
     _places: dict[tuple[Crop, Pair], Tensor] = field(init=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        least, most = (int(end) for end in self.image.aminmax())
+        self.alone = least if least == most else None
 
     def anew(self) -> Rows:
         """The same rows for another backward pass; places of crops in maps are found once."""
-        rows = Rows(self.image, self.anchor, self.signs, self.images)
+        rows = Rows(self.image, self.anchor, self.signs, self.images, self.wholly)
         rows._places = self._places
         return rows
 
@@ -95,14 +109,13 @@ class Rows:
 
     def level(self, coefficients: Coefficients) -> Coefficients:
         """Write the coefficients of negatives out, where they have parted."""
-        if not self.parted or len(coefficients.tensor) != len(self.image):
+        if not self.parted or coefficients.tensor.shape[0] != self.image.shape[0]:
             return coefficients
         return evolve(coefficients, tensor=torch.cat([coefficients.tensor, -coefficients.tensor]))
 
     def by_row(self, tensor: Tensor) -> Tensor:
         """View (B, ...) as (1 or 2, R, ...), which broadcasts with (R, ...)."""
-        rows: Tensor = tensor.unflatten(0, (-1, len(self.image)))  # type: ignore[no-untyped-call]
-        return rows
+        return tensor.view(-1, self.image.shape[0], *tensor.shape[1:])
 
     def add_gap(self, gap: Tensor) -> None:
         """Add the gaps of entries, (1 or 2, R, ...), to those of their rows; not in place, as a graph may need them."""
@@ -114,6 +127,8 @@ class Rows:
         if crop is None:
             if len(tensor) == 1:
                 return tensor
+            if self.alone is not None:
+                return tensor[self.alone : self.alone + 1]
             if tensor.dim() != 4:
                 return tensor.index_select(0, self.image)
             pixels = tensor.permute(0, 2, 3, 1).contiguous()
@@ -170,7 +185,10 @@ class Rows:
     def fitting(self, coefficients: Coefficients, shape: torch.Size) -> Coefficients:
         """Write a crop out where it is as large as its map (N, C, H, W)."""
         crop = coefficients.crop
-        if crop is None or crop.size[0] * crop.size[1] < LARGE * shape[2] * shape[3]:
+        if crop is None:
+            return coefficients
+        share = LARGE_OF_SMALL if self.wholly and with_rows_last(coefficients.tensor, shape) else LARGE
+        if crop.size[0] * crop.size[1] < share * shape[2] * shape[3]:
             return coefficients
         return self.whole(coefficients, (shape[2], shape[3]))
 
@@ -209,6 +227,33 @@ class Rows:
             inner = (down + torch.arange(crop.size[1], device=first.device)).flatten()
             self._places[crop, size] = (first[:, None] + inner).flatten()
         return self._places[crop, size]
+
+
+def with_rows_last(tensor: Tensor, shape: torch.Size | None = None) -> bool:
+    """Whether coefficients of whole maps (B, C, H, W) lie in memory as (C, H, W, B): so convolutions of small maps are
+    products with few, large matrices, and lines of an image's entries are numbers for all of its rows.
+
+    Args:
+        shape: of the map, where the tensor is a crop.
+    """
+    height, width = (tensor.shape if shape is None else shape)[2:]
+    return tensor.device.type == "cpu" and height * width <= SMALL
+
+
+def laid_out(coefficients: Coefficients) -> Coefficients:
+    """Lay coefficients out in memory as steps expect them: those that meet maps of unlike order take several times as
+    long."""
+    tensor, crop = coefficients.tensor, coefficients.crop
+    if tensor.dim() != 4:
+        return coefficients
+    if crop is None and with_rows_last(tensor):
+        rows = tensor.permute(1, 2, 3, 0)
+        if rows.is_contiguous():
+            return coefficients
+        return Coefficients(rows.contiguous().permute(3, 0, 1, 2))
+    if tensor.is_contiguous(memory_format=torch.channels_last):
+        return coefficients
+    return Coefficients(tensor.contiguous(memory_format=torch.channels_last), crop, coefficients.sticks)
 
 
 def _within(coefficients: Coefficients, crop: Crop) -> Tensor:

@@ -13,6 +13,9 @@ from attrs import frozen
 from torch import Tensor
 
 from robustnas.bounds.rows import Coefficients, Rows
+from robustnas.bounds.steps.layers import Convolution
+from robustnas.bounds.steps.lines import Lines
+from robustnas.bounds.steps.local import Local
 
 
 class Step(Protocol):
@@ -52,16 +55,23 @@ class Tape:
 
     Attributes:
         widest: the most coefficients that a row has had at any step, in backward passes so far.
+        wholly: all convolutions are cheap for rows of whole small maps.
+        joint: some steps take the rows of all images at once.
     """
 
     def __init__(self) -> None:
         self.widest = 1
+        self.wholly = True
+        self.joint = False
         self._records: dict[int, Record] = {}
 
     def note(self, output: Tensor, inputs: tuple[Tensor, ...], step: Step) -> None:
         """Record a step.  What a function returns unchanged is no step."""
         if not output.requires_grad or any(output is each for each in inputs):
             return
+        behind = any(each.requires_grad and id(each) not in self._records for each in inputs)
+        self.joint = self.joint or behind or isinstance(step, Local | Lines)
+        self.wholly = self.wholly and (not isinstance(step, Convolution) or step.thin)
         # a record holds its tensor, so the number that Python gave it is not given again
         self._records[id(output)] = Record(len(self._records), output, inputs, step)
 

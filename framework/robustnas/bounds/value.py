@@ -128,6 +128,7 @@ class Value(torch.Tensor):
         softmaxed: set on the output of a softmax.
         exponent: (N,) the streams hold the value divided by 2**exponent (`scale.py`); None is 0.
         tightened: whether the interval already comes from a backward pass (method `crown`).
+        bounded: (N, ...) bool, the entries of which that is true, where others of them may still be bounded.
         memory: stands for the storage that an in-place function would write into.
     """
 
@@ -139,6 +140,7 @@ class Value(torch.Tensor):
     features = OfStreams[Features]()
     softmaxed = OfStreams[Softmaxed]()
     exponent: Tensor | None
+    bounded = OfStreams[Tensor]()
     tightened: bool
     memory: Memory
 
@@ -155,7 +157,7 @@ class Value(torch.Tensor):
             cls, centre.shape, strides=centre.stride(), dtype=centre.dtype, device=centre.device
         )
         value.propagation, value.clean, value.centre, value.radius = propagation, clean, centre, radius
-        value.ball, value.features, value.softmaxed = None, None, None
+        value.ball, value.features, value.softmaxed, value.bounded = None, None, None, None
         value.exponent, value.tightened = exponent, False
         Memory().add(value)
         propagation.widest = max(propagation.widest, centre.numel() // max(propagation.images, 1))

@@ -7,11 +7,10 @@ Where the tape ends in a value whose rule recorded nothing, autograd takes the r
 from __future__ import annotations
 
 import torch
-from attrs import evolve
 from torch import Tensor
 
 from robustnas.bounds.propagation import Propagation
-from robustnas.bounds.rows import Coefficients, Rows
+from robustnas.bounds.rows import Coefficients, Rows, laid_out
 from robustnas.bounds.steps.images import Images
 from robustnas.bounds.steps.local import batched, packed, unpacked
 
@@ -53,8 +52,8 @@ def drops(propagation: Propagation, clean: Tensor, coefficients: Coefficients, r
                 found = rows.sum(pending[earlier.place], found, tensor.shape)
             elif found.crop is not None:
                 found = rows.fitting(found, tensor.shape)
-            found = _in_rows(found)
-            rows.widest = max(rows.widest, found.tensor[0].numel())
+            found = laid_out(found)
+            rows.widest = max(rows.widest, found.tensor.shape[1:].numel())
             records[earlier.place], pending[earlier.place] = earlier, found
         if lost:
             lost += [(records[each].output, found) for each, found in pending.items()]
@@ -63,17 +62,10 @@ def drops(propagation: Propagation, clean: Tensor, coefficients: Coefficients, r
     return -rows.gap if rows.gap is not None else clean.new_zeros(count)
 
 
-def _in_rows(coefficients: Coefficients) -> Coefficients:
-    """Keep pixels as rows of memory: steps that meet maps of unlike order take several times as long."""
-    tensor = coefficients.tensor
-    if tensor.dim() != 4:
-        return coefficients
-    return evolve(coefficients, tensor=tensor.contiguous(memory_format=torch.channels_last))
-
-
 def _at_images(propagation: Propagation, rows: Rows, slope: Coefficients) -> Tensor:
     """End at the images themselves: the least value of the linear functions that are left."""
-    region, tensor, signs = propagation.region, slope.tensor, rows.signs
+    # norms and sorts are taken row by row
+    region, tensor, signs = propagation.region, slope.tensor.contiguous(), rows.signs
     if len(tensor) < signs * len(rows.image):
         tensor = torch.cat([tensor, -tensor])
     below, above = (rows.maps(each, slope.crop) for each in (region.below, region.above))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustnas.bounds.passes import interval
+from robustnas.bounds.passes import tighten
 from robustnas.bounds.refusals import only_first
 from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.relaxation import relax
@@ -60,7 +60,23 @@ def max_pool2d(
         return pooled
 
     propagation = value.propagation
-    lower, upper = interval(value)
+    if propagation.kind.tightens and value.clean is not None:
+        at_clean = pool(value.clean.detach())[1]
+
+        def competes(lower: Tensor, upper: Tensor) -> Tensor:
+            """Where an entry may be the largest of a window: the other entries change neither interval nor lines."""
+            low = pool(lower.detach())[0]
+            return upper > _Windows(lower, low, **window).least(low)
+
+        def leads(lower: Tensor, upper: Tensor) -> Tensor:
+            largest = torch.zeros_like(lower, dtype=torch.bool).flatten(2)
+            return largest.scatter_(2, at_clean.flatten(2), True).view_as(lower) & competes(lower, upper)
+
+        # the largest ones first: their lower ends may tell that many others need no bounds
+        tighten(value, leads, partly=True)
+        tighten(value, competes, partly=True)
+    with propagation.intervals():
+        lower, upper = value.lower, value.upper
     with propagation.intervals():
         low, (high, at_high) = pool(lower)[0], pool(upper)
         bottom = _take(lower, at_high)
@@ -131,6 +147,13 @@ class _Windows:
         """Cut the image out of its padding."""
         (above, left), (rows, columns) = self.padding, self.size
         return padded[:, :, above : above + rows, left : left + columns]
+
+    def least(self, pooled: Tensor) -> Tensor:
+        """The least value of the windows that look at each entry; infinity where none does."""
+        least = torch.full_like(self.padded(pooled.new_zeros(*pooled.shape[:2], *self.size), 0.0), torch.inf)
+        for place in self.places:
+            least[place] = torch.minimum(least[place], pooled)
+        return self.cut(least)
 
 
 class _Second(torch.autograd.Function):

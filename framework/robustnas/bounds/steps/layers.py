@@ -10,10 +10,20 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from robustnas.bounds.rows import Coefficients, Rows
+from robustnas.bounds.rows import Coefficients, Rows, with_rows_last
 from robustnas.nn.fast import image_gradient
 
 Pair = tuple[int, int]
+
+THIN = 3
+"""Channels of the input that an entry of a thin convolution is made of at most."""
+
+DENSE = 3
+"""A convolution of maps whose places number up to this many times those of its kernel is transposed as one product with
+a matrix, which has as many more entries than the kernel; measured on a CPU."""
+
+DENSE_DEPTHWISE = 8
+"""The same for convolutions in groups, where other ways take longer."""
 
 
 @frozen(eq=False)
@@ -43,9 +53,8 @@ class Convolution:
 
     def pull(self, rows: Rows, output: Tensor, coefficients: Coefficients) -> list[Coefficients]:
         crop = coefficients.crop
-        geometry = (self.stride, self.padding, self.dilation, self.groups)
         if crop is None:
-            return [Coefficients(image_gradient(coefficients.tensor, self.weight, self.size, *geometry))]
+            return [Coefficients(self._whole(coefficients.tensor))]
         tensor = rows.inside(coefficients, (output.shape[2], output.shape[3])).tensor
         height, width = self.weight.shape[2:]
         reach = self.dilation[0] * (height - 1), self.dilation[1] * (width - 1)
@@ -55,6 +64,50 @@ class Convolution:
         else:
             pulled = image_gradient(tensor, self.weight, seen.size, self.stride, (0, 0), self.dilation, self.groups)
         return [Coefficients(pulled, seen, sticks=any(self.padding) or min(*self.stride) > 1)]
+
+    @property
+    def thin(self) -> bool:
+        """Whether each entry of the output is made of few entries of the input: those of one place, or of one or a
+        few channels."""
+        return self.weight.shape[1] <= THIN or self.weight.shape[2:].numel() == 1
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        """Transpose for whole maps (B, C', H', W')."""
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        if not with_rows_last(tensor):
+            return image_gradient(tensor, self.weight, self.size, *geometry)
+        places, kernel = self.size[0] * self.size[1], self.weight.shape[2] * self.weight.shape[3]
+        last = tensor.permute(1, 2, 3, 0)
+        if kernel == 1 and self.groups == 1 and not any(self.padding):
+            pulled = self.weight[:, :, 0, 0].t() @ last.reshape(len(self.weight), -1)
+            pulled = pulled.view(-1, *last.shape[1:])
+            if last.shape[1:3] != self.size:
+                apart = pulled.new_zeros(len(pulled), *self.size, pulled.shape[3])
+                apart[:, :: self.stride[0], :: self.stride[1]] = pulled
+                pulled = apart
+        elif places <= kernel * (DENSE_DEPTHWISE if self.groups > 1 else DENSE):
+            pulled = torch.bmm(self._matrices, last.reshape(self.groups, -1, last.shape[3]))
+            pulled = pulled.view(-1, *self.size, last.shape[3])
+        else:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+            return image_gradient(tensor, self.weight, self.size, *geometry)
+        return pulled.permute(3, 0, 1, 2)
+
+    @cached_property
+    def _matrices(self) -> Tensor:
+        """(G, C/G * H * W, C'/G * H' * W') the transposed layer, group by group."""
+        height, width = (
+            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for size, padding, dilation, kernel, stride in zip(
+                self.size, self.padding, self.dilation, self.weight.shape[2:], self.stride, strict=True
+            )
+        )
+        channels = len(self.weight) // self.groups
+        units = torch.eye(channels * height * width, dtype=self.weight.dtype, device=self.weight.device)
+        units = units.view(-1, channels, height, width).repeat(1, self.groups, 1, 1)
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        pulled = image_gradient(units, self.weight, self.size, *geometry)
+        return pulled.reshape(len(units), self.groups, -1).permute(1, 2, 0).contiguous()
 
     def _by_taps(self, size: Pair) -> bool:
         """Whether `_spread` is the faster way for a crop of this size, as measured on a CPU."""

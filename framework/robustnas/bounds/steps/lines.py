@@ -10,7 +10,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from robustnas.bounds.rows import Coefficients, Rows
+from robustnas.bounds.rows import Coefficients, Rows, laid_out, with_rows_last
 from robustnas.bounds.steps.local import Local
 
 
@@ -53,7 +53,10 @@ class EntrywiseLines:
 
     def _of_rows(self, rows: Rows, like: Tensor) -> tuple[Tensor, ...]:
         maps = self._beside
-        maps = maps if len(maps) == 1 else maps.index_select(0, rows.image)
+        if rows.alone is not None:
+            maps = maps if len(maps) == 1 else maps[rows.alone : rows.alone + 1]
+        else:
+            maps = maps.index_select(0, rows.image)
         return (maps.permute(0, 1, 4, 2, 3) if like.dim() == 4 else maps).unbind(1)
 
     def pull(self, rows: Rows, output: Tensor, coefficients: Coefficients) -> list[Coefficients]:
@@ -66,7 +69,10 @@ class EntrywiseLines:
             below, turn, beneath, rise = (rows.maps(each, crop) for each in self.slopes)
         each = rows.by_row(coefficients.tensor)
         if self.least is not None and rows.first is not None:
-            rows.first[rows.place] = below.expand_as(each).flatten(0, 1), self.least
+            rows.first[rows.place] = (
+                laid_out(Coefficients(below.expand_as(each).flatten(0, 1), crop)).tensor,
+                self.least,
+            )
         if rows.place in rows.slopes:
             # beyond the map, too, lines are one and the same, and coefficients stay 0
             chosen = torch.where(turn != 0, rows.by_row(rows.slopes[rows.place]), below)
@@ -75,8 +81,18 @@ class EntrywiseLines:
             rows.add_gap(gap)
             return [Coefficients(through.flatten(0, 1), crop)]
         negative = each.clamp_max(0.0)
-        rows.add_gap(torch.addcmul(each * beneath, negative, rise))
-        return [Coefficients(torch.addcmul(each * below, negative, turn).flatten(0, 1), crop)]
+        if each.requires_grad:
+            rows.add_gap(torch.addcmul(each * beneath, negative, rise))
+            return [Coefficients(torch.addcmul(each * below, negative, turn).flatten(0, 1), crop)]
+        # in place where nothing else sees the tensor: of this size, new memory takes as long as the arithmetic
+        if crop is None and rows.alone is not None and each.dim() == 5 and with_rows_last(each[0]):
+            # one product for the gaps of all rows; entries come first, and each has one line
+            flat, turned = (one.permute(2, 3, 4, 0, 1).flatten(3).flatten(0, 2) for one in (each, negative))
+            gap = (beneath.reshape(1, -1) @ flat).addmm_(rise.reshape(1, -1), turned)
+            rows.add_gap(gap.view(each.shape[:2]))
+        else:
+            rows.add_gap((each * beneath).addcmul_(negative, rise))
+        return [Coefficients(negative.mul_(turn).addcmul_(each, below).flatten(0, 1), crop)]
 
 
 class _Chosen(torch.autograd.Function):

@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from robustnas.bounds.rows import Coefficients, Crop, Pair, Rows
+from robustnas.bounds.rows import Coefficients, Crop, Pair, Rows, with_rows_last
 from robustnas.bounds.steps.layers import Repeated
 
 
@@ -48,6 +48,8 @@ class ChosenEntries:
             seen = crop.through(stride, padding, reach)
             size = seen.size
         total = None
+        if crop is None and rows.alone is not None and with_rows_last(each[0]):
+            return [Coefficients(self._of_one_image(rows.alone, (positive, negative * slope)))]
         for part, at in zip((positive, negative * slope), self.places, strict=True):
             places = rows.maps(at.to(torch.float64), crop).long()
             if seen is not None:
@@ -63,6 +65,19 @@ class ChosenEntries:
         assert total is not None
         pulled = total.view(len(total), *size, -1).permute(0, 3, 1, 2)
         return [Coefficients(pulled, seen)]
+
+    def _of_one_image(self, image: int, parts: tuple[Tensor, Tensor]) -> Tensor:
+        """Add coefficients (1 or 2, R, C, h, w), with the rows last, at the places of an image."""
+        channels, area = self.slope.shape[1], self.size[0] * self.size[1]
+        first = torch.arange(channels, device=self.slope.device)[:, None] * area
+        total = None
+        for part, at in zip(parts, self.places, strict=True):
+            where = (at[min(image, len(at) - 1)].flatten(1) + first).flatten()
+            flat = part.flatten(0, 1).permute(1, 2, 3, 0).flatten(0, 2)
+            total = flat.new_zeros(channels * area, flat.shape[1]) if total is None else total
+            total = total.index_add(0, where, flat)
+        assert total is not None
+        return total.view(channels, *self.size, -1).permute(3, 0, 1, 2)
 
 
 @frozen(eq=False)
