@@ -1,4 +1,4 @@
-"""What plugins promise: spaces, metrics, attacks, datasets, orders, regimes, trackers.  Plugin authors read this first.
+"""What plugins promise: spaces, metrics, attacks, datasets, orders, regimes, trackers, executors: for plugin authors.
 
 A plugin is an attrs class whose fields are its options in the recipe (`field(default=..., metadata={"help": ...})`)
 and which keeps one of the Protocols below.  It needs no base class.  The registry compares signatures when it loads
@@ -444,6 +444,90 @@ class Tracker(Protocol):
 
     def end(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The run ends, however it ends, with the rows of `table.json`; none where no table was made."""
+
+
+@frozen
+class Resources:
+    """What one job may use of the machines it is done on; the scheduler keeps it to that.
+
+    Args:
+        gpus: from 2 on, so many processes share each batch.
+        cpus: cores, and threads of computation.
+        memory: GiB of main memory; None: as the scheduler has it.
+        hours: after which the scheduler stops it; None: as the scheduler has it.
+    """
+
+    gpus: int = 0
+    cpus: int = 1
+    memory: float | None = None
+    hours: float | None = None
+
+
+@frozen
+class Job:
+    """One stage of a run, as an executor is handed it.
+
+    Args:
+        name: unique in a run, and the same when the run goes on.
+        title: in words, such as `dsrna-cb seed 0 search`.
+        kind: `search`, `train`, `attack` and so on.
+        needs: names of jobs that must succeed first; where one failed, this one must not begin.
+        after: names of jobs that must end first, however they end.
+        resources: what it may use.
+        call: does it, wherever it is called; it can be pickled.  It returns nothing when the stage is done, and if it
+            was done before, at once.  It raises a `RobustnasError` where the stage failed, and a `KeyboardInterrupt`
+            where the process was asked to stop (SIGTERM, or `robustnas.runtime.interrupt.request`): then the same call
+            goes on from the checkpoint, in any process.  So it does after a process that was killed.
+    """
+
+    name: str
+    title: str
+    kind: str
+    needs: tuple[str, ...]
+    after: tuple[str, ...]
+    resources: Resources
+    call: Callable[[], None]
+
+
+class Work(Protocol):
+    """What an executor is to have done, and where it tells what became of it."""
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        """What is left to do, each after what it needs; what they need beyond these is done."""
+
+    @property
+    def folder(self) -> Path:
+        """A folder for the executor's own files, on the file system that all machines of the run see; it is there."""
+
+    def submitted(self, names: Mapping[str, str]) -> None:
+        """Tell the names that the scheduler has for jobs, by the jobs' own; `cancel` may be given them later."""
+
+    def ended(self, name: str, why: str | None = None) -> None:
+        """Tell that a job has ended: done, or failed, and why.  Once for each; those left out need not be told."""
+
+    def asked(self) -> bool:
+        """Whether the run was asked to stop: then the executor stops its jobs at their checkpoints, and returns."""
+
+    def here(self) -> None:
+        """Do all jobs in processes of this machine, as `--jobs` asks, and tell what becomes of them."""
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Has the stages of a run done by a scheduler.  Fields are options.
+
+    Placement, queueing and what follows a machine that is lost are the scheduler's.  Whatever it does, in whatever
+    order and however often, results are the same.  What it needs it imports when it is called.  It may have, beside
+    `run`,
+
+    - `check(resources)`, which is called before anything is computed with what jobs will ask for, each once, and raises
+      `InputError` where that could not be had: a package is missing, a partition unknown;
+    - `cancel(names)`, which ends jobs by the scheduler's names for them, those of a run whose own process is gone.
+    """
+
+    def run(self, work: Work) -> None:
+        """Have all jobs done; return when each has ended or is left out, or the run was asked to stop."""
 
 
 class Images(Protocol):

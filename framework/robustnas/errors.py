@@ -4,6 +4,7 @@
       RunError               1   divergence, a full disk, a plugin that broke its promise while running
         DiskFullError        1   no room for a result; everything already done is intact
         DeviceLostError      1   the device, or another process of the run, no longer answers
+        LeaseLostError       1   another process has taken over a stage that this one was at
         VerdictError         1   two evaluations of one image contradict each other
       InputError             2   something given to us is wrong; the message says where and what would do
         RecipeError          2   faults of a recipe file, all of them
@@ -43,6 +44,10 @@ class DiskFullError(RunError):
 
 class DeviceLostError(RunError):
     """The device, or another process of the run, no longer answers; everything already done is intact."""
+
+
+class LeaseLostError(RunError):
+    """Another process has taken over what this one was at; what it did so far is whole."""
 
 
 class VerdictError(RunError):

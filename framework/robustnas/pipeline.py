@@ -3,32 +3,51 @@
     recipe -> plan -> search -> genotype -> train -> attack + certify -> table (-> ranking)
 
 The loader (`recipe.load`) has checked every name and option; `plan.arrange` arranges stages; `run.scheduler` does
-those that are not done; `run.stages` says what each one is; `table.finished` shows their results as the one table.
+those that are not done, or an executor has a cluster do them (`run.handed`); `run.stages` says what each one is;
+`table.finished` shows their results as the one table.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import evolve
 from rich.console import Console
 
 from robustnas import laboratory
+from robustnas.contracts import Executor
 from robustnas.errors import InputError, RunError
 from robustnas.plan import Plan, Stage, arranged
 from robustnas.recipe.document import text_of
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded, load, written
 from robustnas.recipe.resolved import resolved
-from robustnas.run import checks, data, layout, overview, plugin_files, provenance, tracking
+from robustnas.run import (
+    checks,
+    cost,
+    data,
+    handed,
+    layout,
+    overview,
+    plugin_files,
+    provenance,
+    shards,
+    stage_log,
+    tracking,
+)
 from robustnas.run.directory import RunDirectory
+from robustnas.run.handed import Handed
+from robustnas.run.leases import Leases
+from robustnas.run.local import Local
+from robustnas.run.presence import Presence
 from robustnas.run.progress import Progress
-from robustnas.run.scheduler import run_all
+from robustnas.run.shards import Shard
 from robustnas.run.tracking import Tracking
 from robustnas.runtime import device as devices
 from robustnas.runtime import interrupt, terminal
@@ -52,6 +71,8 @@ def run(
     keep: bool = False,
     rank: bool = False,
     end: float | None = None,
+    shard: Shard | None = None,
+    executor: Executor | None = None,
 ) -> int:
     """Do everything the recipe asks for that is not done yet, and print the table.
 
@@ -63,6 +84,8 @@ def run(
         keep: write the recipe's text to its path, once it is known that all of it can be done.
         rank: hold the metrics of section `rank` against what became of the networks, after the table.
         end: when to stop, in seconds of `time.monotonic`: at the next checkpoint, with the table of what is done.
+        shard: do this part alone; the other parts are other commands', here or on other machines.
+        executor: has the stages done by a scheduler, which has the recipe's section `resources`; None: this machine.
 
     Returns:
         The exit status: 0 done, 1 a stage failed (the others are done and in the table).
@@ -74,49 +97,96 @@ def run(
         raise InputError(
             "--jobs does stages side by side on one machine; under torchrun all processes share each stage"
         )
-    chosen = devices.spread(own_device(device), jobs)
+    by: Executor = Local() if executor is None else executor
+    if not isinstance(by, Local) and (launched() or jobs > 1):
+        raise InputError(
+            "--executor has a scheduler do the stages, and torchrun and --jobs do them here; one of the two would do"
+        )
+    # the devices of a scheduler are elsewhere
+    chosen = devices.spread(own_device(device if isinstance(by, Local) else "cpu"), jobs)
     faults = Faults()
     todo = arranged(loaded, faults)
     if rank:
         laboratory.check(loaded, todo, faults)
     tracking.check(loaded.recipe.trackers, loaded.noting(faults))
     directory = RunDirectory(out or default_directory(loaded))
+    if not faults:
+        handed.check(by, todo.until(until), loaded.recipe.resources, device)
     with interrupt.listening(quiet), joined(chosen[0]) as processes:
         quiet = quiet or not processes.first
         with ExitStack() as held:
-            processes.run_together(lambda: held.enter_context(directory.locked()) if processes.first else None)
-            stages = todo.until(until)
-            _prepare(loaded, todo, stages, directory, processes, faults, quiet=quiet)
-            processes.run_together(lambda: _note(stages, directory, chosen, processes) if processes.first else None)
+            leases = Leases.of(Presence(directory.path, quiet))
+            processes.run_together(lambda: _at_work(leases, held) if processes.first else None)
+            directory = evolve(directory, holder=processes.broadcast(leases.presence.peer.name))
+            stages = todo.until(until) if shard is None else shards.part(todo, todo.until(until), shard)
+            _prepare(loaded, todo, stages, directory, processes, faults, leases, chosen, quiet=quiet)
+            if not stages and not quiet:
+                terminal.tell(f"robustnas: shard {shard} has no stages: there are fewer methods and seeds", error=True)
             if keep and processes.first:
                 write_text(loaded.path, loaded.source)
             # a ranking by a published table evaluates nothing
-            shown = until is None and any(stage.kind == "clean" for stage in stages)
+            shown = until is None and any(stage.kind == "clean" for stage in todo.stages)
             told = _tracking(loaded, todo, directory) if processes.first else None
             if told is not None:
                 held.enter_context(told.of(loaded.name))
             # of several processes one talks
             progress = Progress(quiet, Console(stderr=True, quiet=not processes.first), tracking=told)
+            if processes.first:
+                progress.log = lambda stage, line: stage_log.add(directory.folder(stage), line)
+                leases.presence.doing = progress.doing
             failures, over = [], False
             try:
                 with progress.shown(), interrupt.limited(end):
-                    refresh = finished.Refresh(directory) if shown and processes.first else None
-                    failures = run_all(todo, stages, directory, chosen, progress, processes, refresh)
+                    refresh = _refresh(directory, leases) if shown and processes.first else None
+                    own = leases if processes.first else None
+                    work = Handed(
+                        todo,
+                        stages,
+                        directory,
+                        device,
+                        chosen,
+                        loaded.recipe.resources,
+                        progress,
+                        processes,
+                        refresh,
+                        own,
+                    )
+                    failures = work.done_by(by)
             except interrupt.Interrupted:
                 if end is None or processes.any(interrupt.signalled()):
                     raise
                 over = True
             # torchrun ends all processes when one of them has failed: the table comes first
             (rows, *_) = processes.run_together(
-                lambda: finished.write(directory, quiet=quiet) if shown and processes.first else ()
+                lambda: _write_table(directory, leases, quiet=quiet) if shown and processes.first else []
             )
             if told is not None:
                 told.rows = rows
             if over:
                 raise interrupt.OutOfTime(f"{len(directory.all_done(stages))} of {len(stages)} stages are done")
             if rank and processes.first:
-                laboratory.write(directory, todo, quiet=quiet)
-            return _conclude(len(failures), progress, directory, until)
+                with leases.alone():
+                    laboratory.write(directory, todo, quiet=quiet)
+            # those of other processes are known to the first alone
+            failed = processes.broadcast(len(failures))
+            return _conclude(failed, progress, directory, f"until {until}" if until else "", shard)
+
+
+def _at_work(leases: Leases, held: ExitStack) -> None:
+    """Tell for as long as the stack is open that this process is at work in the directory."""
+    held.enter_context(leases.begun())
+
+
+def _refresh(directory: RunDirectory, leases: Leases) -> Callable[[], None]:
+    """Make what writes the table anew during a run; of several processes at work the first one does so."""
+    refresh = finished.Refresh(directory, leases.alone)
+    return lambda: refresh() if leases.take("table") else None
+
+
+def _write_table(directory: RunDirectory, leases: Leases, *, quiet: bool) -> list[dict[str, Any]]:
+    """Write and print the table; of several processes that end, the last one's holds what all have done."""
+    with leases.alone():
+        return finished.write(directory, quiet=quiet)
 
 
 def run_recipe(
@@ -165,38 +235,51 @@ def _prepare(
     directory: RunDirectory,
     processes: Processes,
     faults: Faults,
+    leases: Leases,
+    chosen: list[torch.device],
     *,
     quiet: bool = True,
 ) -> None:
     """Check what would fail late, and write down what this directory is; the first process does it for all.
 
+    What takes long is done beside others who prepare the same run; what all of them write, one after the other.
+
     Args:
         faults: of the recipe, as far as they are known.
+        chosen: the devices, a job each.
 
     Raises:
-        InputError: the recipe has faults, the directory is another experiment's, or the data is not what it should be.
+        InputError: the recipe has faults, the directory is another experiment's, somebody is at work there by another
+            recipe, or the data is not what it should be.
     """
+
+    def waiting(who: str) -> None:
+        if not quiet:
+            terminal.tell(f"robustnas: waiting for {who}, which prepares or writes in {directory.path}", error=True)
 
     def first() -> None:
         directory.check(todo)
-        _verify(directory, stages)
+        _verify(directory, stages, leases)
+        directory.sweep(stages)
+        found = None
         if faults or directory.lost(data.FILE) or len(directory.all_done(stages)) < len(stages):
             found = checks.check(todo, loaded, faults, partial(data.splits, todo), processes)
             assert found is not None
-            data.verify(todo, found, directory, quiet=quiet)
-        directory.claim(todo)
-        plugin_files.record(directory)
-        directory.write_text("recipe.yaml", text_of(_resolved(loaded, todo)))
-        directory.write_json("layout.json", layout.describe(todo, directory, data.notes(directory)))
+        with leases.alone(waiting):
+            recipe = text_of(_resolved(loaded, todo))
+            leases.work_on(recipe)
+            directory.check(todo)
+            if found is not None:
+                data.verify(todo, found, directory, quiet=quiet)
+            directory.claim(todo)
+            plugin_files.record(directory)
+            directory.write_text("recipe.yaml", recipe)
+            directory.write_json("layout.json", layout.describe(todo, directory, data.notes(directory)))
+            if len(directory.all_done(stages)) < len(stages):
+                provenance.append(directory, chosen, processes.size)
 
     # the others go on when the directory is this experiment's, and fail if it cannot be
     processes.run_together(lambda: first() if processes.first else None)
-
-
-def _note(stages: list[Stage], directory: RunDirectory, chosen: list[torch.device], processes: Processes) -> None:
-    """Write down what is about to compute, where anything is left to do."""
-    if len(directory.all_done(stages)) < len(stages):
-        provenance.append(directory, chosen, processes.size)
 
 
 def _resolved(loaded: Loaded, todo: Plan) -> dict[str, Any]:
@@ -210,8 +293,10 @@ def _tracking(loaded: Loaded, todo: Plan, directory: RunDirectory) -> Tracking |
     return Tracking(directory, _resolved(loaded, todo), trackers) if trackers else None
 
 
-def _verify(directory: RunDirectory, stages: list[Stage]) -> None:
+def _verify(directory: RunDirectory, stages: list[Stage], leases: Leases) -> None:
     """Hold what this run will read to what was written, so that damage is told before hours are spent.
+
+    What another process is writing just now is left to it.
 
     Raises:
         RunDirectoryError: something is not what was written.
@@ -221,17 +306,27 @@ def _verify(directory: RunDirectory, stages: list[Stage]) -> None:
     read_on = {key for stage in stages if stage.key in undone for key in stage.needs}
     finished.tell(directory.verify(folders.values(), written_anew=True))
     for key, folder in folders.items():
-        folder.verify(read_on=key in read_on)
+        if leases.free(key):
+            folder.verify(read_on=key in read_on)
     for stage in stages:
         for folder in directory.beside(stage) if stage.question and stage.key in undone else ():
             folder.verify(read_on=False)
 
 
-def plan(loaded: Loaded, *, out: Path | None = None, memory: bool = False) -> None:
+def plan(
+    loaded: Loaded,
+    *,
+    out: Path | None = None,
+    memory: bool = False,
+    executor: Executor | None = None,
+    device: str = "auto",
+) -> None:
     """Print what `run` would do: methods, seeds and stages, what is done, steps and parameters.  Runs nothing.
 
     Args:
         memory: estimate what a search step needs, which runs two tiny ones a method.
+        executor: say what a scheduler would be asked for; None: nothing of the kind.
+        device: as `run` would have it.
 
     Raises:
         InputError: `run` would refuse it.
@@ -243,6 +338,8 @@ def plan(loaded: Loaded, *, out: Path | None = None, memory: bool = False) -> No
     directory.check(todo)
     found = checks.check(todo, loaded, faults, partial(data.splits_here, todo))
     overview.show(todo, directory, Console(), None if found is None else found.labels, estimate=memory)
+    if executor is not None:
+        cost.show(cost.asked(todo, directory, loaded.recipe.resources, device), Console())
 
 
 def default_directory(loaded: Loaded) -> Path:
@@ -250,7 +347,7 @@ def default_directory(loaded: Loaded) -> Path:
     return Path("runs") / (f"{loaded.name}-quick" if loaded.recipe.quick else loaded.name)
 
 
-def _conclude(failed: int, progress: Progress, directory: RunDirectory, until: str | None) -> int:
+def _conclude(failed: int, progress: Progress, directory: RunDirectory, until: str, shard: Shard | None) -> int:
     """Say how it ended; returns the exit status."""
     console = progress.console
     if failed:
@@ -262,6 +359,6 @@ def _conclude(failed: int, progress: Progress, directory: RunDirectory, until: s
         )
         return 1
     if not progress.quiet:
-        what = f"until {until}" if until else "table.md, table.csv, table.json"
-        terminal.say(console, f"{what} in {directory.path}")
+        part = "" if shard is None else f"shard {shard}: "
+        terminal.say(console, f"{part}{until or 'table.md, table.csv, table.json'} in {directory.path}")
     return 0

@@ -47,6 +47,7 @@ RECIPE: dict[str, Any] = {
     "sweep": {"methods": ["both"], "search.gamma": [0.1, {"balance": 2}], "train": {"epochs": [1, 2]}},
     "quick": False,
     "trackers": [],
+    "resources": {"every": {"cpus": 8}, "search": {"gpus": 4, "hours": 8}, "train": {"memory": "1/2"}},
 }
 
 
@@ -118,6 +119,10 @@ WRONG = {
     "sweep.methods": "both",
     "quick": "yes",
     "trackers": ["tensorbord"],
+    "resources.search.gpus": -1,
+    "resources.every.cpus": 0,
+    "resources.train.hours": 0,
+    "resources.serch": {},
 }
 """What stands at a key that the loader refuses for itself."""
 

@@ -12,6 +12,7 @@ import torch
 from robustnas.plan import Seed, Stage
 from robustnas.run import scheduler, workers
 from robustnas.run.agenda import Agenda
+from robustnas.run.claims import Claims
 from robustnas.run.progress import Progress
 from robustnas.runtime import interrupt
 
@@ -41,7 +42,9 @@ def test_workers_are_asked_to_stop_when_the_time_is_over(monkeypatch: pytest.Mon
     agenda = Agenda([Stage("clean", key, key, Seed(0)) for key in "abc"], progress)
     nothing: Any = None
     with interrupt.limited(time.monotonic() + 0.05), pytest.raises(interrupt.Interrupted):
-        scheduler._side_by_side(nothing, agenda, nothing, [torch.device("cpu")] * 2, progress)
+        scheduler._side_by_side(
+            nothing, Claims(agenda, nothing, progress), nothing, [torch.device("cpu")] * 2, progress
+        )
     assert len(pool) == 2
     assert progress._working["a"].place == "epoch 2/3 step 2/5"
     assert agenda.take() is None, "no other stage begins"

@@ -199,25 +199,22 @@ def test_a_folder_that_is_a_link_is_not_followed(copy: Path, capsys: pytest.Capt
         assert "is a symbolic link to" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["link", "link to nothing", "other name", "pipe", "folder"])
-def test_a_lock_that_is_no_file_of_this_directory_empties_nothing(
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "file"])
+def test_a_folder_of_who_is_at_work_that_is_not_this_directorys_is_refused(
     copy: Path, capsys: pytest.CaptureFixture[str], kind: str
 ):
-    precious = copy.parent / "precious"
-    precious.write_text("my text")
-    lock = copy / ".lock"
-    lock.unlink()
-    if kind == "folder":
-        lock.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(lock)
-    elif kind == "other name":
-        lock.hardlink_to(precious)
+    elsewhere = copy.parent / "elsewhere"
+    elsewhere.mkdir()
+    work = copy / ".work"
+    if kind == "file":
+        work.write_text("my text")
     else:
-        lock.symlink_to(precious if kind == "link" else copy.parent / "nothing")
+        work.symlink_to(elsewhere if kind == "link" else copy.parent / "nothing")
     assert run() == 2
-    assert ".lock" in capsys.readouterr().err
-    assert precious.read_text() == "my text"
+    assert (
+        ".work is a symbolic link to" if "link" in kind else "cannot be used: File exists"
+    ) in capsys.readouterr().err
+    assert not any(elsewhere.iterdir())
     assert not (copy.parent / "nothing").exists()
 
 

@@ -75,8 +75,8 @@ def table(run: str) -> dict[str, dict[str, Any]]:
 
 
 def contents(run: str) -> dict[str, bytes]:
-    """Every file of a run directory, byte by byte, but for the lock."""
-    files = [file for file in Path(run).rglob("*") if file.is_file() and file.name != ".lock"]
+    """Every file of a run directory, byte by byte, but for who is at work."""
+    files = [file for file in Path(run).rglob("*") if file.is_file() and ".work" not in file.parts]
     return {str(file.relative_to(run)): file.read_bytes() for file in files}
 
 

@@ -158,6 +158,8 @@ def run(recipe: Path, out: Path) -> None:
     from robustnas.recipe.faults import Faults
     from robustnas.recipe.load import load
     from robustnas.run.directory import RunDirectory
+    from robustnas.run.leases import Leases
+    from robustnas.run.presence import Presence
     from robustnas.run.progress import Progress
     from robustnas.run.scheduler import run_all
     from robustnas.runtime.processes import ALONE
@@ -166,9 +168,12 @@ def run(recipe: Path, out: Path) -> None:
     loaded = load(str(recipe), [])
     plan, directory = make(loaded), RunDirectory(out)
     stages = plan.until(None)
-    pipeline._prepare(loaded, plan, stages, directory, ALONE, Faults())
+    device = torch.device(NAME, 0)
+    leases = Leases.of(Presence(out, quiet=True))
+    with leases.begun():
+        pipeline._prepare(loaded, plan, stages, directory, ALONE, Faults(), leases, [device])
     with Strict():
-        failures = run_all(plan, stages, directory, [torch.device(NAME, 0)], Progress(quiet=True))
+        failures = run_all(plan, stages, directory, [device], Progress(quiet=True))
     finished.write(directory, quiet=True)
     assert not failures, "\n".join(f"{stage.title}: {fault}" for stage, fault in failures)
 

@@ -13,12 +13,14 @@ import pytest
 from PIL import Image
 
 from robustnas import MOVED
+from robustnas.contracts import Resources
 from robustnas.errors import DataError, InputError
 from robustnas.options import options_of
 from robustnas.registry import ATTACKS, DATASETS, METRICS, REGISTRIES, SEARCH_SPACES
 from robustnas.testing import (
     check_attack,
     check_dataset,
+    check_executor,
     check_metric,
     check_order,
     check_regime,
@@ -53,6 +55,7 @@ OPTIONS = {
     ("attack", "square"): {"queries": 50},
     ("attack", "autoattack"): {"steps": 5, "queries": 20},
     ("dataset", "mnist"): {"folder": str(MNIST)},
+    ("executor", "slurm"): {"cluster": "local", "poll": 0.2},
 }
 """Options of a plugin that has some without a default, or defaults too large for a test."""
 
@@ -67,13 +70,22 @@ CHECKED_WITH = {
     "order": check_order,
     "regime": check_regime,
     "tracker": check_tracker,
+    "executor": check_executor,
 }
 
 SLOW = {("search-space", "darts")}
 """What takes four seconds: both forms of DARTS are checked for one shape of images below."""
 
+PROCESSES = {("executor", "ray"), ("executor", "slurm")}
+"""What starts a scheduler, or talks to one."""
+
 WALK = [
-    pytest.param(registry, name, id=f"{kind} {name}", marks=[pytest.mark.slow] * ((kind, name) in SLOW))
+    pytest.param(
+        registry,
+        name,
+        id=f"{kind} {name}",
+        marks=[pytest.mark.slow] * ((kind, name) in SLOW) + [pytest.mark.processes] * ((kind, name) in PROCESSES),
+    )
     for kind, registry in REGISTRIES.items()
     for name in registry.names()
 ]
@@ -117,9 +129,9 @@ def test_a_registered_plugin_keeps_its_contract(registry, name, tmp_path):
             if "not found" not in str(fault):
                 raise
             pytest.skip(str(fault).splitlines()[0])
-    if registry.kind == "tracker":
+    if registry.kind in ("tracker", "executor") and hasattr(plugin, "check"):
         try:
-            plugin.check()
+            plugin.check(*([Resources()],) if registry.kind == "executor" else ())
         except InputError as fault:
             pytest.skip(str(fault))
     CHECKED_WITH[registry.kind](plugin)

@@ -19,6 +19,7 @@ from robustnas import cli
 from robustnas.errors import RunError
 from robustnas.recipe import shelf
 from robustnas.recipe.seeds import Seeds
+from robustnas.run.shards import Shard
 from robustnas.runtime.interrupt import Ended, OutOfTime
 from support.fake_package import install
 from support.imported import imported
@@ -91,13 +92,14 @@ def test_run_passes_on_what_was_typed(
     folder: Path, pipeline: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["run", "good.yaml"]) == 0
-    options = ["--out", "o", "--device", "cuda:1", "--until", "search", "--jobs", "2", "--quiet"]
+    options = ["--out", "o", "--device", "cuda:1", "--until", "search", "--jobs", "2", "--quiet", "--shard", "3/8"]
     assert cli.main(["run", "good.yaml", *options, "--set", "seeds=[3]", "--set", "search.epochs=2"]) == 0
     assert cli.main(["rank", "good.yaml", "--jobs", "2", "--set", "rank={metrics: [jacobian]}"]) == 0
     (_, first, default), (_, second, given), (_, third, ranks) = pipeline.asked
-    nothing = {"until": None, "jobs": 1, "quiet": False, "rank": False, "end": None}
+    nothing = {"until": None, "jobs": 1, "quiet": False, "rank": False, "end": None, "shard": None, "executor": None}
     assert default == {"out": None, "device": "auto", **nothing}
-    assert given == {**default, "out": Path("o"), "device": "cuda:1", "until": "search", "jobs": 2, "quiet": True}
+    typed = {"out": Path("o"), "device": "cuda:1", "until": "search", "jobs": 2, "quiet": True, "shard": Shard(3, 8)}
+    assert given == {**default, **typed}
     assert ranks == {**default, "jobs": 2, "rank": True}
     assert (first.recipe.rank is None, third.recipe.rank is None) == (True, False)
     assert cli.main(["rank", "good.yaml"]) == 2
@@ -122,7 +124,8 @@ def test_a_budget_counts_from_the_start_of_the_command(
 
 def test_plan_and_table(folder: Path, pipeline: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "good.yaml", "--out", "o"]) == 0
-    assert [(what, keys) for what, _, keys in pipeline.asked] == [("plan", {"out": Path("o"), "memory": False})]
+    typed = {"out": Path("o"), "memory": False, "executor": None, "device": "auto"}
+    assert [(what, keys) for what, _, keys in pipeline.asked] == [("plan", typed)]
     assert cli.main(["table", "runs/x"]) == 2
     assert "runs/x is not a run directory: it has no layout.json" in capsys.readouterr().err
 

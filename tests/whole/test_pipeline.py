@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import platform
@@ -22,8 +21,9 @@ import torch
 from robustnas import pipeline
 from robustnas.cli import main
 from robustnas.recipe import load
-from robustnas.run import directory
 from robustnas.run.directory import RunDirectory
+from robustnas.run.leases import Leases
+from robustnas.run.presence import Presence
 from robustnas.runtime import interrupt
 from robustnas.runtime.artifacts import StageFolder, forget
 from support.finished_run import RECIPE, results, run, table, without_seconds
@@ -232,13 +232,15 @@ def test_a_budget_that_is_over_leaves_a_directory_that_goes_on_to_the_same_bits(
 
 
 @pytest.mark.processes
-def test_two_runs_do_not_share_a_directory_and_ctrl_c_says_how_to_go_on(tmp_path: Path):
+def test_two_recipes_do_not_share_a_directory_and_ctrl_c_says_how_to_go_on(tmp_path: Path):
     (tmp_path / "r.yaml").write_text(LONG)
     first = start(tmp_path)
     wait_for(lambda: any((tmp_path / "run" / "search").glob("*/history.jsonl")), first)
-    status, message = end(start(tmp_path))
+    status, message = end(start(tmp_path, "--set", "seeds=[1]"))
     assert status == 2
-    assert f"another run (process {first.pid} on {platform.node()}) works in this directory" in message
+    assert (
+        f"another run (process {first.pid} on {platform.node()}) works in this directory by another recipe" in message
+    )
     first.send_signal(signal.SIGINT)
     status, message = end(first)
     assert status == 130
@@ -396,27 +398,16 @@ def test_a_result_of_another_form_is_damaged(finished_copy: Path, capsys: pytest
         written.finish(whole)
 
 
-def test_a_directory_that_another_run_holds_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_directory_where_another_recipe_is_at_work_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "r.yaml").write_text(RECIPE)
-    with RunDirectory(tmp_path / "run").locked():
+    leases = Leases.of(Presence(tmp_path / "run"))
+    with leases.begun():
+        leases.work_on("another recipe")
         assert run(tmp_path, "--quiet") == 2
-    assert (
-        f"another run (process {os.getpid()} on {platform.node()}) works in this directory" in capsys.readouterr().err
-    )
-
-
-def test_a_file_system_without_locks_is_not_called_another_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    def refused(file: Any) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(directory, "_try_lock", refused)
-    (tmp_path / "r.yaml").write_text(RECIPE)
-    assert run(tmp_path, "--quiet") == 2
     message = capsys.readouterr().err
-    assert "has no locks" in message
-    assert "another run" not in message
+    assert f"another run (process {os.getpid()} on {platform.node()}) works in this directory" in message
+    assert f"stop it (robustnas cancel {tmp_path / 'run'})" in message
+    assert [path.name for path in (tmp_path / "run").iterdir()] == []
 
 
 def test_a_run_that_is_refused_claims_nothing(tmp_path: Path):

@@ -6,7 +6,7 @@ import argparse
 import re
 import time
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from robustnas.cli.output import given, print_table
 from robustnas.errors import InputError
@@ -26,7 +26,9 @@ def run(arguments: argparse.Namespace, *, ranks: bool = False) -> int:
         if ranks and loaded.recipe.rank is None:
             loaded = load(arguments.recipe, [*_overrides(arguments), "rank={}"])
         interrupt.check()
+        executor = None if ranks else _executor(arguments)
         from robustnas import pipeline  # imports torch, which a recipe with faults need not wait for
+        from robustnas.run.shards import Shard
 
         interrupt.check()
         return pipeline.run(
@@ -38,6 +40,8 @@ def run(arguments: argparse.Namespace, *, ranks: bool = False) -> int:
             quiet=arguments.quiet,
             rank=ranks,
             end=end,
+            shard=None if ranks or arguments.shard is None else Shard(*arguments.shard),
+            executor=executor,
         )
 
 
@@ -56,8 +60,28 @@ def plan(arguments: argparse.Namespace) -> int:
     loaded = load(arguments.recipe, _overrides(arguments))
     from robustnas import pipeline
 
-    pipeline.plan(loaded, out=arguments.out, memory=arguments.memory)
+    pipeline.plan(
+        loaded, out=arguments.out, memory=arguments.memory, executor=_executor(arguments), device=arguments.device
+    )
     return 0
+
+
+def _executor(arguments: argparse.Namespace) -> Any:
+    """The executor that was typed; None where none was."""
+    if arguments.executor is None:
+        return None
+    from robustnas.recipe.document import parse
+    from robustnas.recipe.faults import Faults, Mark
+    from robustnas.recipe.plugins import Plugins
+    from robustnas.registry import EXECUTORS
+
+    faults = Faults()
+    node = parse(arguments.executor, "--executor", faults, at=Mark("--executor"))
+    use = None if node is None else Plugins(faults).use(node, EXECUTORS)
+    faults.raise_all()
+    if use is None:
+        raise InputError("--executor: found nothing; local, slurm or {name: slurm, partition: gpu} would do")
+    return use.plugin
 
 
 def table(arguments: argparse.Namespace) -> int:

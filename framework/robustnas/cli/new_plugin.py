@@ -52,7 +52,7 @@ The $words `$name` for robustnas, in [$module.py](src/$package/$module.py).
 ```
 pip install -e ".[dev]"     # again after a change of pyproject.toml
 python -m pytest            # a test for each promise of the contract
-robustnas run recipe.yaml   # $shown
+robustnas run recipe.yaml$typed   # $shown
 ```
 """)
 
@@ -68,7 +68,7 @@ test_promises = parametrize("$kind", $cls($small))
 
 RECIPE = Template("""\
 # The $words $name, on small networks: a minute on one CPU core.
-#   robustnas run recipe.yaml
+#   robustnas run recipe.yaml$typed
 dataset: $dataset
 search_space: $space
 threat: {norm: linf, epsilon: 0.01} # of the pixel range
@@ -89,6 +89,7 @@ USUAL = {
     "attacks": "fgsm",
     "small": "",
     "more": "",
+    "typed": "",
     "shown": "its row in a table, beside plain DARTS",
 }
 
@@ -108,6 +109,7 @@ DIFFERENT = {
         "shown": "its row in a table, beside standard training",
     },
     "tracker": {"more": "trackers: [$name]\n", "shown": "a table, and what it wrote in runs/recipe/trackers"},
+    "executor": {"typed": " --executor $name", "shown": "a table, its stages done by it"},
 }
 """By kind of plugin: what of `USUAL` is different."""
 
@@ -127,7 +129,8 @@ def new(arguments: argparse.Namespace) -> int:
         raise InputError(f"{folder}: cannot be written: {fault.strerror}; another --output would do") from None
     (source,) = (name for name in files if name.startswith("src/") and not name.endswith("__init__.py"))
     tell(f"{folder}\n  cd {folder}\n  " + "\n  ".join(README.template.split("```")[1].strip().splitlines()[:2]))
-    tell(f"  robustnas run recipe.yaml\nthen change {source}")
+    typed = Template(DIFFERENT[arguments.kind].get("typed", "")).substitute(name=arguments.name)
+    tell(f"  robustnas run recipe.yaml{typed}\nthen change {source}")
     return 0
 
 

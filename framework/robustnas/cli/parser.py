@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from robustnas import __version__
-from robustnas.cli import authors, commands, genotypes, new_plugin
+from robustnas.cli import at_work, authors, commands, genotypes, new_plugin
 from robustnas.registry import REGISTRIES
 from robustnas.runtime.quoted import quoted
 from robustnas.runtime.suggest import did_you_mean
@@ -89,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
             "--quick", action="store_true", help="a few steps of everything, to see it run: the figures mean nothing"
         )
     run.add_argument("--until", choices=("search", "train"), help="stop after this stage")
+    run.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="do the I-th of N parts alone, 1/8 to 8/8: one command each, on any machines that see the run directory",
+    )
     for each in (run, rank):
         _add_running(each)
         each.add_argument(
@@ -105,11 +111,31 @@ def _parser() -> argparse.ArgumentParser:
             help="stop at a checkpoint when this time is over, 30m, 2h or 1h30m, with the table of what is done "
             "(status 3; the same command goes on)",
         )
+    for each in (run, plan):
+        each.add_argument(
+            "--executor",
+            metavar="YAML",
+            help="who does the stages: local, slurm or ray, or with options {name: slurm, partition: gpu} "
+            "(default: local)",
+        )
+    _add_device(plan)
     plan.add_argument(
         "--memory",
         action="store_true",
         help="estimate the memory of a search step: seconds a method, a minute or two for a large supernet",
     )
+    status = add(every, "status", "tell what of a run is done, running and where, waiting, or failed", at_work.status)
+    logs = add(every, "logs", "print what a stage of a run told, and why it failed", at_work.logs)
+    cancel = add(every, "cancel", "ask everybody at work on a run to stop at the next checkpoint", at_work.cancel)
+    for each in (status, logs, cancel):
+        each.add_argument("run", type=Path, metavar="RUN", help="a run directory, on any machine that sees it")
+    status.add_argument(
+        "--check", action="store_true", help="watch for half a minute whether processes of other machines are alive"
+    )
+    logs.add_argument("method", metavar="METHOD", help="a method of its recipe")
+    logs.add_argument("seed", metavar="SEED", help="a seed of its recipe, 0 or 0.2")
+    logs.add_argument("stage", metavar="STAGE", help="search, train, clean, certify, ... or the label of an attack")
+
     _add_table(add(every, "table", "print the table of a run directory, rebuilt, or one of several", commands.table))
 
     report = add(every, "report", "write a page with the table, charts, cells and examples of runs", commands.report)
@@ -207,9 +233,13 @@ def _add_plugin(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+
+
 def _add_running(parser: argparse.ArgumentParser) -> None:
     """Add how a run is done: where it computes, and what it prints."""
-    parser.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    _add_device(parser)
     parser.add_argument("--quiet", action="store_true", help="print nothing but faults; the table is in DIR")
 
 
@@ -314,6 +344,14 @@ def _whole(text: str, least: int, most: int) -> int:
     if number < least:
         raise argparse.ArgumentTypeError(f"found {quoted(text)}; a whole number from {least} would do")
     return number
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text)
+    number, of = (int(part) for part in found.groups()) if found else (0, 0)
+    if not 1 <= number <= of:
+        raise argparse.ArgumentTypeError(f"found {quoted(text)}; I/N with I from 1 to N would do, such as 3/8")
+    return number, of
 
 
 def _seconds(text: str) -> int:

@@ -25,7 +25,8 @@ from robustnas.options import MISSING, Option, options_of, plain
 from robustnas.recipe import load, methods
 from robustnas.recipe.plugins import COUNTS, LONGEST_LABEL, MOST_ATTACKS, MOST_METRICS
 from robustnas.recipe.published import SOURCE
-from robustnas.recipe.schema import Rank
+from robustnas.recipe.resources import EVERY, KINDS
+from robustnas.recipe.schema import Needs, Rank
 from robustnas.recipe.values import leaves, taken_by
 from robustnas.registry import REGISTRIES, Registry
 from robustnas.search.candidates import RANDOM_SEARCH, STRATEGIES, BestOf
@@ -91,6 +92,11 @@ def recipe_schema() -> Schema:
         "published": {"type": "object", "additionalProperties": _or(REPORTED)},
         "rank": _object(Rank, metrics={"type": "array", "items": _ref("labelled_metric"), "minItems": 1}),
         "trackers": {"type": "array", "items": _ref("tracker")},
+        "resources": {
+            "type": ["object", "null"],
+            "properties": {kind: _object(Needs) for kind in (EVERY, *KINDS)},
+            **CLOSED,
+        },
     }
     stands_alone = {
         "required": [key for key in load.REQUIRED if key != "search_space"],

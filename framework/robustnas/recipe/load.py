@@ -30,6 +30,7 @@ from robustnas.recipe.plugins import Plugins
 from robustnas.recipe.published import read_published
 from robustnas.recipe.quick import shrunk
 from robustnas.recipe.ranking import read_ranking
+from robustnas.recipe.resources import read_resources
 from robustnas.recipe.schema import Attack, Recipe
 from robustnas.recipe.seeds import Seeds, read_seeds
 from robustnas.recipe.sweep import expanded
@@ -48,7 +49,7 @@ REQUIRED = {
 }
 SECTIONS = (
     *(*REQUIRED, "seeds", "search", "train", "attacks", "certify", "smoothing", "evaluate", "rank", "published"),
-    *("sweep", "quick", "trackers"),
+    *("sweep", "quick", "trackers", "resources"),
 )
 
 MOST_STAGES = 300_000
@@ -303,6 +304,8 @@ def _parts(root: Node, faults: Faults) -> dict[str, Any]:
         parts["published"] = read_published(sections["published"], whole, parts["certify"], faults)
     if "trackers" in sections:
         parts["trackers"] = plugins.trackers(sections["trackers"])
+    if "resources" in sections:
+        parts["resources"] = read_resources(sections["resources"], faults)
     if "methods" in sections:
         parts["methods"] = read_methods(sections["methods"], sections, parts["search"], parts["train"], plugins)
     _check_size(root, parts, faults)

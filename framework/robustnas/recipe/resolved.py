@@ -46,6 +46,7 @@ def resolved(loaded: Loaded, trains: Mapping[str, Train] | None = None) -> dict[
         ),
         **({"quick": True} if recipe.quick else {}),
         **({"trackers": [_plugin(use) for use in recipe.trackers]} if recipe.trackers else {}),
+        **({"resources": plain(recipe.resources)} if recipe.resources else {}),
     }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attrs import Factory, field, frozen
-from attrs.validators import min_len
+from attrs.validators import ge, gt, instance_of, min_len, optional
 
 from robustnas.attack.settings import Evaluate
 from robustnas.certify.settings import Certify, Smoothing
@@ -171,6 +171,26 @@ class Reported:
 
 
 @frozen
+class Needs:
+    """An entry of section `resources`: what a stage may use where a scheduler does it."""
+
+    gpus: int | None = field(
+        default=None,
+        validator=optional([instance_of(int), ge(0)]),
+        metadata={"help": "GPUs; from 2 on processes share each batch; default 1, with --device cpu 0"},
+    )
+    cpus: int = option(4, "cores, and threads of computation", at_least=1)
+    memory: float | None = field(
+        default=None, validator=optional(gt(0)), metadata={"help": "GiB of main memory; default the scheduler's"}
+    )
+    hours: float | None = field(
+        default=None,
+        validator=optional(gt(0)),
+        metadata={"help": "hours until the scheduler stops it, which goes on from its checkpoint; default its own"},
+    )
+
+
+@frozen
 class Recipe:
     """A whole recipe, checked: one comparison of methods on one dataset under one threat.
 
@@ -178,6 +198,7 @@ class Recipe:
         search_space: None where no method searches or trains.
         train_images: how many of the dataset's training images train; None: all.
         quick: whether everything is done in a few steps, see `robustnas.recipe.quick`.
+        resources: what stages may use where a scheduler does them, by their kinds, those of `every` kind laid under.
     """
 
     dataset: Use
@@ -196,3 +217,4 @@ class Recipe:
     train_images: int | None = None
     quick: bool = False
     trackers: tuple[Use, ...] = ()
+    resources: Mapping[str, Needs] = Factory(dict)

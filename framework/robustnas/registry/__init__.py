@@ -1,4 +1,4 @@
-"""Names of plugins, and the classes behind them: search spaces, metrics, attacks, datasets, orders, regimes, trackers.
+"""Names of plugins, and the classes behind them, of each kind: search spaces, metrics, attacks, datasets and so on.
 
 Listing reads the metadata of installed packages and imports no plugin.  Loading imports one, through
 stevedore, and compares what it has with what its contract promises.
@@ -68,7 +68,7 @@ class Registry:
     """The plugins of one kind.
 
     Args:
-        kind: `search-space`, `metric`, `attack`, `dataset`, `order`, `regime` or `tracker`.
+        kind: `search-space`, `metric`, `attack`, `dataset`, `order`, `regime`, `tracker` or `executor`.
         group: the entry-point group packages register them in.
         check: what is wrong with a class that was loaded, a line each.
         loaded: the entries of the classes that are known, for `entry_of`.
@@ -193,7 +193,7 @@ class Registry:
         return f"{self.kind} {name!r} is registered twice, by {providers}; uninstall one of the two"
 
     def _unknown(self, name: str, names: list[str]) -> str:
-        article = "an" if self.kind in ("attack", "order") else "a"
+        article = "an" if self.kind[0] in "aeo" else "a"
         table = f'[project.entry-points."{self.group}"]'
         return "\n  ".join(
             [
@@ -325,6 +325,10 @@ def _wrong_tracker(cls: type) -> list[str]:
     return [line for name in ("start", "begin", "log", "finish", "end") for line in _method(cls, name, contract)]
 
 
+def _wrong_executor(cls: type) -> list[str]:
+    return _method(cls, "run", contracts.Executor)
+
+
 def _wrong_options(cls: type) -> list[str]:
     """What is wrong with a class that a section of settings holds: its options enter keys as the fields they are."""
     return [] if has(cls) else ["promised: an attrs class whose fields are its options", "found:    another class"]
@@ -343,6 +347,8 @@ DATASETS = Registry("dataset", "robustnas.datasets", _wrong_dataset)
 ORDERS = Registry("order", "robustnas.orders", _wrong_order)
 REGIMES = Registry("regime", "robustnas.regimes", _wrong_regime)
 TRACKERS = Registry("tracker", "robustnas.trackers", _wrong_tracker)
+EXECUTORS = Registry("executor", "robustnas.executors", _wrong_executor)
 REGISTRIES = {
-    registry.kind: registry for registry in (SEARCH_SPACES, METRICS, ATTACKS, DATASETS, ORDERS, REGIMES, TRACKERS)
+    registry.kind: registry
+    for registry in (SEARCH_SPACES, METRICS, ATTACKS, DATASETS, ORDERS, REGIMES, TRACKERS, EXECUTORS)
 }

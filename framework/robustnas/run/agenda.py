@@ -50,6 +50,19 @@ class Agenda:
             self._ended(stage)
         return None
 
+    def put_back(self, stage: Stage) -> None:
+        """Let a stage that was taken be taken again."""
+        heapq.heappush(self._ready, self._places[stage.key])
+
+    def found(self, stage: Stage) -> None:
+        """Note that a stage that was taken is done: another process did it."""
+        self._progress.found(stage)
+        self._ended(stage)
+
+    def lost(self, stage: Stage) -> bool:
+        """Whether a stage failed, or is left out."""
+        return stage.key in self._lost
+
     def clear(self) -> None:
         """Let no other stage begin."""
         self._ready, self._waiting = [], {}

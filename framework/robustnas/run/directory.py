@@ -1,36 +1,33 @@
-"""The run directory: one experiment, one process at a time, a folder a stage.
+"""The run directory: one experiment, a folder a stage, and whoever is at work in it.
 
 run.json          which experiment this is: dataset, search space, threat
 digests.json      what was written here (see `robustnas.runtime.artifacts.digests`), and which stages are older than
 that recipe.yaml       the recipe of the last run, every default filled in
 layout.json       which folder holds which stage, and the columns of the table
 search/ train/ clean/ probe/ certify/ attack/ smooth/      stages, `<method>-seed<seed>-<key>`
+.work/            who is at work, and at which stage (see `robustnas.run.presence`, `robustnas.run.leases`)
 table.md table.csv table.json comparisons.csv
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import platform
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from robustnas.errors import DiskFullError, RunDirectoryError
+from robustnas.errors import RunDirectoryError
 from robustnas.options import plain
 from robustnas.plan import KINDS, Plan, Stage
+from robustnas.run.presence import FOLDER
 from robustnas.runtime.artifacts import (
     PART,
+    Lease,
     StageFolder,
     damaged,
     digests,
-    disk_full,
-    held_open,
     json_bytes,
     of_no_stage,
     read_json,
@@ -38,74 +35,35 @@ from robustnas.runtime.artifacts import (
     write_recorded,
 )
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(file: IO[str]) -> None:
-        file.seek(1 << 30)  # others cannot read the byte that is locked, so it lies far behind the text
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _try_lock(file: IO[str]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-"""The errors by which the system says that another process holds a lock."""
-
-
 NAMED = 4
 """A note names at most so many folders."""
 
 
 @frozen
 class RunDirectory:
-    """A folder that holds one experiment."""
+    """A folder that holds one experiment.
+
+    Args:
+        path: where it is.
+        holder: the name under which this process holds leases of stages; None where it only reads, or nobody else can
+            be at work.
+        command: the name of the process whose command made what is done here; None where that is this process.
+    """
 
     path: Path
+    holder: str | None = None
+    command: str | None = None
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the directory; the operating system lets go of it when the process ends, however it ends.
-
-        Raises:
-            RunDirectoryError: another process holds it, it cannot be written to, or its file system has no locks.
-            DiskFullError: there is no room for it.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = held_open(self.path / ".lock")
-        except OSError as fault:
-            if disk_full(fault):
-                raise DiskFullError(f"{self.path}: no space left on the device to begin a run") from fault
-            raise RunDirectoryError(
-                f"{self.path}: cannot be used: {fault.strerror}; choose another with --out"
-            ) from fault
-        with file:
-            try:
-                _try_lock(file)
-            except OSError as fault:
-                if fault.errno not in HELD:
-                    raise RunDirectoryError(
-                        f"{self.path}: its file system has no locks ({fault.strerror}), so two runs could meet there; "
-                        "choose a directory on another one with --out"
-                    ) from fault
-                file.seek(0)
-                raise RunDirectoryError(
-                    f"{self.path}: another run (process {file.read().strip() or 'unknown'}) works in this directory; "
-                    "wait for it, stop it, or choose another with --out"
-                ) from fault
-            file.truncate(0)
-            file.write(f"{os.getpid()} on {platform.node()}")  # a shared file system locks between machines
-            file.flush()
-            yield
+    def sweep(self, stages: Iterable[Stage]) -> None:
+        """Remove what a kill left half written in folders of stages that are done; whoever takes another sweeps it."""
+        for folder in self.folders(stages).values():
+            if folder.done:
+                folder.swept()
 
     def claim(self, plan: Plan) -> None:
-        """Make the directory this experiment's, after `check`, and remove files that a kill left half written."""
-        for folder in (self.path, *self._stage_folders()):
-            for left in folder.glob(f".*{PART}"):
-                left.unlink(missing_ok=True)
+        """Make the directory this experiment's, after `check`; no other process writes files of its own meanwhile."""
+        for left in self.path.glob(f".*{PART}"):
+            left.unlink(missing_ok=True)
         if not (self.path / "run.json").exists():
             self.write_json("run.json", plain(plan.identity))
 
@@ -221,11 +179,15 @@ class RunDirectory:
     def folder(self, stage: Stage) -> StageFolder:
         """The folder of a stage, found by its key even where the method had another name when it was made."""
         own = self.path / stage.folder
-        return StageFolder(own) if os.path.lexists(own) else self.folders([stage])[stage.key]
+        found = StageFolder(own) if os.path.lexists(own) else self.folders([stage])[stage.key]
+        if self.holder is None:
+            return found
+        return evolve(found, lease=Lease(self.path / FOLDER / f"{stage.key}.lease", self.holder))
 
     def folders(self, stages: Iterable[Stage]) -> dict[str, StageFolder]:
         """The folders of stages by key, for each key that of its first stage; lists the directory only once."""
-        there = {kind: _by_key(self.path / kind) for kind in KINDS}
+        stages = list(stages)
+        there = {kind: _by_key(self.path / kind) for kind in {stage.kind for stage in stages}}
         folders_by_key: dict[str, StageFolder] = {}
         for stage in stages:
             if stage.key not in folders_by_key:

@@ -94,6 +94,7 @@ class Progress:
     console: Console = attrs.Factory(lambda: Console(stderr=True))
     clock: Callable[[], float] = time.monotonic
     tracking: Tracking | None = None
+    log: Callable[[Stage, str], None] = lambda stage, line: None
     _working: dict[str, _Working] = attrs.Factory(dict)
     _finished: int = 0
     _total: int = 0
@@ -122,6 +123,7 @@ class Progress:
     def started(self, stage: Stage) -> None:
         now = self.clock()
         self._working[stage.key] = _Working(stage, now, now)
+        self.log(stage, "begins")
         if self.tracking is not None:
             self.tracking.started(stage)
         if self._live is None and stage.kind in ("search", "train"):
@@ -139,9 +141,11 @@ class Progress:
             working.reported = now
             if self.tracking is not None:
                 self.tracking.reported(stage, done, unit, step, figures)
-            if self._live is None and now - working.last_line >= PLAIN_SECONDS:
+            if now - working.last_line >= PLAIN_SECONDS:
                 working.last_line = now
-                self._say(f"{stage.title}: {_describe(working, now)}")
+                self.log(stage, _describe(working, now))
+                if self._live is None:
+                    self._say(f"{stage.title}: {_describe(working, now)}")
 
         return report
 
@@ -153,14 +157,41 @@ class Progress:
         now = self.clock()
         if self._remaining is not None:
             self._remaining.ended(stage, working.took(now))
+        self.log(stage, f"done after {_duration(now - working.began)}  {working.figures_text}".rstrip())
         parts = (_duration(now - working.began), working.figures_text, self._time_left(now))
         self._say(f"[{self._finished}/{self._total}] {stage.title}: {'  '.join(filter(None, parts))}")
 
+    def found(self, stage: Stage) -> None:
+        """Show that another process did a stage."""
+        self._finished += 1
+        self._gone(stage)
+        self._say(f"[{self._finished}/{self._total}] {stage.title}: done by another process")
+
+    def elsewhere(self, stage: Stage, who: str) -> None:
+        """Show that another process is at a stage for which this one waits."""
+        self._say(f"{stage.title}: waiting for {who}, which is at it")
+
+    def taken_over(self, stage: Stage) -> None:
+        """Show that another process has taken over a stage that this one was at."""
+        self._working.pop(stage.key, None)
+        self.log(stage, "taken over by another process: this one showed no sign of life")
+        self._say(f"{stage.title}: taken over by another process, because this one showed no sign of life for so long")
+
+    def doing(self) -> tuple[list[dict[str, str]], str]:
+        """What is being done, for whoever looks from elsewhere, and the time left; any thread may ask."""
+        now, working = self.clock(), list(self._working.values())
+        stages = [
+            {"key": one.stage.key, "stage": one.stage.title, "place": _describe(one, now) if one.total else "starting"}
+            for one in working
+        ]
+        return stages, self._time_left(now)
+
     def failed(self, stage: Stage, why: str) -> None:
         """Show that a stage failed, even when quiet."""
-        self._working.pop(stage.key, None)
-        if self.tracking is not None:
-            self.tracking.ended(stage, done=False)
+        if self._working.pop(stage.key, None) is not None:
+            self.log(stage, f"failed: {why}")
+            if self.tracking is not None:
+                self.tracking.ended(stage, done=False)
         self._gone(stage)
         terminal.say(self.console, f"failed: {stage.title}: {why}", "red")
 
@@ -177,7 +208,7 @@ class Progress:
         """Write the time left of the whole run; empty where nothing is known of it."""
         if self._remaining is None:
             return ""
-        return self._remaining.text(working.cost(now) for working in self._working.values())
+        return self._remaining.text(working.cost(now) for working in list(self._working.values()))
 
     def _say(self, line: str) -> None:
         if not self.quiet:
@@ -186,7 +217,7 @@ class Progress:
     def _render(self) -> Table:
         now = self.clock()
         rows = []
-        for working in self._working.values():
+        for working in list(self._working.values()):
             stage = working.stage
             what = f"attack {stage.column.label}" if stage.column else stage.kind
             left = working.time_left(now)

@@ -41,7 +41,7 @@ def entries(directory: RunDirectory) -> list[dict[str, Any]]:
 
 
 def append(directory: RunDirectory, devices: Sequence[torch.device], processes: int) -> None:
-    """Add an entry for the command that is about to compute something.
+    """Add an entry for the command that is about to compute something; no other process does so meanwhile.
 
     Args:
         devices: what it computes on, a job each.
@@ -51,13 +51,24 @@ def append(directory: RunDirectory, devices: Sequence[torch.device], processes: 
         RunDirectoryError: the file is not what was written.
     """
     before = [] if directory.lost(FILE) else entries(directory)
-    directory.write_json(FILE, [*before, _entry(devices, processes)])
+    entry = _entry(devices, processes)
+    while entry["started"] in {one["started"] for one in before}:  # the time names an entry
+        time.sleep(0.1)
+        entry["started"] = _now()
+    by = {} if directory.holder is None else {"by": directory.holder}
+    directory.write_json(FILE, [*before, {**entry, **by}])
 
 
 def latest(directory: RunDirectory) -> str | None:
     """The name of the entry of the command that is computing: the time when it began."""
     found = entries(directory)
-    return found[-1]["started"] if found else None
+    by = directory.command or directory.holder
+    own = [one for one in found if by is not None and one.get("by") == by]
+    return (own or found)[-1]["started"] if found else None
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def _entry(devices: Sequence[torch.device], processes: int) -> dict[str, Any]:
@@ -68,7 +79,7 @@ def _entry(devices: Sequence[torch.device], processes: int) -> dict[str, Any]:
     loaded = [entry for registry in REGISTRIES.values() for entry in registry.loaded.values()]
     plugins = {entry.distribution: entry.version for entry in loaded if entry.stranger is not None}
     return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": _now(),
         "command": command(sys.argv),
         "robustnas": robustnas.__version__,
         **environment.commit(),

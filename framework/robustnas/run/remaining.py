@@ -102,13 +102,17 @@ class Remaining:
         return seconds / amount if amount else 0.0
 
     def _amount(self, stage: Stage) -> int:
-        """How much work a stage is: epochs, or 1 where it has none; a draw at random is none."""
-        method = self.plan.methods[stage.method]
-        if stage.kind == "search":
-            return method.search.epochs if method.searches else 0
-        if stage.kind == "candidate":
-            return method.of_candidates.epochs
-        return {"train": method.train.epochs, "supernet": self.plan.search.epochs}.get(stage.kind, 1)
+        return amount(self.plan, stage)
+
+
+def amount(plan: Plan, stage: Stage) -> int:
+    """How much work a stage is: epochs, or 1 where it has none; a draw at random is none."""
+    method = plan.methods[stage.method]
+    if stage.kind == "search":
+        return method.search.epochs if method.searches else 0
+    if stage.kind == "candidate":
+        return method.of_candidates.epochs
+    return {"train": method.train.epochs, "supernet": plan.search.epochs}.get(stage.kind, 1)
 
 
 def _like(stage: Stage) -> tuple[Kind, str]:

@@ -1,11 +1,13 @@
 """Runs stages in an order that respects what they need, independent ones side by side where several devices are given.
 
-A stage that fails stops those that need it and nothing else.  Bad input and a full disk stop everything.
+A stage that fails stops those that need it and nothing else.  Bad input and a full disk stop everything.  Other
+processes, here or on other machines, may do stages of the same directory at the same time (`run.claims`).
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
@@ -15,7 +17,9 @@ from robustnas.errors import RobustnasError, RunError
 from robustnas.plan import Plan, Stage
 from robustnas.run import workers
 from robustnas.run.agenda import Agenda
+from robustnas.run.claims import Claims
 from robustnas.run.directory import RunDirectory
+from robustnas.run.leases import Leases
 from robustnas.run.progress import Progress
 from robustnas.run.remaining import Remaining
 from robustnas.run.stages import execute
@@ -24,7 +28,7 @@ from robustnas.runtime import interrupt
 from robustnas.runtime.processes import ALONE, Processes
 
 POLL_SECONDS = 0.2
-"""Seconds after which a wait for the workers looks whether the run was asked to stop."""
+"""Seconds after which a wait looks whether the run was asked to stop."""
 
 
 def run_all(
@@ -35,14 +39,17 @@ def run_all(
     progress: Progress,
     processes: Processes = ALONE,
     row_ended: Callable[[], None] | None = None,
+    leases: Leases | None = None,
 ) -> list[tuple[Stage, RobustnasError]]:
     """Do `stages`, one at a time on each of `devices`, of which several may be the same.
 
     Args:
         row_ended: is called whenever nothing is left to do of a method and seed.
+        leases: of the directory, where others may be at work in it too; of several processes that share each stage the
+            first one's count.
 
     Returns:
-        The stages that failed, and why.
+        The stages that failed, and why; in the first process also those that failed in somebody else's.
 
     Raises:
         InputError: a stage found bad input.
@@ -56,31 +63,38 @@ def run_all(
     left = Remaining(plan, todo, min(len(devices), max(len(todo), 1)))
     progress.plan(len(stages), len(stages) - len(todo), left)
     agenda = Agenda(todo, progress, row_ended)
+    claims = Claims(agenda, directory, progress, leases)
     if len(devices) > 1 and len(todo) > 1:
-        _side_by_side(plan, agenda, directory, devices[: len(todo)], progress)
-    else:
-        while stage := agenda.take():
-            if processes.any(interrupt.asked()):
-                raise interrupt.Interrupted
+        _side_by_side(plan, claims, directory, devices[: len(todo)], progress)
+        return agenda.failures
+    while True:
+        taken = claims.take() if processes.first else None
+        stage, waiting = processes.broadcast((taken, claims.waiting))
+        if (stage is not None or waiting) and processes.any(interrupt.asked()):
+            raise interrupt.Interrupted
+        if stage is not None:
             progress.started(stage)
-            _do(Task(plan, stage, directory, devices[0], progress.reporter(stage), processes), agenda)
-    return agenda.failures
+            _do(Task(plan, stage, directory, devices[0], progress.reporter(stage), processes), claims)
+        elif waiting:
+            time.sleep(POLL_SECONDS)
+        else:
+            return agenda.failures
 
 
-def _do(task: Task, agenda: Agenda) -> None:
+def _do(task: Task, claims: Claims) -> None:
     """Do one stage here, together with the other processes."""
     try:
         execute(task)
     except RobustnasError as fault:
         if task.processes.size > 1 and not fault.shared:
             raise  # the other processes cannot be asked whether they failed too: they may be waiting for this one
-        agenda.failed(task.stage, fault)
+        claims.failed(task.stage, fault)
     else:
-        agenda.finished(task.stage)
+        claims.finished(task.stage)
 
 
 def _side_by_side(
-    plan: Plan, agenda: Agenda, directory: RunDirectory, devices: Sequence[torch.device], progress: Progress
+    plan: Plan, claims: Claims, directory: RunDirectory, devices: Sequence[torch.device], progress: Progress
 ) -> None:
     """Do stages in workers, one a device, until none is left."""
     interrupt.check()
@@ -91,26 +105,26 @@ def _side_by_side(
         while True:
             if interrupt.asked() and not stopping:
                 stopping = True
-                agenda.clear()
+                claims.clear()
                 for worker in pool:
                     if worker.stage is not None:
                         worker.interrupt()
             for worker in pool:
-                if worker.stage is None and (ready := agenda.take()) is not None:
+                if worker.stage is None and (ready := claims.take()) is not None:
                     worker.give(ready)
                     progress.started(ready)
             busy = {worker.pipe: worker for worker in pool if worker.stage is not None}
-            if not busy:
+            if not busy and not claims.waiting:
                 break
             for pipe in wait(list(busy), timeout=POLL_SECONDS):
-                _heard(busy[pipe], agenda, progress, stopping=stopping)  # type: ignore[index]
+                _heard(busy[pipe], claims, progress, stopping=stopping)  # type: ignore[index]
         interrupt.check()
     finally:
         for worker in pool:
             worker.stop()
 
 
-def _heard(worker: workers.Worker, agenda: Agenda, progress: Progress, *, stopping: bool) -> None:
+def _heard(worker: workers.Worker, claims: Claims, progress: Progress, *, stopping: bool) -> None:
     """Take one message of a worker that has a stage.
 
     Raises:
@@ -135,6 +149,8 @@ def _heard(worker: workers.Worker, agenda: Agenda, progress: Progress, *, stoppi
         return
     worker.stage = None
     if what == "done":
-        agenda.finished(stage)
+        claims.finished(stage)
     elif what == "failed":
-        agenda.failed(stage, content[0])
+        claims.failed(stage, content[0])
+    else:
+        claims.stopped(stage)

@@ -3,7 +3,7 @@
 Ctrl-C (SIGINT) and the signal with which clusters preempt (SIGTERM) are noted.  A stage that can go on from the
 middle asks `asked()` after each step, saves its state and calls `check()`; others call `check()` between two batches.
 A second Ctrl-C ends the process at once: files are whole even then, but the work since the last checkpoint is lost.
-A moment at which time is over is such a request too (`limited`).
+A moment at which time is over is such a request too (`limited`), and so is one that another machine made (`request`).
 """
 
 from __future__ import annotations
@@ -43,16 +43,27 @@ def wanted(fault: BaseException) -> bool:
 
 _noted: list[int] = []
 _limits: list[float] = []
+_requests: list[str] = []
+
+
+def request(by: str) -> None:
+    """Ask the process to stop, from any of its threads, in somebody's name."""
+    _requests.append(by)
+
+
+def withdraw() -> None:
+    """Forget what `request` asked for."""
+    _requests.clear()
 
 
 def signalled() -> bool:
-    """Whether a signal has asked the process to stop."""
-    return bool(_noted)
+    """Whether somebody, by a signal or a request, has asked the process to stop."""
+    return bool(_noted or _requests)
 
 
 def asked() -> bool:
-    """Whether the process has been asked to stop, by a signal or as its time is over."""
-    return bool(_noted) or (bool(_limits) and time.monotonic() >= _limits[-1])
+    """Whether the process has been asked to stop, by somebody or as its time is over."""
+    return signalled() or (bool(_limits) and time.monotonic() >= _limits[-1])
 
 
 def check() -> None:

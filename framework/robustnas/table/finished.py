@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -91,15 +93,21 @@ def agree(compared: Comparison) -> None:
 
 @define
 class Refresh:
-    """Writes the table anew while a run goes on, each time it is called and has rested long enough."""
+    """Writes the table anew while a run goes on, each time it is called and has rested long enough.
+
+    Args:
+        alone: keeps other processes from writing meanwhile.
+    """
 
     directory: RunDirectory
+    alone: Callable[[], AbstractContextManager[object]] = nullcontext
     due: float = 0.0
 
     def __call__(self) -> None:
         began = time.monotonic()
         if began >= self.due:
-            _write(self.directory, results.comparison(self.directory))  # contradictions are told at the end of the run
+            with self.alone():
+                _write(self.directory, results.comparison(self.directory))  # contradictions are told at the end
             took = time.monotonic() - began
             self.due = began + took * (1 + RESTS)
 

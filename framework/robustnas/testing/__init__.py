@@ -21,6 +21,7 @@ the CPU, and leaves the global random generators alone.
 
 from robustnas.testing.attack import check_attack
 from robustnas.testing.dataset import check_dataset
+from robustnas.testing.executor import check_executor
 from robustnas.testing.metric import check_metric
 from robustnas.testing.order import check_order
 from robustnas.testing.per_promise import CHECKS, parametrize, promises
@@ -34,6 +35,7 @@ __all__ = [
     "ConformanceError",
     "check_attack",
     "check_dataset",
+    "check_executor",
     "check_metric",
     "check_order",
     "check_regime",

@@ -291,6 +291,17 @@ TRACKER = {
     "leaves what it is told as it was": "pop() or an assignment: copy.deepcopy() first",
 }
 
+EXECUTOR = {
+    **MADE,
+    "check returns nothing, and refuses by raising InputError": "a check that answers True or False: raise instead",
+    "run takes jobs that wait for each other, and one that fails": "an exception of a job's call: it is the job's end",
+    "every job is done that can be, before run returns": "run that hands jobs out and does not wait for them",
+    "a job begins when those that it waits for have ended": "needs and after: both are waited for",
+    "a job does not begin where one that it needs has failed": "the end of a job is told or seen, and not why it ended",
+    "the end of each job is told once, and why it failed": "work.ended(name, str(fault)) where a call raised",
+    "run returns soon where the run was asked to stop": "work.asked() is looked at between two waits",
+}
+
 MEANINGS: Mapping[str, Mapping[str, str]] = {
     "search-space": SEARCH_SPACE,
     "metric": METRIC,
@@ -299,6 +310,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
     "order": ORDER,
     "regime": REGIME,
     "tracker": TRACKER,
+    "executor": EXECUTOR,
 }
 """By kind of plugin: each promise, and what a break of it usually means."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from robustnas.testing.attack import check_attack
 from robustnas.testing.dataset import check_dataset
+from robustnas.testing.executor import check_executor
 from robustnas.testing.meanings import MADE, MEANINGS, OPTIONAL
 from robustnas.testing.metric import check_metric
 from robustnas.testing.order import check_order
@@ -24,6 +25,7 @@ CHECKS: dict[str, Callable[..., tuple[str, ...]]] = {
     "order": check_order,
     "regime": check_regime,
     "tracker": check_tracker,
+    "executor": check_executor,
 }
 """By kind of plugin: what holds one to its contract, and returns the promises that it looked at."""
 
@@ -43,7 +45,8 @@ def parametrize(kind: str, plugin: Any, **options: Any) -> Callable[[str], None]
     is broken.
 
     Args:
-        kind: `metric`, `attack`, `dataset`, `search-space`, `order`, `regime` or `tracker`.
+        kind: `metric`, `attack`, `dataset`, `search-space`, `order`, `regime`, `tracker` or
+            `executor`.
         plugin: as its check takes it.
         options: of its check: `norms`, say.
     """

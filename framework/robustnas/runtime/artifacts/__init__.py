@@ -2,6 +2,8 @@
 
 files.py          one file: written whole, read as a regular file
 digests.py        what was written into a folder, so that what is read there is that and nothing else
+lease.py          who may write into a place
+lock.py           whether a process of this machine is still there
 stage_folder.py   the folder of one stage
 """
 
@@ -20,21 +22,27 @@ from robustnas.runtime.artifacts.files import (
     write_json,
     write_text,
 )
+from robustnas.runtime.artifacts.lease import Lease
+from robustnas.runtime.artifacts.lock import HELD, locked, try_lock
 from robustnas.runtime.artifacts.stage_folder import StageFolder, read_json
 
 __all__ = [
+    "HELD",
     "PART",
     "UMASK",
+    "Lease",
     "StageFolder",
     "damaged",
     "disk_full",
     "forget",
     "held_open",
     "json_bytes",
+    "locked",
     "of_no_stage",
     "opened",
     "read_json",
     "real_folder",
+    "try_lock",
     "write_atomically",
     "write_bytes",
     "write_json",

@@ -15,7 +15,8 @@ from attrs import frozen
 
 from robustnas.errors import RunDirectoryError
 from robustnas.runtime.artifacts import digests
-from robustnas.runtime.artifacts.files import damaged, json_bytes, real_folder, write_text
+from robustnas.runtime.artifacts.files import PART, damaged, json_bytes, real_folder, write_text
+from robustnas.runtime.artifacts.lease import Lease
 from robustnas.runtime.printable import json_rows
 from robustnas.runtime.strangers import described
 
@@ -46,15 +47,18 @@ class StageFolder:
         writes: False where another process writes for this one (see `robustnas.runtime.processes`): then writing does
         nothing.
         register: the file in which this process keeps digests of what it writes.
+        lease: is looked at before a file gets its name; None where nobody else can be at this stage.
     """
 
     path: Path
     writes: bool = True
     register: str = digests.FILE
+    lease: Lease | None = None
 
     def of_process(self, rank: int) -> StageFolder:
         """The folder as one of the processes of a run writes to it."""
-        return StageFolder(self.path, writes=rank == 0, register=f"digests-{rank}.json" if rank else digests.FILE)
+        register = f"digests-{rank}.json" if rank else digests.FILE
+        return StageFolder(self.path, writes=rank == 0, register=register, lease=self.lease)
 
     @property
     def result_file(self) -> Path:
@@ -130,10 +134,31 @@ class StageFolder:
         self.write_json(self.result_file.name, result)
 
     def write(self, name: str, write: Callable[[IO[bytes]], object]) -> None:
-        """Write a file under `name`, whole, with its digest."""
+        """Write a file under `name`, whole, with its digest.
+
+        Raises:
+            LeaseLostError: another process has taken over the stage.
+        """
         if self.writes:
             self.own()
-            digests.write_recorded(self.path / name, write, digests.key_of(self.path), self.register)
+            digests.write_recorded(self.path / name, self._still_ours(write), digests.key_of(self.path), self.register)
+
+    def _still_ours(self, write: Callable[[IO[bytes]], object]) -> Callable[[IO[bytes]], object]:
+        """Follow what writes a file by a look at the lease, as late as can be."""
+        if self.lease is None:
+            return write
+        lease = self.lease
+
+        def then_look(file: IO[bytes]) -> None:
+            write(file)
+            lease.check()
+
+        return then_look
+
+    def swept(self) -> None:
+        """Remove the files that a kill left half written; nobody else writes here."""
+        for left in self.files(f".*{PART}"):
+            left.unlink(missing_ok=True)
 
     def write_json(self, name: str, data: Any) -> None:
         """Write plain data under `name`."""

@@ -1,0 +1,197 @@
+"""The stages of a run as they are handed to an executor, and what the run learns of them.
+
+An executor tells when a job has ended; whether its stage is done, the run directory says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from attrs import Factory, define
+
+from robustnas.contracts import Executor, Job, Resources
+from robustnas.errors import PluginError, RobustnasError, RunError
+from robustnas.plan import Plan, Stage
+from robustnas.recipe.resources import needs_of
+from robustnas.recipe.schema import Needs
+from robustnas.registry import EXECUTORS, plugin_file
+from robustnas.run.agenda import Agenda
+from robustnas.run.directory import RunDirectory
+from robustnas.run.leases import Leases
+from robustnas.run.local import Local
+from robustnas.run.progress import Progress
+from robustnas.run.remaining import Remaining
+from robustnas.run.remote import Remote, packed, versions
+from robustnas.run.scheduler import run_all
+from robustnas.run.submitted import CLUSTER, JOBS
+from robustnas.runtime import interrupt
+from robustnas.runtime.artifacts import write_json
+from robustnas.runtime.processes import ALONE, Processes
+from robustnas.runtime.strangers import described
+
+WITHOUT_DEVICE = ("choose",)
+"""Kinds of stages that compute nothing."""
+
+
+def resources(needs: Mapping[str, Needs], kind: str, device: str) -> Resources:
+    """What a job of a kind of stages asks for.
+
+    Args:
+        needs: section `resources`.
+        device: as `--device` has it.
+    """
+    asked = needs_of(needs, kind)
+    usual = 0 if device == "cpu" or kind in WITHOUT_DEVICE else 1
+    return Resources(usual if asked.gpus is None else asked.gpus, asked.cpus, asked.memory, asked.hours)
+
+
+def check(executor: Executor, stages: Sequence[Stage], needs: Mapping[str, Needs], device: str) -> None:
+    """Ask an executor, if it can tell, whether it could have the stages done.
+
+    Raises:
+        InputError: it could not.
+    """
+    asks = getattr(executor, "check", None)
+    if asks is not None:
+        asks(list(dict.fromkeys(resources(needs, stage.kind, device) for stage in stages)))
+
+
+@define(slots=False, eq=False)
+class Handed:
+    """The work of an executor, as `robustnas.contracts.Work` has it.
+
+    Args:
+        device: as `--device` has it.
+        devices: of this machine, a job each, where the work is done here.
+        needs: section `resources`.
+        row_ended: is called whenever nothing is left to do of a method and seed.
+        failures: the stages that failed, and why.
+    """
+
+    plan: Plan
+    stages: Sequence[Stage]
+    directory: RunDirectory
+    device: str
+    devices: Sequence[torch.device]
+    needs: Mapping[str, Needs]
+    progress: Progress
+    processes: Processes = ALONE
+    row_ended: Callable[[], None] | None = None
+    leases: Leases | None = None
+    failures: list[tuple[Stage, RobustnasError]] = Factory(list)
+    _names: dict[str, str] = Factory(dict)
+    _left: dict[str, Stage] = Factory(dict)
+    _at_home: bool = False
+
+    def done_by(self, executor: Executor) -> list[tuple[Stage, RobustnasError]]:
+        """Have the work done; returns the stages that failed, and why.
+
+        Raises:
+            RobustnasError: as `robustnas.run.scheduler.run_all`, where it is done here; the executor failed.
+            Interrupted: the run was asked to stop.
+        """
+        if isinstance(executor, Local):
+            executor.run(self)
+            return self.failures
+        done = self.directory.all_done(self.stages)
+        self._left = {stage.key: stage for stage in self.stages if stage.key not in done}
+        self.progress.plan(len(self.stages), len(done), Remaining(self.plan, list(self._left.values())))
+        if not self._left:
+            return []
+        self._agenda = Agenda(list(self._left.values()), self.progress, self.row_ended)
+        self._pass_over()
+        name = EXECUTORS.entry_of(type(executor)).name
+        self._executor = name
+        try:
+            executor.run(self)
+        except (RobustnasError, KeyboardInterrupt):
+            raise
+        except BaseException as fault:
+            raise PluginError(f"executor {name}: {described(fault, whole=True)}") from fault
+        if self._at_home:
+            return self.failures
+        if interrupt.asked():
+            raise interrupt.Interrupted
+        self._look()
+        forgotten = [stage for stage in self._left.values() if not self._agenda.lost(stage)]
+        if forgotten:
+            raise RunError(f"executor {name} returned and did not tell what became of {forgotten[0].title}")
+        return self._agenda.failures
+
+    @cached_property
+    def jobs(self) -> Sequence[Job]:
+        """The stages that are left, as jobs."""
+        plan, had = packed(self.directory, self.plan), versions()
+        files = {file.text: file.sha256 for file in plugin_file.GIVEN.values()}
+        made = []
+        for stage in self._left.values():
+            asked = resources(self.needs, stage.kind, self.device)
+            remote = Remote(
+                directory=str(self.directory.path.resolve()),
+                plan=plan,
+                key=stage.key,
+                device="cuda" if asked.gpus else "cpu",
+                threads=asked.cpus,
+                processes=max(1, asked.gpus),
+                command=str(self.directory.holder),
+                versions=had,
+                files=files,
+            )
+            needs = tuple(key for key in stage.needs if key in self._left)
+            after = tuple(key for key in stage.after if key in self._left and key not in needs)
+            made.append(Job(stage.key, stage.title, stage.kind, needs, after, asked, remote))
+        return made
+
+    @property
+    def folder(self) -> Path:
+        """The executor's folder."""
+        folder = self.directory.path / CLUSTER / self._executor
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def submitted(self, names: Mapping[str, str]) -> None:
+        """Keep the scheduler's names of jobs."""
+        self._names.update(names)
+        write_json(self.directory.path / CLUSTER / JOBS, {"executor": self._executor, "jobs": self._names})
+
+    def ended(self, name: str, why: str | None = None) -> None:
+        """Note that a job has ended; where its stage is not done, it failed."""
+        stage = self._left.pop(name, None)
+        if stage is None:
+            return
+        if self.directory.done(stage):
+            self._agenda.found(stage)
+        else:
+            self._agenda.failed(stage, RunError(why or "the job ended, and its stage is not done"))
+        self._pass_over()
+
+    def _pass_over(self) -> None:
+        """Let the agenda pass what may begin: the scheduler has it; what cannot begin any more is left out."""
+        while self._agenda.take() is not None:
+            pass
+
+    def _look(self) -> None:
+        """Note what is done of what nobody told about: others may be at work in the directory."""
+        for key in self.directory.all_done(list(self._left.values())):
+            self.ended(key)
+
+    def asked(self) -> bool:
+        """Whether the run was asked to stop."""
+        return interrupt.asked()
+
+    def here(self) -> None:
+        """Do the work in processes of this machine."""
+        self._at_home = True
+        self.failures = run_all(
+            self.plan,
+            self.stages,
+            self.directory,
+            self.devices,
+            self.progress,
+            self.processes,
+            self.row_ended,
+            self.leases,
+        )

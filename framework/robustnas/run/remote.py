@@ -1,0 +1,236 @@
+"""One stage as a job of a scheduler: what is sent to another machine, and what is done there.
+
+    python -m robustnas.run.remote TEXT      the same, of several processes that share each batch
+
+The plan lies in the run directory as Python pickled it, and is read only where its digest is the one that was sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pickle
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import attrs
+import torch
+from attrs import Factory, evolve, frozen
+
+from robustnas.errors import DeviceError, LeaseLostError, RobustnasError, RunDirectoryError, RunError
+from robustnas.plan import Plan
+from robustnas.registry import REGISTRIES, plugin_file
+from robustnas.run import stage_log
+from robustnas.run.directory import RunDirectory
+from robustnas.run.leases import Leases
+from robustnas.run.presence import Presence
+from robustnas.run.progress import Progress
+from robustnas.run.scheduler import run_all
+from robustnas.run.submitted import CLUSTER
+from robustnas.runtime import interrupt
+from robustnas.runtime.artifacts import write_bytes
+from robustnas.runtime.artifacts.files import regular
+from robustnas.runtime.processes import joined, own_device
+from robustnas.runtime.strangers import text_of
+
+STOPPED = 130
+"""The exit status of several processes that were asked to stop."""
+
+
+def versions() -> dict[str, str]:
+    """The versions on which results depend and that a machine may have otherwise: ours, torch's, those of plugins."""
+    import robustnas
+
+    computing = [registry for kind, registry in REGISTRIES.items() if kind not in ("executor", "tracker")]
+    loaded = [entry for registry in computing for entry in registry.loaded.values()]
+    strangers = {entry.distribution: entry.version for entry in loaded if entry.stranger is not None}
+    given = {file.distribution for registry in REGISTRIES.values() for file in registry.given}
+    installed = {name: version for name, version in sorted(strangers.items()) if name not in given}
+    return {"robustnas": robustnas.__version__, "torch": torch.__version__, **installed}
+
+
+def packed(directory: RunDirectory, plan: Plan) -> tuple[str, str]:
+    """Write a plan into the run directory, for other machines; returns the file's name and digest."""
+    content = pickle.dumps(plan)
+    sha256 = hashlib.sha256(content).hexdigest()
+    name = f"plan-{sha256[:16]}.pickle"
+    write_bytes(directory.path / CLUSTER / name, content)
+    return name, sha256
+
+
+@frozen
+class Remote:
+    """Does one stage wherever it is called.
+
+    Args:
+        directory: the run directory, absolute.
+        plan: name of the plan's file, and its digest.
+        key: the stage's.
+        device: `cpu` or `cuda`.
+        threads: of computation.
+        processes: that share each batch.
+        command: name of the entry of `provenance.json` that made the job (its `by`).
+        versions: that the other machine must have.
+        files: plugins in files of the user's own, as they were given, with their digests.
+    """
+
+    directory: str
+    plan: tuple[str, str]
+    key: str
+    device: str
+    threads: int
+    processes: int
+    command: str
+    versions: Mapping[str, str]
+    files: Mapping[str, str] = Factory(dict)
+
+    def __call__(self) -> None:
+        """Do the stage; as `robustnas.contracts.Job.call`."""
+        self._check()
+        if self.processes > 1:
+            self._together()
+        else:
+            self.do()
+
+    def do(self) -> None:
+        """Do the stage in this process, or together with those that torchrun started.
+
+        Raises:
+            RobustnasError: it failed, or cannot be done here.
+            Interrupted: the process was asked to stop; what can be resumed is saved.
+        """
+        for text, sha256 in self.files.items():
+            plugin_file.register(text, sha256)
+        plan = self._plan()
+        stage, directory = plan.by_key[self.key], RunDirectory(Path(self.directory), command=self.command)
+        lost = [plan.by_key[key] for key in stage.needs if not directory.done(plan.by_key[key])]
+        if lost:
+            raise RunError(f"left out: it needs {lost[0].title}, which is not done")
+        device = torch.device(own_device(self.device))
+        if self.processes == 1:
+            torch.set_num_threads(self.threads)
+        leases = Leases.of(Presence(directory.path, quiet=True))
+        with interrupt.listening(quiet=True), joined(device) as processes, ExitStack() as held:
+            processes.run_together(lambda: _begin(leases, held) if processes.first else None)
+            directory = evolve(directory, holder=processes.broadcast(leases.presence.peer.name))
+            progress = Progress(quiet=True)
+            if processes.first:
+                progress.log = lambda stage, line: stage_log.add(directory.folder(stage), line)
+                leases.presence.doing = progress.doing
+            own = leases if processes.first else None
+            failures = run_all(plan, [stage], directory, [device], progress, processes, None, own)
+        if failures:
+            raise RunError(text_of(failures[0][1]))
+
+    def _check(self) -> None:
+        """Hold this machine to what results depend on, before anything is computed.
+
+        Raises:
+            RunError: it does not see the run directory, or has other versions.
+        """
+        node = platform.node()
+        if not (Path(self.directory) / CLUSTER / self.plan[0]).is_file():
+            raise RunError(
+                f"{node} does not see the run directory {self.directory}; --out DIR on a file system that all machines "
+                "of the cluster share would do"
+            )
+        here = {name: _version(name) for name in self.versions}
+        differ = [
+            f"{name} {here[name] or 'missing'} where the run was begun with {wanted}"
+            for name, wanted in self.versions.items()
+            if here[name] != wanted
+        ]
+        if differ:
+            raise RunError(f"{node} has {'; '.join(differ)}: install the same there, or the keys of results would lie")
+
+    def _plan(self) -> Plan:
+        """Read the plan.
+
+        Raises:
+            RunDirectoryError: its file is not the one that was sent.
+        """
+        name, sha256 = self.plan
+        file = Path(self.directory) / CLUSTER / name
+        with regular(file) as opened:
+            content = opened.read()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise RunDirectoryError(f"{file} is not the plan that this job was sent for; run the recipe again")
+        plan: Plan = pickle.loads(content)
+        return plan
+
+    def _together(self) -> None:
+        """Do the stage in several processes that share each batch.
+
+        Raises:
+            DeviceError: there are fewer devices here than processes.
+            RunError: it failed.
+            Interrupted: it was asked to stop; what can be resumed is saved.
+        """
+        if self.device == "cuda" and torch.cuda.device_count() < self.processes:
+            raise DeviceError(
+                f"{platform.node()} has {torch.cuda.device_count()} GPUs for a job of {self.processes} processes"
+            )
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+        text = json.dumps(attrs.asdict(self))
+        environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, self.threads // self.processes))}
+        command = [*launcher, str(self.processes), "-m", "robustnas.run.remote", text]
+        with interrupt.listening(quiet=True), subprocess.Popen(command, env=environment) as launched:
+            asked = False
+            while launched.poll() is None:
+                if interrupt.asked() and not asked:
+                    asked = True
+                    launched.terminate()  # torchrun passes it on
+                try:
+                    launched.wait(0.5)
+                except subprocess.TimeoutExpired:
+                    continue
+        if asked:
+            raise interrupt.Interrupted
+        directory = RunDirectory(Path(self.directory))
+        folder = directory.folder(self._plan().by_key[self.key])
+        if not folder.done:
+            why = stage_log.why_failed(folder)
+            raise RunError(why or f"its {self.processes} processes ended with status {launched.returncode}")
+
+
+def _begin(leases: Leases, held: ExitStack) -> None:
+    held.enter_context(leases.begun())
+
+
+def _version(name: str) -> str | None:
+    if name == "robustnas":
+        import robustnas
+
+        return robustnas.__version__
+    if name == "torch":
+        return torch.__version__
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def main(text: str) -> int:
+    """Do the stage that a text describes, as one of several processes."""
+    data = json.loads(text)
+    remote = Remote(**{**data, "plan": tuple(data["plan"])})
+    try:
+        remote.do()
+    except LeaseLostError:
+        return 0
+    except RobustnasError as fault:
+        print(f"robustnas: {text_of(fault)}", file=sys.stderr)
+        return 1
+    except interrupt.Interrupted:
+        return STOPPED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

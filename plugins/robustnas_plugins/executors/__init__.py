@@ -1,0 +1,1 @@
+"""Executors: which scheduler does the stages of a run."""

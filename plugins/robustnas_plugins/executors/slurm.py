@@ -1,0 +1,277 @@
+"""Slurm, through submitit: arrays of stages, with dependencies between them.
+
+Slurm is given everything at once, and decides what begins when.  The stages of a kind are an array, so a thousand rows
+are a dozen submissions; where element by element an array needs another's, it waits element by element (`aftercorr`).
+A job that is pre-empted or out of time is asked to save (SIGUSR2), and put into the queue again; it goes on from its
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from types import FrameType
+from typing import Any, Literal
+
+from attrs import Factory, define, frozen
+
+from robustnas.contracts import Job, Resources, Work
+from robustnas.errors import InputError, RobustnasError
+from robustnas.options import option
+from robustnas.runtime import interrupt
+from robustnas.runtime.strangers import text_of
+
+USUAL_HOURS = 24.0
+"""submitit asks for a time always, and by itself for five minutes."""
+
+
+@frozen
+class Slurm:
+    """Jobs of a Slurm cluster, through submitit (`pip install 'robustnas[slurm]'`).
+
+    The run directory has to be on a file system that the nodes share.  The command waits for its jobs; Ctrl-C, or
+    `robustnas cancel`, stops them at their checkpoints.
+    """
+
+    partition: str | None = option(None, "partition; default the cluster's")
+    account: str | None = option(None, "account")
+    qos: str | None = option(None, "quality of service")
+    constraint: str | None = option(None, "features that nodes must have")
+    setup: list[str] = option(Factory(list), "lines of shell before each job, such as [module load cuda]")
+    array: int = option(1000, "elements of an array at most, no more than the cluster's MaxArraySize - 1", at_least=1)
+    side_by_side: int | None = option(None, "elements of an array that run at once; default as many as find room")
+    save_seconds: int = option(120, "seconds before the end of its time at which a job is asked to save", at_least=30)
+    requeues: int = option(100, "how often a job that was out of time goes on", at_least=0)
+    poll: float = option(10.0, "seconds between two looks at the jobs")
+    cluster: Literal["slurm", "local"] = option("slurm", "local: processes of this machine by submitit, to try it")
+
+    def check(self, resources: Sequence[Resources]) -> None:
+        if find_spec("submitit") is None:
+            raise InputError(
+                "executor slurm needs the package submitit, which is not installed: pip install 'robustnas[slurm]', or "
+                "--executor local, would do"
+            )
+        if self.cluster == "local":
+            return
+        if shutil.which("sbatch") is None:
+            raise InputError("executor slurm needs the command sbatch, which is not here: a login node would do")
+        for one in resources:
+            asked = [f"--{name}={value}" for name, value in self._asked(one).items()]
+            tried = subprocess.run(
+                ["sbatch", "--test-only", *asked, "--wrap=true"], capture_output=True, text=True, check=False
+            )
+            if tried.returncode:
+                why = (tried.stderr.strip() or tried.stdout.strip()).splitlines()
+                raise InputError(
+                    f"executor slurm: the cluster refuses {' '.join(asked)}: {why[-1] if why else 'no reason given'}; "
+                    "other resources in the recipe, or another partition (sinfo lists them), would do"
+                )
+
+    def run(self, work: Work) -> None:
+        import submitit
+
+        executor = submitit.AutoExecutor(
+            folder=work.folder / "%A", cluster=self.cluster, slurm_max_num_timeout=self.requeues
+        )
+        left: dict[str, Any] = {}
+        try:
+            if self.cluster == "slurm":
+                for jobs, depends in arrays(work.jobs, self.array):
+                    self._ask(executor, jobs[0].resources, [dependency(one, left) for one in depends])
+                    handles = executor.map_array(_start, [Resumed(job.call) for job in jobs])
+                    left |= {job.name: handle for job, handle in zip(jobs, handles, strict=True)}
+                    work.submitted({job.name: left[job.name].job_id for job in jobs})
+                self._wait(work, left)
+            else:
+                self._one_by_one(work, executor, left)
+        finally:  # of a run that ends before its jobs, however it does
+            self._stop(left)
+
+    def cancel(self, names: Sequence[str]) -> None:
+        for start in range(0, len(names), 500):
+            some = names[start : start + 500]
+            # what waits is taken from the queue, what runs is asked to save; one that has ended is refused, and may be
+            subprocess.run(["scancel", "--state=PENDING", *some], check=False, capture_output=True)
+            subprocess.run(["scancel", "--signal=TERM", *some], check=False, capture_output=True)
+
+    def _asked(self, resources: Resources) -> dict[str, Any]:
+        """Options of sbatch, as submitit will give them."""
+        minutes = round(60 * (resources.hours or USUAL_HOURS))
+        asked = {"partition": self.partition, "account": self.account, "qos": self.qos, "constraint": self.constraint}
+        memory = None if resources.memory is None else f"{round(1024 * resources.memory)}M"
+        asked |= {"cpus-per-task": str(resources.cpus), "mem": memory, "time": str(minutes)}
+        asked |= {"gpus-per-node": str(resources.gpus) if resources.gpus else None}
+        return {name: value for name, value in asked.items() if value is not None}
+
+    def _ask(self, executor: Any, resources: Resources, dependencies: Sequence[str]) -> None:
+        """Tell submitit what the next array asks for."""
+        asked = self._asked(resources)
+        memory = {"slurm_mem": asked["mem"]} if "mem" in asked else {}
+        extra: dict[str, Any] = {name: asked[name] for name in ("account", "qos", "constraint") if name in asked}
+        if dependencies:
+            extra |= {"dependency": ",".join(dependencies), "kill-on-invalid-dep": "yes"}
+        executor.update_parameters(
+            name="robustnas",
+            timeout_min=int(asked["time"]),
+            cpus_per_task=resources.cpus,
+            gpus_per_node=resources.gpus,
+            slurm_partition=self.partition,
+            slurm_setup=list(self.setup),
+            slurm_signal_delay_s=self.save_seconds,
+            slurm_array_parallelism=self.side_by_side or self.array,
+            slurm_additional_parameters={**extra, "requeue": True},
+            **memory,
+        )
+
+    def _wait(self, work: Work, left: dict[str, Any]) -> None:
+        """Wait until all jobs have ended, or the run is asked to stop."""
+        while left and not work.asked():
+            time.sleep(self.poll)
+            for name in [name for name, handle in left.items() if handle.done()]:
+                work.ended(name, _why(left.pop(name)))
+
+    def _one_by_one(self, work: Work, executor: Any, left: dict[str, Any]) -> None:
+        """Have submitit start each process when what it waits for has ended: without Slurm nothing else knows of it."""
+        waiting = {job.name: job for job in work.jobs}
+        failed: set[str] = set()
+        while (waiting or left) and not work.asked():
+            for name, job in list(waiting.items()):
+                if failed.intersection(job.needs):
+                    failed.add(name)
+                    del waiting[name]
+                elif not any(other in waiting or other in left for other in (*job.needs, *job.after)):
+                    executor.update_parameters(timeout_min=round(60 * (job.resources.hours or USUAL_HOURS)))
+                    left[name] = executor.submit(_start, Resumed(job.call))
+                    del waiting[name]
+            time.sleep(min(self.poll, 0.2))
+            for name in [name for name, handle in left.items() if handle.done()]:
+                why = _why(left.pop(name))
+                failed.update([name] if why else [])
+                work.ended(name, why)
+
+    def _stop(self, left: Mapping[str, Any]) -> None:
+        """Ask jobs to save, and not to come back."""
+        if self.cluster == "slurm":
+            self.cancel([handle.job_id for handle in left.values()])
+            return
+        for handle in left.values():
+            handle.cancel()
+
+
+@frozen
+class Dependency:
+    """What an array waits for.
+
+    Args:
+        kind: `aftercorr`, element by element, or `afterany`, all of it.
+        first: the name of the first job of the array that it waits for.
+    """
+
+    kind: str
+    first: str
+
+
+def dependency(one: Dependency, handles: Mapping[str, Any]) -> str:
+    """A dependency as sbatch takes it.
+
+    Args:
+        handles: of the jobs submitted before, by name.
+    """
+    array, _, element = handles[one.first].job_id.partition("_")
+    # what is alone is no array, and has no elements
+    return f"{'afterok' if one.kind == 'aftercorr' and not element else one.kind}:{array}"
+
+
+def arrays(jobs: Sequence[Job], most: int) -> Iterator[tuple[list[Job], list[Dependency]]]:
+    """Sort jobs into arrays, each after those that it waits for.
+
+    An array is of one kind, of one request for resources and as deep in the graph.  Where each element needs the same
+    element of another array, they wait element by element.  What comes after a job that may fail, or needs others,
+    waits for an array as a whole, and finds out when it begins whether what it needs is done.
+
+    Args:
+        jobs: each after what it waits for.
+        most: elements of an array.
+    """
+    depth: dict[str, int] = {}
+    groups: dict[Any, list[Job]] = {}
+    place: dict[str, tuple[Any, int]] = {}
+    counts: Counter[Any] = Counter()
+    for job in jobs:
+        depth[job.name] = 1 + max((depth[name] for name in (*job.needs, *job.after)), default=-1)
+        column = job.title.rpartition(" seed ")[2].partition(" ")[2]  # what is done, with an attack's label
+        key = (depth[job.name], column, job.kind, job.resources)
+        group = (*key, counts[key] // most)
+        counts[key] += 1
+        members = groups.setdefault(group, [])
+        place[job.name] = (group, len(members))
+        members.append(job)
+    for group in sorted(groups, key=lambda one: one[0]):
+        members = groups[group]
+        parents: dict[Any, bool] = {}
+        for index, job in enumerate(members):
+            for name in (*job.needs, *job.after):
+                other, at = place[name]
+                aligned = name in job.needs and at == index and len(groups[other]) == len(members)
+                parents[other] = parents.get(other, True) and aligned
+        for other in parents:
+            # element by element, each must wait for its own
+            own = sum(any(place[name][0] == other for name in job.needs) for job in members)
+            parents[other] = parents[other] and own == len(members)
+        kinds = {other: "aftercorr" if aligned else "afterany" for other, aligned in parents.items()}
+        yield members, [Dependency(kind, groups[other][0].name) for other, kind in kinds.items()]
+
+
+def _start(call: Callable[[], None]) -> None:
+    """What a job does."""
+    call()
+
+
+@define
+class Resumed:
+    """A job's call, which saves when Slurm asks, and then goes back into the queue."""
+
+    call: Callable[[], None]
+
+    def __call__(self) -> None:
+        theirs: Any = signal.getsignal(signal.SIGUSR2)
+        by_slurm = []
+
+        def asked(number: int, frame: FrameType | None) -> None:
+            by_slurm.append(number)
+            interrupt.request("Slurm")
+
+        signal.signal(signal.SIGUSR2, asked)
+        try:
+            self.call()
+        except KeyboardInterrupt:
+            if by_slurm:  # and not somebody who wants it to end
+                theirs(signal.SIGUSR2, None)  # submitit puts the job back, and ends the process
+            raise
+        finally:
+            signal.signal(signal.SIGUSR2, theirs)
+
+    def checkpoint(self) -> Any:
+        """What is put into the queue again: submitit asks for it when the job has saved."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(_start, self)
+
+
+def _why(handle: Any) -> str | None:
+    """Why a job that has ended failed; None where it did not."""
+    try:
+        fault = handle.exception()
+    except Exception as lost:  # submitit's own, of a job that left no result
+        fault = lost
+    if fault is None:
+        return None
+    if isinstance(fault, RobustnasError):
+        return text_of(fault)
+    trace = str(fault).strip().splitlines()
+    return f"job {handle.job_id} ({handle.state.lower()}): {trace[-1] if trace else type(fault).__name__}"

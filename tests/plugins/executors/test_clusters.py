@@ -1,0 +1,93 @@
+"""Real engines on this machine, their workers pre-empted and killed: the table of a plain run, to the digit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from robustnas.cli import main
+from support.finished_run import RECIPE, table, without_seconds
+
+pytestmark = pytest.mark.processes
+
+
+def at_work(run: Path) -> list[int]:
+    """The processes that are at a stage of a run, but for this one."""
+    found = []
+    for file in (run / ".work").glob("*.json"):
+        try:
+            told = json.loads(file.read_text())
+        except (OSError, ValueError):  # it has just gone
+            continue
+        found += [told["process"]] if told["process"] != os.getpid() else []
+    return found
+
+
+@contextmanager
+def meanwhile(do: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Inside, something is done every few seconds."""
+    ended = threading.Event()
+
+    def again() -> None:
+        while not ended.wait(seconds):
+            do()
+
+    thread = threading.Thread(target=again)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def run(folder: Path, executor: str) -> int:
+    """A run of the recipe, its stages done by an executor, with one thread as in every test."""
+    (folder / "r.yaml").write_text(RECIPE)
+    command = ["run", str(folder / "r.yaml"), "--out", str(folder / "run"), "--device", "cpu", "--quiet"]
+    return main([*command, "--executor", executor, "--set", "resources={every: {cpus: 1}}"])
+
+
+def test_submitit_whose_jobs_are_pre_empted(finished_run: Path, tmp_path: Path):
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'robustnas[slurm]'")
+    told: list[int] = []
+
+    def pre_empt() -> None:
+        searches = list((tmp_path / "run" / "search").glob("*/history.jsonl"))
+        for process in at_work(tmp_path / "run") if searches and not told else ():
+            told.append(process)
+            os.kill(process, signal.SIGUSR2)  # as Slurm does
+
+    with meanwhile(pre_empt, 0.05):
+        assert run(tmp_path, "{name: slurm, cluster: local, poll: 0.2}") == 0
+    assert without_seconds(table(tmp_path)) == without_seconds(table(finished_run))
+    assert told
+    logs = "".join(file.read_text() for file in (tmp_path / "run" / "cluster" / "slurm").rglob("*.out"))
+    logs += "".join(file.read_text() for file in (tmp_path / "run" / "cluster" / "slurm").rglob("*.err"))
+    assert "Requeued job" in logs, "and it went on"
+
+
+def test_ray_whose_workers_are_killed(finished_run: Path, tmp_path: Path):
+    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'robustnas[ray]'")
+    draw, killed = random.Random(0), []
+
+    def kill() -> None:
+        if len(killed) < 3 and (there := at_work(tmp_path / "run")):
+            killed.append(draw.choice(there))
+            os.kill(killed[-1], signal.SIGKILL)
+
+    began = time.monotonic()
+    with meanwhile(kill, 4.0):
+        assert run(tmp_path, "ray") == 0
+    ray.shutdown()
+    assert without_seconds(table(tmp_path)) == without_seconds(table(finished_run))
+    assert killed, f"nobody was at work in {time.monotonic() - began:.0f} s"

@@ -1,0 +1,222 @@
+"""Several processes in one run directory: who is at a stage, who has ended, and what a late riser may still write."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from robustnas.errors import LeaseLostError, RunDirectoryError, RunError
+from robustnas.plan import Seed, Stage
+from robustnas.run import claims as claiming
+from robustnas.run import presence, stage_log
+from robustnas.run.agenda import Agenda
+from robustnas.run.claims import Claims
+from robustnas.run.directory import RunDirectory
+from robustnas.run.leases import Leases
+from robustnas.run.presence import Peer, Presence
+from robustnas.run.progress import Progress
+from robustnas.run.watch import EXPIRY, Watch
+from robustnas.runtime import interrupt
+from robustnas.runtime.artifacts import Lease, StageFolder, write_json
+
+STAGES = [Stage("clean", key * 12, key, Seed(0)) for key in "abc"]
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[tuple[Leases, Leases]]:
+    """Two that are at work in one directory."""
+    first, second = (Leases.of(Presence(tmp_path, quiet=True)) for _ in range(2))
+    with first.begun(), second.begun():
+        yield first, second
+
+
+def elsewhere(leases: Leases, beat: int, recipe: str = "") -> str:
+    """What a process of another machine tells of itself; returns its name."""
+    peer = {"machine": "node7", "kernel": "k", "process": 7, "recipe": recipe, "beat": beat}
+    write_json(leases.presence.folder / "other.json", peer)
+    return "other"
+
+
+def test_a_lease_has_one_holder_until_that_gives_it_back(two: tuple[Leases, Leases]):
+    first, second = two
+    assert first.take("a")
+    assert first.take("a"), "it holds it"
+    assert not second.take("a")
+    assert not second.free("a")
+    second.give_back("a")
+    assert first.holder("a") == first.presence.peer.name, "it was not the other's to give"
+    first.give_back("a")
+    assert second.take("a")
+    assert second.told("a").startswith(f"process {os.getpid()} on ")
+
+
+def test_of_many_that_want_many_leases_each_gets_some_and_no_two_the_same(tmp_path: Path):
+    every = [Leases.of(Presence(tmp_path, quiet=True)) for _ in range(4)]
+    names, got = [f"{number:012}" for number in range(40)], {}
+
+    def grab(leases: Leases) -> None:
+        got[leases.presence.peer.name] = [name for name in names if leases.take(name)]
+
+    for leases in every:
+        leases.presence.__enter__()
+    threads = [threading.Thread(target=grab, args=(leases,)) for leases in every]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(name for some in got.values() for name in some) == names
+    for leases in every:
+        leases.presence.__exit__(None, None, None)
+
+
+def test_what_has_ended_here_is_known_at_once(two: tuple[Leases, Leases]):
+    first, second = two
+    assert first.take("a")
+    assert first.presence._lock is not None
+    first.presence._lock.close()  # as the system does when a process is killed
+    assert second.free("a")
+    assert second.take("a")
+    with pytest.raises(LeaseLostError, match=f"{second.presence.peer.name} has taken over"):
+        first.lease("a").check()
+
+
+def test_elsewhere_a_count_that_stands_still_has_ended_whatever_any_clock_says(two: tuple[Leases, Leases]):
+    leases, now = two[0], [0.0]
+    leases.watch = Watch(leases.presence.folder, clock=lambda: now[0])
+    name = elsewhere(leases, 5)
+    assert Lease(leases.presence.folder / "a.lease", name).take()
+    for beat in (5, 6, 7):
+        elsewhere(leases, beat)
+        assert not leases.take("a")
+        now[0] += 0.9 * EXPIRY
+    assert not leases.take("a"), "0.9 of the time since it moved"
+    peer = presence.read(leases.presence.folder, name)
+    assert peer is not None
+    assert leases.watch.living(peer)
+    now[0] += 0.2 * EXPIRY
+    assert leases.take("a")
+
+
+def test_one_that_went_or_never_wrote_its_name_does_not_hold_for_ever(two: tuple[Leases, Leases]):
+    leases, now = two[0], [0.0]
+    leases.watch = Watch(leases.presence.folder, clock=lambda: now[0])
+    assert Lease(leases.presence.folder / "a.lease", "gone").take()
+    assert leases.take("a"), "it told that it went"
+    (leases.presence.folder / "b.lease").touch()
+    assert not leases.take("b"), "it may be about to write its name"
+    now[0] += EXPIRY
+    assert leases.take("b")
+
+
+def test_a_lease_is_taken_from_the_dead_alone(tmp_path: Path):
+    file = tmp_path / "a.lease"
+    dead, quick, slow = (Lease(file, name) for name in ("dead", "quick", "slow"))
+    assert dead.take()
+    quick.take_away("dead")
+    assert quick.take()
+    slow.take_away("dead")  # it looked before `quick` had it
+    assert quick.found() == "quick"
+    assert not slow.take()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.lease"]
+
+
+def test_a_late_riser_writes_nothing_more(tmp_path: Path):
+    mine = Lease(tmp_path / "a.lease", "late")
+    assert mine.take()
+    folder = StageFolder(tmp_path / "clean" / "m-seed0-aaaa", lease=mine)
+    folder.write_json("result.json", {"by": "late"})
+    mine.take_away("late")
+    other = Lease(mine.file, "other")
+    assert other.take()
+    with pytest.raises(LeaseLostError):
+        folder.write_json("result.json", {"by": "late again"})
+    assert folder.read_json("result.json") == {"by": "late"}
+    evolve(folder, lease=other).write_json("result.json", {"by": "other"})
+    assert folder.read_json("result.json") == {"by": "other"}
+    assert not list(folder.path.glob(".*")), "nothing is left half written"
+
+
+def at_work(leases: Leases, monkeypatch: pytest.MonkeyPatch) -> Claims:
+    monkeypatch.setattr(claiming, "LOOK_SECONDS", 0.0)
+    progress = Progress(quiet=True)
+    directory = RunDirectory(leases.presence.directory, leases.presence.peer.name)
+    return Claims(Agenda(STAGES, progress), directory, progress, leases)
+
+
+def test_stages_of_others_are_waited_for_found_done_failed_or_left(
+    two: tuple[Leases, Leases], monkeypatch: pytest.MonkeyPatch
+):
+    mine, theirs = at_work(two[0], monkeypatch), two[1]
+    directory = RunDirectory(mine.directory.path)
+    for stage in STAGES:
+        assert theirs.take(stage.key)
+    assert mine.take() is None
+    assert mine.waiting
+    directory.folder(STAGES[0]).finish({})
+    theirs.give_back(STAGES[0].key)
+    stage_log.failed(directory.folder(STAGES[1]), "the loss is not finite")
+    theirs.give_back(STAGES[1].key)
+    half = directory.folder(STAGES[2]).path
+    half.mkdir(parents=True)
+    (half / ".result.json.x.part").touch()
+    theirs.give_back(STAGES[2].key)
+    taken = mine.take()
+    assert taken == STAGES[2], "it was left"
+    assert not list(half.iterdir()), "what was half written is gone"
+    assert [(stage.key, str(why)) for stage, why in mine.agenda.failures] == [
+        (STAGES[1].key, "the loss is not finite (in another process)")
+    ]
+    mine.failed(taken, RunError("it diverged"))
+    assert (half / "failed.txt").read_text() == "it diverged\n"
+    assert theirs.free(taken.key)
+    assert not mine.waiting
+    assert mine.take() is None
+
+
+def test_a_stage_that_was_taken_over_is_waited_for(two: tuple[Leases, Leases], monkeypatch: pytest.MonkeyPatch):
+    mine, theirs = at_work(two[0], monkeypatch), two[1]
+    taken = mine.take()
+    assert taken is not None
+    mine.leases.lease(taken.key).take_away(mine.leases.presence.peer.name)  # type: ignore[union-attr]
+    assert theirs.take(taken.key)
+    mine.progress.started(taken)
+    mine.failed(taken, LeaseLostError("lost"))
+    assert mine.waiting
+    assert theirs.holder(taken.key) == theirs.presence.peer.name
+    assert mine.agenda.failures == []
+
+
+def test_one_recipe_at_a_time(two: tuple[Leases, Leases]):
+    first, second = two
+    first.work_on("a recipe")
+    second.work_on("a recipe")
+    elsewhere(first, 1, recipe="another")
+    now = [0.0]
+    second.watch = Watch(second.presence.folder, clock=lambda: now.append(now[-1] + EXPIRY / 3) or now[-1])
+    second.work_on("a recipe")
+    assert not (first.presence.folder / "other.json").exists(), "it showed no sign of life while it was watched"
+    with pytest.raises(RunDirectoryError, match="by another recipe"):
+        second.work_on("another recipe")
+
+
+def test_a_request_to_stop_is_heard_and_forgotten(tmp_path: Path):
+    with Presence(tmp_path, quiet=True, beat=0.01) as here:
+        before = presence.read(here.folder, here.peer.name)
+        (here.folder / f"{here.peer.name}.cancel").touch()
+        for _ in range(200):
+            if interrupt.signalled():
+                break
+            here._ended.wait(0.01)
+        assert interrupt.asked()
+        here.tell()
+        after = presence.read(here.folder, here.peer.name)
+        assert isinstance(before, Peer)
+        assert isinstance(after, Peer)
+        assert after.beat > before.beat
+    assert not interrupt.asked()
+    assert not here.folder.exists()
