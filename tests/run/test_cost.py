@@ -40,7 +40,7 @@ def test_it_is_printed(tmp_path: Path):
     show(cost(tmp_path, "resources={every: {hours: 2}}"), Console(file=text, width=300))
     assert "jobs of a scheduler: 28 (4 search, 4 train, 4 clean, 4 probe, 4 certify, 8 attack)" in text.getvalue()
     assert "GPU hours at most: 56; CPU hours at most: 224" in text.getvalue()
-    assert "critical path: 14 h (search -> train -> " in text.getvalue()
+    assert "critical path: 12 h (search -> train -> clean -> " in text.getvalue()
     show(cost(tmp_path), Console(file=(bare := io.StringIO()), width=300))
     assert "no hours are asked for, so none are counted, for search, train, clean" in bare.getvalue()
     assert "critical path" not in bare.getvalue()

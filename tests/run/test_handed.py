@@ -158,7 +158,7 @@ def call(tmp_path: Path) -> remote.Remote:
     made, directory = plan(tmp_path / "r.yaml"), RunDirectory(tmp_path / "run")
     key = made.until(None)[1].key
     packed = remote.packed(directory, made)
-    return remote.Remote(str(directory.path), packed, key, "cpu", 1, 1, "x", remote.versions())
+    return remote.Remote(str(directory.path), packed, key, "cpu", 1, 1, "x", "", remote.versions())
 
 
 def test_a_job_refuses_a_machine_that_is_not_like_this_one(call: remote.Remote, tmp_path: Path):

@@ -141,6 +141,30 @@ def test_a_late_riser_writes_nothing_more(tmp_path: Path):
     assert not list(folder.path.glob(".*")), "nothing is left half written"
 
 
+def test_what_a_process_is_doing_may_be_unknown_and_it_lives_on(tmp_path: Path):
+    def changed() -> None:
+        raise RuntimeError("dictionary changed size during iteration")
+
+    with Presence(tmp_path, quiet=True) as here:
+        here.doing = changed  # type: ignore[assignment]
+        here.tell()
+        peer = presence.read(here.folder, here.peer.name)
+        assert peer is not None
+        assert (peer.beat, peer.doing) == (2, [])
+
+
+def test_the_directorys_own_files_are_written_by_whoever_holds_its_lease(two: tuple[Leases, Leases]):
+    first, second = two
+    directory = RunDirectory(first.presence.directory, first.presence.peer.name)
+    with first.alone():
+        directory.write_json("run.json", {"by": 1})
+        with pytest.raises(LeaseLostError):
+            evolve(directory, holder=second.presence.peer.name).write_json("run.json", {"by": 2})
+    with second.alone(), pytest.raises(LeaseLostError):
+        directory.write_json("run.json", {"by": 3})
+    assert directory.read_json("run.json") == {"by": 1}
+
+
 def at_work(leases: Leases, monkeypatch: pytest.MonkeyPatch) -> Claims:
     monkeypatch.setattr(claiming, "LOOK_SECONDS", 0.0)
     progress = Progress(quiet=True)

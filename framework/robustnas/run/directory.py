@@ -35,6 +35,9 @@ from robustnas.runtime.artifacts import (
     write_recorded,
 )
 
+DIRECTORY = "directory"
+"""The name of the lease of the directory's own files."""
+
 NAMED = 4
 """A note names at most so many folders."""
 
@@ -82,11 +85,15 @@ class RunDirectory:
         return folders
 
     def write_json(self, name: str, data: Any) -> None:
-        """Write a JSON file of the directory's own, with its digest."""
+        """Write a JSON file of the directory's own, with its digest; a `holder` holds the directory's lease.
+
+        Raises:
+            LeaseLostError: another process has taken that over.
+        """
         self._write(name, json_bytes(data))
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file of the directory's own, with its digest."""
+        """Write a text file of the directory's own, as `write_json` does."""
         self._write(name, text.encode())
 
     def read_json(self, name: str) -> Any:
@@ -114,7 +121,11 @@ class RunDirectory:
             older = () if any(map(digests.present, stages)) else tuple(map(digests.key_of, stages))
             files = digests.of_an_older_version(self.path)
             digests.write(self.path / digests.FILE, digests.Digests(files=files, older=older))
-        write_recorded(self.path / name, write, None)
+        guarded = write if self.holder is None else self._lease(DIRECTORY, self.holder).guarding(write)
+        write_recorded(self.path / name, guarded, None)
+
+    def _lease(self, name: str, holder: str) -> Lease:
+        return Lease(self.path / FOLDER / f"{name}.lease", holder)
 
     def verify(self, stages: Iterable[StageFolder], *, written_anew: bool = False) -> list[str]:
         """Check that the folders of stages have digests, against which each file is checked when it is read.
@@ -182,7 +193,7 @@ class RunDirectory:
         found = StageFolder(own) if os.path.lexists(own) else self.folders([stage])[stage.key]
         if self.holder is None:
             return found
-        return evolve(found, lease=Lease(self.path / FOLDER / f"{stage.key}.lease", self.holder))
+        return evolve(found, lease=self._lease(stage.key, self.holder))
 
     def folders(self, stages: Iterable[Stage]) -> dict[str, StageFolder]:
         """The folders of stages by key, for each key that of its first stage; lists the directory only once."""

@@ -137,6 +137,7 @@ class Handed:
                 threads=asked.cpus,
                 processes=max(1, asked.gpus),
                 command=str(self.directory.holder),
+                recipe="" if self.leases is None else self.leases.presence.peer.recipe,
                 versions=had,
                 files=files,
             )

@@ -18,13 +18,11 @@ from attrs import Factory, define, evolve
 
 from robustnas.errors import RunDirectoryError
 from robustnas.run import presence
+from robustnas.run.directory import DIRECTORY
 from robustnas.run.presence import Presence
 from robustnas.run.watch import Watch
 from robustnas.runtime import interrupt
 from robustnas.runtime.artifacts import Lease
-
-DIRECTORY = "directory"
-"""The name of the lease of the directory's own files."""
 
 POLL = 0.05
 """Seconds between two attempts to write what all share."""

@@ -198,7 +198,10 @@ class Presence:
 
     def tell(self) -> None:
         """Write anew what this process tells of itself, with the next count."""
-        doing, left = self.doing()
+        try:
+            doing, left = self.doing()
+        except Exception:  # it looks at what another thread is changing; the count must go on whatever it finds
+            doing, left = (), ""
         with self._writing:
             self._count += 1
             peer = self.peer

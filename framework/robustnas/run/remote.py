@@ -76,6 +76,7 @@ class Remote:
         threads: of computation.
         processes: that share each batch.
         command: name of the entry of `provenance.json` that made the job (its `by`).
+        recipe: as `robustnas.run.presence.Peer.recipe`.
         versions: that the other machine must have.
         files: plugins in files of the user's own, as they were given, with their digests.
     """
@@ -87,6 +88,7 @@ class Remote:
     threads: int
     processes: int
     command: str
+    recipe: str
     versions: Mapping[str, str]
     files: Mapping[str, str] = Factory(dict)
 
@@ -116,6 +118,7 @@ class Remote:
         if self.processes == 1:
             torch.set_num_threads(self.threads)
         leases = Leases.of(Presence(directory.path, quiet=True))
+        leases.presence.peer = evolve(leases.presence.peer, recipe=self.recipe)
         with interrupt.listening(quiet=True), joined(device) as processes, ExitStack() as held:
             processes.run_together(lambda: _begin(leases, held) if processes.first else None)
             directory = evolve(directory, holder=processes.broadcast(leases.presence.peer.name))

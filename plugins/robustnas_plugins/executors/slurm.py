@@ -8,6 +8,7 @@ checkpoint.
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -21,10 +22,9 @@ from typing import Any, Literal
 from attrs import Factory, define, frozen
 
 from robustnas.contracts import Job, Resources, Work
-from robustnas.errors import InputError, RobustnasError
+from robustnas.errors import InputError
 from robustnas.options import option
 from robustnas.runtime import interrupt
-from robustnas.runtime.strangers import text_of
 
 USUAL_HOURS = 24.0
 """submitit asks for a time always, and by itself for five minutes."""
@@ -129,11 +129,21 @@ class Slurm:
         )
 
     def _wait(self, work: Work, left: dict[str, Any]) -> None:
-        """Wait until all jobs have ended, or the run is asked to stop."""
+        """Wait until all jobs have ended, or the run is asked to stop.
+
+        A job has ended that has written a result, or that is no longer in the queue at two looks: a node that is lost
+        leaves no result, not every cluster keeps accounts, and what is put back into the queue stays in it.
+        """
+        gone: set[str] = set()
         while left and not work.asked():
             time.sleep(self.poll)
-            for name in [name for name, handle in left.items() if handle.done()]:
+            queued = _queued()
+            absent = set() if queued is None else {name for name, job in left.items() if job.job_id not in queued}
+            for name in [
+                name for name, job in left.items() if name in absent & gone or job.paths.result_pickle.exists()
+            ]:
                 work.ended(name, _why(left.pop(name)))
+            gone = absent
 
     def _one_by_one(self, work: Work, executor: Any, left: dict[str, Any]) -> None:
         """Have submitit start each process when what it waits for has ended: without Slurm nothing else knows of it."""
@@ -161,6 +171,13 @@ class Slurm:
             return
         for handle in left.values():
             handle.cancel()
+
+
+def _queued() -> set[str] | None:
+    """The names of this user's jobs that wait or run; None where Slurm does not answer just now."""
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    return None if told.returncode else set(told.stdout.split())
 
 
 @frozen
@@ -265,13 +282,15 @@ class Resumed:
 
 def _why(handle: Any) -> str | None:
     """Why a job that has ended failed; None where it did not."""
-    try:
-        fault = handle.exception()
-    except Exception as lost:  # submitit's own, of a job that left no result
-        fault = lost
+    if not handle.paths.result_pickle.exists():
+        return f"job {handle.job_id} ended without a result: left out, or lost; {handle.paths.stderr} may tell more"
+    fault = handle.exception()
     if fault is None:
         return None
-    if isinstance(fault, RobustnasError):
-        return text_of(fault)
-    trace = str(fault).strip().splitlines()
-    return f"job {handle.job_id} ({handle.state.lower()}): {trace[-1] if trace else type(fault).__name__}"
+    text = str(fault)
+    # submitit hands on the traceback as a text, between two lines of dashes
+    ours = list(re.finditer(r"^robustnas\.errors\.\w+: ", text, re.MULTILINE))
+    if ours:
+        return text[ours[-1].end() :].partition("\n-----")[0].strip()
+    last = text.strip().splitlines()[-1:] or [type(fault).__name__]
+    return f"job {handle.job_id}: {last[0]}"

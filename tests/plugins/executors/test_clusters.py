@@ -6,30 +6,41 @@ import json
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from robustnas.cli import main
+from robustnas.contracts import Resources
+from robustnas.errors import InputError
+from robustnas_plugins.executors.slurm import Slurm
+from support import loopback_slurm
 from support.finished_run import RECIPE, table, without_seconds
 
 pytestmark = pytest.mark.processes
 
 
-def at_work(run: Path) -> list[int]:
-    """The processes that are at a stage of a run, but for this one."""
+def told_at_work(run: Path) -> list[dict[str, Any]]:
+    """What the processes tell that are at a stage of a run, but for this one."""
     found = []
     for file in (run / ".work").glob("*.json"):
         try:
             told = json.loads(file.read_text())
         except (OSError, ValueError):  # it has just gone
             continue
-        found += [told["process"]] if told["process"] != os.getpid() else []
+        found += [told] if told["process"] != os.getpid() else []
     return found
+
+
+def at_work(run: Path) -> list[int]:
+    """The numbers of these processes."""
+    return [told["process"] for told in told_at_work(run)]
 
 
 @contextmanager
@@ -50,11 +61,12 @@ def meanwhile(do: Callable[[], None], seconds: float) -> Iterator[None]:
         thread.join()
 
 
-def run(folder: Path, executor: str) -> int:
+def run(folder: Path, executor: str, *more: str) -> int:
     """A run of the recipe, its stages done by an executor, with one thread as in every test."""
     (folder / "r.yaml").write_text(RECIPE)
     command = ["run", str(folder / "r.yaml"), "--out", str(folder / "run"), "--device", "cpu", "--quiet"]
-    return main([*command, "--executor", executor, "--set", "resources={every: {cpus: 1}}"])
+    sets = [word for override in ("resources={every: {cpus: 1}}", *more) for word in ("--set", override)]
+    return main([*command, "--executor", executor, *sets])
 
 
 def test_submitit_whose_jobs_are_pre_empted(finished_run: Path, tmp_path: Path):
@@ -74,6 +86,30 @@ def test_submitit_whose_jobs_are_pre_empted(finished_run: Path, tmp_path: Path):
     logs = "".join(file.read_text() for file in (tmp_path / "run" / "cluster" / "slurm").rglob("*.out"))
     logs += "".join(file.read_text() for file in (tmp_path / "run" / "cluster" / "slurm").rglob("*.err"))
     assert "Requeued job" in logs, "and it went on"
+
+
+def test_slurm_whose_jobs_are_queued_again(finished_run: Path, tmp_path: Path):
+    """Debian's slurmctld and slurmd; a job that is queued again is killed first, as when its node is lost."""
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'robustnas[slurm]'")
+    if (reason := loopback_slurm.reason_without()) is not None:
+        pytest.skip(reason)
+    again: list[str] = []
+
+    def queue_again() -> None:
+        names = [one for told in told_at_work(tmp_path / "run") for one in told["job"].values()]
+        if names and len(again) < 2:
+            again.append(names[0])
+            subprocess.run(["scontrol", "requeue", names[0]], check=False)
+
+    with loopback_slurm.cluster(tmp_path / "slurm"):
+        with pytest.raises(InputError, match=r"the cluster refuses --partition=gpus .*[Ii]nvalid partition"):
+            Slurm(partition="gpus").check([Resources()])
+        with meanwhile(queue_again, 8.0):
+            assert run(tmp_path, "{name: slurm, poll: 1}", "resources.every.hours=0.5") == 0
+    assert without_seconds(table(tmp_path)) == without_seconds(table(finished_run))
+    assert again
+    names = json.loads((tmp_path / "run" / "cluster" / "jobs.json").read_text())["jobs"].values()
+    assert len({name.partition("_")[0] for name in names}) < len(names) == 14, "stages of a kind are an array"
 
 
 def test_ray_whose_workers_are_killed(finished_run: Path, tmp_path: Path):

@@ -8,8 +8,10 @@ name, and finds out.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from attrs import frozen
 
@@ -97,3 +99,16 @@ class Lease:
             raise LeaseLostError(
                 f"{self.file.name}: this process showed no sign of life for so long that {by}; nothing more is written"
             )
+
+    def guarding(self, write: Callable[[IO[bytes]], object]) -> Callable[[IO[bytes]], object]:
+        """Follow what writes a file by a look at the lease, as late as can be: before the file gets its name.
+
+        Args:
+            write: as `robustnas.runtime.artifacts.write_atomically` takes it.
+        """
+
+        def then_look(file: IO[bytes]) -> None:
+            write(file)
+            self.check()
+
+        return then_look

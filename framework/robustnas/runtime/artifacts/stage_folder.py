@@ -141,19 +141,8 @@ class StageFolder:
         """
         if self.writes:
             self.own()
-            digests.write_recorded(self.path / name, self._still_ours(write), digests.key_of(self.path), self.register)
-
-    def _still_ours(self, write: Callable[[IO[bytes]], object]) -> Callable[[IO[bytes]], object]:
-        """Follow what writes a file by a look at the lease, as late as can be."""
-        if self.lease is None:
-            return write
-        lease = self.lease
-
-        def then_look(file: IO[bytes]) -> None:
-            write(file)
-            lease.check()
-
-        return then_look
+            guarded = write if self.lease is None else self.lease.guarding(write)
+            digests.write_recorded(self.path / name, guarded, digests.key_of(self.path), self.register)
 
     def swept(self) -> None:
         """Remove the files that a kill left half written; nobody else writes here."""
