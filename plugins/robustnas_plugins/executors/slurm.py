@@ -8,6 +8,7 @@ checkpoint.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -75,9 +76,7 @@ class Slurm:
     def run(self, work: Work) -> None:
         import submitit
 
-        executor = submitit.AutoExecutor(
-            folder=work.folder / "%A", cluster=self.cluster, slurm_max_num_timeout=self.requeues
-        )
+        executor = submitit.AutoExecutor(folder=work.folder, cluster=self.cluster, slurm_max_num_timeout=self.requeues)
         left: dict[str, Any] = {}
         try:
             if self.cluster == "slurm":
@@ -149,12 +148,15 @@ class Slurm:
         """Have submitit start each process when what it waits for has ended: without Slurm nothing else knows of it."""
         waiting = {job.name: job for job in work.jobs}
         failed: set[str] = set()
+        cores = os.cpu_count() or 1
         while (waiting or left) and not work.asked():
             for name, job in list(waiting.items()):
                 if failed.intersection(job.needs):
                     failed.add(name)
                     del waiting[name]
-                elif not any(other in waiting or other in left for other in (*job.needs, *job.after)):
+                elif len(left) < (self.side_by_side or max(1, cores // job.resources.cpus)) and not any(
+                    other in waiting or other in left for other in (*job.needs, *job.after)
+                ):
                     executor.update_parameters(timeout_min=round(60 * (job.resources.hours or USUAL_HOURS)))
                     left[name] = executor.submit(_start, Resumed(job.call))
                     del waiting[name]
