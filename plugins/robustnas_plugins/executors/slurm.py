@@ -67,27 +67,25 @@ class Slurm:
                 ["sbatch", "--test-only", *asked, "--wrap=true"], capture_output=True, text=True, check=False
             )
             if tried.returncode:
-                why = (tried.stderr.strip() or tried.stdout.strip()).splitlines()
+                said = tried.stderr.strip() or tried.stdout.strip() or "no reason given"
+                why = "; ".join(line.removeprefix("sbatch: error: ") for line in said.splitlines())
                 raise InputError(
-                    f"executor slurm: the cluster refuses {' '.join(asked)}: {why[-1] if why else 'no reason given'}; "
+                    f"executor slurm: the cluster refuses {' '.join(asked)}: {why}; "
                     "other resources in the recipe, or another partition (sinfo lists them), would do"
                 )
 
     def run(self, work: Work) -> None:
-        import submitit
-
-        executor = submitit.AutoExecutor(folder=work.folder, cluster=self.cluster, slurm_max_num_timeout=self.requeues)
         left: dict[str, Any] = {}
         try:
             if self.cluster == "slurm":
                 for jobs, depends in arrays(work.jobs, self.array):
-                    self._ask(executor, jobs[0].resources, [dependency(one, left) for one in depends])
+                    executor = self._executor(work, jobs[0].resources, [dependency(one, left) for one in depends])
                     handles = executor.map_array(_start, [Resumed(job.call) for job in jobs])
                     left |= {job.name: handle for job, handle in zip(jobs, handles, strict=True)}
                     work.submitted({job.name: left[job.name].job_id for job in jobs})
                 self._wait(work, left)
             else:
-                self._one_by_one(work, executor, left)
+                self._one_by_one(work, left)
         finally:  # of a run that ends before its jobs, however it does
             self._stop(left)
 
@@ -107,25 +105,28 @@ class Slurm:
         asked |= {"gpus-per-node": str(resources.gpus) if resources.gpus else None}
         return {name: value for name, value in asked.items() if value is not None}
 
-    def _ask(self, executor: Any, resources: Resources, dependencies: Sequence[str]) -> None:
-        """Tell submitit what the next array asks for."""
+    def _executor(self, work: Work, resources: Resources, dependencies: Sequence[str] = ()) -> Any:
+        """What submits the next array: a new one, which asks for nothing that an array before it asked for."""
+        import submitit
+
+        executor = submitit.AutoExecutor(folder=work.folder, cluster=self.cluster, slurm_max_num_timeout=self.requeues)
         asked = self._asked(resources)
-        memory = {"slurm_mem": asked["mem"]} if "mem" in asked else {}
         extra: dict[str, Any] = {name: asked[name] for name in ("account", "qos", "constraint") if name in asked}
         if dependencies:
             extra |= {"dependency": ",".join(dependencies), "kill-on-invalid-dep": "yes"}
+        further: dict[str, Any] = {"gpus_per_node": resources.gpus} if resources.gpus else {}
+        further |= {f"slurm_{name}": asked[name] for name in ("mem", "partition") if name in asked}
         executor.update_parameters(
             name="robustnas",
             timeout_min=int(asked["time"]),
             cpus_per_task=resources.cpus,
-            gpus_per_node=resources.gpus,
-            slurm_partition=self.partition,
             slurm_setup=list(self.setup),
             slurm_signal_delay_s=self.save_seconds,
             slurm_array_parallelism=self.side_by_side or self.array,
             slurm_additional_parameters={**extra, "requeue": True},
-            **memory,
+            **further,
         )
+        return executor
 
     def _wait(self, work: Work, left: dict[str, Any]) -> None:
         """Wait until all jobs have ended, or the run is asked to stop.
@@ -144,7 +145,7 @@ class Slurm:
                 work.ended(name, _why(left.pop(name)))
             gone = absent
 
-    def _one_by_one(self, work: Work, executor: Any, left: dict[str, Any]) -> None:
+    def _one_by_one(self, work: Work, left: dict[str, Any]) -> None:
         """Have submitit start each process when what it waits for has ended: without Slurm nothing else knows of it."""
         waiting = {job.name: job for job in work.jobs}
         failed: set[str] = set()
@@ -157,8 +158,7 @@ class Slurm:
                 elif len(left) < (self.side_by_side or max(1, cores // job.resources.cpus)) and not any(
                     other in waiting or other in left for other in (*job.needs, *job.after)
                 ):
-                    executor.update_parameters(timeout_min=round(60 * (job.resources.hours or USUAL_HOURS)))
-                    left[name] = executor.submit(_start, Resumed(job.call))
+                    left[name] = self._executor(work, job.resources).submit(_start, Resumed(job.call))
                     del waiting[name]
             time.sleep(min(self.poll, 0.2))
             for name in [name for name, handle in left.items() if handle.done()]:
