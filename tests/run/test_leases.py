@@ -81,6 +81,7 @@ def test_what_has_ended_here_is_known_at_once(two: tuple[Leases, Leases]):
     first.presence._lock.close()  # as the system does when a process is killed
     assert second.free("a")
     assert second.take("a")
+    assert presence.read(first.presence.folder, first.presence.peer.name) is None, "its files are gone with it"
     with pytest.raises(LeaseLostError, match=f"{second.presence.peer.name} has taken over"):
         first.lease("a").check()
 
@@ -111,6 +112,20 @@ def test_one_that_went_or_never_wrote_its_name_does_not_hold_for_ever(two: tuple
     assert not leases.take("b"), "it may be about to write its name"
     now[0] += EXPIRY
     assert leases.take("b")
+
+
+@pytest.mark.parametrize("name", ["../precious", "/precious", "a b", "x" * 300])
+def test_a_lease_that_somebody_forged_leads_nowhere(two: tuple[Leases, Leases], name: str):
+    leases, now = two[0], [0.0]
+    precious = leases.presence.folder.parent / "precious.json"
+    precious.write_text("{}")
+    leases.watch = Watch(leases.presence.folder, clock=lambda: now[0])
+    (leases.presence.folder / "a.lease").write_text(name)
+    assert leases.holder("a") in ("", "x" * 100)
+    leases.take("a")
+    now[0] += EXPIRY
+    assert leases.take("a")
+    assert precious.exists()
 
 
 def test_a_lease_is_taken_from_the_dead_alone(tmp_path: Path):

@@ -63,6 +63,8 @@ class Leases:
                 if not self.watch.ended(holder, name):
                     return False
                 lease.take_away(holder)
+                if holder:
+                    presence.remove(self.presence.folder, holder)
             if not lease.take():
                 return False
         self._held[name] = None

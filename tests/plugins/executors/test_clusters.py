@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +129,11 @@ def test_ray_whose_workers_are_killed(finished_run: Path, finished_copy: Path):
     draw, killed = random.Random(0), []
 
     def kill() -> None:
-        if len(killed) < 3 and (there := at_work(finished_copy / "run")):
-            killed.append(draw.choice(there))
-            os.kill(killed[-1], signal.SIGKILL)
+        there = [process for process in at_work(finished_copy / "run") if process not in killed]
+        if len(killed) < 3 and there:
+            with suppress(ProcessLookupError):  # it has just gone by itself
+                os.kill(process := draw.choice(there), signal.SIGKILL)
+                killed.append(process)
 
     began = time.monotonic()
     with meanwhile(kill, 4.0):

@@ -8,6 +8,7 @@ name, and finds out.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,8 +20,11 @@ from robustnas.errors import LeaseLostError
 from robustnas.runtime.artifacts.files import NO_LINK
 from robustnas.runtime.given_file import NEVER_WAITING
 
-LONGEST = 200
+LONGEST = 100
 """Bytes of a holder's name at most."""
+
+NAME = re.compile(r"[0-9A-Za-z-]+")
+"""The name of a holder, which is part of names of files: no path."""
 
 
 @frozen
@@ -38,7 +42,7 @@ class Lease:
     def found(self) -> str | None:
         """The name in the file: empty between its making and its writing; None where nobody holds the lease.
 
-        What is no file of a lease, a link say, is not followed and names nobody.
+        A link in its place is not followed and names nobody; neither does a text that is no name.
         """
         try:
             handle = os.open(self.file, NEVER_WAITING | NO_LINK)
@@ -47,7 +51,8 @@ class Lease:
         except OSError:
             return ""
         with os.fdopen(handle, "rb") as file, suppress(OSError):
-            return file.read(LONGEST).decode("ascii", errors="replace").strip()
+            name = file.read(LONGEST).decode("ascii", errors="replace").strip()
+            return name if NAME.fullmatch(name) else ""
         return ""
 
     def take(self) -> bool:
