@@ -113,6 +113,15 @@ def test_cancel_ends_the_jobs_of_an_executor_that_are_not_done(
     assert "asked slurm to end 1 jobs" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", [".work", "cluster"])
+def test_a_folder_that_is_a_link_is_not_followed(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str], name: str, tmp_path: Path
+):
+    (run.path / name).symlink_to(tmp_path)
+    assert main(["cancel", str(run.path)]) == 2
+    assert f"{name} is a symbolic link to" in capsys.readouterr().err
+
+
 def test_logs_of_a_stage(run: RunDirectory):
     (text,) = log(run, "jac", "0", "search")
     begun, *_, done = text.splitlines()

@@ -28,7 +28,7 @@ from robustnas.run.remote import Remote, packed, versions
 from robustnas.run.scheduler import run_all
 from robustnas.run.submitted import CLUSTER, JOBS
 from robustnas.runtime import interrupt
-from robustnas.runtime.artifacts import write_json
+from robustnas.runtime.artifacts import real_folder, write_json
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.strangers import described
 
@@ -150,6 +150,8 @@ class Handed:
     def folder(self) -> Path:
         """The executor's folder."""
         folder = self.directory.path / CLUSTER / self._executor
+        for one in (folder.parent, folder):
+            real_folder(one)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -120,7 +120,12 @@ def read(folder: Path, name: str) -> Peer | None:
 
 
 def peers(folder: Path) -> list[Peer]:
-    """All processes that tell of themselves, in the order of their names, which begin with the time."""
+    """All processes that tell of themselves, in the order of their names, which begin with the time.
+
+    Raises:
+        RunDirectoryError: the folder is a link.
+    """
+    real_folder(folder)
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     found = [read(folder, name.removesuffix(".json")) for name in names if name.endswith(".json")]
     return [peer for peer in found if peer is not None]

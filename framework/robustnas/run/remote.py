@@ -34,7 +34,7 @@ from robustnas.run.progress import Progress
 from robustnas.run.scheduler import run_all
 from robustnas.run.submitted import CLUSTER
 from robustnas.runtime import interrupt
-from robustnas.runtime.artifacts import write_bytes
+from robustnas.runtime.artifacts import real_folder, write_bytes
 from robustnas.runtime.artifacts.files import regular
 from robustnas.runtime.processes import joined, own_device
 from robustnas.runtime.strangers import text_of
@@ -56,10 +56,15 @@ def versions() -> dict[str, str]:
 
 
 def packed(directory: RunDirectory, plan: Plan) -> tuple[str, str]:
-    """Write a plan into the run directory, for other machines; returns the file's name and digest."""
+    """Write a plan into the run directory, for other machines; returns the file's name and digest.
+
+    Raises:
+        RunDirectoryError: the folder for it is a link.
+    """
     content = pickle.dumps(plan)
     sha256 = hashlib.sha256(content).hexdigest()
     name = f"plan-{sha256[:16]}.pickle"
+    real_folder(directory.path / CLUSTER)
     write_bytes(directory.path / CLUSTER / name, content)
     return name, sha256
 

@@ -18,7 +18,7 @@ from robustnas.run.directory import RunDirectory
 from robustnas.run.leases import Leases
 from robustnas.run.presence import FOLDER, Peer, Presence
 from robustnas.run.submitted import CLUSTER, JOBS
-from robustnas.runtime.artifacts import StageFolder, digests, read_json, write_text
+from robustnas.runtime.artifacts import StageFolder, digests, read_json, real_folder, write_text
 from robustnas.runtime.suggest import did_you_mean
 
 WATCHED = 2.5 * presence.BEAT
@@ -171,9 +171,10 @@ def submitted(directory: RunDirectory) -> tuple[str, list[str]] | None:
     """The executor of the run and the scheduler's names of its jobs that are not done; None where there are none.
 
     Raises:
-        RunDirectoryError: the file with them is damaged.
+        RunDirectoryError: the file with them is damaged, or its folder is a link.
     """
     file = directory.path / CLUSTER / JOBS
+    real_folder(file.parent)
     if not file.is_file():
         return None
     told = read_json(file, f"delete the file {file}: then the scheduler alone knows the jobs")
