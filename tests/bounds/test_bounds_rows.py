@@ -245,7 +245,8 @@ def test_intervals_that_are_exact_already_are_left_alone(
         assert (not calls) == skipped, norm
 
 
-def test_lines_that_are_one_percent_too_narrow_are_seen(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("shape", [SHAPE, (3, 7, 7)])
+def test_lines_that_are_one_percent_too_narrow_are_seen(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch):
     """A planted fault: the walk's lines only, so that passes of whole maps disagree with it."""
     exact = lines.EntrywiseLines.slopes.func
 
@@ -255,7 +256,7 @@ def test_lines_that_are_one_percent_too_narrow_are_seen(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(lines.EntrywiseLines, "slopes", property(narrower))
     with pytest.raises(AssertionError):
-        test_rows_give_what_whole_maps_give("strided", "linf", monkeypatch)
+        test_rows_give_what_whole_maps_give("strided", shape, "linf", monkeypatch)
 
 
 def test_a_pass_is_freed_when_nobody_holds_its_bounds():
