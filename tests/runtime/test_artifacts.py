@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from robustnas.errors import DiskFullError, RunDirectoryError
-from robustnas.runtime.artifacts import StageFolder, read_json, write_atomically, write_json
+from robustnas.runtime.artifacts import StageFolder, digests, read_json, write_atomically, write_json
 
 
 def test_json_comes_back_and_nan_is_refused(tmp_path: Path):
@@ -59,6 +59,28 @@ def test_a_truncated_checkpoint_says_how_to_redo_only_that(tmp_path: Path, keep:
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(RunDirectoryError, match=r"checkpoint\.pt is damaged.*\n.*delete the folder .*only that stage"):
         folder.load_tensors("checkpoint.pt")
+
+
+@pytest.mark.parametrize("other", ["finishes", "forgets"])
+def test_what_another_process_finishes_or_forgets_just_now_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+):
+    folder, accepted = StageFolder(tmp_path / "clean" / "m-seed0-aaaa"), digests.accepted
+    if other == "forgets":
+        folder.write_json("result.json", {})
+        folder.result_file.unlink()
+
+    def meanwhile(path: Path, remedy: str | None = None) -> digests.Accepted | None:
+        if other == "finishes":
+            folder.finish({})
+        found = accepted(path, remedy)
+        if other == "forgets":
+            digests.forget([path])
+        return found
+
+    monkeypatch.setattr(digests, "accepted", meanwhile)
+    assert folder.done == (other == "finishes") or not digests.missing(folder.result_file)
+    assert not digests.missing(folder.result_file)
 
 
 def test_history_is_what_was_written(tmp_path: Path):

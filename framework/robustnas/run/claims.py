@@ -9,7 +9,7 @@ import time
 
 from attrs import Factory, define
 
-from robustnas.errors import LeaseLostError, RobustnasError, RunError
+from robustnas.errors import DeviceError, DeviceLostError, DiskFullError, LeaseLostError, RobustnasError, RunError
 from robustnas.plan import Stage
 from robustnas.run import stage_log
 from robustnas.run.agenda import Agenda
@@ -17,6 +17,9 @@ from robustnas.run.directory import RunDirectory
 from robustnas.run.leases import Leases
 from robustnas.run.progress import Progress
 from robustnas.runtime.strangers import text_of
+
+OF_THE_MACHINE = (DeviceError, DeviceLostError, DiskFullError)
+"""Faults that say nothing of the stage: another machine may do it."""
 
 LOOK_SECONDS = 2.0
 """Seconds between two looks at the stages that others are at."""
@@ -75,20 +78,24 @@ class Claims:
     def failed(self, stage: Stage, fault: RobustnasError) -> None:
         """Note that a stage that was taken failed, or that another process has taken over.
 
+        Where it is this machine that failed, others find the stage left and not failed.
+
         Raises:
             RobustnasError: as `Agenda.failed`.
         """
-        if self.leases is not None and isinstance(fault, LeaseLostError):
-            self._give_back(stage)
-            self.progress.taken_over(stage)
-            self._elsewhere[stage.key] = stage
-            return
+        lost = isinstance(fault, LeaseLostError)
         try:
-            if self.leases is not None:
+            if self.leases is not None and not lost and not isinstance(fault, OF_THE_MACHINE):
                 stage_log.failed(self.directory.folder(stage), text_of(fault))
+        except LeaseLostError:
+            lost = True
         finally:
             self._give_back(stage)
-            self.agenda.failed(stage, fault)
+            if self.leases is not None and lost:
+                self.progress.taken_over(stage)
+                self._elsewhere[stage.key] = stage
+            else:
+                self.agenda.failed(stage, fault)
 
     def stopped(self, stage: Stage) -> None:
         """Note that a stage that was taken was stopped on the way."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from attrs import evolve, frozen
 
@@ -113,16 +113,13 @@ class RunDirectory:
         return digests.missing(self.path / name)
 
     def _write(self, name: str, data: bytes) -> None:
-        def write(file: IO[bytes]) -> None:
-            file.write(data)
-
         if not digests.present(self.path):
             stages = self._stage_folders()
             older = () if any(map(digests.present, stages)) else tuple(map(digests.key_of, stages))
             files = digests.of_an_older_version(self.path)
             digests.write(self.path / digests.FILE, digests.Digests(files=files, older=older))
-        guarded = write if self.holder is None else self._lease(DIRECTORY, self.holder).guarding(write)
-        write_recorded(self.path / name, guarded, None)
+        check = None if self.holder is None else self._lease(DIRECTORY, self.holder).check
+        write_recorded(self.path / name, lambda file: file.write(data), None, check=check)
 
     def _lease(self, name: str, holder: str) -> Lease:
         return Lease(self.path / FOLDER / f"{name}.lease", holder)

@@ -12,14 +12,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from attrs import Factory, define, evolve
 
 from robustnas.errors import RunDirectoryError
 from robustnas.run import presence
 from robustnas.run.directory import DIRECTORY
-from robustnas.run.presence import Presence
+from robustnas.run.presence import Peer, Presence
 from robustnas.run.watch import Watch
 from robustnas.runtime import interrupt
 from robustnas.runtime.artifacts import Lease
@@ -58,22 +58,39 @@ class Leases:
         if name in self._held and lease.found() == lease.holder:
             return True
         if not lease.take():
-            holder = lease.found()
-            if holder is not None:
-                if not self.watch.ended(holder, name):
-                    return False
-                lease.take_away(holder)
-                if holder:
-                    presence.remove(self.presence.folder, holder)
+            self._freed(name)
             if not lease.take():
                 return False
+        self.watch.ended(None, name)
         self._held[name] = None
         return True
 
     def free(self, name: str) -> bool:
         """Whether no process, which is alive as far as anybody knows, holds a lease."""
+        return self.watch.ended(self.holder(name), name)
+
+    def _freed(self, name: str) -> None:
+        """Take a lease away from a holder that has ended."""
         holder = self.holder(name)
-        return holder is None or self.watch.ended(holder, name)
+        if holder is not None and self.watch.ended(holder, name):
+            self.lease(name).take_away(holder)
+            if holder:
+                presence.remove(self.presence.folder, holder)
+
+    def _swept(self) -> list[tuple[Peer, bool | None]]:
+        """Remove what processes left here that have ended; returns the others, as `Watch.living` tells of them."""
+        folder = self.presence.folder
+        others: list[tuple[Peer, bool | None]] = []
+        for peer in presence.peers(folder):
+            living = self.watch.living(peer)
+            if living is False:
+                presence.remove(folder, peer.name)
+            else:
+                others.append((peer, living))
+        for file in sorted(folder.glob("*.lease")):
+            self._freed(file.stem)
+        presence.sweep(folder)
+        return others
 
     def give_back(self, name: str) -> None:
         """Let others take a lease."""
@@ -103,6 +120,8 @@ class Leases:
             finally:
                 for name in list(self._held):
                     self.give_back(name)
+                with suppress(OSError, RunDirectoryError):  # others may do the same, and end meanwhile
+                    self._swept()
 
     def work_on(self, recipe: str) -> None:
         """Tell by which recipe this process works, and refuse to where somebody is at work by another.
@@ -122,11 +141,8 @@ class Leases:
         path = self.presence.directory
         while True:
             unsure = False
-            for peer in presence.peers(self.presence.folder):
-                living = self.watch.living(peer)
-                if living is False:
-                    presence.remove(self.presence.folder, peer.name)
-                elif peer.recipe not in ("", digest):
+            for peer, living in self._swept():
+                if peer.recipe not in ("", digest):
                     if living:
                         raise RunDirectoryError(
                             f"{path}: another run ({peer.words}) works in this directory by another recipe; wait for "

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import threading
 import time
 import uuid
@@ -23,7 +24,7 @@ from typing import IO, Self
 
 from attrs import Factory, define, field, frozen
 
-from robustnas.errors import DiskFullError, RobustnasError, RunDirectoryError
+from robustnas.errors import DiskFullError, RunDirectoryError
 from robustnas.runtime import interrupt, terminal
 from robustnas.runtime.artifacts import disk_full, held_open, real_folder, try_lock, write_json
 from robustnas.runtime.artifacts.files import regular
@@ -35,6 +36,15 @@ BEAT = 10.0
 
 LOOK = 1.0
 """Seconds between two looks for a request to stop."""
+
+ATTEMPTS = 20
+"""How often a process tries to begin where others that end take away what it has just made."""
+
+LEFT = re.compile(
+    r"\.?(?P<owner>[0-9A-Za-z-]+)\.(?:json\..*\.part|cancel|cancel\..*\.part|lock)"
+    r"|.*\.lease\.(?P<holder>[0-9A-Za-z-]+)\.(?:part|gone)"
+)
+"""Names of files that a process has beside the one in which it tells of itself."""
 
 JOBS = {
     "SLURM_JOB_ID": "slurm",
@@ -110,8 +120,12 @@ def read(folder: Path, name: str) -> Peer | None:
     What cannot be read just now, or was written by nobody of ours, is told as a process of which nothing is known.
     """
     file = folder / f"{name}.json"
-    if not os.path.lexists(file):
+    try:
+        os.lstat(file)
+    except FileNotFoundError:
         return None
+    except OSError:
+        pass  # a server that does not answer is no word from the process
     try:
         with regular(file) as told:
             return Peer(**{**json.loads(told.read()), "name": name})
@@ -136,6 +150,15 @@ def remove(folder: Path, name: str) -> None:
     for kind in ("json", "cancel", "lock"):
         with suppress(OSError):  # the directory may have been taken away meanwhile
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what belongs to no process that tells of itself: a kill left it."""
+    with suppress(OSError):
+        for name in sorted(os.listdir(folder)):
+            left = LEFT.fullmatch(name)
+            if left is not None and read(folder, left["owner"] or left["holder"]) is None:
+                (folder / name).unlink(missing_ok=True)
 
 
 @define(eq=False)
@@ -173,13 +196,14 @@ class Presence:
             DiskFullError: there is no room for it.
         """
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            real_folder(self.folder)
-            self.folder.mkdir(exist_ok=True)
-            self._lock = held_open(self._file("lock"))
-            with suppress(OSError):  # a file system without locks: then the count alone tells
-                try_lock(self._lock)
-            self.tell()
+            for attempt in range(ATTEMPTS):
+                try:
+                    self._begin()
+                    break
+                except (FileNotFoundError, FileExistsError):
+                    # another that ended has removed the folder, or what nobody seemed to have made
+                    if attempt == ATTEMPTS - 1:
+                        raise
         except OSError as fault:
             if disk_full(fault):
                 raise DiskFullError(f"{self.directory}: no space left on the device to begin a run") from fault
@@ -189,6 +213,23 @@ class Presence:
         self._thread = threading.Thread(target=self._live, name="presence", daemon=True)
         self._thread.start()
         return self
+
+    def _begin(self) -> None:
+        """Make the folder and this process's files in it.
+
+        Raises:
+            FileNotFoundError, FileExistsError: others took something away meanwhile.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        real_folder(self.folder)
+        self.folder.mkdir(exist_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+        self._lock = held_open(self._file("lock"))
+        with suppress(OSError):  # a file system without locks: then the count alone tells
+            try_lock(self._lock)
+        self.tell()
+        os.lstat(self._file("lock"))
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
         self._ended.set()
@@ -230,13 +271,16 @@ class Presence:
     def _live(self) -> None:
         told, asked = time.monotonic(), False
         while not self._ended.wait(min(LOOK, self.beat)):
-            if not asked and self._file("cancel").exists():
-                asked = True
-                interrupt.request("robustnas cancel")
-                if not self.quiet:
-                    terminal.tell("robustnas: cancelled by `robustnas cancel`; stopping after this step", error=True)
-            if time.monotonic() - told >= self.beat:
-                told = time.monotonic()
-                # what cannot be written now may be later; whoever takes over in between is noticed by the lease
-                with suppress(OSError, RobustnasError):
+            # what cannot be read or written now may be later; whoever takes over in between is noticed by the lease
+            with suppress(Exception):
+                if time.monotonic() - told >= self.beat:
+                    told = time.monotonic()
                     self.tell()
+            with suppress(Exception):
+                if not asked and os.path.exists(self._file("cancel")):
+                    asked = True
+                    interrupt.request("robustnas cancel")
+                    if not self.quiet:
+                        terminal.tell(
+                            "robustnas: cancelled by `robustnas cancel`; stopping after this step", error=True
+                        )

@@ -1,7 +1,9 @@
 """Whether another process at work in a run directory is still there, judged without comparing clocks.
 
-One of this machine is there as long as it holds its lock.  Of one elsewhere this process notes when, by its own clock,
-it saw the count change; a count that has stood still for `EXPIRY` seconds is that of a process that has ended.
+One of this machine is there as long as it holds its lock.  Of one elsewhere this process notes for how long, by its
+own clock, it has seen the count stand still; `EXPIRY` seconds make it that of a process that has ended.  The time
+between two looks counts for `CREDIT` seconds at most: where this process, or the file system under both, was held up,
+the other must have time to tell.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from attrs import Factory, define
+from attrs import Factory, define, frozen
 
 from robustnas.errors import RunDirectoryError
 from robustnas.run import presence
@@ -19,6 +21,26 @@ from robustnas.runtime.artifacts import locked
 
 EXPIRY = 90.0
 """Seconds without a sign of life: nine counts, and more than shared file systems hide a change for."""
+
+CREDIT = 10.0
+"""Seconds that one look adds at most to how long a count has stood still: a count."""
+
+
+@frozen
+class _Seen:
+    """What was seen of a process.
+
+    Args:
+        beat: its count.
+        still: seconds for which that has stood still.
+        at: when it was last looked at.
+        moved: whether it ever changed.
+    """
+
+    beat: int
+    still: float
+    at: float
+    moved: bool
 
 
 @define(eq=False)
@@ -34,16 +56,20 @@ class Watch:
     folder: Path
     expiry: float = EXPIRY
     clock: Callable[[], float] = time.monotonic
-    _seen: dict[str, tuple[int, float, bool]] = Factory(dict)
+    _seen: dict[str, _Seen] = Factory(dict)
 
-    def ended(self, name: str, lease: str) -> bool:
+    def ended(self, name: str | None, lease: str) -> bool:
         """Whether the holder of a lease has certainly ended, or has shown no sign of life for too long.
 
         Args:
-            name: the holder's; empty where it has not written it yet.
+            name: the holder's; empty where the lease does not tell; None where nobody holds it.
             lease: the lease's name.
         """
-        return self._state(name or f"holder of {lease}", presence.read(self.folder, name) if name else None) is False
+        unnamed = f"holder of {lease}"
+        if name == "":
+            return self._state(unnamed, None) is False
+        self._seen.pop(unnamed, None)  # whoever holds it without a name later on is another
+        return name is None or self._state(name, presence.read(self.folder, name)) is False
 
     def living(self, peer: Peer) -> bool | None:
         """Whether a process is at work; None where it has not been watched for long enough."""
@@ -57,13 +83,17 @@ class Watch:
         if peer is None and " " not in name:
             return False  # it said that it went; a holder that has not written its name yet may still do so
         beat, now = (0 if peer is None else peer.beat), self.clock()
-        before, at, moved = self._seen.setdefault(name, (beat, now, False))
-        if beat != before:
-            at, moved = now, True
-            self._seen[name] = (beat, at, moved)
-        if now - at >= self.expiry:
+        before = self._seen.get(name)
+        if before is None:
+            seen = _Seen(beat, 0.0, now, moved=False)
+        elif before.beat != beat:
+            seen = _Seen(beat, 0.0, now, moved=True)
+        else:
+            seen = _Seen(beat, before.still + min(now - before.at, CREDIT), now, before.moved)
+        self._seen[name] = seen
+        if seen.still >= self.expiry:
             return False
-        return True if moved else None
+        return True if seen.moved else None
 
     def _held(self, name: str) -> bool | None:
         """Whether the lock of a process is held; None where locks do not tell."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,9 @@ from robustnas.runtime.artifacts.files import damaged, json_bytes, regular, sha2
 from robustnas.runtime.strangers import kind_of
 
 FILE = "digests.json"
+
+LOOKS, PAUSE = 3, 0.05
+"""How often a file that has digests is looked for, and the seconds between, before it counts as missing."""
 
 MARK = b'"sha256": "'
 """What stands before the digest of all that stands before it."""
@@ -77,11 +81,11 @@ def read(file: Path, remedy: str | None = None) -> Digests:
     return found
 
 
-def write(file: Path, digests: Digests) -> None:
-    """Write digests whole, with their own."""
+def write(file: Path, digests: Digests, check: Callable[[], None] | None = None) -> None:
+    """Write digests whole, with their own; `check` as `write_atomically` has it."""
     whole = json_bytes({"of": digests.of, "files": digests.files, "older": digests.older, "sha256": ""})
     before, mark, after = whole.rpartition(MARK)
-    write_bytes(file, before + mark + hashlib.sha256(before + mark).hexdigest().encode() + after)
+    write_bytes(file, before + mark + hashlib.sha256(before + mark).hexdigest().encode() + after, check)
 
 
 def key_of(folder: Path) -> str:
@@ -144,17 +148,38 @@ def opened(path: Path, remedy: str | None = None) -> IO[bytes]:
 
 
 def missing(path: Path) -> bool:
-    """Whether a file that is not there was written and has not been taken away by us."""
-    known = None if os.path.lexists(path) else accepted(path)
-    return bool(known) and None not in known  # type: ignore[operator]
+    """Whether a file that is not there was written and has not been taken away by us.
+
+    Another process may give the file its name, or take it away, between a look for it and one at its digests.
+    """
+    for look in range(LOOKS):
+        if os.path.lexists(path):
+            return False
+        known = accepted(path)
+        if not known or None in known:
+            return False
+        # a list is asked of the server, where a single name may be remembered as absent
+        with suppress(OSError):
+            if path.name in os.listdir(path.parent):
+                return False
+        if look < LOOKS - 1:
+            time.sleep(PAUSE)
+    return True
 
 
-def write_recorded(path: Path, write_to: Callable[[IO[bytes]], object], of: str | None, register: str = FILE) -> None:
+def write_recorded(
+    path: Path,
+    write_to: Callable[[IO[bytes]], object],
+    of: str | None,
+    register: str = FILE,
+    check: Callable[[], None] | None = None,
+) -> None:
     """Write a file whole, with its digest.
 
     Args:
         of: key of the stage whose file it is; None for one of the run directory's own.
         register: name of the file of digests.
+        check: is called right before the file, and before its digests, get their names; where it raises they do not.
 
     Raises:
         DiskFullError, RunDirectoryError: as `write_atomically`; or the file of digests is damaged.
@@ -166,10 +191,10 @@ def write_recorded(path: Path, write_to: Callable[[IO[bytes]], object], of: str 
     def announce(digest: str) -> None:
         nonlocal written
         written = digest
-        write(file, _with(before, path.name, (digest, *_there(path, before.files.get(path.name, ())))))
+        write(file, _with(before, path.name, (digest, *_there(path, before.files.get(path.name, ())))), check)
 
-    write_atomically(path, write_to, announce)
-    write(file, _with(before, path.name, (written,)))
+    write_atomically(path, write_to, announce, check)
+    write(file, _with(before, path.name, (written,)), check)
 
 
 def of_an_older_version(folder: Path) -> dict[str, Accepted]:

@@ -40,7 +40,10 @@ NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 def write_atomically(
-    path: Path, write: Callable[[IO[bytes]], object], announce: Callable[[str], None] | None = None
+    path: Path,
+    write: Callable[[IO[bytes]], object],
+    announce: Callable[[str], None] | None = None,
+    check: Callable[[], None] | None = None,
 ) -> None:
     """Write a file whole: into a neighbour, flushed to the disk, then renamed over `path`.
 
@@ -48,6 +51,7 @@ def write_atomically(
 
     Args:
         announce: told the digest of what was written, before it has its name.
+        check: is called when nothing is left to do but the renaming; where it raises, nothing is renamed.
 
     Raises:
         DiskFullError: the disk is full; nothing that was there before is lost.
@@ -64,6 +68,8 @@ def write_atomically(
             if announce is not None:
                 announce(sha256(file))
         os.chmod(neighbour, 0o666 & ~UMASK)  # a temporary file is its owner's alone; a result is not
+        if check is not None:
+            check()
         os.replace(neighbour, path)
     except BaseException as fault:
         if neighbour is not None:
@@ -117,14 +123,14 @@ def json_bytes(data: Any) -> bytes:
     return f"{json_text(data, indent=1)}\n".encode()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8."""
-    write_bytes(path, text.encode())
+def write_text(path: Path, text: str, check: Callable[[], None] | None = None) -> None:
+    """Write a text file in UTF-8; `check` as `write_atomically` has it."""
+    write_bytes(path, text.encode(), check)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file of these bytes."""
-    write_atomically(path, lambda file: file.write(data))
+def write_bytes(path: Path, data: bytes, check: Callable[[], None] | None = None) -> None:
+    """Write a file of these bytes; `check` as `write_atomically` has it."""
+    write_atomically(path, lambda file: file.write(data), check=check)
 
 
 def regular(path: Path, remedy: str | None = None) -> IO[bytes]:
@@ -145,8 +151,11 @@ def regular(path: Path, remedy: str | None = None) -> IO[bytes]:
     raise RunDirectoryError(damaged(path, f"it cannot be read: it is {kind}, where a file was written", remedy))
 
 
-def held_open(path: Path) -> IO[str]:
-    """Open a file that is there to be locked, as text to be read and written; make it where there is none.
+def held_open(path: Path, *, make: bool = True) -> IO[str]:
+    """Open a file that is there to be locked, as text to be read and written.
+
+    Args:
+        make: make it where there is none.
 
     Raises:
         OSError: the system refuses it.
@@ -155,7 +164,7 @@ def held_open(path: Path) -> IO[str]:
     words = "delete it and run the same command again: nothing else is lost"
     if os.path.lexists(path):
         regular(path, words).close()
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | NEVER_WAITING | NO_LINK, 0o666)
+    handle = os.open(path, os.O_RDWR | (os.O_CREAT if make else 0) | NEVER_WAITING | NO_LINK, 0o666)
     if os.fstat(handle).st_nlink > 1:
         os.close(handle)
         raise RunDirectoryError(damaged(path, "it is a link to a file with another name too", words))

@@ -1,23 +1,21 @@
 """A lease: the right to write into one place, held by whoever is named in a file.
 
-The file is made by its first holder alone (`O_EXCL`, which shared file systems keep between machines).  A holder that
-was thought to have ended may wake up after another has taken over: it looks at the file before each result gets its
-name, and finds out.
+The file gets its name from its first holder alone (`link`, or where there are no links `O_EXCL`; shared file systems
+keep both between machines), and holds the holder's name from then on.  A holder that was thought to have ended may wake
+up after another has taken over: it looks at the file right before each result gets its name, and finds out.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from attrs import frozen
 
 from robustnas.errors import LeaseLostError
-from robustnas.runtime.artifacts.files import NO_LINK
+from robustnas.runtime.artifacts.files import NO_LINK, PART
 from robustnas.runtime.given_file import NEVER_WAITING
 
 LONGEST = 100
@@ -40,9 +38,9 @@ class Lease:
     holder: str
 
     def found(self) -> str | None:
-        """The name in the file: empty between its making and its writing; None where nobody holds the lease.
+        """The name in the file; None where nobody holds the lease.
 
-        A link in its place is not followed and names nobody; neither does a text that is no name.
+        Empty where it names nobody: it cannot be read just now, is a link, which is not followed, or holds no name.
         """
         try:
             handle = os.open(self.file, NEVER_WAITING | NO_LINK)
@@ -61,15 +59,31 @@ class Lease:
         Raises:
             OSError: the system does not let it be written.
         """
-        try:
-            handle = os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | NO_LINK, 0o666)
-        except FileExistsError:
+        if os.path.lexists(self.file):
             return False
-        with os.fdopen(handle, "wb") as file:
-            file.write(f"{self.holder}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
+        neighbour = self.file.with_name(f"{self.file.name}.{self.holder}{PART}")
+        try:
+            self._write(neighbour, os.O_TRUNC)
+            try:
+                os.link(neighbour, self.file)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links: who sees the file before its text waits for that
+                self._write(self.file, os.O_EXCL)
+        except FileExistsError:
+            return self.found() == self.holder  # where a server's answer was lost, the first request was granted
+        finally:
+            with suppress(OSError):
+                neighbour.unlink()
         return True
+
+    def _write(self, file: Path, how: int) -> None:
+        """Write the holder's name into a file."""
+        handle = os.open(file, os.O_CREAT | os.O_WRONLY | NO_LINK | how, 0o666)
+        with os.fdopen(handle, "wb") as opened:
+            opened.write(f"{self.holder}\n".encode())
+            opened.flush()
+            os.fsync(opened.fileno())
 
     def take_away(self, ended: str) -> None:
         """Take the lease from a holder that has ended, so that anybody may take it; of several who do so one succeeds.
@@ -104,16 +118,3 @@ class Lease:
             raise LeaseLostError(
                 f"{self.file.name}: this process showed no sign of life for so long that {by}; nothing more is written"
             )
-
-    def guarding(self, write: Callable[[IO[bytes]], object]) -> Callable[[IO[bytes]], object]:
-        """Follow what writes a file by a look at the lease, as late as can be: before the file gets its name.
-
-        Args:
-            write: as `robustnas.runtime.artifacts.write_atomically` takes it.
-        """
-
-        def then_look(file: IO[bytes]) -> None:
-            write(file)
-            self.check()
-
-        return then_look

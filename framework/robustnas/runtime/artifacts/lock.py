@@ -33,9 +33,10 @@ def locked(path: Path) -> bool | None:
     """Whether a process of this machine holds the lock of a file; None where the file system has no locks.
 
     Raises:
+        OSError: there is no such file, or the system refuses it.
         RunDirectoryError: something else is in the file's place.
     """
-    with held_open(path) as file:
+    with held_open(path, make=False) as file:
         try:
             try_lock(file)
         except OSError as fault:

@@ -141,8 +141,7 @@ class StageFolder:
         """
         if self.writes:
             self.own()
-            guarded = write if self.lease is None else self.lease.guarding(write)
-            digests.write_recorded(self.path / name, guarded, digests.key_of(self.path), self.register)
+            digests.write_recorded(self.path / name, write, digests.key_of(self.path), self.register, self._check)
 
     def swept(self) -> None:
         """Remove the files that a kill left half written; nobody else writes here."""
@@ -158,10 +157,19 @@ class StageFolder:
         self._write_bytes(name, f"{json_rows(data)}\n".encode())
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text for people, which is never read here."""
+        """Write a text for people, on which no result depends.
+
+        Raises:
+            LeaseLostError: another process has taken over the stage.
+        """
         if self.writes:
             self.own()
-            write_text(self.path / name, text)
+            write_text(self.path / name, text, self._check)
+
+    @property
+    def _check(self) -> Callable[[], None] | None:
+        """What is asked right before a file gets its name."""
+        return None if self.lease is None else self.lease.check
 
     def save_tensors(self, name: str, state: dict[str, Any]) -> None:
         """Write tensors and plain data under `name`, loadable with `weights_only=True`."""
