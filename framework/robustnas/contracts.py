@@ -523,7 +523,9 @@ class Executor(Protocol):
 
     - `check(resources)`, which is called before anything is computed with what jobs will ask for, each once, and raises
       `InputError` where that could not be had: a package is missing, a partition unknown;
-    - `cancel(names)`, which ends jobs by the scheduler's names for them, those of a run whose own process is gone.
+    - `cancel(names)`, which ends jobs by the scheduler's names for them, those of a run whose own process is gone;
+    - `queued(names)`, which returns those of such names that the scheduler still has: where they are of stages that are
+      left, a run is refused that would have them done once more.
     """
 
     def run(self, work: Work) -> None:

@@ -338,7 +338,7 @@ def plan(
     directory.check(todo)
     found = checks.check(todo, loaded, faults, partial(data.splits_here, todo))
     overview.show(todo, directory, Console(), None if found is None else found.labels, estimate=memory)
-    if executor is not None:
+    if not isinstance(executor, Local | None):
         cost.show(cost.asked(todo, directory, loaded.recipe.resources, device), Console())
 
 

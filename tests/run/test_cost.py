@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from robustnas import pipeline
+from robustnas.errors import InputError
 from robustnas.plan import make
 from robustnas.recipe.load import load
 from robustnas.run.cost import Cost, asked, show
 from robustnas.run.directory import RunDirectory
+from robustnas.run.local import Local
+from robustnas_plugins.executors.slurm import Slurm
 from support.tiny_plan import RECIPE
 
 
@@ -32,7 +36,7 @@ def test_hours_and_the_critical_path(tmp_path: Path):
     # the second attack is given what the first leaves standing, and both come after the certificates
     assert (found.chain, found.links[:2], found.links[-1]) == (8 + 3 + 2 + 1 + 1, ("search", "train"), "attack")
     assert set(found.unsaid) == {"clean", "probe"}
-    assert cost(tmp_path, f"resources={hours}", device="cpu").gpu_hours == 4 * 4 * 8, "those that the recipe asks for"
+    assert cost(tmp_path, f"resources={hours}", device="cpu").gpu_hours == 0, "whatever the section says"
 
 
 def test_it_is_printed(tmp_path: Path):
@@ -44,6 +48,20 @@ def test_it_is_printed(tmp_path: Path):
     show(cost(tmp_path), Console(file=(bare := io.StringIO()), width=300))
     assert "no hours are asked for, so none are counted, for search, train, clean" in bare.getvalue()
     assert "critical path" not in bare.getvalue()
+
+
+def test_a_plan_tells_it_where_there_is_a_scheduler(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pipeline.checks, "check", lambda *given: None)  # which takes seconds
+    monkeypatch.setattr(pipeline.overview, "show", lambda *given, **more: None)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    loaded = load(tmp_path / "r.yaml")
+    for executor, told in ((None, False), (Local(), False), (Slurm(), True)):
+        pipeline.plan(loaded, out=tmp_path / "run", executor=executor)
+        assert ("jobs of a scheduler" in capsys.readouterr().out) is told
+    with pytest.raises(InputError, match="found --device mps: a scheduler chooses"):
+        pipeline.plan(loaded, out=tmp_path / "run", executor=Slurm(), device="mps")
 
 
 @pytest.mark.slow

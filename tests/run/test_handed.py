@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ from robustnas.recipe import resources as section
 from robustnas.recipe.load import load
 from robustnas.recipe.schema import Needs
 from robustnas.registry import EXECUTORS
-from robustnas.run import handed, remote, stage_log
+from robustnas.run import handed, remote, stage_log, submitted
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime import interrupt
 from robustnas.runtime.artifacts import StageFolder, digests
@@ -40,6 +44,11 @@ class InTurn:
     stop: int = -1
     silent: bool = False
     refuses: bool = False
+    had: tuple = ()
+    twice: bool = False
+
+    def queued(self, names):
+        return [name for name in names if name in self.had]
 
     def check(self, resources):
         HANDED[:] = resources
@@ -57,6 +66,8 @@ class InTurn:
                 return
             if lost.intersection(job.needs):
                 lost.add(job.name)
+                if self.twice:
+                    work.ended(job.name, "the job ended without a result")
                 continue
             work.submitted({job.name: f"7_{place}"})
             try:
@@ -109,10 +120,10 @@ def test_an_executor_does_what_is_left_and_the_table_is_the_same(
     (made,) = {json.loads(file.read_text())["provenance"]["run"] for file in (run / "clean").glob("jac*/result.json")}
     entries = json.loads((run / "provenance.json").read_text())
     assert made == entries[-1]["started"], "the entry of the command, not of the job"
-    assert json.loads((run / "cluster" / "jobs.json").read_text()) == {
-        "executor": "in-turn",
-        "jobs": {job.name: f"7_{place}" for place, job in enumerate(jobs)},
-    }
+    (kept,) = submitted.kept(run)
+    assert (kept.executor, kept.command) == ("in-turn", entries[-1]["by"])
+    assert kept.jobs == {job.name: f"7_{place}" for place, job in enumerate(jobs)}
+    assert (run / "cluster" / "in-turn" / kept.command / "mine").exists()
     assert "done by another process" in capsys.readouterr().err
 
 
@@ -128,10 +139,12 @@ def test_what_fails_in_a_job_is_told_and_what_needs_it_is_left_out(
     undone(run, "train", "clean")
     monkeypatch.setitem(stages.DO, "train", fails)
     loaded = load(finished_copy / "r.yaml")
-    assert pipeline.run(loaded, out=run, device="cpu", executor=fakes.InTurn()) == 1
-    said = capsys.readouterr().err
-    assert "failed: jac seed 0 train: the loss is not finite" in said
-    assert "left out: jac seed 0 clean, which needs a stage that failed" in said
+    for twice in (False, True):  # a scheduler's jobs for what is left out end too
+        assert pipeline.run(loaded, out=run, device="cpu", executor=fakes.InTurn(twice=twice)) == 1
+        said = capsys.readouterr().err
+        assert "failed: jac seed 0 train: the loss is not finite" in said
+        assert "left out: jac seed 0 clean, which needs a stage that failed" in said
+        assert "failed: jac seed 0 clean" not in said
     folder = StageFolder(next((run / "train").glob("jac*")))
     assert stage_log.why_failed(folder) == "the loss is not finite"
 
@@ -146,10 +159,55 @@ def test_an_executor_that_refuses_stops_or_says_nothing(fakes: Any, finished_cop
         pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn(silent=True))
     with pytest.raises(interrupt.Interrupted):
         pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn(stop=1))
+    (*_, last) = submitted.kept(run)
+    assert submitted.stopped(run, last.command), "no job of it begins that the scheduler's signals do not reach"
     assert any((run / "clean").glob("jac*/result.json"))
     assert not any((run / "probe").glob("jac*/result.json"))
     with pytest.raises(InputError, match="one of the two would do"):
         pipeline.run(loaded, out=run, device="cpu", jobs=2, executor=fakes.InTurn())
+
+
+def test_a_stage_that_the_scheduler_still_has_is_not_handed_to_it_again(fakes: Any, finished_copy: Path):
+    run, loaded = finished_copy / "run", load(finished_copy / "r.yaml")
+    undone(run, "clean", "probe")
+    clean, probe = (digests.key_of(next((run / kind).glob("jac*"))) for kind in ("clean", "probe"))
+    with pytest.raises(RunError):
+        pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn(silent=True))
+    submitted.Submitted("another", "slurm", {clean: "9"}).keep(run)
+    submitted.Submitted("before", "in-turn", {clean: "12", probe: "13"}).keep(run)
+    with pytest.raises(RunDirectoryError, match=r"still has 1 jobs of an earlier command .* \(13\); wait .*cancel"):
+        pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn(had=("9", "13")))
+    assert pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn(had=("9",))) == 0
+    assert {one.command for one in submitted.kept(run)} > {"another", "before"}, "nobody's names are forgotten"
+
+
+def test_a_result_that_a_file_system_hides_is_waited_for(
+    fakes: Any, finished_copy: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run, loaded = finished_copy / "run", load(finished_copy / "r.yaml")
+    undone(run, "clean")
+    looks: list[int] = []
+
+    def hides(count: int) -> None:
+        looks.clear()
+        monkeypatch.setattr(RunDirectory, "done", lambda self, stage: looks.append(1) or len(looks) > count)
+
+    def fails(self: remote.Remote) -> None:
+        raise RunError("it diverged")
+
+    monkeypatch.setattr(handed, "LOOK", 0.0)
+    monkeypatch.setattr(remote.Remote, "__call__", lambda self: None)
+    hides(3)
+    assert pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn()) == 0
+    assert len(looks) == 4
+    monkeypatch.setattr(handed, "CACHED", 0.05)
+    hides(1_000_000)
+    assert pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn()) == 1, "it never comes"
+    assert len(looks) > 1
+    monkeypatch.setattr(remote.Remote, "__call__", fails)
+    hides(1_000_000)
+    assert pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn()) == 1
+    assert len(looks) == 1, "what failed is not waited for"
 
 
 @pytest.fixture
@@ -179,6 +237,69 @@ def test_a_job_that_needs_what_is_not_done_leaves_itself_out(call: remote.Remote
         pickle.loads(pickle.dumps(call))()
 
 
+def test_a_job_of_a_command_that_was_stopped_does_not_begin_nor_come_back(
+    call: remote.Remote, monkeypatch: pytest.MonkeyPatch
+):
+    def stops(self: remote.Remote) -> None:
+        submitted.stop(Path(call.directory), "x")
+        raise interrupt.Interrupted
+
+    def interrupted(self: remote.Remote) -> None:
+        raise interrupt.Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(remote.Remote, "do", interrupted)
+        with pytest.raises(interrupt.Interrupted) as raised:
+            call()
+        assert not isinstance(raised.value, interrupt.Cancelled), "a scheduler that pre-empts it"
+        patched.setattr(remote.Remote, "do", stops)
+        with pytest.raises(interrupt.Cancelled):
+            call()
+    with pytest.raises(interrupt.Cancelled):
+        call()
+    search = evolve(call, key=call._plan().until(None)[0].key)
+    with pytest.raises(interrupt.Cancelled):
+        search.do()
+
+
+def test_a_job_reads_a_plan_with_a_plugin_of_a_file(call: remote.Remote, monkeypatch: pytest.MonkeyPatch):
+    given: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(remote.plugin_file, "register", lambda text, sha256=None: given.append((text, sha256)))
+    evolve(call, files={"mine=/there/mine.py:Mine": "ab"})._plan()
+    assert given == [("mine=/there/mine.py:Mine", "ab")], "also where the stage is done by processes of this one"
+
+
+def test_several_processes_of_a_job_are_deaf_to_what_slurm_sends_to_all():
+    heard: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
+    try:
+        code = "import os, signal, sys; os.kill(os.getpid(), signal.SIGUSR2); sys.exit(7)"
+        with remote._deaf([sys.executable, "-S", "-E", "-c", code], dict(os.environ)) as launched:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        assert launched.returncode == 7
+        assert heard == [signal.SIGUSR2], "and the process that began them is not"
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_several_processes_that_a_signal_stopped_first_were_asked_to_stop(
+    call: remote.Remote, monkeypatch: pytest.MonkeyPatch
+):
+    def ends(command: Any, environment: Any) -> Any:
+        interrupt.request("Slurm")
+        return subprocess.Popen(["true"])
+
+    monkeypatch.setattr(remote, "_deaf", ends)
+    try:
+        with pytest.raises(interrupt.Interrupted):
+            evolve(call, processes=2)()
+    finally:
+        interrupt.withdraw()
+    monkeypatch.setattr(remote, "_deaf", lambda command, environment: subprocess.Popen(["true"]))
+    with pytest.raises(RunError, match="its 2 processes ended with status 0"):
+        evolve(call, processes=2)()
+
+
 def test_the_section_resources(tmp_path: Path):
     assert section.KINDS == KINDS
     (tmp_path / "r.yaml").write_text(RECIPE)
@@ -191,6 +312,10 @@ def test_the_section_resources(tmp_path: Path):
     assert asked["choose"] == Resources(0, 8, None, 0.5)
     assert handed.resources(needs, "train", "cpu").gpus == 0
     assert handed.resources({}, "train", "auto") == Resources(1, 4)
+    assert handed.resources(needs, "search", "cpu") == Resources(0, 8, None, 8.0), "whatever the section says"
+    for device in ("cuda:1", "mps"):
+        with pytest.raises(InputError, match=f"found --device {device}: a scheduler .* auto, cuda or cpu would do"):
+            handed.resources(needs, "search", device)
 
 
 def test_what_is_handed_is_what_the_contract_says():

@@ -15,6 +15,7 @@ from robustnas.run.directory import RunDirectory
 from robustnas.run.leases import Leases
 from robustnas.run.presence import Presence
 from robustnas.run.status import cancel, log, stages, status
+from robustnas.run.submitted import Submitted, stopped
 from robustnas.runtime import interrupt
 from robustnas.runtime.artifacts import StageFolder, digests, write_json
 from robustnas_plugins.executors.slurm import Slurm
@@ -106,11 +107,15 @@ def test_cancel_ends_the_jobs_of_an_executor_that_are_not_done(
     ended: list[str] = []
     monkeypatch.setattr(Slurm, "cancel", lambda self, names: ended.extend(names))
     waits, done = digests.key_of(undone(run, "probe").path), digests.key_of(next((run.path / "clean").glob("jac*")))
-    (run.path / "cluster").mkdir()
-    write_json(run.path / "cluster" / "jobs.json", {"executor": "slurm", "jobs": {waits: "12_0", done: "13_0"}})
+    for command, jobs in {"a": {waits: "12_0", done: "13_0"}, "b": {waits: "14"}, "c": {done: "15"}}.items():
+        Submitted(command, "slurm", jobs).keep(run.path)
     assert main(["cancel", str(run.path)]) == 0
-    assert ended == ["12_0"]
-    assert "asked slurm to end 1 jobs" in capsys.readouterr().out
+    assert ended == ["12_0", "14"], "of every command"
+    assert [stopped(run.path, command) for command in "abc"] == [True, True, False]
+    assert "asked slurm to end 2 jobs" in capsys.readouterr().out
+    (run.path / "cluster" / "jobs-b.json").write_text("[]")
+    assert main(["cancel", str(run.path)]) == 2
+    assert "it does not hold names of jobs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [".work", "cluster"])

@@ -61,12 +61,12 @@ def cancel(arguments: argparse.Namespace) -> int:
     peers, jobs = asked(directory), submitted(directory)
     for peer in peers:
         tell(f"asked to stop at its next checkpoint: {peer.words}")
-    if jobs is not None:
-        name, names = jobs
+    for name in dict.fromkeys(one.executor for one in jobs):
+        names = [job for one in jobs if one.executor == name for job in one.jobs.values()]
         executor = EXECUTORS.load(name)()
         if hasattr(executor, "cancel"):
             executor.cancel(names)
             tell(f"asked {name} to end {len(names)} jobs, those that wait at once")
-    if not peers and jobs is None:
+    if not peers and not jobs:
         tell("nobody is at work there")
     return 0

@@ -41,6 +41,9 @@ def asked(plan: Plan, directory: RunDirectory, needs: Mapping[str, Needs], devic
     Args:
         needs: section `resources` of the recipe.
         device: as `--device` has it.
+
+    Raises:
+        InputError: no scheduler can be asked for that device.
     """
     stages = plan.until(None)
     done = directory.all_done(stages)

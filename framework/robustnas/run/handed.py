@@ -5,6 +5,7 @@ An executor tells when a job has ended; whether its stage is done, the run direc
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,12 @@ import torch
 from attrs import Factory, define
 
 from robustnas.contracts import Executor, Job, Resources
-from robustnas.errors import PluginError, RobustnasError, RunError
+from robustnas.errors import InputError, PluginError, RobustnasError, RunDirectoryError, RunError
 from robustnas.plan import Plan, Stage
 from robustnas.recipe.resources import needs_of
 from robustnas.recipe.schema import Needs
 from robustnas.registry import EXECUTORS, plugin_file
+from robustnas.run import submitted
 from robustnas.run.agenda import Agenda
 from robustnas.run.directory import RunDirectory
 from robustnas.run.leases import Leases
@@ -26,14 +28,23 @@ from robustnas.run.progress import Progress
 from robustnas.run.remaining import Remaining
 from robustnas.run.remote import Remote, packed, versions
 from robustnas.run.scheduler import run_all
-from robustnas.run.submitted import CLUSTER, JOBS
+from robustnas.run.submitted import CLUSTER
 from robustnas.runtime import interrupt
-from robustnas.runtime.artifacts import real_folder, write_json
+from robustnas.runtime.artifacts import real_folder
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.strangers import described
 
 WITHOUT_DEVICE = ("choose",)
 """Kinds of stages that compute nothing."""
+
+DEVICES = ("auto", "cuda", "cpu")
+"""What `--device` may be where a scheduler places jobs."""
+
+CACHED = 60.0
+"""Seconds for which a file system of several machines may hide a result: NFS remembers as long what was not there."""
+
+LOOK = 1.0
+"""Seconds between two looks for it."""
 
 
 def resources(needs: Mapping[str, Needs], kind: str, device: str) -> Resources:
@@ -41,10 +52,20 @@ def resources(needs: Mapping[str, Needs], kind: str, device: str) -> Resources:
 
     Args:
         needs: section `resources`.
-        device: as `--device` has it.
+        device: as `--device` has it; of `cpu` a job asks for no GPU, whatever the section says.
+
+    Raises:
+        InputError: it is one device of this machine.
     """
+    if device not in DEVICES:
+        raise InputError(
+            f"found --device {device}: a scheduler chooses among the devices of its machines; "
+            f"{', '.join(DEVICES[:-1])} or {DEVICES[-1]} would do"
+        )
     asked = needs_of(needs, kind)
-    usual = 0 if device == "cpu" or kind in WITHOUT_DEVICE else 1
+    if device == "cpu":
+        return Resources(0, asked.cpus, asked.memory, asked.hours)
+    usual = 0 if kind in WITHOUT_DEVICE else 1
     return Resources(usual if asked.gpus is None else asked.gpus, asked.cpus, asked.memory, asked.hours)
 
 
@@ -54,9 +75,12 @@ def check(executor: Executor, stages: Sequence[Stage], needs: Mapping[str, Needs
     Raises:
         InputError: it could not.
     """
+    if isinstance(executor, Local):
+        return
+    asked = list(dict.fromkeys(resources(needs, stage.kind, device) for stage in stages))
     asks = getattr(executor, "check", None)
     if asks is not None:
-        asks(list(dict.fromkeys(resources(needs, stage.kind, device) for stage in stages)))
+        asks(asked)
 
 
 @define(slots=False, eq=False)
@@ -85,12 +109,14 @@ class Handed:
     _names: dict[str, str] = Factory(dict)
     _left: dict[str, Stage] = Factory(dict)
     _at_home: bool = False
+    _stopped: bool = False
 
     def done_by(self, executor: Executor) -> list[tuple[Stage, RobustnasError]]:
         """Have the work done; returns the stages that failed, and why.
 
         Raises:
-            RobustnasError: as `robustnas.run.scheduler.run_all`, where it is done here; the executor failed.
+            RobustnasError: as `robustnas.run.scheduler.run_all`, where it is done here; the executor failed, or still
+                has jobs of an earlier command for these stages.
             Interrupted: the run was asked to stop.
         """
         if isinstance(executor, Local):
@@ -105,11 +131,14 @@ class Handed:
         self._pass_over()
         name = EXECUTORS.entry_of(type(executor)).name
         self._executor = name
+        self._refuse_doubles(executor)
         try:
             executor.run(self)
         except (RobustnasError, KeyboardInterrupt):
+            self._stop()
             raise
         except BaseException as fault:
+            self._stop()
             raise PluginError(f"executor {name}: {described(fault, whole=True)}") from fault
         if self._at_home:
             return self.failures
@@ -136,7 +165,7 @@ class Handed:
                 device="cuda" if asked.gpus else "cpu",
                 threads=asked.cpus,
                 processes=max(1, asked.gpus),
-                command=str(self.directory.holder),
+                command=self._command,
                 recipe="" if self.leases is None else self.leases.presence.peer.recipe,
                 versions=had,
                 files=files,
@@ -146,26 +175,68 @@ class Handed:
             made.append(Job(stage.key, stage.title, stage.kind, needs, after, asked, remote))
         return made
 
-    @property
+    @cached_property
     def folder(self) -> Path:
-        """The executor's folder."""
-        folder = self.directory.path / CLUSTER / self._executor
-        for one in (folder.parent, folder):
+        """The executor's folder, which this command makes: nobody has put anything into it before.
+
+        Raises:
+            RunDirectoryError: there is such a folder, or one above it is a link.
+        """
+        above = self.directory.path / CLUSTER / self._executor
+        for one in (above.parent, above):
             real_folder(one)
-        folder.mkdir(parents=True, exist_ok=True)
+        above.mkdir(parents=True, exist_ok=True)
+        folder = above / self._command
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            raise RunDirectoryError(f"{folder} is there already: delete it, and run the same command again") from None
         return folder
+
+    @property
+    def _command(self) -> str:
+        return str(self.directory.holder)
+
+    def _refuse_doubles(self, executor: Executor) -> None:
+        """Leave stages to the jobs of earlier commands that the scheduler still has.
+
+        Raises:
+            RunDirectoryError: there are some.
+        """
+        asks = getattr(executor, "queued", None)
+        before = [one for one in submitted.kept(self.directory.path) if one.executor == self._executor]
+        names = [name for one in before for key, name in one.jobs.items() if key in self._left]
+        still = list(asks(names)) if asks is not None and names else []
+        if still:
+            some = f"{', '.join(still[:4])}{', ...' if len(still) > 4 else ''}"
+            raise RunDirectoryError(
+                f"{self.directory.path}: {self._executor} still has {len(still)} jobs of an earlier command for stages "
+                f"that are left ({some}); wait until they have ended, which robustnas cancel {self.directory.path} "
+                "hastens"
+            )
 
     def submitted(self, names: Mapping[str, str]) -> None:
         """Keep the scheduler's names of jobs."""
         self._names.update(names)
-        write_json(self.directory.path / CLUSTER / JOBS, {"executor": self._executor, "jobs": self._names})
+        submitted.Submitted(self._command, self._executor, self._names).keep(self.directory.path)
+
+    def _stop(self) -> None:
+        """Let no job of this command begin any more."""
+        if not self._stopped:
+            self._stopped = True
+            submitted.stop(self.directory.path, self._command)
 
     def ended(self, name: str, why: str | None = None) -> None:
         """Note that a job has ended; where its stage is not done, it failed."""
         stage = self._left.pop(name, None)
-        if stage is None:
+        if stage is None or self._agenda.lost(stage):  # one that is left out was told already
             return
-        if self.directory.done(stage):
+        limit = time.monotonic() + CACHED
+        while not (done := self.directory.done(stage)) and why is None and time.monotonic() < limit:
+            if interrupt.asked():
+                break
+            time.sleep(LOOK)
+        if done:
             self._agenda.found(stage)
         else:
             self._agenda.failed(stage, RunError(why or "the job ended, and its stage is not done"))
@@ -182,8 +253,11 @@ class Handed:
             self.ended(key)
 
     def asked(self) -> bool:
-        """Whether the run was asked to stop."""
-        return interrupt.asked()
+        """Whether the run was asked to stop; then its jobs are not to begin."""
+        if interrupt.asked():
+            self._stop()
+            return True
+        return False
 
     def here(self) -> None:
         """Do the work in processes of this machine."""

@@ -13,9 +13,10 @@ import json
 import os
 import pickle
 import platform
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from attrs import Factory, evolve, frozen
 from robustnas.errors import DeviceError, LeaseLostError, RobustnasError, RunDirectoryError, RunError
 from robustnas.plan import Plan
 from robustnas.registry import REGISTRIES, plugin_file
-from robustnas.run import stage_log
+from robustnas.run import stage_log, submitted
 from robustnas.run.directory import RunDirectory
 from robustnas.run.leases import Leases
 from robustnas.run.presence import Presence
@@ -98,12 +99,23 @@ class Remote:
     files: Mapping[str, str] = Factory(dict)
 
     def __call__(self) -> None:
-        """Do the stage; as `robustnas.contracts.Job.call`."""
+        """Do the stage; as `robustnas.contracts.Job.call`.
+
+        Raises:
+            RobustnasError: it failed, or cannot be done here.
+            Interrupted: the process was asked to stop; what can be resumed is saved.
+            Cancelled: that by somebody who wants the jobs of the command to end.
+        """
         self._check()
-        if self.processes > 1:
-            self._together()
-        else:
-            self.do()
+        self._heed(self._stopped())
+        try:
+            if self.processes > 1:
+                self._together()
+            else:
+                self.do()
+        except KeyboardInterrupt:
+            self._heed(self._stopped())
+            raise
 
     def do(self) -> None:
         """Do the stage in this process, or together with those that torchrun started.
@@ -112,8 +124,6 @@ class Remote:
             RobustnasError: it failed, or cannot be done here.
             Interrupted: the process was asked to stop; what can be resumed is saved.
         """
-        for text, sha256 in self.files.items():
-            plugin_file.register(text, sha256)
         plan = self._plan()
         stage, directory = plan.by_key[self.key], RunDirectory(Path(self.directory), command=self.command)
         lost = [plan.by_key[key] for key in stage.needs if not directory.done(plan.by_key[key])]
@@ -125,6 +135,8 @@ class Remote:
         leases = Leases.of(Presence(directory.path, quiet=True))
         leases.presence.peer = evolve(leases.presence.peer, recipe=self.recipe)
         with interrupt.listening(quiet=True), joined(device) as processes, ExitStack() as held:
+            # again: a signal that came before somebody listened is lost
+            self._heed(processes.any(self._stopped()))
             processes.run_together(lambda: _begin(leases, held) if processes.first else None)
             directory = evolve(directory, holder=processes.broadcast(leases.presence.peer.name))
             progress = Progress(quiet=True)
@@ -157,6 +169,13 @@ class Remote:
         if differ:
             raise RunError(f"{node} has {'; '.join(differ)}: install the same there, or the keys of results would lie")
 
+    def _stopped(self) -> bool:
+        return submitted.stopped(Path(self.directory), self.command)
+
+    def _heed(self, stopped: bool) -> None:
+        if stopped:
+            raise interrupt.Cancelled("the jobs of this command are to end")
+
     def _plan(self) -> Plan:
         """Read the plan.
 
@@ -169,6 +188,8 @@ class Remote:
             content = opened.read()
         if hashlib.sha256(content).hexdigest() != sha256:
             raise RunDirectoryError(f"{file} is not the plan that this job was sent for; run the recipe again")
+        for text, given in self.files.items():  # of which the plan holds instances
+            plugin_file.register(text, given)
         plan: Plan = pickle.loads(content)
         return plan
 
@@ -188,7 +209,7 @@ class Remote:
         text = json.dumps(attrs.asdict(self))
         environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, self.threads // self.processes))}
         command = [*launcher, str(self.processes), "-m", "robustnas.run.remote", text]
-        with interrupt.listening(quiet=True), subprocess.Popen(command, env=environment) as launched:
+        with interrupt.listening(quiet=True), _deaf(command, environment) as launched:
             asked = False
             while launched.poll() is None:
                 if interrupt.asked() and not asked:
@@ -198,13 +219,26 @@ class Remote:
                     launched.wait(0.5)
                 except subprocess.TimeoutExpired:
                     continue
-        if asked:
-            raise interrupt.Interrupted
+            asked = asked or interrupt.asked()  # the signal may have reached them first
         directory = RunDirectory(Path(self.directory))
         folder = directory.folder(self._plan().by_key[self.key])
         if not folder.done:
+            if asked:
+                raise interrupt.Interrupted
             why = stage_log.why_failed(folder)
             raise RunError(why or f"its {self.processes} processes ended with status {launched.returncode}")
+
+
+def _deaf(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a process that SIGUSR2 does not end, nor what it starts: Slurm sends it to all processes of a job.
+
+    This one hears it, and asks them to stop.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])  # which they inherit
+    try:
+        return subprocess.Popen(command, env=environment)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(leases: Leases, held: ExitStack) -> None:

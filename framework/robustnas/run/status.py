@@ -17,8 +17,8 @@ from robustnas.run import layout, presence, stage_log
 from robustnas.run.directory import RunDirectory
 from robustnas.run.leases import Leases
 from robustnas.run.presence import FOLDER, Peer, Presence
-from robustnas.run.submitted import CLUSTER, JOBS
-from robustnas.runtime.artifacts import StageFolder, digests, read_json, real_folder, write_text
+from robustnas.run.submitted import Submitted, kept, stop
+from robustnas.runtime.artifacts import StageFolder, digests, write_text
 from robustnas.runtime.suggest import did_you_mean
 
 WATCHED = 2.5 * presence.BEAT
@@ -167,30 +167,29 @@ def _some(names: list[str]) -> str:
     return f"{', '.join(names[:20])} would do"
 
 
-def submitted(directory: RunDirectory) -> tuple[str, list[str]] | None:
-    """The executor of the run and the scheduler's names of its jobs that are not done; None where there are none.
+def submitted(directory: RunDirectory) -> list[Submitted]:
+    """The jobs that commands handed to schedulers and whose stages are not done.
 
     Raises:
-        RunDirectoryError: the file with them is damaged, or its folder is a link.
+        RunDirectoryError: a file with their names is damaged, or its folder is a link.
     """
-    file = directory.path / CLUSTER / JOBS
-    real_folder(file.parent)
-    if not file.is_file():
-        return None
-    told = read_json(file, f"delete the file {file}: then the scheduler alone knows the jobs")
     undone = {
         digests.key_of(directory.path / one.where) for one in stages(directory) if not directory.at(one.where).done
     }
-    names = [str(name) for key, name in told.get("jobs", {}).items() if key in undone]
-    return (str(told["executor"]), names) if names else None
+    left = [
+        evolve(one, jobs={key: name for key, name in one.jobs.items() if key in undone}) for one in kept(directory.path)
+    ]
+    return [one for one in left if one.jobs]
 
 
 def cancel(directory: RunDirectory) -> list[Peer]:
-    """Ask everybody at work to stop at the next checkpoint; returns whom.
+    """Ask everybody at work to stop at the next checkpoint, and jobs not to begin; returns whom.
 
     Raises:
-        RunDirectoryError: the request cannot be written.
+        RunDirectoryError: the request cannot be written, or what was submitted cannot be read.
     """
+    for one in submitted(directory):
+        stop(directory.path, one.command)
     leases = Leases.of(Presence(directory.path, quiet=True))
     folder = directory.path / FOLDER
     asked = [peer for peer in presence.peers(folder) if leases.watch.living(peer) is not False]

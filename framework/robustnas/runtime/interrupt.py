@@ -23,6 +23,10 @@ class Interrupted(KeyboardInterrupt):
     """The process was asked to stop; everything that can be resumed has been saved."""
 
 
+class Cancelled(Interrupted):
+    """Somebody wants the work to end, and not to be queued again."""
+
+
 class OutOfTime(Interrupted):
     """The time that the process was given is over; its text says what is done."""
 

@@ -30,6 +30,9 @@ from robustnas.runtime import interrupt
 USUAL_HOURS = 24.0
 """submitit asks for a time always, and by itself for five minutes."""
 
+HIDDEN = 60.0
+"""Seconds after which a job that has gone without a visible result is believed to have none."""
+
 
 @frozen
 class Slurm:
@@ -80,7 +83,7 @@ class Slurm:
             if self.cluster == "slurm":
                 for jobs, depends in arrays(work.jobs, self.array):
                     executor = self._executor(work, jobs[0].resources, [dependency(one, left) for one in depends])
-                    handles = executor.map_array(_start, [Resumed(job.call) for job in jobs])
+                    handles = executor.submit_array([Resumed(job.call) for job in jobs])
                     left |= {job.name: handle for job, handle in zip(jobs, handles, strict=True)}
                     work.submitted({job.name: left[job.name].job_id for job in jobs})
                 self._wait(work, left)
@@ -90,11 +93,24 @@ class Slurm:
             self._stop(left)
 
     def cancel(self, names: Sequence[str]) -> None:
-        for start in range(0, len(names), 500):
-            some = names[start : start + 500]
-            # what waits is taken from the queue, what runs is asked to save; one that has ended is refused, and may be
-            subprocess.run(["scancel", "--state=PENDING", *some], check=False, capture_output=True)
-            subprocess.run(["scancel", "--signal=TERM", *some], check=False, capture_output=True)
+        _checked(names)
+        if names and shutil.which("scancel") is None:
+            raise InputError("executor slurm needs the command scancel, which is not here: a login node would do")
+        # what waits is all taken from the queue before what runs is asked to save, lest it takes the place of that
+        for how in ("--state=PENDING", "--signal=TERM"):
+            for start in range(0, len(names), 500):  # one that has ended is refused, and may be
+                command = ["scancel", how, *names[start : start + 500]]
+                subprocess.run(command, check=False, capture_output=True)
+
+    def queued(self, names: Sequence[str]) -> list[str]:
+        _checked(names)
+        there = _queued() if shutil.which("squeue") else None
+        if there is None:
+            raise InputError(
+                "executor slurm: squeue does not answer, and jobs of an earlier command may still be there: a login "
+                "node, or some patience, would do"
+            )
+        return [name for name in names if name in there]
 
     def _asked(self, resources: Resources) -> dict[str, Any]:
         """Options of sbatch, as submitit will give them."""
@@ -121,6 +137,7 @@ class Slurm:
             timeout_min=int(asked["time"]),
             cpus_per_task=resources.cpus,
             slurm_setup=list(self.setup),
+            slurm_srun_args=[f"--cpus-per-task={resources.cpus}"],  # which Slurm 22.05 and later do not hand on to it
             slurm_signal_delay_s=self.save_seconds,
             slurm_array_parallelism=self.side_by_side or self.array,
             slurm_additional_parameters={**extra, "requeue": True},
@@ -131,19 +148,19 @@ class Slurm:
     def _wait(self, work: Work, left: dict[str, Any]) -> None:
         """Wait until all jobs have ended, or the run is asked to stop.
 
-        A job has ended that has written a result, or that is no longer in the queue at two looks: a node that is lost
-        leaves no result, not every cluster keeps accounts, and what is put back into the queue stays in it.
+        A job has ended that has written a result, or that has not been in the queue for a minute: a node that is lost
+        leaves no result, not every cluster keeps accounts, what is put back into the queue stays in it, and NFS may
+        hide a new file as long.
         """
-        gone: set[str] = set()
+        gone: dict[str, float] = {}
         while left and not work.asked():
             time.sleep(self.poll)
-            queued = _queued()
+            queued, now = _queued(), time.monotonic()
             absent = set() if queued is None else {name for name, job in left.items() if job.job_id not in queued}
-            for name in [
-                name for name, job in left.items() if name in absent & gone or job.paths.result_pickle.exists()
-            ]:
-                work.ended(name, _why(left.pop(name)))
-            gone = absent
+            gone = {name: gone.get(name, now) for name in left if name in absent}
+            for name, job in list(left.items()):
+                if now - gone.get(name, now) >= HIDDEN or job.paths.result_pickle.exists():
+                    work.ended(name, _why(left.pop(name)))
 
     def _one_by_one(self, work: Work, left: dict[str, Any]) -> None:
         """Have submitit start each process when what it waits for has ended: without Slurm nothing else knows of it."""
@@ -158,7 +175,7 @@ class Slurm:
                 elif len(left) < (self.side_by_side or max(1, cores // job.resources.cpus)) and not any(
                     other in waiting or other in left for other in (*job.needs, *job.after)
                 ):
-                    left[name] = self._executor(work, job.resources).submit(_start, Resumed(job.call))
+                    left[name] = self._executor(work, job.resources).submit(Resumed(job.call))
                     del waiting[name]
             time.sleep(min(self.poll, 0.2))
             for name in [name for name, handle in left.items() if handle.done()]:
@@ -173,6 +190,20 @@ class Slurm:
             return
         for handle in left.values():
             handle.cancel()
+
+
+def _checked(names: Sequence[str]) -> None:
+    """Refuse what is no name of a job: it would be an option of scancel.
+
+    Raises:
+        InputError: there is one.
+    """
+    for name in names:
+        if re.fullmatch(r"[0-9]+(_[0-9]+)?", name) is None:
+            raise InputError(
+                f"found {name!r} where the name of a job of Slurm was kept; 12 or 12_3 would do: somebody else wrote "
+                "cluster/jobs-*.json in the run directory"
+            )
 
 
 def _queued() -> set[str] | None:
@@ -246,14 +277,12 @@ def arrays(jobs: Sequence[Job], most: int) -> Iterator[tuple[list[Job], list[Dep
         yield members, [Dependency(kind, groups[other][0].name) for other, kind in kinds.items()]
 
 
-def _start(call: Callable[[], None]) -> None:
-    """What a job does."""
-    call()
-
-
 @define
 class Resumed:
-    """A job's call, which saves when Slurm asks, and then goes back into the queue."""
+    """A job's call, which saves when Slurm asks, and then goes back into the queue.
+
+    submitit looks for `checkpoint` on the very thing that it was given to call.
+    """
 
     call: Callable[[], None]
 
@@ -268,8 +297,10 @@ class Resumed:
         signal.signal(signal.SIGUSR2, asked)
         try:
             self.call()
-        except KeyboardInterrupt:
-            if by_slurm:  # and not somebody who wants it to end
+        except interrupt.Cancelled:  # somebody wants it to end
+            raise
+        except KeyboardInterrupt as fault:
+            if by_slurm or (isinstance(fault, interrupt.Interrupted) and _runs()):
                 theirs(signal.SIGUSR2, None)  # submitit puts the job back, and ends the process
             raise
         finally:
@@ -279,7 +310,19 @@ class Resumed:
         """What is put into the queue again: submitit asks for it when the job has saved."""
         import submitit
 
-        return submitit.helpers.DelayedSubmission(_start, self)
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def _runs() -> bool:
+    """Whether the job that this process belongs to runs on as Slurm sees it, and is neither cancelled nor at its end.
+
+    A SIGTERM that finds it so announces that it will be pre-empted (`GraceTime`).
+    """
+    name = os.environ.get("SLURM_JOB_ID")
+    if name is None or shutil.which("squeue") is None:
+        return False
+    command = ["squeue", "--noheader", f"--jobs={name}", "--format=%T"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split() == ["RUNNING"]
 
 
 def _why(handle: Any) -> str | None:

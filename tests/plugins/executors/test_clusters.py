@@ -20,6 +20,7 @@ import pytest
 from robustnas.cli import main
 from robustnas.contracts import Resources
 from robustnas.errors import InputError
+from robustnas.run import submitted
 from robustnas_plugins.executors.slurm import Slurm
 from support import loopback_slurm
 from support.finished_run import table, without_seconds
@@ -118,7 +119,8 @@ def test_slurm_whose_jobs_are_queued_again(finished_run: Path, finished_copy: Pa
             assert run(finished_copy, "{name: slurm, poll: 1}", "resources.every.hours=0.5") == 0
     assert without_seconds(table(finished_copy)) == without_seconds(table(finished_run))
     assert again
-    names = json.loads((finished_copy / "run" / "cluster" / "jobs.json").read_text())["jobs"].values()
+    (kept,) = submitted.kept(finished_copy / "run")
+    names = kept.jobs.values()
     assert len(names) == 4
     assert len({name.partition("_")[0] for name in names}) == 2, "the stages of a kind are an array"
 
