@@ -165,8 +165,7 @@ def run(
             if over:
                 raise interrupt.OutOfTime(f"{len(directory.all_done(stages))} of {len(stages)} stages are done")
             if rank and processes.first:
-                with leases.alone():
-                    laboratory.write(directory, todo, quiet=quiet)
+                laboratory.write(directory, todo, leases.alone, quiet=quiet)
             # those of other processes are known to the first alone
             failed = processes.broadcast(len(failures))
             return _conclude(failed, progress, directory, f"until {until}" if until else "", shard)
@@ -185,8 +184,7 @@ def _refresh(directory: RunDirectory, leases: Leases) -> Callable[[], None]:
 
 def _write_table(directory: RunDirectory, leases: Leases, *, quiet: bool) -> list[dict[str, Any]]:
     """Write and print the table; of several processes that end, the last one's holds what all have done."""
-    with leases.alone():
-        return finished.write(directory, quiet=quiet)
+    return finished.write(directory, leases.alone, quiet=quiet)
 
 
 def run_recipe(

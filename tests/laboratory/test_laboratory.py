@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,7 +165,14 @@ def test_a_ranking_fits_a_narrow_terminal(
     ranking = SimpleNamespace(read=lambda *_: SimpleNamespace(data=lambda: planted))
     monkeypatch.setattr(forms, "ranking", ranking)
     monkeypatch.setattr(forms, "Console", partial(Console, force_terminal=True, width=80, no_color=True))
-    forms.write(RunDirectory(tmp_path), None)  # type: ignore[arg-type]
+
+    @contextmanager
+    def alone() -> Iterator[None]:
+        yield
+        assert (tmp_path / "rank.svg").exists()
+        assert capsys.readouterr().out == "", "a slow reader keeps nobody from writing"
+
+    forms.write(RunDirectory(tmp_path), None, alone)  # type: ignore[arg-type]
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert max(map(len, lines[:-1])) <= 80
     assert sum("oracle (untrained)" in line for line in lines) >= 2

@@ -156,17 +156,25 @@ def test_who_has_no_name_yet_is_not_taken_for_one_who_had_none_before(two: tuple
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_nobody_sees_a_lease_without_its_holders_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool):
-    lease, seen = Lease(tmp_path / "a.lease", "one"), []
+def test_nobody_sees_a_lease_without_its_holders_name_where_there_are_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+):
+    lease, opened, seen = Lease(tmp_path / "a.lease", "one"), os.open, []
 
     def refuse(*given: object) -> None:
         raise OSError(errno.EPERM, "no links here")
 
-    monkeypatch.setattr(os, "fsync", lambda handle: seen.append(lease.found()))
+    def look(path: Path, *given: int) -> int:
+        handle = opened(path, *given)
+        seen.append(lease.file.exists() and not lease.file.read_text())
+        return handle
+
+    monkeypatch.setattr(os, "open", look)
     if not links:
         monkeypatch.setattr(os, "link", refuse)
     assert lease.take()
-    assert "" not in seen
+    assert any(seen) != links
+    monkeypatch.undo()
     assert not Lease(lease.file, "other").take()
     assert lease.found() == "one"
     assert [file.name for file in tmp_path.iterdir()] == ["a.lease"]

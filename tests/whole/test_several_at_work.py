@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from robustnas.cli import main
+from robustnas.run import presence
 from support.finished_run import RECIPE, table, without_seconds
 
 
@@ -47,7 +48,7 @@ def test_shards_and_a_whole_run_together_and_one_of_them_killed(
     assert without_seconds(table(tmp_path)) == without_seconds(table(finished_run))
     assert main(["status", str(tmp_path / "run")]) == 0
     assert "14 of 14 stages done\n" in capsys.readouterr().out
-    assert not (tmp_path / "run" / ".work").exists()
+    assert presence.peers(tmp_path / "run" / presence.FOLDER) == [], "the one that was killed is known to have ended"
 
 
 @pytest.mark.processes

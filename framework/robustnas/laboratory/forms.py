@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -13,19 +14,24 @@ from robustnas.plan import Plan
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime import printable, terminal
 from robustnas.runtime.artifacts import write_json, write_text
+from robustnas.table.finished import Alone
 from robustnas.table.forms import laid_out
 
 
-def write(directory: RunDirectory, plan: Plan, *, quiet: bool = False) -> None:
+def write(directory: RunDirectory, plan: Plan, alone: Alone = nullcontext, *, quiet: bool = False) -> None:
     """Write `rank.json`, `rank.md` and `rank.svg`, and print the ranking.
+
+    Args:
+        alone: keeps other processes from writing meanwhile.
 
     Raises:
         InputError: there are fewer architectures than a correlation needs.
     """
-    data = ranking.read(directory, plan).data()
-    write_json(directory.path / "rank.json", data)
-    write_text(directory.path / "rank.md", markdown(data))
-    write_text(directory.path / "rank.svg", figure.svg(data))
+    with alone():
+        data = ranking.read(directory, plan).data()
+        write_json(directory.path / "rank.json", data)
+        write_text(directory.path / "rank.md", markdown(data))
+        write_text(directory.path / "rank.svg", figure.svg(data))
     if quiet:
         return
     console = Console()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,13 @@ from robustnas.run import layout
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime import terminal
 from robustnas.runtime.artifacts import write_json, write_text
+from robustnas.runtime.artifacts.files import regular
 from robustnas.runtime.strangers import text_of
 from robustnas.table import forms, results
 from robustnas.table.rows import Comparison
+
+Alone = Callable[[], AbstractContextManager[object]]
+"""Makes a context in which no other process writes the directory's own files."""
 
 RESTS = 50
 """After it was written during a run, the table rests so many times as long as that took: 2 % of the time at most."""
@@ -67,15 +71,19 @@ def leaderboard(directory: Path, method: str, **about: Any) -> str:
     return results.leaderboard(opened(directory), method, about)
 
 
-def write(directory: RunDirectory, *, quiet: bool = False) -> list[dict[str, Any]]:
+def write(directory: RunDirectory, alone: Alone = nullcontext, *, quiet: bool = False) -> list[dict[str, Any]]:
     """Write the table, and print it; returns the rows of its JSON form.
+
+    Of several processes that end, the last one's table holds what all have done.
+
+    Args:
+        alone: keeps other processes from writing meanwhile.
 
     Raises:
         VerdictError: results contradict each other; the table is written first, without these.
     """
-    compared = results.comparison(directory)
-    _write(directory, compared)
-    if not quiet:
+    compared = _anew(directory, alone)
+    if not quiet:  # a reader who takes his time over a pipe keeps nobody waiting
         forms.show(compared)
     agree(compared)
     return compared.rows
@@ -100,16 +108,32 @@ class Refresh:
     """
 
     directory: RunDirectory
-    alone: Callable[[], AbstractContextManager[object]] = nullcontext
+    alone: Alone = nullcontext
     due: float = 0.0
 
     def __call__(self) -> None:
         began = time.monotonic()
         if began >= self.due:
-            with self.alone():
-                _write(self.directory, results.comparison(self.directory))  # contradictions are told at the end
+            _anew(self.directory, self.alone)  # contradictions are told at the end
             took = time.monotonic() - began
             self.due = began + took * (1 + RESTS)
+
+
+def _anew(directory: RunDirectory, alone: Alone) -> Comparison:
+    """Compute the table, which may take seconds, and then write it alone."""
+    before, compared = _written(directory), results.comparison(directory)
+    with alone():
+        if _written(directory) != before:  # whoever wrote it meanwhile may know more
+            compared = results.comparison(directory)
+        _write(directory, compared)
+    return compared
+
+
+def _written(directory: RunDirectory) -> bytes | None:
+    """The table as it was last written; None where there is none."""
+    with suppress(RunDirectoryError), regular(directory.path / "table.json") as file:
+        return file.read()
+    return None
 
 
 def _write(directory: RunDirectory, compared: Comparison) -> None:
