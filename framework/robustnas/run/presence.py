@@ -155,9 +155,12 @@ def remove(folder: Path, name: str) -> None:
 def sweep(folder: Path) -> None:
     """Remove what belongs to no process that tells of itself: a kill left it."""
     with suppress(OSError):
-        for name in sorted(os.listdir(folder)):
+        # no name is looked up: NFS would remember that the file of a process that is just beginning is not there; and
+        # a list may lack a file that is being replaced
+        before, now = (set(os.listdir(folder)) for _ in range(2))
+        for name in sorted(before & now):
             left = LEFT.fullmatch(name)
-            if left is not None and read(folder, left["owner"] or left["holder"]) is None:
+            if left is not None and f"{left['owner'] or left['holder']}.json" not in before | now:
                 (folder / name).unlink(missing_ok=True)
 
 
