@@ -286,8 +286,10 @@ def test_several_processes_that_a_signal_stopped_first_were_asked_to_stop(
     call: remote.Remote, monkeypatch: pytest.MonkeyPatch
 ):
     def ends(command: Any, environment: Any) -> Any:
+        launched = subprocess.Popen(["true"])
+        launched.wait()
         interrupt.request("Slurm")
-        return subprocess.Popen(["true"])
+        return launched
 
     monkeypatch.setattr(remote, "_deaf", ends)
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from attrs import Factory, define
 
 from robustnas.contracts import Executor, Job, Resources
-from robustnas.errors import InputError, PluginError, RobustnasError, RunDirectoryError, RunError
+from robustnas.errors import DiskFullError, InputError, PluginError, RobustnasError, RunDirectoryError, RunError
 from robustnas.plan import Plan, Stage
 from robustnas.recipe.resources import needs_of
 from robustnas.recipe.schema import Needs
@@ -222,9 +223,10 @@ class Handed:
 
     def _stop(self) -> None:
         """Let no job of this command begin any more."""
-        if not self._stopped:
+        if not (self._stopped or self._at_home):
             self._stopped = True
-            submitted.stop(self.directory.path, self._command)
+            with suppress(DiskFullError, OSError):  # the scheduler's signals reach all but those just starting
+                submitted.stop(self.directory.path, self._command)
 
     def ended(self, name: str, why: str | None = None) -> None:
         """Note that a job has ended; where its stage is not done, it failed."""
