@@ -22,7 +22,7 @@ from robustnas.plan import KINDS
 from robustnas.recipe import resources as section
 from robustnas.recipe.load import load
 from robustnas.recipe.schema import Needs
-from robustnas.registry import EXECUTORS
+from robustnas.registry import EXECUTORS, REGISTRIES
 from robustnas.run import handed, remote, stage_log, submitted
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime import interrupt
@@ -78,6 +78,14 @@ class InTurn:
             else:
                 work.ended(job.name)
 """
+
+
+@pytest.fixture(autouse=True)
+def no_strangers_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that lacks packages that other tests have used would be refused."""
+    for registry in REGISTRIES.values():
+        for cls in [cls for cls, entry in registry.loaded.items() if entry.stranger is not None]:
+            monkeypatch.delitem(registry.loaded, cls)
 
 
 @pytest.fixture

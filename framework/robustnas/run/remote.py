@@ -39,6 +39,7 @@ from robustnas.runtime.artifacts import real_folder, write_bytes
 from robustnas.runtime.artifacts.files import regular
 from robustnas.runtime.processes import joined, own_device
 from robustnas.runtime.strangers import text_of
+from robustnas.runtime.terminal import tell
 
 STOPPED = 130
 """The exit status of several processes that were asked to stop."""
@@ -267,7 +268,7 @@ def main(text: str) -> int:
     except LeaseLostError:
         return 0
     except RobustnasError as fault:
-        print(f"robustnas: {text_of(fault)}", file=sys.stderr)
+        tell(f"robustnas: {text_of(fault)}", error=True)
         return 1
     except interrupt.Interrupted:
         return STOPPED
