@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustnas.bounds import METHODS, log_widths, margins
-from robustnas.bounds.margins import TARGETS
+from robustnas.bounds.inputs import TARGETS
 from robustnas.nn.normalize import PixelNetwork, PixelSupernet
 from robustnas.runtime import seeding
 from robustnas.runtime.precision import full_precision

@@ -11,8 +11,8 @@ Sound up to rounding: arithmetic is that of the images' number format, without d
 """
 
 from robustnas.bounds import rules as _rules  # noqa: F401 (importing it registers the rules)
+from robustnas.bounds.inputs import TARGETS
 from robustnas.bounds.margins import (
-    TARGETS,
     interval_and_linear_margins,
     interval_margins_and_loss,
     linear_bounds,

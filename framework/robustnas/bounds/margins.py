@@ -7,30 +7,23 @@ from collections.abc import Callable
 from functools import partial, reduce
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustnas.bounds.ascent import ascended
-from robustnas.bounds.ball import Ball
 from robustnas.bounds.branching import Completed, complete
 from robustnas.bounds.branching.bounding import in_front
 from robustnas.bounds.branching.problem import Problem
+from robustnas.bounds.functions import clean_logits, drops_below_clean, interval_bound, lower_bounds
 from robustnas.bounds.fused import Fused
-from robustnas.bounds.methods import METHODS, BoundMethod, Branching, CrownIBP, bound_method
-from robustnas.bounds.passes import bounded_logits, drop_below_clean, rows
-from robustnas.bounds.propagation import Ascent, Network, Propagation
+from robustnas.bounds.inputs import check_labels, checked, of_functions
+from robustnas.bounds.methods import BoundMethod, Branching, CrownIBP, bound_method
+from robustnas.bounds.passes import bounded_logits
+from robustnas.bounds.propagation import Network, Propagation
 from robustnas.bounds.region import Region
-from robustnas.bounds.rows import Coefficients, Rows
-from robustnas.bounds.scale import portion
 from robustnas.bounds.settled import Settled
 from robustnas.bounds.value import Value
-from robustnas.bounds.walk import ENTRIES
-from robustnas.bounds.walk import drops as walked
-from robustnas.errors import InputError, UnsupportedOpError
+from robustnas.errors import InputError
 from robustnas.nn.margin import other_logits
-from robustnas.nn.wrappers import unwrapped
-from robustnas.threat import DUAL_ORDER, NORMS, ThreatModel
-
-TARGETS = ("all", "strongest")
+from robustnas.threat import ThreatModel
 
 
 def margins(
@@ -108,7 +101,7 @@ def completed_within(
         known, logits = _margins(network, images, labels, norm, epsilon, method, targets, settled)
         in_front(logits)
         functions = _margin_rows(logits, labels, targets)
-        right = (functions @ _clean(logits).detach().unsqueeze(2)).squeeze(2).amin(dim=1) > 0
+        right = (functions @ clean_logits(logits).detach().unsqueeze(2)).squeeze(2).amin(dim=1) > 0
         problem = Problem(network, images, norm, epsilon, functions, settled.found)
         lowered = torch.zeros_like(epsilon) if slack is None else slack
         chosen = right if worth is None else right & worth
@@ -146,16 +139,16 @@ def interval_margins_and_loss(
 
     The loss is not above that of the intervals' margins.
     """
-    _checked(network, images, norm, CrownIBP())
-    _check_labels(images, labels, "all")
+    checked(network, images, norm, CrownIBP())
+    check_labels(images, labels, "all")
     (kind,) = CrownIBP.passes
     logits = _before_logarithm(bounded_logits(Propagation(network, Region(images, norm, epsilon), kind)))
     functions = _margin_rows(logits, labels, "all")
-    least, most = _interval_bound(logits, functions), -_interval_bound(logits, -functions)
+    least, most = interval_bound(logits, functions), -interval_bound(logits, -functions)
     with logits.propagation.intervals():
         fused = Fused(least, most)
         row = fused.weights[:, None] @ functions
-    _, line = _bounds(logits, row)
+    _, line = lower_bounds(logits, row)
     return least, fused.loss(torch.where(line.isnan(), -torch.inf, line)[:, 0])
 
 
@@ -175,7 +168,7 @@ def linear_bounds(
         UnsupportedOpError: as `margins`.
         InputError: as `margins`, or coefficients of another shape.
     """
-    method = _of_functions(_checked(network, images, threat.norm, method))
+    method = of_functions(checked(network, images, threat.norm, method))
 
     def functions_of(logits: Value) -> Tensor:
         count, classes = logits.centre.shape
@@ -232,15 +225,15 @@ def log_widths_and_logits(
     targets: str = "all",
 ) -> tuple[Tensor, Tensor]:
     """As `log_widths_within`, and the logits (N, K) at the clean images, for which no pass of their own is made."""
-    method = _of_functions(_checked(network, images, norm, method))
-    _check_labels(images, labels, targets)
+    method = of_functions(checked(network, images, norm, method))
+    check_labels(images, labels, targets)
     widths: list[Tensor] = []
     region, first = Region(images, norm, epsilon), None
     for kind in method.passes:
         logits = bounded_logits(Propagation(network, region, kind, rescales=True))
         first = logits if first is None else first
         logits = _before_logarithm(logits)
-        for drop in _drops(logits, _margin_rows(logits, labels, targets)):
+        for drop in drops_below_clean(logits, _margin_rows(logits, labels, targets)):
             width = drop.clamp_min(torch.finfo(drop.dtype).tiny).log()
             if logits.exponent is not None:
                 width = width + math.log(2.0) * logits.exponent[:, None]
@@ -273,51 +266,6 @@ def _same(images: Tensor, threat: ThreatModel) -> Tensor:
     return torch.full((len(images),), threat.epsilon, dtype=images.dtype, device=images.device)
 
 
-def _checked(network: Network, images: Tensor, norm: str, method: str | BoundMethod) -> BoundMethod:
-    """Check network and images, and return the method as an object."""
-    method = bound_method(method)
-    if norm not in NORMS:
-        raise InputError(f"norm {norm!r} is unknown; known are {', '.join(NORMS)}")
-    if images.dim() < 2 or images.numel() == 0:
-        raise InputError(f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image")
-    if images.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"images are {images.dtype}; bounds need float32 or float64 in [0, 1]")
-    if not bool(((images >= 0) & (images <= 1)).all()):
-        low, high = float(images.detach().min()), float(images.detach().max())
-        raise InputError(f"images reach from {low:g} to {high:g}; expected [0, 1] (normalisation is the network's job)")
-    if isinstance(network, nn.Module):
-        for name, module in unwrapped(network).named_modules():
-            if module.training:
-                raise UnsupportedOpError(
-                    f"{name or 'the network'} ({type(module).__name__}) is in training mode, in which batch "
-                    "norm mixes images and dropout draws; call network.eval() first"
-                )
-        for name, held in (*network.named_parameters(), *network.named_buffers()):
-            if held.is_floating_point() and held.dtype != images.dtype:
-                raise InputError(
-                    f"images are {images.dtype} and the network's {name} is {held.dtype}; bounds need float32 or "
-                    "float64 for both: network.float() or images.double(), say"
-                )
-    return method
-
-
-def _of_functions(method: BoundMethod) -> BoundMethod:
-    """Refuse a method that verifies margins where bounds of linear functions are asked for."""
-    if isinstance(method, Branching):
-        raise InputError(f"method {method.name} verifies margins; for this, {', '.join(METHODS)} would do")
-    return method
-
-
-def _check_labels(images: Tensor, labels: Tensor, targets: str) -> None:
-    if targets not in TARGETS:
-        raise InputError(f"targets {targets!r} is unknown; known are {', '.join(TARGETS)}")
-    if labels.shape != images.shape[:1] or labels.dtype.is_floating_point or labels.dtype == torch.bool:
-        found = f"labels have shape {tuple(labels.shape)} and type {labels.dtype}"
-        raise InputError(f"{found}; expected ({images.shape[0]},) integers")
-    if int(labels.min()) < 0:
-        raise InputError(f"label {int(labels.min())} is negative; labels are 0 to K - 1")
-
-
 def _margins(
     network: Network,
     images: Tensor,
@@ -329,8 +277,8 @@ def _margins(
     settled: Settled | None = None,
 ) -> tuple[list[Tensor], Value]:
     """What `_lower` finds for the margins."""
-    method = _checked(network, images, norm, method)
-    _check_labels(images, labels, targets)
+    method = checked(network, images, norm, method)
+    check_labels(images, labels, targets)
     rows_of = partial(_margin_rows, labels=labels, targets=targets)
     region, keeps_clean = Region(images, norm, epsilon), targets == "strongest"
     return _lower(network, region, rows_of, method, keeps_clean=keeps_clean, settled=settled)
@@ -354,62 +302,11 @@ def _lower(
         keeps = settled if kind.tightens else None
         logits = bounded_logits(Propagation(network, region, kind, keeps_clean=keeps_clean, settled=keeps))
         first = logits if first is None else first
-        for bound in _bounds(logits, functions_of(logits)):
+        for bound in lower_bounds(logits, functions_of(logits)):
             # a NaN comes of an overflow, and bounds nothing
             bounds.append(torch.where(bound.isnan(), -torch.inf, bound))
     assert first is not None
     return bounds, first
-
-
-def _bounds(logits: Value, functions: Tensor) -> list[Tensor]:
-    """Bounds (N, S) of functions (N, S, K), one tensor for each way of bounding that the pass has.
-
-    Margins of a softmax, or of its logarithm, follow from the margins of the logits in front of it.
-    """
-    propagation, softmaxed = logits.propagation, logits.softmaxed
-    if softmaxed is not None and softmaxed.logarithm and bool((functions.sum(2) == 0).all()):
-        return _bounds(softmaxed.value, functions)
-    if softmaxed is not None and not softmaxed.logarithm and _are_differences(functions):
-        with propagation.intervals():
-            return [_of_probabilities(logits, functions, bound) for bound in _bounds(softmaxed.value, functions)]
-    bounds = [] if propagation.kind.tightens else [_interval_bound(logits, functions)]
-    if propagation.backward:
-        clean = (functions @ _clean(logits).unsqueeze(2)).squeeze(2)
-        bounds += [clean - drop for drop in _linear_drops(logits, functions)]
-    return bounds
-
-
-def _are_differences(functions: Tensor) -> bool:
-    """Whether every row (N, S, K) is the difference of two entries."""
-    ends = (functions.amax(2) == 1).all() and (functions.amin(2) == -1).all()
-    return bool(((functions != 0).sum(2) == 2).all() and ends)
-
-
-def _of_probabilities(softmax: Value, functions: Tensor, margins: Tensor) -> Tensor:
-    """Bounds (N, S) of p_y - p_j from bounds m of the margins d = z_y - z_j in front of a softmax.
-
-    p_y - p_j is p_y (1 - exp(-d)) and p_j (exp(d) - 1): so at least l_y (1 - exp(-m)) where m >= 0 and
-    u_j (exp(m) - 1) elsewhere.  Where the rows name every class, 1 / (1 + sum of exp(-m)) bounds p_y too.
-    """
-    lower, upper = softmax.lower, softmax.upper
-    least = (functions.clamp_min(0.0) @ lower.unsqueeze(2)).squeeze(2)
-    most = -(functions.clamp_max(0.0) @ upper.unsqueeze(2)).squeeze(2)
-    rest = functions.sum(1) - (functions.shape[1] + 1) * functions[:, 0].clamp_min(0.0)
-    if bool((rest == -1).all()):
-        least = torch.maximum(least, 1 / (1 + torch.exp(-margins).sum(1, keepdim=True)))
-    return torch.where(margins >= 0, -torch.expm1(-margins) * least, torch.expm1(margins) * most)
-
-
-def _drops(logits: Value, functions: Tensor) -> list[Tensor]:
-    """How far each of `_bounds` lies below the clean value: (N, S) each, in the logits' units."""
-    propagation = logits.propagation
-    drops = [] if propagation.kind.tightens else [_interval_drop(logits, functions)]
-    return drops + (_linear_drops(logits, functions) if propagation.backward else [])
-
-
-def _clean(logits: Value) -> Tensor:
-    assert logits.clean is not None
-    return logits.clean
 
 
 def _margin_rows(logits: Value, labels: Tensor, targets: str) -> Tensor:
@@ -419,7 +316,7 @@ def _margin_rows(logits: Value, labels: Tensor, targets: str) -> Tensor:
         raise InputError(f"label {int(labels.max())} for a network of {classes} classes; labels are 0 to {classes - 1}")
     true = labels[:, None].long()
     if targets == "strongest":
-        wrong = other_logits(_clean(logits).detach(), labels).argmax(dim=1, keepdim=True)
+        wrong = other_logits(clean_logits(logits).detach(), labels).argmax(dim=1, keepdim=True)
     else:
         wrong = wrong_classes(labels, classes)
     unit = torch.eye(classes, dtype=logits.centre.dtype, device=logits.centre.device)
@@ -430,95 +327,3 @@ def wrong_classes(labels: Tensor, classes: int) -> Tensor:
     """(N, K - 1) all classes but the true one, in ascending order: the columns of margins."""
     index = torch.arange(classes - 1, device=labels.device).expand(len(labels), -1)
     return index + (index >= labels[:, None]).long()
-
-
-def _interval_bound(logits: Value, functions: Tensor) -> Tensor:
-    """Bound functions from intervals, (N, S): those in front of the last layer, where that is linear."""
-    with logits.propagation.intervals():
-        features = logits.features
-        if features is None:
-            return _over_interval(functions, logits.centre, logits.radius)
-        if functions.shape[1] > 1 and len(functions) * functions.shape[1] * features.weight.shape[1] > ENTRIES:
-            halves = functions.tensor_split([functions.shape[1] // 2], dim=1)
-            return torch.cat([_interval_bound(logits, half) for half in halves], dim=1)
-        value, folded = features.value, functions @ features.weight
-        offset: Tensor | float = 0.0
-        if features.bias is not None:
-            offset = portion(functions @ features.bias, logits)
-        bound = _over_interval(folded, value.centre, value.radius) + offset
-        if value.ball is not None:
-            clean = (folded @ value.ball.clean.unsqueeze(2)).squeeze(2) + offset
-            bound = torch.maximum(bound, clean - _reach(value.ball, folded, value.propagation.region))
-        return bound
-
-
-def _interval_drop(logits: Value, functions: Tensor) -> Tensor:
-    """How far `_interval_bound` lies below the clean value, computed without the difference that rounding may lose."""
-    with logits.propagation.intervals():
-        value, folded = logits, functions
-        if logits.features is not None:
-            value, folded = logits.features.value, functions @ logits.features.weight
-        drop = -_over_interval(folded, value.centre - _clean(value), value.radius)
-        if value.ball is not None:
-            drop = torch.minimum(drop, _reach(value.ball, folded, value.propagation.region))
-        return drop
-
-
-def _reach(ball: Ball, functions: Tensor, region: Region) -> Tensor:
-    """How far <c, x> may fall inside an unmixed ball: (N, S, F) functions -> (N, S)."""
-    scaled, order = functions * ball.reach(region.norm)[:, None], DUAL_ORDER[region.norm]
-    lengths: Tensor = torch.linalg.vector_norm(scaled, ord=order, dim=2)
-    return region.epsilon[:, None] * lengths
-
-
-def _over_interval(functions: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
-    """Least values of <c, x> over intervals: (N, S, F), (N, F) twice -> (N, S)."""
-    return (functions @ centre.unsqueeze(2)).squeeze(2) - (functions.abs() @ radius.unsqueeze(2)).squeeze(2)
-
-
-def _linear_drops(logits: Value, functions: Tensor) -> list[Tensor]:
-    """How far bounds by backward passes through the lines lie below the clean value, (N, S) each."""
-    propagation = logits.propagation
-    parts = torch.split(functions.transpose(0, 1).contiguous(), rows(propagation))
-    by_tape = propagation.tape is not None and not propagation.differentiable
-    below_clean = _drop_by_rows if by_tape else drop_below_clean
-    drops = [torch.cat([below_clean(logits, part) for part in parts]).T]
-    if (ascent := propagation.kind.ascent) is not None:
-        drops.append(torch.cat([_least_drop(logits, part, ascent) for part in parts]).T)
-    return drops
-
-
-def _drop_by_rows(value: Value, coefficients: Tensor) -> Tensor:
-    """As `drop_below_clean`, along the pass's tape, without a graph: (S, N, ...) -> (S, N)."""
-    assert value.clean is not None
-    (count, images), clean = coefficients.shape[:2], value.clean
-    if not clean.requires_grad:
-        return coefficients.new_zeros(count, images)
-    image = torch.arange(images, device=clean.device).repeat_interleave(count)
-    with torch.no_grad():
-        given = Coefficients(coefficients.detach().transpose(0, 1).flatten(0, 1))
-        return walked(value.propagation, clean, given, Rows(image, None, 1, images)).view(images, count).T
-
-
-def _least_drop(value: Value, coefficients: Tensor, ascent: Ascent) -> Tensor:
-    """Minimise `drop_below_clean` over slopes: (S, N, ...) coefficients -> (S, N), in the value's units.
-
-    A gradient of the result takes the slopes for constants.
-    """
-    propagation = value.propagation
-    assert value.clean is not None
-    count, images = coefficients.shape[:2]
-    image = torch.arange(images, device=coefficients.device).repeat(count)
-    given = Coefficients(coefficients.detach().flatten(0, 1))
-    best, kept = ascended(
-        propagation, value.clean, given, lambda: Rows(image, None, 1, images), ascent.steps, ascent.rate
-    )
-    if not propagation.differentiable:
-        return best.view(count, images)
-    slopes = []
-    for each in propagation.free_slopes:
-        chosen = kept.get(-1 if each.step is None else each.step)
-        if chosen is None:
-            chosen = each.slopes.repeat(count, *[1] * (each.slopes.dim() - 1))
-        slopes.append(chosen.reshape(count, images, *each.slopes.shape[1:]))
-    return drop_below_clean(value, coefficients, slopes=slopes)
