@@ -97,6 +97,8 @@ def _serve(
     threads: int,
 ) -> None:
     """Do one stage after the other until the pipe closes: this is all a worker does."""
+    # a daemon for its parent, which ends it and does not wait for it; yet it may start processes that read images
+    multiprocessing.current_process().daemon = False
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     plan: Plan | None = None
     from robustnas.run.stages import execute
