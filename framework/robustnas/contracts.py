@@ -107,6 +107,9 @@ class SearchSpace(Protocol):
       What alpha keeps on an operation named `none` is then reported.  Tables of other choices are not in it.
     - `sample(generator)`: a genotype drawn uniformly from all genotypes of the space, by draws from that
       `torch.Generator` (on the CPU) alone; its docstring says what uniform means there.  Random search needs it.
+    - `decisions` and `decide(options)`: a genotype as so many free decisions.  `decisions` holds the number of options
+      of each; `decide` takes the number of one option for each decision, from 0, and returns the genotype.  Every
+      combination is a genotype that a search can find, and each of these is one.  Evolution changes decisions.
     - `genotypes()`: every genotype of a small space, once each, in an order that stays the same: that of published
       tables, where there are some.
     - `canonical(genotype)`: a text that is the same for isomorphic genotypes, one network by several names.
@@ -561,6 +564,12 @@ def references(space: SearchSpace) -> Mapping[str, Reference]:
 def sampler(space: SearchSpace) -> Callable[[torch.Generator], Genotype] | None:
     """The `sample` of a search space; None where it has none."""
     return getattr(space, "sample", None)
+
+
+def decisions(space: SearchSpace) -> tuple[Sequence[int], Callable[[Sequence[int]], Genotype]] | None:
+    """The `decisions` of a search space and its `decide`; None where it has none."""
+    decide = getattr(space, "decide", None)
+    return None if decide is None else (space.decisions, decide)  # type: ignore[attr-defined]
 
 
 def enumeration(space: SearchSpace) -> Callable[[], Iterable[Genotype]] | None:

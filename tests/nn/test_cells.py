@@ -1,6 +1,8 @@
 """The parts of cells: mixed operations, search cells, discrete cells, and the graph they share."""
 
+import math
 from collections import Counter
+from itertools import product
 
 import pytest
 import torch
@@ -14,10 +16,12 @@ from robustnas.nn.cells import (
     FactorizedReduce,
     ReluConvNorm,
     SharedCell,
+    decided_inputs,
     drawn_inputs,
     drop_path,
     edge_index,
     edges,
+    input_decisions,
     reduction_cells,
     strongest_inputs,
 )
@@ -40,6 +44,22 @@ def test_edges_are_numbered_in_order():
     assert len(edges(4)) == 14
     for nodes in (1, 2, 4, 5):
         assert [edge_index(source, node) for source, node in edges(nodes)] == list(range(len(edges(nodes))))
+
+
+def test_every_cell_of_two_nodes_is_one_combination_of_options():
+    ops = ("none", "a", "b", "c")
+    counts = input_decisions(ops, nodes=2)
+    assert counts == (1, 3, 3, 3, 3, 3)
+    cells = {decided_inputs(options, ops) for options in product(*map(range, counts))}
+    assert len(cells) == math.prod(counts)
+    generator = torch.Generator().manual_seed(0)
+    assert {drawn_inputs(ops, 2, generator) for _ in range(3000)} == cells
+
+
+@pytest.mark.parametrize("options", [(1, 0, 0), (0, 3, 0), (0, 0, -1)])
+def test_an_option_that_there_is_not_is_refused(options):
+    with pytest.raises(InputError, match=r"node 2 has the options .*; numbers from 0 below \[1, 3, 3\] would do"):
+        decided_inputs(options, ("none", "a", "b", "c"))
 
 
 @pytest.mark.parametrize(

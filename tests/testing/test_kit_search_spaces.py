@@ -198,6 +198,39 @@ WRONG_PATHS = {
 }
 
 
+def decided(counts, decide):
+    """A space whose genotypes are decisions."""
+    return wrong(Chain, decisions=counts, decide=lambda self, options: {"ops": decide(options)})
+
+
+def named(options):
+    """One of two operations for each option."""
+    return [OPS[number] for number in options]
+
+
+WRONG_DECISIONS = {
+    "decisions that are none": (decided((), named), "holds the number of options of each decision"),
+    "too many options": (decided((2, 2, 3), named), "decide makes a genotype of one option a decision"),
+    "decides what cannot be built": (
+        wrong(Chain, decisions=(2, 2), decide=lambda self, options: {"places": options[0]}),
+        "decide makes a genotype that builds",
+    ),
+    "a decision that counts for nothing": (
+        decided((2, 2, 2), lambda options: named((0, *options[1:]))),
+        "decide makes another genotype of another option",
+    ),
+    "decides by chance": (
+        decided((2, 2, 2), lambda options: named(torch.randint(2, (3,)).tolist())),
+        "decide depends on the options alone",
+    ),
+}
+
+
+def test_a_space_whose_genotypes_are_decisions():
+    tried = check_search_space(decided((2, 2, 2), named), shapes=[(1, 8, 8)])
+    assert "decide makes another genotype of another option" in tried
+
+
 @frozen
 class Sized(Chain):
     """Networks of several widths; `step` and `lost` are how it goes wrong."""
@@ -233,10 +266,10 @@ def test_a_space_whose_networks_come_in_sizes():
     check_search_space(Sized(), shapes=[(1, 8, 8)])
 
 
-@pytest.mark.parametrize("what", [*WRONG, *WRONG_GENOTYPES, *WRONG_SIZES, *WRONG_PATHS])
+@pytest.mark.parametrize("what", [*WRONG, *WRONG_GENOTYPES, *WRONG_SIZES, *WRONG_PATHS, *WRONG_DECISIONS])
 def test_a_wrong_search_space_is_caught(what, monkeypatch):
     monkeypatch.setattr(optional_members, "MOST", 1000)
-    plugin, promise = {**WRONG, **WRONG_GENOTYPES, **WRONG_SIZES, **WRONG_PATHS}[what]
+    plugin, promise = {**WRONG, **WRONG_GENOTYPES, **WRONG_SIZES, **WRONG_PATHS, **WRONG_DECISIONS}[what]
     with pytest.raises(ConformanceError, match=promise):
         check_search_space(plugin, shapes=((1, 8, 8),) if what != "grey only" else ((3, 8, 8),), methods=("ibp",))
 

@@ -1,4 +1,4 @@
-"""The promises of what a search space may have beside its networks: a sampler, a list of genotypes, sizes, paths."""
+"""The promises of what a search space may have beside its networks: sampler, decisions, genotypes, sizes, paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustnas.contracts import Genotype, Resizable, enumeration, path_of, sampler
+from robustnas.contracts import Genotype, Resizable, decisions, enumeration, path_of, sampler
 from robustnas.nn.cells import SinglePath
 from robustnas.testing.discrete_network import require_plain
 from robustnas.testing.module import Bench
@@ -58,6 +58,37 @@ def check_sampler(bench: Bench) -> list[Genotype]:
         f"four seeds all give {str(found[0])[:80]}",
     )
     return found
+
+
+def check_decisions(bench: Bench) -> None:
+    """Require that options, whichever, make genotypes that build, and that each decision counts for something."""
+    found, verdict = decisions(bench.space), bench.verdict
+    if found is None:
+        return
+    counts, decide = found
+    promise = "decisions holds the number of options of each decision"
+    with verdict.promised(promise):
+        counts = [int(several) for several in counts]
+    verdict.require(bool(counts) and min(counts, default=0) >= 1, promise, f"found {counts}")
+    generator = torch.Generator().manual_seed(bench.seed)
+
+    def made(options: list[int]) -> Genotype:
+        with verdict.promised("decide makes a genotype of one option a decision"):
+            return decide(tuple(options))
+
+    ends = [[0] * len(counts), [several - 1 for several in counts]]
+    drawn = [[int(torch.randint(several, (), generator=generator)) for several in counts] for _ in range(DRAWS)]
+    _require_built(bench, [made(options) for options in (*ends, *drawn)], "decide makes a genotype that")
+    options = drawn[0]
+    verdict.expect(made(options) == made(options), "decide depends on the options alone", "two calls, two genotypes")
+    for place, several in enumerate(counts):
+        other = [*options]
+        other[place] = (options[place] + 1) % several
+        verdict.expect(
+            several == 1 or made(other) != made(options),
+            "decide makes another genotype of another option",
+            f"decision {place} of {len(counts)} does not, at the options {options}",
+        )
 
 
 def check_enumeration(bench: Bench, drawn: Iterable[Genotype]) -> None:

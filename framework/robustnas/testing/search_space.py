@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from robustnas.contracts import Genotype, Shape, candidates
 from robustnas.testing.discrete_network import check_auxiliary, check_networks, check_published, require_plain
 from robustnas.testing.module import Bench
-from robustnas.testing.optional_members import check_enumeration, check_paths, check_sampler, check_sizes
+from robustnas.testing.optional_members import (
+    check_decisions,
+    check_enumeration,
+    check_paths,
+    check_sampler,
+    check_sizes,
+)
 from robustnas.testing.promise import close, figures, judged, made, own_randomness
 from robustnas.threat import NORMS
 
@@ -59,6 +65,8 @@ def check_search_space(
             bounds = (methods[-1:], NORMS[:1])  # which rules there are does not depend on the shape
         with verdict.apart():
             check_published(bench)
+        with verdict.apart():
+            check_decisions(bench)
         drawn: list[Genotype] = []
         with verdict.apart():
             drawn = check_sampler(bench)

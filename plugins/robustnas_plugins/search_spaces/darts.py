@@ -6,7 +6,7 @@ do; an odd number of rows or columns halves upwards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from robustnas.errors import InputError
 from robustnas.genotype import Genotype
 from robustnas.genotype.reference import Reference
-from robustnas.nn.cells import drawn_inputs, one_hot_inputs, strongest_inputs
+from robustnas.nn.cells import decided_inputs, drawn_inputs, input_decisions, one_hot_inputs, strongest_inputs
 from robustnas_plugins.search_spaces import ops, published, sizes
 from robustnas_plugins.search_spaces.network import DiscreteNetwork
 from robustnas_plugins.search_spaces.supernet import KINDS, DartsSupernet
@@ -108,6 +108,21 @@ class Darts:
         """
         names = tuple(ops.SEARCH)
         normal, reduce = drawn_inputs(names, NODES, generator), drawn_inputs(names, NODES, generator)
+        return Genotype(normal, OUTPUT, reduce, OUTPUT).to_data()
+
+    @property
+    def decisions(self) -> tuple[int, ...]:
+        """Three a node of the normal cell, then of the reduction cell: its two states, and the operation on each."""
+        return 2 * input_decisions(tuple(ops.SEARCH), NODES)
+
+    def decide(self, options: Sequence[int]) -> contracts.Genotype:
+        """The genotype of one option a decision; all four nodes make a cell's output.
+
+        Raises:
+            InputError: an option that there is not.
+        """
+        names, half = tuple(ops.SEARCH), len(options) // 2
+        normal, reduce = (decided_inputs(part, names) for part in (options[:half], options[half:]))
         return Genotype(normal, OUTPUT, reduce, OUTPUT).to_data()
 
     def network(

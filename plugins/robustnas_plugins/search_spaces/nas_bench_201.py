@@ -14,7 +14,7 @@ Source: Dong and Yang 2020, arXiv:2001.00326.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import product
 from reprlib import repr as shortened
@@ -138,6 +138,15 @@ class NasBench201:
         """Draw a genotype uniformly from all 15,625: each edge's operation uniformly from the five, `none` too."""
         drawn = torch.randint(len(OPS), (len(EDGES),), generator=generator, device=generator.device)
         return {"cell": cell_string.write([OPS[number] for number in drawn.tolist()])}
+
+    @property
+    def decisions(self) -> tuple[int, ...]:
+        """The operation of each edge."""
+        return len(EDGES) * (len(OPS),)
+
+    def decide(self, options: Sequence[int]) -> contracts.Genotype:
+        """The genotype with these operations on the edges, by their numbers."""
+        return {"cell": cell_string.write([OPS[number] for number in options])}
 
     def genotypes(self) -> Iterator[contracts.Genotype]:
         """List all 15,625 genotypes by their index in the published tables."""

@@ -17,7 +17,7 @@ Source: Xu et al. 2020, arXiv:1907.05737.  There alpha and beta stand still for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -114,6 +114,19 @@ class PcDarts:
     def sample(self, generator: torch.Generator) -> contracts.Genotype:
         """Draw a genotype as `darts` does: the genotypes are the same."""
         return Darts().sample(generator)
+
+    @property
+    def decisions(self) -> tuple[int, ...]:
+        """Those of `darts`: the genotypes are the same."""
+        return Darts().decisions
+
+    def decide(self, options: Sequence[int]) -> contracts.Genotype:
+        """The genotype of one option a decision, as `darts` has it.
+
+        Raises:
+            InputError: an option that there is not.
+        """
+        return Darts().decide(options)
 
     def network(
         self, genotype: contracts.Genotype, shape: contracts.Shape, classes: int, auxiliary: bool = False

@@ -1,5 +1,7 @@
 """NAS-Bench-201: published sizes to the last digit, its order of cells, any image, supernet against network, `none`."""
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -193,6 +195,11 @@ def test_a_cell_without_a_path_answers_all_images_alike_and_trains(cell):
     assert network(images).argmax(1).tolist() == [1] * 6
     lower = margins(network, images, labels, ThreatModel("linf", 1.0), method="crown-ibp")
     assert lower.isfinite().all(), "and certified over the whole box"
+
+
+def test_decisions_make_every_genotype_once():
+    cells = [SPACE.decide(options)["cell"] for options in product(*map(range, SPACE.decisions))]
+    assert sorted(cells) == sorted(ordered())
 
 
 @pytest.mark.parametrize("method", ["ibp", "crown-ibp", "crown"])

@@ -28,9 +28,11 @@ values, so that bounds propagate through the same `forward`.
 
 from robustnas.nn.cells.discrete_cell import DiscreteCell, drop_path
 from robustnas.nn.cells.graph import (
+    decided_inputs,
     drawn_inputs,
     edge_index,
     edges,
+    input_decisions,
     one_hot_inputs,
     reduction_cells,
     strongest_inputs,
@@ -52,10 +54,12 @@ __all__ = [
     "SharedCell",
     "SinglePath",
     "convolve_and_norm",
+    "decided_inputs",
     "drawn_inputs",
     "drop_path",
     "edge_index",
     "edges",
+    "input_decisions",
     "normalise",
     "one_hot_inputs",
     "preprocessing",

@@ -7,6 +7,7 @@ are numbered node by node, and within a node by the state they leave: 14 of them
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +75,35 @@ def drawn_inputs(ops: Sequence[str], nodes: int, generator: torch.Generator, non
         states = sorted(torch.randperm(node, generator=generator, device=device)[:2].tolist())
         chosen = torch.randint(len(counted), (2,), generator=generator, device=device).tolist()
         genes += [(counted[op], state) for op, state in zip(chosen, states, strict=True)]
+    return tuple(genes)
+
+
+def input_decisions(ops: Sequence[str], nodes: int, none: str = "none") -> tuple[int, ...]:
+    """How many options each free decision has of a cell that `strongest_inputs` can keep.
+
+    Three a node: which two of the states before it, which operation on the earlier, and on the later.
+    """
+    counted = sum(op != none for op in ops)
+    return tuple(count for node in range(2, nodes + 2) for count in (node * (node - 1) // 2, counted, counted))
+
+
+def decided_inputs(options: Sequence[int], ops: Sequence[str], none: str = "none") -> tuple[Gene, ...]:
+    """The cell of one option for each of `input_decisions`: two `(operation, state)` a node.
+
+    Raises:
+        InputError: an option that there is not.
+    """
+    counted = [op for op in ops if op != none]
+    genes: list[Gene] = []
+    for node, place in enumerate(range(0, len(options), 3), 2):
+        pairs = list(combinations(range(node), 2))
+        pair, *chosen = options[place : place + 3]
+        if not (0 <= pair < len(pairs) and all(0 <= op < len(counted) for op in chosen)):
+            raise InputError(
+                f"genotype: node {node} has the options {[pair, *chosen]}; numbers from 0 below "
+                f"{[len(pairs), len(counted), len(counted)]} would do"
+            )
+        genes += [(counted[op], state) for op, state in zip(chosen, pairs[pair], strict=True)]
     return tuple(genes)
 
 
