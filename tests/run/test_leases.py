@@ -292,6 +292,24 @@ def test_one_begins_while_the_last_other_ends(tmp_path: Path, monkeypatch: pytes
     assert not here.folder.exists()
 
 
+def test_of_many_that_end_only_some_read_what_all_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    reads: list[str] = []
+    real = presence.read
+    monkeypatch.setattr(presence, "read", lambda folder, name: reads.append(name) or real(folder, name))
+    folder = tmp_path / presence.FOLDER
+    for others in (3, 200):
+        with Presence(tmp_path, quiet=True):
+            for number in range(others):
+                write_json(folder / f"x-{number}.json", {"machine": "node7", "kernel": "k", "process": 7})
+            reads.clear()
+            ended = 5
+            for _ in range(ended):
+                with Leases.of(Presence(tmp_path, quiet=True)).begun():
+                    pass
+        looked = len(reads) / (others + 2)
+        assert looked == ended if others == 3 else looked < ended  # all of 5 look with a chance of 1 in 10 million
+
+
 def test_what_kills_left_is_swept_and_what_the_living_have_is_not(two: tuple[Leases, Leases]):
     first, second = two
     folder = first.presence.folder

@@ -10,6 +10,7 @@ checkpoints out of one folder.
 from __future__ import annotations
 
 import hashlib
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,9 @@ from robustnas.runtime.artifacts import Lease
 
 POLL = 0.05
 """Seconds between two attempts to write what all share."""
+
+READ = 8
+"""Others of which a process that ends reads what they tell, on the average: of a thousand each does not read all."""
 
 PATIENCE = 3.0
 """Seconds of waiting after which a person is told for whom."""
@@ -121,7 +125,8 @@ class Leases:
                 for name in list(self._held):
                     self.give_back(name)
                 with suppress(OSError, RunDirectoryError):  # others may do the same, and end meanwhile
-                    self._swept()
+                    if random.SystemRandom().random() * len(presence.names(self.presence.folder)) < READ:
+                        self._swept()
 
     def work_on(self, recipe: str) -> None:
         """Tell by which recipe this process works, and refuse to where somebody is at work by another.

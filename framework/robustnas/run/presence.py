@@ -133,15 +133,24 @@ def read(folder: Path, name: str) -> Peer | None:
         return Peer(name, "an unknown machine", "", 0)
 
 
-def peers(folder: Path) -> list[Peer]:
-    """All processes that tell of themselves, in the order of their names, which begin with the time.
+def names(folder: Path) -> list[str]:
+    """The names of all processes that tell of themselves, in order; they begin with the time.
 
     Raises:
         RunDirectoryError: the folder is a link.
     """
     real_folder(folder)
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    found = [read(folder, name.removesuffix(".json")) for name in names if name.endswith(".json")]
+    there = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [name.removesuffix(".json") for name in there if name.endswith(".json")]
+
+
+def peers(folder: Path) -> list[Peer]:
+    """All processes that tell of themselves, in the order of their names.
+
+    Raises:
+        RunDirectoryError: the folder is a link.
+    """
+    found = [read(folder, name) for name in names(folder)]
     return [peer for peer in found if peer is not None]
 
 

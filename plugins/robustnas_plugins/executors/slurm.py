@@ -156,10 +156,11 @@ class Slurm:
         while left and not work.asked():
             time.sleep(self.poll)
             queued, now = _queued(), time.monotonic()
+            written = set(os.listdir(work.folder))  # once for all: of ten thousand each would be a request
             absent = set() if queued is None else {name for name, job in left.items() if job.job_id not in queued}
             gone = {name: gone.get(name, now) for name in left if name in absent}
             for name, job in list(left.items()):
-                if now - gone.get(name, now) >= HIDDEN or job.paths.result_pickle.exists():
+                if now - gone.get(name, now) >= HIDDEN or job.paths.result_pickle.name in written:
                     work.ended(name, _why(left.pop(name)))
 
     def _one_by_one(self, work: Work, left: dict[str, Any]) -> None:
