@@ -454,16 +454,18 @@ class Resources:
     """What one job may use of the machines it is done on; the scheduler keeps it to that.
 
     Args:
-        gpus: from 2 on, so many processes share each batch.
-        cpus: cores, and threads of computation.
-        memory: GiB of main memory; None: as the scheduler has it.
+        gpus: of each machine; from 2 on, so many processes share each batch.
+        cpus: cores of each machine, and threads of computation.
+        memory: GiB of main memory of each; None: as the scheduler has it.
         hours: after which the scheduler stops it; None: as the scheduler has it.
+        nodes: machines; from 2 on the processes of all share each batch.
     """
 
     gpus: int = 0
     cpus: int = 1
     memory: float | None = None
     hours: float | None = None
+    nodes: int = 1
 
 
 @frozen
@@ -480,7 +482,9 @@ class Job:
         call: does it, wherever it is called; it can be pickled.  It returns nothing when the stage is done, and if it
             was done before, at once.  It raises a `RobustnasError` where the stage failed, and a `KeyboardInterrupt`
             where the process was asked to stop (SIGTERM, or `robustnas.runtime.interrupt.request`): then the same call
-            goes on from the checkpoint, in any process.  So it does after a process that was killed.
+            goes on from the checkpoint, in any process.  So it does after a process that was killed.  A job of several
+            nodes is called once on each, at the same time; variables of the environment tell the call which it is, and
+            where all meet: `NODE_RANK` from 0, and `MASTER_ADDR` and `MASTER_PORT` of the first.
     """
 
     name: str
@@ -528,7 +532,9 @@ class Executor(Protocol):
       `InputError` where that could not be had: a package is missing, a partition unknown;
     - `cancel(names)`, which ends jobs by the scheduler's names for them, those of a run whose own process is gone;
     - `queued(names)`, which returns those of such names that the scheduler still has: where they are of stages that are
-      left, a run is refused that would have them done once more.
+      left, a run is refused that would have them done once more;
+    - `several_nodes`, True where it can have a job done by several machines (`Job.call` says how); otherwise a recipe
+      that asks for them is refused.
     """
 
     def run(self, work: Work) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,10 +24,11 @@ from robustnas.recipe import resources as section
 from robustnas.recipe.load import load
 from robustnas.recipe.schema import Needs
 from robustnas.registry import EXECUTORS, REGISTRIES
-from robustnas.run import handed, remote, stage_log, submitted
+from robustnas.run import handed, late, remote, stage_log, submitted
 from robustnas.run.directory import RunDirectory
 from robustnas.runtime import interrupt
 from robustnas.runtime.artifacts import StageFolder, digests
+from support import loopback_slurm
 from support.fake_package import install
 from support.finished_run import table, without_seconds
 from support.tiny_plan import RECIPE, plan
@@ -173,6 +175,12 @@ def test_an_executor_that_refuses_stops_or_says_nothing(fakes: Any, finished_cop
     assert not any((run / "probe").glob("jac*/result.json"))
     with pytest.raises(InputError, match="one of the two would do"):
         pipeline.run(loaded, out=run, device="cpu", jobs=2, executor=fakes.InTurn())
+    several = load(finished_copy / "r.yaml", ["resources={every: {nodes: 2}, search: {nodes: 1}}"])
+    with pytest.raises(
+        InputError, match=r"a train asks for 2 nodes, and executor in-turn .* resources.train.nodes=1, or"
+    ):
+        pipeline.run(several, out=tmp_path / "new", device="cpu", quiet=True, executor=fakes.InTurn())
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_stage_that_the_scheduler_still_has_is_not_handed_to_it_again(fakes: Any, finished_copy: Path):
@@ -203,12 +211,12 @@ def test_a_result_that_a_file_system_hides_is_waited_for(
     def fails(self: remote.Remote) -> None:
         raise RunError("it diverged")
 
-    monkeypatch.setattr(handed, "LOOK", 0.0)
+    monkeypatch.setattr(late, "LOOK", 0.0)
     monkeypatch.setattr(remote.Remote, "__call__", lambda self: None)
     hides(3)
     assert pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn()) == 0
     assert len(looks) == 4
-    monkeypatch.setattr(handed, "CACHED", 0.05)
+    monkeypatch.setattr(late, "CACHED", 0.05)
     hides(1_000_000)
     assert pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn()) == 1, "it never comes"
     assert len(looks) > 1
@@ -240,9 +248,54 @@ def test_a_job_refuses_a_machine_that_is_not_like_this_one(call: remote.Remote, 
         call()
 
 
-def test_a_job_that_needs_what_is_not_done_leaves_itself_out(call: remote.Remote):
-    with pytest.raises(RunError, match="left out: it needs darts seed 0 search, which is not done"):
+def test_a_job_that_needs_what_is_not_done_leaves_itself_out(call: remote.Remote, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(late, "CACHED", 0.0)
+    with pytest.raises(
+        RunError, match=r"left out: it needs darts seed 0 search, which is not done \(.* sees no /.*json"
+    ):
         pickle.loads(pickle.dumps(call))()
+    (folder,) = (RunDirectory(Path(call.directory)).folder(stage) for stage in call._plan().until(None)[:1])
+    monkeypatch.setattr(late, "CACHED", 100.0)
+    stage_log.failed(folder, "the loss is not finite\nand more")
+    with pytest.raises(RunError, match=r"it needs darts seed 0 search, which failed: the loss is not finite \("):
+        call()
+
+
+def test_a_job_of_several_nodes_is_told_which_it_is(call: remote.Remote, monkeypatch: pytest.MonkeyPatch):
+    several = evolve(call, nodes=3)
+    for told in ({}, {"NODE_RANK": "3"}, {"NODE_RANK": "-1"}, {"MASTER_PORT": ""}):
+        for name, value in {"NODE_RANK": "1", "MASTER_ADDR": "n0", "MASTER_PORT": "20012", **told}.items():
+            monkeypatch.setenv(name, value)
+        if told:
+            with pytest.raises(
+                RunError, match=r"a job of 3 nodes was begun on .* without NODE_RANK, MASTER_ADDR, MASTER"
+            ):
+                several()
+        else:
+            words = " ".join(several._meeting())
+            assert words.startswith("--nnodes 3 --rdzv-backend c10d --rdzv-endpoint n0:20012 ")
+            assert "is_host=0," in words
+    monkeypatch.setenv("NODE_RANK", "0")
+    monkeypatch.setenv("MASTER_PORT", "20012")
+    assert "is_host=1," in several._meeting()[-1]
+
+
+@pytest.mark.processes
+def test_two_nodes_compute_what_two_processes_of_one_do(call: remote.Remote, tmp_path: Path):
+    (search, *_) = call._plan().until(None)
+    folder = RunDirectory(Path(call.directory)).folder(search)
+    evolve(call, key=search.key, processes=2)()
+    alone = folder.result()
+    shutil.rmtree(folder.path)
+    (port,) = loopback_slurm.free_ports(1)
+    code = "import pickle, sys; pickle.loads(bytes.fromhex(sys.argv[1]))()"
+    command = [sys.executable, "-c", code, pickle.dumps(evolve(call, key=search.key, nodes=2)).hex()]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    nodes = [subprocess.Popen(command, env={**os.environ, **meeting, "NODE_RANK": str(rank)}) for rank in range(2)]
+    assert [node.wait() for node in nodes] == [0, 0]
+    together = folder.result()
+    assert together["provenance"]["processes"] == 2
+    assert (together["genotype"], together["alpha"]) == (alone["genotype"], alone["alpha"])
 
 
 def test_a_job_of_a_command_that_was_stopped_does_not_begin_nor_come_back(
@@ -323,6 +376,9 @@ def test_the_section_resources(tmp_path: Path):
     assert handed.resources(needs, "train", "cpu").gpus == 0
     assert handed.resources({}, "train", "auto") == Resources(1, 4)
     assert handed.resources(needs, "search", "cpu") == Resources(0, 8, None, 8.0), "whatever the section says"
+    together = load(tmp_path / "r.yaml", ["resources={every: {nodes: 2}, train: {nodes: 1}}"]).recipe.resources
+    assert handed.resources(together, "search", "cpu") == Resources(0, 4, None, None, nodes=2)
+    assert handed.resources(together, "train", "cuda").nodes == 1
     for device in ("cuda:1", "mps"):
         with pytest.raises(InputError, match=f"found --device {device}: a scheduler .* auto, cuda or cpu would do"):
             handed.resources(needs, "search", device)

@@ -1,4 +1,7 @@
-"""A Slurm cluster of one node on this machine, from Debian's packages `slurmctld`, `slurmd` and `slurm-client`."""
+"""A Slurm cluster on this machine, from Debian's packages `slurmctld`, `slurmd` and `slurm-client`.
+
+It has one node, or plays several.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pathlib import Path
 
 CONFIGURATION = """\
 ClusterName=loopback
-SlurmctldHost={node}(127.0.0.1)
+SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 AuthType=auth/none
 CredType=cred/none
@@ -30,16 +33,18 @@ ReturnToService=2
 SchedulerParameters=sched_interval=2,bf_interval=5
 DependencyParameters=kill_invalid_depend
 SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
-NodeName={node} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
-PartitionName=small Nodes={node} Default=YES MaxTime=60 State=UP
+SlurmdSpoolDir={folder}/spool-%n
+PartitionName=small Nodes=ALL Default=YES MaxTime=60 State=UP
+OverTimeLimit=0
+KillWait=30
 """
+
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} State=UNKNOWN\n"
 
 
 def reason_without() -> str | None:
@@ -50,29 +55,46 @@ def reason_without() -> str | None:
     return None if os.geteuid() == 0 else "slurmd has to be started as root"
 
 
-def free_ports() -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
         one.close()
     return ports
 
 
+def _idle() -> int:
+    """How many nodes wait for jobs."""
+    told = subprocess.run(["sinfo", "-h", "-N", "-o", "%t"], capture_output=True, text=True, check=False)
+    return told.stdout.split().count("idle")
+
+
 @contextmanager
-def cluster(folder: Path) -> Iterator[None]:
-    """Inside, `sbatch` of this process reaches a cluster of this machine; what it writes is in a folder."""
-    for name in ("state", "spool"):
+def cluster(folder: Path, nodes: int = 1) -> Iterator[None]:
+    """Inside, `sbatch` of this process reaches a cluster of this machine; what it writes is in a folder.
+
+    Args:
+        nodes: of several, which need a Slurm made for it, each has all the cores of the machine.
+    """
+    host, cpus = platform.node().split(".")[0], os.cpu_count() or 1
+    names = [host] if nodes == 1 else [f"played{number}" for number in range(nodes)]
+    for name in ("state", *(f"spool-{name}" for name in names)):
         (folder / name).mkdir(parents=True)
-    node, cpus = platform.node().split(".")[0], os.cpu_count() or 1
-    file = folder / "slurm.conf"
-    file.write_text(CONFIGURATION.format(folder=folder, node=node, ports=free_ports(), cpus=cpus))
+    file, ports = folder / "slurm.conf", free_ports(1 + nodes)
+    played = [
+        NODE.format(name=name, host=host, port=port, cpus=cpus) for name, port in zip(names, ports[1:], strict=True)
+    ]
+    file.write_text(CONFIGURATION.format(folder=folder, host=host, ports=ports) + "".join(played))
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = str(file)
-    commands = [[name, "-D", "-f", str(file)] for name in ("slurmctld", "slurmd")]
+    commands = [
+        ["slurmctld", "-D", "-f", str(file)],
+        *(["slurmd", "-D", "-f", str(file), "-N", name] for name in names),
+    ]
     daemons = [subprocess.Popen(command, stderr=subprocess.PIPE) for command in commands]
     try:
         limit = time.monotonic() + 60
-        while "idle" not in subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True).stdout:
+        while _idle() < nodes:
             assert all(one.poll() is None for one in daemons), [one.communicate()[1] for one in daemons if one.poll()]
             assert time.monotonic() < limit, (folder / "slurmctld.log").read_text()[-2000:]
             time.sleep(0.5)

@@ -188,6 +188,7 @@ class Needs:
         validator=optional(gt(0)),
         metadata={"help": "hours until the scheduler stops it, which goes on from its checkpoint; default its own"},
     )
+    nodes: int = option(1, "machines, each with all of the above; their processes share each batch", at_least=1)
 
 
 @frozen

@@ -56,8 +56,8 @@ def asked(plan: Plan, directory: RunDirectory, needs: Mapping[str, Needs], devic
     for stage in left:
         waits = [key for key in (*stage.needs, *stage.after) if key in ends]
         longest = max(waits, key=ends.__getitem__, default="")
-        hours, length = ends.get(longest, (0.0, 0))
-        ends[stage.key] = hours + (asks[stage.kind].hours or 0.0), length + 1
+        until, length = ends.get(longest, (0.0, 0))
+        ends[stage.key] = until + (asks[stage.kind].hours or 0.0), length + 1
         before[stage.key] = by_key.get(longest)
     last = max(left, key=lambda stage: ends[stage.key], default=None)
     chain = 0.0 if last is None else ends[last.key][0]
@@ -65,10 +65,11 @@ def asked(plan: Plan, directory: RunDirectory, needs: Mapping[str, Needs], devic
     while last is not None:
         links.append(last.kind)
         last = before[last.key]
+    hours = {kind: one.nodes * (one.hours or 0.0) for kind, one in asks.items()}  # of all machines of a job
     return Cost(
         jobs=dict(jobs),
-        gpu_hours=sum(count * asks[kind].gpus * (asks[kind].hours or 0.0) for kind, count in jobs.items()),
-        cpu_hours=sum(count * asks[kind].cpus * (asks[kind].hours or 0.0) for kind, count in jobs.items()),
+        gpu_hours=sum(count * asks[kind].gpus * hours[kind] for kind, count in jobs.items()),
+        cpu_hours=sum(count * asks[kind].cpus * hours[kind] for kind, count in jobs.items()),
         chain=chain,
         links=tuple(reversed(links)),
         unsaid=tuple(kind for kind in jobs if asks[kind].hours is None),

@@ -5,7 +5,6 @@ An executor tells when a job has ended; whether its stage is done, the run direc
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -20,7 +19,7 @@ from robustnas.plan import Plan, Stage
 from robustnas.recipe.resources import needs_of
 from robustnas.recipe.schema import Needs
 from robustnas.registry import EXECUTORS, plugin_file
-from robustnas.run import submitted
+from robustnas.run import late, submitted
 from robustnas.run.agenda import Agenda
 from robustnas.run.directory import RunDirectory
 from robustnas.run.leases import Leases
@@ -41,12 +40,6 @@ WITHOUT_DEVICE = ("choose",)
 DEVICES = ("auto", "cuda", "cpu")
 """What `--device` may be where a scheduler places jobs."""
 
-CACHED = 60.0
-"""Seconds for which a file system of several machines may hide a result: NFS remembers as long what was not there."""
-
-LOOK = 1.0
-"""Seconds between two looks for it."""
-
 
 def resources(needs: Mapping[str, Needs], kind: str, device: str) -> Resources:
     """What a job of a kind of stages asks for.
@@ -64,10 +57,9 @@ def resources(needs: Mapping[str, Needs], kind: str, device: str) -> Resources:
             f"{', '.join(DEVICES[:-1])} or {DEVICES[-1]} would do"
         )
     asked = needs_of(needs, kind)
-    if device == "cpu":
-        return Resources(0, asked.cpus, asked.memory, asked.hours)
     usual = 0 if kind in WITHOUT_DEVICE else 1
-    return Resources(usual if asked.gpus is None else asked.gpus, asked.cpus, asked.memory, asked.hours)
+    gpus = 0 if device == "cpu" else usual if asked.gpus is None else asked.gpus
+    return Resources(gpus, asked.cpus, asked.memory, asked.hours, asked.nodes)
 
 
 def check(executor: Executor, stages: Sequence[Stage], needs: Mapping[str, Needs], device: str) -> None:
@@ -78,7 +70,15 @@ def check(executor: Executor, stages: Sequence[Stage], needs: Mapping[str, Needs
     """
     if isinstance(executor, Local):
         return
-    asked = list(dict.fromkeys(resources(needs, stage.kind, device) for stage in stages))
+    asks_for = {stage.kind: resources(needs, stage.kind, device) for stage in stages}
+    for kind, one in asks_for.items():
+        if one.nodes > 1 and not getattr(executor, "several_nodes", False):
+            name = EXECUTORS.entry_of(type(executor)).name
+            raise InputError(
+                f"resources: a {kind} asks for {one.nodes} nodes, and executor {name} has a job done by one; "
+                f"resources.{kind}.nodes=1, or executor slurm, would do"
+            )
+    asked = list(dict.fromkeys(asks_for.values()))
     asks = getattr(executor, "check", None)
     if asks is not None:
         asks(asked)
@@ -166,6 +166,7 @@ class Handed:
                 device="cuda" if asked.gpus else "cpu",
                 threads=asked.cpus,
                 processes=max(1, asked.gpus),
+                nodes=asked.nodes,
                 command=self._command,
                 recipe="" if self.leases is None else self.leases.presence.peer.recipe,
                 versions=had,
@@ -233,12 +234,7 @@ class Handed:
         stage = self._left.pop(name, None)
         if stage is None or self._agenda.lost(stage):  # one that is left out was told already
             return
-        limit = time.monotonic() + CACHED
-        while not (done := self.directory.done(stage)) and why is None and time.monotonic() < limit:
-            if interrupt.asked():
-                break
-            time.sleep(LOOK)
-        if done:
+        if late.appears(self.directory, stage, None if why is None else 0.0):
             self._agenda.found(stage)
         else:
             self._agenda.failed(stage, RunError(why or "the job ended, and its stage is not done"))

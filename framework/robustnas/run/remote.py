@@ -25,9 +25,9 @@ import torch
 from attrs import Factory, evolve, frozen
 
 from robustnas.errors import DeviceError, LeaseLostError, RobustnasError, RunDirectoryError, RunError
-from robustnas.plan import Plan
+from robustnas.plan import Plan, Stage
 from robustnas.registry import REGISTRIES, plugin_file
-from robustnas.run import stage_log, submitted
+from robustnas.run import late, stage_log, submitted
 from robustnas.run.directory import RunDirectory
 from robustnas.run.leases import Leases
 from robustnas.run.presence import Presence
@@ -40,6 +40,12 @@ from robustnas.runtime.artifacts.files import regular
 from robustnas.runtime.processes import joined, own_device
 from robustnas.runtime.strangers import text_of
 from robustnas.runtime.terminal import tell
+
+MEETING = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that tell a job of several machines which of them this is, and where they meet."""
+
+READY = 600
+"""Seconds that other machines of a job wait until the first one listens."""
 
 STOPPED = 130
 """The exit status of several processes that were asked to stop."""
@@ -81,11 +87,13 @@ class Remote:
         key: the stage's.
         device: `cpu` or `cuda`.
         threads: of computation.
-        processes: that share each batch.
+        processes: of each machine, that share each batch.
         command: name of the entry of `provenance.json` that made the job (its `by`).
         recipe: as `robustnas.run.presence.Peer.recipe`.
         versions: that the other machine must have.
         files: plugins in files of the user's own, as they were given, with their digests.
+        nodes: machines on which this is called at the same time (`robustnas.contracts.Job.call`), and whose processes
+            share each batch.
     """
 
     directory: str
@@ -98,6 +106,7 @@ class Remote:
     recipe: str
     versions: Mapping[str, str]
     files: Mapping[str, str] = Factory(dict)
+    nodes: int = 1
 
     def __call__(self) -> None:
         """Do the stage; as `robustnas.contracts.Job.call`.
@@ -110,7 +119,7 @@ class Remote:
         self._check()
         self._heed(self._stopped())
         try:
-            if self.processes > 1:
+            if self.processes * self.nodes > 1:
                 self._together()
             else:
                 self.do()
@@ -127,17 +136,15 @@ class Remote:
         """
         plan = self._plan()
         stage, directory = plan.by_key[self.key], RunDirectory(Path(self.directory), command=self.command)
-        lost = [plan.by_key[key] for key in stage.needs if not directory.done(plan.by_key[key])]
-        if lost:
-            raise RunError(f"left out: it needs {lost[0].title}, which is not done")
         device = torch.device(own_device(self.device))
-        if self.processes == 1:
+        if self.processes * self.nodes == 1:
             torch.set_num_threads(self.threads)
         leases = Leases.of(Presence(directory.path, quiet=True))
         leases.presence.peer = evolve(leases.presence.peer, recipe=self.recipe)
         with interrupt.listening(quiet=True), joined(device) as processes, ExitStack() as held:
             # again: a signal that came before somebody listened is lost
             self._heed(processes.any(self._stopped()))
+            processes.run_together(lambda: self._has_all(plan, directory, stage))
             processes.run_together(lambda: _begin(leases, held) if processes.first else None)
             directory = evolve(directory, holder=processes.broadcast(leases.presence.peer.name))
             progress = Progress(quiet=True)
@@ -170,6 +177,21 @@ class Remote:
         if differ:
             raise RunError(f"{node} has {'; '.join(differ)}: install the same there, or the keys of results would lie")
 
+    def _has_all(self, plan: Plan, directory: RunDirectory, stage: Stage) -> None:
+        """Require the results that the stage reads, for which this machine waits where it cannot see them yet.
+
+        Raises:
+            RunError: one is not there.
+            Interrupted: the process was asked to stop meanwhile.
+        """
+        lacks = late.absent(plan, directory, stage)
+        interrupt.check()
+        if lacks is not None:
+            folder = directory.folder(lacks)
+            why = stage_log.why_failed(folder)
+            told = "which is not done" if why is None else f"which failed: {why.splitlines()[0]}"
+            raise RunError(f"left out: it needs {lacks.title}, {told} ({platform.node()} sees no {folder.result_file})")
+
     def _stopped(self) -> bool:
         return submitted.stopped(Path(self.directory), self.command)
 
@@ -195,18 +217,18 @@ class Remote:
         return plan
 
     def _together(self) -> None:
-        """Do the stage in several processes that share each batch.
+        """Do the stage in several processes that share each batch, those of this machine and of others.
 
         Raises:
             DeviceError: there are fewer devices here than processes.
-            RunError: it failed.
+            RunError: it failed, or nobody told which of several machines this is.
             Interrupted: it was asked to stop; what can be resumed is saved.
         """
         if self.device == "cuda" and torch.cuda.device_count() < self.processes:
             raise DeviceError(
                 f"{platform.node()} has {torch.cuda.device_count()} GPUs for a job of {self.processes} processes"
             )
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+        launcher = [sys.executable, "-m", "torch.distributed.run", *self._meeting(), "--nproc-per-node"]
         text = json.dumps(attrs.asdict(self))
         environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, self.threads // self.processes))}
         command = [*launcher, str(self.processes), "-m", "robustnas.run.remote", text]
@@ -221,13 +243,33 @@ class Remote:
                 except subprocess.TimeoutExpired:
                     continue
             asked = asked or interrupt.asked()  # the signal may have reached them first
-        directory = RunDirectory(Path(self.directory))
-        folder = directory.folder(self._plan().by_key[self.key])
-        if not folder.done:
+        directory, stage = RunDirectory(Path(self.directory)), self._plan().by_key[self.key]
+        # the result may have been written on another machine
+        waits = None if self.nodes > 1 and launched.returncode == 0 and not asked else 0.0
+        if not late.appears(directory, stage, waits):
             if asked:
                 raise interrupt.Interrupted
-            why = stage_log.why_failed(folder)
-            raise RunError(why or f"its {self.processes} processes ended with status {launched.returncode}")
+            why = stage_log.why_failed(directory.folder(stage))
+            count = self.processes * self.nodes
+            raise RunError(why or f"its {count} processes ended with status {launched.returncode}")
+
+    def _meeting(self) -> list[str]:
+        """How torchrun is told where its processes meet those of other machines.
+
+        Raises:
+            RunError: nobody told which machine this is.
+        """
+        if self.nodes == 1:
+            return ["--standalone"]
+        place, *meeting = (os.environ.get(name, "") for name in MEETING)
+        if not (place.isdecimal() and int(place) < self.nodes and all(meeting)):
+            raise RunError(
+                f"a job of {self.nodes} nodes was begun on {platform.node()} without {', '.join(MEETING)}, which tell "
+                "it which of them it is: the executor has to set them"
+            )
+        first = "1" if int(place) == 0 else "0"
+        there = ["--rdzv-backend", "c10d", "--rdzv-endpoint", ":".join(meeting), "--rdzv-id", self.key]
+        return ["--nnodes", str(self.nodes), *there, "--rdzv-conf", f"is_host={first},read_timeout={READY}"]
 
 
 def _deaf(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -18,17 +18,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from attrs import Factory, define, frozen
 
 from robustnas.contracts import Job, Resources, Work
-from robustnas.errors import InputError
+from robustnas.errors import InputError, RunError
 from robustnas.options import option
 from robustnas.runtime import interrupt
 
 USUAL_HOURS = 24.0
 """submitit asks for a time always, and by itself for five minutes."""
+
+ENDS = 30.0
+"""Seconds after which Slurm has ended a job that one of its nodes has put back."""
+
+PORTS = (20_000, 30_000)
+"""From where the port is at which the nodes of a job meet: below those that systems hand out."""
 
 HIDDEN = 60.0
 """Seconds after which a job that has gone without a visible result is believed to have none."""
@@ -41,6 +47,8 @@ class Slurm:
     The run directory has to be on a file system that the nodes share.  The command waits for its jobs; Ctrl-C, or
     `robustnas cancel`, stops them at their checkpoints.
     """
+
+    several_nodes: ClassVar[bool] = True
 
     partition: str | None = option(None, "partition; default the cluster's")
     account: str | None = option(None, "account")
@@ -61,6 +69,12 @@ class Slurm:
                 "--executor local, would do"
             )
         if self.cluster == "local":
+            for one in resources:
+                if one.nodes > 1:
+                    raise InputError(
+                        f"executor slurm with cluster local: resources ask for {one.nodes} nodes, and this machine is "
+                        "one: nodes: 1, or cluster slurm, would do"
+                    )
             return
         if shutil.which("sbatch") is None:
             raise InputError("executor slurm needs the command sbatch, which is not here: a login node would do")
@@ -119,6 +133,8 @@ class Slurm:
         memory = None if resources.memory is None else f"{round(1024 * resources.memory)}M"
         asked |= {"cpus-per-task": str(resources.cpus), "mem": memory, "time": str(minutes)}
         asked |= {"gpus-per-node": str(resources.gpus) if resources.gpus else None}
+        if resources.nodes > 1:
+            asked |= {"nodes": str(resources.nodes), "ntasks-per-node": "1"}
         return {name: value for name, value in asked.items() if value is not None}
 
     def _executor(self, work: Work, resources: Resources, dependencies: Sequence[str] = ()) -> Any:
@@ -131,6 +147,7 @@ class Slurm:
         if dependencies:
             extra |= {"dependency": ",".join(dependencies), "kill-on-invalid-dep": "yes"}
         further: dict[str, Any] = {"gpus_per_node": resources.gpus} if resources.gpus else {}
+        further |= {"nodes": resources.nodes, "tasks_per_node": 1} if resources.nodes > 1 else {}
         further |= {f"slurm_{name}": asked[name] for name in ("mem", "partition") if name in asked}
         executor.update_parameters(
             name="robustnas",
@@ -297,12 +314,15 @@ class Resumed:
 
         signal.signal(signal.SIGUSR2, asked)
         try:
+            os.environ.update(_meeting())
             self.call()
         except interrupt.Cancelled:  # somebody wants it to end
             raise
         except KeyboardInterrupt as fault:
             if by_slurm or (isinstance(fault, interrupt.Interrupted) and _runs()):
                 theirs(signal.SIGUSR2, None)  # submitit puts the job back, and ends the process
+                if os.environ.get("SLURM_NODEID", "0") != "0":
+                    time.sleep(ENDS)  # the first node does so for all; one that ends before it could take it along
             raise
         finally:
             signal.signal(signal.SIGUSR2, theirs)
@@ -312,6 +332,29 @@ class Resumed:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+def _meeting() -> dict[str, str]:
+    """What tells a process of a job of several nodes which it is, as `robustnas.contracts.Job.call` has it."""
+    if int(os.environ.get("SLURM_NNODES", "1")) == 1:
+        return {}
+    first = _scontrol("show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
+    # the address at which Slurm reaches it, which its name need not be
+    address = re.search(r"\bNodeAddr=(\S+)", _scontrol("show", "node", first))
+    least, end = PORTS
+    port = least + int(os.environ["SLURM_JOB_ID"]) % (end - least)  # of each job its own, as elements of an array have
+    return {
+        "NODE_RANK": os.environ["SLURM_NODEID"],
+        "MASTER_ADDR": address[1] if address else first,
+        "MASTER_PORT": str(port),
+    }
+
+
+def _scontrol(*words: str) -> str:
+    told = subprocess.run(["scontrol", *words], capture_output=True, text=True, check=False)
+    if told.returncode:
+        raise RunError(f"scontrol {' '.join(words)}: {told.stderr.strip() or 'no reason given'}")
+    return told.stdout
 
 
 def _runs() -> bool:
@@ -326,11 +369,19 @@ def _runs() -> bool:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split() == ["RUNNING"]
 
 
+def _written(handle: Any) -> int:
+    modified: int = handle.paths.result_pickle.stat().st_mtime_ns
+    return modified
+
+
 def _why(handle: Any) -> str | None:
     """Why a job that has ended failed; None where it did not."""
     if not handle.paths.result_pickle.exists():
         return f"job {handle.job_id} ended without a result: left out, or lost; {handle.paths.stderr} may tell more"
-    fault = handle.exception()
+    # each node of a job writes one; the first that failed knows why
+    tasks = [handle.task(number) for number in range(handle.num_tasks)]
+    ended = sorted((one for one in tasks if one.paths.result_pickle.exists()), key=_written)
+    fault = next((fault for one in ended if (fault := one.exception()) is not None), None)
     if fault is None:
         return None
     text = str(fault)

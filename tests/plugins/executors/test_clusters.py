@@ -125,6 +125,18 @@ def test_slurm_whose_jobs_are_queued_again(finished_run: Path, finished_copy: Pa
     assert len({name.partition("_")[0] for name in names}) == 2, "the stages of a kind are an array"
 
 
+def test_slurm_whose_jobs_have_two_nodes(finished_copy: Path):
+    """Two played nodes of Debian's Slurm: the process that Slurm begins on each meets the other's."""
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'robustnas[slurm]'")
+    if (reason := loopback_slurm.reason_without()) is not None:
+        pytest.skip(reason)
+    without(finished_copy, "train/jac-*")
+    with loopback_slurm.cluster(finished_copy / "slurm", nodes=2):
+        assert run(finished_copy, "{name: slurm, poll: 1}", "resources.train={nodes: 2, hours: 0.5}") == 0
+    (made,) = (finished_copy / "run" / "train").glob("jac-*/result.json")
+    assert json.loads(made.read_text())["provenance"]["processes"] == 2
+
+
 def test_ray_whose_workers_are_killed(finished_run: Path, finished_copy: Path):
     ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'robustnas[ray]'")
     without(finished_copy, "search/jac-*", "train/*", "clean/*", "attack/*")

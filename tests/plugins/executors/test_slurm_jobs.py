@@ -14,7 +14,7 @@ import pytest
 from attrs import Factory, define, frozen
 
 from robustnas.contracts import Job, Resources
-from robustnas.errors import InputError
+from robustnas.errors import InputError, RunError
 from robustnas.runtime import interrupt
 from robustnas_plugins.executors import slurm
 from robustnas_plugins.executors.slurm import Resumed, Slurm
@@ -207,6 +207,67 @@ def test_a_job_comes_back_that_slurm_and_nobody_else_stopped(
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert bool(back) is comes_back
+
+
+def test_a_job_of_several_nodes_begins_on_each_and_tells_where_they_meet(
+    made: list[Any], commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(slurm, "time", Clock())
+    Slurm().run(work(tmp_path, [print], nodes=2, gpus=4))
+    (array,) = made
+    asked = {name: array.parameters[name] for name in ("nodes", "tasks_per_node", "gpus_per_node")}
+    assert asked == {"nodes": 2, "tasks_per_node": 1, "gpus_per_node": 4}
+    command(commands, "sbatch", "")
+    monkeypatch.setattr(slurm, "find_spec", lambda name: True)
+    Slurm().check([Resources(nodes=2)])
+    assert "--nodes=2 --ntasks-per-node=1" in (commands / "told").read_text()
+    with pytest.raises(InputError, match="resources ask for 2 nodes, and this machine is one: nodes: 1, or cluster sl"):
+        Slurm(cluster="local").check([Resources(), Resources(nodes=2)])
+
+    command(
+        commands,
+        "scontrol",
+        'case "$2" in hostnames) echo n7; echo n9;; *) echo "NodeName=n7 NodeAddr=10.0.0.7";; esac',
+    )
+    seen: list[dict[str, str]] = []
+    told = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n[7,9]", "SLURM_NODEID": "1", "SLURM_JOB_ID": "40012"}
+    names = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+    for name in names:
+        monkeypatch.setenv(name, "")
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    Resumed(lambda: seen.append({name: os.environ[name] for name in names}))()
+    assert seen == [{"NODE_RANK": "1", "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "20012"}]
+    command(commands, "scontrol", "echo no such list >&2; exit 1")
+    with pytest.raises(RunError, match=r"scontrol show hostnames n.*: no such list"):
+        Resumed(print)()
+
+
+def test_of_several_nodes_the_first_that_failed_tells_why(tmp_path: Path):
+    def task(number: int, at: int, fault: Exception | None) -> Any:
+        result = tmp_path / f"{number}"
+        result.touch()
+        os.utime(result, ns=(at, at))
+        return SimpleNamespace(paths=SimpleNamespace(result_pickle=result), exception=lambda: fault)
+
+    late = task(0, 2000, ValueError("its 2 processes ended with status 1"))
+    first = task(1, 1000, ValueError("\nrobustnas.errors.RunError: n9 has torch 1\n-----\nmore"))
+    tasks = [late, first, task(2, 500, None)]
+    handle = SimpleNamespace(job_id="12", paths=late.paths, num_tasks=3, task=tasks.__getitem__)
+    assert slurm._why(handle) == "n9 has torch 1"
+
+
+def test_a_node_that_is_not_the_first_waits_to_be_ended(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slurm, "time", clock := Clock())
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: None)
+    try:
+        for node, waits in (("0", 0.0), ("1", slurm.ENDS)):
+            monkeypatch.setenv("SLURM_NODEID", node)
+            with pytest.raises(KeyboardInterrupt):
+                Resumed(Stopped(signal.SIGUSR2))()
+            assert clock.monotonic() == waits
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def test_all_that_waits_is_taken_from_the_queue_before_anything_that_runs_is_stopped(commands: Path):
