@@ -33,7 +33,8 @@ def drawn_at_random(seed: int) -> dict[str, Any]:
     return {"normal": normal, "normal_concat": normal_concat, "reduce": reduce, "reduce_concat": reduce_concat}
 
 
-MANY = [*list(published().values())[::4], RESNET, *map(drawn_at_random, range(4)), "|none~0|", "|a~0|+|b~0|c~1|"]
+CODES = {"codes": [["11", "00", "01", "10", "11"], ["01"] * 14]}
+MANY = [*list(published().values())[::4], RESNET, CODES, *map(drawn_at_random, range(4)), "|none~0|", "|a~0|+|b~0|c~1|"]
 
 
 def boxes(element: ET.Element) -> list[tuple[float, float, float, float]]:

@@ -45,7 +45,7 @@ def _inherited(name: str, state: dict[str, Tensor], supernet: DartsSupernet, gen
     parts = name.split(".")
     if parts[0] == "cells" and parts[2] == "ops":
         cell, position = int(parts[1]), int(parts[3])
-        op, source = genotype.cell(cell in supernet.reductions)[0][position]
+        op, source = genotype.cell(supernet.places[cell].reduction)[0][position]
         edge = edge_index(source, position // 2 + 2)
         name = ".".join(["cells", parts[1], "edges", str(edge), "candidates", op, *parts[4:]])
     return state[name].clone()

@@ -37,6 +37,7 @@ OPTIONS = {
     ("search-space", "darts"): {"cells": 3, "channels": 4, "network_cells": 3, "network_channels": 4},
     ("search-space", "pc-darts"): {"cells": 3, "channels": 4, "network_cells": 3, "network_channels": 4},
     ("search-space", "nas-bench-201"): {"cells": 1, "channels": 4, "network_cells": 1, "network_channels": 4},
+    ("search-space", "robnet"): {"cells": 3, "channels": 4, "network_cells": 3, "network_channels": 4},
     ("attack", "pgd"): {"steps": 5, "step_size": 0.05},
     ("attack", "mi-fgsm"): {"steps": 5, "step_size": 0.25},
     ("attack", "cw-linf"): {"steps": 5, "step_size": 0.25},

@@ -8,6 +8,7 @@ from robustnas.cli import main
 from robustnas.genotype import drawing
 from robustnas_plugins.search_spaces.nas_bench_201 import BASELINES
 from robustnas_plugins.search_spaces.published import cells, references
+from robustnas_plugins.search_spaces.robnet_codes import PUBLISHED as ROBNET
 
 
 def test_all_are_listed_and_one_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,11 +17,12 @@ def test_all_are_listed_and_one_is_shown(capsys: pytest.CaptureFixture[str]) -> 
     heads, *lines = out.splitlines()
     assert (heads.split()[0], error) == ("name", "")
     names = [line.split()[0] for line in lines[: lines.index("")]]
-    assert sorted(names) == sorted([*cells(), *BASELINES])
+    assert sorted(names) == sorted([*cells(), *BASELINES, *ROBNET])
     (racl,) = (line for line in lines if line.startswith("RACL "))
     for part in ("darts, pc-darts", "3.571", "550.0", "robustness, in DARTS, on CIFAR-10", "arXiv 2009.00902"):
         assert part in racl
-    assert "36 channels, 20 cells" in out
+    assert "parameters and multiply-adds: of 36 channels, 20 cells" in out
+    assert "parameters and multiply-adds of RobNet-large-v2: of 64 channels, 33 cells" in out
     assert main(["genotypes", "show", "RACL"]) == 0
     shown = capsys.readouterr().out
     assert shown.endswith(drawing.text(cells()["RACL"]))
@@ -31,6 +33,17 @@ def test_all_are_listed_and_one_is_shown(capsys: pytest.CaptureFixture[str]) -> 
         f"size: {references()['RACL'].parameters:,} parameters, {references()['RACL'].multiply_adds:,} ",
     ):
         assert line in shown
+
+
+def test_codes_of_robnet_are_shown_cell_by_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["genotypes", "show", "RobNet-free"]) == 0
+    shown = capsys.readouterr().out
+    for line in ("search space: robnet\n", "size: 5,439,790 parameters, 780,177,024 multiply-adds (36 channels"):
+        assert line in shown
+    assert [line for line in shown.splitlines() if line.startswith("cell ")] == [f"cell {n}" for n in range(1, 21)]
+    assert main(["genotypes", "show", "RobNet-large-v1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("  res_sep_conv_3x3 ") for line in lines) == 8
 
 
 def test_a_name_that_is_nowhere_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,8 +31,14 @@ def list_genotypes(arguments: argparse.Namespace) -> int:
             )
         )
     print_table(("name", "search space", "parameters M", "multiply-adds M", "sought", "paper"), rows)
-    for size in dict.fromkeys(one.reference.size for one in found.values() if one.reference and one.reference.size):
-        tell(f"\nparameters and multiply-adds: of {size}")
+    by_size: dict[str, list[str]] = {}
+    for name, one in found.items():
+        if one.reference and one.reference.size:
+            by_size.setdefault(one.reference.size, []).append(name)
+    usual = max(by_size, key=lambda size: len(by_size[size]), default="")
+    for size, names in by_size.items():
+        of = "" if size == usual else f" of {', '.join(names)}"
+        tell(f"\nparameters and multiply-adds{of}: of {size}")
     tell("\nin a recipe: methods: {NAME: {genotype: NAME}}; one of them, drawn: robustnas genotypes show NAME")
     return 0
 

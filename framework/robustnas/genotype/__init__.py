@@ -1,4 +1,4 @@
-"""A discrete architecture of a cell space, how scripts of the DARTS family and NAS-Bench-201 write it, and drawings."""
+"""A discrete architecture of a cell space, how scripts of DARTS, NAS-Bench-201 and RobNet write it, and drawings."""
 
 from robustnas.genotype.cell_genotype import MOST_NODES, Gene, Genotype
 

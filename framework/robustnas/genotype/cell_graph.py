@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
 
-from robustnas.genotype import cell_string, darts_notation
+from robustnas.genotype import cell_string, darts_notation, gate_codes
 from robustnas.genotype.cell_genotype import Genotype
 
 JOINED = ""
@@ -47,7 +47,8 @@ class CellGraph:
 
 
 def graphs(genotype: Genotype | Mapping[str, Any] | str) -> dict[str, CellGraph]:
-    """The cells of a genotype by name: `normal` and `reduction`, or of NAS-Bench-201 `cell`.
+    """The cells of a genotype by name: `normal` and `reduction`; of NAS-Bench-201 and RobNet `cell`, or `cell 1` and so
+    on where each cell of a network has its own.
 
     Raises:
         InputError: it is in neither form, or not valid.
@@ -56,6 +57,10 @@ def graphs(genotype: Genotype | Mapping[str, Any] | str) -> dict[str, CellGraph]
     data = darts_notation.plain(cell_string.plain(data))
     if isinstance(data, Mapping) and isinstance(data.get("cell"), str):
         return {"cell": _of_string(data["cell"])}
+    if gate_codes.is_codes(data):
+        cells = gate_codes.read(data)
+        names = ["cell"] if len(cells) == 1 else [f"cell {place}" for place in range(1, len(cells) + 1)]
+        return {name: _of_codes(codes) for name, codes in zip(names, cells, strict=True)}
     read = Genotype.from_data(data)
     return {"normal": _of_genes(read, reduction=False), "reduction": _of_genes(read, reduction=True)}
 
@@ -70,13 +75,26 @@ def _of_string(text: str) -> CellGraph:
     return _graph(names, 1, edges)
 
 
+def _of_codes(codes: Sequence[str]) -> CellGraph:
+    """Read a cell of RobNet, which has all edges, and whose output is all its nodes."""
+    left, edges, node = [gate_codes.OPS[code] for code in codes], list[tuple[int, int, str]](), 2
+    while left:
+        edges += [(state, node, left[state]) for state in range(node)]
+        left, node = left[node:], node + 1
+    return _joining(edges, range(2, node), node)
+
+
 def _of_genes(genotype: Genotype, *, reduction: bool) -> CellGraph:
     """Read a cell of the DARTS family, whose output is some of its nodes."""
     genes, concat = genotype.cell(reduction)
-    last = len(genes) // 2 + 2
     edges = [(state, index // 2 + 2, op) for index, (op, state) in enumerate(genes)]
+    return _joining(edges, sorted(set(concat)), len(genes) // 2 + 2)
+
+
+def _joining(edges: list[tuple[int, int, str]], concat: Iterable[int], last: int) -> CellGraph:
+    """The cell of two inputs whose output, the state `last`, joins these nodes."""
     names = ("c_{k-2}", "c_{k-1}", *map(str, range(2, last)), "c_{k}")
-    return _graph(names, 2, [*edges, *((node, last, JOINED) for node in sorted(set(concat)))])
+    return _graph(names, 2, [*edges, *((node, last, JOINED) for node in concat)])
 
 
 def _graph(names: tuple[str, ...], inputs: int, edges: list[tuple[int, int, str]]) -> CellGraph:

@@ -50,7 +50,7 @@ ASCII = str.maketrans("●│─┼▶", "o|-+>")
 
 
 def cells(genotype: Drawn) -> tuple[str, ...]:
-    """The names of the cells that a genotype has: `normal` and `reduction`, or of NAS-Bench-201 `cell`.
+    """The names of the cells that a genotype has, as `robustnas.genotype.cell_graph.graphs` has them.
 
     Raises:
         InputError: it is of neither form, and cannot be drawn.
@@ -118,7 +118,7 @@ def text(genotype: Drawn, *, columns: int = COLUMNS, plain: bool = False) -> str
 
 
 def _heading(name: str) -> str:
-    return name if name == "cell" else f"{name} cell"
+    return name if name.split()[0] == "cell" else f"{name} cell"
 
 
 def _columns(graph: CellGraph) -> list[str]:

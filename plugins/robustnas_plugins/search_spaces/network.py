@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from robustnas.errors import InputError
 from robustnas.genotype import Genotype
-from robustnas.nn.cells import DiscreteCell, OpTable, reduction_cells
+from robustnas.nn.cells import DiscreteCell, OpTable
+from robustnas_plugins.search_spaces.places import places
 from robustnas_plugins.search_spaces.stems import CifarStem, ImageNetStem
 
 
@@ -86,31 +87,26 @@ class DiscreteNetwork(nn.Module):
         self.drop_path = 0.0
         imagenet = form == "imagenet"
         self.stem = (ImageNetStem if imagenet else CifarStem)(in_channels, channels)
-        before = last = self.stem.out_channels
-        halve_first = self.stem.halves
-        reductions = reduction_cells(cells)
+        found = places(self.stem, cells, channels, lambda reduction: len(genotype.cell(reduction)[1]))
         self.auxiliary_after = 2 * cells // 3
         self.auxiliary: AuxiliaryHead | None = None
         self.cells = nn.ModuleList()
-        for index in range(cells):
-            reduction = index in reductions
-            channels = 2 * channels if reduction else channels
-            genes, concat = genotype.cell(reduction)
+        for index, place in enumerate(found):
             cell = DiscreteCell(
                 table,
-                genes,
-                concat,
-                (before, last),
-                channels,
-                reduction=reduction,
-                halve_first=halve_first,
+                *genotype.cell(place.reduction),
+                place.in_channels,
+                place.channels,
+                reduction=place.reduction,
+                halve_first=place.halve_first,
                 affine=affine,
             )
             self.cells.append(cell)
-            before, last, halve_first = last, len(concat) * channels, reduction
             if auxiliary and index == self.auxiliary_after:
-                self.auxiliary = AuxiliaryHead(last, classes, 2 if imagenet else 3, last_norm=not imagenet)
-        self.classifier = nn.Linear(last, classes)
+                self.auxiliary = AuxiliaryHead(
+                    place.out_channels, classes, 2 if imagenet else 3, last_norm=not imagenet
+                )
+        self.classifier = nn.Linear(found[-1].out_channels, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         return self._run(images)[0]

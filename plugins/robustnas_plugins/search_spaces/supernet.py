@@ -1,36 +1,34 @@
-"""The supernet of the DARTS spaces: a stem, cells of mixed operations, global pooling, a linear layer."""
+"""Supernets of cells of mixed operations: a stem, the cells, global pooling, a linear layer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustnas.nn.cells import OpTable, SharedCell, SinglePath, edges, reduction_cells
+from robustnas.nn.cells import Columns, OpTable, SharedCell, SinglePath, edges
+from robustnas_plugins.search_spaces.places import places
 from robustnas_plugins.search_spaces.stems import CifarStem
 
 KINDS = ("normal", "reduce")
 
 
-class DartsSupernet(nn.Module):
-    """Cells with every candidate on every edge; all normal cells share an alpha, all reduction cells another.
-
-    Keeps `robustnas.contracts.Supernet`.  The tables of alpha are `normal` and `reduce`, (E, O) each, a row an
-    edge; with edge weights beta also `normal_beta_0` to `reduce_beta_3` for four nodes, (1, edges that enter the
-    node) each.
+class CellSupernet(nn.Module):
+    """Cells with every candidate on every edge, placed as DARTS's are; which weights mix in which is the subclass's.
 
     Args:
-        table: the candidate operations.
+        table: the candidate operations of normal cells, or those of each edge.
+        reduce_table: the same of reduction cells.
+        shapes: the tables of alpha, (E, O) by name.
         in_channels: channels of an image.
         classes: number of classes.
         cells: number of cells.
         channels: channels of the first cell's nodes; a reduction cell doubles them.
         nodes: nodes of a cell.
         partial: the operations act on one in so many channels (`robustnas.nn.cells.partial_channels`).
-        beta: whether the edges that enter a node are weighted by a softmax of their own (PC-DARTS).
 
     Raises:
         InputError: `partial` does not divide the channels.
@@ -40,41 +38,34 @@ class DartsSupernet(nn.Module):
 
     def __init__(
         self,
-        table: OpTable,
+        table: OpTable | Sequence[OpTable],
+        reduce_table: OpTable | Sequence[OpTable],
+        shapes: Mapping[str, tuple[int, int]],
         in_channels: int,
         classes: int,
         cells: int,
         channels: int,
         nodes: int = 4,
         partial: int = 1,
-        beta: bool = False,
     ):
         super().__init__()
         self.in_channels, self.classes, self.channels, self.nodes = in_channels, classes, channels, nodes
-        self.partial, self.beta = partial, beta
+        self.partial = partial
         self.stem = CifarStem(in_channels, channels)
-        before = last = self.stem.out_channels
-        self.reductions = reduction_cells(cells)
-        self.cells = nn.ModuleList()
-        for index in range(cells):
-            reduction = index in self.reductions
-            channels = 2 * channels if reduction else channels
-            self.cells.append(
-                SharedCell(
-                    table,
-                    (before, last),
-                    channels,
-                    nodes,
-                    reduction=reduction,
-                    halve_first=index - 1 in self.reductions,
-                    partial=partial,
-                )
+        self.places = places(self.stem, cells, channels, lambda reduction: nodes)
+        self.cells = nn.ModuleList(
+            SharedCell(
+                reduce_table if place.reduction else table,
+                place.in_channels,
+                place.channels,
+                nodes,
+                reduction=place.reduction,
+                halve_first=place.halve_first,
+                partial=partial,
             )
-            before, last = last, nodes * channels
-        self.classifier = last_layer = nn.Linear(last, classes)
-        shapes = {kind: (len(edges(nodes)), len(table)) for kind in KINDS}
-        if beta:
-            shapes |= {name: (1, node + 2) for kind in KINDS for node, name in enumerate(beta_names(kind, nodes))}
+            for place in self.places
+        )
+        self.classifier = last_layer = nn.Linear(self.places[-1].out_channels, classes)
         # small, so that all operations start with nearly equal weights (DARTS), and all edges too (PC-DARTS); drawn on
         # the CPU, as random numbers on the meta device, where weights are only counted, import torch's compiler
         drawn = {name: 1e-3 * torch.randn(shape, device="cpu") for name, shape in shapes.items()}
@@ -85,17 +76,59 @@ class DartsSupernet(nn.Module):
         """softmax of the rows of every table of alpha; rows sum to 1."""
         return {name: F.softmax(alpha, dim=-1) for name, alpha in self.alpha.items()}
 
+    def logits(self, images: Tensor, mixed: Callable[[int], tuple[Tensor | Columns, Tensor | None]]) -> Tensor:
+        """(N, C, H, W) -> (N, K) logits.
+
+        Args:
+            mixed: number of a cell -> the weights of its operations and of its edges, as `SharedCell` takes them.
+        """
+        first, second = self.stem(images)
+        for index, layer in enumerate(self.cells):
+            first, second = second, layer(first, second, *mixed(index))
+        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(second, 1).flatten(1))
+        return logits
+
+
+class DartsSupernet(CellSupernet):
+    """All normal cells share an alpha, all reduction cells another.
+
+    Keeps `robustnas.contracts.Supernet`.  The tables of alpha are `normal` and `reduce`, (E, O) each, a row an
+    edge; with edge weights beta also `normal_beta_0` to `reduce_beta_3` for four nodes, (1, edges that enter the
+    node) each.
+
+    Args:
+        table: the candidate operations; of each edge of a normal cell, where `reduce_table` has those of a reduction
+            cell.
+        beta: whether the edges that enter a node are weighted by a softmax of their own (PC-DARTS).
+    """
+
+    def __init__(
+        self,
+        table: OpTable | Sequence[OpTable],
+        in_channels: int,
+        classes: int,
+        cells: int,
+        channels: int,
+        nodes: int = 4,
+        partial: int = 1,
+        beta: bool = False,
+        reduce_table: OpTable | Sequence[OpTable] | None = None,
+    ):
+        columns = len(table) if isinstance(table, Mapping) else len(table[0])
+        shapes = {kind: (len(edges(nodes)), columns) for kind in KINDS}
+        if beta:
+            shapes |= {name: (1, node + 2) for kind in KINDS for node, name in enumerate(beta_names(kind, nodes))}
+        reduce_table = table if reduce_table is None else reduce_table
+        super().__init__(table, reduce_table, shapes, in_channels, classes, cells, channels, nodes, partial)
+        self.beta = beta
+
     def forward(self, images: Tensor, mixing: Mapping[str, Tensor] | None = None) -> Tensor:
         """(N, C, H, W) -> (N, K) logits.  With `mixing`, these weights stand in for softmax(alpha)."""
         weights = self.mixing() if mixing is None else mixing
         entering = {kind: edge_weights(weights, kind, self.nodes) if self.beta else None for kind in KINDS}
         choices = weights.columns if isinstance(weights, SinglePath) and not self.beta else weights
-        first, second = self.stem(images)
-        for index, layer in enumerate(self.cells):
-            kind = KINDS[index in self.reductions]
-            first, second = second, layer(first, second, choices[kind], entering[kind])
-        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(second, 1).flatten(1))
-        return logits
+        kinds = [KINDS[place.reduction] for place in self.places]
+        return self.logits(images, lambda index: (choices[kinds[index]], entering[kinds[index]]))
 
 
 def beta_names(kind: str, nodes: int) -> list[str]:

@@ -121,7 +121,7 @@ def by_hand(naive, images, ops, sources):
     """The logits of one operation on one edge into each node, with partial channels written out."""
     before, last = naive.stem(images)
     for index, cell in enumerate(naive.cells):
-        reduction = index in naive.reductions
+        reduction = naive.places[index].reduction
         kind = "reduce" if reduction else "normal"
         states = [cell.preprocess0(before), cell.preprocess1(last)]
         for node, source in enumerate(sources[kind], 2):

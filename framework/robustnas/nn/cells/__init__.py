@@ -26,6 +26,7 @@ Every module here computes with ordinary torch functions, without in-place opera
 values, so that bounds propagate through the same `forward`.
 """
 
+from robustnas.nn.cells.columns import Columns
 from robustnas.nn.cells.discrete_cell import DiscreteCell, drop_path
 from robustnas.nn.cells.graph import (
     decided_inputs,
@@ -44,6 +45,7 @@ from robustnas.nn.cells.single_path import SinglePath
 from robustnas.nn.fast import convolve_and_norm, normalise
 
 __all__ = [
+    "Columns",
     "DepthwiseSeparable",
     "DiscreteCell",
     "FactorizedReduce",

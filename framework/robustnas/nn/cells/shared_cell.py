@@ -14,7 +14,7 @@ they are pooled once, and joined and shuffled once a node, after its edges are a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
 
@@ -24,9 +24,11 @@ from torch import Tensor, nn
 from torch.overrides import has_torch_function
 
 from robustnas.errors import InputError
+from robustnas.nn.cells.columns import Columns, columns_of, summed
 from robustnas.nn.cells.graph import edge_index
 from robustnas.nn.cells.layers import preprocessing
 from robustnas.nn.cells.op_table import ForEdges, OpTable
+from robustnas.nn.cells.own_edges import OwnEdges
 from robustnas.nn.cells.partial_channels import acting, parted, passed_by, shuffled
 from robustnas.nn.cells.separable_ops import SeparableOps, Stack
 
@@ -86,11 +88,11 @@ class LeavingEdges(nn.Module):
                 terms[edge].append(share * op(state))
         return [reduce(add, edge) for edge in terms]
 
-    def added(self, state: Tensor, weights: Tensor | Sequence[int], rows: Sequence[int]) -> Sequence[Tensor | None]:
+    def added(self, state: Tensor, weights: Tensor | Columns, rows: Sequence[int]) -> Sequence[Tensor | None]:
         """What each edge adds to the node it enters, given the weights of all edges of a cell, (E, O).
 
-        Or given, for one-hot weights, the columns of the ones: then each edge's operation is computed alone; None where
-        it outputs zero.
+        Or given, for weights of zeros and ones, the columns of the ones: then each edge's operations are computed
+        alone; None where they output zero.
 
         Args:
             rows: the places of these edges among all.
@@ -98,7 +100,10 @@ class LeavingEdges(nn.Module):
         if isinstance(weights, Tensor):
             return self(state, torch.stack([weights[row] for row in rows]))  # type: ignore[no-any-return]
         names = list(self.columns)
-        return [self._alone(state, names[weights[row]], edge) for edge, row in enumerate(rows)]
+        return [
+            summed(self._alone(state, names[column], edge) for column in columns_of(weights[row]))
+            for edge, row in enumerate(rows)
+        ]
 
     def _alone(self, state: Tensor, name: str, edge: int) -> Tensor | None:
         """One operation on one edge."""
@@ -137,7 +142,7 @@ class SharedCell(nn.Module):
     """Two inputs, `nodes` nodes, a mixed operation on every edge; the output joins all nodes.
 
     Args:
-        table: the candidate operations of every edge.
+        table: the candidate operations of every edge, or for every edge those of its own (as many, in columns alike).
         in_channels: channels of the two inputs.
         channels: channels of a node; the output has nodes * channels.
         nodes: number of nodes.
@@ -151,7 +156,7 @@ class SharedCell(nn.Module):
 
     def __init__(
         self,
-        table: OpTable,
+        table: OpTable | Sequence[OpTable],
         in_channels: Sequence[int],
         channels: int,
         nodes: int = 4,
@@ -166,17 +171,20 @@ class SharedCell(nn.Module):
         self.preprocess1 = preprocessing(in_channels[1], channels, halve=False, affine=False)
         self.targets = [range(max(2, source + 1), nodes + 2) for source in range(nodes + 1)]
         self.strides = [2 if reduction and source < 2 else 1 for source in range(nodes + 1)]
+        inner = acting(channels, partial)
         self.leaving = nn.ModuleList(
-            LeavingEdges(table, acting(channels, partial), stride, len(targets))
-            for stride, targets in zip(self.strides, self.targets, strict=True)
+            LeavingEdges(table, inner, stride, len(targets))
+            if isinstance(table, Mapping)
+            else OwnEdges([table[edge_index(source, target)] for target in targets], inner, stride)
+            for source, (stride, targets) in enumerate(zip(self.strides, self.targets, strict=True))
         )
 
     def forward(
-        self, first: Tensor, second: Tensor, weights: Tensor | Sequence[int], edge_weights: Tensor | None = None
+        self, first: Tensor, second: Tensor, weights: Tensor | Columns, edge_weights: Tensor | None = None
     ) -> Tensor:
         """Outputs of the two cells before, weights (E, O) -> (N, nodes * channels, H', W').
 
-        Where weights are one-hot the columns of the ones will do, E integers: then nothing else is computed.
+        Where weights are zeros and ones the columns of the ones will do, of E edges: then nothing else is computed.
         Each edge's output is multiplied by its entry of `edge_weights` (E,), if they are given beside weights.
         """
         if edge_weights is not None:
@@ -195,7 +203,7 @@ class SharedCell(nn.Module):
                 state, others = parted(state, self.partial)
                 passing.append(passed_by(others, self.strides[source]))
             acted = state if source == 0 else acted
-            assert isinstance(leaving, LeavingEdges)
+            assert isinstance(leaving, (LeavingEdges, OwnEdges))
             added = leaving.added(state, weights, [edge_index(source, target) for target in targets])
             for target, term in zip(targets, added, strict=True):
                 if term is not None:
