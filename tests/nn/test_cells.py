@@ -71,6 +71,32 @@ def test_reductions_at_thirds(cells, reductions):
 
 
 @pytest.mark.parametrize("reduction", [False, True])
+def test_edges_with_candidates_of_their_own_are_those_of_the_textbook(reduction):
+    """Each edge has the same ones, in another order: its columns are turned with them."""
+    turned = [dict([*TABLE.items()][turn:] + [*TABLE.items()][:turn]) for turn in (0, 1, 2)]
+    tables = [turned[edge % 3] for edge in range(len(edges(3)))]
+    cell = SharedCell(tables, (5, 6), 4, 3, reduction=reduction)
+    textbook = SearchCell(TABLE, (5, 6), 4, 3, reduction=reduction)
+    state = textbook.state_dict()
+    for name in cell.state_dict():
+        parts = name.split(".")
+        if parts[0] == "leaving":
+            edge = edge_index(int(parts[1]), cell.targets[int(parts[1])][int(parts[3])])
+            cell.state_dict()[name].copy_(state[".".join(["edges", str(edge), "candidates", *parts[4:]])])
+        else:
+            cell.state_dict()[name].copy_(state[name])
+    weights = torch.rand(len(tables), 3)
+    own = torch.stack([row.roll(-(edge % 3)) for edge, row in enumerate(weights)])
+    inputs = torch.rand(2, 5, 8, 6), torch.rand(2, 6, 8, 6)
+    torch.testing.assert_close(cell(*inputs, own), textbook(*inputs, weights))
+    chosen = [(edge + 1) % 3 for edge in range(len(tables))]
+    ones = torch.eye(3)[chosen]
+    torch.testing.assert_close(cell(*inputs, chosen), cell(*inputs, ones))
+    with pytest.raises(InputError, match="all operations of an edge output zero"):
+        SharedCell([{"zero": TABLE["zero"]}] * len(tables), (5, 6), 4, 3)
+
+
+@pytest.mark.parametrize("reduction", [False, True])
 @pytest.mark.parametrize("halve_first", [False, True])
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 1)])
 def test_shared_cell_shapes_and_strides(reduction, halve_first, size):

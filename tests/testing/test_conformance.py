@@ -37,6 +37,10 @@ OPTIONS = {
     ("search-space", "darts"): {"cells": 3, "channels": 4, "network_cells": 3, "network_channels": 4},
     ("search-space", "pc-darts"): {"cells": 3, "channels": 4, "network_cells": 3, "network_channels": 4},
     ("search-space", "nas-bench-201"): {"cells": 1, "channels": 4, "network_cells": 1, "network_channels": 4},
+    **{
+        ("search-space", f"darts-s{number}"): {"cells": 2, "channels": 2, "network_cells": 2, "network_channels": 2}
+        for number in (1, 2, 3, 4)
+    },
     ("search-space", "robnet"): {"cells": 3, "channels": 4, "network_cells": 3, "network_channels": 4},
     ("attack", "pgd"): {"steps": 5, "step_size": 0.05},
     ("attack", "mi-fgsm"): {"steps": 5, "step_size": 0.25},
@@ -74,7 +78,7 @@ CHECKED_WITH = {
     "executor": check_executor,
 }
 
-SLOW = {("search-space", "darts")}
+SLOW = {("search-space", name) for name in ("darts", "darts-s1", "darts-s2", "darts-s3", "darts-s4", "robnet")}
 """What takes four seconds: both forms of DARTS are checked for one shape of images below."""
 
 PROCESSES = {("executor", "ray"), ("executor", "slurm")}

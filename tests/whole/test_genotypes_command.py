@@ -17,7 +17,7 @@ def test_all_are_listed_and_one_is_shown(capsys: pytest.CaptureFixture[str]) -> 
     heads, *lines = out.splitlines()
     assert (heads.split()[0], error) == ("name", "")
     names = [line.split()[0] for line in lines[: lines.index("")]]
-    assert sorted(names) == sorted([*cells(), *BASELINES, *ROBNET])
+    assert sorted(names) == sorted([*cells(), *BASELINES, *ROBNET, "PC_DARTS_S4_CIFAR10"])
     (racl,) = (line for line in lines if line.startswith("RACL "))
     for part in ("darts, pc-darts", "3.571", "550.0", "robustness, in DARTS, on CIFAR-10", "arXiv 2009.00902"):
         assert part in racl

@@ -91,14 +91,7 @@ class Darts:
             InputError: not a genotype, or one of no supernet: with other operations, another number of nodes, two
                 operations on one edge, or a cell's output that is not all nodes.
         """
-        read, names = ops.checked(genotype, ops.SEARCH), tuple(ops.SEARCH)
-        for concat in (read.normal_concat, read.reduce_concat):
-            if concat != OUTPUT:
-                raise InputError(f"genotype: nodes {[*concat]} make a cell's output; in a supernet {[*OUTPUT]} do")
-        return {
-            "normal": one_hot_inputs(read.normal, names, NODES),
-            "reduce": one_hot_inputs(read.reduce, names, NODES),
-        }
+        return one_hot(ops.checked(genotype, ops.SEARCH), tuple(ops.SEARCH))
 
     def sample(self, generator: torch.Generator) -> contracts.Genotype:
         """Draw a genotype uniformly from all that a search can find; all four nodes make a cell's output.
@@ -143,3 +136,18 @@ class Darts:
             self.form,
             auxiliary,
         )
+
+
+def one_hot(genotype: Genotype, names: Sequence[str]) -> dict[str, Tensor]:
+    """The mixing weights of a genotype in a supernet with these operations, `none` among them.
+
+    Raises:
+        InputError: no supernet has it: see `Darts.path`.
+    """
+    for concat in (genotype.normal_concat, genotype.reduce_concat):
+        if concat != OUTPUT:
+            raise InputError(f"genotype: nodes {[*concat]} make a cell's output; in a supernet {[*OUTPUT]} do")
+    return {
+        "normal": one_hot_inputs(genotype.normal, names, NODES),
+        "reduce": one_hot_inputs(genotype.reduce, names, NODES),
+    }

@@ -29,16 +29,34 @@ def _entries() -> dict[str, Any]:
     return entries
 
 
-@cache
-def cells() -> Mapping[str, dict[str, Any]]:
-    """Genotypes by name, as plain data."""
-    return MappingProxyType({name: Genotype.from_data(entry).to_data() for name, entry in _entries().items()})
+def _chosen(searched_in: str | None) -> dict[str, Any]:
+    """The entries of cells that were searched for there; None: all of the operations that the DARTS space has."""
+    entries = _entries()
+    if searched_in is not None:
+        return {name: entry for name, entry in entries.items() if entry["searched_in"] == searched_in}
+    return {name: entry for name, entry in entries.items() if not _has_noise(entry)}
+
+
+def _has_noise(entry: Mapping[str, Any]) -> bool:
+    return any(op == "noise" for op, _ in (*entry["normal"], *entry["reduce"]))
 
 
 @cache
-def references() -> Mapping[str, Reference]:
+def cells(searched_in: str | None = None) -> Mapping[str, dict[str, Any]]:
+    """Genotypes by name, as plain data.
+
+    Args:
+        searched_in: the space that they were searched for in, such as `RobustDARTS S2`; None: all that have only
+            operations of the DARTS space.
+    """
+    chosen = _chosen(searched_in)
+    return MappingProxyType({name: Genotype.from_data(entry).to_data() for name, entry in chosen.items()})
+
+
+@cache
+def references(searched_in: str | None = None) -> Mapping[str, Reference]:
     """Where each comes from, by the same names."""
-    return MappingProxyType({name: _reference(entry) for name, entry in _entries().items()})
+    return MappingProxyType({name: _reference(entry) for name, entry in _chosen(searched_in).items()})
 
 
 def _reference(entry: Mapping[str, Any]) -> Reference:

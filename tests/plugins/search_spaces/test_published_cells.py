@@ -11,17 +11,19 @@ from robustnas.train.capacity import count, multiply_adds
 from robustnas_plugins.search_spaces.darts import Darts
 from robustnas_plugins.search_spaces.pc_darts import PcDarts
 from robustnas_plugins.search_spaces.published import CELLS, CHANNELS, cells, references
+from robustnas_plugins.search_spaces.robust_darts import DartsS4
 from support.shared_data import shared
 
+SPACE = Darts(network_cells=CELLS, network_channels=CHANNELS)
 
-def counted_again(names: list[str]) -> None:
-    space = Darts(network_cells=CELLS, network_channels=CHANNELS)
+
+def counted_again(names: list[str], space: Darts | DartsS4 = SPACE) -> None:
     assert names
     for name in names:
         with torch.device("meta"):
-            network = space.network(cells()[name], (3, 32, 32), 10)
+            network = space.network(space.published[name], (3, 32, 32), 10)
         found = count(network), multiply_adds(network, (3, 32, 32))
-        assert found == (references()[name].parameters, references()[name].multiply_adds), name
+        assert found == (space.references[name].parameters, space.references[name].multiply_adds), name
 
 
 def test_figures_are_those_of_this_code() -> None:
@@ -32,6 +34,7 @@ def test_figures_are_those_of_this_code() -> None:
 def test_all_figures_are_those_of_this_code() -> None:
     assert len(cells()) == 84
     counted_again(list(cells()))
+    counted_again(["PC_DARTS_S4_CIFAR10"], DartsS4(network_cells=CELLS, network_channels=CHANNELS))
 
 
 def test_others_count_the_same() -> None:
