@@ -25,6 +25,7 @@ from robustnas.contracts import Executor
 from robustnas.errors import InputError, RunError
 from robustnas.plan import Plan, Stage, arranged
 from robustnas.recipe.document import text_of
+from robustnas.recipe.executor import executor_of
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded, load, written
 from robustnas.recipe.resolved import resolved
@@ -195,6 +196,8 @@ def run_recipe(
     device: str = "auto",
     until: str | None = None,
     jobs: int = 1,
+    executor: str | Mapping[str, Any] | Executor | None = None,
+    shard: tuple[int, int] | None = None,
     quiet: bool = True,
 ) -> Run:
     """Do everything a recipe asks for that is not done yet, and open the run directory.
@@ -206,20 +209,26 @@ def run_recipe(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         until: `search` or `train` stops after that stage.
         jobs: independent stages done side by side, in processes of their own.
+        executor: who does the stages: `"slurm"`, `{"name": "slurm", "partition": "gpu"}`, or an executor; default this
+            machine.
+        shard: `(3, 8)` does the third of eight parts alone; the others are other calls', here or on other machines.
         quiet: print neither progress nor the table; what failed is always told.
 
     Raises:
         RecipeError: the recipe has faults: all of them.
+        InputError: something else that is given is wrong, or the cluster cannot do it.
         RunError: a stage failed; the others are done, and `robustnas.open` shows them.
     """
     if until not in (None, *STOPS):
         raise InputError(f"found until {until!r}; {' or '.join(map(repr, STOPS))} would do")
+    part = None if shard is None else Shard.of_two(shard)
     if isinstance(recipe, Mapping):
         loaded = written(recipe, Path("recipe.yaml"), "robustnas.run_recipe", overrides)
     else:
         loaded = load(Path(recipe) if isinstance(recipe, os.PathLike) else recipe, overrides)
+    by = executor_of(executor, "robustnas.run_recipe: executor")
     folder = default_directory(loaded) if out is None else Path(out)
-    if run(loaded, out=folder, device=device, until=until, jobs=jobs, quiet=quiet):
+    if run(loaded, out=folder, device=device, until=until, jobs=jobs, quiet=quiet, executor=by, shard=part):
         raise RunError(
             f"stages failed, for the reasons told above; the others are done: robustnas.open({str(folder)!r})"
         )
@@ -337,6 +346,7 @@ def plan(
     found = checks.check(todo, loaded, faults, partial(data.splits_here, todo))
     overview.show(todo, directory, Console(), None if found is None else found.labels, estimate=memory)
     if not isinstance(executor, Local | None):
+        handed.requests(executor, todo.until(None), loaded.recipe.resources, device)
         cost.show(cost.asked(todo, directory, loaded.recipe.resources, device), Console())
 
 

@@ -18,8 +18,11 @@ import robustnas
 from robustnas.data.selection import Chosen
 from robustnas.errors import InputError, RobustnasError, RunDirectoryError
 from robustnas.run.directory import RunDirectory
+from robustnas.run.local import Local
+from robustnas.runtime.artifacts import digests
 from robustnas.table import finished
 from robustnas_plugins.datasets.digits import Digits
+from support.finished_run import table, without_seconds
 
 
 @pytest.fixture
@@ -153,6 +156,51 @@ def test_recipes_that_cannot_be_run_are_refused(tmp_path):
             robustnas.run_recipe(dict(recipe), tmp_path)
     with pytest.raises(InputError, match="found until 'attack'; 'search' or 'train' would do"):
         robustnas.run_recipe("quickstart", tmp_path, until="attack")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"executor": "slrum"}, "robustnas.run_recipe: executor: .*'slrum'.*did you mean 'slurm'"),
+        (
+            {"executor": {"name": "slurm", "partion": "gpu"}},
+            "partion: unknown option .* did you mean 'partition'",
+        ),
+        (
+            {"executor": {"name": object()}},
+            "executor: found <object object .* in it; local, slurm",
+        ),
+        (
+            {"executor": 3},
+            "executor: found 3; local, slurm or {name: slurm, partition: gpu} would do",
+        ),
+        ({"executor": Local}, "robustnas.run_recipe: executor: found <class .*Local'>; local, slurm"),
+        ({"executor": ""}, "robustnas.run_recipe: executor: found nothing; local"),
+        ({"shard": (0, 2)}, r"found shard \(0, 2\); \(I, N\) with I from 1 to N would do, such as \(3, 8\)"),
+        ({"shard": (3, 2)}, r"found shard \(3, 2\)"),
+        ({"shard": (True, 2)}, r"found shard \(True, 2\)"),
+        ({"shard": (1, 2, 3)}, r"found shard \(1, 2, 3\)"),
+        ({"shard": "1/2"}, "found shard '1/2'"),
+        ({"executor": "slurm", "jobs": 2}, "one of the two would do"),
+    ],
+)
+def test_who_does_the_stages_is_checked(tmp_path, given, told):
+    with pytest.raises(InputError, match=told):
+        robustnas.run_recipe("quickstart", tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_of_a_recipe_is_run_by_an_executor(finished_copy):
+    run = finished_copy / "run"
+    whole = without_seconds(table(finished_copy))
+    for kind in ("clean", "certify"):
+        for folder in (run / kind).iterdir():
+            digests.forget([folder / "result.json"])
+    for part, executor in ((1, "local"), (2, {"name": "local"}), (2, Local())):
+        robustnas.run_recipe(finished_copy / "r.yaml", run, device="cpu", executor=executor, shard=(part, 2))
+        there = {file.parent.name.partition("-")[0] for file in run.glob("clean/*/result.json")}
+        assert len(there) == part
+    assert without_seconds(table(finished_copy)) == whole
 
 
 def test_a_genotype_that_the_recipe_names_has_no_search(tmp_path):

@@ -19,6 +19,7 @@ from robustnas import cli
 from robustnas.errors import RunError
 from robustnas.recipe import shelf
 from robustnas.recipe.seeds import Seeds
+from robustnas.run.local import Local
 from robustnas.run.shards import Shard
 from robustnas.runtime.interrupt import Ended, OutOfTime
 from support.fake_package import install
@@ -94,13 +95,14 @@ def test_run_passes_on_what_was_typed(
     assert cli.main(["run", "good.yaml"]) == 0
     options = ["--out", "o", "--device", "cuda:1", "--until", "search", "--jobs", "2", "--quiet", "--shard", "3/8"]
     assert cli.main(["run", "good.yaml", *options, "--set", "seeds=[3]", "--set", "search.epochs=2"]) == 0
-    assert cli.main(["rank", "good.yaml", "--jobs", "2", "--set", "rank={metrics: [jacobian]}"]) == 0
+    ranked = ["--jobs", "2", "--shard", "1/2", "--executor", "local", "--set", "rank={metrics: [jacobian]}"]
+    assert cli.main(["rank", "good.yaml", *ranked]) == 0
     (_, first, default), (_, second, given), (_, third, ranks) = pipeline.asked
     nothing = {"until": None, "jobs": 1, "quiet": False, "rank": False, "end": None, "shard": None, "executor": None}
     assert default == {"out": None, "device": "auto", **nothing}
     typed = {"out": Path("o"), "device": "cuda:1", "until": "search", "jobs": 2, "quiet": True, "shard": Shard(3, 8)}
     assert given == {**default, **typed}
-    assert ranks == {**default, "jobs": 2, "rank": True}
+    assert ranks == {**default, "jobs": 2, "rank": True, "shard": Shard(1, 2), "executor": Local()}
     assert (first.recipe.rank is None, third.recipe.rank is None) == (True, False)
     assert cli.main(["rank", "good.yaml"]) == 2
     assert "does not import: AssertionError: too old" in (said := capsys.readouterr().err)

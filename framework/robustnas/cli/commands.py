@@ -6,7 +6,7 @@ import argparse
 import re
 import time
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from robustnas.cli.output import given, print_table
 from robustnas.errors import InputError
@@ -20,13 +20,14 @@ Value = TypeVar("Value")
 def run(arguments: argparse.Namespace, *, ranks: bool = False) -> int:
     end = None if arguments.budget is None else time.monotonic() + arguments.budget
     with interrupt.listening(arguments.quiet):  # a Ctrl-C that raises inside an import may be swallowed there
+        from robustnas.recipe.executor import executor_of
         from robustnas.recipe.load import load
 
         loaded = load(arguments.recipe, _overrides(arguments))
         if ranks and loaded.recipe.rank is None:
             loaded = load(arguments.recipe, [*_overrides(arguments), "rank={}"])
         interrupt.check()
-        executor = None if ranks else _executor(arguments)
+        executor = executor_of(arguments.executor, "--executor")
         from robustnas import pipeline  # imports torch, which a recipe with faults need not wait for
         from robustnas.run.shards import Shard
 
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace, *, ranks: bool = False) -> int:
             quiet=arguments.quiet,
             rank=ranks,
             end=end,
-            shard=None if ranks or arguments.shard is None else Shard(*arguments.shard),
+            shard=None if arguments.shard is None else Shard(*arguments.shard),
             executor=executor,
         )
 
@@ -55,33 +56,15 @@ def rank(arguments: argparse.Namespace) -> int:
 
 
 def plan(arguments: argparse.Namespace) -> int:
+    from robustnas.recipe.executor import executor_of
     from robustnas.recipe.load import load
 
     loaded = load(arguments.recipe, _overrides(arguments))
+    executor = executor_of(arguments.executor, "--executor")
     from robustnas import pipeline
 
-    pipeline.plan(
-        loaded, out=arguments.out, memory=arguments.memory, executor=_executor(arguments), device=arguments.device
-    )
+    pipeline.plan(loaded, out=arguments.out, memory=arguments.memory, executor=executor, device=arguments.device)
     return 0
-
-
-def _executor(arguments: argparse.Namespace) -> Any:
-    """The executor that was typed; None where none was."""
-    if arguments.executor is None:
-        return None
-    from robustnas.recipe.document import parse
-    from robustnas.recipe.faults import Faults, Mark
-    from robustnas.recipe.plugins import Plugins
-    from robustnas.registry import EXECUTORS
-
-    faults = Faults()
-    node = parse(arguments.executor, "--executor", faults, at=Mark("--executor"))
-    use = None if node is None else Plugins(faults).use(node, EXECUTORS)
-    faults.raise_all()
-    if use is None:
-        raise InputError("--executor: found nothing; local, slurm or {name: slurm, partition: gpu} would do")
-    return use.plugin
 
 
 def table(arguments: argparse.Namespace) -> int:

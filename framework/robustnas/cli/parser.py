@@ -89,13 +89,13 @@ def _parser() -> argparse.ArgumentParser:
             "--quick", action="store_true", help="a few steps of everything, to see it run: the figures mean nothing"
         )
     run.add_argument("--until", choices=("search", "train"), help="stop after this stage")
-    run.add_argument(
-        "--shard",
-        type=_shard,
-        metavar="I/N",
-        help="do the I-th of N parts alone, 1/8 to 8/8: one command each, on any machines that see the run directory",
-    )
     for each in (run, rank):
+        each.add_argument(
+            "--shard",
+            type=_shard,
+            metavar="I/N",
+            help="do the I-th of N parts alone, 1/8 to 8/8: one command each, on any machines that see DIR",
+        )
         _add_running(each)
         each.add_argument(
             "--jobs",
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
             help="stop at a checkpoint when this time is over, 30m, 2h or 1h30m, with the table of what is done "
             "(status 3; the same command goes on)",
         )
-    for each in (run, plan):
+    for each in (run, plan, rank):
         each.add_argument(
             "--executor",
             metavar="YAML",

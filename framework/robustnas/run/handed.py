@@ -62,14 +62,12 @@ def resources(needs: Mapping[str, Needs], kind: str, device: str) -> Resources:
     return Resources(gpus, asked.cpus, asked.memory, asked.hours, asked.nodes)
 
 
-def check(executor: Executor, stages: Sequence[Stage], needs: Mapping[str, Needs], device: str) -> None:
-    """Ask an executor, if it can tell, whether it could have the stages done.
+def requests(executor: Executor, stages: Sequence[Stage], needs: Mapping[str, Needs], device: str) -> list[Resources]:
+    """What an executor is asked for by the stages, each once.
 
     Raises:
-        InputError: it could not.
+        InputError: it is one device of this machine, or several machines, which this executor has no job done by.
     """
-    if isinstance(executor, Local):
-        return
     asks_for = {stage.kind: resources(needs, stage.kind, device) for stage in stages}
     for kind, one in asks_for.items():
         if one.nodes > 1 and not getattr(executor, "several_nodes", False):
@@ -78,10 +76,21 @@ def check(executor: Executor, stages: Sequence[Stage], needs: Mapping[str, Needs
                 f"resources: a {kind} asks for {one.nodes} nodes, and executor {name} has a job done by one; "
                 f"resources.{kind}.nodes=1, or executor slurm, would do"
             )
-    asked = list(dict.fromkeys(asks_for.values()))
+    return list(dict.fromkeys(asks_for.values()))
+
+
+def check(executor: Executor, stages: Sequence[Stage], needs: Mapping[str, Needs], device: str) -> None:
+    """Ask an executor, if it can tell, whether it could have the stages done.
+
+    Raises:
+        InputError: it could not.
+    """
+    if isinstance(executor, Local):
+        return
+    every = requests(executor, stages, needs, device)
     asks = getattr(executor, "check", None)
     if asks is not None:
-        asks(asked)
+        asks(every)
 
 
 @define(slots=False, eq=False)

@@ -9,9 +9,11 @@ on the plan alone, not on what is done, and are about equally much work.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from attrs import frozen
 
+from robustnas.errors import InputError
 from robustnas.plan import Plan, Stage
 from robustnas.run.remaining import amount
 
@@ -27,6 +29,18 @@ class Shard:
 
     number: int
     of: int
+
+    @classmethod
+    def of_two(cls, given: Any) -> Shard:
+        """The part that two numbers name.
+
+        Raises:
+            InputError: they name none.
+        """
+        numbers = list(given) if isinstance(given, tuple | list) else []
+        if len(numbers) != 2 or any(type(one) is not int for one in numbers) or not 1 <= numbers[0] <= numbers[1]:
+            raise InputError(f"found shard {given!r:.60}; (I, N) with I from 1 to N would do, such as (3, 8)")
+        return cls(*numbers)
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
