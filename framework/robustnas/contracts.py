@@ -1,4 +1,4 @@
-"""What plugins promise: spaces, metrics, attacks, datasets, orders, regimes, trackers, executors: for plugin authors.
+"""What plugins promise: spaces, metrics, attacks, strategies, datasets and the other kinds: for plugin authors.
 
 A plugin is an attrs class whose fields are its options in the recipe (`field(default=..., metadata={"help": ...})`)
 and which keeps one of the Protocols below.  It needs no base class.  The registry compares signatures when it loads
@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import attrs
 from attrs import Factory, field, frozen
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from robustnas.genotype.reference import Reference
+    from robustnas.runtime.artifacts import StageFolder
+    from robustnas.runtime.processes import Processes
+    from robustnas.runtime.report import Report
     from robustnas.threat import ThreatModel
 
 HISTORY: Mapping[int, Mapping[str, str]] = {
@@ -304,6 +307,102 @@ class Dataset(Protocol):
         """
 
 
+OBJECTIVES: Mapping[str, bool] = {
+    "clean": True,
+    "robust": True,
+    "certified": True,
+    "metric": True,
+    "parameters": False,
+    "multiply_adds": False,
+}
+"""What is estimated of a candidate, and whether more of it is better.
+
+The first three are shares of training images held out that its network gets right: as they are, under PGD, and provably
+by CROWN-IBP, at the method's threat.  `metric` is the mean score of the method's metrics, weighted; the last two are
+counts of its discrete network.
+"""
+
+
+@frozen
+class Estimation:
+    """How candidates are judged, all of a search alike.
+
+    Args:
+        objectives: some of `OBJECTIVES`.
+        network: which network of a candidate: `trained` from scratch, as section `train` says, without the images that
+            judge; `inherited`, its path of a supernet that section `search` trained path by path (with the inner loss
+            of the method's metric, where that has one); or `untrained`, with the weights that training begins with.
+        epochs: of a candidate's training, None: `train.epochs`; of an inherited network on its own path, None: none.
+        holdout: share of the training images held out to judge.
+    """
+
+    objectives: tuple[str, ...]
+    network: Literal["trained", "inherited", "untrained"] = "trained"
+    epochs: int | None = None
+    holdout: float = 0.1
+
+
+@frozen(eq=False)
+class SearchContext:
+    """A search, as a strategy is given it.
+
+    Args:
+        dataset: only its training images are asked for.
+        space: the search space.
+        metrics: (weight, metric) pairs of the method; empty is plain.
+        threat: what the metrics protect against, and what judges candidates.
+        settings: the recipe's section `search`, a `robustnas.search.settings.Search`.
+        seed: determines every random number.
+        generator: on the CPU, seeded for this search: for the strategy's own draws.
+        estimate: judges a genotype: `estimate(genotype, how)` -> its figures by the objectives of `how`; NaN of a
+            network that diverged, or that a metric failed on.  It is remembered: asked again, or when the search goes
+            on after it was stopped, it answers at once.  So a strategy begins at the beginning, whatever was done
+            before, and has no checkpoint of its own.
+        report: is told how far the search is; `estimate` tells of each candidate itself.
+        folder: for checkpoints of strategies that train a supernet of their own.
+        device: where networks and images live.
+        processes: the processes that share each batch; all of them search alike.
+    """
+
+    dataset: Dataset
+    space: SearchSpace
+    metrics: tuple[tuple[float, Any], ...]
+    threat: ThreatModel
+    settings: Any
+    seed: int
+    generator: torch.Generator
+    estimate: Callable[[Genotype, Estimation], Mapping[str, float]]
+    report: Report
+    folder: StageFolder
+    device: torch.device
+    processes: Processes
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """How a genotype of a space is found.  Fields are options.
+
+    Beside `search` it may have
+
+    - `uses`: which of the method's `metric` and `search` have a say, both by default: a recipe that gives another is
+      refused;
+    - `needs`: names of optional members of a search space without which it cannot search, `("decisions",)` say;
+    - `estimation`: how it has candidates judged, an `Estimation` (of several the one that asks most); then `uses` is
+      what that asks for, and the framework looks before anything runs whether it can be had;
+    - `candidates`: how many it has judged, at most;
+    - `check()`, which is called before anything is computed and raises `InputError` where the search could not be done:
+      a package is missing, say.
+    """
+
+    def search(self, context: SearchContext) -> Mapping[str, Any]:
+        """Find a genotype.
+
+        Returns:
+            Plain data for `result.json`: `genotype`, and what else is worth telling; `notes`, a list of lines for
+            readers of the table.
+        """
+
+
 @runtime_checkable
 class Order(Protocol):
     """How the outer level sees through the inner one: the gradient that moves alpha.  Fields are its options."""
@@ -576,6 +675,15 @@ def decisions(space: SearchSpace) -> tuple[Sequence[int], Callable[[Sequence[int
     """The `decisions` of a search space and its `decide`; None where it has none."""
     decide = getattr(space, "decide", None)
     return None if decide is None else (space.decisions, decide)  # type: ignore[attr-defined]
+
+
+def uses(strategy: Strategy) -> frozenset[str]:
+    """Which of a method's `metric` and `search` a strategy uses."""
+    how: Estimation | None = getattr(strategy, "estimation", None)
+    if how is None:
+        return frozenset(getattr(strategy, "uses", ("metric", "search")))
+    shared = how.network == "inherited"
+    return frozenset({"metric"} if shared or "metric" in how.objectives else set()) | ({"search"} if shared else set())
 
 
 def enumeration(space: SearchSpace) -> Callable[[], Iterable[Genotype]] | None:

@@ -38,6 +38,10 @@ class RunError(RobustnasError):
     """The run failed although its input was good."""
 
 
+class DivergedError(RunError):
+    """A loss, a score or a gradient is not finite; the last good checkpoint is intact."""
+
+
 class DiskFullError(RunError):
     """There is no room on the disk; everything already done is intact."""
 

@@ -45,17 +45,45 @@ def test_one_list_searches_and_trains_and_two_are_nested(recipe: Path):
         ("seeds={search: [], train: [0]}", "seeds.search: found an empty list"),
         ("seeds={search: [0, 0], train: [-1]}", "seeds.train.0: found -1; at least 0 would do"),
         ("seeds={search: [0], train: [0], test: [0]}", "unknown key of seeds"),
-        ("methods.darts={strategy: randon}", "methods.darts.strategy: found 'randon'; did you mean 'random'?"),
+        ("methods.darts={strategy: randon}", "no strategy is called 'randon'; did you mean 'random'?"),
         ("methods.darts={strategy: {name: random, samples: 3}}", "unknown option of strategy 'random'"),
         ("methods.darts={strategy: random-search}", "methods.darts.strategy.samples: missing; integer would do"),
         ("methods.darts={strategy: {name: random-search, samples: 1}}", "strategy.samples: found 1"),
+        (
+            "methods.darts={strategy: {name: evolution, objective: speed}}",
+            "methods.darts.strategy.objective: found 'speed'; clean, robust, certified, metric",
+        ),
+        (
+            "methods.darts={strategy: {name: evolution, network: untrained}}",
+            "found the objective robust beside network: untrained, which gets no image right",
+        ),
+        (
+            "methods.darts={strategy: {name: evolution, population: 9, candidates: 3}}",
+            "methods.darts.strategy.population: found 9 beside candidates: 3",
+        ),
+        (
+            "methods.darts={strategy: {name: evolution, objective: metric}}",
+            "methods.darts.strategy: evolution asks for the method's metric, and none has a score",
+        ),
+        (
+            "methods.darts={strategy: {name: evolution}, metric: jacobian, search: {epochs: 3}}",
+            "methods.darts.metric: found beside strategy: evolution; no search would use it",
+        ),
+        (
+            "methods.darts={strategy: {name: multi-objective, objectives: [clean]}}",
+            "methods.darts.strategy.objectives: found ['clean']; two or more",
+        ),
+        (
+            "methods.darts={strategy: {name: multi-objective, prefer: certified}}",
+            "methods.darts.strategy.prefer: found 'certified'; one of clean, robust, parameters would do",
+        ),
         ("methods.darts={best_of: 1}", "methods.darts.best_of: found 1"),
         ("methods.darts={best_of: {samples: 2, holdout: 1}}", "methods.darts.best_of.holdout: found 1"),
-        ("methods.darts={strategy: random, metric: jacobian}", "methods.darts.metric: found beside a strategy"),
+        ("methods.darts={strategy: random, metric: jacobian}", "darts.metric: found beside strategy: random; no"),
         ("methods.darts={genotype: DARTS_V2, best_of: 2}", "methods.darts.best_of: found beside genotype"),
         (
             "methods.darts={strategy: {name: random-search, samples: 2}, best_of: 3}",
-            "methods.darts.best_of: found beside strategy: random-search, whose samples say it",
+            "methods.darts.best_of: found beside strategy: random-search, whose options say it",
         ),
     ],
     ids=lambda text: text[:60],
@@ -68,9 +96,9 @@ def test_random_search_is_the_best_of_random_genotypes(recipe: Path):
     methods = "methods={a: {strategy: {name: random-search, samples: 4, epochs: 2}}, b: {best_of: 3}, c: {}}"
     loaded = load(recipe, [methods])
     a, b, c = loaded.recipe.methods.values()
-    assert (a.strategy, a.best_of) == ("random", BestOf(4, epochs=2))
-    assert (b.strategy, b.best_of, c.best_of) == ("bilevel", BestOf(3), None)
+    assert (a.strategy.name, a.best_of) == ("random-search", BestOf(4, epochs=2))
+    assert (b.strategy.name, b.best_of, c.best_of) == ("bilevel", BestOf(3), None)
     written = resolved(loaded)["methods"]
-    assert written["a"]["strategy"] == "random"
-    assert "search" not in written["a"]
-    assert written["a"]["best_of"] == {"samples": 4, "epochs": 2, "holdout": 0.1}
+    assert written["a"]["strategy"] == {"name": "random-search", "samples": 4, "epochs": 2, "holdout": 0.1}
+    assert not {"search", "best_of"} & {*written["a"]}
+    assert "strategy" not in written["b"]

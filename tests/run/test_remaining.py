@@ -12,11 +12,16 @@ from rich.console import Console
 from robustnas.plan import Kind, Seed, Stage
 from robustnas.run.progress import Progress
 from robustnas.run.remaining import Remaining, Working
+from robustnas.search.strategies.bilevel import Bilevel
+from robustnas.search.strategies.random import Random
 
 
 def method(epochs: int, searches: bool = True) -> Any:
     return SimpleNamespace(
-        searches=searches, search=SimpleNamespace(epochs=epochs), train=SimpleNamespace(epochs=2 * epochs)
+        searches=searches,
+        strategy=Bilevel() if searches else Random(),
+        search=SimpleNamespace(epochs=epochs),
+        train=SimpleNamespace(epochs=2 * epochs),
     )
 
 

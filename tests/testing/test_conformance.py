@@ -25,6 +25,7 @@ from robustnas.testing import (
     check_order,
     check_regime,
     check_search_space,
+    check_strategy,
     check_tracker,
 )
 from support.device_recipes import shipped, unmentioned
@@ -72,6 +73,7 @@ CHECKED_WITH = {
     "metric": check_metric,
     "attack": check_attack,
     "dataset": lambda plugin: check_dataset(plugin, limit=2000),
+    "strategy": check_strategy,
     "order": check_order,
     "regime": check_regime,
     "tracker": check_tracker,

@@ -7,7 +7,17 @@ from importlib import import_module
 import pytest
 
 from robustnas.testing import CHECKS
-from robustnas.testing.examples import attack, dataset, executor, metric, order, regime, search_space, tracker
+from robustnas.testing.examples import (
+    attack,
+    dataset,
+    executor,
+    metric,
+    order,
+    regime,
+    search_space,
+    strategy,
+    tracker,
+)
 
 OPTIONS = {"search-space": {"channels": 4, "network_channels": 4}}
 
@@ -17,5 +27,5 @@ QUICK = {"metric": {"norms": ("linf",)}, "regime": {"norms": ("linf",)}, "search
 @pytest.mark.parametrize("kind", CHECKS)
 def test_an_example_keeps_its_contract(kind):
     module = import_module(f"robustnas.testing.examples.{kind.replace('-', '_')}")
-    assert module in (attack, dataset, executor, metric, order, regime, search_space, tracker)
+    assert module in (attack, dataset, executor, metric, order, regime, search_space, strategy, tracker)
     assert CHECKS[kind](module.Example(**OPTIONS.get(kind, {})), **QUICK.get(kind, {}))

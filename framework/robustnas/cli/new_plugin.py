@@ -103,6 +103,7 @@ DIFFERENT = {
         "small": "channels=4, network_channels=4",
         "shown": "a table of it: DARTS and random search in this space",
     },
+    "strategy": {"methods": "  darts: {}\n  $name: {strategy: {name: $name, candidates: 3}}"},
     "order": {"methods": "  darts: {}\n  $name: {search: {order: $name}}"},
     "regime": {
         "methods": "  darts: {}\n  $name: {train: {regime: $name}}",

@@ -1,4 +1,4 @@
-"""A dataset of whose training images only some train: `dataset.train_images` of a recipe."""
+"""A dataset of whose training images only some train: `dataset.train_images` of a recipe, or all but some held out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-from attrs import frozen
+from attrs import field, frozen
+from torch import Tensor
 
 from robustnas import contracts
 from robustnas.contracts import Images
@@ -57,10 +58,25 @@ class Subset(View):
                 f"dataset.train_images: found {self.count}, and there are {there} training images of {self.classes} "
                 f"classes; {self.classes} to {there} would do, or leaving it out for all"
             )
-        indices = balanced(images.labels, count, SEED)
-        if isinstance(images, InMemory):  # which go to a device once
-            return InMemory(images.pixels[indices.to(images.pixels.device)], images.labels[indices])
-        return Chosen(images, indices)
+        return _at(images, balanced(images.labels, count, SEED))
+
+
+@frozen
+class Picked(View):
+    """A dataset with the training images at these indices, (n,) int64, and all of its test images."""
+
+    indices: Tensor = field(eq=False)
+
+    def split(self, name: str) -> Images:
+        """The dataset's own split; of `"train"`, the images at the indices."""
+        images = self.dataset.split(name)
+        return _at(images, self.indices) if name == "train" else images
+
+
+def _at(images: Images, indices: Tensor) -> Images:
+    if isinstance(images, InMemory):  # which go to a device once
+        return InMemory(images.pixels[indices.to(images.pixels.device)], images.labels[indices])
+    return Chosen(images, indices)
 
 
 def here(dataset: Any) -> Any:

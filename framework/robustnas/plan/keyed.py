@@ -12,11 +12,14 @@ from robustnas.plan.columns import before
 from robustnas.plan.keys import contents, digest, identity, settings
 from robustnas.plan.methods import Known
 from robustnas.plan.stages import MethodPlan, Stage
-from robustnas.recipe.schema import Method, Recipe
+from robustnas.recipe.schema import Method, Recipe, Use
 from robustnas.recipe.seeds import Seed
 from robustnas.registry import metric_parts
 from robustnas.runtime.derived import derive
 from robustnas.search.settings import OF_ALPHA
+from robustnas.search.strategies.bilevel import Bilevel
+from robustnas.search.strategies.random import Random
+from robustnas.threat import ThreatModel
 from robustnas.train.regimes.defaults import member
 
 
@@ -37,25 +40,6 @@ def network_stages(
     space = method.search_space or recipe.search_space
     assert space is not None
     searched: dict[str, Any] = {}
-    if plan.strategy == "random":
-        searched = {"strategy": "random", "space": identity("search-space", space, without_stage="train")}
-    elif genotype is None:
-        search = settings(method.search)
-        scored = any("score" in metric_parts(metric.plugin) for _, metric in method.metric)
-        if not scored:
-            search["gamma"] = 0.0  # without scores gamma weighs nothing, so it must not tell keys apart
-        metrics = [
-            {"weight": weight, **identity("metric", metric)}
-            for weight, metric in method.metric
-            if search["gamma"] or metric_parts(metric.plugin) != {"score"}
-        ]
-        searched = {
-            "dataset": dataset,
-            "space": identity("search-space", space, without_stage="train"),
-            "metrics": metrics,
-            "threat": threat if metrics else None,
-            "search": search,
-        }
     shape = recipe.dataset.plugin.shape
     trained = {
         "dataset": dataset,
@@ -64,6 +48,8 @@ def network_stages(
         "threat": threat if member(plan.train.regime, "sees_threat") else None,
         "train": settings(plan.train) | {"cutout": plan.train.blanked(shape)},
     }
+    if genotype is None:
+        searched = _searched(plan, method, space, dataset, threat, trained)
     judged: dict[str, Any] = {}
     if plan.best_of is not None:
         section = plan.of_candidates
@@ -89,6 +75,50 @@ def network_stages(
         return stages, train_key
 
     return stages_at
+
+
+def _searched(
+    plan: MethodPlan,
+    method: Method,
+    space: Use,
+    dataset: Mapping[str, Any],
+    threat: ThreatModel,
+    trained: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Collect what determines the genotype that a method finds, but for the seed.
+
+    Args:
+        dataset: identity of the dataset.
+        trained: what determines the training of a network, for strategies that train candidates.
+    """
+    if isinstance(plan.strategy, Random):
+        return {"strategy": "random", "space": identity("search-space", space, without_stage="train")}
+    search = settings(method.search)
+    scored = any("score" in metric_parts(metric.plugin) for _, metric in method.metric)
+    if not scored:
+        search["gamma"] = 0.0  # without scores gamma weighs nothing, so it must not tell keys apart
+    metrics = [
+        {"weight": weight, **identity("metric", metric)}
+        for weight, metric in method.metric
+        if search["gamma"] or metric_parts(metric.plugin) != {"score"} or not plan.searches
+    ]
+    searched = {
+        "dataset": dataset,
+        "space": identity("search-space", space, without_stage="train"),
+        "metrics": metrics,
+        "threat": threat if metrics else None,
+        "search": search,
+    }
+    if isinstance(plan.strategy, Bilevel):
+        return searched
+    judges = {} if getattr(plan.strategy, "estimation", None) is None else {"threat": threat, "trained": trained}
+    return {
+        **searched,
+        "strategy": identity("strategy", method.strategy),
+        "metrics": metrics if "metric" in method.uses else [],
+        "search": search if "search" in method.uses else {},
+        **judges,
+    }
 
 
 @frozen

@@ -65,7 +65,7 @@ def resolved(loaded: Loaded, name: str, method: Method, known: Known) -> MethodP
         genotype=genotype,
         genotype_source=None if genotype is None else _named(method.genotype),
         parameters=parameters,
-        strategy=method.strategy,
+        strategy=method.strategy.plugin,
         best_of=method.best_of,
         swept=method.swept,
     )

@@ -12,12 +12,13 @@ from attrs import Factory, frozen
 from robustnas.attack.column import Column
 from robustnas.attack.settings import Evaluate
 from robustnas.certify.settings import Certify, Smoothing
-from robustnas.contracts import Dataset, Genotype, SearchSpace
+from robustnas.contracts import Dataset, Estimation, Genotype, SearchSpace, Strategy
 from robustnas.foreign.settings import Weights
 from robustnas.recipe.schema import Ranking, Reported
 from robustnas.recipe.seeds import Seed, Seeds
-from robustnas.search.candidates import BestOf, StrategyName
+from robustnas.search.candidates import BestOf
 from robustnas.search.settings import Search
+from robustnas.search.strategies.bilevel import Bilevel
 from robustnas.threat import ThreatModel
 from robustnas.train.settings import Train
 
@@ -51,8 +52,8 @@ class MethodPlan:
     Args:
         parameters: trainable weights of the genotype's network, where the recipe names a genotype.
         network: the network, where it was made elsewhere; then nothing of it is searched or trained here.
-        strategy: what makes a genotype, where none is named.
-        best_of: how many genotypes it makes, and how one is chosen; None makes one.
+        strategy: what finds a genotype, where none is named.
+        best_of: how many genotypes it finds, and how one of them is chosen; None: one.
         swept: as in `robustnas.recipe.schema.Method`.
     """
 
@@ -66,7 +67,7 @@ class MethodPlan:
     genotype_source: str | None = None
     parameters: int | None = None
     network: Foreign | None = None
-    strategy: StrategyName = "bilevel"
+    strategy: Strategy = Factory(Bilevel)
     best_of: BestOf | None = None
     swept: Mapping[str, Any] | None = None
 
@@ -78,7 +79,7 @@ class MethodPlan:
     @property
     def searches(self) -> bool:
         """Whether a bilevel search finds its genotypes."""
-        return self.finds and self.strategy == "bilevel"
+        return self.finds and isinstance(self.strategy, Bilevel)
 
     def seeds_of(self, seeds: Seeds) -> tuple[Seed, ...]:
         """List the seeds of its networks, of those of the recipe."""
@@ -90,6 +91,11 @@ class MethodPlan:
         assert self.best_of is not None
         epochs = self.best_of.epochs or self.train.epochs
         return attrs.evolve(self.train, epochs=epochs, checkpoint="best", holdout=self.best_of.holdout)
+
+    def estimated(self, how: Estimation) -> Train:
+        """Section `train` as it holds for candidates that a strategy has judged."""
+        epochs = how.epochs if how.network == "trained" and how.epochs is not None else self.train.epochs
+        return attrs.evolve(self.train, epochs=epochs, checkpoint="best", holdout=how.holdout)
 
     @property
     def space(self) -> SearchSpace:

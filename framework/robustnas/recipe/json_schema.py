@@ -29,7 +29,7 @@ from robustnas.recipe.resources import EVERY, KINDS
 from robustnas.recipe.schema import Needs, Rank
 from robustnas.recipe.values import leaves, taken_by
 from robustnas.registry import REGISTRIES, Registry
-from robustnas.search.candidates import RANDOM_SEARCH, STRATEGIES, BestOf
+from robustnas.search.candidates import BestOf
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel, pixels
 from robustnas.train.settings import Train
@@ -134,11 +134,10 @@ def _or(*schemas: Schema) -> Schema:
 def _method() -> Schema:
     metric = _ref("weighted_metric")
     several = {"type": "array", "items": metric, "minItems": 1, "maxItems": MOST_METRICS}
-    named = {"type": "object", "properties": {"name": {"enum": list(STRATEGIES)}}, "required": ["name"], **CLOSED}
     keys: dict[str, Schema] = {
         "metric": _or(metric, several),
         "genotype": {"type": ["string", "object"], "minLength": 1},
-        "strategy": _or({"enum": [*STRATEGIES, RANDOM_SEARCH]}, named, _object(BestOf, name={"const": RANDOM_SEARCH})),
+        "strategy": _or(_ref("strategy")),
         "best_of": _or({"type": "integer", "minimum": 2}, _object(BestOf)),
         "network": {**TEXT, "pattern": "^[^:]+:.+$", "description": "module:factory of a network made elsewhere"},
         "weights": _or(TEXT, _object(Weights)),

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from robustnas.contracts import uses
 from robustnas.foreign.settings import Weights
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.overlay import overlay
 from robustnas.recipe.plugins import Plugins
-from robustnas.recipe.schema import Method
-from robustnas.recipe.values import BAD, found, name_of, read_object, read_value, refuse, refuse_unknown
-from robustnas.registry import SEARCH_SPACES
+from robustnas.recipe.schema import Method, Use
+from robustnas.recipe.values import BAD, found, read_object, read_value, refuse, refuse_unknown
+from robustnas.registry import SEARCH_SPACES, STRATEGIES, metric_parts
 from robustnas.runtime.quoted import quoted
-from robustnas.runtime.suggest import did_you_mean
-from robustnas.search.candidates import RANDOM_SEARCH, STRATEGIES, BestOf
+from robustnas.search.candidates import BestOf
 from robustnas.search.settings import Search
 from robustnas.threat import ThreatModel
 from robustnas.train.settings import Train
@@ -34,10 +34,10 @@ FOREIGN = ("network", "weights", "normalize")
 
 KEYS = ("metric", "genotype", "strategy", "best_of", *FOREIGN, *OVERRIDES, "swept")
 
-WHEN_DRAWN = ("metric", "search")
-"""Keys that mean nothing where genotypes are drawn."""
+OF_STRATEGIES = ("metric", "search")
+"""Keys of which a strategy says whether they mean anything (`robustnas.contracts.uses`)."""
 
-WITHOUT_SEARCH = (*WHEN_DRAWN, "strategy", "best_of")
+WITHOUT_SEARCH = (*OF_STRATEGIES, "strategy", "best_of")
 """Keys that mean nothing where a genotype is named."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -102,8 +102,14 @@ def _method(node: Node, recipe: Mapping[str, Node], default: Method, plugins: Pl
     if "swept" in entries:
         values["swept"] = _swept(entries["swept"], faults)
     values |= _strategy(node, plugins)
-    if values.get("strategy") == "random":
-        _unused(node, WHEN_DRAWN, "a strategy that draws genotypes", faults)
+    strategy = values.get("strategy")
+    if isinstance(strategy, Use):
+        used = uses(strategy.plugin)
+        _unused(node, (key for key in OF_STRATEGIES if key not in used), f"strategy: {strategy.name}", faults)
+        how = getattr(strategy.plugin, "estimation", None)
+        if how is not None and "metric" in how.objectives and not _scored(values.get("metric", ())):
+            text = f"{strategy.name} asks for the method's metric, and none has a score; metric: jacobian would do"
+            values["strategy"] = refuse(entries["strategy"], text, faults)
     for key in (key for key in OVERRIDES if key in entries):
         laid = overlay(recipe.get(key), entries[key])
         assert laid is not None
@@ -125,29 +131,22 @@ def _strategy(node: Node, plugins: Plugins) -> dict[str, Any]:
     """Read the keys `strategy` and `best_of` of a method; `BAD` with faults."""
     values: dict[str, Any] = {}
     faults, strategy, several = plugins.faults, node.given.get("strategy"), node.given.get("best_of")
-    if strategy is not None and (name_node := name_of(strategy, "strategy", faults)) is not None:
-        name, options = name_node.value, strategy if isinstance(strategy.value, dict) else None
-        if name == RANDOM_SEARCH:
-            values["strategy"] = "random"
-            of = options or Node(strategy.mark, strategy.path, {})
-            what = f"option of strategy {RANDOM_SEARCH!r}"
-            values["best_of"] = read_object(BestOf, of, faults, what, ("name",), at=name_node)
-            _unused(node, ("best_of",), f"strategy: {RANDOM_SEARCH}, whose samples say it", faults)
-        elif name not in STRATEGIES:
-            known = (*STRATEGIES, RANDOM_SEARCH)
-            text = f"found {quoted(str(name))}{did_you_mean(str(name), known)}; {', '.join(known)} would do"
-            values["strategy"] = refuse(name_node, text, faults)
-        else:
-            values["strategy"] = name
-            if options is not None:
-                refuse_unknown(options, ("name",), f"option of strategy {name!r}", faults)
-    elif strategy is not None:
-        values["strategy"] = BAD
+    if strategy is not None:
+        use = values["strategy"] = plugins.use(strategy, STRATEGIES)
+        own = None if use is BAD else getattr(use.plugin, "best_of", None)
+        if own is not None:
+            values["best_of"] = own
+            _unused(node, ("best_of",), f"strategy: {use.name}, whose options say it", faults)
     if several is not None and "best_of" not in values:
         whole = isinstance(several.value, int)
         of = Node(several.mark, several.path, {"samples": several}, {"samples": several.mark}) if whole else several
         values["best_of"] = read_object(BestOf, of, faults, "key of best_of")
     return values
+
+
+def _scored(metric: Any) -> bool:
+    """Whether one of a method's metrics has a score; with faults nobody knows, and no further fault is told."""
+    return metric is BAD or any("score" in metric_parts(use.plugin) for _, use in metric)
 
 
 def _genotype(node: Node, plugins: Plugins) -> Any:

@@ -40,6 +40,9 @@ EFFORT = {
 }
 """Options of attacks: what they cost."""
 
+JUDGED = {"candidates": 3, "population": 2, "tournament": 2, "epochs": 2}
+"""Options of strategies that have candidates judged."""
+
 NOISY = {"selection": 10, "samples": 100}
 """Options of section `smoothing`."""
 
@@ -101,7 +104,7 @@ def _lay_method(
     """
     above = ("methods", str(node.path.partition(".")[2]))
     sections = {"train": (_train(method.train), train)}
-    if method.searches:
+    if "search" in method.uses:
         sections["search"] = (_search(method.search), search)
     for section, (own, shared) in sections.items():
         there = node.entries[section].entries if section in node.entries else {}
@@ -115,6 +118,8 @@ def _lay_method(
             lay({"best_of": {**attrs.asdict(method.best_of), **less}}, *above)
         else:
             lay(less, *above, "strategy")
+    elif method.strategy.provider is None:
+        lay(_smaller(method.strategy.plugin, JUDGED), *above, "strategy")
 
 
 def _search(search: Search) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import attrs
 from robustnas.foreign.settings import Weights
 from robustnas.options import plain, values_of
 from robustnas.recipe.load import Loaded
-from robustnas.recipe.schema import Attack, Method, Ranking, Use
+from robustnas.recipe.schema import BILEVEL, Attack, Method, Ranking, Use
 from robustnas.registry import REGISTRIES, metric_parts
 from robustnas.search.settings import Search
 from robustnas.train.settings import Train
@@ -69,15 +69,15 @@ def _method(method: Method, train: Train) -> dict[str, Any]:
         keys["genotype"] = method.genotype
     elif method.metric:
         keys["metric"] = [_metric(weight, use) for weight, use in method.metric]
-    if method.strategy != "bilevel":
-        keys["strategy"] = method.strategy
-    if method.best_of is not None:
+    if method.strategy != BILEVEL:
+        keys["strategy"] = _plugin(method.strategy)
+    if method.best_of is not None and getattr(method.strategy.plugin, "best_of", None) is None:
         keys["best_of"] = plain(method.best_of)
     if method.search_space is not None:
         keys["search_space"] = _plugin(method.search_space)
     if method.threat is not None:
         keys["threat"] = plain(method.threat)
-    if method.searches:
+    if "search" in method.uses:
         keys["search"] = _section(method.search)
     keys["train"] = _section(train)
     if method.swept is not None:

@@ -17,11 +17,13 @@ from attrs.validators import ge, gt, instance_of, min_len, optional
 
 from robustnas.attack.settings import Evaluate
 from robustnas.certify.settings import Certify, Smoothing
+from robustnas.contracts import uses
 from robustnas.foreign.settings import Weights
 from robustnas.options import MISSING, option
 from robustnas.recipe.seeds import Seeds
-from robustnas.search.candidates import BestOf, StrategyName
+from robustnas.search.candidates import BestOf
 from robustnas.search.settings import Search
+from robustnas.search.strategies.bilevel import Bilevel
 from robustnas.threat import ThreatModel
 from robustnas.train.settings import Train
 
@@ -41,6 +43,10 @@ class Use:
     options: dict[str, Any] = Factory(dict)
     plugin: Any = field(default=None, eq=False, repr=False)
     provider: str | None = field(default=None, eq=False, repr=False)
+
+
+BILEVEL = Use("bilevel", {}, Bilevel())
+"""What finds the genotypes of a method that does not say."""
 
 
 @frozen
@@ -69,8 +75,8 @@ class Method:
         network: `module:factory` of a network made elsewhere, which is neither searched nor trained here.
         weights: its weights; None where the factory fills them in.
         normalize: whether the data set's mean and deviation become its first layer.
-        strategy: what makes a genotype, where none is named.
-        best_of: how many candidates the strategy makes, and how one is chosen; None makes one.
+        strategy: what finds a genotype, where none is named.
+        best_of: how many genotypes it finds, and how one of them is chosen; None: one.
         swept: of which method section `sweep` made it (`of`), and with which values; None where it did not.
     """
 
@@ -79,7 +85,7 @@ class Method:
     network: str | None = None
     weights: Weights | None = None
     normalize: bool = False
-    strategy: StrategyName = "bilevel"
+    strategy: Use = BILEVEL
     best_of: BestOf | None = None
     search_space: Use | None = None
     threat: ThreatModel | None = None
@@ -88,9 +94,9 @@ class Method:
     swept: Mapping[str, Any] | None = None
 
     @property
-    def searches(self) -> bool:
-        """Whether a bilevel search has to find the genotype."""
-        return self.network is None and self.genotype is None and self.strategy == "bilevel"
+    def uses(self) -> frozenset[str]:
+        """Which of `metric` and `search` have a say in it."""
+        return uses(self.strategy.plugin) if self.network is None and self.genotype is None else frozenset()
 
 
 State = Literal["untrained", "inherited", "trained"]

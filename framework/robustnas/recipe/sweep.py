@@ -19,11 +19,10 @@ from attrs import evolve, frozen
 from robustnas.options import value_text
 from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults, Mark
-from robustnas.recipe.methods import FOREIGN, KEYS, SHARED, WHEN_DRAWN, WITHOUT_SEARCH
+from robustnas.recipe.methods import FOREIGN, KEYS, OF_STRATEGIES, SHARED, WITHOUT_SEARCH
 from robustnas.recipe.overlay import assigned, node_of, put
 from robustnas.recipe.values import found
 from robustnas.runtime.suggest import did_you_mean
-from robustnas.search.candidates import RANDOM_SEARCH
 
 MOST_ROWS = 100
 """A method is swept into so many at most."""
@@ -147,7 +146,7 @@ def _uses(method: Node, key: str) -> bool:
         return key not in WITHOUT_SEARCH
     strategy = given.get("strategy")
     name = strategy and (strategy.entries["name"].value if "name" in strategy.entries else strategy.value)
-    return name not in ("random", RANDOM_SEARCH) or key not in WHEN_DRAWN
+    return name not in ("random", "random-search") or key not in OF_STRATEGIES
 
 
 def _rows(name: str, method: Node, keys: list[Key], faults: Faults) -> Iterator[tuple[str, Node]]:

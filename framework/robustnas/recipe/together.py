@@ -15,7 +15,7 @@ from attrs import frozen
 from robustnas.contracts import AttackTraits, Shape, check_of
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.noting import Noting
-from robustnas.recipe.schema import Attack, Method
+from robustnas.recipe.schema import BILEVEL, Attack, Method
 from robustnas.recipe.values import BAD, construct
 from robustnas.threat import ThreatModel, largest_radius
 
@@ -52,7 +52,7 @@ def _warm_ups(parts: Parts, note: Noting) -> None:
     """Note searches that end before alpha moves, as after `--set search.epochs=5` of a recipe with a longer warm-up."""
     for name, method in parts.methods.items():
         epochs, warmup = method.search.epochs, method.search.warmup_epochs
-        if method.searches and warmup >= epochs:
+        if method.strategy == BILEVEL and "search" in method.uses and warmup >= epochs:
             text = f"found {warmup} with epochs: {epochs}, so alpha never moves; at most {epochs - 1} would do"
             note(note.own(name, "search.warmup_epochs"), text)
 
@@ -70,7 +70,7 @@ def _sizes(parts: Parts, shape: Shape, note: Noting) -> None:
     side = min(shape[1:])
     for name, method in parts.methods.items():
         sections: dict[str, Any] = {} if method.network is not None else {"train": method.train}
-        sections |= {"search": method.search} if method.searches else {}
+        sections |= {"search": method.search} if "search" in method.uses else {}
         for section, key in ((section, key) for section in sections for key in ("crop", "cutout")):
             given = getattr(sections[section], key)
             if given is not None and given > side - 1:

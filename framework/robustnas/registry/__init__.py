@@ -68,7 +68,7 @@ class Registry:
     """The plugins of one kind.
 
     Args:
-        kind: `search-space`, `metric`, `attack`, `dataset`, `order`, `regime`, `tracker` or `executor`.
+        kind: `search-space`, `metric`, `attack`, `dataset`, `strategy`, `order`, `regime`, `tracker` or `executor`.
         group: the entry-point group packages register them in.
         check: what is wrong with a class that was loaded, a line each.
         loaded: the entries of the classes that are known, for `entry_of`.
@@ -312,6 +312,10 @@ def _wrong_dataset(cls: type) -> list[str]:
     return [*wrong, *_method(cls, "split", contracts.Dataset)]
 
 
+def _wrong_strategy(cls: type) -> list[str]:
+    return [*_wrong_options(cls), *_method(cls, "search", contracts.Strategy)]
+
+
 def _wrong_order(cls: type) -> list[str]:
     return [*_wrong_options(cls), *_method(cls, "gradient", contracts.Order)]
 
@@ -344,11 +348,12 @@ SEARCH_SPACES = Registry("search-space", "robustnas.search_spaces", _wrong_searc
 METRICS = Registry("metric", "robustnas.metrics", _wrong_metric)
 ATTACKS = Registry("attack", "robustnas.attacks", _wrong_attack)
 DATASETS = Registry("dataset", "robustnas.datasets", _wrong_dataset)
+STRATEGIES = Registry("strategy", "robustnas.strategies", _wrong_strategy)
 ORDERS = Registry("order", "robustnas.orders", _wrong_order)
 REGIMES = Registry("regime", "robustnas.regimes", _wrong_regime)
 TRACKERS = Registry("tracker", "robustnas.trackers", _wrong_tracker)
 EXECUTORS = Registry("executor", "robustnas.executors", _wrong_executor)
 REGISTRIES = {
     registry.kind: registry
-    for registry in (SEARCH_SPACES, METRICS, ATTACKS, DATASETS, ORDERS, REGIMES, TRACKERS, EXECUTORS)
+    for registry in (SEARCH_SPACES, METRICS, ATTACKS, DATASETS, STRATEGIES, ORDERS, REGIMES, TRACKERS, EXECUTORS)
 }

@@ -11,18 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from robustnas import train
-from robustnas.attack.pgd import pgd
-from robustnas.data.order import in_order
 from robustnas.errors import RunDirectoryError
 from robustnas.run.asked import genotype_in
+from robustnas.run.judging import Judge
 from robustnas.run.task import Task, TrainingOnly, finish
-from robustnas.runtime import seeding
 from robustnas.runtime.artifacts import damaged
 from robustnas.runtime.processes import ALONE
-from robustnas.search.candidates import PGD_STEPS
 from robustnas.train.settings import Train
 
 
@@ -48,21 +43,7 @@ def _judged(task: Task, todo: train.TrainTask, settings: Train) -> dict[str, Any
     images = todo.dataset.split("train")
     _, held_out = train.divided(images.labels, settings, todo.seed, ALONE)
     network = train.load(task.folder, todo.space, todo.genotype, todo.dataset, settings).to(task.device)
-    generator = seeding.generator(todo.seed, "candidate", "judge")  # every candidate is attacked from the same start
-    clean = robust = 0
-    for batch in in_order(len(held_out), settings.batch):
-        places = held_out[batch]
-        shown, labels = images.take(places).to(task.device), images.labels[places].to(task.device)
-
-        def loss(logits: torch.Tensor, labels: torch.Tensor = labels) -> torch.Tensor:
-            return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-
-        attacked = pgd(network, shown, loss, todo.threat, steps=PGD_STEPS, generator=generator)
-        with torch.no_grad():
-            right = network(shown).argmax(dim=1) == labels
-            clean += int(right.sum())
-            robust += int((right & (network(attacked).argmax(dim=1) == labels)).sum())
-    return {"judged": {"images": len(held_out), "clean": clean, "robust": robust}}
+    return {"judged": Judge(images, held_out, settings.batch, todo.threat, todo.seed, task.device).right(network)}
 
 
 def choose(task: Task) -> None:

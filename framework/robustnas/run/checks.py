@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustnas import search, train
-from robustnas.contracts import Genotype, check_test_of
+from robustnas.contracts import Genotype, check_test_of, decisions, sampler
 from robustnas.errors import DataError, InputError
 from robustnas.nn.recompute import cells_of
 from robustnas.plan import MethodPlan, Plan
@@ -19,6 +19,7 @@ from robustnas.recipe.faults import Faults
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.noting import Noting
 from robustnas.recipe.values import BAD
+from robustnas.registry import STRATEGIES
 from robustnas.run.data import Splits
 from robustnas.run.task import load_foreign
 from robustnas.runtime import seeding
@@ -76,8 +77,8 @@ def check_networks(plan: Plan, note: Noting) -> None:
             continue
         genotype = method.genotype
         with seeding.seeded(0, "check"):
-            if method.strategy == "random":
-                genotype = note.attempt(partial(search.drawn, method.space, plan.dataset, 0), "strategy", method.name)
+            if genotype is None and not method.searches:
+                genotype = note.attempt(partial(_found, method, plan), "strategy", method.name)
             elif genotype is None:
                 genotype = note.attempt(partial(_searched, method, plan), "search_space", method.name)
             if genotype is not BAD:
@@ -98,7 +99,7 @@ def _differing(method: MethodPlan) -> Any:
     if method.network is not None:
         return method.network
     train = method.train
-    searched: Any = method.strategy, method.search.recompute_cells
+    searched: Any = str(method.strategy), method.search.recompute_cells
     if not method.finds:
         searched = json.dumps(method.genotype, sort_keys=True)
     # an `id` will do, because the loader makes one object of spaces that are written alike
@@ -116,6 +117,33 @@ def _searched(method: MethodPlan, plan: Plan) -> Genotype:
         cells_of(supernet, "search.recompute_cells")
     weights(supernet)
     return method.space.genotype(supernet)
+
+
+def _found(method: MethodPlan, plan: Plan) -> Genotype:
+    """Make a genotype that a strategy other than the bilevel search may find.
+
+    Raises:
+        InputError: the strategy needs what the space has not, or what is not installed, or judges candidates in a way
+            that is not to be had.
+    """
+    space, strategy = method.space, method.strategy
+    name = STRATEGIES.entry_of(type(strategy)).name
+    for member in getattr(strategy, "needs", ()):
+        if getattr(space, member, None) is None:
+            raise InputError(
+                f"found {name}, which needs the space's `{member}`, and {type(space).__name__} has none; "
+                "strategy: bilevel would do, or another space"
+            )
+    own = getattr(strategy, "check", None)
+    if own is not None:
+        own()
+    how = getattr(strategy, "estimation", None)
+    if how is not None and how.network == "inherited":
+        SinglePathTask(plan.dataset, space, method.search)
+    if sampler(space) is not None:
+        return search.drawn(space, plan.dataset, 0)
+    free = decisions(space)
+    return _searched(method, plan) if free is None else free[1]([0] * len(free[0]))
 
 
 def _check_network(method: MethodPlan, genotype: Genotype, plan: Plan, note: Noting) -> None:
@@ -156,13 +184,17 @@ def check_batches(plan: Plan, labels: Tensor, processes: Processes, note: Noting
             continue
         note.attempt(partial(train.check_augmentation, plan.dataset, method.train), "train", method.name)
         of_search = method.search.division if method.searches else None
-        divisions = method.train.division, of_search, method.best_of
+        divisions = method.train.division, of_search, method.best_of, str(method.strategy)
         if divisions in seen:
             continue
         seen.add(divisions)
         seed = plan.seeds.all[0]
         if method.searches:
             note.attempt(partial(search.divided, labels, method.search, seed.search, processes), "search", method.name)
+        how = getattr(method.strategy, "estimation", None) if method.finds else None
+        if how is not None:
+            judged = partial(train.divided, labels, method.estimated(how), seed.search, processes)
+            note.attempt(judged, "strategy", method.name)
         if method.best_of is not None:
             train_candidates = partial(train.divided, labels, method.of_candidates, seed.search, processes)
             note.attempt(train_candidates, "best_of", method.name)

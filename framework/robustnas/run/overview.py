@@ -15,6 +15,7 @@ from robustnas.data.order import batch_count
 from robustnas.data.stratified import first_half
 from robustnas.errors import RobustnasError
 from robustnas.plan import OF_A_SEARCH, Foreign, MethodPlan, Plan, Seed, Stage
+from robustnas.registry import STRATEGIES
 from robustnas.run.directory import RunDirectory
 from robustnas.run.layout import QUICK
 from robustnas.run.task import TrainingOnly, genotype_of, load_foreign
@@ -24,6 +25,7 @@ from robustnas.runtime.strangers import text_of
 from robustnas.search import SearchTask
 from robustnas.search.footprint import step_bytes
 from robustnas.search.settings import Search
+from robustnas.search.strategies.random import Random
 from robustnas.train import capacity
 from robustnas.train.settings import Train
 from robustnas.train.sizes import Sizes
@@ -171,7 +173,7 @@ def _stages(here: Here, method: MethodPlan, seeds: Sequence[Seed]) -> tuple[str,
     if searched is None:
         first = f"genotype {method.genotype_source}"
     else:
-        steps = _steps(method.search.epochs, _search_batches(method, count)) if method.searches else "drawn at random"
+        steps = _found(method, count)
         todo = f"{steps}{'' if method.best_of is None else f', best of {method.best_of.samples}'}"
         first = "done" if searched.key in here.done else todo
     train_count = count
@@ -180,6 +182,17 @@ def _stages(here: Here, method: MethodPlan, seeds: Sequence[Seed]) -> tuple[str,
     each = None if train_count is None else batch_count(train_count, method.train.batch)
     second = _trainings(here, [stage for stage in stages if stage.kind == "train"], _steps(method.train.epochs, each))
     return first, second, f"{done} of {len(evaluation)} done" if done else f"{len(evaluation)} stages"
+
+
+def _found(method: MethodPlan, count: int | None) -> str:
+    """Describe how a method finds a genotype."""
+    if method.searches:
+        return _steps(method.search.epochs, _search_batches(method, count))
+    if isinstance(method.strategy, Random):
+        return "drawn at random"
+    candidates = getattr(method.strategy, "candidates", None)
+    name = STRATEGIES.entry_of(type(method.strategy)).name
+    return name if candidates is None else f"{name}, {candidates} candidates"
 
 
 def _trainings(here: Here, stages: Sequence[Stage], steps: str) -> str:

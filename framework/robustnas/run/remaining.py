@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from attrs import Factory, define, frozen
 
 from robustnas.plan import Plan, Stage
+from robustnas.search.strategies.random import Random
 
 Kind = tuple[str, str]
 """Kind of stage, and the label of the attack."""
@@ -106,10 +107,12 @@ class Remaining:
 
 
 def amount(plan: Plan, stage: Stage) -> int:
-    """How much work a stage is: epochs, or 1 where it has none; a draw at random is none."""
+    """How much work a stage is: epochs, or candidates, or 1 where it has neither; a draw at random is none."""
     method = plan.methods[stage.method]
     if stage.kind == "search":
-        return method.search.epochs if method.searches else 0
+        if method.searches:
+            return method.search.epochs
+        return 0 if isinstance(method.strategy, Random) else int(getattr(method.strategy, "candidates", 1))
     if stage.kind == "candidate":
         return method.of_candidates.epochs
     return {"train": method.train.epochs, "supernet": plan.search.epochs}.get(stage.kind, 1)

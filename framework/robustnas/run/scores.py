@@ -6,10 +6,7 @@ statistics of these images, a trained one with its running statistics, which is 
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,10 +15,10 @@ from torch import Tensor, nn
 from robustnas import search, train
 from robustnas.data.order import in_order
 from robustnas.data.stratified import balanced
-from robustnas.errors import RobustnasError, RunError
-from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
+from robustnas.errors import RobustnasError
 from robustnas.recipe.schema import State
 from robustnas.run.evaluated import network_of
+from robustnas.run.judging import finite, of_batch, running, total_score
 from robustnas.run.task import Task, TrainingOnly, finish
 from robustnas.runtime import seeding
 from robustnas.runtime.machine_faults import explain
@@ -91,28 +88,9 @@ def _mean(task: Task, metric: Any, network: nn.Module, state: State, images: Ten
         RunError: it is not finite, or the metric failed.
     """
     assert task.plan.ranking is not None
+    statistics = running if state == "trained" else of_batch
     total = 0.0
     for places in in_order(len(labels), task.plan.ranking.settings.batch):
-        with _statistics(network, state, images[places]) as ready, torch.no_grad():
-            scores = metric.score(ready, images[places], labels[places], task.method.threat)
-        if scores.shape != (len(places),):
-            raise RunError(f"a score of {len(places)} images must be ({len(places)},), found {tuple(scores.shape)}")
-        total += float(scores.double().sum())
-    if not math.isfinite(total):
-        raise RunError(f"the score is {total}")
-    return total / len(labels)
-
-
-@contextmanager
-def _statistics(network: nn.Module, state: State, images: Tensor) -> Iterator[nn.Module]:
-    """Inside, batch norm has the statistics that a metric sees."""
-    if state == "trained":
-        network.eval()
-        yield network
-        return
-    network.train()
-    with scratch_statistics(network):
-        with torch.no_grad():
-            network(images)
-        with frozen_statistics(network):
-            yield network
+        with statistics(network, images[places]) as ready, torch.no_grad():
+            total += total_score(metric, ready, images[places], labels[places], task.method.threat)
+    return finite(total) / len(labels)

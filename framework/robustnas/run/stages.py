@@ -1,6 +1,6 @@
 """What each kind of stage does: reads the results it needs, computes, writes one result.
 
-    search    -> result.json (genotype, alpha)        genotype.json
+    search    -> result.json (genotype, alpha)        genotype.json, candidates.json (where candidates are judged)
     candidate -> result.json (what it gets right)     network.pt
     choose    -> result.json (genotype)               genotype.json
     train     -> result.json, network.pt
@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from typing import Any
 
-from robustnas import search, train
+from robustnas import train
+from robustnas.contracts import SearchContext
 from robustnas.errors import RobustnasError, RunError
 from robustnas.run import candidates, certification, evaluation, scores
+from robustnas.run.estimates import Estimates
 from robustnas.run.task import Task, TrainingOnly, finish
-from robustnas.runtime import interrupt
+from robustnas.runtime import interrupt, seeding
 from robustnas.runtime.machine_faults import explain
 from robustnas.runtime.strangers import described, last_line, unchanged
 
@@ -60,22 +63,29 @@ def execute(task: Task) -> None:
 
 
 def _search(task: Task) -> None:
-    method = task.method
-    if method.searches:
-        todo = search.SearchTask(
-            dataset=TrainingOnly(task.plan.dataset),
-            space=method.space,
-            metrics=method.metrics,
-            threat=method.threat,
-            settings=method.search,
-            seed=task.search_seed,
-        )
-        result = search.run(todo, task.folder, task.device, task.report, task.processes)
-    else:
-        genotype = search.drawn(method.space, task.plan.dataset, task.search_seed)
-        result = {"genotype": genotype, "search_seconds": 0.0, "notes": []}
+    method, seed = task.method, task.search_seed
+    estimates = Estimates(task, getattr(method.strategy, "candidates", None))
+    context = SearchContext(
+        dataset=TrainingOnly(task.plan.dataset),
+        space=method.space,
+        metrics=method.metrics,
+        threat=method.threat,
+        settings=method.search,
+        seed=seed,
+        generator=seeding.generator(seed, "search", "strategy"),
+        estimate=estimates,
+        report=task.report,
+        folder=task.folder,
+        device=task.device,
+        processes=task.processes,
+    )
+    with seeding.seeded(seed, "search", "global"):
+        found = method.strategy.search(context)
+    judged = {"search_seconds": estimates.seconds, "candidates": estimates.candidates} if estimates.kept else {}
+    result: dict[str, Any] = {"notes": [], "search_seconds": 0.0, **judged, **found}
     task.folder.write_json_rows("genotype.json", result["genotype"])
     finish(task, result)
+    estimates.clear()
 
 
 def _train(task: Task) -> None:

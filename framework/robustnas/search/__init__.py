@@ -3,10 +3,10 @@
     outer   alpha <- Adam( grad_alpha [ L_val(w', alpha) - gamma * R(w', alpha) ] )      hypergradient/
     inner   w     <- SGD ( grad_w       L_train(w, alpha) )                              bilevel
 
-`candidates` says what else makes a genotype, and of how many the best is kept.  `data` divides the images, `loop`
-repeats the two levels for every batch, keeps the history, and resumes; `objective` is what each level minimises,
-`settings` is what a recipe or a caller may set.  `single_path` trains weights that all networks of a space share, and
-`inheritance` reads a network out of them.
+`data` divides the images, `loop` repeats the two levels for every batch, keeps the history, and resumes; `objective`
+is what each level minimises, `settings` is what a recipe or a caller may set. `strategies` has what finds a genotype:
+this search is one. `candidates` says of how many the best is kept. `single_path` trains weights that all networks of
+a space share, and `inheritance` reads a network out of them.
 """
 
 from typing import TYPE_CHECKING
@@ -16,7 +16,8 @@ from robustnas.runtime.facade import facade
 if TYPE_CHECKING:
     from robustnas.search.data import divided, notes
     from robustnas.search.draw import drawn
-    from robustnas.search.inheritance import InheritedNetwork, inherited
+    from robustnas.search.inheritance import inherited
+    from robustnas.search.inherited_network import InheritedNetwork
     from robustnas.search.loop import run
     from robustnas.search.single_path import SinglePathTask
     from robustnas.search.task import SearchTask
@@ -25,7 +26,7 @@ __all__ = ["InheritedNetwork", "SearchTask", "SinglePathTask", "divided", "drawn
 
 __getattr__ = facade(
     __name__,
-    InheritedNetwork="inheritance",
+    InheritedNetwork="inherited_network",
     SearchTask="task",
     SinglePathTask="single_path",
     divided="data",

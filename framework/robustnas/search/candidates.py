@@ -1,7 +1,4 @@
-"""How a method makes candidates and keeps one: a strategy that makes genotypes, and how many the best is chosen of.
-
-    bilevel    alpha and w are searched together (DARTS and all that descends from it)
-    random     the genotype is drawn uniformly from the space, by the space's own sampler
+"""How many genotypes a method makes, and how the best of them is chosen.
 
 The baseline that every search must beat is the best of several random genotypes (Li and Talwalkar 2019,
 arXiv:1902.07638; Yang et al. 2020, arXiv:1912.12522): candidates are trained, and judged on training images held out.
@@ -9,18 +6,10 @@ arXiv:1902.07638; Yang et al. 2020, arXiv:1912.12522): candidates are trained, a
 
 from __future__ import annotations
 
-from typing import Literal
-
 from attrs import frozen
 from attrs.validators import and_, ge, gt, lt, optional
 
 from robustnas.options import MISSING, option
-
-StrategyName = Literal["bilevel", "random"]
-STRATEGIES: tuple[StrategyName, ...] = ("bilevel", "random")
-
-RANDOM_SEARCH = "random-search"
-"""This name in a recipe means the strategy `random` with the best of `samples` genotypes."""
 
 PGD_STEPS = 10
 """Steps of the attack that judges a candidate, each of a quarter of epsilon: enough to tell candidates apart."""

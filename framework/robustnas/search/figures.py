@@ -10,7 +10,7 @@ import torch
 from attrs import define, field
 from torch import Tensor, nn
 
-from robustnas.errors import RunError
+from robustnas.errors import DivergedError
 from robustnas.nn.diagnostics import nonfinite_tensors
 from robustnas.search.objective import Validation
 
@@ -61,7 +61,7 @@ class Figures:
         """Note one step: images in its training and validation batch, and what the two levels returned.
 
         Raises:
-            RunError: a figure is not finite (looked at now and then).
+            DivergedError: a figure is not finite (looked at now and then).
         """
         zero = inner[0].new_zeros(())
         loss = robustness = accuracy = hypergradient = floored = zero
@@ -115,7 +115,7 @@ class Figures:
         """Look at every step so far.
 
         Raises:
-            RunError: a figure is not finite.
+            DivergedError: a figure is not finite.
         """
         if self.rows:
             self._check(torch.stack(self.rows).cpu(), 0)
@@ -163,7 +163,7 @@ class Figures:
             for (what, advice), value in zip(ADVICE.items(), row, strict=False):
                 if not math.isfinite(value):
                     kept = f"the checkpoint of epoch {self.epoch} is kept" if self.epoch else "there is no checkpoint"
-                    raise RunError(
+                    raise DivergedError(
                         f"the search diverged: in epoch {self.epoch + 1} of {self.epochs}, step {step + 1} "
                         f"of {self.steps}, the {what} is {value}{tensors}; {advice}; {kept}"
                     )

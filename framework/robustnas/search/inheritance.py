@@ -4,36 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
-
 from robustnas.contracts import Dataset, Genotype, SearchSpace, path_of
 from robustnas.errors import InputError, RunDirectoryError
 from robustnas.nn.cells import SinglePath
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.runtime.artifacts import StageFolder, damaged
 from robustnas.runtime.strangers import first_line
+from robustnas.search.inherited_network import InheritedNetwork
 from robustnas.search.single_path import FILE
-
-
-class InheritedNetwork(nn.Module):
-    """A supernet on one path: (N, C, H, W) in [0, 1] -> (N, K) logits.
-
-    Its running statistics are those of all paths that training drew, mixed: whoever judges it uses those of a batch
-    (`robustnas.nn.batch_statistics`).
-
-    Args:
-        supernet: shared, not copied.
-        path: one-hot mixing weights.
-    """
-
-    def __init__(self, supernet: PixelSupernet, path: SinglePath):
-        super().__init__()
-        self.supernet, self.path = supernet, path
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.path = self.path.to(next(iter(self.supernet.alpha.values())))
-        logits: Tensor = self.supernet(images, self.path)
-        return logits
 
 
 def inherited(folder: StageFolder, space: SearchSpace, dataset: Dataset) -> Callable[[Genotype], InheritedNetwork]:

@@ -3,6 +3,8 @@
     w  <-  SGD( grad_w L_train(w, path) )        a genotype drawn uniformly for every step, all training images
 
 Source: Guo et al. 2020 (single path one-shot with uniform sampling), arXiv:1904.00420.  Alpha has no part in it.
+A metric's `inner_loss` may stand for the loss: adversarial training of it is RobNet's (Guo et al. 2020,
+arXiv:1911.10695).  With one genotype given it is the fine-tuning of that genotype's path alone.
 `inheritance` reads the networks out.
 """
 
@@ -17,9 +19,9 @@ from attrs import Factory, field, frozen
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from robustnas.contracts import Dataset, SearchSpace, path_of, sampler
+from robustnas.contracts import Context, Dataset, Genotype, SearchSpace, path_of, sampler
 from robustnas.data.augment.augmentation import Augmentation
-from robustnas.data.batches import Batch, Batches, check_fit
+from robustnas.data.batches import Batch, Batches, Part, check_fit
 from robustnas.data.order import shuffled
 from robustnas.data.prefetch import Prefetcher
 from robustnas.errors import DataError, InputError
@@ -36,9 +38,11 @@ from robustnas.runtime.precision import mixed, policy
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report, silent
 from robustnas.search.figures import Figures
+from robustnas.search.inherited_network import InheritedNetwork
 from robustnas.search.loop import cosine
 from robustnas.search.settings import Search
 from robustnas.search.weights import weights
+from robustnas.threat import ThreatModel
 
 FILE = "supernet.pt"
 
@@ -52,12 +56,20 @@ class SinglePathTask:
         space: draws genotypes, and knows their paths through its supernet.
         settings: the recipe's section `search`; what concerns alpha, scores and compiling has no part.
         seed: determines every random number.
+        metrics: (weight, metric) pairs, of which the one with an `inner_loss` has a say.
+        threat: what that metric protects against; None where there is none.
+        genotype: the only one whose path is trained; None draws one for each step.
+        start: the supernet's first state; None draws its weights.
     """
 
     dataset: Dataset
     space: SearchSpace = field()
     settings: Search = Factory(Search)
     seed: int = 0
+    metrics: tuple[tuple[float, Any], ...] = ()
+    threat: ThreatModel | None = None
+    genotype: Genotype | None = None
+    start: Mapping[str, Tensor] | None = field(default=None, eq=False)
 
     @space.validator
     def _has_paths(self, attribute: object, space: SearchSpace) -> None:
@@ -147,6 +159,10 @@ class _Training:
         check_fit(order, settings.batch, settings.accumulate, processes, "search")
         with seeding.seeded(task.seed, "single path", "weights"):
             self.supernet = PixelSupernet.of(task.space, dataset)
+        if task.start is not None:
+            self.supernet.load_state_dict(task.start)
+        inner = [metric for _, metric in task.metrics if callable(getattr(metric, "inner_loss", None))]
+        self.inner_loss = inner[0].inner_loss if inner else None
         if processes.size > 1:
             synchronise(self.supernet)
         if settings.recompute_cells:
@@ -169,11 +185,11 @@ class _Training:
         )
 
     def path(self, generator: torch.Generator) -> SinglePath:
-        """Draw a genotype; returns its path through the supernet."""
-        sample, path = sampler(self.task.space), path_of(self.task.space)
+        """Draw a genotype, where not one is given; returns its path through the supernet."""
+        sample, path, genotype = sampler(self.task.space), path_of(self.task.space), self.task.genotype
         assert sample is not None
         assert path is not None
-        return SinglePath(path(sample(generator))).to(self.w[0])
+        return SinglePath(path(sample(generator) if genotype is None else genotype)).to(self.w[0])
 
 
 class _Epoch:
@@ -185,9 +201,16 @@ class _Epoch:
         self.words: tuple[str | int, ...] = ("single path", "global", epoch)
         self.lr = cosine(settings.w_lr, settings.w_lr_min, epoch / settings.epochs)
         training.optimizer.param_groups[0]["lr"] = self.lr
-        self.generators: Mapping[str, torch.Generator] = {
+        # augmentation and genotypes are drawn on the CPU: the same seed gives the same ones on every device
+        self.generators: dict[str, torch.Generator] = {
             use: seeding.generator(seed, "single path", use, epoch) for use in ("augment", "draw")
         }
+        self.context: Context | None = None
+        if training.inner_loss is not None:
+            self.generators["inner"] = seeding.generator(seed, "single path", "inner", epoch, device=training.device)
+            self.context = Context(
+                epoch / settings.epochs, self.generators["inner"], F.cross_entropy, training.processes.average
+            )
         order = seeding.generator(seed, "single path", "order", epoch)
         self.order = shuffled(training.images, settings.batch, order)
         self.steps = len(self.order)
@@ -205,13 +228,22 @@ class _Epoch:
         """The mean loss on the augmented images, and the learning rate."""
         return {"loss": self.figures.means()["loss"], "w_lr": self.lr}
 
+    def _loss(self, part: Part, path: SinglePath) -> Tensor:
+        """The mean loss of a part of a batch on a path: the metric's, or cross-entropy."""
+        training = self.training
+        if training.inner_loss is None:
+            return F.cross_entropy(training.supernet(part.images, path), part.labels)
+        network: Any = InheritedNetwork(training.supernet, path)
+        loss: Tensor = training.inner_loss(network, part.images, part.labels, training.task.threat, self.context)
+        return loss
+
     def _step(self, batch: Batch, path: SinglePath) -> tuple[Tensor, Tensor]:
         """Move the path's weights.  Returns the loss before that, and the norm of its gradient before clipping."""
         training, settings, losses = self.training, self.training.task.settings, []
         training.optimizer.zero_grad()
         for part in batch:
             with mixed(settings.precision, training.device):
-                loss = part.share * F.cross_entropy(training.supernet(part.images, path), part.labels)
+                loss = part.share * self._loss(part, path)
             loss.backward()
             losses.append(loss.detach())
         total = sum_gradients(training.w, torch.stack(losses).sum(), training.processes)

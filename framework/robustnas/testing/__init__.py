@@ -28,6 +28,7 @@ from robustnas.testing.per_promise import CHECKS, parametrize, promises
 from robustnas.testing.promise import ConformanceError
 from robustnas.testing.regime import check_regime
 from robustnas.testing.search_space import check_search_space
+from robustnas.testing.strategy import check_strategy
 from robustnas.testing.tracker import check_tracker
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "check_order",
     "check_regime",
     "check_search_space",
+    "check_strategy",
     "check_tracker",
     "parametrize",
     "promises",

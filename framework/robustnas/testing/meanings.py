@@ -279,6 +279,22 @@ REGIME = {
     "judged lets the network after the last epoch be kept": "a ramp that ends after the training",
 }
 
+STRATEGY = {
+    **MADE,
+    "check returns nothing, and refuses by raising InputError": "a check that answers True or False: raise instead",
+    "search returns a genotype": "a mapping with the key genotype",
+    **_of_genotypes("search returns a genotype that"),
+    "search returns plain data": "tensors: .item() or .tolist() would do",
+    "search asks for training images alone": "the test split is for evaluation: dataset.split('train')",
+    "search is a function of its context: the seed, and what estimate answers": "a draw from elsewhere than "
+    "context.generator, or a state that it keeps",
+    "search goes on where a candidate could not be judged": "figures may be NaN: a comparison with NaN is false",
+    "estimate is asked about genotypes of the space": "what space.decide or space.sample makes would do",
+    "estimate is asked how, by an Estimation with objectives": "estimate(genotype, Estimation(('robust',)))",
+    "candidates is how many genotypes are judged, at most": "a loop that judges more",
+    "estimation is an Estimation": "a property that returns one",
+}
+
 TRACKER = {
     **MADE,
     "check returns nothing, and refuses by raising InputError": "a check that answers True or False: raise instead",
@@ -312,6 +328,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
     "metric": METRIC,
     "attack": ATTACK,
     "dataset": DATASET,
+    "strategy": STRATEGY,
     "order": ORDER,
     "regime": REGIME,
     "tracker": TRACKER,
@@ -322,5 +339,6 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
 OPTIONAL = (
     "score", "inner_loss", "outer_loss", "at", "check", "evaluations", "contents", "training_images", "candidates",
     "published", "sample", "genotypes", "size", "sized", "path",
+    "decisions", "decide", "estimation",
 )  # fmt: skip
 """Members that a plugin need not have."""

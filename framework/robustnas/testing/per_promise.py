@@ -15,6 +15,7 @@ from robustnas.testing.order import check_order
 from robustnas.testing.promise import ConformanceError
 from robustnas.testing.regime import check_regime
 from robustnas.testing.search_space import check_search_space
+from robustnas.testing.strategy import check_strategy
 from robustnas.testing.tracker import check_tracker
 
 CHECKS: dict[str, Callable[..., tuple[str, ...]]] = {
@@ -22,6 +23,7 @@ CHECKS: dict[str, Callable[..., tuple[str, ...]]] = {
     "metric": check_metric,
     "attack": check_attack,
     "dataset": check_dataset,
+    "strategy": check_strategy,
     "order": check_order,
     "regime": check_regime,
     "tracker": check_tracker,
@@ -45,7 +47,7 @@ def parametrize(kind: str, plugin: Any, **options: Any) -> Callable[[str], None]
     is broken.
 
     Args:
-        kind: `metric`, `attack`, `dataset`, `search-space`, `order`, `regime`, `tracker` or
+        kind: `metric`, `attack`, `dataset`, `search-space`, `strategy`, `order`, `regime`, `tracker` or
             `executor`.
         plugin: as its check takes it.
         options: of its check: `norms`, say.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from robustnas.contracts import Dataset, Genotype, SearchSpace, TrainingContext
 from robustnas.data.batches import Batch
 from robustnas.data.order import in_order, shuffled
-from robustnas.errors import RunDirectoryError, RunError
+from robustnas.errors import DivergedError, RunDirectoryError
 from robustnas.nn.diagnostics import nonfinite_tensors
 from robustnas.nn.recompute import recompute
 from robustnas.nn.synchronised import synchronise
@@ -75,7 +75,7 @@ def run(
         `notes` on the division of the images; `size` and `match` of a network that was matched to a capacity.
 
     Raises:
-        RunError: the loss is not finite.
+        DivergedError: the loss is not finite.
         RunDirectoryError: the checkpoint is damaged or of another network.
         InputError: batches that these processes cannot share; a last epsilon beyond the pixel range; images that cannot
             be read in the size, or changed in the colours, that the settings ask for; a capacity out of reach.
@@ -214,11 +214,11 @@ class _Figures:
         """Refuse to save what has diverged.
 
         Raises:
-            RunError: the loss is not finite.
+            DivergedError: the loss is not finite.
         """
         if not bool(self.sums.isfinite().all()):
             advice = member(self.training.task.settings.regime, "advice")
-            raise RunError(
+            raise DivergedError(
                 f"training diverged: the loss is {float(self.sums[0])} in epoch {self.epoch}"
                 f"{nonfinite_tensors(self.training.network)}; the checkpoint of epoch {self.epoch - 1} is intact. "
                 f"A smaller train.lr or train.clip{f', or {advice},' if advice else ''} would do"
