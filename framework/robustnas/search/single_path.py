@@ -202,15 +202,13 @@ class _Epoch:
         self.lr = cosine(settings.w_lr, settings.w_lr_min, epoch / settings.epochs)
         training.optimizer.param_groups[0]["lr"] = self.lr
         # augmentation and genotypes are drawn on the CPU: the same seed gives the same ones on every device
-        self.generators: dict[str, torch.Generator] = {
-            use: seeding.generator(seed, "single path", use, epoch) for use in ("augment", "draw")
-        }
+        generators = {use: seeding.generator(seed, "single path", use, epoch) for use in ("augment", "draw")}
         self.context: Context | None = None
         if training.inner_loss is not None:
-            self.generators["inner"] = seeding.generator(seed, "single path", "inner", epoch, device=training.device)
-            self.context = Context(
-                epoch / settings.epochs, self.generators["inner"], F.cross_entropy, training.processes.average
-            )
+            inner = seeding.generator(seed, "single path", "inner", epoch, device=training.device)
+            self.context = Context(epoch / settings.epochs, inner, F.cross_entropy, training.processes.average)
+            generators["inner"] = inner
+        self.generators: Mapping[str, torch.Generator] = generators
         order = seeding.generator(seed, "single path", "order", epoch)
         self.order = shuffled(training.images, settings.batch, order)
         self.steps = len(self.order)

@@ -132,9 +132,10 @@ def evolve(counts: Any, judge: Any, rising: list[bool], candidates: int, populat
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.NSGAIISampler(population_size=population, seed=seed % 2**32)
-    directions = ["maximize" if more else "minimize" for more in rising]
+    up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+    directions = [up if more else down for more in rising]
     study = optuna.create_study(directions=directions, sampler=sampler)
-    named = {
+    named: dict[str, optuna.distributions.BaseDistribution] = {
         f"decision {place}": optuna.distributions.CategoricalDistribution(range(count))
         for place, count in enumerate(counts)
     }
