@@ -163,3 +163,8 @@ def test_what_cannot_be_drawn_is_refused():
         with pytest.raises(InputError, match="genotype: "):
             drawing.cells(other)
     assert drawing.cells(Genotype.from_data(published()["DARTS_V1"])) == ("normal", "reduction")
+
+
+def test_what_is_no_cell_is_refused_by_name():
+    with pytest.raises(InputError, match="found blocks, which cannot be drawn; cells of the DARTS family"):
+        drawing.text({"blocks": [{"kernel": 3}]})

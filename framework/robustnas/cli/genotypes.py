@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
 
 from robustnas.cli.draw import drawn
 from robustnas.cli.output import print_table
@@ -10,6 +13,7 @@ from robustnas.cli.published import published
 from robustnas.errors import InputError
 from robustnas.genotype.reference import Reference
 from robustnas.runtime.quoted import quoted
+from robustnas.runtime.strangers import text_of
 from robustnas.runtime.suggest import did_you_mean
 from robustnas.runtime.terminal import tell, write
 
@@ -54,8 +58,16 @@ def show_genotype(arguments: argparse.Namespace) -> int:
         )
     one = found[name]
     lines = {"search space": ", ".join(one.spaces), **(_facts(one.reference) if one.reference else {})}
-    write("".join(f"{key}: {value}\n" for key, value in lines.items()) + "\n" + drawn(one.genotype))
+    write("".join(f"{key}: {value}\n" for key, value in lines.items()) + "\n" + _shown(one.genotype))
     return 0
+
+
+def _shown(genotype: Mapping[str, Any]) -> str:
+    """Its drawing; of what is no cell, the genotype as a recipe may have it."""
+    try:
+        return drawn(genotype)
+    except InputError as fault:
+        return f"{json.dumps(genotype)}\nnot drawn: {text_of(fault)}\n"
 
 
 def _facts(reference: Reference) -> dict[str, str]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from attrs import frozen
 
+from robustnas.errors import InputError
 from robustnas.genotype import cell_string, darts_notation, gate_codes
-from robustnas.genotype.cell_genotype import Genotype
+from robustnas.genotype.cell_genotype import OTHER_NAMES, Genotype
+
+CELLS = ("normal", "normal_concat", "reduce", "reduce_concat", *OTHER_NAMES)
+"""Keys of a genotype of the DARTS family: one of them tells that it is meant as such."""
 
 JOINED = ""
 """The operation of an edge that joins a node to the output of a cell."""
@@ -61,6 +66,11 @@ def graphs(genotype: Genotype | Mapping[str, Any] | str) -> dict[str, CellGraph]
         cells = gate_codes.read(data)
         names = ["cell"] if len(cells) == 1 else [f"cell {place}" for place in range(1, len(cells) + 1)]
         return {name: _of_codes(codes) for name, codes in zip(names, cells, strict=True)}
+    if isinstance(data, Mapping) and data and data.keys().isdisjoint(CELLS):
+        found = ", ".join(str(key)[:30] for key in islice(data, 12))
+        raise InputError(
+            f"genotype: found {found}, which is no cell; cells of the DARTS family, NAS-Bench-201 and RobNet are drawn"
+        )
     read = Genotype.from_data(data)
     return {"normal": _of_genes(read, reduction=False), "reduction": _of_genes(read, reduction=True)}
 
