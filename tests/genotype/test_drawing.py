@@ -159,12 +159,9 @@ def test_a_cell_too_wide_for_the_terminal_is_formulas():
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(InputError, match="the genotype has no cell 'cell'; it has normal, reduction"):
         drawing.svg(published()["DARTS_V1"], "cell")
+    with pytest.raises(InputError, match="found blocks, which cannot be drawn; cells of the DARTS family"):
+        drawing.text({"blocks": [{"kernel": 3}]})
     for other in ({"layers": [3, 5]}, "", {"cell": "conv"}):
         with pytest.raises(InputError, match="genotype: "):
             drawing.cells(other)
     assert drawing.cells(Genotype.from_data(published()["DARTS_V1"])) == ("normal", "reduction")
-
-
-def test_what_is_no_cell_is_refused_by_name():
-    with pytest.raises(InputError, match="found blocks, which cannot be drawn; cells of the DARTS family"):
-        drawing.text({"blocks": [{"kernel": 3}]})

@@ -68,9 +68,8 @@ def graphs(genotype: Genotype | Mapping[str, Any] | str) -> dict[str, CellGraph]
         return {name: _of_codes(codes) for name, codes in zip(names, cells, strict=True)}
     if isinstance(data, Mapping) and data and data.keys().isdisjoint(CELLS):
         found = ", ".join(str(key)[:30] for key in islice(data, 12))
-        raise InputError(
-            f"genotype: found {found}, which is no cell; cells of the DARTS family, NAS-Bench-201 and RobNet are drawn"
-        )
+        drawn = "cells of the DARTS family, NAS-Bench-201 and RobNet"
+        raise InputError(f"genotype: found {found}, which cannot be drawn; {drawn} can be")
     read = Genotype.from_data(data)
     return {"normal": _of_genes(read, reduction=False), "reduction": _of_genes(read, reduction=True)}
 

@@ -121,10 +121,10 @@ class ChainSupernet(nn.Module):
     def forward(self, images: Tensor, mixing: Mapping[str, Tensor] | None = None) -> Tensor:
         """(N, C, H, W) -> (N, K) logits.  With `mixing`, these weights stand in for softmax(alpha)."""
         weights, x = self.mixing() if mixing is None else mixing, images
+        single = weights.columns if isinstance(weights, SinglePath) else None
         for number, block in enumerate(self.cells):
             shares = {name: rows[number] for name, rows in weights.items()}
-            single = isinstance(weights, SinglePath)
-            columns = {name: places[number] for name, places in weights.columns.items()} if single else None
+            columns = None if single is None else {name: places[number] for name, places in single.items()}
             x = block(x, shares, columns)
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
         return logits
