@@ -42,6 +42,7 @@ OPTIONS = {
         ("search-space", f"darts-s{number}"): {"cells": 2, "channels": 2, "network_cells": 2, "network_channels": 2}
         for number in (1, 2, 3, 4)
     },
+    ("search-space", "wide-resnet"): {"depths": [1, 2], "widths": [1, 2], "channels": 2, "network_channels": 2},
     ("search-space", "robnet"): {"cells": 3, "channels": 4, "network_cells": 3, "network_channels": 4},
     ("attack", "pgd"): {"steps": 5, "step_size": 0.05},
     ("attack", "mi-fgsm"): {"steps": 5, "step_size": 0.25},

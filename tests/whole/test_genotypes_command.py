@@ -9,6 +9,7 @@ from robustnas.genotype import drawing
 from robustnas_plugins.search_spaces.nas_bench_201 import BASELINES
 from robustnas_plugins.search_spaces.published import cells, references
 from robustnas_plugins.search_spaces.robnet_codes import PUBLISHED as ROBNET
+from robustnas_plugins.search_spaces.wide_resnet import PUBLISHED as WIDE
 
 
 def test_all_are_listed_and_one_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,7 +18,7 @@ def test_all_are_listed_and_one_is_shown(capsys: pytest.CaptureFixture[str]) -> 
     heads, *lines = out.splitlines()
     assert (heads.split()[0], error) == ("name", "")
     names = [line.split()[0] for line in lines[: lines.index("")]]
-    assert sorted(names) == sorted([*cells(), *BASELINES, *ROBNET, "PC_DARTS_S4_CIFAR10"])
+    assert sorted(names) == sorted([*cells(), *BASELINES, *ROBNET, *WIDE, "PC_DARTS_S4_CIFAR10"])
     (racl,) = (line for line in lines if line.startswith("RACL "))
     for part in ("darts, pc-darts", "3.571", "550.0", "robustness, in DARTS, on CIFAR-10", "arXiv 2009.00902"):
         assert part in racl
@@ -44,6 +45,13 @@ def test_codes_of_robnet_are_shown_cell_by_cell(capsys: pytest.CaptureFixture[st
     assert main(["genotypes", "show", "RobNet-large-v1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("  res_sep_conv_3x3 ") for line in lines) == 8
+
+
+def test_what_is_no_cell_is_shown_as_a_recipe_has_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["genotypes", "show", "WRN-28-10"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("size: 36,479,194 parameters", '{"depths": [4, 4, 4], "widths": [10, 10, 10]}\nnot drawn: genotype: '):
+        assert part in shown
 
 
 def test_a_name_that_is_nowhere_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from robustnas.nn.cells import SinglePath, convolve_and_norm
 from robustnas.nn.fast import Conv2d
-from robustnas_plugins.search_spaces.masks import masked, masks
+from robustnas_plugins.search_spaces.masks import masks, weighed, weights
 from robustnas_plugins.search_spaces.ops import avg_pool, max_pool
 
 KERNELS = (1, 3, 5)
@@ -79,7 +79,7 @@ class MixedBlock(nn.Module):
         seen = F.relu(mixed)
         pooled = reduce(add, [shares["pool"][p] * self.pools[p](seen) for p in chosen("pool")])
         assert isinstance(self.masks, Tensor)
-        return masked(pooled, shares["width"], self.masks)
+        return weighed(pooled, weights(shares["width"], self.masks))
 
     def _convolved(self, place: int, x: Tensor) -> Tensor:
         conv, norm = self.convs[place], self.norms[place]
@@ -120,10 +120,10 @@ class ChainSupernet(nn.Module):
 
     def forward(self, images: Tensor, mixing: Mapping[str, Tensor] | None = None) -> Tensor:
         """(N, C, H, W) -> (N, K) logits.  With `mixing`, these weights stand in for softmax(alpha)."""
-        weights, x = self.mixing() if mixing is None else mixing, images
-        single = weights.columns if isinstance(weights, SinglePath) else None
+        rows_of, x = self.mixing() if mixing is None else mixing, images
+        single = rows_of.columns if isinstance(rows_of, SinglePath) else None
         for number, block in enumerate(self.cells):
-            shares = {name: rows[number] for name, rows in weights.items()}
+            shares = {name: rows[number] for name, rows in rows_of.items()}
             columns = None if single is None else {name: places[number] for name, places in single.items()}
             x = block(x, shares, columns)
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))

@@ -18,6 +18,11 @@ def masks(widths: Sequence[int]) -> Tensor:
     return (torch.arange(max(widths), device="cpu") < torch.tensor(widths, device="cpu").unsqueeze(1)).float()
 
 
-def masked(x: Tensor, shares: Tensor, of_widths: Tensor) -> Tensor:
-    """x (N, C, H, W), the shares of the widths (W,), `masks` (W, C) -> (N, C, H, W)."""
-    return x * (shares @ of_widths.to(shares)).view(1, -1, 1, 1)
+def weights(shares: Tensor, of_widths: Tensor) -> Tensor:
+    """What each channel counts, (C,): the shares of the widths (W,) that have it, by their `masks` (W, C)."""
+    return shares @ of_widths.to(shares)
+
+
+def weighed(x: Tensor, channels: Tensor | None) -> Tensor:
+    """x (N, C, H, W), each channel times what it counts, (C,); None: all of them count."""
+    return x if channels is None else x * channels.view(1, -1, 1, 1)

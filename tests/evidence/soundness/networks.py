@@ -319,7 +319,10 @@ def unsettle(network: nn.Module) -> None:
                     module.bias.normal_(std=0.3)
 
 
-SMALL = {"cells": 2, "channels": 4, "network_cells": 2, "network_channels": 4, "partial": 2}
+SMALL: dict[str, Any] = {
+    "cells": 2, "channels": 4, "network_cells": 2, "network_channels": 4, "partial": 2,
+    "blocks": 2, "depths": [1, 2], "widths": [1, 2],
+}  # fmt: skip
 
 
 def spaces() -> list[str]:

@@ -15,7 +15,7 @@ from robustnas.threat import ThreatModel
 from robustnas.train.capacity import count
 from robustnas_plugins.search_spaces.chain import TABLES, Chain, read
 from robustnas_plugins.search_spaces.chain_networks import KERNELS, POOLS, WIDTHS, chain_network
-from robustnas_plugins.search_spaces.masks import masked, masks
+from robustnas_plugins.search_spaces.masks import masks, weighed, weights
 
 SPACE = Chain(blocks=3, channels=2, network_channels=2)
 
@@ -62,7 +62,7 @@ def test_one_hot_mixing_is_the_discrete_network_in_search_form(training, size):
 
 def test_a_mixture_of_widths_weighs_channels():
     assert masks([1, 2, 4]).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
-    found = masked(torch.ones(1, 4, 1, 1), torch.tensor([0.5, 0.25, 0.25]), masks([1, 2, 4]))
+    found = weighed(torch.ones(1, 4, 1, 1), weights(torch.tensor([0.5, 0.25, 0.25]), masks([1, 2, 4])))
     assert found.flatten().tolist() == [1.0, 0.5, 0.25, 0.25]
 
 
