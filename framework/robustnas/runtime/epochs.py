@@ -12,7 +12,7 @@ of threads).  The history is part of the checkpoint: the two cannot disagree aft
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -123,13 +123,20 @@ class Epochs:
     middle: dict[str, Any] | None = None
     peak: Peak = Factory(lambda self: Peak(self.device), takes_self=True)
 
-    def run(self, begin: Callable[[int], Epoch], parts: Mapping[str, Any], feed: Feed) -> None:
+    def run(
+        self,
+        begin: Callable[[int], Epoch],
+        parts: Mapping[str, Any],
+        feed: Feed,
+        enough: Callable[[Sequence[Mapping[str, Any]]], bool] = lambda records: False,
+    ) -> None:
         """Do the epochs that are left.
 
         Args:
             begin: makes the epoch of a number, counted from 0.
             parts: what changes from step to step, by name: modules and optimisers.
             feed: where the steps' batches come from.
+            enough: whether the stage ends after these records, before its last epoch.
 
         Raises:
             RunError: a figure is not finite; the checkpoint of the last good epoch stays.
@@ -139,7 +146,7 @@ class Epochs:
         self._restore(parts)
         if self.middle is None:
             self.report(len(self.records), self.epochs, "epoch")
-        while len(self.records) < self.epochs:
+        while len(self.records) < self.epochs and not enough(self.records):
             record = self._epoch(begin, parts, feed)
             self.report(len(self.records), self.epochs, "epoch", step=None, **_figures(record))
             if self.processes.any(interrupt.asked()):

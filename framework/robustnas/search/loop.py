@@ -10,12 +10,13 @@ for bit, the result of one that never stopped.  The genotype is that of alpha af
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from attrs import evolve
 from torch import Tensor
 
 from robustnas.contracts import Context, SearchSpace, candidates
@@ -34,7 +35,9 @@ from robustnas.runtime.memory import highest
 from robustnas.runtime.precision import policy
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import Report, silent
+from robustnas.search import collapse
 from robustnas.search.bilevel import inner_step, outer_step
+from robustnas.search.collapse import too_sharp
 from robustnas.search.compiled import Compiled
 from robustnas.search.data import divided, notes
 from robustnas.search.figures import Figures
@@ -68,8 +71,9 @@ def run(
         Plain data: `genotype`; `alpha`, tables by name; `operations`, those of each table's columns; `none`, the share
         of the mixing weights on the operation of that name (both where the space tells its operations); `epochs`;
         `parameters`, the supernet's trainable weights (without alpha); `search_seconds`, over all sittings;
-        `peak_memory` in bytes, see `robustnas.runtime.memory.Peak`; `notes` on the division of the images and on the
-        scores; where asked for, `compiled`: yes, or why not.
+        `peak_memory` in bytes, see `robustnas.runtime.memory.Peak`; `collapse`, see `robustnas.search.collapse`;
+        `notes` on the division of the images, on the scores and on a collapse; where asked for, `compiled`: yes, or why
+        not.
 
     Raises:
         RunError: a loss, a score or a gradient is not finite; the checkpoint of the last good epoch stays.
@@ -82,10 +86,14 @@ def run(
         epochs = Epochs("search", task.seed, task.settings.epochs, folder, device, report, processes)
         search = _Search(task, device, processes)
         with search.batches.feed:
-            epochs.run(lambda number: _Epoch(search, number), search.parts, search.batches.feed)
+            epochs.run(lambda number: _Epoch(search, number), search.parts, search.batches.feed, search.collapsed)
+            stopped = too_sharp(epochs.records) if search.collapsed(epochs.records) else None
     compiled = search.objective.compiled
+    if stopped is not None:
+        _put_back(search.supernet, epochs.records[stopped - 1]["alpha"])
     with torch.no_grad():
         genotype = task.space.genotype(search.supernet)
+    told = collapse.verdict(epochs.records, collapse.parameter_free(task.space, genotype))
     return {
         "genotype": genotype,
         "alpha": _tables(search.supernet),
@@ -95,7 +103,12 @@ def run(
         "parameters": sum(parameter.numel() for parameter in search.w.parameters),
         "search_seconds": epochs.seconds,
         **highest(epochs.records),
-        "notes": [*search.notes, *warnings(epochs.records, task.settings.gamma)],
+        "collapse": told,
+        "notes": [
+            *search.notes,
+            *warnings(epochs.records, task.settings.gamma),
+            *collapse.notes(told, stopped),
+        ],
         **({} if compiled is None else {"compiled": compiled.why_not or "yes"}),
     }
 
@@ -141,6 +154,10 @@ class _Search:
         )
         compiled = Compiled(self.supernet) if settings.compile else None
         self.objective = Objective(task.metrics, task.threat, settings.gamma, settings.precision, compiled)
+
+    def collapsed(self, records: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the search is to end after these epochs, as it has become too sharp."""
+        return self.task.settings.collapse == "stop" and too_sharp(records) is not None
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -222,8 +239,35 @@ class _Epoch:
             "w_lr": self.w_lr,
             "alpha_entropy": _entropy(self.search.supernet),
             **_on_none(self.search.task.space, self.search.supernet),
+            "parameter_free": self._parameter_free(),
+            **self._eigenvalue(),
             "alpha": _tables(self.search.supernet),
         }
+
+    def _parameter_free(self) -> float | None:
+        """The share of operations without weights in the genotype that alpha stands for."""
+        space = self.search.task.space
+        with torch.no_grad():
+            return collapse.parameter_free(space, space.genotype(self.search.supernet))
+
+    def _eigenvalue(self) -> dict[str, float | None]:
+        """As `eigenvalue`, the dominant one of the outer Hessian, on the epoch's first validation batch; if watched."""
+        search, settings, seed = self.search, self.search.task.settings, self.search.task.seed
+        if settings.collapse == "off":
+            return {}
+        if self.epoch < settings.warmup_epochs:
+            return {"eigenvalue": None}
+        drawing = seeding.generator(seed, "search", "eigenvalue", self.epoch)
+        ((first, *others),) = search.batches.of(self.vals[:1], drawing)
+        first = evolve(first, share=first.share * (1 + len(others)))  # one part of each process: graphs stay small
+        return {"eigenvalue": collapse.dominant_eigenvalue(search.supernet, search.w, first, search.processes, drawing)}
+
+
+def _put_back(supernet: PixelSupernet, tables: Mapping[str, list[list[float]]]) -> None:
+    """Make alpha what it was after an earlier epoch."""
+    with torch.no_grad():
+        for name, table in supernet.alpha.items():
+            table.copy_(torch.tensor(tables[name]))
 
 
 def cosine(start: float, end: float, progress: float) -> float:

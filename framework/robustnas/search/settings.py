@@ -13,7 +13,7 @@ from robustnas.options import option
 from robustnas.search.balance import RHO, Balance
 from robustnas.search.hypergradient.first_order import FirstOrder
 
-OF_ALPHA = ("warmup_epochs", "order", "gamma", "train_share", "alpha_lr", "alpha_decay")
+OF_ALPHA = ("warmup_epochs", "order", "gamma", "collapse", "train_share", "alpha_lr", "alpha_decay")
 """Settings that concern alpha alone, and mean nothing to weights that are trained path by path."""
 
 
@@ -72,6 +72,12 @@ class Search:
         if not isinstance(gamma, Balance) and not gamma >= 0:
             raise ValueError(f"found {gamma}; at least 0, or {{balance: {RHO:g}}}, would do")
 
+    collapse: Literal["off", "watch", "stop"] = option(
+        "off",
+        "watch: the dominant eigenvalue of the outer Hessian in alpha is in the history, for about ten steps an epoch; "
+        "stop: where it has risen too far, the search ends with the genotype of five epochs before (RobustDARTS)",
+        identity="if given",
+    )
     train_share: float = option(
         0.5, "share of the training images of each class that move w; the others move alpha", gt(0.0), lt(1.0)
     )
