@@ -170,6 +170,13 @@ class RobustnessMetric(Protocol):
 
     A score that changes over the search (a radius that grows, say) has a second method, `at(progress)`, which returns
     an object with the `score` of that time, progress in [0, 1]; at 1 it scores as the metric itself does.
+
+    Two class attributes say what a score is not:
+
+    - `differentiable = False`: no gradient flows through it (a zero-cost score, say).  A bilevel search refuses it;
+      what asks for numbers alone, as `robustnas rank` does, takes it.
+    - `of_batch = True`: it is a number of all images together, which each of them is given, whatever their order.  It
+      is no worst case over a ball, and may grow with epsilon.
     """
 
     def score(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
@@ -715,6 +722,16 @@ def training_images(dataset: Dataset) -> Callable[[int], Images] | None:
 def check_test_of(attack: object) -> Callable[[Images], None] | None:
     """The `check_test` of an attack; None where it shows no files."""
     return getattr(attack, "check_test", None)
+
+
+def is_differentiable(metric: object) -> bool:
+    """Whether gradients flow through the score of a metric, class or object: unless `differentiable = False`."""
+    return bool(getattr(metric, "differentiable", True))
+
+
+def is_of_batch(metric: object) -> bool:
+    """Whether the score of a metric is one number of all images together: `of_batch = True`."""
+    return bool(getattr(metric, "of_batch", False))
 
 
 def check_of(plugin: object) -> Callable[[Shape, int, ThreatModel], None] | None:

@@ -1,6 +1,7 @@
 """One step of the search (outer and inner level), method by method, as a multiple of plain DARTS, first order.
 
     python tests/benchmarks/search_step.py                       the quickstart's supernet
+    python tests/benchmarks/search_step.py --supernet pc-darts   the same size, of space pc-darts
     python tests/benchmarks/search_step.py --supernet digits     4 cells, 16 channels, 8x8x1
     python tests/benchmarks/search_step.py --supernet cifar10    8 cells, 16 channels, 32x32x3 (the paper's size)
 
@@ -29,7 +30,11 @@ from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
 from robustnas_plugins.metrics.certified_bound import CertifiedBound
 from robustnas_plugins.metrics.certified_radius import CertifiedRadius
+from robustnas_plugins.metrics.feature_distortion import FeatureDistortion
+from robustnas_plugins.metrics.input_noise import InputNoise
 from robustnas_plugins.metrics.jacobian import Jacobian
+from robustnas_plugins.metrics.lipschitz import Lipschitz
+from robustnas_plugins.metrics.loss_curvature import LossCurvature
 from robustnas_plugins.metrics.random_noise import RandomNoise
 
 PLAIN = "darts, first order"
@@ -56,6 +61,14 @@ def methods(size: Size) -> dict[str, tuple[Order, Metrics]]:
         "sdarts-rs": (first, ((1.0, RandomNoise()),)),
         "sdarts-adv": (first, ((1.0, AdversarialAlpha()),)),
         "adversarial-training": (first, ((1.0, AdversarialTraining()),)),
+        "r-nas (input-noise)": (first, ((1.0, InputNoise()),)),
+        "advrush (loss-curvature)": (first, ((1.0, LossCurvature(warm_up=0)),)),
+        "racl (lipschitz, l_inf)": (first, ((1.0, Lipschitz()),)),
+        "feature-distortion": (first, ((1.0, FeatureDistortion()),)),
+        "rnas (feature-distortion, adversarial-training)": (
+            first,
+            ((1.0, FeatureDistortion()), (1.0, AdversarialTraining())),
+        ),
     }
 
 

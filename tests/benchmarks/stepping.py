@@ -28,6 +28,7 @@ from robustnas.search.objective import Objective
 from robustnas.search.weights import weights
 from robustnas.threat import ThreatModel
 from robustnas_plugins.search_spaces.darts import Darts
+from robustnas_plugins.search_spaces.pc_darts import PcDarts
 
 
 @frozen
@@ -49,6 +50,7 @@ class Size:
 
 SIZES = {
     "quickstart": Size(Darts(cells=2, channels=4), (1, 8, 8), 64),
+    "pc-darts": Size(PcDarts(cells=2, channels=4), (1, 8, 8), 64),
     "digits": Size(Darts(cells=4, channels=16), (1, 8, 8), 64, 1e-5),
     "cifar10": Size(Darts(cells=8, channels=16), (3, 32, 32), 16, 1e-6),
 }

@@ -62,7 +62,7 @@ def test_every_method_is_searched_and_trained_side_by_side(device: torch.device,
     for jobs in (3, 1):
         assert pipeline.run(recipe, out=tmp_path / "run", device=name, jobs=jobs, quiet=True) == 0
     searches = results(tmp_path / "run", "search")
-    assert len(searches) == 6
+    assert len(searches) == 8
     expected = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     assert all(result["provenance"]["device"] == expected for result in searches.values())
     assert all(row["clean"] is not None for row in rows(tmp_path / "run"))

@@ -31,6 +31,14 @@ train: {auxiliary: 0, drop_path: 0}
     [
         ("search={epochs: 5, warmup_epochs: 5}", "search.warmup_epochs: found 5 with epochs: 5, so alpha never moves"),
         ("methods.one={search: {epochs: 3, warmup_epochs: 4}}", "methods.one.search.warmup_epochs: found 4"),
+        (
+            "methods.one={metric: synflow}",
+            "methods.one.metric: found 'synflow', whose score has no gradient, and a bilevel",
+        ),
+        (
+            "methods.one={metric: [jacobian, {name: croze, weight: 2}]}",
+            "robustnas rank with rank: {metrics: [croze]} would do, or a strategy without gradients, such as evolution",
+        ),
         ("train.cutout=8", "train.cutout: found 8, and images have 8x8 pixels; at most 7 would do"),
         ("methods.one={search: {crop: 9}}", "methods.one.search.crop: found 9, and images have 8x8 pixels"),
         (

@@ -21,6 +21,16 @@ methods:
   noise: {metric: random-noise, train: {regime: {name: trades, steps: 1}}}
   alpha: {metric: {name: adversarial-alpha, steps: 1}, search: {accumulate: 2}}
   training: {metric: {name: adversarial-training, steps: 1}, train: {regime: certified}}
+  images: {metric: input-noise}
+  several: {metric: [{name: loss-curvature, warm_up: 0}, {name: feature-distortion, steps: 1}, {name: lipschitz}]}
+rank:
+  images: 10
+  networks: [untrained]
+  metrics:
+  - croze
+  - jacov
+  - {name: robust-ntk, steps: 1}
+  - synflow
 train: {epochs: 1, batch: 600, cutout: 2, crop: 1, flip: true, auxiliary: 0, drop_path: 0.1}
 evaluate: {images: 20}
 certify: false

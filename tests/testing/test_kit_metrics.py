@@ -124,6 +124,17 @@ class BlindToAlpha(Doubled):
         return context.loss(supernet(images, mixing), labels)
 
 
+class Together(Slope):
+    """The least of all images' scores, for each of them, without a gradient."""
+
+    differentiable = False
+    of_batch = True
+
+    def score(self, network, images, labels, threat):
+        score = super().score(network, images, labels, threat).detach()
+        return -score.min() * torch.ones(len(score))  # grows with epsilon, as it may
+
+
 class Refuses(Slope):
     def check(self, shape, classes, threat):
         if shape[0] != 3:
@@ -143,6 +154,15 @@ WRONG = {
     "detached": (Changed(torch.Tensor.detach), "score is differentiable in the weights"),
     "weights only": (WeightsOnly, "score is differentiable in alpha"),
     "constant": (Changed(lambda score: torch.ones(len(score))), "depends on the network's weights or on alpha"),
+    "constant, though without a gradient": (
+        wrong(Together, score=lambda self, network, images, *given: torch.ones(len(images))),
+        "depends on the network's weights or on alpha",
+    ),
+    "a number an image of a batch": (wrong(Slope, of_batch=True), "of_batch gives all images of a batch one number"),
+    "the first image's": (
+        wrong(Together, score=lambda self, *given: Slope().score(*given)[:1].expand(len(given[1]))),
+        "of_batch gives all images of a batch one number",
+    ),
     "trains": (Changed(after=lambda network, *_: network.train()), "leaves the mode of the network"),
     "moves statistics": (Changed(after=move_statistics), "leaves the buffers of the network"),
     "accumulates": (
@@ -191,3 +211,13 @@ def test_a_wrong_metric_is_caught(what):
 
 def test_a_metric_of_one_norm_says_so():
     check_metric(LinfOnly(), norms=("linf",))
+
+
+def test_a_score_of_the_batch_without_a_gradient_is_held_to_what_it_says():
+    tried = check_metric(Together)
+    assert "of_batch gives all images of a batch one number, whatever their order" in tried
+    assert not [one for one in tried if "differentiable" in one or "epsilon" in one or "alone" in one]
+    with pytest.raises(ConformanceError, match="differentiable in the weights"):
+        check_metric(wrong(Together, differentiable=True), norms=("linf",))
+    with pytest.raises(ConformanceError, match="depends on that image alone"):
+        check_metric(wrong(Together, of_batch=False), norms=("linf",))

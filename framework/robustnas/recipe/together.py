@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import frozen
 
-from robustnas.contracts import AttackTraits, Shape, check_of
+from robustnas.contracts import AttackTraits, Shape, check_of, is_differentiable
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.noting import Noting
 from robustnas.recipe.schema import BILEVEL, Attack, Method
@@ -38,6 +38,7 @@ class Parts:
 def check(parts: Parts, note: Noting) -> None:
     """Note all contradictions between parts of a recipe."""
     _warm_ups(parts, note)
+    _gradients(parts, note)
     _others(parts, note)
     shape = construct(lambda: tuple(parts.dataset.shape), note.node(""), Faults())
     if shape is BAD or len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
@@ -55,6 +56,22 @@ def _warm_ups(parts: Parts, note: Noting) -> None:
         if method.strategy == BILEVEL and "search" in method.uses and warmup >= epochs:
             text = f"found {warmup} with epochs: {epochs}, so alpha never moves; at most {epochs - 1} would do"
             note(note.own(name, "search.warmup_epochs"), text)
+
+
+def _gradients(parts: Parts, note: Noting) -> None:
+    """Note metrics whose scores move nothing in a search that goes by gradients."""
+    for name, method in parts.methods.items():
+        for index, (_, use) in enumerate(method.metric):
+            if method.searches and not is_differentiable(use.plugin):
+                text = f"found {use.name!r}, whose score has no gradient, and a bilevel search moves alpha by gradients"
+                would = f"robustnas rank with rank: {{metrics: [{use.name}]}} would do, or a strategy without gradients"
+                note(_of_metric(name, index, note), f"{text}; {would}, such as evolution")
+
+
+def _of_metric(method: str, index: int, note: Noting) -> str:
+    """The path of a metric of a method, which is the key itself where it is no list."""
+    path = f"methods.{method}.metric.{index}"
+    return path if path in note.places else path.rpartition(".")[0]
 
 
 def _others(parts: Parts, note: Noting) -> None:
@@ -94,7 +111,7 @@ def _radii(parts: Parts, shape: Shape, note: Noting) -> None:
 def _suited(parts: Parts, shape: Shape, note: Noting) -> None:
     """Note metrics and attacks that images, classes or threat do not suit (`contracts.Suited`)."""
     used = [
-        (f"methods.{name}.metric.{index}", use, method.threat)
+        (_of_metric(name, index, note), use, method.threat)
         for name, method in parts.methods.items()
         for index, (_, use) in enumerate(method.metric)
     ]
@@ -102,5 +119,4 @@ def _suited(parts: Parts, shape: Shape, note: Noting) -> None:
     for path, use, own in used:
         check, threat = check_of(use.plugin), own or parts.threat
         if check is not None and threat is not None:
-            known = path if path in note.places else path.rpartition(".")[0]
-            construct(partial(check, shape, parts.dataset.classes, threat), note.node(known), note.faults)
+            construct(partial(check, shape, parts.dataset.classes, threat), note.node(path), note.faults)

@@ -68,6 +68,8 @@ METRIC = {
     "score leaves the images and labels as they were": "an operation in place: images + x instead of images += x",
     "score is repeatable given torch's seed": "draws from Python's or NumPy's generator, or a state that it keeps",
     "score of an image depends on that image alone": "a mean over the batch? reduction='sum' would do",
+    "of_batch gives all images of a batch one number, whatever their order": "a number an image, or a sum that leaves "
+    "the last image out",
     "score does not grow with epsilon": "the sign: larger is more robust; or a mean over points of the ball, which may "
     "grow for one image: the worst of them does not",
     "score is differentiable in the weights": "a detach(), no_grad() or sign() on the way; a gradient that is part of "
@@ -339,6 +341,6 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
 OPTIONAL = (
     "score", "inner_loss", "outer_loss", "at", "check", "evaluations", "contents", "training_images", "candidates",
     "published", "sample", "genotypes", "size", "sized", "path",
-    "decisions", "decide", "estimation",
+    "decisions", "decide", "estimation", "of_batch",
 )  # fmt: skip
 """Members that a plugin need not have."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor, nn
 
-from robustnas.contracts import Context
+from robustnas.contracts import Context, is_differentiable, is_of_batch
 from robustnas.testing.networks import CLASSES, SHAPE, TinySupernet, fit, settle, tiny_images, tiny_network
 from robustnas.testing.promise import Judge, check_norms, check_suited, close, figures, judged, made, own_randomness
 from robustnas.threat import NORMS, ThreatModel
@@ -58,7 +58,7 @@ def check_metric(
             if "score" in kept:
                 for name, network in (("a supernet", TinySupernet()), ("a discrete network", tiny_network())):
                     with verdict.apart():
-                        _check_score(_Score(metric.score, verdict, name, seed), network, small, large)
+                        _check_score(_Score(metric.score, verdict, name, seed), network, (small, large), metric)
                 if callable(getattr(metric, "at", None)):
                     with verdict.apart():
                         _check_over_time(metric, verdict, seed, large)
@@ -121,9 +121,12 @@ class _Score:
         )
 
 
-def _check_score(score: _Score, network: nn.Module, small: ThreatModel, large: ThreatModel) -> None:
-    """Require a score that is repeatable, of each image alone, not larger for a larger ball, and differentiable."""
-    verdict = score.verdict
+def _check_score(score: _Score, network: nn.Module, threats: tuple[ThreatModel, ThreatModel], metric: object) -> None:
+    """Require a score that is repeatable, of each image alone, not larger for a larger ball, and differentiable.
+
+    Of one that says that it is of the batch or has no gradient, require that instead, or nothing in its place.
+    """
+    verdict, large = score.verdict, threats[1]
     images, labels = tiny_images(IMAGES)
     fit(network, *tiny_images(24), steps=15)
     left = copy.deepcopy(network)
@@ -134,16 +137,49 @@ def _check_score(score: _Score, network: nn.Module, small: ThreatModel, large: T
     verdict.require(
         close(once, again, 1e-6), "score is repeatable given torch's seed", f"{figures(once)}, then {figures(again)}"
     )
-    with verdict.apart():
-        _check_alone(score, network, images, labels, large, once)
+    if is_of_batch(metric):
+        with verdict.apart():
+            _check_together(score, network, images, labels, large, once)
+    else:
+        with verdict.apart():
+            _check_alone(score, network, images, labels, large, once)
+        _check_epsilon(score, network, images, labels, threats, once)
+    _check_gradient(score, network, images, labels, large, differentiable=is_differentiable(metric))
+
+
+def _check_epsilon(
+    score: _Score,
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threats: tuple[ThreatModel, ThreatModel],
+    once: Tensor,
+) -> None:
+    """Require that a larger ball does not make a larger score; `once` is that of the larger ball."""
+    small, large = threats
     wide, narrow = once.detach(), score(network, images, labels, small).detach()
     slack = 1e-4 * (narrow.abs() + wide.abs()) + 1e-6  # scores are sums in float32, whose order may differ
-    verdict.expect(
+    score.verdict.expect(
         bool((wide <= narrow + slack).all()),
         "score does not grow with epsilon",
         f"{figures(narrow)} under {small}, {figures(wide)} under {large}, for {score.place}",
     )
-    _check_gradient(score, network, images, labels, large)
+
+
+def _check_together(
+    score: _Score, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, once: Tensor
+) -> None:
+    """Require one number of all images, whatever their order."""
+    promise = "of_batch gives all images of a batch one number, whatever their order"
+    once = once.detach()
+    score.verdict.require(
+        close(once, once[:1].expand_as(once), 1e-6), promise, f"{figures(once)} for the images of one batch"
+    )
+    order = torch.arange(IMAGES).roll(1)
+    moved = score(network, images[order], labels[order], threat).detach()
+    score.verdict.require(
+        close(once, moved), promise, f"{figures(once)}, and {figures(moved)} in another order, {score.place}"
+    )
 
 
 def _check_over_time(metric: Any, verdict: Judge, seed: int, threat: ThreatModel) -> None:
@@ -200,8 +236,16 @@ def _check_alone(
         require(found, together[order], f"{{}} in a batch, {{}} as {order.tolist()}")
 
 
-def _check_gradient(score: _Score, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
-    """Require a finite gradient that is not zero where the score depends on the weights or on alpha."""
+def _check_gradient(
+    score: _Score,
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    differentiable: bool,
+) -> None:
+    """Require that the score depends on the weights or on alpha, and a finite gradient there that is not zero."""
     once = score(network, images, labels, threat).detach()
     depends = {}
     for name in ("the weights", "alpha"):
@@ -210,7 +254,7 @@ def _check_gradient(score: _Score, network: nn.Module, images: Tensor, labels: T
             for one in _parameters(moved, name):
                 one.add_(0.1 * torch.randn_like(one))
         depends[name] = not close(score(moved, images, labels, threat), once, 1e-5)
-        if depends[name]:
+        if depends[name] and differentiable:
             own = copy.deepcopy(network)
             with score.verdict.apart():
                 total = score(own, images, labels, threat, copied=False).sum()

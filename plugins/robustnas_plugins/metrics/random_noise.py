@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from attrs import frozen
 from attrs.validators import ge, in_, optional
 from torch import Tensor
@@ -23,6 +22,7 @@ from robustnas.contracts import Context, Supernet
 from robustnas.options import option
 from robustnas.threat import ThreatModel, pixels
 from robustnas_plugins.metrics.mixing import END, START, perturbed, schedule
+from robustnas_plugins.metrics.noise import drawn, usual_scale
 
 
 def _scale(value: str | float | None) -> float | None:
@@ -66,12 +66,14 @@ class RandomNoise:
     ) -> Tensor:
         """The loss under this step's noise: (N, C, H, W), (N,) -> scalar."""
         if self.target == "input":
-            usual = threat.epsilon / images[0].numel() if threat.norm == "l1" else threat.epsilon
+            usual = usual_scale(images, threat)
             scale = self._eps(usual, usual, context)
-            return context.loss(supernet((images + scale * self._noise(images, context)).clamp(0.0, 1.0)), labels)
+            return context.loss(
+                supernet((images + scale * drawn(images, self.distribution, context)).clamp(0.0, 1.0)), labels
+            )
         scale = self._eps(START, END, context)
         mixing = supernet.mixing()
-        noisy = {name: perturbed(p, scale * self._noise(p, context)) for name, p in mixing.items()}
+        noisy = {name: perturbed(p, scale * drawn(p, self.distribution, context)) for name, p in mixing.items()}
         return context.loss(supernet(images, mixing=noisy), labels)
 
     def _eps(self, start: float, end: float, context: Context) -> float:
@@ -79,9 +81,3 @@ class RandomNoise:
         start = start if self.start is None else self.start
         end = end if self.end is None else self.end
         return schedule(start, end, context.progress)
-
-    def _noise(self, like: Tensor, context: Context) -> Tensor:
-        """Draw noise of scale 1 in the shape of `like`."""
-        draw = torch.randn if self.distribution == "gaussian" else torch.rand
-        noise = draw(like.shape, generator=context.generator, device=context.generator.device).to(like)
-        return noise if self.distribution == "gaussian" else 2 * noise - 1
