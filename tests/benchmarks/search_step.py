@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from stepping import SIZES, Size, seconds, stepper
+from stepping import SIZES, Size, scorer, seconds, stepper
 
 from robustnas.contracts import Order
 from robustnas.search.hypergradient.conjugate_gradient import ConjugateGradient
@@ -30,12 +30,16 @@ from robustnas_plugins.metrics.adversarial_alpha import AdversarialAlpha
 from robustnas_plugins.metrics.adversarial_training import AdversarialTraining
 from robustnas_plugins.metrics.certified_bound import CertifiedBound
 from robustnas_plugins.metrics.certified_radius import CertifiedRadius
+from robustnas_plugins.metrics.croze import CRoZe
 from robustnas_plugins.metrics.feature_distortion import FeatureDistortion
 from robustnas_plugins.metrics.input_noise import InputNoise
 from robustnas_plugins.metrics.jacobian import Jacobian
+from robustnas_plugins.metrics.jacov import JacobianCovariance
 from robustnas_plugins.metrics.lipschitz import Lipschitz
 from robustnas_plugins.metrics.loss_curvature import LossCurvature
 from robustnas_plugins.metrics.random_noise import RandomNoise
+from robustnas_plugins.metrics.robust_ntk import RobustNTK
+from robustnas_plugins.metrics.synflow import SynFlow
 
 PLAIN = "darts, first order"
 
@@ -72,6 +76,15 @@ def methods(size: Size) -> dict[str, tuple[Order, Metrics]]:
     }
 
 
+ZERO_COST = {
+    "score of croze": CRoZe(),
+    "score of synflow": SynFlow(),
+    "score of jacov": JacobianCovariance(),
+    "score of robust-ntk": RobustNTK(),
+}
+"""One score of a batch: these take part in no step."""
+
+
 def main() -> None:
     """Time every method and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,15 +99,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     size, device = SIZES[arguments.supernet], torch.device(arguments.device)
-    chosen = {
-        name: method
-        for name, method in methods(size).items()
-        if name == PLAIN or arguments.only is None or any(word in name for word in arguments.only)
-    }
+
+    def chosen(name: str) -> bool:
+        return name == PLAIN or arguments.only is None or any(word in name for word in arguments.only)
+
     steps = {
         name: stepper(size, arguments.batch, order, metrics, device, arguments.precision, compiled=arguments.compile)
-        for name, (order, metrics) in chosen.items()
+        for name, (order, metrics) in methods(size).items()
+        if chosen(name)
     }
+    steps |= {name: scorer(size, arguments.batch, metric, device) for name, metric in ZERO_COST.items() if chosen(name)}
     found = seconds(steps, arguments.rounds, device)
     table = Table(
         title=f"one search step, {arguments.supernet} supernet, batch {arguments.batch or size.batch}, "

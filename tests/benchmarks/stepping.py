@@ -13,6 +13,7 @@ from attrs import frozen
 
 from robustnas.contracts import Context, Order
 from robustnas.data.batches import Part
+from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.nn.recompute import recompute
 from robustnas.nn.synchronised import synchronise
@@ -135,6 +136,20 @@ def stepper(
         with policy(precision):
             outer_step(step, order or FirstOrder(), alpha_optimizer)
             inner_step(step, 5.0)
+
+    return once
+
+
+def scorer(size: Size, batch: int | None, metric: Any, device: torch.device | str = "cpu") -> Callable[[], None]:
+    """A function that scores one batch by a metric, as `robustnas rank` does, on a fresh supernet."""
+    step, _ = prepared(size, batch, device=device)
+    (part,) = step.val
+
+    def once() -> None:
+        with scratch_statistics(step.supernet), torch.no_grad():
+            step.supernet(part.images)
+            with frozen_statistics(step.supernet):
+                metric.score(step.supernet, part.images, part.labels, step.objective.threat)
 
     return once
 

@@ -18,7 +18,6 @@ Chen et al. 2021 (TE-NAS), arXiv:2102.11535; the sum of the logits is theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -69,28 +68,25 @@ class RobustNTK:
 
     def kernel(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
         """The kernel: (N, C, H, W), (N,) -> (N, N), float64."""
-        rows = (1 - self.beta) * _gradients(network, images) if self.beta < 1 else 0.0
+        worst = None
         if self.beta > 0:
             worst = worst_images(network, images, labels, threat, self.steps, self.step_size)
-            rows = rows + self.beta * _gradients(network, worst)
-        assert isinstance(rows, Tensor)
-        return torch.stack([part @ part.mT for part in _in_float64(rows)]).sum(dim=0)
+        rows = _gradients(network, images.detach(), worst, self.beta)
+        # some columns at a time, as all of them in float64 would be twice as much again
+        parts = (part.double() for part in rows.split(COLUMNS, dim=1))
+        return torch.stack([part @ part.mT for part in parts]).sum(dim=0)
 
 
-def _in_float64(rows: Tensor) -> Iterator[Tensor]:
-    """The columns in float64, some at a time, as all of them would be twice as much again."""
-    for part in rows.split(COLUMNS, dim=1):
-        yield part.double()
-
-
-def _gradients(network: nn.Module, images: Tensor) -> Tensor:
-    """The gradients of the sum of each image's logits in all weights: (N, C, H, W) -> (N, weights)."""
+def _gradients(network: nn.Module, images: Tensor, worst: Tensor | None, beta: float) -> Tensor:
+    """The rows G_n: (N, C, H, W), twice -> (N, weights)."""
     alpha = alphas_of(network)
     weights = {name: one.detach().requires_grad_() for name, one in network.named_parameters() if id(one) not in alpha}
     rows = []
     with torch.enable_grad():
-        for image in images.detach().split(1):
-            total = torch.func.functional_call(network, weights, (image,)).sum()
+        for place in range(len(images)):
+            both = [images[place]] if worst is None else [images[place], worst[place]]
+            totals = torch.func.functional_call(network, weights, (torch.stack(both),)).sum(dim=1)
+            total = totals[0] if worst is None else torch.lerp(*totals, beta)
             found = torch.autograd.grad(total, list(weights.values()), allow_unused=True, materialize_grads=True)
             rows.append(torch.cat([one.flatten() for one in found]))
     return torch.stack(rows)
