@@ -33,11 +33,15 @@ train: {auxiliary: 0, drop_path: 0}
         ("methods.one={search: {epochs: 3, warmup_epochs: 4}}", "methods.one.search.warmup_epochs: found 4"),
         (
             "methods.one={metric: synflow}",
-            "methods.one.metric: found 'synflow', whose score has no gradient, and a bilevel",
+            "methods.one.metric: found 'synflow', whose score has no",
         ),
         (
             "methods.one={metric: [jacobian, {name: croze, weight: 2}]}",
-            "robustnas rank with rank: {metrics: [croze]} would do, or a strategy without gradients, such as evolution",
+            "methods.one.metric.1: found 'croze', whose score has no gradient",
+        ),
+        (
+            "methods.one={metric: croze}",
+            "{name: evolution, objective: metric, network: untrained} would do, or robustnas rank with rank: {metrics:",
         ),
         ("train.cutout=8", "train.cutout: found 8, and images have 8x8 pixels; at most 7 would do"),
         ("methods.one={search: {crop: 9}}", "methods.one.search.crop: found 9, and images have 8x8 pixels"),

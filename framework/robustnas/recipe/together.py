@@ -62,10 +62,12 @@ def _gradients(parts: Parts, note: Noting) -> None:
     """Note metrics whose scores move nothing in a search that goes by gradients."""
     for name, method in parts.methods.items():
         for index, (_, use) in enumerate(method.metric):
-            if method.searches and not is_differentiable(use.plugin):
+            if method.strategy == BILEVEL and "metric" in method.uses and not is_differentiable(use.plugin):
                 text = f"found {use.name!r}, whose score has no gradient, and a bilevel search moves alpha by gradients"
-                would = f"robustnas rank with rank: {{metrics: [{use.name}]}} would do, or a strategy without gradients"
-                note(_of_metric(name, index, note), f"{text}; {would}, such as evolution")
+                would = (
+                    "strategy: {name: evolution, objective: metric, network: untrained} would do, or robustnas rank "
+                )
+                note(_of_metric(name, index, note), f"{text}; {would}with rank: {{metrics: [{use.name}]}}")
 
 
 def _of_metric(method: str, index: int, note: Noting) -> str:

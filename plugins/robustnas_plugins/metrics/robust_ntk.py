@@ -86,7 +86,7 @@ def _gradients(network: nn.Module, images: Tensor, worst: Tensor | None, beta: f
         for place in range(len(images)):
             both = [images[place]] if worst is None else [images[place], worst[place]]
             totals = torch.func.functional_call(network, weights, (torch.stack(both),)).sum(dim=1)
-            total = totals[0] if worst is None else torch.lerp(*totals, beta)
+            total = torch.lerp(totals[0], totals[-1], beta)
             found = torch.autograd.grad(total, list(weights.values()), allow_unused=True, materialize_grads=True)
             rows.append(torch.cat([one.flatten() for one in found]))
     return torch.stack(rows)
