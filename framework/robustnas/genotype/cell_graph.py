@@ -96,8 +96,9 @@ def _of_codes(codes: Sequence[str]) -> CellGraph:
 def _of_genes(genotype: Genotype, *, reduction: bool) -> CellGraph:
     """Read a cell of the DARTS family, whose output is some of its nodes."""
     genes, concat = genotype.cell(reduction)
-    edges = [(state, index // 2 + 2, op) for index, (op, state) in enumerate(genes)]
-    return _joining(edges, sorted(set(concat)), len(genes) // 2 + 2)
+    entered = genotype.entered(reduction)
+    edges = [(state, node, op) for node, (op, state) in zip(entered, genes, strict=True)]
+    return _joining(edges, sorted(set(concat)), max(entered) + 1)
 
 
 def _joining(edges: list[tuple[int, int, str]], concat: Iterable[int], last: int) -> CellGraph:

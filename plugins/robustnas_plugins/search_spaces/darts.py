@@ -144,6 +144,8 @@ def one_hot(genotype: Genotype, names: Sequence[str]) -> dict[str, Tensor]:
     Raises:
         InputError: no supernet has it: see `Darts.path`.
     """
+    if genotype.all_edges:
+        raise InputError("genotype: found cells with all edges; those of a supernet's path have two a node")
     for concat in (genotype.normal_concat, genotype.reduce_concat):
         if concat != OUTPUT:
             raise InputError(f"genotype: nodes {[*concat]} make a cell's output; in a supernet {[*OUTPUT]} do")

@@ -100,6 +100,7 @@ class DiscreteNetwork(nn.Module):
                 reduction=place.reduction,
                 halve_first=place.halve_first,
                 affine=affine,
+                entered=genotype.entered(place.reduction),
             )
             self.cells.append(cell)
             if auxiliary and index == self.auxiliary_after:

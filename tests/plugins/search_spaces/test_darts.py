@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from robustnas.errors import InputError
 from robustnas.genotype import Genotype
-from robustnas.nn.cells import SinglePath
+from robustnas.nn.cells import SinglePath, edge_index
 from robustnas_plugins.search_spaces.darts import Darts
 from robustnas_plugins.search_spaces.ops import DISCRETE, SEARCH
 from robustnas_plugins.search_spaces.published import references
@@ -91,11 +91,12 @@ class TestPublishedCells:
         expected = "DARTS_V1 DARTS_V2 NASNet-A AmoebaNet-A PC_DARTS_CIFAR PC_DARTS_IMAGENET P_DARTS SDARTS_RS"
         expected += " SDARTS_ADV ADVRUSH RACL RNAS_H RNAS_L"
         assert set(expected.split()) <= set(PUBLISHED)
-        assert len(PUBLISHED) == 84
+        assert len(PUBLISHED) == 89
         for name, cell in PUBLISHED.items():
             named_there = references()[name].code.split(", ")[2]
-            fact = facts["genotypes"].get(name) or facts["smoothdarts_subspaces"][named_there]
-            assert cell == Genotype.from_data(fact).to_data()
+            sections = facts["genotypes"], facts["smoothdarts_subspaces"], facts["croze"]["architectures"]
+            fact = next(section[key] for section in sections for key in (name, named_there) if key in section)
+            assert cell == Genotype.from_data({**fact, **({"edges": "all"} if "edges" in cell else {})}).to_data()
 
     def test_every_known_cell_has_its_published_size(self, facts, monkeypatch):
         monkeypatch.setattr(torch.nn.Conv2d, "reset_parameters", lambda self: None)  # only sizes are looked at
@@ -119,6 +120,25 @@ class TestPublishedCells:
             space.network(drawn_from["CROZE_CIFAR10"], (1, 4, 4), 3)
         with pytest.raises(InputError, match=r"normal\[7\] is 'noise', which is no operation of this space"):
             space.network(foreign, (1, 4, 4), 3)
+
+    def test_a_cell_with_all_edges_adds_all_that_enter_a_node(self):
+        space, genotype = Darts(network_cells=1, network_channels=2), PUBLISHED["CROZE_CIFAR10"]
+        network, seen = space.network(genotype, (1, 5, 4), 3).eval(), {}
+        cell = network.cells[0]
+        for edge, op in enumerate(cell.ops):
+            op.register_forward_hook(lambda op, given, made, edge=edge: seen.update({edge: (given[0], made)}))
+        first = torch.rand(2, 6, 5, 4)
+        output = cell(first, first)
+        states = [cell.preprocess0(first), cell.preprocess1(first)]
+        for node in range(2, 6):
+            numbers = [edge_index(source, node) for source in range(node)]
+            for source, number in enumerate(numbers):
+                torch.testing.assert_close(seen[number][0], states[source])
+            states.append(sum(seen[number][1] for number in numbers))
+        torch.testing.assert_close(output, torch.cat([states[node] for node in (4, 5, 3, 4)], dim=1))
+        nothing = {kind: [["none", state] for _, state in genotype[kind]] for kind in ("normal", "reduce")}
+        with pytest.raises(InputError, match="found cells with all edges; those of a supernet's path have two a node"):
+            space.path({**genotype, **nothing})
 
 
 class TestRefusals:

@@ -27,14 +27,24 @@ def counted_again(names: list[str], space: Darts | DartsS4 = SPACE) -> None:
 
 
 def test_figures_are_those_of_this_code() -> None:
-    counted_again(["DARTS_V2", "NASNet-A"])
+    counted_again(["DARTS_V2", "NASNet-A", "CROZE_CIFAR10"])
 
 
 @pytest.mark.slow
 def test_all_figures_are_those_of_this_code() -> None:
-    assert len(cells()) == 84
+    assert len(cells()) == 89
     counted_again(list(cells()))
     counted_again(["PC_DARTS_S4_CIFAR10"], DartsS4(network_cells=CELLS, network_channels=CHANNELS))
+
+
+def test_cells_of_croze_are_the_published_lists() -> None:
+    facts = json.loads(shared("genotypes.json").read_text(encoding="utf-8"))["croze"]["architectures"]
+    assert len(facts) == 5
+    for name, fact in facts.items():
+        found = cells()[name]
+        assert found.get("edges") == ("all" if name.startswith("CROZE") else None)
+        for key, value in fact.items():
+            assert found[key.replace("reduction", "reduce")] == value, (name, key)
 
 
 def test_others_count_the_same() -> None:

@@ -1,8 +1,10 @@
-"""A cell of a discrete network: each node adds the two operations its genotype keeps."""
+"""A cell of a discrete network: each node adds the operations that its genotype keeps, two mostly."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -36,17 +38,18 @@ class Zero(nn.Module):
 
 
 class DiscreteCell(nn.Module):
-    """Two inputs and a node for every two genes; the output joins the nodes of `concat`.
+    """Two inputs, and nodes that genes enter; the output joins the nodes of `concat`.
 
     Args:
         table: operations by name, those of `genes` among them.
-        genes: two `(operation, state)` a node.
+        genes: `(operation, state)`, node by node.
         concat: states that make the output; it has len(concat) * channels channels.
         in_channels: channels of the two inputs.
         channels: channels of a node.
         reduction: the operations that read the inputs have stride 2.
         halve_first: the first input has twice the rows and columns of the second.
         affine: whether the preprocessing's batch norm has scale and shift; the table decides for its own.
+        entered: the node that each gene enters; None: two a node.
 
     Raises:
         InputError: the table does not know an operation.
@@ -63,12 +66,15 @@ class DiscreteCell(nn.Module):
         reduction: bool = False,
         halve_first: bool = False,
         affine: bool = True,
+        entered: Sequence[int] | None = None,
     ):
         super().__init__()
         self.preprocess0 = preprocessing(in_channels[0], channels, halve=halve_first, affine=affine)
         self.preprocess1 = preprocessing(in_channels[1], channels, halve=False, affine=affine)
         self.sources = tuple(source for _, source in genes)
         self.concat = tuple(concat)
+        nodes = [index // 2 for index in range(len(genes))] if entered is None else [*entered]
+        self.complete = [node != following for node, following in zip(nodes, [*nodes[1:], None], strict=True)]
         self.ops = nn.ModuleList()
         for op, source in genes:
             if op not in table:
@@ -84,12 +90,12 @@ class DiscreteCell(nn.Module):
         """
         states = [self.preprocess0(first), self.preprocess1(second)]
         outputs: list[Tensor] = []
-        for op, source in zip(self.ops, self.sources, strict=True):
+        for op, source, complete in zip(self.ops, self.sources, self.complete, strict=True):
             output = op(states[source])
             if self.training and drop > 0.0 and not isinstance(op, nn.Identity):
                 output = drop_path(output, drop)
             outputs.append(output)
-            if len(outputs) == 2:
-                states.append(outputs[0] + outputs[1])
+            if complete:
+                states.append(reduce(add, outputs))
                 outputs = []
         return torch.cat([states[node] for node in self.concat], dim=1)
