@@ -17,6 +17,7 @@ from robustnas.bounds import (
     linear_bounds,
     log_widths,
     log_widths_and_logits,
+    log_widths_within,
     margins,
     margins_and_logits,
 )
@@ -137,6 +138,24 @@ def test_clean_logits_of_a_pass_are_the_network_s_with_their_gradient(compute: C
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9 * scale**2)
     with torch.no_grad():
         assert not compute(net, images, labels, "linf", epsilon)[1].requires_grad
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e9, 1e60])
+def test_the_strongest_class_is_that_of_the_clean_logits_at_any_exponent(scale: float):
+    net, images, labels = setting()
+    with torch.no_grad():
+        net.norms[0].weight.mul_(scale)
+        clean = -net(images)  # of which the last class is the strongest
+        epsilon = torch.full((2,), 0.02, dtype=torch.float64)
+        for true in range(clean.shape[1]):
+            labels = torch.full_like(labels, true)
+            every, one = (
+                log_widths_within(lambda x: -net(x), images, labels, "linf", epsilon, "crown-ibp", targets)
+                for targets in ("all", "strongest")
+            )
+            others = torch.arange(clean.shape[1]) != true
+            strongest = clean[:, others].argmax(dim=1, keepdim=True)
+            torch.testing.assert_close(one, every.gather(1, strongest), rtol=1e-9, atol=1e-9)
 
 
 def test_gradient_reaches_mixing_weights_given_as_plain_tensors():

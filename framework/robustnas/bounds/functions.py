@@ -95,7 +95,7 @@ def _interval_drop(logits: Value, functions: Tensor) -> Tensor:
         value, folded = logits, functions
         if logits.features is not None:
             value, folded = logits.features.value, functions @ logits.features.weight
-        drop = -_over_interval(folded, value.centre - clean_logits(value), value.radius)
+        drop = -_over_interval(folded, value.centre - portion(clean_logits(value), value), value.radius)
         if value.ball is not None:
             drop = torch.minimum(drop, _reach(value.ball, folded, value.propagation.region))
         return drop

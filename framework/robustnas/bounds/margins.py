@@ -248,18 +248,11 @@ def _before_logarithm(logits: Value) -> Value:
     return softmaxed.value if softmaxed is not None and softmaxed.logarithm else logits
 
 
-LIFTED = 32
-"""Clean logits are multiplied by their exponent's factor up to this exponent: beyond, divided ones may have lost
-digits to the end of the number format."""
-
-
 def _logits_at(network: Network, images: Tensor, logits: Value) -> Tensor:
     """The logits (N, K) at the clean images, of a pass that has kept them; else from a pass of their own."""
-    lost = logits.exponent is not None and bool((logits.exponent > LIFTED).any())
-    if logits.clean is None or lost:
+    if logits.clean is None:
         return network(images)
-    clean = logits.clean if logits.propagation.differentiable else logits.clean.detach()
-    return clean if logits.exponent is None else clean * torch.exp2(logits.exponent)[:, None]
+    return logits.clean if logits.propagation.differentiable else logits.clean.detach()
 
 
 def _same(images: Tensor, threat: ThreatModel) -> Tensor:

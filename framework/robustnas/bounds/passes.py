@@ -10,6 +10,7 @@ from torch import Tensor
 from robustnas.bounds.ball import Ball
 from robustnas.bounds.entries import entry_drops
 from robustnas.bounds.propagation import Propagation
+from robustnas.bounds.scale import portion
 from robustnas.bounds.steps.images import Images
 from robustnas.bounds.steps.local import batched
 from robustnas.bounds.value import Value, midpoint
@@ -99,7 +100,7 @@ def _shrink(value: Value, matters: Matters | None) -> None:
         order = entries.flatten(1).cumsum(1)[image, entry].argsort(stable=True)
         image, entry = image[order], entry[order]
     with torch.no_grad():
-        clean = value.clean.detach().flatten(1)[image, entry]
+        clean = portion(value.clean.detach(), value).flatten(1)[image, entry]
         drops = entry_drops(propagation, value.clean, image, entry)
         ascent = propagation.kind.ascent
         if ascent is not None and ascent.inner > 0 and propagation.free_slopes:

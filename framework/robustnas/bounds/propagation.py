@@ -126,6 +126,8 @@ class Propagation:
         probe: (N, ...) zeros added to the images; gradients with respect to it are the slopes A.
         gap_input: (N,) zeros; gradients with respect to it are the sums of <A_i, line_i(z_i) - f_i(z_i)>.
         tape: the steps of the pass, where intervals come from backward passes (`tape.py`).
+        shares: the exponents met so far, (N,) what constants beside them are multiplied by, and whether that is 0 for
+            all images, by the exponents' `id` (`scale.py`).
     """
 
     network: Network
@@ -144,6 +146,7 @@ class Propagation:
     probe: Tensor = field(init=False)
     gap_input: Tensor = field(init=False)
     tape: Tape | None = field(init=False, default=None)
+    shares: dict[int, tuple[Tensor, Tensor, bool]] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self.keeps_clean |= self.backward

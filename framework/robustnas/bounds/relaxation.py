@@ -27,6 +27,7 @@ def relax(
     upper_line: Tensor,
     inputs: tuple[Tensor, ...] = (),
     step: Callable[[], Step] | None = None,
+    divided: Tensor | None = None,
 ) -> Tensor:
     """Attach two lines to the clean output of a nonlinearity; all three (N, ...).
 
@@ -37,9 +38,10 @@ def relax(
     Args:
         inputs: the clean values of which the lines are made; without them `crown` is slow from here on.
         step: makes what the pass's tape is told of the lines; without it autograd is asked for their slopes.
+        divided: the output divided as the interval and the lines are, where these have an exponent (`scale.py`).
     """
     lines = (propagation, output, lower_line, upper_line, propagation.gap_input)
-    relaxed: Tensor = _Lines.apply(*lines)  # type: ignore[no-untyped-call]
+    relaxed: Tensor = _Lines.apply(*lines, divided)  # type: ignore[no-untyped-call]
     if inputs:
         propagation.note(relaxed, inputs, step or (lambda: Lines(output, lower_line, upper_line, inputs)))
     return relaxed
@@ -53,19 +55,26 @@ def relax_entrywise(
     lower_offset: Tensor | None,
     upper_slope: Tensor,
     upper_offset: Tensor | None,
+    divided: Tensor | None = None,
+    source: Tensor | None = None,
 ) -> Tensor:
-    """Attach lines slope * clean + offset, entry by entry, as `relax` does; an offset of None is zero."""
+    """Attach lines slope * clean + offset, entry by entry, as `relax` does; an offset of None is zero.
+
+    Where the interval has an exponent (`scale.py`), `clean` and `divided` are the clean input and output divided as it
+    is, and `source` is the clean input of which `clean` was made.
+    """
     lines = (lower_slope, lower_offset, upper_slope, upper_offset, propagation.gap_input)
-    relaxed: Tensor = _EntrywiseLines.apply(propagation, output, clean, *lines)  # type: ignore[no-untyped-call]
+    relaxed: Tensor = _EntrywiseLines.apply(propagation, output, clean, divided, *lines)  # type: ignore[no-untyped-call]
+    at = output if divided is None else divided
 
     def drawn() -> Slopes:
         zero = output.new_zeros(())
         below, above = (zero if offset is None else offset for offset in (lower_offset, upper_offset))
         turn = upper_slope - lower_slope
-        lines = (lower_slope, turn, lower_slope * clean + below - output, turn * clean + (above - below))
+        lines = (lower_slope, turn, lower_slope * clean + below - at, turn * clean + (above - below))
         return Slopes(*(each.detach().expand_as(output) for each in lines))
 
-    propagation.note(relaxed, (clean,), lambda: EntrywiseLines(drawn, clean.detach()))
+    propagation.note(relaxed, (clean if source is None else source,), lambda: EntrywiseLines(drawn, clean.detach()))
     return relaxed
 
 
@@ -93,37 +102,46 @@ class _Lines(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, propagation: Propagation, output: Tensor, lower_line: Tensor, upper_line: Tensor, gap_input: Tensor
+        ctx: Any,
+        propagation: Propagation,
+        output: Tensor,
+        lower_line: Tensor,
+        upper_line: Tensor,
+        gap_input: Tensor,
+        divided: Tensor | None,
     ) -> Tensor:
         ctx.mode = propagation.mode
-        ctx.save_for_backward(output, lower_line, upper_line)
+        ctx.save_for_backward(output if divided is None else divided, lower_line, upper_line)
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         (slope,) = gradients
         if not ctx.mode.relaxing:
-            return None, slope, None, None, None
+            return None, slope, None, None, None, None
         output, lower_line, upper_line = ctx.saved_tensors
         positive, negative = slope.clamp_min(0.0), slope.clamp_max(0.0)
         gap = positive * (lower_line - output) + negative * (upper_line - output)
-        return None, None, positive, negative, per_image(gap)
+        return None, None, positive, negative, per_image(gap), None
 
 
 class _EntrywiseLines(torch.autograd.Function):
     """Do what `_Lines` does, for lines given by slopes and offsets."""
 
     @staticmethod
-    def forward(ctx: Any, propagation: Propagation, output: Tensor, *clean_and_lines: Any) -> Tensor:
+    def forward(
+        ctx: Any, propagation: Propagation, output: Tensor, clean: Tensor, divided: Tensor | None, *lines: Any
+    ) -> Tensor:
         ctx.mode = propagation.mode
-        ctx.save_for_backward(output, *clean_and_lines[:-1])  # without the gap's input, which is all zeros
+        at = output if divided is None else divided
+        ctx.save_for_backward(at, clean, *lines[:-1])  # without the gap's input, which is all zeros
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         (slope,) = gradients
         if not ctx.mode.relaxing:
-            return None, slope, None, None, None, None, None, None
+            return None, slope, None, None, None, None, None, None, None
         output, clean, lower_slope, lower_offset, upper_slope, upper_offset = ctx.saved_tensors
         positive = slope >= 0
         chosen = torch.where(positive, lower_slope, upper_slope)
@@ -132,4 +150,4 @@ class _EntrywiseLines(torch.autograd.Function):
             zero = output.new_zeros(())
             below, above = (zero if offset is None else offset for offset in (lower_offset, upper_offset))
             gap = gap + torch.where(positive, below, above)
-        return None, None, slope * chosen, None, None, None, None, per_image(slope * gap)
+        return None, None, slope * chosen, None, None, None, None, None, per_image(slope * gap)

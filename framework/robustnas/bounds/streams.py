@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustnas.bounds.passes import Matters, interval
 from robustnas.bounds.relaxation import relax_entrywise
-from robustnas.bounds.scale import portion
+from robustnas.bounds.scale import at_scale, portion
 from robustnas.bounds.steps.layers import Scale
 from robustnas.bounds.steps.local import Local
 from robustnas.bounds.tape import Step
@@ -54,7 +54,8 @@ def enclose(
             with propagation.intervals():
                 drawn = lines(lower, upper, function)
             below, above = (drawn.lower_slope, drawn.lower_offset), (drawn.upper_slope, drawn.upper_offset)
-            clean = relax_entrywise(propagation, clean, value.clean, *below, *above)
+            whole = () if value.exponent is None else (portion(clean, value), value.clean)
+            clean = relax_entrywise(propagation, clean, at_scale(value), *below, *above, *whole)
     return value.like(clean, centre, radius)
 
 
@@ -65,15 +66,17 @@ def propagate(
     length: Entrywise | None = None,
     constant: Tensor | None = None,
     step: Callable[[], Step] | None = None,
+    whole: Entrywise | None = None,
 ) -> Value:
     """Bound an affine function of a value.
 
     Args:
         function: the linear part, for centre and clean value; with the constant in it, if `constant` is None.
+        whole: the function of clean values, where that is not `function` and `constant`.
         magnitude: the linear part with absolute coefficients, for the radius.
         length: takes the scales (N, ...) of entries that are pixels of an l_2 or l_1 ball, and gives for every output
             the dual norm of its coefficients times these scales.
-        constant: what is added, (1, ...) or (N, ...); it is divided as the value is, where that has an exponent.
+        constant: what is added, (1, ...) or (N, ...); to the centre it is divided, where that has an exponent.
         step: makes what the pass's tape is told of the function; without it autograd is asked.
     """
     region, share = value.propagation.region, None if constant is None else portion(constant, value)
@@ -81,7 +84,11 @@ def propagate(
     def affine(x: Tensor) -> Tensor:
         return function(x) if share is None else function(x) + share
 
-    clean = None if value.clean is None else affine(value.clean)
+    clean = value.clean
+    if clean is not None and whole is not None:
+        clean = whole(clean)
+    elif clean is not None:
+        clean = function(clean) if constant is None else function(clean) + constant
     if clean is not None and value.clean is not None:
         made, of = clean, value.clean
         value.propagation.note(made, (of,), step or (lambda: Local((made,), (of,))))
@@ -100,9 +107,10 @@ def propagate(
     return value.like(clean, centre, radius)
 
 
-def scale_entries(value: Value, affine: Entrywise, size: Entrywise) -> Value:
+def scale_entries(value: Value, affine: Entrywise, size: Entrywise, whole: Entrywise | None = None) -> Value:
     """Bound arithmetic with constants, entry by entry, broadcasting as torch does: `affine` is the arithmetic, `size`
-    multiplies by the magnitude of its factor."""
+    multiplies by the magnitude of its factor, `whole` is the arithmetic of clean values, where these are not divided
+    and constants are."""
     step = None
     if value.clean is not None and value.exponent is None and value.propagation.tape is not None:
         clean = value.clean
@@ -111,7 +119,7 @@ def scale_entries(value: Value, affine: Entrywise, size: Entrywise) -> Value:
             def step() -> Step:
                 return Scale(affine, clean)
 
-    result = propagate(value, affine, size, step=step)
+    result = propagate(value, affine, size, step=step, whole=whole)
     if value.ball is not None:
         with value.propagation.intervals():
             result.ball = value.ball.scaled(affine, size)

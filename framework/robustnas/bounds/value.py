@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.overrides import resolve_name
 
 from robustnas.bounds.ball import Ball
+from robustnas.bounds.carried import moved
 from robustnas.bounds.propagation import Propagation
-from robustnas.bounds.steps.local import Local
+from robustnas.bounds.steps.layers import Scale
 from robustnas.errors import UnsupportedOpError
 from robustnas.runtime.strangers import first_line
 
@@ -126,7 +127,8 @@ class Value(torch.Tensor):
             functions of this package that know which pixel stands where pass one on.
         features: set on the output of a linear layer.
         softmaxed: set on the output of a softmax.
-        exponent: (N,) the streams hold the value divided by 2**exponent (`scale.py`); None is 0.
+        exponent: (N,) centre and radius hold the value divided by 2**exponent (`scale.py`), the clean value is whole;
+            None is 0.
         tightened: whether the interval already comes from a backward pass (method `crown`).
         bounded: (N, ...) bool, the entries of which that is true, where others of them may still be bounded.
         memory: stands for the storage that an in-place function would write into.
@@ -187,16 +189,18 @@ class Value(torch.Tensor):
         return kept
 
     def unscaled(self) -> Value:
-        """Multiply the exponent into the streams, which may overflow."""
+        """Multiply the exponent into the interval, which may overflow."""
         if self.exponent is None:
             return self
         factor = torch.exp2(self.exponent).view(-1, *[1] * (self.centre.dim() - 1))
-        clean = None if self.clean is None else self.clean * factor
+        clean = self.clean
+        if clean is not None and self.propagation.backward:
+            clean = moved(self.propagation.mode, clean, factor)
         with self.propagation.intervals():
             value = Value(self.propagation, clean, self.centre * factor, self.radius * factor)
         if clean is not None and self.clean is not None:
             made, of = clean, self.clean
-            self.propagation.note(made, (of,), lambda: Local((made,), (of,)))
+            self.propagation.note(made, (of,), lambda: Scale(lambda x: x * factor, of))
         value.tightened = self.tightened
         return value
 

@@ -133,4 +133,9 @@ def batch_norm(
     scale, shift = scale.view(shape), shift.view(shape)
     size = scale.abs()
     shares = portion(shift, value)
-    return scale_entries(value, lambda x: torch.addcmul(shares, x, scale), lambda r: r * size)
+    return scale_entries(
+        value,
+        lambda x: torch.addcmul(shares, x, scale),
+        lambda r: r * size,
+        lambda x: torch.addcmul(shift, x, scale),
+    )

@@ -66,16 +66,17 @@ def _sum(function: Function, left: Any, right: Any, alpha: float) -> Value:
 
 def _with_constant(value: Value, other: Any, alpha: float, *, value_first: bool) -> Value:
     """Compute value + alpha * other, or other + alpha * value."""
+    share = other
     if value.exponent is not None:
         if not isinstance(other, Tensor):
             other = torch.as_tensor(other, dtype=value.centre.dtype, device=value.centre.device)
-        other = portion(other, value)
+        share = portion(other, value)
     scale: float = 1 if value_first else alpha
 
-    def move(x: Tensor) -> Tensor:
-        left, right = (x, other) if value_first else (other, x)
-        moved: Tensor = left + right * alpha if alpha != 1 else left + right
-        return moved
+    def moved(x: Tensor, constant: Any) -> Tensor:
+        left, right = (x, constant) if value_first else (constant, x)
+        result: Tensor = left + right * alpha if alpha != 1 else left + right
+        return result
 
     shape = value.centre.shape
     if isinstance(other, Tensor):
@@ -85,7 +86,7 @@ def _with_constant(value: Value, other: Any, alpha: float, *, value_first: bool)
         radius = radius if abs(scale) == 1 else radius * abs(scale)
         return radius if radius.shape == shape else radius.expand(shape)
 
-    return scale_entries(value, move, widen)
+    return scale_entries(value, lambda x: moved(x, share), widen, lambda x: moved(x, other))
 
 
 @rule(*spellings("mul", "mul_", "multiply", "__mul__", "__imul__", "__rmul__"), scaled=True)

@@ -21,6 +21,7 @@ from robustnas.bounds.passes import tighten
 from robustnas.bounds.refusals import only_first
 from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.relaxation import relax
+from robustnas.bounds.scale import at_scale, portion
 from robustnas.bounds.steps.pools import ChosenEntries
 from robustnas.bounds.value import Function, Value, refuse
 from robustnas.nn.fast import pair
@@ -99,19 +100,22 @@ def max_pool2d(
                 # an entry that dominates its window is the line, also where its interval is rounded to a point
                 dominant = alone & (second <= low)
                 level = high - excess
-            highest = _take(value.clean, at_high)
+            at = at_scale(value)
+            highest = _take(at, at_high)
             upper_line = torch.where(dominant, highest, level + slope * (highest - bottom))
-            lower_line, output, clean_input = _take(value.clean, at_low), clean, value.clean
+            lower_line, output, clean_input = _take(at, at_low), clean, value.clean
+            divided = None if value.exponent is None else portion(clean, value)
 
             def step() -> ChosenEntries:
                 tilt = torch.where(dominant, 1.0, slope)
-                sides = (tilt, lower_line - output, upper_line - output)
+                pooled = output if divided is None else divided
+                sides = (tilt, lower_line - pooled, upper_line - pooled)
                 size = value.centre.shape[2], value.centre.shape[3]
                 return ChosenEntries(
                     size, tuple(window.values()), (at_low, at_high), *(side.detach() for side in sides)
                 )
 
-            clean = relax(propagation, output, lower_line, upper_line, (clean_input,), step)
+            clean = relax(propagation, output, lower_line, upper_line, (clean_input,), step, divided)
     return value.like(clean, centre, radius)
 
 

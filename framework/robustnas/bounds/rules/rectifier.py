@@ -20,7 +20,7 @@ from robustnas.bounds.rectified import meet
 from robustnas.bounds.refusals import only_first
 from robustnas.bounds.registration import rule, spellings
 from robustnas.bounds.relaxation import Gradients, differentiated, per_image
-from robustnas.bounds.scale import rescaled
+from robustnas.bounds.scale import is_lost, portion, rescaled, share_of
 from robustnas.bounds.steps.lines import EntrywiseLines, Slopes
 from robustnas.bounds.streams import Lines
 from robustnas.bounds.value import Function, Value, midpoint, refuse
@@ -109,8 +109,14 @@ def _rectified(
     propagation = value.propagation
     lines = (ray, *above, propagation.gap_input)
     clean: Tensor
-    clean, control = _Rectifier.apply(propagation, value.clean, output, *lines)  # type: ignore[no-untyped-call]
-    propagation.note(clean, (value.clean,), lambda: _step(value.clean, clean, ray, above[0], above[1], negative))
+    scale = (share_of(value), is_lost(value))
+    clean, control = _Rectifier.apply(propagation, scale, value.clean, output, *lines)  # type: ignore[no-untyped-call]
+
+    def told() -> EntrywiseLines:
+        before, behind = (portion(each.detach(), value) for each in (value.clean, clean) if each is not None)
+        return _step(before, behind, ray, above[0], above[1], negative)
+
+    propagation.note(clean, (value.clean,), told)
     if ray is not None and propagation.kind.ascent:
         if bool(unstable(value.lower, value.upper).any()):
             place = None if propagation.settled is None else propagation.settled.place(value)
@@ -157,14 +163,15 @@ class _Enclosure(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, centre: Tensor, radius: Tensor, with_lines: bool) -> Tensors:
         ctx.set_materialize_grads(False)
-        half = F.relu(centre + radius).mul_(0.5)
+        upper = (centre + radius).relu_()
+        half = upper * 0.5
         middle, reach = torch.maximum(centre, half), torch.minimum(radius, half)
         if not with_lines:
             ctx.save_for_backward(centre, radius, half, reach)
             return middle, reach
         tiny = torch.finfo(centre.dtype).tiny
         chord = middle.clamp_max(tiny).add_(reach).div_(radius + tiny)
-        offset = half.mul_(2.0).mul_(1 - chord)
+        offset = upper.mul_(1 - chord)
         ctx.save_for_backward(centre, radius, chord)
         return middle, reach, chord, offset
 
@@ -187,19 +194,20 @@ class _Enclosure(torch.autograd.Function):
             return by_middle.add_(turned), by_reach.sub_(turned), None
         (chord,) = kept
         into_centre, into_radius = where_positive(by_middle, chord), where_positive(by_reach, chord)
-        # positive just where the kink is inside: elsewhere the chord's slope is 0 or 1
-        inside = chord * (1.0 - chord)
-        half = (by_middle - by_reach).mul_(0.5)
-        at_centre, at_radius = half.neg(), half
+        # s (1 - s), positive just where the kink is inside: elsewhere the chord's slope is 0 or 1
+        inside = torch.addcmul(chord, chord, chord, value=-1)
+        half = where_positive((by_middle - by_reach).mul_(0.5), inside)
+        into_centre.sub_(half)
+        into_radius.add_(half)
         if slopes[2] is not None or slopes[3] is not None:
             by_chord, by_offset = by_lines
-            ratio = torch.sub(2.0 * chord, 1.0)
-            turn = by_chord * (radius + torch.finfo(radius.dtype).tiny).reciprocal_().mul_(0.5)
-            at_centre = at_centre.add_(turn).addcmul_(by_offset, ratio, value=-1)
-            at_radius = at_radius.addcmul_(turn, ratio, value=-1)
-            at_radius = at_radius.addcmul_(by_offset, ratio.square().add_(1.0), value=0.5)
-        into_centre.add_(where_positive(at_centre, inside))
-        into_radius.add_(where_positive(at_radius, inside))
+            ratio = chord.mul(2.0).sub_(1.0)
+            turn = (radius + torch.finfo(radius.dtype).tiny).mul_(2.0)
+            torch.div(by_chord, turn, out=turn)
+            # into the centre; into the radius goes -q times that and the rest of d offset / dr, (1 - q^2)/2
+            turn = where_positive(turn.addcmul_(by_offset, ratio, value=-1), inside)
+            into_centre.add_(turn)
+            into_radius.addcmul_(turn, ratio, value=-1).addcmul_(by_offset, inside, value=2.0)
         return into_centre, into_radius, None
 
 
@@ -213,29 +221,41 @@ class _Rectifier(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, propagation: Propagation, clean: Tensor, output: Tensor | None, *lines_and_gap_input: Any
+        ctx: Any,
+        propagation: Propagation,
+        scale: tuple[Tensor | None, bool],
+        clean: Tensor,
+        output: Tensor | None,
+        *lines_and_gap_input: Any,
     ) -> tuple[Tensor, Tensor]:
-        ctx.mode = propagation.mode
+        ctx.mode, (ctx.share, ctx.lost) = propagation.mode, scale
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(clean, output, *lines_and_gap_input[:-1])  # without the gap's input, which is all zeros
+        # without the gap's input, which is all zeros
+        ctx.save_for_backward(clean, output, *lines_and_gap_input[:-1])
         return F.relu(clean) if output is None else output.view_as(output), clean.new_zeros(()).expand_as(clean)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> Gradients:
         slope, chosen = slopes
         if slope is None:
-            return None, None, None, None, None, None, None
+            return None, None, None, None, None, None, None, None
         clean, output, ray, chord, offset = ctx.saved_tensors
         if not ctx.mode.relaxing:
             inward = (where_positive(slope, clean), None) if output is None else (None, slope)
-            return None, *inward, None, None, None, None
+            return None, None, *inward, None, None, None, None
+        rows = has_rows(slope)
+        if ctx.lost and output is None and not rows:
+            clean = None
+        elif ctx.share is not None:
+            # lines are drawn at the clean value as the interval is divided
+            clean, output = clean * ctx.share, None if output is None else output * ctx.share
         if output is None:
             pull = _Pulled.apply if torch.is_grad_enabled() else pulled
             lines = (slope, clean, chord, offset)
-            through, gap = of_rows(pull, *lines) if has_rows(slope) else pull(*lines)
+            through, gap = of_rows(pull, *lines) if rows else pull(*lines)
         else:
             through, gap = pulled_along(slope, clean, output, ray if chosen is None else chosen, chord, offset)
-        return None, through, None, None, None, None, gap
+        return None, None, through, None, None, None, None, gap
 
 
 def pulled_along(slope: Tensor, clean: Tensor, output: Tensor, ray: Tensor, chord: Tensor, offset: Tensor) -> Tensors:
@@ -246,19 +266,31 @@ def pulled_along(slope: Tensor, clean: Tensor, output: Tensor, ray: Tensor, chor
     return through, per_image(torch.addcmul(gap, negative, offset))
 
 
-def pulled(slope: Tensor, clean: Tensor, chord: Tensor, offset: Tensor) -> Tensors:
+def pulled(slope: Tensor, clean: Tensor | None, chord: Tensor, offset: Tensor) -> Tensors:
     """Pull through the lines of ReLU, of which the one below has the slope of the chord, rounded: 1 where upper >
     -lower, else 0.
 
     Args:
         slope: (N, ...), or (S, N, ...) of several functions.
+        clean: None is 0.
 
     Returns:
         Slopes at the inputs, shaped as `slope`, and gaps (N,), or (S, N).
     """
+    if slope.dim() == chord.dim() and not torch.is_grad_enabled():
+        line, height = _line(slope, clean, chord, offset)
+        return slope * line, per_image(slope * height)
+    clean = torch.zeros_like(chord) if clean is None else clean
     negative, (ray, turn, below, above) = slope.clamp_max(0.0), _parts(clean, chord, offset)
     gap = torch.addcmul(slope * below, negative, above)
     return torch.addcmul(slope * ray, negative, turn), _per_image(gap, clean)
+
+
+def _line(slope: Tensor, clean: Tensor | None, chord: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """The slope of the line that a slope of the function takes, and the gap of that line: (N, ...) each."""
+    ray, falling = chord.round(), -slope
+    line, height = where_positive(chord - ray, falling).add_(ray), where_positive(offset, falling)
+    return line, height if clean is None else height.addcmul_(line, clean).sub_(F.relu(clean))
 
 
 def _parts(clean: Tensor, chord: Tensor, offset: Tensor) -> Tensors:
@@ -279,17 +311,35 @@ class _Pulled(torch.autograd.Function):
     """Compute `pulled`, with gradients in fewer passes over memory."""
 
     @staticmethod
-    def forward(ctx: Any, slope: Tensor, clean: Tensor, chord: Tensor, offset: Tensor) -> Tensors:
-        ctx.save_for_backward(slope, clean, chord, offset)
+    def forward(ctx: Any, slope: Tensor, clean: Tensor | None, chord: Tensor, offset: Tensor) -> Tensors:
         ctx.set_materialize_grads(False)
-        return pulled(slope, clean, chord, offset)
+        if slope.dim() > chord.dim():
+            ctx.save_for_backward(slope, clean, chord, offset)
+            return pulled(slope, clean, chord, offset)
+        line, height = _line(slope, clean, chord, offset)
+        ctx.save_for_backward(slope, clean, chord, offset, line, height)
+        return slope * line, per_image(slope * height)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Gradients:
-        slope, clean, chord, offset = ctx.saved_tensors
+        slope, clean, chord, offset, *line_and_height = ctx.saved_tensors
         if torch.is_grad_enabled():
+            clean = torch.zeros_like(chord) if clean is None else clean
             return differentiated(pulled, (slope, clean, chord, offset), cotangents)
         by_through, by_gap = cotangents
+        if line_and_height and by_through is not None and by_gap is not None:
+            line, height = line_and_height
+            by_gap = by_gap.view(-1, *[1] * (chord.dim() - 1))
+            negative, by_clean = slope.clamp_max(0.0), None
+            if clean is not None and ctx.needs_input_grad[1]:
+                by_clean = (slope * line).sub_(where_positive(slope, clean)).mul_(by_gap)
+            by_slope = (by_through * line).addcmul_(by_gap, height)
+            by_chord = by_through * negative
+            by_offset = negative.mul_(by_gap)
+            if clean is not None:
+                by_chord.addcmul_(by_offset, clean)
+            return by_slope, by_clean, by_chord, by_offset
+        clean = torch.zeros_like(chord) if clean is None else clean
         by_slope = torch.zeros_like(slope) if by_through is None else by_through
         ray, turn, below, above = _parts(clean, chord, offset)
         rows = slope.dim() > clean.dim()

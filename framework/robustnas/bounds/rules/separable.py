@@ -27,18 +27,18 @@ def separable_layers(
         # rows are pulled back as crops of maps, which the rule of convolutions knows
         parts: Any = composed_of_convolutions(form, value, depthwise, pointwise, bias)
         return tuple(parts)
-    fused = bias if value.exponent is None else None
 
-    def affine(x: Tensor) -> tuple[Tensor, ...]:
-        outputs: tuple[Tensor, ...] = separable(form, x, depthwise, pointwise, fused)
-        if bias is None or fused is not None:
-            return outputs
+    def moved(x: Tensor) -> tuple[Tensor, ...]:
+        """The map of what is divided."""
+        if bias is None or value.exponent is None:
+            return separable(form, x, depthwise, pointwise, bias)
+        outputs = separable(form, x, depthwise, pointwise)
         shares = (portion(own.view(1, -1, 1, 1), value) for own in biases(bias, form.count, form.ending))
         return tuple(output + share for output, share in zip(outputs, shares, strict=True))
 
-    cleans = None if value.clean is None else affine(value.clean)
+    cleans = None if value.clean is None else separable(form, value.clean, depthwise, pointwise, bias)
     with value.propagation.intervals():
-        centres = affine(value.centre)
+        centres = moved(value.centre)
         radii = separable(form, value.radius, [weight.abs() for weight in depthwise], pointwise.abs())
     nothing = [None] * len(centres)
     return tuple(value.like(*streams) for streams in zip(cleans or nothing, centres, radii, strict=True))

@@ -22,6 +22,7 @@ from torch.overrides import has_torch_function
 
 from robustnas.nn.fast import switch
 from robustnas.nn.fast.convolution import conv2d, kernels
+from robustnas.nn.fast.convolution.derivatives import wanted
 from robustnas.nn.fast.convolution.geometry import Geometry, geometry_of
 from robustnas.nn.fast.convolution.pointwise import correlate, image, multiply, pixels
 
@@ -138,8 +139,8 @@ class _FusedStage(torch.autograd.Function):
         sources = 1 if shape.shared else len(geometries)
         seen = list(islice(saved, sources))
         weights = depthwise if len(geometries) == len(depthwise) else list(saved)
-        _, wanted_pointwise, *wanted = ctx.needs_input_grad
-        wanted_depthwise, wanted_x = any(wanted[: len(depthwise)]), any(wanted[len(depthwise) :])
+        wanted_pointwise, *asked = (need and wanted(ctx, place) for place, need in enumerate(ctx.needs_input_grad[1:]))
+        wanted_depthwise, wanted_x = any(asked[: len(depthwise)]), any(asked[len(depthwise) :])
         slopes = tuple(map(kernels.in_rows, slopes))
         slopes = slopes if len(slopes) == len(weights) else slopes[0].chunk(len(weights), dim=1)
         matrices = _matrices(pointwise, len(weights), edges)
