@@ -576,12 +576,12 @@ class Resources:
 
 @frozen
 class Job:
-    """One stage of a run, as an executor is handed it.
+    """One stage of a run, or the check before all of them, as an executor is handed it.
 
     Args:
         name: unique in a run, and the same when the run goes on.
         title: in words, such as `dsrna-cb seed 0 search`.
-        kind: `search`, `train`, `attack` and so on.
+        kind: `search`, `train`, `attack` and so on, and `check` of one that looks at a machine for all others.
         needs: names of jobs that must succeed first; where one failed, this one must not begin.
         after: names of jobs that must end first, however they end.
         resources: what it may use.

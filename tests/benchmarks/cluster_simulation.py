@@ -171,7 +171,9 @@ def jobs_of(recipe: Path, folder: Path, device: str) -> tuple[Plan, list[Job]]:
         Progress(quiet=True),
         left=left,
     )
-    return plan, list(handed.jobs)
+    # without the job that looks at a machine before all others
+    jobs = [job for job in handed.jobs if job.name in left]
+    return plan, [evolve(job, needs=tuple(name for name in job.needs if name in left)) for job in jobs]
 
 
 def what_it_is(stage: Stage) -> str:

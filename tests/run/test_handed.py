@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from attrs import evolve, frozen
 
 from robustnas import pipeline
 from robustnas.cli import main
 from robustnas.contracts import Resources, Work
-from robustnas.errors import InputError, RunDirectoryError, RunError
+from robustnas.errors import DeviceError, InputError, RunDirectoryError, RunError
 from robustnas.plan import KINDS
 from robustnas.recipe import resources as section
 from robustnas.recipe.load import load
@@ -26,6 +27,7 @@ from robustnas.recipe.schema import Needs
 from robustnas.registry import EXECUTORS, REGISTRIES
 from robustnas.run import handed, late, remote, stage_log, submitted
 from robustnas.run.directory import RunDirectory
+from robustnas.run.presence import Presence
 from robustnas.runtime import interrupt
 from robustnas.runtime.artifacts import StageFolder, digests
 from support import loopback_slurm
@@ -120,20 +122,20 @@ def test_an_executor_does_what_is_left_and_the_table_is_the_same(
     command = ["run", str(finished_copy / "r.yaml"), "--out", str(run), "--device", "cpu"]
     assert main([*command, "--executor", "in-turn", "--set", "resources={every: {cpus: 1}}"]) == 0
     assert without_seconds(table(finished_copy)) == without_seconds(before)
-    (asked, *jobs) = fakes.HANDED
-    assert asked == Resources(gpus=0, cpus=1)
+    (asked, short, looks, *jobs) = fakes.HANDED
+    assert (asked, short) == (Resources(gpus=0, cpus=1), Resources(gpus=0, cpus=1, hours=handed.CHECK_HOURS))
+    assert (looks.kind, looks.resources, looks.needs) == ("check", short, ())
     assert [job.title for job in jobs] == [
         f"jac seed 0 {what}" for what in ("clean", "certify", "attack fgsm", "attack pgd-3")
     ]
-    assert jobs[0].needs == (), "what is done is not waited for"
+    assert jobs[0].needs == (looks.name,), "what is done is not waited for, but for a look at a machine"
+    assert looks.name not in jobs[3].needs, "which those before it waited for"
     assert set(jobs[3].needs) | set(jobs[3].after) == {job.name for job in jobs[:3]}
     (made,) = {json.loads(file.read_text())["provenance"]["run"] for file in (run / "clean").glob("jac*/result.json")}
     entries = json.loads((run / "provenance.json").read_text())
     assert made == entries[-1]["started"], "the entry of the command, not of the job"
-    (kept,) = submitted.kept(run)
-    assert (kept.executor, kept.command) == ("in-turn", entries[-1]["by"])
-    assert kept.jobs == {job.name: f"7_{place}" for place, job in enumerate(jobs)}
-    assert (run / "cluster" / "in-turn" / kept.command / "mine").exists()
+    assert list(submitted.kept(run)) == [], "all its jobs have ended"
+    assert (run / "cluster" / "in-turn" / entries[-1]["by"] / "mine").exists()
     assert "done by another process" in capsys.readouterr().err
 
 
@@ -168,8 +170,11 @@ def test_an_executor_that_refuses_stops_or_says_nothing(fakes: Any, finished_cop
     with pytest.raises(RunError, match="executor in-turn returned and did not tell what became of jac seed 0 clean"):
         pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn(silent=True))
     with pytest.raises(interrupt.Interrupted):
-        pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn(stop=1))
+        pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn(stop=2))
     (*_, last) = submitted.kept(run)
+    entries = json.loads((run / "provenance.json").read_text())
+    assert (last.executor, last.command) == ("in-turn", entries[-1]["by"])
+    assert last.jobs == {job.name: f"7_{place}" for place, job in enumerate(fakes.HANDED[2:4])}
     assert submitted.stopped(run, last.command), "no job of it begins that the scheduler's signals do not reach"
     assert any((run / "clean").glob("jac*/result.json"))
     assert not any((run / "probe").glob("jac*/result.json"))
@@ -193,8 +198,55 @@ def test_a_stage_that_the_scheduler_still_has_is_not_handed_to_it_again(fakes: A
     submitted.Submitted("before", "in-turn", {clean: "12", probe: "13"}).keep(run)
     with pytest.raises(RunDirectoryError, match=r"still has 1 jobs of an earlier command .* \(13\); wait .*cancel"):
         pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn(had=("9", "13")))
+    assert {one.command for one in submitted.kept(run)} == {"another", "before"}
+    submitted.stop(run, "before")
+    submitted.stop(run, "of-no-names")
     assert pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn(had=("9",))) == 0
-    assert {one.command for one in submitted.kept(run)} > {"another", "before"}, "nobody's names are forgotten"
+    assert {one.command for one in submitted.kept(run)} == {"another"}, "of another scheduler nothing is known"
+    assert submitted.stopped_commands(run) == []
+
+
+def test_a_command_that_is_at_work_is_not_forgotten(fakes: Any, finished_copy: Path):
+    run, loaded = finished_copy / "run", load(finished_copy / "r.yaml")
+    undone(run, "clean")
+    with Presence(run, quiet=True) as other:
+        submitted.Submitted(other.peer.name, "in-turn", {"x": "9"}).keep(run)
+        submitted.stop(run, other.peer.name)
+        assert pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn()) == 0
+        assert [one.command for one in submitted.kept(run)] == submitted.stopped_commands(run) == [other.peer.name]
+
+
+def test_a_machine_that_is_not_like_this_one_is_told_once_and_nothing_begins(
+    fakes: Any, finished_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    run, loaded = finished_copy / "run", load(finished_copy / "r.yaml")
+    undone(run, "clean", "probe")
+    monkeypatch.setattr(handed, "versions", lambda: {"torch": "1.0"})
+    for twice in (False, True):
+        with pytest.raises(
+            InputError, match=r"^executor in-turn: \S+ has torch \S+ where .* 1.0: .*; nothing was begun$"
+        ):
+            pipeline.run(loaded, out=run, device="cpu", executor=fakes.InTurn(twice=twice))
+        assert "failed" not in capsys.readouterr().err
+        assert [job.kind for job in fakes.HANDED[2:]] == ["check", "clean"], "those after it are not even looked at"
+        assert not any((run / "clean").glob("jac*/result.json"))
+    monkeypatch.setattr(handed, "versions", remote.versions)
+    assert pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn()) == 0
+    undone(run, "clean")
+    assert pipeline.run(loaded, out=run, device="cpu", quiet=True, executor=fakes.InTurn()) == 0
+    assert [job.kind for job in fakes.HANDED[2:]] == ["clean"], "one alone says the same itself"
+
+
+def test_a_gpu_that_torch_does_not_see_is_told_before_anything_begins(call: remote.Remote):
+    remote.Check(call)()
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match=r"torch sees no GPU on .*, or --device cpu would do"):
+            remote.Check(evolve(call, device="cuda"))()
+    with pytest.raises(RunError, match="does not see the run directory /nowhere"):
+        remote.Check(evolve(call, directory="/nowhere"))()
+    every = [Resources(4, 8, 32.0, 24.0, nodes=2), Resources(0, 2, None, 1.0), Resources(1, 4, 16.0)]
+    assert handed.least(every) == Resources(1, 2, 16.0, handed.CHECK_HOURS)
+    assert handed.least(every[1:2]) == Resources(0, 2, None, handed.CHECK_HOURS)
 
 
 def test_a_result_that_a_file_system_hides_is_waited_for(

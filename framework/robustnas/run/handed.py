@@ -5,13 +5,13 @@ An executor tells when a job has ended; whether its stage is done, the run direc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
 from robustnas.contracts import Executor, Job, Resources
 from robustnas.errors import DiskFullError, InputError, PluginError, RobustnasError, RunDirectoryError, RunError
@@ -19,14 +19,14 @@ from robustnas.plan import Plan, Stage
 from robustnas.recipe.resources import needs_of
 from robustnas.recipe.schema import Needs
 from robustnas.registry import EXECUTORS, plugin_file
-from robustnas.run import late, submitted
+from robustnas.run import late, presence, submitted
 from robustnas.run.agenda import Agenda
 from robustnas.run.directory import RunDirectory
 from robustnas.run.leases import Leases
 from robustnas.run.local import Local
 from robustnas.run.progress import Progress
 from robustnas.run.remaining import Remaining
-from robustnas.run.remote import Remote, packed, versions
+from robustnas.run.remote import Check, Remote, packed, versions
 from robustnas.run.scheduler import run_all
 from robustnas.run.submitted import CLUSTER
 from robustnas.runtime import interrupt
@@ -36,6 +36,11 @@ from robustnas.runtime.strangers import described
 
 WITHOUT_DEVICE = ("choose",)
 """Kinds of stages that compute nothing."""
+
+CHECK = "check"
+"""Name and kind of the job that all others wait for: it looks at the machine that the scheduler gives it."""
+
+CHECK_HOURS = 0.25
 
 DEVICES = ("auto", "cuda", "cpu")
 """What `--device` may be where a scheduler places jobs."""
@@ -68,7 +73,7 @@ def requests(executor: Executor, stages: Sequence[Stage], needs: Mapping[str, Ne
     Raises:
         InputError: it is one device of this machine, or several machines, which this executor has no job done by.
     """
-    asks_for = {stage.kind: resources(needs, stage.kind, device) for stage in stages}
+    asks_for = {kind: resources(needs, kind, device) for kind in dict.fromkeys(stage.kind for stage in stages)}
     for kind, one in asks_for.items():
         if one.nodes > 1 and not getattr(executor, "several_nodes", False):
             name = EXECUTORS.entry_of(type(executor)).name
@@ -77,6 +82,20 @@ def requests(executor: Executor, stages: Sequence[Stage], needs: Mapping[str, Ne
                 f"resources.{kind}.nodes=1, or executor slurm, would do"
             )
     return list(dict.fromkeys(asks_for.values()))
+
+
+def least(asked: Iterable[Resources]) -> Resources:
+    """What the job asks for that only looks at a machine: a quarter of an hour of the least that any other does.
+
+    But for a GPU, where any asks for one: it has to see a machine of that kind.
+    """
+    every = list(asked)
+    return Resources(
+        gpus=min(1, max(one.gpus for one in every)),
+        cpus=min(one.cpus for one in every),
+        memory=min((one.memory for one in every if one.memory is not None), default=None),
+        hours=CHECK_HOURS,
+    )
 
 
 def check(executor: Executor, stages: Sequence[Stage], needs: Mapping[str, Needs], device: str) -> None:
@@ -88,9 +107,10 @@ def check(executor: Executor, stages: Sequence[Stage], needs: Mapping[str, Needs
     if isinstance(executor, Local):
         return
     every = requests(executor, stages, needs, device)
+    every += [least(every)] if len(stages) > 1 else []
     asks = getattr(executor, "check", None)
     if asks is not None:
-        asks(every)
+        asks(list(dict.fromkeys(every)))
 
 
 @define(slots=False, eq=False)
@@ -120,6 +140,7 @@ class Handed:
     _left: dict[str, Stage] = Factory(dict)
     _at_home: bool = False
     _stopped: bool = False
+    _refused: str | None = None
 
     def done_by(self, executor: Executor) -> list[tuple[Stage, RobustnasError]]:
         """Have the work done; returns the stages that failed, and why.
@@ -152,12 +173,15 @@ class Handed:
             raise PluginError(f"executor {name}: {described(fault, whole=True)}") from fault
         if self._at_home:
             return self.failures
+        if self._refused is not None:
+            raise InputError(f"executor {name}: {self._refused}; nothing was begun")
         if interrupt.asked():
             raise interrupt.Interrupted
         self._look()
         forgotten = [stage for stage in self._left.values() if not self._agenda.lost(stage)]
         if forgotten:
             raise RunError(f"executor {name} returned and did not tell what became of {forgotten[0].title}")
+        submitted.forget(self.directory.path, self._command)
         return self._agenda.failures
 
     @cached_property
@@ -165,7 +189,8 @@ class Handed:
         """The stages that are left, as jobs."""
         plan, had = packed(self.directory, self.plan), versions()
         files = {file.text: file.sha256 for file in plugin_file.GIVEN.values()}
-        made = []
+        made: list[Job] = []
+        first = (CHECK,) if len(self._left) > 1 else ()  # a single one says the same itself
         for stage in self._left.values():
             asked = resources(self.needs, stage.kind, self.device)
             remote = Remote(
@@ -183,7 +208,11 @@ class Handed:
             )
             needs = tuple(key for key in stage.needs if key in self._left)
             after = tuple(key for key in stage.after if key in self._left and key not in needs)
-            made.append(Job(stage.key, stage.title, stage.kind, needs, after, asked, remote))
+            made.append(Job(stage.key, stage.title, stage.kind, needs or first, after, asked, remote))
+        if first:
+            asked = least(job.resources for job in made)
+            looks = Check(evolve(remote, device="cuda" if asked.gpus else "cpu"))
+            made.insert(0, Job(CHECK, "check of a machine", CHECK, (), (), asked, looks))
         return made
 
     @cached_property
@@ -209,15 +238,23 @@ class Handed:
         return str(self.directory.holder)
 
     def _refuse_doubles(self, executor: Executor) -> None:
-        """Leave stages to the jobs of earlier commands that the scheduler still has.
+        """Leave stages to the jobs of earlier commands that the scheduler still has, and forget those it has not.
 
         Raises:
             RunDirectoryError: there are some.
         """
         asks = getattr(executor, "queued", None)
-        before = [one for one in submitted.kept(self.directory.path) if one.executor == self._executor]
-        names = [name for one in before for key, name in one.jobs.items() if key in self._left]
-        still = list(asks(names)) if asks is not None and names else []
+        kept = list(submitted.kept(self.directory.path))
+        before = [one for one in kept if one.executor == self._executor]
+        names = [name for one in before for name in one.jobs.values()]
+        there = set(asks(names)) if asks is not None and names else set()
+        living = presence.names(self.directory.path / presence.FOLDER)
+        # a mark without names is of a scheduler that tells none, and whose tasks end with the command
+        marks = set(submitted.stopped_commands(self.directory.path)) - {one.command for one in kept}
+        for command in (*(one.command for one in before if not there.intersection(one.jobs.values())), *marks):
+            if command not in living:
+                submitted.forget(self.directory.path, command)
+        still = [name for one in before for key, name in one.jobs.items() if key in self._left and name in there]
         if still:
             some = f"{', '.join(still[:4])}{', ...' if len(still) > 4 else ''}"
             raise RunDirectoryError(
@@ -240,6 +277,10 @@ class Handed:
 
     def ended(self, name: str, why: str | None = None) -> None:
         """Note that a job has ended; where its stage is not done, it failed."""
+        if name == CHECK:
+            self._refused = why
+        if self._refused is not None:  # what is left out for it needs no word
+            return
         stage = self._left.pop(name, None)
         if stage is None or self._agenda.lost(stage):  # one that is left out was told already
             return
@@ -261,7 +302,7 @@ class Handed:
 
     def asked(self) -> bool:
         """Whether the run was asked to stop; then its jobs are not to begin."""
-        if interrupt.asked():
+        if interrupt.asked() or self._refused is not None:
             self._stop()
             return True
         return False

@@ -116,8 +116,8 @@ class Remote:
             Interrupted: the process was asked to stop; what can be resumed is saved.
             Cancelled: that by somebody who wants the jobs of the command to end.
         """
-        self._check()
         self._heed(self._stopped())
+        self.check()
         try:
             if self.processes * self.nodes > 1:
                 self._together()
@@ -156,7 +156,7 @@ class Remote:
         if failures:
             raise RunError(text_of(failures[0][1]))
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Hold this machine to what results depend on, before anything is computed.
 
         Raises:
@@ -270,6 +270,32 @@ class Remote:
         first = "1" if int(place) == 0 else "0"
         there = ["--rdzv-backend", "c10d", "--rdzv-endpoint", ":".join(meeting), "--rdzv-id", self.key]
         return ["--nnodes", str(self.nodes), *there, "--rdzv-conf", f"is_host={first},read_timeout={READY}"]
+
+
+@frozen
+class Check:
+    """Looks at the machine where it is called, as the job that others wait for.
+
+    Args:
+        remote: one of these.
+    """
+
+    remote: Remote
+
+    def __call__(self) -> None:
+        """Hold the machine to what all the jobs need.
+
+        Raises:
+            RobustnasError: it is not like the one where the run was begun, or the plan cannot be read there.
+            DeviceError: a GPU is asked for, and torch sees none there.
+        """
+        self.remote.check()
+        self.remote._plan()
+        if self.remote.device == "cuda" and not torch.cuda.is_available():
+            raise DeviceError(
+                f"torch sees no GPU on {platform.node()}, where a job with one was begun: a torch built for CUDA, a "
+                "driver that fits it, or --device cpu would do"
+            )
 
 
 def _deaf(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -2,12 +2,16 @@
 
 cluster/jobs-<command>.json    the scheduler's names of a command's jobs, for whoever cancels them from elsewhere
 cluster/stopped-<command>      its jobs are not to begin, nor to come back
+
+Both are removed when the command has seen all its jobs end, or, if it did not, by a later one when the scheduler has
+none of them any more.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from attrs import frozen
@@ -49,7 +53,12 @@ def kept(directory: Path) -> Iterator[Submitted]:
     real_folder(directory / CLUSTER)
     for file in sorted((directory / CLUSTER).glob("jobs-*.json")):
         remedy = f"delete the file {file}: then the scheduler alone knows the jobs"
-        told = read_json(file, remedy)
+        try:
+            told = read_json(file, remedy)
+        except RunDirectoryError:
+            if not os.path.lexists(file):  # its jobs have just ended
+                continue
+            raise
         jobs = told.get("jobs") if isinstance(told, dict) else None
         if not isinstance(jobs, dict):
             raise RunDirectoryError(damaged(file, "it does not hold names of jobs", remedy))
@@ -61,6 +70,20 @@ def stop(directory: Path, command: str) -> None:
     """Let no job of a command begin, or come back, that the scheduler's signals do not reach."""
     real_folder(directory / CLUSTER)
     write_text(directory / CLUSTER / f"stopped-{command}", "its jobs are not to begin\n")
+
+
+def stopped_commands(directory: Path) -> list[str]:
+    """The commands whose jobs are to end."""
+    real_folder(directory / CLUSTER)
+    return sorted(file.name.removeprefix("stopped-") for file in (directory / CLUSTER).glob("stopped-*"))
+
+
+def forget(directory: Path, command: str) -> None:
+    """Forget a command of which no scheduler has a job."""
+    real_folder(directory / CLUSTER)
+    for name in (f"jobs-{command}.json", f"stopped-{command}"):
+        with suppress(OSError):
+            (directory / CLUSTER / name).unlink(missing_ok=True)
 
 
 def stopped(directory: Path, command: str) -> bool:

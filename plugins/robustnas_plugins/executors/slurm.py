@@ -236,7 +236,7 @@ class Dependency:
     """What an array waits for.
 
     Args:
-        kind: `aftercorr`, element by element, or `afterany`, all of it.
+        kind: `aftercorr`, element by element, `afterok`, the success of all of it, or `afterany`, the end of all of it.
         first: the name of the first job of the array that it waits for.
     """
 
@@ -259,8 +259,9 @@ def arrays(jobs: Sequence[Job], most: int) -> Iterator[tuple[list[Job], list[Dep
     """Sort jobs into arrays, each after those that it waits for.
 
     An array is of one kind, of one request for resources and as deep in the graph.  Where each element needs the same
-    element of another array, they wait element by element.  What comes after a job that may fail, or needs others,
-    waits for an array as a whole, and finds out when it begins whether what it needs is done.
+    element of another array, they wait element by element; where each needs all of it, until all of it has succeeded.
+    What comes after a job that may fail, or needs others, waits for an array as a whole, and finds out when it begins
+    whether what it needs is done.
 
     Args:
         jobs: each after what it waits for.
@@ -292,6 +293,9 @@ def arrays(jobs: Sequence[Job], most: int) -> Iterator[tuple[list[Job], list[Dep
             own = sum(any(place[name][0] == other for name in job.needs) for job in members)
             parents[other] = parents[other] and own == len(members)
         kinds = {other: "aftercorr" if aligned else "afterany" for other, aligned in parents.items()}
+        for other in parents:
+            if all({one.name for one in groups[other]} <= set(job.needs) for job in members):
+                kinds[other] = "afterok"
         yield members, [Dependency(kind, groups[other][0].name) for other, kind in kinds.items()]
 
 

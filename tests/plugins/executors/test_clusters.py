@@ -98,7 +98,7 @@ def test_submitit_whose_jobs_are_pre_empted(finished_run: Path, finished_copy: P
     assert "Requeued job" in logs, "and it went on"
 
 
-def test_slurm_whose_jobs_are_queued_again(finished_run: Path, finished_copy: Path):
+def test_slurm_whose_jobs_are_queued_again(finished_run: Path, finished_copy: Path, monkeypatch: pytest.MonkeyPatch):
     """Debian's slurmctld and slurmd; a job that is queued again is killed first, as when its node is lost."""
     pytest.importorskip("submitit", reason="submitit is not installed: pip install 'robustnas[slurm]'")
     if (reason := loopback_slurm.reason_without()) is not None:
@@ -112,6 +112,8 @@ def test_slurm_whose_jobs_are_queued_again(finished_run: Path, finished_copy: Pa
             again.append(names[0])
             subprocess.run(["scontrol", "requeue", names[0]], check=False)
 
+    kept: list[submitted.Submitted] = []
+    monkeypatch.setattr(submitted.Submitted, "keep", lambda self, directory: kept.append(self))
     with loopback_slurm.cluster(finished_copy / "slurm"):
         with pytest.raises(InputError, match=r"the cluster refuses --partition=gpus .*[Ii]nvalid partition"):
             Slurm(partition="gpus").check([Resources()])
@@ -119,10 +121,10 @@ def test_slurm_whose_jobs_are_queued_again(finished_run: Path, finished_copy: Pa
             assert run(finished_copy, "{name: slurm, poll: 1}", "resources.every.hours=0.5") == 0
     assert without_seconds(table(finished_copy)) == without_seconds(table(finished_run))
     assert again
-    (kept,) = submitted.kept(finished_copy / "run")
-    names = kept.jobs.values()
-    assert len(names) == 4
-    assert len({name.partition("_")[0] for name in names}) == 2, "the stages of a kind are an array"
+    names = kept[-1].jobs.values()
+    assert len(names) == 5
+    arrays = {name.partition("_")[0] for name in names}
+    assert len(arrays) == 3, "the look at a machine, and the stages of a kind are an array"
 
 
 def test_slurm_whose_jobs_have_two_nodes(finished_copy: Path):

@@ -50,14 +50,24 @@ def test_chains_are_arrays_that_wait_element_by_element():
 
 
 def test_what_is_not_aligned_waits_for_all_of_an_array():
-    jobs = rows(2)
-    jobs.append(job("attack transfer", 0, ["train0", "train1"]))
-    jobs.append(job("attack transfer", 1, ["train1", "train0"]))
-    (waits,) = [depends for members, depends in arrays(jobs, 1000) if members[0].title.endswith("transfer")]
-    assert waits == [Dependency("afterany", "train0")]
+    for count, kind in ((2, "afterok"), (3, "afterany")):  # each needs all of the trainings, or two of three
+        jobs = rows(count)
+        jobs.append(job("attack transfer", 0, ["train0", "train1"]))
+        jobs.append(job("attack transfer", 1, ["train1", "train0"]))
+        (waits,) = [depends for members, depends in arrays(jobs, 1000) if members[0].title.endswith("transfer")]
+        assert waits == [Dependency(kind, "train0")]
     jobs = [job("search", 0), job("train", 0, ["search0"]), job("train", 1, ["search0"])]
     (_, _), (_, shared) = arrays(jobs, 1000)
-    assert shared == [Dependency("afterany", "search0")], "two trainings of one genotype"
+    assert shared == [Dependency("afterok", "search0")], "two trainings of one genotype"
+
+
+def test_what_all_wait_for_has_to_succeed_before_any_begins():
+    jobs = [job("check", 0), *(job("search", row, ["check0"]) for row in range(3)), job("clean", 0, ["check0"])]
+    (_, none), (_, searches), (_, clean) = arrays(jobs, 1000)
+    assert (none, searches, clean) == ([], [Dependency("afterok", "check0")], [Dependency("afterok", "check0")])
+    jobs = [job("search", 0), job("search", 1), job("train", 0, ["search0"], ["search1"])]
+    (_, (waits,)) = list(arrays(jobs, 1000))[1]
+    assert waits.kind == "afterany", "it needs one of two"
 
 
 def test_every_job_is_in_one_array_after_those_that_it_waits_for_and_no_array_is_too_large():
