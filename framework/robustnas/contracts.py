@@ -396,6 +396,7 @@ class Strategy(Protocol):
     - `needs`: names of optional members of a search space without which it cannot search, `("decisions",)` say;
     - `estimation`: how it has candidates judged, an `Estimation` (of several the one that asks most); then `uses` is
       what that asks for, and the framework looks before anything runs whether it can be had;
+    - `asks`: which of `score`, `inner_loss` and `outer_loss` one of the method's metrics must have;
     - `candidates`: how many it has judged, at most;
     - `check()`, which is called before anything is computed and raises `InputError` where the search could not be done:
       a package is missing, say.
@@ -691,6 +692,13 @@ def uses(strategy: Strategy) -> frozenset[str]:
         return frozenset(getattr(strategy, "uses", ("metric", "search")))
     shared = how.network == "inherited"
     return frozenset({"metric"} if shared or "metric" in how.objectives else set()) | ({"search"} if shared else set())
+
+
+def asks(strategy: Strategy) -> frozenset[str]:
+    """Which parts one of a method's metrics must have for a strategy."""
+    how: Estimation | None = getattr(strategy, "estimation", None)
+    scored = {"score"} if how is not None and "metric" in how.objectives else set()
+    return frozenset(scored | {*getattr(strategy, "asks", ())})
 
 
 def enumeration(space: SearchSpace) -> Callable[[], Iterable[Genotype]] | None:

@@ -63,11 +63,15 @@ def test_one_list_searches_and_trains_and_two_are_nested(recipe: Path):
         ),
         (
             "methods.darts={strategy: {name: evolution, objective: metric}}",
-            "methods.darts.strategy: evolution asks for the method's metric, and none has a score",
+            "methods.darts.strategy: evolution asks for a metric with score, and the method has none; metric: jacobian",
         ),
         (
             "methods.darts={strategy: {name: evolution}, metric: jacobian, search: {epochs: 3}}",
             "methods.darts.metric: found beside strategy: evolution; no search would use it",
+        ),
+        (
+            "methods.darts={strategy: {name: projection, criterion: outer}, metric: jacobian}",
+            "methods.darts.strategy: projection asks for a metric with outer loss, and the method has none",
         ),
         (
             "methods.darts={strategy: {name: multi-objective, objectives: [clean]}}",

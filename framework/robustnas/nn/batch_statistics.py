@@ -103,6 +103,25 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def statistics_of(network: nn.Module, images: Tensor) -> Iterator[nn.Module]:
+    """Inside, the network is in eval mode with the statistics of these images (N, C, H, W), as constants.
+
+    Afterwards statistics and modes are as they were.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    network.train()
+    try:
+        with scratch_statistics(network):
+            with torch.no_grad():
+                network(images)
+            with frozen_statistics(network):
+                yield network
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 class Noted:
     """The statistics that a training pass normalised with; `noted_statistics` makes it."""
 

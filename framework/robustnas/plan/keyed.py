@@ -109,7 +109,7 @@ def _searched(
         "threat": threat if metrics else None,
         "search": search,
     }
-    if isinstance(plan.strategy, Bilevel):
+    if type(plan.strategy) is Bilevel:
         return searched
     judges = {} if getattr(plan.strategy, "estimation", None) is None else {"threat": threat, "trained": trained}
     return {

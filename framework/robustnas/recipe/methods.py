@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from robustnas.contracts import uses
+from robustnas.contracts import asks, uses
 from robustnas.foreign.settings import Weights
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
@@ -36,6 +36,9 @@ KEYS = ("metric", "genotype", "strategy", "best_of", *FOREIGN, *OVERRIDES, "swep
 
 OF_STRATEGIES = ("metric", "search")
 """Keys of which a strategy says whether they mean anything (`robustnas.contracts.uses`)."""
+
+WITH = {"score": "jacobian", "inner_loss": "adversarial-training", "outer_loss": "adversarial-training"}
+"""A metric of ours with each part."""
 
 WITHOUT_SEARCH = (*OF_STRATEGIES, "strategy", "best_of")
 """Keys that mean nothing where a genotype is named."""
@@ -106,10 +109,10 @@ def _method(node: Node, recipe: Mapping[str, Node], default: Method, plugins: Pl
     if isinstance(strategy, Use):
         used = uses(strategy.plugin)
         _unused(node, (key for key in OF_STRATEGIES if key not in used), f"strategy: {strategy.name}", faults)
-        how = getattr(strategy.plugin, "estimation", None)
-        if how is not None and "metric" in how.objectives and not _scored(values.get("metric", ())):
-            text = f"{strategy.name} asks for the method's metric, and none has a score; metric: jacobian would do"
-            values["strategy"] = refuse(entries["strategy"], text, faults)
+        for part in sorted(asks(strategy.plugin)):
+            if not _has(values.get("metric", ()), part):
+                text = f"{strategy.name} asks for a metric with {part.replace('_', ' ')}, and the method has none"
+                values["strategy"] = refuse(entries["strategy"], f"{text}; metric: {WITH[part]} would do", faults)
     for key in (key for key in OVERRIDES if key in entries):
         laid = overlay(recipe.get(key), entries[key])
         assert laid is not None
@@ -144,9 +147,9 @@ def _strategy(node: Node, plugins: Plugins) -> dict[str, Any]:
     return values
 
 
-def _scored(metric: Any) -> bool:
-    """Whether one of a method's metrics has a score; with faults nobody knows, and no further fault is told."""
-    return metric is BAD or any("score" in metric_parts(use.plugin) for _, use in metric)
+def _has(metric: Any, part: str) -> bool:
+    """Whether one of a method's metrics has a part; with faults nobody knows, and no further fault is told."""
+    return metric is BAD or any(part in metric_parts(use.plugin) for _, use in metric)
 
 
 def _genotype(node: Node, plugins: Plugins) -> Any:

@@ -15,8 +15,9 @@ from attrs import frozen
 from robustnas.contracts import AttackTraits, Shape, check_of, is_differentiable
 from robustnas.recipe.faults import Faults
 from robustnas.recipe.noting import Noting
-from robustnas.recipe.schema import BILEVEL, Attack, Method
+from robustnas.recipe.schema import Attack, Method
 from robustnas.recipe.values import BAD, construct
+from robustnas.search.strategies.bilevel import Bilevel
 from robustnas.threat import ThreatModel, largest_radius
 
 
@@ -53,7 +54,7 @@ def _warm_ups(parts: Parts, note: Noting) -> None:
     """Note searches that end before alpha moves, as after `--set search.epochs=5` of a recipe with a longer warm-up."""
     for name, method in parts.methods.items():
         epochs, warmup = method.search.epochs, method.search.warmup_epochs
-        if method.strategy == BILEVEL and "search" in method.uses and warmup >= epochs:
+        if isinstance(method.strategy.plugin, Bilevel) and "search" in method.uses and warmup >= epochs:
             text = f"found {warmup} with epochs: {epochs}, so alpha never moves; at most {epochs - 1} would do"
             note(note.own(name, "search.warmup_epochs"), text)
 

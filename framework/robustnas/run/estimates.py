@@ -23,9 +23,10 @@ from robustnas import search, train
 from robustnas.contracts import Estimation, Genotype
 from robustnas.data.subset import Picked
 from robustnas.errors import DivergedError, RobustnasError
+from robustnas.nn.batch_statistics import statistics_of
 from robustnas.plan import digest
 from robustnas.registry import metric_parts
-from robustnas.run.judging import Judge, of_batch, running
+from robustnas.run.judging import Judge, running
 from robustnas.run.task import Task, TrainingOnly
 from robustnas.runtime import interrupt, seeding
 from robustnas.runtime.artifacts import StageFolder
@@ -166,7 +167,7 @@ class Estimates:
         task = self.task
         images = task.plan.dataset.split("train")
         _, held_out = train.divided(images.labels, settings, task.stage.seed.of_candidates, ALONE)
-        statistics = running if how.network == "trained" else of_batch
+        statistics = running if how.network == "trained" else statistics_of
         seed = task.stage.seed.of_candidates
         return Judge(images, held_out, settings.batch, task.method.threat, seed, task.device, statistics)
 

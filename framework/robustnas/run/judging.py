@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from robustnas.bounds import margins
 from robustnas.contracts import Images
 from robustnas.data.order import in_order
 from robustnas.errors import RunError
-from robustnas.nn.batch_statistics import frozen_statistics, scratch_statistics
 from robustnas.runtime import seeding
 from robustnas.search.candidates import PGD_STEPS
 from robustnas.threat import ThreatModel
@@ -29,18 +28,6 @@ CERTIFIED = 128
 
 Statistics = Callable[[nn.Module, Tensor], AbstractContextManager[nn.Module]]
 """Enters a context with the network as it sees a batch: with these images' statistics, say."""
-
-
-@contextmanager
-def of_batch(network: nn.Module, images: Tensor) -> Iterator[nn.Module]:
-    """Inside, batch norm has the statistics of these images, as a metric sees a network that is not trained yet."""
-    network.train()
-    with scratch_statistics(network):
-        with torch.no_grad():
-            network(images)
-        with frozen_statistics(network):
-            yield network
-    network.eval()
 
 
 def running(network: nn.Module, images: Tensor) -> AbstractContextManager[nn.Module]:
@@ -55,7 +42,7 @@ class Judge:
     Args:
         images: the training split.
         places: (m,) int64, those held out.
-        batch: images at once; the statistics of `of_batch` are theirs.
+        batch: images at once; the statistics of `statistics_of` are theirs.
         threat: what attacks and certificates are of.
         seed: of the attack's start, the same for every candidate.
         device: where the networks are.

@@ -16,9 +16,10 @@ from robustnas import search, train
 from robustnas.data.order import in_order
 from robustnas.data.stratified import balanced
 from robustnas.errors import RobustnasError
+from robustnas.nn.batch_statistics import statistics_of
 from robustnas.recipe.schema import State
 from robustnas.run.evaluated import network_of
-from robustnas.run.judging import finite, of_batch, running, total_score
+from robustnas.run.judging import finite, running, total_score
 from robustnas.run.task import Task, TrainingOnly, finish
 from robustnas.runtime import seeding
 from robustnas.runtime.machine_faults import explain
@@ -88,7 +89,7 @@ def _mean(task: Task, metric: Any, network: nn.Module, state: State, images: Ten
         RunError: it is not finite, or the metric failed.
     """
     assert task.plan.ranking is not None
-    statistics = running if state == "trained" else of_batch
+    statistics = running if state == "trained" else statistics_of
     total = 0.0
     for places in in_order(len(labels), task.plan.ranking.settings.batch):
         with statistics(network, images[places]) as ready, torch.no_grad():

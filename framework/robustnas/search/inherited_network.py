@@ -1,4 +1,4 @@
-"""A supernet on one path: a genotype's network with the weights that all genotypes share."""
+"""A supernet on one path: a genotype's network with the weights that all share; or on other fixed mixing weights."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class InheritedNetwork(nn.Module):
 
     Args:
         supernet: shared, not copied.
-        path: one-hot mixing weights.
+        path: one-hot mixing weights, or any others.
     """
 
-    def __init__(self, supernet: PixelSupernet, path: SinglePath):
+    def __init__(self, supernet: PixelSupernet, path: Mapping[str, Tensor]):
         super().__init__()
         self.supernet, self.path = supernet, path
 
@@ -38,7 +38,11 @@ class InheritedNetwork(nn.Module):
         logits: Tensor = self.supernet(images, self._path() if mixing is None else mixing)
         return logits
 
-    def _path(self) -> SinglePath:
+    def _path(self) -> Mapping[str, Tensor]:
         """The path, of the type and on the device of the supernet."""
-        self.path = self.path.to(next(iter(self.supernet.alpha.values())))
+        like = next(iter(self.supernet.alpha.values()))
+        if isinstance(self.path, SinglePath):
+            self.path = self.path.to(like)
+        elif any(rows.dtype != like.dtype or rows.device != like.device for rows in self.path.values()):
+            self.path = {name: rows.to(like) for name, rows in self.path.items()}
         return self.path

@@ -59,6 +59,7 @@ class SinglePathTask:
         metrics: (weight, metric) pairs, of which the one with an `inner_loss` has a say.
         threat: what that metric protects against; None where there is none.
         genotype: the only one whose path is trained; None draws one for each step.
+        mixing: mixing weights by the names of alpha that stand for every path; None where paths are trained.
         start: the supernet's first state; None draws its weights.
     """
 
@@ -69,10 +70,13 @@ class SinglePathTask:
     metrics: tuple[tuple[float, Any], ...] = ()
     threat: ThreatModel | None = None
     genotype: Genotype | None = None
+    mixing: Mapping[str, Tensor] | None = field(default=None, eq=False)
     start: Mapping[str, Tensor] | None = field(default=None, eq=False)
 
     @space.validator
     def _has_paths(self, attribute: object, space: SearchSpace) -> None:
+        if self.mixing is not None:
+            return
         members = {"sample": sampler(space), "path": path_of(space)}
         if missing := " and no ".join(f"`{name}`" for name, member in members.items() if member is None):
             raise InputError(
@@ -184,8 +188,10 @@ class _Training:
             processes=processes,
         )
 
-    def path(self, generator: torch.Generator) -> SinglePath:
-        """Draw a genotype, where not one is given; returns its path through the supernet."""
+    def path(self, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """Draw a genotype, where not one is given; returns its path through the supernet, or the weights given."""
+        if self.task.mixing is not None:
+            return {name: rows.to(self.w[0]) for name, rows in self.task.mixing.items()}
         sample, path, genotype = sampler(self.task.space), path_of(self.task.space), self.task.genotype
         assert sample is not None
         assert path is not None
@@ -226,7 +232,7 @@ class _Epoch:
         """The mean loss on the augmented images, and the learning rate."""
         return {"loss": self.figures.means()["loss"], "w_lr": self.lr}
 
-    def _loss(self, part: Part, path: SinglePath) -> Tensor:
+    def _loss(self, part: Part, path: Mapping[str, Tensor]) -> Tensor:
         """The mean loss of a part of a batch on a path: the metric's, or cross-entropy."""
         training = self.training
         if training.inner_loss is None:
@@ -235,7 +241,7 @@ class _Epoch:
         loss: Tensor = training.inner_loss(network, part.images, part.labels, training.task.threat, self.context)
         return loss
 
-    def _step(self, batch: Batch, path: SinglePath) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: Batch, path: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Move the path's weights.  Returns the loss before that, and the norm of its gradient before clipping."""
         training, settings, losses = self.training, self.training.task.settings, []
         training.optimizer.zero_grad()
