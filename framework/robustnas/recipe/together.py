@@ -63,7 +63,8 @@ def _gradients(parts: Parts, note: Noting) -> None:
     """Note metrics whose scores move nothing in a search that goes by gradients."""
     for name, method in parts.methods.items():
         for index, (_, use) in enumerate(method.metric):
-            if method.strategy == BILEVEL and "metric" in method.uses and not is_differentiable(use.plugin):
+            bilevel = isinstance(method.strategy.plugin, Bilevel) and "metric" in method.uses
+            if bilevel and not is_differentiable(use.plugin):
                 text = f"found {use.name!r}, whose score has no gradient, and a bilevel search moves alpha by gradients"
                 would = (
                     "strategy: {name: evolution, objective: metric, network: untrained} would do, or robustnas rank "
