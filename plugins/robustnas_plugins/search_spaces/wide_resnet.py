@@ -78,8 +78,12 @@ class WideResNetSpace:
 
     @property
     def published(self) -> Mapping[str, contracts.Genotype]:
-        """Networks of the literature, alike in all stages."""
-        return {name: written([depth] * STAGES, [width] * STAGES) for name, (depth, width, *_) in PUBLISHED.items()}
+        """Networks of the literature that a search with these options can find; they are alike in all stages."""
+        return {
+            name: written([depth] * STAGES, [width] * STAGES)
+            for name, (depth, width, *_) in PUBLISHED.items()
+            if depth in self.depths and width in self.widths
+        }
 
     @property
     def references(self) -> Mapping[str, Reference]:
@@ -88,6 +92,7 @@ class WideResNetSpace:
         return {
             name: Reference(paper, sought="none: by hand", size=SIZE, parameters=weights, multiply_adds=adds)
             for name, (_, _, weights, adds) in PUBLISHED.items()
+            if name in self.published
         }
 
     @property

@@ -113,6 +113,12 @@ def test_cells_can_be_computed_again():
         assert plain.any()
 
 
+def test_what_is_published_is_in_the_space():
+    assert list(WideResNetSpace(depths=[4, 5]).published) == list(WideResNetSpace(depths=[4, 5]).references)
+    assert list(WideResNetSpace(depths=[4, 5]).published) == ["WRN-28-10", "WRN-34-10"]
+    assert SPACE.published == {}
+
+
 def test_options_and_decisions():
     assert isinstance(SPACE, SearchSpace)
     assert isinstance(SPACE, Resizable)
