@@ -14,15 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
-from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor, nn
 
 from robustnas.nn.cells import SinglePath, convolve_and_norm
 from robustnas.nn.fast import Conv2d
+from robustnas_plugins.search_spaces import alpha
 from robustnas_plugins.search_spaces.masks import masks, weighed, weights
 from robustnas_plugins.search_spaces.ops import avg_pool, max_pool
 
@@ -108,15 +107,12 @@ class ChainSupernet(nn.Module):
         )
         self.classifier = nn.Linear(widest, classes)
         tables = {"kernel": KERNELS, "width": WIDTHS, "pool": POOLS}
-        # small, so that all candidates start with nearly equal weights; drawn on the CPU, as in `CellSupernet`
-        start = {name: 1e-3 * torch.randn(blocks, len(options), device="cpu") for name, options in tables.items()}
-        placed = {name: nn.Parameter(rows.to(self.classifier.weight.device)) for name, rows in start.items()}
-        alpha: Any = nn.ParameterDict(placed)
-        self.alpha = cast("Mapping[str, nn.Parameter]", alpha)
+        shapes = {name: (blocks, len(options)) for name, options in tables.items()}
+        self.alpha = alpha.started(shapes, self.classifier.weight.device)
 
     def mixing(self) -> dict[str, Tensor]:
         """softmax of the rows of every table of alpha; rows sum to 1."""
-        return {name: F.softmax(alpha, dim=-1) for name, alpha in self.alpha.items()}
+        return alpha.mixed(self.alpha)
 
     def forward(self, images: Tensor, mixing: Mapping[str, Tensor] | None = None) -> Tensor:
         """(N, C, H, W) -> (N, K) logits.  With `mixing`, these weights stand in for softmax(alpha)."""

@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from operator import add
-from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustnas.nn.cells import LeavingEdges, OpTable, ReluConvNorm, SinglePath
+from robustnas_plugins.search_spaces import alpha
 from robustnas_plugins.search_spaces.ops import avg_pool
 
 NODES = 4
@@ -150,14 +149,11 @@ class NasBench201Supernet(Skeleton):
 
     def __init__(self, in_channels: int, classes: int, cells: int, channels: int):
         super().__init__(MixedCell, in_channels, classes, cells, channels)
-        # small, so that all operations start with nearly equal weights; drawn on the CPU, as in `DartsSupernet`
-        start = 1e-3 * torch.randn(len(EDGES), len(SEARCH), device="cpu")
-        alpha: Any = nn.ParameterDict({"cell": nn.Parameter(start.to(self.classifier.weight.device))})
-        self.alpha = cast("Mapping[str, nn.Parameter]", alpha)
+        self.alpha = alpha.started({"cell": (len(EDGES), len(SEARCH))}, self.classifier.weight.device)
 
     def mixing(self) -> dict[str, Tensor]:
         """softmax of the rows of alpha; rows sum to 1."""
-        return {name: F.softmax(alpha, dim=-1) for name, alpha in self.alpha.items()}
+        return alpha.mixed(self.alpha)
 
     def forward(self, images: Tensor, mixing: Mapping[str, Tensor] | None = None) -> Tensor:
         """(N, C, H, W) -> (N, K) logits.  With `mixing`, these weights stand in for softmax(alpha)."""

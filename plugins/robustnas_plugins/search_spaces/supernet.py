@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustnas.nn.cells import Columns, OpTable, SharedCell, SinglePath, edges
+from robustnas_plugins.search_spaces import alpha
 from robustnas_plugins.search_spaces.places import places
 from robustnas_plugins.search_spaces.stems import CifarStem
 
@@ -66,15 +66,11 @@ class CellSupernet(nn.Module):
             for place in self.places
         )
         self.classifier = last_layer = nn.Linear(self.places[-1].out_channels, classes)
-        # small, so that all operations start with nearly equal weights (DARTS), and all edges too (PC-DARTS); drawn on
-        # the CPU, as random numbers on the meta device, where weights are only counted, import torch's compiler
-        drawn = {name: 1e-3 * torch.randn(shape, device="cpu") for name, shape in shapes.items()}
-        alpha = {name: nn.Parameter(start.to(last_layer.weight.device)) for name, start in drawn.items()}
-        self.alpha = cast("Mapping[str, nn.Parameter]", nn.ParameterDict(alpha))
+        self.alpha = alpha.started(shapes, last_layer.weight.device)
 
     def mixing(self) -> dict[str, Tensor]:
         """softmax of the rows of every table of alpha; rows sum to 1."""
-        return {name: F.softmax(alpha, dim=-1) for name, alpha in self.alpha.items()}
+        return alpha.mixed(self.alpha)
 
     def logits(self, images: Tensor, mixed: Callable[[int], tuple[Tensor | Columns, Tensor | None]]) -> Tensor:
         """(N, C, H, W) -> (N, K) logits.

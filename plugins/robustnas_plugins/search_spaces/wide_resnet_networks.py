@@ -23,14 +23,13 @@ Source: Zagoruyko and Komodakis 2016, arXiv:1605.07146.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustnas.nn.cells import SinglePath, normalise
 from robustnas.nn.fast import Conv2d
+from robustnas_plugins.search_spaces import alpha
 from robustnas_plugins.search_spaces.masks import masks, weighed, weights
 
 STAGES = 3
@@ -134,16 +133,12 @@ class WideResNetSupernet(WideResNet):
         for stage in range(STAGES):
             of_stage = masks([(channels << stage) * width for width in widths])
             self.register_buffer(f"masks{stage}", of_stage, persistent=False)
-        # small, so that all candidates start with nearly equal weights; drawn on the CPU, as in `CellSupernet`
-        start = {name: 1e-3 * torch.randn(STAGES, len(one), device="cpu") for name, one in
-                 (("depth", depths), ("width", widths))}  # fmt: skip
-        placed = {name: nn.Parameter(rows.to(self.classifier.weight.device)) for name, rows in start.items()}
-        alpha: Any = nn.ParameterDict(placed)
-        self.alpha = cast("Mapping[str, nn.Parameter]", alpha)
+        shapes = {"depth": (STAGES, len(depths)), "width": (STAGES, len(widths))}
+        self.alpha = alpha.started(shapes, self.classifier.weight.device)
 
     def mixing(self) -> dict[str, Tensor]:
         """softmax of the rows of every table of alpha; rows sum to 1."""
-        return {name: F.softmax(alpha, dim=-1) for name, alpha in self.alpha.items()}
+        return alpha.mixed(self.alpha)
 
     def forward(self, images: Tensor, mixing: Mapping[str, Tensor] | None = None) -> Tensor:
         """(N, C, H, W) -> (N, K) logits.  With `mixing`, these weights stand in for softmax(alpha).
