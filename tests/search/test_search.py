@@ -128,7 +128,7 @@ def test_what_a_search_returns_and_records(tmp_path):
     result = search.run(task(Jacobian()), folder, CPU, lambda *place, **figures: told.append((place, figures)))
     folder.finish(result)  # plain data
     known = {"genotype", "alpha", "operations", "epochs", "parameters", "search_seconds", "peak_memory", "notes"}
-    known |= {"collapse"}
+    known |= {"collapse", "gap"}
     assert set(result) == known
     table = torch.tensor(result["alpha"]["normal"])
     assert table.shape == (2, 3)

@@ -41,6 +41,7 @@ from robustnas.search.collapse import too_sharp
 from robustnas.search.compiled import Compiled
 from robustnas.search.data import divided, notes
 from robustnas.search.figures import Figures
+from robustnas.search.gap import gap, judging
 from robustnas.search.hypergradient.step import Step
 from robustnas.search.objective import Objective
 from robustnas.search.task import SearchTask
@@ -72,8 +73,8 @@ def run(
         of the mixing weights on the operation of that name (both where the space tells its operations); `epochs`;
         `parameters`, the supernet's trainable weights (without alpha); `search_seconds`, over all sittings;
         `peak_memory` in bytes, see `robustnas.runtime.memory.Peak`; `collapse`, see `robustnas.search.collapse`;
-        `notes` on the division of the images, on the scores and on a collapse; where asked for, `compiled`: yes, or why
-        not.
+        `gap`, see `robustnas.search.gap`; `notes` on the division of the images, on the scores and on a collapse; where
+        asked for, `compiled`: yes, or why not.
 
     Raises:
         RunError: a loss, a score or a gradient is not finite; the checkpoint of the last good epoch stays.
@@ -93,6 +94,8 @@ def run(
         _put_back(search.supernet, epochs.records[stopped - 1]["alpha"])
     with torch.no_grad():
         genotype = task.space.genotype(search.supernet)
+    part = task.settings.batch // task.settings.accumulate  # no more memory than the search's own passes
+    by = judging(task.dataset.split("train"), search.halves[1][:part], device, search.objective, task.seed)
     told = collapse.verdict(epochs.records, collapse.parameter_free(task.space, genotype))
     return {
         "genotype": genotype,
@@ -104,6 +107,7 @@ def run(
         "search_seconds": epochs.seconds,
         **highest(epochs.records),
         "collapse": told,
+        "gap": gap(search.supernet, task.space, genotype, by),
         "notes": [
             *search.notes,
             *warnings(epochs.records, task.settings.gamma),
