@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustnas.nn.batch_statistics import scratch_statistics
-from robustnas.nn.fast.switch import plain
+from robustnas.nn.fast import plain
 
 
 def alphas_of(network: nn.Module) -> set[int]:
