@@ -35,7 +35,7 @@ RECIPE = """
 dataset: digits
 search_space: {name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
 threat: {norm: linf, epsilon: 0.02}
-seeds: [0, 1, 2, 3, 4]
+seeds: %s
 search: {epochs: 2, batch: 200}
 methods:
   darts: {}
@@ -47,7 +47,8 @@ certify: {images: 10}
 resources: {every: {cpus: 1}}
 """
 
-STAGES = 60
+STAGES = 12
+"""Of a seed."""
 
 HOW = {
     "local": ["--jobs", "2"],
@@ -91,9 +92,9 @@ def done(run: Path) -> int:
     return sum(1 for _ in run.glob("*/*/result.json"))
 
 
-def once(folder: Path, executor: str, seconds: float | None) -> tuple[float, int, int]:
+def once(folder: Path, executor: str, seconds: float | None, seeds: int = 5) -> tuple[float, int, int]:
     """Do the run; returns seconds, how many processes were killed, and how many commands were given."""
-    (folder / "r.yaml").write_text(RECIPE)
+    (folder / "r.yaml").write_text(RECIPE % list(range(seeds)))
     run, began = folder / "run", time.monotonic()
     words = [sys.executable, "-m", "robustnas", "run", str(folder / "r.yaml"), "--out", str(run), "--device", "cpu"]
     killer = Killer(run, seconds or 0.0)
@@ -115,7 +116,7 @@ def once(folder: Path, executor: str, seconds: float | None) -> tuple[float, int
         killer.ended.set()
         if seconds is not None:
             thread.join()
-    assert done(run) == STAGES
+    assert done(run) == STAGES * seeds
     return time.monotonic() - began, killer.killed, commands
 
 
@@ -123,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0, help="between two kills")
     parser.add_argument("--only", nargs="+", choices=tuple(HOW), default=list(HOW))
+    parser.add_argument("--seeds", type=int, default=5, help="of which each has twelve stages")
     asked = parser.parse_args()
     console, shown = Console(width=110), Table("executor", "in peace, s", "killed", "commands", "s", "s lost", "table")
     with tempfile.TemporaryDirectory() as name:
@@ -132,7 +134,7 @@ def main() -> None:
             for number, seconds in enumerate((None,) if executor == "local" else (None, asked.seconds)):
                 folder = Path(name) / f"{executor}{number}"
                 folder.mkdir()
-                found.append(once(folder, executor, seconds))
+                found.append(once(folder, executor, seconds, asked.seeds))
                 told = without_seconds(table(folder))
                 first = first or told
                 console.print(executor, seconds, found[-1], "the same" if told == first else "ANOTHER TABLE")

@@ -206,6 +206,19 @@ def test_a_stage_that_the_scheduler_still_has_is_not_handed_to_it_again(fakes: A
     assert submitted.stopped_commands(run) == []
 
 
+def test_names_that_vanish_while_they_are_read_are_none(tmp_path: Path):
+    for command in ("a", "b"):
+        submitted.Submitted(command, "slurm", {"x": "9"}).keep(tmp_path)
+    found = submitted.kept(tmp_path)
+    assert next(found).command == "a"
+    submitted.forget(tmp_path, "b")
+    submitted.forget(tmp_path, "b")
+    assert list(found) == []
+    (tmp_path / "cluster" / "jobs-c.json").write_text("{")
+    with pytest.raises(RunDirectoryError, match=r"jobs-c\.json"):
+        list(submitted.kept(tmp_path))
+
+
 def test_a_command_that_is_at_work_is_not_forgotten(fakes: Any, finished_copy: Path):
     run, loaded = finished_copy / "run", load(finished_copy / "r.yaml")
     undone(run, "clean")

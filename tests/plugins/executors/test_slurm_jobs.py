@@ -154,6 +154,19 @@ def test_submitit_is_given_what_it_can_queue_again(
     assert "ended without a result" in (told.ends["s0"] or "")
 
 
+def test_a_result_ends_a_job_at_the_next_look(
+    made: list[Any], commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clock = Clock()
+    monkeypatch.setattr(slurm, "time", clock)
+    monkeypatch.setattr(slurm, "_why", lambda handle: None)
+    command(commands, "squeue", "echo 12_0; echo 12_1")  # accounting may lag behind
+    (tmp_path / "none").touch()
+    told = work(tmp_path, [print, print])
+    Slurm(poll=10.0).run(told)
+    assert (told.ends, clock.monotonic()) == ({"s0": None, "s1": None}, 10.0)
+
+
 def test_a_job_out_of_time_is_queued_again_by_submitit(commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("submitit", reason="submitit is not installed: pip install 'robustnas[slurm]'")
     from submitit.core.utils import DelayedSubmission
