@@ -26,7 +26,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -34,13 +34,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from robustnas.bounds import AlphaCrown, margins
+from robustnas.bounds import margins
 from robustnas.runtime import seeding
 from robustnas.threat import ThreatModel
 
-ORDERS = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
-THEIRS = {"crown-ibp": "IBP+backward", "crown": "backward", "alpha-crown": "CROWN-Optimized"}
-INSIDE = 1e-4
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.their_bounds import THEIRS, moving_slopes, theirs
 
 
 class Residual(nn.Module):
@@ -88,48 +88,6 @@ def made(build: Callable[[], nn.Module], size: int, count: int) -> tuple[nn.Modu
         return network, images, network.eval()(images).argmax(1)
 
 
-def moving_slopes() -> None:
-    """Keep their slopes off the ends of the interval that they are clamped to."""
-    from auto_LiRPA.operators.relu import BoundRelu, BoundTwoPieceLinear
-
-    begin = BoundTwoPieceLinear.init_opt_parameters
-
-    def inside(self: Any, *given: Any, **named: Any) -> None:
-        if given or named:
-            begin(self, *given, **named)
-        for slopes in self.alpha.values():
-            slopes.data.clamp_(INSIDE, 1 - INSIDE)
-
-    BoundTwoPieceLinear.init_opt_parameters = inside
-    for owner in (BoundTwoPieceLinear, BoundRelu):
-        if "clip_alpha" in vars(owner):
-            owner.clip_alpha = lambda self: inside(self)
-
-
-def theirs(
-    network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, method: str
-) -> Callable[[], Tensor]:
-    """Prepare what gives their margins (N, K - 1), columns in the order of ours."""
-    from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
-
-    steps = {"iteration": AlphaCrown().steps, "fix_interm_bounds": False, "early_stop_patience": 1000}
-    options = {"conv_mode": "patches", "relu": "adaptive", "optimize_bound_args": steps}
-    order, epsilon = ORDERS[threat.norm], threat.epsilon
-    ends: dict[str, Tensor] = {}
-    if threat.norm == "linf":
-        ends = {"x_L": (images - epsilon).clamp(0, 1), "x_U": (images + epsilon).clamp(0, 1)}
-    ball = BoundedTensor(images, PerturbationLpNorm(norm=order, eps=epsilon, **ends))
-    bounded = BoundedModule(network, images, bound_opts=options, device="cpu")
-    unit = torch.eye(10)
-    rows = torch.stack([torch.stack([unit[y] - unit[j] for j in range(10) if j != y]) for y in labels.tolist()])
-
-    def compute() -> Tensor:
-        lower, _ = bounded.compute_bounds(x=(ball,), C=rows, method=THEIRS[method], bound_upper=False)
-        return lower.detach()
-
-    return compute
-
-
 def measured(compute: Callable[[], Tensor], repeats: int) -> tuple[Tensor, float, float]:
     """What it gives, the least seconds of the processor, and by how many MB the process's largest size grew."""
     before, least = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, math.inf
@@ -166,8 +124,7 @@ def main() -> None:
                 with torch.no_grad():
                     own = measured(lambda: margins(network, images, labels, threat, method), repeats)  # noqa: B023
                 other = theirs(network, images, labels, threat, method)
-                with torch.set_grad_enabled(method == "alpha-crown"):
-                    reference = measured(other, repeats)
+                reference = measured(other, repeats)
                 least = [each[0].amin(dim=1) for each in (own, reference)]
                 share = (least[0] - least[1]) / least[1].abs()
                 counts = (share > given.share, share.abs() <= given.share, share < -given.share)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import math
 import sys
 import types
 import warnings
@@ -28,9 +27,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from evidence.soundness.formula_networks import CLASSES, EPSILONS, LABELS, NETWORKS, images, network
+from support.their_bounds import ORDERS, THEIRS, differences
 
-METHODS = {"ibp": "IBP", "crown-ibp": "IBP+backward", "crown": "backward", "alpha-crown": "CROWN-Optimized"}
-"""Our name -> theirs."""
 DENSE = dict.fromkeys(
     (
         "sparse_intermediate_bounds",
@@ -42,7 +40,6 @@ DENSE = dict.fromkeys(
     False,
 )
 """Bounds of all neurons: the shortcuts change no bound, and fail an assertion of 0.3 on fully connected layers."""
-ORDERS = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 
 def restore() -> None:
@@ -65,17 +62,11 @@ def restore() -> None:
     BoundedModule._named_members = lambda self, *args, remove_duplicate=True, **options: members(self, *args, **options)
 
 
-def specification() -> torch.Tensor:
-    """(N, K - 1, K) differences of logits, columns in class order without the true one."""
-    unit = torch.eye(CLASSES, dtype=torch.float64)
-    return torch.stack([torch.stack([unit[y] - unit[j] for j in range(CLASSES) if j != y]) for y in LABELS])
-
-
 def bounds(name: str, norm: str, epsilon: float) -> dict[str, list[list[float]]]:
     from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
     found = {}
-    for ours, theirs in METHODS.items():
+    for ours, theirs in THEIRS.items():
         options = {
             "relu": "adaptive",
             "conv_mode": "matrix",
@@ -84,7 +75,9 @@ def bounds(name: str, norm: str, epsilon: float) -> dict[str, list[list[float]]]
         }
         bounded = BoundedModule(network(name), images(name), bound_opts=options, device="cpu")
         given = BoundedTensor(images(name), PerturbationLpNorm(norm=ORDERS[norm], eps=epsilon))
-        lower, _ = bounded.compute_bounds(x=(given,), C=specification(), method=theirs, bound_upper=False)
+        lower, _ = bounded.compute_bounds(
+            x=(given,), C=differences(LABELS, CLASSES, torch.float64), method=theirs, bound_upper=False
+        )
         found[ours] = [[round(value, 9) for value in row] for row in lower.detach().tolist()]
     return found
 
