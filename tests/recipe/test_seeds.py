@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from robustnas.errors import RecipeError
+from robustnas.plan import make
 from robustnas.recipe.load import load
 from robustnas.recipe.resolved import resolved
 from robustnas.recipe.seeds import Seed, Seeds
@@ -106,3 +107,40 @@ def test_random_search_is_the_best_of_random_genotypes(recipe: Path):
     assert written["a"]["strategy"] == {"name": "random-search", "samples": 4, "epochs": 2, "holdout": 0.1}
     assert not {"search", "best_of"} & {*written["a"]}
     assert "strategy" not in written["b"]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "methods.darts={strategy: one-shot, metric: jacobian}",
+            "methods.darts.metric: found 'jacobian', of which one-shot uses nothing; a metric with inner loss would do",
+        ),
+        (
+            "methods.darts={strategy: one-shot, search: {alpha_lr: 3}}",
+            "methods.darts.search.alpha_lr: found beside strategy: one-shot, which has no alpha",
+        ),
+        (
+            "methods.darts={strategy: {name: evolution, objective: metric}, metric: [jacobian, adversarial-training]}",
+            "found 'adversarial-training', of which evolution uses nothing; a metric with score would do",
+        ),
+    ],
+    ids=["score", "alpha", "inner loss"],
+)
+def test_what_a_strategy_would_ignore_is_refused(recipe: Path, override: str, told: str):
+    assert told in faults(recipe, override)
+
+
+def test_projections_by_other_metrics_are_other_searches(recipe: Path):
+    one = "{strategy: {name: projection, criterion: metric}, metric: METRIC, search: {gamma: 0}}"
+    metrics = ("jacobian", "lipschitz")
+    methods = ", ".join(f"{name}: {one.replace('METRIC', name)}" for name in metrics)
+    plan = make(load(recipe, [f"methods={{{methods}, darts: {{search: {{gamma: 0}}}}}}"]))
+    keys = {stage.key for stage in plan.stages if stage.kind == "search"}
+    assert len(keys) == 3 * len(plan.seeds.search)
+
+
+def test_a_sweep_leaves_methods_alone_whose_strategy_has_no_use_for_the_key(recipe: Path):
+    methods = "methods={a: {metric: jacobian}, e: {strategy: evolution}, s: {strategy: one-shot}}"
+    loaded = load(recipe, [methods, "sweep={search.w_lr: [0.1, 0.2]}"])
+    assert list(loaded.recipe.methods) == ["a_w_lr_0.1", "a_w_lr_0.2", "e", "s_w_lr_0.1", "s_w_lr_0.2"]

@@ -10,11 +10,12 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from attrs import frozen
 
 from robustnas import train
 from robustnas.cli import main
 from robustnas.contracts import Estimation
-from robustnas.errors import DivergedError
+from robustnas.errors import DivergedError, PluginError
 from robustnas.plan import make
 from robustnas.recipe.load import load
 from robustnas.run.directory import RunDirectory
@@ -24,6 +25,7 @@ from robustnas.runtime.interrupt import Interrupted
 from robustnas.runtime.report import silent
 from robustnas.search import single_path
 from robustnas.train.capacity import count, multiply_adds
+from robustnas.train.settings import Match
 
 RECIPE = """
 dataset: {name: digits, train_images: 120}
@@ -52,8 +54,57 @@ def task(folder: Path, name: str = "shot") -> Task:
     return Task(plan, stage, RunDirectory(folder / "run"), torch.device("cpu"), silent)
 
 
+def asking(todo: Task, **changes: Any) -> Task:
+    """The task with a strategy that says beforehand that it asks for all of this."""
+    said = Estimation(("clean", "robust", "certified", "metric", "parameters", "multiply_adds"), **changes)
+
+    @frozen
+    class Anything:
+        estimation: Estimation = said
+
+    strategy: Any = Anything()
+    method = attrs.evolve(todo.method, strategy=strategy)
+    return attrs.evolve(todo, plan=attrs.evolve(todo.plan, methods={**todo.plan.methods, "shot": method}))
+
+
+def test_what_a_strategy_does_not_say_beforehand_is_refused(tmp_path: Path):
+    estimates = Estimates(task(tmp_path))
+    for how in (Estimation(("clean",), "inherited"), Estimation(("robust",), "trained")):
+        with pytest.raises(PluginError, match=r"strategy OneShot asks for .* its `estimation` is"):
+            estimates(GENOTYPE, how)
+
+
+def test_a_capacity_out_of_reach_is_no_end_of_a_search(tmp_path: Path):
+    todo = asking(task(tmp_path))
+    far = attrs.evolve(todo.method, train=attrs.evolve(todo.method.train, match=Match(parameters=3)))
+    todo = attrs.evolve(todo, plan=attrs.evolve(todo.plan, methods={**todo.plan.methods, "shot": far}))
+    estimates = Estimates(todo)
+    assert math.isnan(estimates(GENOTYPE, Estimation(("robust",)))["robust"])
+    assert "out of reach" in estimates.candidates[0]["why"]
+
+
+def test_what_is_new_moves_no_draws_of_whoever_asks(tmp_path: Path):
+    estimates = Estimates(asking(task(tmp_path), network="untrained"))
+    how = Estimation(("metric",), "untrained")
+    torch.manual_seed(0)
+    estimates(GENOTYPE, how)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    estimates(GENOTYPE, how)
+    assert torch.equal(torch.rand(1), after), "asked again it draws nothing, so it must not draw the first time"
+
+
+def test_a_supernet_that_diverges_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def diverge(*given: Any, **named: Any) -> Any:
+        raise DivergedError("training diverged: the loss is nan")
+
+    monkeypatch.setattr(single_path, "run", diverge)
+    with pytest.raises(DivergedError):
+        Estimates(task(tmp_path))(GENOTYPE, Estimation(("robust",), "inherited"))
+
+
 def test_sizes_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    todo = task(tmp_path)
+    todo = asking(task(tmp_path))
     monkeypatch.setattr(train, "run", None)
     found = Estimates(todo)(GENOTYPE, Estimation(("parameters", "multiply_adds")))
     space: Any = todo.method.space
@@ -63,7 +114,7 @@ def test_sizes_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_candidate_is_judged_once_and_what_it_left_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    todo = task(tmp_path)
+    todo = asking(task(tmp_path))
     estimates = Estimates(todo)
     how = Estimation(("clean", "robust", "certified"), "trained", epochs=1)
     first = estimates(GENOTYPE, how)
@@ -78,23 +129,23 @@ def test_a_candidate_is_judged_once_and_what_it_left_is_cleared(tmp_path: Path, 
 
 
 def test_untrained_and_inherited_networks_are_scored_by_the_method_s_metric(tmp_path: Path):
-    estimates = Estimates(task(tmp_path))
-    untrained = estimates(GENOTYPE, Estimation(("metric",), "untrained"))["metric"]
+    untrained = Estimates(asking(task(tmp_path), network="untrained"))(GENOTYPE, Estimation(("metric",), "untrained"))
+    estimates = Estimates(asking(task(tmp_path), network="inherited"))
     inherited = estimates(GENOTYPE, Estimation(("metric", "robust"), "inherited"))
     tuned = estimates(GENOTYPE, Estimation(("metric",), "inherited", epochs=1))["metric"]
-    assert len({untrained, inherited["metric"], tuned}) == 3
+    assert len({untrained["metric"], inherited["metric"], tuned}) == 3
     assert list(estimates.task.folder.path.glob("supernet-*"))
     estimates.clear()
     assert not list(estimates.task.folder.path.glob("supernet-*"))
 
 
 def test_the_supernet_never_sees_the_images_that_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    todo, seen = task(tmp_path), []
+    todo, seen = asking(task(tmp_path), network="inherited"), []
     own = single_path.run
 
-    def noted(asked: Any, *others: Any) -> Any:
+    def noted(asked: Any, *others: Any, **named: Any) -> Any:
         seen.append((asked.metrics, len(asked.dataset.split("train").labels)))
-        return own(asked, *others)
+        return own(asked, *others, **named)
 
     monkeypatch.setattr(single_path, "run", noted)
     Estimates(todo)(GENOTYPE, Estimation(("clean",), "inherited", holdout=0.25))
@@ -102,7 +153,7 @@ def test_the_supernet_never_sees_the_images_that_judge(tmp_path: Path, monkeypat
 
 
 def test_what_diverges_has_no_figure_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    estimates = Estimates(task(tmp_path))
+    estimates = Estimates(asking(task(tmp_path)))
 
     def diverge(*given: Any, **named: Any) -> Any:
         raise DivergedError("training diverged: the loss is nan")
@@ -120,7 +171,7 @@ def test_a_metric_that_fails_has_no_figure_and_the_search_goes_on(tmp_path: Path
         def score(self, network: Any, images: Any, labels: Any, threat: Any) -> Any:
             raise ZeroDivisionError("a metric of somebody's")
 
-    todo = task(tmp_path)
+    todo = asking(task(tmp_path), network="untrained")
     method = attrs.evolve(todo.method, metrics=((1.0, Failing()),))
     todo = attrs.evolve(todo, plan=attrs.evolve(todo.plan, methods={**todo.plan.methods, "shot": method}))
     estimates = Estimates(todo)

@@ -22,6 +22,16 @@ methods:
   alpha: {metric: {name: adversarial-alpha, steps: 1}, search: {accumulate: 2}}
   training: {metric: {name: adversarial-training, steps: 1}, train: {regime: certified}}
   images: {metric: input-noise}
+  shot:
+    strategy: {name: one-shot, candidates: 2, keep: 0.5, epochs: 1}
+    metric: [{name: adversarial-training, steps: 1}, {name: fsp, steps: 1}]
+  evolved:
+    strategy: {name: evolution, candidates: 2, population: 2, tournament: 1, objective: metric, network: untrained}
+    metric: synflow
+  projected:
+    strategy: {name: projection, images: 8}
+    search_space: {name: nas-bench-201, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
+    train: {drop_path: 0}
   several: {metric: [{name: loss-curvature, warm_up: 0}, {name: feature-distortion, steps: 1}, {name: lipschitz}]}
 rank:
   images: 10

@@ -19,6 +19,7 @@ from robustnas.runtime.derived import derive
 from robustnas.search.settings import OF_ALPHA
 from robustnas.search.strategies.bilevel import Bilevel
 from robustnas.search.strategies.random import Random
+from robustnas.search.strategies.random_search import RandomSearch
 from robustnas.threat import ThreatModel
 from robustnas.train.regimes.defaults import member
 
@@ -91,7 +92,7 @@ def _searched(
         dataset: identity of the dataset.
         trained: what determines the training of a network, for strategies that train candidates.
     """
-    if isinstance(plan.strategy, Random):
+    if type(plan.strategy) in (Random, RandomSearch):
         return {"strategy": "random", "space": identity("search-space", space, without_stage="train")}
     search = settings(method.search)
     scored = any("score" in metric_parts(metric.plugin) for _, metric in method.metric)
@@ -100,7 +101,7 @@ def _searched(
     metrics = [
         {"weight": weight, **identity("metric", metric)}
         for weight, metric in method.metric
-        if search["gamma"] or metric_parts(metric.plugin) != {"score"} or not plan.searches
+        if search["gamma"] or metric_parts(metric.plugin) != {"score"} or type(plan.strategy) is not Bilevel
     ]
     searched = {
         "dataset": dataset,
@@ -111,7 +112,12 @@ def _searched(
     }
     if type(plan.strategy) is Bilevel:
         return searched
-    judges = {} if getattr(plan.strategy, "estimation", None) is None else {"threat": threat, "trained": trained}
+    judges: dict[str, Any] = {}
+    if getattr(plan.strategy, "estimation", None) is not None:
+        judges = {"threat": threat, "trained": trained}
+        search = {
+            name: value for name, value in search.items() if name not in OF_ALPHA
+        }  # weights are shared, not alpha
     return {
         **searched,
         "strategy": identity("strategy", method.strategy),

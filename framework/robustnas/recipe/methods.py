@@ -18,7 +18,7 @@ from robustnas.recipe.values import BAD, found, read_object, read_value, refuse,
 from robustnas.registry import SEARCH_SPACES, STRATEGIES, metric_parts
 from robustnas.runtime.quoted import quoted
 from robustnas.search.candidates import BestOf
-from robustnas.search.settings import Search
+from robustnas.search.settings import OF_ALPHA, Search
 from robustnas.threat import ThreatModel
 from robustnas.train.settings import Train
 
@@ -109,6 +109,7 @@ def _method(node: Node, recipe: Mapping[str, Node], default: Method, plugins: Pl
     if isinstance(strategy, Use):
         used = uses(strategy.plugin)
         _unused(node, (key for key in OF_STRATEGIES if key not in used), f"strategy: {strategy.name}", faults)
+        _unheard(node, strategy, values.get("metric", ()), faults)
         for part in sorted(asks(strategy.plugin)):
             if not _has(values.get("metric", ()), part):
                 text = f"{strategy.name} asks for a metric with {part.replace('_', ' ')}, and the method has none"
@@ -145,6 +146,25 @@ def _strategy(node: Node, plugins: Plugins) -> dict[str, Any]:
         of = Node(several.mark, several.path, {"samples": several}, {"samples": several.mark}) if whole else several
         values["best_of"] = read_object(BestOf, of, faults, "key of best_of")
     return values
+
+
+def _unheard(node: Node, strategy: Use, metric: Any, faults: Faults) -> None:
+    """Note metrics and keys of `search` of which a strategy that has candidates judged would make nothing."""
+    how = getattr(strategy.plugin, "estimation", None)
+    if how is None:
+        return
+    scored, shared = "metric" in how.objectives, how.network == "inherited"
+    heard = ({"score"} if scored else set()) | ({"inner_loss"} if shared else set())
+    for _, use in () if metric is BAD or not heard else metric:
+        if not metric_parts(use.plugin) & heard:
+            wanted = " or ".join(sorted(part.replace("_", " ") for part in heard))
+            text = f"found {use.name!r}, of which {strategy.name} uses nothing; a metric with {wanted} would do"
+            faults.add(node.keys["metric"], below(node.path, "metric"), f"{text}, or leaving it out")
+    own = node.entries.get("search")
+    for key in OF_ALPHA if shared and own is not None else ():
+        if own is not None and key in own.entries:
+            text = f"found beside strategy: {strategy.name}, which has no alpha; leaving it out would do"
+            faults.add(own.keys[key], below(own.path, key), text)
 
 
 def _has(metric: Any, part: str) -> bool:

@@ -40,7 +40,7 @@ EFFORT = {
 }
 """Options of attacks: what they cost."""
 
-JUDGED = {"candidates": 3, "population": 2, "tournament": 2, "epochs": 2}
+JUDGED = {"candidates": 3, "population": 2, "tournament": 2, "epochs": 2, "tune": 1, "images": 16}
 """Options of strategies that have candidates judged."""
 
 NOISY = {"selection": 10, "samples": 100}
@@ -119,7 +119,10 @@ def _lay_method(
         else:
             lay(less, *above, "strategy")
     elif method.strategy.provider is None:
-        lay(_smaller(method.strategy.plugin, JUDGED), *above, "strategy")
+        less = _smaller(method.strategy.plugin, JUDGED)
+        if "epochs" in less:
+            less["epochs"] = _epochs(method.train, method.strategy.plugin.epochs)
+        lay(less, *above, "strategy")
 
 
 def _search(search: Search) -> dict[str, Any]:

@@ -16,12 +16,15 @@ from itertools import product
 
 from attrs import evolve, frozen
 
+from robustnas.contracts import uses
 from robustnas.options import value_text
 from robustnas.recipe.document import Node
 from robustnas.recipe.faults import Faults, Mark
 from robustnas.recipe.methods import FOREIGN, KEYS, OF_STRATEGIES, SHARED, WITHOUT_SEARCH
 from robustnas.recipe.overlay import assigned, node_of, put
+from robustnas.recipe.schema import BILEVEL
 from robustnas.recipe.values import found
+from robustnas.registry import STRATEGIES
 from robustnas.runtime.suggest import did_you_mean
 
 MOST_ROWS = 100
@@ -146,7 +149,16 @@ def _uses(method: Node, key: str) -> bool:
         return key not in WITHOUT_SEARCH
     strategy = given.get("strategy")
     name = strategy and (strategy.entries["name"].value if "name" in strategy.entries else strategy.value)
-    return name not in ("random", "random-search") or key not in OF_STRATEGIES
+    return key not in OF_STRATEGIES or key in _used(str(name or BILEVEL.name), strategy)
+
+
+def _used(name: str, strategy: Node | None) -> frozenset[str]:
+    """Which keys of a method the strategy uses that it names; all where it cannot be made, which is told elsewhere."""
+    options = {} if strategy is None else {key: node.plain() for key, node in strategy.entries.items() if key != "name"}
+    try:
+        return uses(STRATEGIES.load(name)(**options))
+    except Exception:  # whatever somebody's strategy raises of its options is told at its place, when it is read
+        return frozenset(OF_STRATEGIES)
 
 
 def _rows(name: str, method: Node, keys: list[Key], faults: Faults) -> Iterator[tuple[str, Node]]:

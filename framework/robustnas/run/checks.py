@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from robustnas import search, train
-from robustnas.contracts import Genotype, check_test_of, decisions, sampler
+from robustnas.contracts import Estimation, Genotype, check_test_of, decisions, sampler
+from robustnas.data.batches import check_fit
+from robustnas.data.order import shuffled
 from robustnas.errors import DataError, InputError
 from robustnas.nn.recompute import cells_of
 from robustnas.plan import MethodPlan, Plan
@@ -25,6 +27,7 @@ from robustnas.run.task import load_foreign
 from robustnas.runtime import seeding
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.search.single_path import SinglePathTask
+from robustnas.search.strategies.bilevel import Bilevel
 from robustnas.search.weights import weights
 from robustnas.train.capacity import matched
 from robustnas.train.network import check_drop_path
@@ -77,7 +80,7 @@ def check_networks(plan: Plan, note: Noting) -> None:
             continue
         genotype = method.genotype
         with seeding.seeded(0, "check"):
-            if genotype is None and not method.searches:
+            if genotype is None and type(method.strategy) is not Bilevel:
                 genotype = note.attempt(partial(_found, method, plan), "strategy", method.name)
             elif genotype is None:
                 genotype = note.attempt(partial(_searched, method, plan), "search_space", method.name)
@@ -129,7 +132,7 @@ def _found(method: MethodPlan, plan: Plan) -> Genotype:
     space, strategy = method.space, method.strategy
     name = STRATEGIES.entry_of(type(strategy)).name
     for member in getattr(strategy, "needs", ()):
-        if getattr(space, member, None) is None:
+        if not getattr(space, member, None):
             raise InputError(
                 f"found {name}, which needs the space's `{member}`, and {type(space).__name__} has none; "
                 "strategy: bilevel would do, or another space"
@@ -140,6 +143,8 @@ def _found(method: MethodPlan, plan: Plan) -> Genotype:
     how = getattr(strategy, "estimation", None)
     if how is not None and how.network == "inherited":
         SinglePathTask(plan.dataset, space, method.search)
+    if method.searches:
+        return _searched(method, plan)
     if sampler(space) is not None:
         return search.drawn(space, plan.dataset, 0)
     free = decisions(space)
@@ -193,12 +198,23 @@ def check_batches(plan: Plan, labels: Tensor, processes: Processes, note: Noting
             note.attempt(partial(search.divided, labels, method.search, seed.search, processes), "search", method.name)
         how = getattr(method.strategy, "estimation", None) if method.finds else None
         if how is not None:
-            judged = partial(train.divided, labels, method.estimated(how), seed.search, processes)
-            note.attempt(judged, "strategy", method.name)
+            note.attempt(partial(_judges, method, how, labels, seed.of_candidates, processes), "strategy", method.name)
         if method.best_of is not None:
             train_candidates = partial(train.divided, labels, method.of_candidates, seed.search, processes)
             note.attempt(train_candidates, "best_of", method.name)
         note.attempt(partial(train.divided, labels, method.train, seed.train, processes), "train", method.name)
+
+
+def _judges(method: MethodPlan, how: Estimation, labels: Tensor, seed: int, processes: Processes) -> None:
+    """Divide the images of candidates, and those of the weights that they share, as a strategy will.
+
+    Raises:
+        InputError: batches that these processes cannot share, or settings that the regime refuses.
+    """
+    kept, _ = train.divided(labels, method.estimated(how), seed, processes)
+    if how.network == "inherited":
+        batch = method.search.batch
+        check_fit(shuffled(kept, batch, torch.Generator()), batch, method.search.accumulate, processes, "search")
 
 
 def check_counts(plan: Plan, tested: int, note: Noting) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -20,9 +20,9 @@ from attrs import Factory, define
 from torch import nn
 
 from robustnas import search, train
-from robustnas.contracts import Estimation, Genotype
+from robustnas.contracts import Estimation, Genotype, SearchSpace
 from robustnas.data.subset import Picked
-from robustnas.errors import DivergedError, RobustnasError
+from robustnas.errors import DivergedError, InputError, PluginError, RobustnasError
 from robustnas.nn.batch_statistics import statistics_of
 from robustnas.plan import digest
 from robustnas.registry import metric_parts
@@ -43,6 +43,9 @@ FILE = "candidates.json"
 
 NAN = float("nan")
 
+OF_NETWORKS = {"clean", "robust", "certified", "metric"}
+"""Objectives that look at a network and not at its size alone."""
+
 
 @define(eq=False)
 class Estimates:
@@ -52,16 +55,18 @@ class Estimates:
         task: the search.
         most: how many the strategy has judged at most, for whoever watches; None where it does not say.
         kept: what was judged before, by genotype and by how.
+        earlier: seconds that sittings before this one spent on the candidate at hand.
     """
 
     task: Task
     most: int | None = None
     kept: dict[str, dict[str, Any]] = Factory(dict)
+    earlier: float = 0.0
 
     def __attrs_post_init__(self) -> None:
-        folder = self.task.folder
-        if folder.holds(FILE):
-            self.kept = {_key(one["genotype"], one["how"]): one for one in folder.read_json(FILE)["candidates"]}
+        folder, processes = self.task.folder, self.task.processes
+        there = folder.read_json(FILE)["candidates"] if processes.first and folder.holds(FILE) else []
+        self.kept = {_key(one["genotype"], one["how"]): one for one in processes.broadcast(there)}
 
     @property
     def seconds(self) -> float:
@@ -74,14 +79,22 @@ class Estimates:
         return list(self.kept.values())
 
     def __call__(self, genotype: Genotype, how: Estimation) -> Mapping[str, float]:
-        """The figures of a genotype by the objectives of `how`; NaN where the network diverged or a metric failed."""
+        """The figures of a genotype by the objectives of `how`; NaN where the network diverged or a metric failed.
+
+        Raises:
+            PluginError: the strategy asks for what its `estimation` does not say: what determines that is in no key.
+        """
+        self._check(how)
         asked = {**attrs.asdict(how), "objectives": list(how.objectives)}
         key = _key(genotype, asked)
         if key not in self.kept:
-            interrupt.check()
-            began = time.perf_counter()
-            figures, why = self._figures(genotype, how, key)
-            spent = time.perf_counter() - began
+            if self.task.processes.any(interrupt.asked()):
+                raise interrupt.Interrupted
+            began, self.earlier = time.perf_counter(), 0.0
+            # what is remembered draws nothing, so what is new must not move the draws of whoever asks
+            with seeding.seeded(self.task.search_seed, "candidate", "estimate"):
+                figures, why = self._figures(genotype, how, key)
+            spent = self.earlier + time.perf_counter() - began
             # JSON has no NaN: what has no figure is null
             plain = {name: None if value != value else value for name, value in figures.items()}
             one = {"genotype": genotype, "how": asked, "figures": plain, "seconds": spent}
@@ -96,12 +109,22 @@ class Estimates:
 
     def _figures(self, genotype: Genotype, how: Estimation, key: str) -> tuple[dict[str, float], str | None]:
         """Judge a genotype; where it cannot be judged, NaN and why."""
-        processes = self.task.processes
+        processes, settings = self.task.processes, self.task.method.estimated(how)
+        looked_at = bool(OF_NETWORKS & set(how.objectives))
+        if looked_at and how.network == "inherited":
+            self._supernet(how, settings)  # where it diverges, no candidate has a figure
         try:
-            network, judge = self._network(genotype, how, key)
+            space = self._sized(genotype, settings)
+        except InputError as fault:  # no network of this genotype has the capacity
+            return dict.fromkeys(how.objectives, NAN), text_of(fault)
+        try:
+            network, judge = (
+                self._network(genotype, how, settings, key) if looked_at else None,
+                self._judge(how, settings),
+            )
             # one process judges: on a device two might differ in a last bit, and the searches would part
             found = processes.run_together(
-                lambda: self._judged(genotype, how, network, judge) if processes.first else None
+                lambda: self._judged(genotype, how, space, network, judge) if processes.first else None
             )[0]
         except DivergedError as fault:
             return dict.fromkeys(how.objectives, NAN), text_of(fault)
@@ -109,7 +132,7 @@ class Estimates:
         return found
 
     def _judged(
-        self, genotype: Genotype, how: Estimation, network: nn.Module | None, judge: Judge
+        self, genotype: Genotype, how: Estimation, space: SearchSpace, network: nn.Module | None, judge: Judge
     ) -> tuple[dict[str, float], str | None]:
         """The figures by objective; a metric that fails has none, and says why."""
         figures: dict[str, float] = {}
@@ -129,7 +152,7 @@ class Estimates:
                 assert network is not None
                 figures[one], why = self._score(network, judge)
             else:
-                figures[one] = float(self._size(genotype, one))
+                figures[one] = float(self._size(space, genotype, one))
         return figures, why
 
     def _score(self, network: nn.Module, judge: Judge) -> tuple[float, str | None]:
@@ -145,30 +168,47 @@ class Estimates:
                 raise explained from fault
             return NAN, traced(fault)
 
-    def _size(self, genotype: Genotype, objective: str) -> int:
-        """Weights or multiply-adds of the discrete network, in the size that the recipe's space gives it."""
-        space, dataset = self.task.method.space, self.task.plan.dataset
+    def _check(self, how: Estimation) -> None:
+        """Look whether a question is covered by what the strategy says beforehand."""
+        said: Estimation | None = getattr(self.task.method.strategy, "estimation", None)
+        if said is None or said.network != how.network or not {*how.objectives} <= {*said.objectives}:
+            name = type(self.task.method.strategy).__name__
+            raise PluginError(
+                f"strategy {name} asks for {', '.join(how.objectives)} of {how.network} networks, and its `estimation` "
+                f"is {said}; one with these would do, for it decides which results of before still count"
+            )
+
+    def _sized(self, genotype: Genotype, settings: Train) -> SearchSpace:
+        """The space whose networks have the size that training gives this genotype's.
+
+        Raises:
+            InputError: no size comes near the capacity that is asked for.
+        """
+        space, match = self.task.method.space, settings.match
+        return space if match is None else matched(space, genotype, self.task.plan.dataset, match).space
+
+    def _size(self, space: SearchSpace, genotype: Genotype, objective: str) -> int:
+        """Weights or multiply-adds of the discrete network."""
+        dataset = self.task.plan.dataset
         if objective == "parameters":
             return parameters(space, genotype, dataset)
         with torch.device("meta"):
             network = space.network(genotype, dataset.shape, dataset.classes)
         return multiply_adds(network, dataset.shape)
 
-    def _network(self, genotype: Genotype, how: Estimation, key: str) -> tuple[nn.Module | None, Judge]:
-        """The network that is judged, if the objectives look at one, and what judges it."""
-        settings = self.task.method.estimated(how)
-        judge = self._judge(how, settings)
-        if not {"clean", "robust", "certified", "metric"} & set(how.objectives):
-            return None, judge
+    def _network(self, genotype: Genotype, how: Estimation, settings: Train, key: str) -> nn.Module:
+        """The network that is judged."""
         make = {"trained": self._trained, "inherited": self._inherited, "untrained": self._untrained}[how.network]
-        return make(genotype, how, settings, key), judge
+        return make(genotype, how, settings, key)
 
     def _judge(self, how: Estimation, settings: Train) -> Judge:
         task = self.task
         images = task.plan.dataset.split("train")
-        _, held_out = train.divided(images.labels, settings, task.stage.seed.of_candidates, ALONE)
-        statistics = running if how.network == "trained" else statistics_of
         seed = task.stage.seed.of_candidates
+        _, held_out = train.divided(images.labels, settings, seed, ALONE)
+        # in no order of classes: the first of them are scored, and a batch's statistics are its own
+        held_out = held_out[torch.randperm(len(held_out), generator=seeding.generator(seed, "candidate", "judged"))]
+        statistics = running if how.network == "trained" else statistics_of
         return Judge(images, held_out, settings.batch, task.method.threat, seed, task.device, statistics)
 
     def _trained(self, genotype: Genotype, how: Estimation, settings: Train, key: str) -> nn.Module:
@@ -182,16 +222,13 @@ class Estimates:
             settings=settings,
             seed=task.stage.seed.of_candidates,
         )
-        train.run(todo, folder, task.device, processes=task.processes)
+        self._count(train.run, todo, folder)
         task.processes.broadcast(None)  # the first process writes the network that all of them read
         return train.load(folder, todo.space, genotype, todo.dataset, settings).to(task.device)
 
     def _untrained(self, genotype: Genotype, how: Estimation, settings: Train, key: str) -> nn.Module:
         """The network with the weights that a candidate's training begins with."""
-        task, match = self.task, settings.match
-        space = (
-            task.method.space if match is None else matched(task.method.space, genotype, task.plan.dataset, match).space
-        )
+        task, space = self.task, self._sized(genotype, settings)
         with seeding.seeded(task.stage.seed.of_candidates, "train", "weights"):
             return train.build(space, genotype, task.plan.dataset, settings).to(task.device)
 
@@ -207,7 +244,7 @@ class Estimates:
                 start=folder.load_tensors(single_path.FILE),
             )
             folder = self._place("candidate", key)
-            single_path.run(todo, folder, task.device, processes=task.processes)
+            self._count(single_path.run, todo, folder)
             task.processes.broadcast(None)
         network: nn.Module = search.inherited(folder, task.method.space, task.plan.dataset)(genotype)
         return network.to(task.device)
@@ -220,7 +257,7 @@ class Estimates:
         dataset = Picked(TrainingOnly(task.plan.dataset), kept)
         folder = self._place("supernet", str(how.holdout))
         if not folder.done:
-            result = single_path.run(self._shared(dataset), folder, task.device, task.report, task.processes)
+            result = self._count(single_path.run, self._shared(dataset), folder)
             folder.finish(result)
             task.processes.broadcast(None)
         return folder, dataset
@@ -231,6 +268,14 @@ class Estimates:
         return SinglePathTask(
             dataset, method.space, method.search, self.task.search_seed, method.metrics, method.threat
         )
+
+    def _count(self, run: Callable[..., dict[str, Any]], todo: Any, folder: StageFolder) -> dict[str, Any]:
+        """Train; what sittings before this one spent on it is counted too."""
+        began = time.perf_counter()
+        result = run(todo, folder, self.task.device, processes=self.task.processes)
+        whole = float(result["train_seconds" if "train_seconds" in result else "search_seconds"])
+        self.earlier += max(0.0, whole - (time.perf_counter() - began))
+        return result
 
     def _place(self, kind: str, key: str) -> StageFolder:
         """A folder within the search's own, found again by what it is for."""

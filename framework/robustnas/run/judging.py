@@ -19,6 +19,7 @@ from robustnas.bounds import margins
 from robustnas.contracts import Images
 from robustnas.data.order import in_order
 from robustnas.errors import RunError
+from robustnas.nn.batch_statistics import statistics_of
 from robustnas.runtime import seeding
 from robustnas.search.candidates import PGD_STEPS
 from robustnas.threat import ThreatModel
@@ -101,7 +102,10 @@ class Judge:
 
     def _batches(self, most: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The first images held out and their labels, batch by batch, on the device."""
-        for batch in in_order(min(most, len(self.places)), self.batch):
+        count, size = min(most, len(self.places)), self.batch
+        while self.statistics is statistics_of and size > 2 and count % size == 1:
+            size -= 1  # a single image has no statistics to speak of
+        for batch in in_order(count, size):
             places = self.places[batch]
             yield self.images.take(places).to(self.device), self.images.labels[places].to(self.device)
 

@@ -19,6 +19,7 @@ from robustnas.nn.batch_statistics import statistics_of
 from robustnas.nn.cells import SinglePath
 from robustnas.nn.normalize import PixelSupernet
 from robustnas.runtime import seeding
+from robustnas.runtime.machine_faults import explain
 from robustnas.runtime.precision import single
 from robustnas.search.inherited_network import InheritedNetwork
 from robustnas.search.objective import Objective
@@ -59,6 +60,10 @@ class Judged:
                 scores = metric.score(network, self.images, self.labels, self.objective.threat)
         except RobustnasError:  # a bound that overflows on the genotype's path has no figure
             return None
+        except Exception as fault:  # whatever somebody's metric raises: a search that is done is not lost to it
+            if (explained := explain(fault, "search")) is not None:
+                raise explained from fault
+            return None
         mean = float(scores.double().mean())
         return mean if math.isfinite(mean) else None
 
@@ -82,7 +87,8 @@ def gap(supernet: PixelSupernet, space: SearchSpace, genotype: Genotype, by: Jud
     }
 
 
-def judging(images: Images, places: Tensor, device: torch.device, objective: Objective, seed: int) -> Judged:
-    """The first of the validation images, at `places` of the training split."""
-    some = places[:IMAGES]
+def judging(images: Images, places: Tensor, most: int, device: torch.device, objective: Objective, seed: int) -> Judged:
+    """Some of the validation images, which are at `places` of the training split; at most `most`."""
+    drawn = torch.randperm(len(places), generator=seeding.generator(seed, "search", "gap images"))
+    some = places[drawn[: min(IMAGES, most)]]
     return Judged(images.take(some).to(device), images.labels[some].to(device), objective, seed)

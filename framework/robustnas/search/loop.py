@@ -94,8 +94,9 @@ def run(
         _put_back(search.supernet, epochs.records[stopped - 1]["alpha"])
     with torch.no_grad():
         genotype = task.space.genotype(search.supernet)
-    part = task.settings.batch // task.settings.accumulate  # no more memory than the search's own passes
-    by = judging(task.dataset.split("train"), search.halves[1][:part], device, search.objective, task.seed)
+    # no more memory than the search's own passes
+    part = max(2, task.settings.batch // task.settings.accumulate // processes.size)
+    by = judging(task.dataset.split("train"), search.halves[1], part, device, search.objective, task.seed)
     told = collapse.verdict(epochs.records, collapse.parameter_free(task.space, genotype))
     return {
         "genotype": genotype,

@@ -161,7 +161,7 @@ def check_strategy(plugin: Any, *, seed: int = 0) -> tuple[str, ...]:
         )
         most = getattr(strategy, "candidates", None)
         if most is not None:
-            distinct = len({*asked})
+            distinct = len({text for text, _ in asked})
             verdict.expect(
                 distinct <= most, "candidates is how many genotypes are judged, at most", f"{distinct} of {most}"
             )

@@ -304,7 +304,7 @@ def _convolution(
     for width, _ in x.blocks:
         starts.append(at % ins == 0 and width % ins == 0)
         at += width
-    norms = convolution_norms(weight.view(groups, outs, *weight.shape[1:]), pair(stride), x.threat)
+    norms = convolution_norms(weight.view(groups, outs, *weight.shape[1:]), pair(stride), x.threat, pair(dilation))
     if not all(starts):
         return x.joined(sample, norms.amax())
     blocks, first = [], 0
@@ -315,7 +315,9 @@ def _convolution(
     return Feature(sample, tuple(blocks), x.threat)
 
 
-def convolution_norms(weights: Tensor, stride: tuple[int, int], norm: str) -> Tensor:
+def convolution_norms(
+    weights: Tensor, stride: tuple[int, int], norm: str, dilation: tuple[int, int] = (1, 1)
+) -> Tensor:
     """Bounds of the operator norms of convolutions (G, C', C, k, l), padded with zeros or not: (G,), float64."""
     sizes = weights.abs().flatten(3).sum(dim=3).double()
     rows, columns = sizes.sum(dim=2).amax(dim=1), sizes.sum(dim=1).amax(dim=1)
@@ -324,11 +326,17 @@ def convolution_norms(weights: Tensor, stride: tuple[int, int], norm: str) -> Te
     if weights.shape[1] == weights.shape[2] == 1:
         return rows
     kernel = weights.shape[3:]
-    seen = math.prod(-(-side // step) for side, step in zip(kernel, stride, strict=True)) ** 0.5
+    seen = windows(kernel, stride, dilation) ** 0.5
     spectral: Tensor = seen * torch.linalg.matrix_norm(weights.flatten(2), ord=2).double()
     if math.prod(kernel) == 1:
         return spectral
     return torch.minimum((rows * columns).sqrt(), spectral)
+
+
+def windows(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> int:
+    """In how many windows a pixel is at most: its taps are a stride apart, or as dilation and stride meet."""
+    taps = zip(kernel, stride, dilation, strict=True)
+    return math.prod(-(-side // (step // math.gcd(step, apart))) for side, step, apart in taps)
 
 
 def _linear(func: Any, x: Feature, weight: Tensor, bias: Tensor | None = None) -> Feature:
@@ -366,8 +374,8 @@ def _largest(
 ) -> Feature:
     sample = _called(func, x, kernel_size, stride or kernel_size, padding, dilation, ceil_mode)
     steps = pair(stride or kernel_size)
-    windows = math.prod(-(-side // step) for side, step in zip(pair(kernel_size), steps, strict=True))
-    return x.scaled(sample, {"linf": 1.0, "l2": windows**0.5, "l1": float(windows)}[x.threat])
+    seen = windows(pair(kernel_size), steps, pair(dilation))
+    return x.scaled(sample, {"linf": 1.0, "l2": seen**0.5, "l1": float(seen)}[x.threat])
 
 
 def _averaged(func: Any, x: Feature, *args: Any, **kwargs: Any) -> Feature:

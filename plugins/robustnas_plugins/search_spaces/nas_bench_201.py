@@ -66,7 +66,7 @@ class NasBench201:
     )
     keep_none: bool = option(
         True,
-        "whether a search may keep none on an edge, as published; if not, the strongest other operation stays",
+        "whether a bilevel search may keep none on an edge, as published; if not, the strongest other operation stays",
         instance_of(bool),
         stage="search",
     )

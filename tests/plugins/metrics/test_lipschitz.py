@@ -59,14 +59,16 @@ def test_a_linear_network_has_its_operator_norm(norm):
 
 
 @pytest.mark.parametrize("norm", ORDER)
-@pytest.mark.parametrize(("groups", "kernel", "stride", "dilation"), [(1, 3, 1, 1), (1, 3, 2, 1), (4, 5, 1, 2)])
+@pytest.mark.parametrize(
+    ("groups", "kernel", "stride", "dilation"), [(1, 3, 1, 1), (1, 3, 2, 1), (4, 5, 1, 2), (1, 3, 2, 2), (1, 5, 3, 2)]
+)
 def test_convolutions_are_bounded_by_little_more_than_their_matrix(norm, groups, kernel, stride, dilation):
     torch.manual_seed(0)
     layer = nn.Conv2d(4, 4, kernel, stride, dilation * (kernel // 2), dilation, groups, bias=False).double()
     eye = torch.eye(4 * 81, dtype=torch.float64).view(-1, 4, 9, 9)
     exact = torch.linalg.matrix_norm(layer(eye).flatten(1).mT, ord=ORDER[norm]).detach()
     weights = layer.weight.view(groups, 4 // groups, *layer.weight.shape[1:])
-    found = convolution_norms(weights, (stride, stride), norm).amax().detach()
+    found = convolution_norms(weights, (stride, stride), norm, (dilation, dilation)).amax().detach()
     assert exact * (1 - 1e-9) <= found <= 4 * exact
 
 
@@ -78,6 +80,7 @@ def test_convolutions_are_bounded_by_little_more_than_their_matrix(norm, groups,
         nn.AvgPool2d(2, 2, ceil_mode=True),
         nn.MaxPool2d(3, 1, 1),
         nn.MaxPool2d(2, 2, ceil_mode=True),
+        nn.MaxPool2d(3, 2, 1, dilation=2),
         nn.AdaptiveAvgPool2d(1),
         nn.AdaptiveAvgPool2d(2),
     ],

@@ -102,7 +102,8 @@ def context(folder: Path, *metrics: Any) -> SearchContext:
 
 def test_what_hurts_most_stays_though_alpha_prefers_something_else(tmp_path: Path):
     found = Projection().search(context(tmp_path))
-    assert found["genotype_of_alpha"]["ops"] == ["wrong"] * 3
+    assert found["of_alpha"]["genotype"]["ops"] == ["wrong"] * 3
+    assert found["search_seconds"] > 0
     assert found["genotype"]["ops"] == ["strong", "weak", "weak"]
     assert found["genotype"]["order"][0] == 0, "the edge counts most whose removal hurts most"
     assert sorted(row for _, row, _ in found["projected"]) == [0, 1, 2]
@@ -153,6 +154,20 @@ def test_tuning_moves_w_between_edges(tmp_path: Path, monkeypatch: pytest.Monkey
     Projection(tune=2).search(evolve(context(tmp_path), settings=Search(epochs=1, batch=8, w_lr=0.5, gamma=0.0)))
     assert len(changes) == 3
     assert all(change != 0 for change in changes)
+
+
+def test_alpha_is_that_of_the_result_where_a_search_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    own = projection._Projecting.of
+
+    def noted(strategy: Any, context: Any, alpha: Any) -> Any:
+        made = own(strategy, context, {"edges": [[9.0, 0.0, 0.0, 0.0]] * 3})
+        seen.append(made.mixing["edges"].argmax(dim=1).tolist())
+        return made
+
+    monkeypatch.setattr(projection._Projecting, "of", noted)
+    Projection().search(context(tmp_path))
+    assert seen == [[0, 0, 0]]
 
 
 def test_keeps_the_contract():

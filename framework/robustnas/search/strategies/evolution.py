@@ -1,7 +1,7 @@
 """Regularised evolution: a good genotype is changed in one decision, and the oldest of the population goes.
 
     population of P drawn at random;  then, until enough are judged:
-        parent  <- the best of S of the population, drawn at random
+        parent  <- the best of S of the population, drawn at random with replacement
         child   <- the parent with one decision changed, judged
         the child comes into the population, and the oldest of it goes
 
@@ -72,7 +72,7 @@ class Evolution(OneObjective):
             if number < self.population:
                 options = drawn(counts, context.generator)
             else:
-                several = torch.randperm(len(population), generator=context.generator)[: self.tournament].tolist()
+                several = torch.randint(len(population), (self.tournament,), generator=context.generator).tolist()
                 options = changed(self._best([population[place] for place in several])[0], counts, context.generator)
                 population.popleft()
             one = options, context.estimate(decide(options), self.estimation)[self.objective]

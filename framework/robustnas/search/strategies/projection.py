@@ -8,13 +8,15 @@ or the outer loss of one (adversarial, with `adversarial-training`).  Batch norm
 judge, which are the supernet's own validation images.
 
 Source: Wang et al. 2021 (DARTS-PT), arXiv:2108.04392.  There edges into a node are dropped node by node; here each is
-removed once with all others in place, as which edges a node keeps is the space's own rule.
+removed once with all others in place, as which edges a node keeps is the space's own rule; and the weights of the
+operations that are left are divided by their sum.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -29,10 +31,12 @@ from robustnas.nn.normalize import PixelSupernet
 from robustnas.options import option
 from robustnas.runtime import interrupt, seeding
 from robustnas.runtime.epochs import FILE as CHECKPOINT
-from robustnas.search import single_path
+from robustnas.search import collapse, single_path
 from robustnas.search.data import divided
+from robustnas.search.gap import Judged, gap
 from robustnas.search.inherited_network import InheritedNetwork
 from robustnas.search.loop import NONE
+from robustnas.search.objective import Objective
 from robustnas.search.single_path import SinglePathTask
 from robustnas.search.strategies.bilevel import Bilevel
 
@@ -68,10 +72,27 @@ class Projection(Bilevel):
 
     def search(self, context: SearchContext) -> Mapping[str, Any]:
         """Search, then project."""
-        found = super().search(context)
-        projecting = _Projecting.of(self, context)
+        found = dict(super().search(context))
+        projecting = _Projecting.of(self, context, found["alpha"])
         genotype = projecting.project()
-        return {**found, "genotype": genotype, "genotype_of_alpha": found["genotype"], "projected": projecting.decided}
+        records = context.folder.history()
+        of_alpha = {name: found.pop(name) for name in ("genotype", "collapse", "gap")}
+        free = collapse.parameter_free(context.space, genotype)
+        told = collapse.verdict(records, free)
+        said = collapse.notes({**of_alpha["collapse"], "signs": ["parameter-free"]}, None)
+        return {
+            **found,
+            "genotype": genotype,
+            "collapse": told,
+            "gap": projecting.gap(genotype),
+            "of_alpha": of_alpha,
+            "projected": projecting.decided,
+            "search_seconds": found["search_seconds"] + projecting.seconds,
+            "notes": [
+                *(note for note in found["notes"] if note not in said),
+                *collapse.notes({**told, "signs": [sign for sign in told["signs"] if sign == "parameter-free"]}, None),
+            ],
+        }
 
 
 @define(eq=False)
@@ -84,6 +105,7 @@ class _Projecting:
         images: (n, C, H, W), the validation images that judge.
         labels: (n,) of them.
         kept: whether a genotype of the space may keep `none`.
+        seconds: of the projection so far, over all sittings.
     """
 
     strategy: Projection
@@ -94,15 +116,21 @@ class _Projecting:
     labels: Tensor
     decided: list[list[Any]]
     kept: bool
+    seconds: float = 0.0
 
     @classmethod
-    def of(cls, strategy: Projection, context: SearchContext) -> _Projecting:
-        """Load what the search left."""
+    def of(
+        cls, strategy: Projection, context: SearchContext, alpha: Mapping[str, Sequence[Sequence[float]]]
+    ) -> _Projecting:
+        """Load what the search left, with the alpha of its result: of an earlier epoch where it was stopped."""
         state = context.folder.load_tensors(CHECKPOINT)
         assert state is not None
         with seeding.seeded(context.seed, "projection", "build"):  # trained weights are overwritten at once
             supernet = PixelSupernet.of(context.space, context.dataset)
         supernet.load_state_dict(state["supernet"])
+        with torch.no_grad():
+            for name, table in supernet.alpha.items():
+                table.copy_(torch.tensor(alpha[name]))
         supernet.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         split = context.dataset.split("train")
         _, val = divided(split.labels, context.settings, context.seed, context.processes)
@@ -110,7 +138,10 @@ class _Projecting:
         places = places[: strategy.images]
         with torch.no_grad():
             mixing = {name: rows.detach().clone() for name, rows in supernet.mixing().items()}
-        decided = context.folder.read_json(FILE)["decided"] if context.folder.holds(FILE) else []
+        kept: dict[str, Any] = {"decided": [], "seconds": 0.0}
+        if context.processes.first and context.folder.holds(FILE):
+            kept = context.folder.read_json(FILE)
+        kept = context.processes.broadcast(kept)
         keeps = any(NONE in ops for ops in candidates(context.space).values())
         return cls(
             strategy,
@@ -119,8 +150,9 @@ class _Projecting:
             mixing,
             split.take(places).to(context.device),
             split.labels[places].to(context.device),
-            decided,
+            kept["decided"],
             keeps and _keeps_none(context.space, supernet, mixing),
+            float(kept["seconds"]),
         )
 
     def project(self) -> Genotype:
@@ -129,7 +161,9 @@ class _Projecting:
         edges = [(table, row) for table in named for row in range(len(self.mixing[table]))]
         drawn = torch.randperm(len(edges), generator=seeding.generator(self.context.seed, "projection", "order"))
         for number, place in enumerate(drawn.tolist()):
-            interrupt.check()
+            if processes.any(interrupt.asked()):
+                raise interrupt.Interrupted
+            began = time.perf_counter()
             table, row = edges[place]
             ops = named[table]
             if number < len(self.decided):
@@ -138,17 +172,37 @@ class _Projecting:
                 # one process decides: on a device two might differ in a last bit
                 op = processes.broadcast(self._operation(table, row, ops) if processes.first else None)
                 self.decided.append([table, row, ops[op]])
-                self.context.folder.write_json(FILE, {"decided": self.decided})
+                self._note(began)
+                began = time.perf_counter()
             self.mixing[table][row] = 0
             self.mixing[table][row, op] = 1
             if self.strategy.tune:
                 self._tune(number)
+                self._note(began)
             self.context.report(number + 1, len(edges), "edge")
+        began = time.perf_counter()
         genotype: Genotype = processes.broadcast(self._read_off(edges) if processes.first else None)
+        self.seconds += time.perf_counter() - began
         if processes.first:
             for folder in self.context.folder.path.glob("tuned-*"):
                 shutil.rmtree(folder, ignore_errors=True)
         return genotype
+
+    def _note(self, began: float) -> None:
+        """Keep what is decided, and the seconds since `began`."""
+        self.seconds += time.perf_counter() - began
+        self.context.folder.write_json(FILE, {"decided": self.decided, "seconds": self.seconds})
+
+    def gap(self, genotype: Genotype) -> dict[str, Any] | None:
+        """As `robustnas.search.gap` has it, of the mixture that alpha's search ended with and the genotype."""
+        context = self.context
+        objective = Objective(context.metrics, context.threat, context.settings.gamma)
+        most = max(2, context.settings.batch // context.settings.accumulate)
+        some = slice(0, min(most, len(self.labels)))
+        by = Judged(self.images[some], self.labels[some], objective, context.seed)
+        found = gap(self.supernet, context.space, genotype, by) if context.processes.first else None
+        told: dict[str, Any] | None = context.processes.broadcast(found)
+        return told
 
     def _operation(self, table: str, row: int, ops: Any) -> int:
         """The operation without which this edge hurts the supernet most; of equals the earlier."""
@@ -206,8 +260,8 @@ class _Projecting:
         harms = [self._harm(table, row, nothing[table]) for table, row in edges]
         rank = {edge: sorted(harms).index(harm) for edge, harm in zip(edges, harms, strict=True)}
         named = {table for table, _ in edges}
-        # tables of other choices (which edges count) have no say any more
-        final = {table: torch.full_like(rows, 1 / rows.shape[1]) for table, rows in self.mixing.items()}
+        # tables of other choices stay as alpha has them
+        final = {table: rows.clone() for table, rows in self.mixing.items()}
         for table in named:
             for row in range(len(final[table])):
                 weight = SURE + (1 - SURE) * (rank[table, row] + 1) / len(edges)
