@@ -60,7 +60,7 @@ def test_a_linear_network_has_its_operator_norm(norm):
 
 @pytest.mark.parametrize("norm", ORDER)
 @pytest.mark.parametrize(
-    ("groups", "kernel", "stride", "dilation"), [(1, 3, 1, 1), (1, 3, 2, 1), (4, 5, 1, 2), (1, 3, 2, 2), (1, 5, 3, 2)]
+    ("groups", "kernel", "stride", "dilation"), [(1, 3, 1, 1), (1, 3, 2, 1), (4, 5, 1, 2), (1, 3, 2, 2)]
 )
 def test_convolutions_are_bounded_by_little_more_than_their_matrix(norm, groups, kernel, stride, dilation):
     torch.manual_seed(0)
