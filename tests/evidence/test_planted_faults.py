@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evidence.soundness.ledger import Case, Ledger
-from evidence.soundness.networks import CLASSES, RandomNetwork, narrowed, replaced, some_images
+from evidence.soundness.networks import CLASSES, Open, RandomNetwork, blind, narrowed, replaced, some_images
 from evidence.soundness.points import margins_at, some_points
 from robustnas import bounds
-from robustnas.bounds import Lines, activation_rule, linear_rule
+from robustnas.bounds import AlphaCrown, BoundMethod, Branching, Lines, activation_rule, ascent, linear_rule
+from robustnas.bounds.branching.problem import Part, Split
 from robustnas.bounds.region import Region
 from robustnas.threat import NORMS, ThreatModel
 
@@ -125,6 +126,66 @@ def test_a_wrong_rule_is_caught(fault: str):
         case = Case(f"{fault} {seed}", Plain(seed), *some_images(seed), ThreatModel("linf", epsilon), (method,), seed)
         right.double(case)
         with replaced(function, change):
+            wrong.double(case)
+    assert not right.violations
+    assert len(wrong.violations) >= 2, f"{fault}: {wrong.table()}"
+
+
+def unbounded_slopes(patched: pytest.MonkeyPatch) -> None:
+    """Lower lines of rectifiers may fall, so that they lie above the function where that is 0."""
+    right = ascent.drops
+
+    def wrong(propagation: Any, clean: Tensor, coefficients: Any, rows: Any) -> Tensor:
+        found = right(propagation, clean, coefficients, rows)
+        rows.first = rows.first and {place: (slope, -4.0) for place, (slope, _) in rows.first.items()}
+        return found
+
+    patched.setattr(ascent, "drops", wrong)
+
+
+def forgotten_halves(patched: pytest.MonkeyPatch) -> None:
+    """Of every part that is split one half alone is looked at."""
+    halves = Part.halves
+    patched.setattr(Part, "halves", lambda self: (halves(self)[0],))
+
+
+def turned_multipliers(patched: pytest.MonkeyPatch) -> None:
+    """A split's term is added where it is positive in its part."""
+    sign = Split.sign.fget
+    patched.setattr(Split, "sign", property(lambda self: -sign(self)))
+
+
+def dense(seed: int) -> nn.Module:
+    """Two hidden layers, mixed so that lines lose much and splits gain much."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = (nn.Linear(60, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, CLASSES))
+        network = nn.Sequential(nn.Flatten(), *layers).eval()
+        for layer in network.children():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+                nn.init.zeros_(layer.bias)
+    return network
+
+
+OPTIMISING: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], BoundMethod]] = {
+    "slopes that fall": (unbounded_slopes, AlphaCrown(steps=6, inner=2)),
+    "half of each part": (forgotten_halves, Branching(steps=4, parts=8, seconds=1e9)),
+    "multipliers of the wrong sign": (turned_multipliers, Branching(steps=4, parts=8, seconds=1e9)),
+}
+
+
+@pytest.mark.parametrize("fault", OPTIMISING)
+def test_a_fault_of_what_optimises_or_branches_is_caught(fault: str, monkeypatch: pytest.MonkeyPatch):
+    change, method = OPTIMISING[fault]
+    right, wrong, threat = Ledger(), Ledger(), ThreatModel("linf", 0.05)
+    for seed in range(4):
+        images, labels = some_images(seed, 1)
+        network = Open(dense(seed), images, labels, threat, 0.5)
+        case = Case(f"{fault} {seed}", network, images, labels, threat, (method,), seed)
+        with monkeypatch.context() as patched, blind():
+            right.double(case)
+            change(patched)
             wrong.double(case)
     assert not right.violations
     assert len(wrong.violations) >= 2, f"{fault}: {wrong.table()}"

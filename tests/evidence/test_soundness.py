@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from evidence.soundness.ledger import Case, Ledger
 from evidence.soundness.networks import (
     OF_VALUES,
+    Open,
     RandomNetwork,
     activations,
+    blind,
     of_space,
     recorded,
     shipped,
@@ -31,13 +33,18 @@ from evidence.soundness.networks import (
 )  # fmt: skip
 from evidence.soundness.points import admissible, in_single, lowest, margins_at, sizes, some_points
 from robustnas import bounds, certify
-from robustnas.bounds import METHODS
+from robustnas.bounds import METHODS, AlphaCrown, Branching
 from robustnas.threat import NORMS, ThreatModel
 
 SEEDS = 12
 """Networks of the generator; at least as many as it has functions without weights."""
 QUICK = tuple(method for method in METHODS if method != "alpha-crown")
 """The methods that need no optimisation for each bound."""
+OPTIMISED = (AlphaCrown(steps=3, inner=1), Branching(steps=3, parts=8, batch=8, seconds=1e9))
+"""The methods that optimise and branch, with small budgets: whatever they have chosen by the end is to be sound."""
+WALKED = (*METHODS, "bab")
+SPLIT = {11: "linf", 4: "l2", 9: "l1"}
+"""Random networks with rectifiers for which splits gain, in every run."""
 LARGEST = {"linf": 0.5, "l2": 1.0, "l1": 2.0}
 """Epsilons are drawn between 1e-5 and this."""
 
@@ -63,18 +70,53 @@ def space_case(space: str, discrete: bool, norm: str, epsilon: float) -> Case:
     return Case(name, network, *some_images(7, shape=shape), ThreatModel(norm, epsilon), QUICK)
 
 
+WIDE = {"linf": 0.1, "l2": 0.4, "l1": 1.0}
+"""Epsilons at which lines leave something to methods that optimise and branch."""
+
+
+def open_case(case: Case, share: float = 0.5) -> Case:
+    """The first image alone, every margin of which `crown` leaves open; with the methods that optimise and branch."""
+    images, labels, threat = case.images[:1], case.labels[:1], ThreatModel(case.threat.norm, WIDE[case.threat.norm])
+    network = Open(case.network, images, labels, threat, share)
+    return Case(f"open {case.name}", network, images, labels, threat, OPTIMISED, case.seed)
+
+
+def enter_open(ledger: Ledger, case: Case, other: Case) -> None:
+    """Enter the first case as far as the budget goes, though its margins are broken, and the second as it is
+    certified: its margins are nearly proved, so that PGD does not end it."""
+    with blind():
+        ledger.double(open_case(case))
+    ledger.single(open_case(other, 0.95))
+
+
 def test_no_bound_is_violated_in_5_000_checks():
     """What stands for the campaign in every run: both claims, every norm, every method."""
     ledger = Ledger()
     for seed, norm in ((1, "linf"), (1, "l2"), (1, "l1"), (0, "linf")):
-        ledger.double(random_case(seed, norm))
-        ledger.single(random_case(seed, norm))
+        case = random_case(seed, norm)
+        ledger.double(case)
+        ledger.single(case)
+    for seed, norm in SPLIT.items():
+        enter_open(ledger, random_case(seed, norm), space_case("chain", True, norm, 0.0))
     assert not ledger.violations
     assert ledger.checks >= 5000
     assert {(method, norm) for _, method, norm in ledger.lines} >= {
         (method, norm) for method in QUICK for norm in NORMS
     }
-    assert {method for _, method, _ in ledger.lines} == set(METHODS)
+    assert {method for _, method, _ in ledger.lines} == set(WALKED)
+
+
+def test_branch_and_bound_has_margins_to_split_for():
+    """Otherwise the campaign would look at the bounds of `crown` once more."""
+    case = open_case(random_case(11, "linf"))
+    with blind(), torch.no_grad():
+        plain, *others = (
+            bounds.margins(case.network, case.images, case.labels, case.threat, method)
+            for method in ("crown", *OPTIMISED)
+        )
+    assert (plain < 0).all()
+    for other in others:
+        assert (other > plain + 1e-4).all()
 
 
 @frozen
@@ -97,12 +139,18 @@ def campaign() -> Campaign:
                 ledger.double(case)
                 ledger.single(case)
                 cases.append(case.name)
+                enter_open(ledger, case, case)
+                cases.append(f"open {case.name}")
         # from here each in one norm for either claim: the norm matters in front of the first layer only
         for index, (space, discrete) in enumerate(itertools.product(spaces(), (False, True))):
             # where the bounds are tight enough to be violated, and where float32 has most to round
             ledger.double(space_case(space, discrete, NORMS[index % len(NORMS)], 1e-3))
             ledger.single(space_case(space, discrete, NORMS[(index + 1) % len(NORMS)], 0.02))
             cases.append(f"{space} {discrete}")
+            enter_open(
+                ledger, *(space_case(space, discrete, NORMS[(index + turn) % len(NORMS)], 0.0) for turn in (0, 1))
+            )
+            cases.append(f"open {space} {discrete}")
         for index, activation in enumerate(activations()):
             for turn, check in enumerate((ledger.double, ledger.single)):
                 case = random_case(103 + index, NORMS[(index + turn) % len(NORMS)], activation)
@@ -133,13 +181,13 @@ def test_the_campaign_went_everywhere(campaign: Campaign):
     assert len(names) >= 20
     lines = campaign.ledger.lines
     claims = ("float64", "float32, exact network", "float32, rounded network")
-    assert set(lines) == {(claim, method, norm) for claim in claims for method in METHODS for norm in NORMS}
+    assert set(lines) == {(claim, method, norm) for claim in claims for method in WALKED for norm in NORMS}
     for (claim, method, norm), line in lines.items():
         assert line.checks > 1000, (claim, method, norm)
         if method != "ibp":
             assert line.share < 0.02, f"{claim}, {method}, {norm}: no sampled image came near a bound"
     assert {"darts", "pc-darts"} <= set(spaces())
-    assert len(campaign.cases) == len(NORMS) * SEEDS + 2 * len(spaces()) + len(activations()) + len(OF_VALUES)
+    assert len(campaign.cases) == len(NORMS) * 2 * SEEDS + 4 * len(spaces()) + len(activations()) + len(OF_VALUES)
 
 
 @pytest.mark.parametrize("norm", NORMS)

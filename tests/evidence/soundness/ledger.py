@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from evidence.soundness.points import in_single, margins_at, sizes, some_points
 from robustnas import bounds, certify
+from robustnas.bounds import BoundMethod
+from robustnas.bounds.methods import bound_method
 from robustnas.threat import ThreatModel
 
 RELATIVE = 1e-9
@@ -30,7 +32,7 @@ class Case:
     images: Tensor
     labels: Tensor
     threat: ThreatModel
-    methods: Sequence[str]
+    methods: Sequence[str | BoundMethod]
     seed: int = 0
 
 
@@ -85,7 +87,7 @@ class Ledger:
             tolerance = RELATIVE * logits.abs().amax(dim=(0, 2))[:, None]
             for method in case.methods:
                 bound = bounds.margins(network, images, case.labels, case.threat, method)
-                self.check(case, values, bound, "float64", method, tolerance)
+                self.check(case, values, bound, "float64", bound_method(method).name, tolerance)
 
     def single(self, case: Case) -> None:
         """The rounding claim: certified margins in float32 against the float32 network and its exact copy."""
@@ -101,9 +103,9 @@ class Ledger:
             rounded = margins_at(case.network, points, case.labels)[0].double()
         for method in case.methods:
             bound = certify.margins(case.network, case.images, case.labels, case.threat, method).double()
-            nothing = torch.zeros_like(bound)
-            self.check(case, true, bound, "float32, exact network", method, nothing)
-            self.check(case, rounded, bound, "float32, rounded network", method, nothing)
+            nothing, name = torch.zeros_like(bound), bound_method(method).name
+            self.check(case, true, bound, "float32, exact network", name, nothing)
+            self.check(case, rounded, bound, "float32, rounded network", name, nothing)
 
     @property
     def checks(self) -> int:

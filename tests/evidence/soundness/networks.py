@@ -19,9 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustnas import bounds
 from robustnas.bounds import RULES, Value
+from robustnas.bounds.branching import search
 from robustnas.bounds.value import function_name
 from robustnas.registry import SEARCH_SPACES
+from robustnas.threat import ThreatModel
 
 CLASSES = 3
 SIZE = (5, 6)
@@ -348,6 +351,34 @@ def of_space(name: str, discrete: bool, seed: int, shape: tuple[int, int, int], 
     return network.eval()
 
 
+class Open(nn.Module):
+    """A network whose logits are moved by constants, so that `crown` leaves every margin of an image open.
+
+    Each margin at the image becomes a share of what its bound lies below it, so methods that go on from there have to.
+
+    Args:
+        network: (N, ...) -> (N, CLASSES).
+        images, labels: (1, ...) the image, and what the moved network takes it for.
+        threat: what the bound is for.
+        share: below 1, of the bound's width.
+    """
+
+    def __init__(self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, share: float):
+        super().__init__()
+        self.network = network
+        with torch.no_grad():
+            logits = network(images)
+            others = [j for j in range(CLASSES) if j != labels.item()]
+            margins = logits[0, labels] - logits[0, others]
+            width = margins - bounds.margins(network, images, labels, threat, "crown")[0]
+            shift = torch.zeros(CLASSES).index_copy(0, torch.tensor(others), margins - share * width)
+        self.register_buffer("shift", shift)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images) + self.shift
+
+
 @contextmanager
 def replaced(function: Callable[..., Any], change: Callable[[Any], Any]) -> Iterator[None]:
     """The rule of `function`, under all its names, exchanged for `change(rule)`; put back afterwards."""
@@ -375,6 +406,17 @@ def narrowed(share: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         return wrong
 
     return change
+
+
+@contextmanager
+def blind() -> Iterator[None]:
+    """Branch and bound without its search for images that refute, so that it goes on as long as its budget does."""
+    descend = search.descend
+    try:
+        search.descend = lambda problem, parts, images: (images, torch.zeros(len(parts), dtype=torch.bool))
+        yield
+    finally:
+        search.descend = descend
 
 
 @contextmanager
