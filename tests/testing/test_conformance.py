@@ -57,6 +57,7 @@ OPTIONS = {
     ("attack", "fmn"): {"steps": 20},
     ("attack", "boundary"): {"steps": 60},
     ("attack", "hopskipjump"): {"steps": 2, "samples": 20},
+    ("strategy", "random-search"): {"samples": 2},
     ("attack", "corruptions"): {"severities": [3]},
     ("attack", "fab-t"): {"steps": 5},
     ("attack", "square"): {"queries": 50},
