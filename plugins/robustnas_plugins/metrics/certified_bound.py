@@ -96,7 +96,7 @@ class CertifiedBound:
         """images (N, C, H, W) in [0, 1], labels (N,) -> (N,) certified margins in logits, or minus log widths.
 
         Raises:
-            RunError: the bound overflowed.
+            RunError: the bound overflowed, or the network's own logits did.
             UnsupportedOpError: the network uses a function without a bound rule.
         """
         return self.within(network, images, labels, threat, 1.0)
@@ -111,6 +111,10 @@ class CertifiedBound:
         compute = margins_and_logits if self.scale == "margin" else log_widths_and_logits
         radii = torch.full((len(images),), reduced.epsilon, dtype=pixels_in.dtype, device=images.device)
         found, logits = compute(computed, pixels_in, labels, reduced.norm, radii, self.method, targets)
+        if not math.isfinite(float(logits.detach().abs().max())):
+            raise RunError(
+                f"certified-bound: the network's own logits are not finite in {logits.dtype}, without any ball"
+            )
         if not math.isfinite(float(found.detach().abs().max())):
             raise RunError(f"certified-bound ({self.method}) overflowed {found.dtype} at {reduced}; {ADVICE}")
         if self.normalise:

@@ -112,6 +112,15 @@ def test_normalised_the_score_cannot_be_improved_by_rescaling_logits(options: di
     assert (now[0] - was[0]).abs().min() > 0.1 * was[0].abs().min()
 
 
+def test_logits_that_overflow_by_themselves_are_told_as_such():
+    net = network()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(1e30)
+    with pytest.raises(RunError, match=r"own logits are not finite in torch\.float32"):
+        CertifiedBound(scale="log").score(net, IMAGES, LABELS, ThreatModel("linf", 0.05))
+
+
 def test_a_ramp_starts_at_a_hundredth_of_epsilon_and_ends_at_epsilon():
     net, metric = network(), CertifiedBound(ramp=0.5)
     for progress, share in ((0.0, START), (0.25, START + (1 - START) / 2), (0.5, 1.0), (1.0, 1.0)):
@@ -120,8 +129,13 @@ def test_a_ramp_starts_at_a_hundredth_of_epsilon_and_ends_at_epsilon():
     assert CertifiedBound().at(0.0) == CertifiedBound()
 
 
-@pytest.mark.parametrize(("cells", "channels"), [(8, 4), pytest.param(20, 2, marks=pytest.mark.slow)])
-def test_at_8_and_20_cells_and_8_255_the_log_scale_is_finite_in_float32_and_equal_to_float64(cells: int, channels: int):
+# at 20 cells statistics so small would take the clean logits themselves beyond float32, to 1e58
+@pytest.mark.parametrize(
+    ("cells", "channels", "statistics"), [(8, 4, 0.005), pytest.param(20, 2, 0.05, marks=pytest.mark.slow)]
+)
+def test_at_8_and_20_cells_and_8_255_the_log_scale_is_finite_in_float32_and_equal_to_float64(
+    cells: int, channels: int, statistics: float
+):
     torch.manual_seed(0)
     net = Darts(cells=cells, channels=channels).supernet((1, 8, 8), 3)
     images = torch.rand(1, 1, 8, 8)
@@ -129,7 +143,7 @@ def test_at_8_and_20_cells_and_8_255_the_log_scale_is_finite_in_float32_and_equa
         net.train()(torch.rand(8, 1, 8, 8))
         for layer in net.modules():
             if isinstance(layer, nn.BatchNorm2d):
-                layer.running_var.mul_(0.005)  # intervals widen faster than any number format can hold
+                layer.running_var.mul_(statistics)  # intervals widen faster than any number format can hold
     net.eval()
     found = []
     for precision in ("float32", "float64"):
