@@ -75,6 +75,8 @@ def test_the_share_of_operations_without_weights():
 
 def test_a_verdict_names_the_signs():
     assert verdict([], None) == {"signs": [], "parameter_free": None}
+    assert collapse.of_genotype(verdict([], None)) == [], "a space that does not name its operations"
+    assert collapse.of_genotype(verdict([], 1.0)) == collapse.notes(verdict([], 1.0), None) != []
     told = verdict([{"none": 0.6, "eigenvalue": 2.0}], 0.8)
     assert told == {
         "signs": ["parameter-free", "none"], "parameter_free": 0.8, "none": 0.6, "eigenvalue": 2.0, "sharp_after": None

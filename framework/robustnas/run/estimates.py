@@ -9,6 +9,7 @@ same, its candidates too, and their figures come at once until the first that is
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -40,8 +41,6 @@ from robustnas.train.settings import Train
 
 FILE = "candidates.json"
 """In the folder of a search: every candidate with how it was judged, its figures, and the seconds they took."""
-
-NAN = float("nan")
 
 OF_NETWORKS = {"clean", "robust", "certified", "metric"}
 """Objectives that look at a network and not at its size alone."""
@@ -96,12 +95,12 @@ class Estimates:
                 figures, why = self._figures(genotype, how, key)
             spent = self.earlier + time.perf_counter() - began
             # JSON has no NaN: what has no figure is null
-            plain = {name: None if value != value else value for name, value in figures.items()}
+            plain = {name: None if math.isnan(value) else value for name, value in figures.items()}
             one = {"genotype": genotype, "how": asked, "figures": plain, "seconds": spent}
             self.kept[key] = {**one, **({} if why is None else {"why": why})}
             self.task.folder.write_json(FILE, {"candidates": self.candidates})
             self._clear(key)
-        found = {name: NAN if value is None else float(value) for name, value in self.kept[key]["figures"].items()}
+        found = {name: math.nan if value is None else float(value) for name, value in self.kept[key]["figures"].items()}
         done = len(self.kept)
         told: dict[str, Any] = dict(found)
         self.task.report(done, max(done, self.most or done), "candidate", **told)
@@ -116,18 +115,16 @@ class Estimates:
         try:
             space = self._sized(genotype, settings)
         except InputError as fault:  # no network of this genotype has the capacity
-            return dict.fromkeys(how.objectives, NAN), text_of(fault)
+            return dict.fromkeys(how.objectives, math.nan), text_of(fault)
         try:
-            network, judge = (
-                self._network(genotype, how, settings, key) if looked_at else None,
-                self._judge(how, settings),
-            )
+            network = self._network(genotype, how, settings, key) if looked_at else None
+            judge = self._judge(how, settings)
             # one process judges: on a device two might differ in a last bit, and the searches would part
             found = processes.run_together(
                 lambda: self._judged(genotype, how, space, network, judge) if processes.first else None
             )[0]
         except DivergedError as fault:
-            return dict.fromkeys(how.objectives, NAN), text_of(fault)
+            return dict.fromkeys(how.objectives, math.nan), text_of(fault)
         assert found is not None
         return found
 
@@ -162,11 +159,11 @@ class Estimates:
             with seeding.seeded(self.task.search_seed, "candidate", "score"):
                 return judge.score(network, scored), None
         except RobustnasError as fault:  # a bound that overflows, say, on this architecture
-            return NAN, text_of(fault)
+            return math.nan, text_of(fault)
         except Exception as fault:  # whatever somebody's metric raises
             if (explained := explain(fault, self.task.stage.kind)) is not None:
                 raise explained from fault
-            return NAN, traced(fault)
+            return math.nan, traced(fault)
 
     def _check(self, how: Estimation) -> None:
         """Look whether a question is covered by what the strategy says beforehand."""

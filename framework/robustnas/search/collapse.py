@@ -144,10 +144,16 @@ def notes(told: Mapping[str, Any], stopped: int | None) -> list[str]:
             f"the dominant eigenvalue of the outer Hessian in alpha rose too far by epoch {told['sharp_after']} of the "
             f"search (RobustDARTS's rule): {then}"
         )
-    if "parameter-free" in told["signs"]:
-        share = f"{100 * told['parameter_free']:.0f} %"
-        lines.append(f"{share} of the operations that the search kept have no weights: it may have collapsed")
+    lines += of_genotype(told)
     if "none" in told["signs"]:
         share = f"{100 * told['none']:.0f} %"
         lines.append(f"{share} of the mixing weights ended on none, which no genotype keeps: it may have collapsed")
     return lines
+
+
+def of_genotype(told: Mapping[str, Any]) -> list[str]:
+    """Of the lines of a verdict the one that is of its genotype alone, if it is there."""
+    if "parameter-free" not in told["signs"]:
+        return []
+    share = f"{100 * told['parameter_free']:.0f} %"
+    return [f"{share} of the operations that the search kept have no weights: it may have collapsed"]

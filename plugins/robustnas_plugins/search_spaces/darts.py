@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from attrs import evolve, frozen
+from attrs import frozen
 from torch import Tensor
 
 from robustnas.errors import InputError
@@ -30,7 +30,7 @@ OUTPUT = tuple(range(2, NODES + 2))
 
 
 @frozen
-class Darts:
+class Darts(sizes.Sized):
     """The full DARTS cell space."""
 
     cells: int = sizes.cells()
@@ -54,19 +54,6 @@ class Darts:
     def references(self) -> Mapping[str, Reference]:
         """Where each of `published` comes from."""
         return published.references()
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Channels and cells of the discrete networks."""
-        return self.network_channels, self.network_cells
-
-    def sized(self, channels: int, cells: int) -> Darts:
-        """This space with discrete networks of that size.
-
-        Raises:
-            ValueError: a network of that size cannot be built; says what would do.
-        """
-        return evolve(self, network_channels=channels, network_cells=cells)
 
     def supernet(self, shape: contracts.Shape, classes: int) -> DartsSupernet:
         """Build a supernet; alpha is `normal` and `reduce`, (14, 8) each.

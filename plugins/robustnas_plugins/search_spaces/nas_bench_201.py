@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from attrs import evolve, frozen
+from attrs import frozen
 from attrs.validators import instance_of
 from torch import Tensor
 
@@ -37,7 +37,7 @@ from robustnas_plugins.search_spaces.nas_bench_201_networks import (
     NasBench201Network,
     NasBench201Supernet,
 )
-from robustnas_plugins.search_spaces.sizes import at_least
+from robustnas_plugins.search_spaces.sizes import Sized, at_least
 
 if TYPE_CHECKING:
     from robustnas import contracts
@@ -57,7 +57,7 @@ BASELINES = {
 
 
 @frozen
-class NasBench201:
+class NasBench201(Sized):
     """The cell space of NAS-Bench-201."""
 
     cells: int = option(5, "cells of each of the supernet's three stages", at_least(1, MOST_CELLS), stage="search")
@@ -89,19 +89,6 @@ class NasBench201:
     def candidates(self) -> Mapping[str, tuple[str, ...]]:
         """The operations that alpha chooses among."""
         return {"cell": OPS}
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Channels of the discrete networks' first stage, and cells of each stage."""
-        return self.network_channels, self.network_cells
-
-    def sized(self, channels: int, cells: int) -> NasBench201:
-        """This space with discrete networks of that size.
-
-        Raises:
-            ValueError: a network of that size cannot be built; says what would do.
-        """
-        return evolve(self, network_channels=channels, network_cells=cells)
 
     def supernet(self, shape: contracts.Shape, classes: int) -> NasBench201Supernet:
         """Build a supernet; alpha is `cell`, (6, 5)."""

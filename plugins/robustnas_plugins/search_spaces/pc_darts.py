@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import Attribute, evolve, frozen
+from attrs import Attribute, frozen
 
 from robustnas.genotype import Genotype
 from robustnas.genotype.reference import Reference
@@ -45,7 +45,7 @@ def _equal_parts(plugin: Any, attribute: Attribute[Any], value: Any) -> None:
 
 
 @frozen
-class PcDarts:
+class PcDarts(sizes.Sized):
     """The DARTS cell space, searched with partial channels and edge weights (PC-DARTS)."""
 
     cells: int = sizes.cells()
@@ -72,19 +72,6 @@ class PcDarts:
     def references(self) -> Mapping[str, Reference]:
         """Where each of `published` comes from."""
         return published.references()
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Channels and cells of the discrete networks."""
-        return self.network_channels, self.network_cells
-
-    def sized(self, channels: int, cells: int) -> PcDarts:
-        """This space with discrete networks of that size.
-
-        Raises:
-            ValueError: a network of that size cannot be built; says what would do.
-        """
-        return evolve(self, network_channels=channels, network_cells=cells)
 
     def supernet(self, shape: contracts.Shape, classes: int) -> DartsSupernet:
         """Build a supernet; alpha is `normal` and `reduce`, (14, 8) each, and beta by cell and node.

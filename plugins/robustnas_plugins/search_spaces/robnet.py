@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from attrs import evolve, frozen
+from attrs import frozen
 from attrs.validators import instance_of
 from torch import Tensor
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @frozen
-class RobNet:
+class RobNet(sizes.Sized):
     """The space of RobNet (Guo et al. 2020, arXiv:1911.10695): dense cells of separable convolutions and identities."""
 
     cells: int = sizes.cells()
@@ -68,19 +68,6 @@ class RobNet:
     def references(self) -> Mapping[str, Reference]:
         """Where each of `published` comes from, and the size of its network."""
         return {name: one.reference for name, one in PUBLISHED.items()}
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Channels and cells of the discrete networks."""
-        return self.network_channels, self.network_cells
-
-    def sized(self, channels: int, cells: int) -> RobNet:
-        """This space with discrete networks of that size.
-
-        Raises:
-            ValueError: a network of that size cannot be built; says what would do.
-        """
-        return evolve(self, network_channels=channels, network_cells=cells)
 
     def supernet(self, shape: contracts.Shape, classes: int) -> RobNetSupernet:
         """Build a supernet; alpha is `cell`, (14, 4), or with `cell_free` a table like it for each cell."""

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from attrs import evolve, frozen
+from attrs import frozen
 from torch import Tensor
 
 from robustnas.genotype import Gene, Genotype
@@ -84,7 +84,7 @@ S1: EdgeOps = {
 
 
 @frozen
-class SubSpace:
+class SubSpace(sizes.Sized):
     """What the four have in common."""
 
     cells: int = sizes.cells()
@@ -120,19 +120,6 @@ class SubSpace:
     def references(self) -> Mapping[str, Reference]:
         """Where each of `published` comes from."""
         return published.references(self.named)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Channels and cells of the discrete networks."""
-        return self.network_channels, self.network_cells
-
-    def sized(self, channels: int, cells: int) -> SubSpace:
-        """This space with discrete networks of that size.
-
-        Raises:
-            ValueError: a network of that size cannot be built; says what would do.
-        """
-        return evolve(self, network_channels=channels, network_cells=cells)
 
     def supernet(self, shape: contracts.Shape, classes: int) -> DartsSupernet:
         """Build a supernet; alpha is `normal` and `reduce`, (14, 2) each, in `darts-s3` (14, 3).

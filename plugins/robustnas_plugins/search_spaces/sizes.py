@@ -6,9 +6,9 @@ The options of the discrete network concern training only: changing them does no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
-from attrs import Attribute
+from attrs import Attribute, evolve
 from attrs.validators import in_
 
 from robustnas.options import option
@@ -36,6 +36,28 @@ def at_least(least: int, most: int = 1024) -> Rule:
 def _known_form(plugin: Any, attribute: Attribute[Any], value: Any) -> None:
     if value not in FORMS:
         raise ValueError(f"{attribute.name} is {value!r}; {' or '.join(FORMS)} would do")
+
+
+class Sized:
+    """A space whose discrete networks have the size of its options `network_channels` and `network_cells`."""
+
+    __slots__ = ()
+
+    network_channels: int
+    network_cells: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Channels and cells of the discrete networks, as the options count them."""
+        return self.network_channels, self.network_cells
+
+    def sized(self, channels: int, cells: int) -> Self:
+        """This space with discrete networks of that size.
+
+        Raises:
+            ValueError: a network of that size cannot be built; says what would do.
+        """
+        return evolve(self, network_channels=channels, network_cells=cells)  # type: ignore[misc]
 
 
 def cells() -> Any:

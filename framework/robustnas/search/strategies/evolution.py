@@ -20,9 +20,8 @@ import torch
 from attrs import frozen
 
 from robustnas.contracts import Estimation, SearchContext, decisions
-from robustnas.errors import RunError
 from robustnas.options import option
-from robustnas.search.strategies.judging import NONE_JUDGED, OneObjective, better
+from robustnas.search.strategies.judging import OneObjective, best, better, check_population
 
 Options = tuple[int, ...]
 
@@ -41,11 +40,7 @@ class Evolution(OneObjective):
 
     @population.validator
     def _of_candidates(self, attribute: object, population: int) -> None:
-        if population > self.candidates:
-            raise ValueError(
-                f"found {population} beside candidates: {self.candidates}, of which the population is a part; at most "
-                f"{self.candidates} would do"
-            )
+        check_population(population, self.candidates)
 
     @tournament.validator
     def _of_population(self, attribute: object, tournament: int) -> None:
@@ -66,28 +61,27 @@ class Evolution(OneObjective):
         found = decisions(context.space)
         assert found is not None
         counts, decide = found
-        population: deque[tuple[Options, float]] = deque()
-        best: tuple[Options, float] | None = None
+        alive: deque[tuple[Options, float]] = deque()
+        judged: list[tuple[Options, float]] = []
         for number in range(min(self.candidates, prod(counts))):
             if number < self.population:
                 options = drawn(counts, context.generator)
             else:
-                several = torch.randint(len(population), (self.tournament,), generator=context.generator).tolist()
-                options = changed(self._best([population[place] for place in several])[0], counts, context.generator)
-                population.popleft()
+                options = changed(self._parent(alive, context.generator), counts, context.generator)
+                alive.popleft()
             one = options, context.estimate(decide(options), self.estimation)[self.objective]
-            population.append(one)
-            best = one if best is None or better(self.objective, one[1], best[1]) else best
-        if best is None or best[1] != best[1]:
-            raise RunError(NONE_JUDGED)
-        return {"genotype": decide(best[0]), self.objective: best[1]}
+            alive.append(one)
+            judged.append(one)
+        options, figure = best(self.objective, judged)
+        return {"genotype": decide(options), self.objective: figure}
 
-    def _best(self, several: Sequence[tuple[Options, float]]) -> tuple[Options, float]:
-        """The best of some; of equals the first."""
-        best = several[0]
-        for one in several[1:]:
-            best = one if better(self.objective, one[1], best[1]) else best
-        return best
+    def _parent(self, alive: Sequence[tuple[Options, float]], generator: torch.Generator) -> Options:
+        """The best of a tournament; of equals the first, also where none has a figure."""
+        first, *others = torch.randint(len(alive), (self.tournament,), generator=generator).tolist()
+        parent = alive[int(first)]
+        for place in map(int, others):
+            parent = alive[place] if better(self.objective, alive[place][1], parent[1]) else parent
+        return parent[0]
 
 
 def drawn(counts: Sequence[int], generator: torch.Generator) -> Options:

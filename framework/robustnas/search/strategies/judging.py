@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeVar
 
 from attrs import frozen
 from attrs.validators import and_, ge, gt, lt, optional
 
 from robustnas.contracts import OBJECTIVES, Estimation
+from robustnas.errors import RunError
 from robustnas.options import option
 from robustnas.runtime.suggest import did_you_mean
 
 NONE_JUDGED = "no candidate could be judged: each diverged, or its metric failed (candidates.json says why)"
+
+Found = TypeVar("Found")
 
 OF_WEIGHTS = ("clean", "robust", "certified")
 """Objectives that an untrained network has nothing to say of."""
@@ -72,8 +76,35 @@ class OneObjective(Judging):
         self.check_objective(objective)
 
 
+def check_population(population: int, candidates: int) -> None:
+    """Look whether a population is part of the candidates.
+
+    Raises:
+        ValueError: there are fewer candidates.
+    """
+    if population > candidates:
+        raise ValueError(
+            f"found {population} beside candidates: {candidates}, of which the population is a part; at most "
+            f"{candidates} would do"
+        )
+
+
+def best(objective: str, judged: Iterable[tuple[Found, float]]) -> tuple[Found, float]:
+    """The candidate with the best figure, and its figure; of equals the first.
+
+    Raises:
+        RunError: none has a figure.
+    """
+    found: tuple[Found, float] | None = None
+    for one in judged:
+        found = one if found is None or better(objective, one[1], found[1]) else found
+    if found is None or math.isnan(found[1]):
+        raise RunError(NONE_JUDGED)
+    return found
+
+
 def better(objective: str, one: float, other: float) -> bool:
     """Whether a candidate's figure is better than another's; one that is not a number is better than none."""
-    if one != one or other != other:
-        return one == one and other != other
+    if math.isnan(one) or math.isnan(other):
+        return not math.isnan(one)
     return one > other if OBJECTIVES[objective] else one < other

@@ -10,7 +10,8 @@ Lu et al. 2019 (NSGA-Net), arXiv:1810.03522.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import cmp_to_key
 from typing import Any
 
@@ -19,7 +20,7 @@ from attrs import Factory, field, frozen
 from robustnas.contracts import OBJECTIVES, Estimation, Genotype, SearchContext, decisions
 from robustnas.errors import InputError, RunError
 from robustnas.options import option
-from robustnas.search.strategies.judging import NONE_JUDGED, Judging, better
+from robustnas.search.strategies.judging import NONE_JUDGED, Judging, better, check_population
 
 
 @frozen(kw_only=True)
@@ -50,11 +51,7 @@ class MultiObjective(Judging):
 
     @population.validator
     def _of_candidates(self, attribute: object, population: int) -> None:
-        if population > self.candidates:
-            raise ValueError(
-                f"found {population} beside candidates: {self.candidates}, less than one generation; at most "
-                f"{self.candidates} would do"
-            )
+        check_population(population, self.candidates)
 
     @property
     def estimation(self) -> Estimation:
@@ -88,7 +85,7 @@ class MultiObjective(Judging):
             genotype = decide(options)
             figures = context.estimate(genotype, self.estimation)
             values = [float(figures[one]) for one in self.objectives]
-            if any(value != value for value in values):
+            if any(map(math.isnan, values)):
                 return None
             judged.append((genotype, dict(zip(self.objectives, values, strict=True))))
             return values
@@ -120,7 +117,14 @@ class MultiObjective(Judging):
         return min(front, key=cmp_to_key(compare))
 
 
-def evolve(counts: Any, judge: Any, rising: list[bool], candidates: int, population: int, seed: int) -> None:
+def evolve(
+    counts: Sequence[int],
+    judge: Callable[[tuple[int, ...]], list[float] | None],
+    rising: list[bool],
+    candidates: int,
+    population: int,
+    seed: int,
+) -> None:
     """Let optuna's NSGA-II ask for options of the decisions, and tell it what became of each.
 
     Args:

@@ -9,6 +9,7 @@ released: Guo et al. 2020, arXiv:1911.10695.  Sampling paths uniformly: Guo et a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -16,9 +17,8 @@ from attrs import frozen
 from attrs.validators import and_, gt, in_, le
 
 from robustnas.contracts import Estimation, Genotype, SearchContext, sampler
-from robustnas.errors import RunError
 from robustnas.options import option
-from robustnas.search.strategies.judging import NONE_JUDGED, OneObjective, better
+from robustnas.search.strategies.judging import OneObjective, best
 
 
 @frozen(kw_only=True)
@@ -56,13 +56,10 @@ class OneShot(OneObjective):
         drawn = [sample(context.generator) for _ in range(self.candidates)]
         kept = self._filtered(drawn, context)
         how = self.judged([self.objective])
-        best: tuple[Genotype, float] | None = None
-        for genotype in kept:
-            figure = context.estimate(genotype, how)[self.objective]
-            best = (genotype, figure) if best is None or better(self.objective, figure, best[1]) else best
-        if best is None or best[1] != best[1]:
-            raise RunError(NONE_JUDGED)
-        return {"genotype": best[0], self.objective: best[1], "filtered_out": len(drawn) - len(kept)}
+        genotype, figure = best(
+            self.objective, [(genotype, context.estimate(genotype, how)[self.objective]) for genotype in kept]
+        )
+        return {"genotype": genotype, self.objective: figure, "filtered_out": len(drawn) - len(kept)}
 
     def _filtered(self, drawn: list[Genotype], context: SearchContext) -> list[Genotype]:
         """Those that the metric ranks highest on the shared weights as they are, in the order of their draws."""
@@ -70,5 +67,5 @@ class OneShot(OneObjective):
             return drawn
         how = Estimation(("metric",), "inherited", None, self.holdout)
         scores = [context.estimate(genotype, how)["metric"] for genotype in drawn]
-        ranked = sorted(range(len(drawn)), key=lambda place: (scores[place] != scores[place], -scores[place], place))
+        ranked = sorted(range(len(drawn)), key=lambda place: (math.isnan(scores[place]), -scores[place], place))
         return [drawn[place] for place in sorted(ranked[: max(1, round(self.keep * len(drawn)))])]

@@ -75,11 +75,9 @@ class Projection(Bilevel):
         found = dict(super().search(context))
         projecting = _Projecting.of(self, context, found["alpha"])
         genotype = projecting.project()
-        records = context.folder.history()
         of_alpha = {name: found.pop(name) for name in ("genotype", "collapse", "gap")}
-        free = collapse.parameter_free(context.space, genotype)
-        told = collapse.verdict(records, free)
-        said = collapse.notes({**of_alpha["collapse"], "signs": ["parameter-free"]}, None)
+        told = collapse.verdict(context.folder.history(), collapse.parameter_free(context.space, genotype))
+        said = collapse.of_genotype(of_alpha["collapse"])
         return {
             **found,
             "genotype": genotype,
@@ -88,10 +86,7 @@ class Projection(Bilevel):
             "of_alpha": of_alpha,
             "projected": projecting.decided,
             "search_seconds": found["search_seconds"] + projecting.seconds,
-            "notes": [
-                *(note for note in found["notes"] if note not in said),
-                *collapse.notes({**told, "signs": [sign for sign in told["signs"] if sign == "parameter-free"]}, None),
-            ],
+            "notes": [*(note for note in found["notes"] if note not in said), *collapse.of_genotype(told)],
         }
 
 
@@ -221,9 +216,8 @@ class _Projecting:
         network = InheritedNetwork(self.supernet, {**self.mixing, table: rows})
         network.train()
         with seeding.seeded(self.context.seed, "projection", "judge"), scratch_statistics(network):
-            return {"clean": self._wrong, "metric": self._unscored, "outer": self._outer}[self.strategy.criterion](
-                network
-            )
+            harm = {"clean": self._wrong, "metric": self._unscored, "outer": self._outer}[self.strategy.criterion]
+            return harm(network)
 
     def _wrong(self, network: InheritedNetwork) -> tuple[float, float]:
         """The share of wrong answers, and the loss: accuracy of so few images has ties."""
