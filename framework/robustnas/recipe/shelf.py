@@ -6,6 +6,7 @@ In a wheel they are files of the package (`robustnas/recipes`), in a checkout th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from os.path import exists, isdir, isfile
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from robustnas.runtime.quoted import quoted
 from robustnas.runtime.suggest import did_you_mean
 
 SUFFIXES = (".yaml", ".yml")
+
+NAMED = 10
+"""A message names so many of them at most: it is one line of several."""
 
 
 def folder() -> Path | None:
@@ -62,9 +66,7 @@ def find(source: str | Path, beside: Path | None = None) -> Path:
     suffixed = path.parent / f"{path.name}.yaml"  # "." has no name: with_suffix would refuse it
     if not hint and path.name and not name.endswith(SUFFIXES) and isfile(suffixed):
         hint = f"; did you mean {str(suffixed)!r}?"
-    raise RecipeError(
-        [f"{shown(path)}: {what}, and no shipped recipe{hint}\n  shipped: {', '.join(shipped) or 'none'}"]
-    )
+    raise RecipeError([f"{shown(path)}: {what}, and no shipped recipe{hint}\n  shipped: {_named(shipped)}"])
 
 
 def read(name: str) -> str:
@@ -76,10 +78,15 @@ def read(name: str) -> str:
     shipped = files()
     if name not in shipped:
         hint = did_you_mean(name, shipped)
-        raise RecipeError(
-            [f"no shipped recipe is called {quoted(name)}{hint}\n  shipped: {', '.join(shipped) or 'none'}"]
-        )
+        raise RecipeError([f"no shipped recipe is called {quoted(name)}{hint}\n  shipped: {_named(shipped)}"])
     return shipped[name].read_text(encoding="utf-8")
+
+
+def _named(shipped: Iterable[str]) -> str:
+    """Some of the names for a message, and how to see the others."""
+    names = list(shipped)
+    more = ", ... (robustnas recipes list shows all)" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}" if names else "none"
 
 
 def description(name: str) -> str:
