@@ -127,6 +127,7 @@ class Value(torch.Tensor):
             functions of this package that know which pixel stands where pass one on.
         features: set on the output of a linear layer.
         softmaxed: set on the output of a softmax.
+        rectified: what ReLU made of the value, for the next one that is called on it.
         exponent: (N,) centre and radius hold the value divided by 2**exponent (`scale.py`), the clean value is whole;
             None is 0.
         tightened: whether the interval already comes from a backward pass (method `crown`).
@@ -141,6 +142,7 @@ class Value(torch.Tensor):
     ball = OfStreams[Ball]()
     features = OfStreams[Features]()
     softmaxed = OfStreams[Softmaxed]()
+    rectified: OfStreams[Value] = OfStreams()
     exponent: Tensor | None
     bounded = OfStreams[Tensor]()
     tightened: bool
@@ -159,7 +161,7 @@ class Value(torch.Tensor):
             cls, centre.shape, strides=centre.stride(), dtype=centre.dtype, device=centre.device
         )
         value.propagation, value.clean, value.centre, value.radius = propagation, clean, centre, radius
-        value.ball, value.features, value.softmaxed, value.bounded = None, None, None, None
+        value.ball, value.features, value.softmaxed, value.bounded, value.rectified = None, None, None, None, None
         value.exponent, value.tightened = exponent, False
         Memory().add(value)
         propagation.widest = max(propagation.widest, centre.numel() // max(propagation.images, 1))

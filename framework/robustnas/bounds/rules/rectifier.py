@@ -76,6 +76,16 @@ def leaky_relu(
 
 @rule(*spellings("relu", "relu_"), scaled=True)
 def relu(function: Function, value: Value, inplace: bool = False) -> Value:
+    """Bound ReLU, once for all that are called on a value: a linear bound then sees the sum of their coefficients, of
+    which opposite ones cancel, where a pair of lines for each would add up."""
+    known = value.rectified
+    if known is None:
+        known = _relu(value)
+        value.rectified = known
+    return known.copy()
+
+
+def _relu(value: Value) -> Value:
     value = rescaled(value)
     propagation = value.propagation
     meet(value.centre, value.radius)
