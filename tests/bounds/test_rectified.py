@@ -1,5 +1,4 @@
-"""Intervals in front of rectifiers are noted as the pass has them, once each, and only where they are asked for; a state
-that several rectify has one pair of lines."""
+"""A state that several rectify has one pair of lines.  Intervals in front of rectifiers are noted where somebody asks."""
 
 from __future__ import annotations
 
