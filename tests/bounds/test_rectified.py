@@ -1,4 +1,4 @@
-"""A state that several rectify has one pair of lines.  Intervals in front of rectifiers are noted where somebody asks."""
+"""A state that several rectify has one pair of lines; intervals before rectifiers are noted where somebody asks."""
 
 from __future__ import annotations
 
