@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from robustnas import MOVED
@@ -28,6 +29,9 @@ from robustnas.testing import (
     check_strategy,
     check_tracker,
 )
+from robustnas.testing.discrete_network import check_auxiliary, check_networks
+from robustnas.testing.module import Bench
+from robustnas.testing.promise import judged, own_randomness
 from support.device_recipes import shipped, unmentioned
 from support.places import ROOT
 
@@ -57,6 +61,11 @@ OPTIONS = {
     ("attack", "fmn"): {"steps": 20},
     ("attack", "boundary"): {"steps": 60},
     ("attack", "hopskipjump"): {"steps": 2, "samples": 20},
+    **{
+        ("metric", name): {"steps": 2}
+        for name in ("adversarial-alpha", "adversarial-training", "feature-distortion", "fsp", "robust-ntk")
+    },
+    ("metric", "certified-radius"): {"steps": 1},
     ("strategy", "random-search"): {"samples": 2},
     ("attack", "corruptions"): {"severities": [3]},
     ("attack", "fab-t"): {"steps": 5},
@@ -183,11 +192,17 @@ def test_what_may_be_skipped_for_its_files_is_what_can_be_downloaded():
     assert can == DOWNLOADED
 
 
-@pytest.mark.parametrize("form", ["cifar", "imagenet"])
-def test_both_forms_of_darts_have_an_auxiliary_head(form):
+def test_both_forms_of_darts_have_an_auxiliary_head():
+    """The form is the networks' affair: the supernet and the genotypes of both are the same."""
     options = OPTIONS["search-space", "darts"]
-    space = SEARCH_SPACES.load("darts")(**options, form=form)
-    check_search_space(space, shapes=((3, 16, 16),), auxiliary=True, methods=("ibp",))
+    space = SEARCH_SPACES.load("darts")(**options)
+    check_search_space(space, shapes=((3, 8, 8),), auxiliary=True, methods=("ibp",))
+    other = SEARCH_SPACES.load("darts")(**options, form="imagenet")
+    with judged("search-space", other) as verdict, own_randomness(0), torch.enable_grad():
+        bench = Bench(other, torch.rand(3, 3, 16, 16), 3, 0, verdict)
+        genotypes = [other.sample(torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+        check_networks(bench, genotypes, ("ibp",))
+        check_auxiliary(bench, genotypes[0], True)
 
 
 @pytest.mark.parametrize("former", MOVED)

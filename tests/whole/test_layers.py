@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,12 @@ def modules(folder: Path) -> dict[str, str]:
 PRODUCT = modules(FRAMEWORK) | modules(PLUGINS)
 
 
-def imports(source: str) -> Iterator[tuple[str, bool]]:
+INSIDE = (ast.stmt, ast.excepthandler, ast.match_case)
+"""What statements are in; expressions have none in them."""
+
+
+@cache
+def imports(source: str) -> tuple[tuple[str, bool], ...]:
     """Dotted names a module imports, each with whether that happens when the module itself is imported.
 
     `from a import b` gives `a.b`: `b` may be a module.  What a function imports, and what stands below `if
@@ -66,13 +72,14 @@ def imports(source: str) -> Iterator[tuple[str, bool]]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"line {node.lineno}: imports are absolute here"
             yield from ((f"{node.module}.{alias.name}", now) for alias in node.names)
-        later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or (
+        later = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or (
             isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         )
         for child in ast.iter_child_nodes(node):
-            yield from walk(child, now and not later)
+            if isinstance(child, INSIDE):
+                yield from walk(child, now and not later)
 
-    yield from walk(ast.parse(source), True)
+    return tuple(walk(ast.parse(source), True))
 
 
 def rooms(source: str) -> set[str]:

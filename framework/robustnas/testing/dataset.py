@@ -11,6 +11,7 @@ from torch import Tensor
 from robustnas.contracts import Dataset, Images, training_images
 from robustnas.data import promises
 from robustnas.errors import DataError, InputError
+from robustnas.runtime.seeding import reseed
 from robustnas.testing.promise import Judge, judged, made, own_randomness
 
 CHUNK = 256
@@ -116,7 +117,7 @@ def _check_order(dataset: Dataset, images: Images, chosen: Tensor, name: str, ve
     """Require the same images in the same order at every call, and in the order they are asked for."""
     some = chosen[torch.linspace(0, len(chosen) - 1, min(len(chosen), 16)).long()]
     once = _taken(images, some, dataset, name, verdict)
-    torch.manual_seed(torch.initial_seed() + 1)
+    reseed(torch.initial_seed() + 1)
     again = dataset.split(name)
     verdict.expect(
         torch.equal(again.labels, images.labels) and torch.equal(_taken(again, some, dataset, name, verdict), once),

@@ -15,6 +15,7 @@ from robustnas.contracts import published as published_by
 from robustnas.contracts import references as references_of
 from robustnas.errors import InputError
 from robustnas.genotype.reference import Reference
+from robustnas.runtime.seeding import reseed
 from robustnas.testing.module import Bench
 from robustnas.testing.promise import Judge, close
 from robustnas.threat import NORMS
@@ -48,7 +49,7 @@ def _drop_path_acts(network: Any, images: Tensor, verdict: Judge) -> bool:
     """Whether logits vary in training mode at drop_path 0.5; in eval mode they must not."""
 
     def logits(probability: float, seed: int) -> Tensor:
-        torch.manual_seed(seed)
+        reseed(seed)
         network.drop_path = probability
         with torch.no_grad():
             found: Tensor = network(images)
@@ -72,7 +73,7 @@ def check_auxiliary(bench: Bench, genotype: Genotype, wanted: bool | None) -> No
     verdict, images = bench.verdict, bench.images
     promise = "network(auxiliary=True) has with_auxiliary(images), or raises InputError"
     try:
-        torch.manual_seed(bench.seed)
+        reseed(bench.seed)
         with verdict.promised(promise, unless=(InputError,)):
             network: Any = bench.space.network(genotype, bench.shape, bench.classes, auxiliary=True)
     except InputError as refusal:

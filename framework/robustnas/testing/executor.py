@@ -8,38 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define
 
 from robustnas.contracts import Job, Resources
-from robustnas.errors import InputError, RobustnasError, RunError
+from robustnas.errors import InputError, RobustnasError
 from robustnas.runtime.strangers import text_of
+from robustnas.testing.marking_job import WHY, MarkingJob
 from robustnas.testing.promise import Judge, judged, made
-
-WHY = "the loss is not finite"
-
-
-@frozen
-class Call:
-    """What a job of the kit does: it writes when it began and when it ended, and what was there then.
-
-    Args:
-        folder: where.
-        name: the job's.
-        fails: whether it raises.
-    """
-
-    folder: str
-    name: str
-    fails: bool = False
-
-    def __call__(self) -> None:
-        folder = Path(self.folder)
-        there = sorted(file.stem for file in folder.glob("*.ended"))
-        (folder / f"{self.name}.began").write_text("\n".join(there), encoding="utf-8")
-        time.sleep(0.02)
-        (folder / f"{self.name}.ended").touch()
-        if self.fails:
-            raise RunError(WHY)
 
 
 @define
@@ -123,7 +98,7 @@ def _work(place: Path, small: Resources) -> Tried:
     folder.mkdir()
 
     def job(name: str, needs: tuple[str, ...] = (), after: tuple[str, ...] = (), fails: bool = False) -> Job:
-        return Job(name, f"m seed 0 {name[:-1]}", name[:-1], needs, after, small, Call(str(marks), name, fails))
+        return Job(name, f"m seed 0 {name[:-1]}", name[:-1], needs, after, small, MarkingJob(str(marks), name, fails))
 
     return Tried(
         [

@@ -12,11 +12,12 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from robustnas.contracts import Context, is_differentiable, is_of_batch
+from robustnas.runtime.seeding import reseed
 from robustnas.testing.networks import CLASSES, SHAPE, TinySupernet, fit, settle, tiny_images, tiny_network
 from robustnas.testing.promise import Judge, check_norms, check_suited, close, figures, judged, made, own_randomness
 from robustnas.threat import NORMS, ThreatModel
 
-IMAGES = 5
+IMAGES = 4
 LEVELS = {"inner_loss": "the weights", "outer_loss": "alpha"}
 TIMES = (0.0, 0.5, 1.0)
 """Shares of a search that have passed."""
@@ -51,17 +52,20 @@ def check_metric(
         )
         check_norms(norms, verdict)
         verdict.require(len(set(epsilons)) == 2, "is checked for two radii", f"epsilons={epsilons!r}")
+        networks = {"a supernet": TinySupernet(), "a discrete network": tiny_network()} if "score" in kept else {}
+        for network in networks.values():
+            fit(network, *tiny_images(24), steps=15)
         for norm in norms:
             small, large = (ThreatModel(norm, epsilon) for epsilon in sorted(epsilons))
             with verdict.apart():
                 check_suited(metric, SHAPE, CLASSES, large, verdict)
             if "score" in kept:
-                for name, network in (("a supernet", TinySupernet()), ("a discrete network", tiny_network())):
+                for name, network in networks.items():
                     with verdict.apart():
                         _check_score(_Score(metric.score, verdict, name, seed), network, (small, large), metric)
                 if callable(getattr(metric, "at", None)):
                     with verdict.apart():
-                        _check_over_time(metric, verdict, seed, large)
+                        _check_over_time(metric, networks["a supernet"], verdict, seed, large)
             for level in kept:
                 if level in LEVELS:
                     with verdict.apart():
@@ -113,7 +117,7 @@ class _Score:
         *,
         copied: bool = True,
     ) -> Tensor:
-        torch.manual_seed(self.seed if seed is None else seed)
+        reseed(self.seed if seed is None else seed)
         network = copy.deepcopy(network) if copied else network
         where = f"for {self.place} under {threat}"
         return _called(
@@ -128,7 +132,6 @@ def _check_score(score: _Score, network: nn.Module, threats: tuple[ThreatModel, 
     """
     verdict, large = score.verdict, threats[1]
     images, labels = tiny_images(IMAGES)
-    fit(network, *tiny_images(24), steps=15)
     left = copy.deepcopy(network)
     _plant_gradients(left)
     with verdict.unchanged(left, "the network", by="score"):
@@ -182,10 +185,9 @@ def _check_together(
     )
 
 
-def _check_over_time(metric: Any, verdict: Judge, seed: int, threat: ThreatModel) -> None:
+def _check_over_time(metric: Any, network: nn.Module, verdict: Judge, seed: int, threat: ThreatModel) -> None:
     """Require that what `at` gives scores at any time, and at the end as the metric itself."""
-    network, (images, labels) = TinySupernet(), tiny_images(IMAGES)
-    fit(network, *tiny_images(24), steps=15)
+    images, labels = tiny_images(IMAGES)
     whole = _Score(metric.score, verdict, "a supernet", seed)(network, images, labels, threat)
     for progress in TIMES:
         with verdict.promised("at returns an object with a score", f"at({progress})"):
@@ -292,7 +294,7 @@ def _check_loss(loss: Callable[..., Tensor], name: str, verdict: Judge, threat: 
     group = _parameters(supernet, LEVELS[name])
 
     def value_at(progress: float) -> Tensor:
-        torch.manual_seed(seed)
+        reseed(seed)
         context = Context(progress, torch.Generator().manual_seed(seed), F.cross_entropy)
         call = lambda *given: loss(supernet, *given, threat, context)  # noqa: E731
         return _called(call, name, f"under {threat} at progress {progress}", (images, labels), verdict)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustnas.bounds import margins
 from robustnas.contracts import SearchSpace, Shape
 from robustnas.nn.read_only import lent
+from robustnas.runtime.seeding import reseed
 from robustnas.testing.networks import settle
 from robustnas.testing.promise import Judge, close, figures
 from robustnas.threat import ThreatModel
@@ -42,7 +43,7 @@ class Bench:
         """Build a module in training mode; require that two builds from one seed are the same."""
         twice = []
         for _ in range(2):
-            torch.manual_seed(self.seed)
+            reseed(self.seed)
             with self.verdict.promised(promise, self.place):
                 module = build()
             self.verdict.require(isinstance(module, nn.Module), f"{what} is an nn.Module", type(module).__name__)
@@ -76,7 +77,7 @@ class Bench:
 
     def check_alone(self, module: nn.Module, what: str) -> None:
         """Require that in eval mode, batch norm's statistics measured, an image's logits depend on that image alone."""
-        torch.manual_seed(0)
+        reseed(0)
         settle(module, self.images)
         module.eval()
         with torch.no_grad(), self.verdict.apart():

@@ -13,6 +13,7 @@ from robustnas.contracts import Context
 from robustnas.data.batches import Part
 from robustnas.nn.batch_statistics import scratch_statistics
 from robustnas.nn.normalize import PixelSupernet
+from robustnas.runtime.seeding import reseed
 from robustnas.search.hypergradient.step import Hypergradient, Step
 from robustnas.search.objective import Objective
 from robustnas.search.weights import weights
@@ -118,7 +119,7 @@ def _check_left_alone(order: Any, step: Step, verdict: Judge) -> None:
     inner = step.inner.generator.get_state()
     momentum = [state["momentum_buffer"].clone() for state in step.w_optimizer.state.values()]
     with verdict.unchanged(step.supernet, "the supernet"):
-        torch.manual_seed(0)
+        reseed(0)
         once = _gradient(order, step, verdict)
     verdict.expect(
         torch.equal(step.inner.generator.get_state(), inner),
@@ -131,7 +132,7 @@ def _check_left_alone(order: Any, step: Step, verdict: Judge) -> None:
         "the optimiser of w is left as it was",
         "its momentum differs",
     )
-    torch.manual_seed(0)
+    reseed(0)
     step.outer.generator.manual_seed(2)
     again = _gradient(order, step, verdict)
     for one, other in zip(once, again, strict=True):

@@ -13,6 +13,7 @@ from attrs import Factory, define, frozen
 from torch import Tensor, nn
 
 from robustnas.contracts import check_of
+from robustnas.runtime.seeding import reseed
 from robustnas.runtime.strangers import described
 from robustnas.testing.meanings import MEANINGS, left_alone
 from robustnas.threat import NORMS, ThreatModel
@@ -226,7 +227,7 @@ def own_randomness(seed: int) -> Iterator[None]:
     """Seed torch's global generator inside, and put those of torch, NumPy and Python back afterwards."""
     plain, legacy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        reseed(seed)
         try:
             yield
         finally:

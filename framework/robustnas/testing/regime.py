@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustnas.contracts import TrainingContext, TrainingLoss
 from robustnas.nn.normalize import PixelNetwork
+from robustnas.runtime.seeding import reseed
 from robustnas.testing.networks import settle, tiny_images, tiny_network
 from robustnas.testing.promise import Judge, check_norms, close, figures, judged, made, own_randomness
 from robustnas.threat import NORMS, ThreatModel
@@ -69,7 +70,7 @@ def _check_loss(regime: Any, network: PixelNetwork, threat: ThreatModel, passed:
         network.train()
         given, true = images.clone(), labels.clone()
         with verdict.unchanged(network, "the network", buffers=False), ExitStack() as held:
-            torch.manual_seed(0)
+            reseed(0)
             context = TrainingContext(
                 passed, EPOCHS, torch.Generator().manual_seed(0), F.cross_entropy, _plain, held.enter_context
             )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustnas.contracts import Genotype, Shape, candidates
+from robustnas.runtime.seeding import reseed
 from robustnas.testing.discrete_network import check_auxiliary, check_networks, check_published, require_plain
 from robustnas.testing.module import Bench
 from robustnas.testing.optional_members import (
@@ -120,7 +121,7 @@ def _check_alpha(bench: Bench, supernet: Any) -> None:
             f"alpha[{name!r}] is a {type(one).__name__} that is not among the supernet's parameters",
         )
         verdict.require(one.dim() == 2 and one.requires_grad, promise, f"alpha[{name!r}] is {tuple(one.shape)}")
-    torch.manual_seed(0)
+    reseed(0)
     supernet.train()  # as in a search
     total = (supernet(bench.images) * torch.randn(IMAGES, 1)).sin().sum()
     slopes = torch.autograd.grad(total, list(alpha.values()), allow_unused=True) if total.requires_grad else ()

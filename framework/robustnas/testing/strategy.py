@@ -20,6 +20,7 @@ from robustnas.errors import InputError
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.processes import ALONE
 from robustnas.runtime.report import silent
+from robustnas.runtime.seeding import reseed
 from robustnas.search.settings import Search
 from robustnas.testing.discrete_network import require_plain
 from robustnas.testing.networks import CLASSES, SHAPE, TinySupernet, tiny_images
@@ -179,7 +180,7 @@ def _searched(
     strategy: Any, verdict: Judge, seed: int, failing: bool = False
 ) -> tuple[Genotype, list[tuple[str, Estimation]]]:
     """Search once; return the genotype and what was asked for."""
-    torch.manual_seed(seed)
+    reseed(seed)
     images, labels = tiny_images(IMAGES)
     space, dataset = TinySpace(), Asked(InMemory(images, labels))
     estimated = Estimated(space, verdict, failing)

@@ -124,6 +124,10 @@ def _cast(tensor: Any, kind: str) -> Any:
 class Conv2d(nn.Conv2d):
     """`torch.nn.Conv2d` that computes with `conv2d`; parameters, their initial values and state_dict are the same."""
 
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:  # where there is nothing to fill, filling would be most of what a network costs
+            super().reset_parameters()
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros":
             padded: Tensor = super()._conv_forward(input, weight, bias)
