@@ -169,7 +169,7 @@ FUNCTIONS = PRODUCTS | POWERS | SOFTMAX | NORMALISATION | TURNED | EXTREMES | MA
 def test_is_sound_and_exact_at_epsilon_zero(name: str):
     """The norm matters in front of the first layer only: each has its turn."""
     turn = list(FUNCTIONS).index(name)
-    methods = METHODS if turn % 7 == 0 else METHODS[:3]
+    methods = METHODS if turn % 7 == 2 else METHODS[:3]
     check(network(FUNCTIONS[name], IMAGES), NORMS[turn % len(NORMS)], IMAGES, methods)
 
 
@@ -222,7 +222,7 @@ def slack(function: Callable[[Tensor], Tensor], method: str, dtype: torch.dtype 
     lower, width = boxes()
     draw = torch.Generator().manual_seed(9)
     corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 6)
-    share = torch.cat([corners, torch.rand(3000, 6, generator=draw)]).double()
+    share = torch.cat([corners, torch.rand(1000, 6, generator=draw)]).double()
     points = lower[:, None] + width[:, None] * share
     values = function(points.flatten(0, 1)).flatten(1).unflatten(0, points.shape[:2])
     c = torch.randn(BOXES, ROWS, values.shape[2], dtype=torch.float64, generator=draw)
@@ -249,10 +249,11 @@ def slack(function: Callable[[Tensor], Tensor], method: str, dtype: torch.dtype 
 @pytest.mark.parametrize("name", SHARP)
 def test_intervals_and_lines_enclose_everywhere_and_closely(name: str):
     for method in ("ibp", "crown-ibp"):
-        assert (slack(SHARP[name], method) >= -1e-9).all(), method
+        found = slack(SHARP[name], method)
+        assert (found >= -1e-9).all(), method
         assert (slack(SHARP[name], method, torch.float32) >= -1e-3).all(), method
-    # of the narrow boxes, where a plane is nearly the function, the bound is nearly attained
-    narrow = slack(SHARP[name], "crown-ibp")[::4]
+    # of the narrow boxes, where a plane is nearly the function, the bound of lines is nearly attained
+    narrow = found[::4]
     assert narrow.median() < 2e-3
     assert narrow.isfinite().all()
 

@@ -67,8 +67,7 @@ class TestSizes:
     def test_supernet(self):
         with torch.device("meta"):
             supernet = Darts().supernet((3, 32, 32), 10)
-            naive = textbook(supernet, SEARCH)
-        assert weights(supernet) == weights(naive) == 1_930_618
+        assert weights(supernet) == 1_930_618
         assert {name: tuple(alpha.shape) for name, alpha in supernet.alpha.items()} == {
             "normal": (14, 8),
             "reduce": (14, 8),
@@ -97,14 +96,6 @@ class TestPublishedCells:
             sections = facts["genotypes"], facts["smoothdarts_subspaces"], facts["croze"]["architectures"]
             fact = next(section[key] for section in sections for key in (name, named_there) if key in section)
             assert cell == Genotype.from_data({**fact, **({"edges": "all"} if "edges" in cell else {})}).to_data()
-
-    def test_every_known_cell_has_its_published_size(self, facts, monkeypatch):
-        monkeypatch.setattr(torch.nn.Conv2d, "reset_parameters", lambda self: None)  # only sizes are looked at
-        sizes = {name: counted(Darts(), cell, (3, 32, 32), 10) / 1e6 for name, cell in facts["genotypes"].items()}
-        assert len(sizes) == 49
-        assert {name: round(size, 3) for name, size in sizes.items()} == {
-            name: cell["params_M_C36_L20"] for name, cell in facts["genotypes"].items()
-        }
 
     def test_every_known_cell_runs(self, facts):
         drawn_from = facts["croze"]["architectures"]
@@ -230,12 +221,12 @@ class TestSupernet:
             assert name in names
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_supernet_is_the_one_computed_edge_by_edge(training):
+def test_supernet_is_the_one_computed_edge_by_edge():
+    """In evaluation it is that of PC-DARTS with all channels, whose tests compare both modes."""
     shared = DartsSupernet(SEARCH, 3, 5, cells=3, channels=3).double()
     images = torch.rand(4, 3, 9, 7, dtype=torch.float64)
     shared(images)  # running statistics of their own
-    assert_same(shared.train(training), textbook(shared, SEARCH), images)
+    assert_same(shared, textbook(shared, SEARCH), images)
 
 
 class TestNetwork:
@@ -277,8 +268,7 @@ def path(genotype):
 class TestDiscretising:
     """With one-hot weights a supernet is the discrete network in search form, with the same weights."""
 
-    @pytest.mark.parametrize("training", [True, False])
-    @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 5)])
+    @pytest.mark.parametrize(("shape", "training"), [((1, 8, 8), False), ((3, 7, 5), True)])
     def test_one_hot_supernet_is_the_discrete_network(self, training, shape):
         space = Darts(cells=3, channels=3)
         supernet = space.supernet(shape, 4).double()

@@ -23,7 +23,6 @@ from support.edge_by_edge import assert_same, search_cell, textbook
 
 SMALL = PcDarts(cells=3, channels=8, network_cells=2, network_channels=4)
 OPS = list(SEARCH)
-LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 # a stranger's operations
 TABLE = {
@@ -68,9 +67,17 @@ def pair(partial=4, channels=8, beta=True):
 class TestStateByState:
     """Computed state by state, a supernet is the textbook's to rounding in float64."""
 
-    @pytest.mark.parametrize("layout", LAYOUTS)
-    @pytest.mark.parametrize("training", [True, False])
-    @pytest.mark.parametrize(("partial", "beta"), [(4, True), (2, False), (1, True)])
+    @pytest.mark.parametrize(
+        ("partial", "beta", "training", "layout"),
+        [  # each with each other
+            (4, True, True, torch.channels_last),
+            (4, True, False, torch.contiguous_format),
+            (2, False, True, torch.contiguous_format),
+            (2, False, False, torch.channels_last),
+            (1, True, True, torch.channels_last),
+            (1, True, False, torch.contiguous_format),
+        ],
+    )
     def test_outputs_gradients_and_statistics(self, partial, beta, training, layout):
         shared, naive = pair(partial, 4 if partial < 4 else 8, beta)
         images = torch.rand(4, 3, 9, 7, dtype=torch.float64).contiguous(memory_format=layout)
@@ -140,8 +147,7 @@ def by_hand(naive, images, ops, sources):
 class TestOneHot:
     """With one-hot alpha and beta a supernet computes just those operations on just those edges."""
 
-    @pytest.mark.parametrize("training", [True, False])
-    @pytest.mark.parametrize("size", [(8, 8), (7, 5)])
+    @pytest.mark.parametrize(("size", "training"), [((8, 8), False), ((7, 5), True)])
     def test_is_the_chosen_operations_by_hand(self, training, size):
         shared, naive = pair()
         images = torch.rand(3, 3, *size, dtype=torch.float64, requires_grad=True)
@@ -304,7 +310,7 @@ class TestBounds:
         others = torch.tensor([[1, 2], [0, 2]])
         sampled = torch.full((2, 2), torch.inf, dtype=torch.float64)
         with torch.no_grad():
-            for trial in range(40):
+            for trial in range(20):
                 step = torch.randn_like(images).sign() if trial % 2 else torch.randn_like(images)
                 length = step.flatten(1).abs().amax(1) if norm == "linf" else step.flatten(1).norm(dim=1)
                 logits = supernet((images + threat.epsilon * step / length.view(-1, 1, 1, 1)).clamp(0, 1))
