@@ -98,7 +98,7 @@ def test_a_name_of_two_distributions_names_both(site: Path) -> None:
 def test_one_distribution_found_twice_is_no_conflict(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metric(site, GOOD)
     points = list(importlib.metadata.entry_points(group="robustnas.metrics"))
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [*points, *points])
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda: importlib.metadata.EntryPoints([*points, *points]))
     assert METRICS.conflicts() == {}
     assert METRICS.load("fake").__name__ == "Good"
 

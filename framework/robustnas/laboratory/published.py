@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,13 @@ class PublishedTable:
             self.rows: Mapping[str, Any] = robustness_dataset.rows(file, published.dataset, self.outcomes, cells)
         else:
             self.rows = self._of_file(published.dataset)
-        there = [(str(place), genotype) for place, genotype in enumerate(cells) if str(place) in self.rows]
-        self.exact = {_text(genotype): place for place, genotype in there}
-        self.isomorphic = {canonical(space, genotype): place for place, genotype in there}
+        self.there = [(str(place), genotype) for place, genotype in enumerate(cells) if str(place) in self.rows]
+        self.exact = {_text(genotype): place for place, genotype in self.there}
+
+    @cached_property
+    def isomorphic(self) -> dict[str, str]:
+        """The places of the architectures by their canonical texts: seconds of work where the table has all."""
+        return {canonical(self.space, genotype): place for place, genotype in self.there}
 
     def _of_file(self, dataset: str) -> Mapping[str, Any]:
         """Read the rows of a file in the form above."""

