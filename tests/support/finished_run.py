@@ -9,7 +9,7 @@ from typing import Any
 from robustnas.cli import main
 
 RECIPE = """
-dataset: digits
+dataset: {name: digits, train_images: 500}
 search_space: {name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
 threat: {norm: linf, epsilon: 0.02}
 seeds: [0]
@@ -17,7 +17,7 @@ search: {epochs: 2, batch: 200}
 methods:
   darts: {}
   jac: {metric: {name: jacobian, rows: 1}}
-train: {epochs: 2, batch: 100, cutout: 0, auxiliary: 0, drop_path: 0, lr: 0.1}
+train: {epochs: 2, batch: 40, cutout: 0, auxiliary: 0, drop_path: 0, lr: 0.1}
 attacks: [fgsm, {name: pgd, steps: 3, step_size: 0.01}]
 evaluate: {images: 40}
 certify: {images: 10, epsilons: [1/255, 0.005, 0.03]}

@@ -295,7 +295,7 @@ def test_a_plan_runs_nothing(finished_run: Path, tmp_path: Path, capsys: pytest.
     assert main(["plan", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run")]) == 0
     assert not (tmp_path / "run").exists()
     printed = capsys.readouterr().out
-    assert "2 x 3 = 6 steps" in printed
+    assert "2 x 2 = 4 steps" in printed
     assert "0 of 14 stages are done" in printed
     assert main(["plan", str(finished_run / "r.yaml"), "--out", str(finished_run / "run")]) == 0
     printed = capsys.readouterr().out
