@@ -141,7 +141,7 @@ def test_memory_does_not_grow_with_the_number_of_images(folder: Path, monkeypatc
 
 
 def test_images_that_are_kept_would_be_seen(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    few, many = 70, 140
+    few, many = 66, 90
     overrides = ("methods.colours.network=streamed_colours:Keeping", *BRIEF)
     less, more = peaks(monkeypatch, few, *overrides), peaks(monkeypatch, many, *overrides)
     stage = "colours seed 0 attack fgsm"
@@ -161,8 +161,8 @@ def test_only_the_chosen_images_are_read(folder: Path, monkeypatch: pytest.Monke
 
 
 def test_memory_is_made_of_batches(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    small = peaks(monkeypatch, 80, *BRIEF, "evaluate.batch=10")
-    large = peaks(monkeypatch, 81, *BRIEF, "evaluate.batch=80")
+    small = peaks(monkeypatch, 64, *BRIEF, "evaluate.batch=8")
+    large = peaks(monkeypatch, 65, *BRIEF, "evaluate.batch=64")
     for stage in ("colours seed 0 clean", "colours seed 0 attack fgsm"):
         assert 6 * small[stage] < large[stage] < 10 * small[stage]
 

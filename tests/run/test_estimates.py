@@ -28,7 +28,7 @@ from robustnas.train.capacity import count, multiply_adds
 from robustnas.train.settings import Match
 
 RECIPE = """
-dataset: {name: digits, train_images: 120}
+dataset: {name: digits, train_images: 64}
 search_space: {name: nas-bench-201, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
 threat: {norm: linf, epsilon: 0.03}
 search: {epochs: 1, batch: 32}
@@ -149,7 +149,7 @@ def test_the_supernet_never_sees_the_images_that_judge(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(single_path, "run", noted)
     Estimates(todo)(GENOTYPE, Estimation(("clean",), "inherited", holdout=0.25))
-    assert seen == [(todo.method.metrics, 90)]
+    assert seen == [(todo.method.metrics, 48)]
 
 
 def test_what_diverges_has_no_figure_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

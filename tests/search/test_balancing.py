@@ -158,7 +158,7 @@ def test_a_balanced_search_goes_on_as_if_it_had_never_stopped(order, tmp_path, m
     one = task(*MIXED, order=ORDERS.load(order)())
     whole = StageFolder(tmp_path / "whole")
     expected = search.run(one, whole, CPU)
-    for after in range(1, 6):
+    for after in range(1, 6) if order == "first" else (2,):
         folder, asked = StageFolder(tmp_path / str(after)), []
         with monkeypatch.context() as patched:
             patched.setattr(interrupt, "asked", lambda asked=asked, after=after: asked.append(0) or len(asked) == after)

@@ -5,6 +5,8 @@ Measured in float64, norm of the difference over norm of the exact hypergradient
 cross a kink within the radius of 0.01.
 """
 
+from functools import cache
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -272,9 +274,15 @@ def flattened(found):
     return torch.cat([g.flatten() for g in found.gradients])
 
 
+@cache
+def dense_of_the_step():
+    """Of the step that several tests take; nothing changes it."""
+    return dense(make_step())
+
+
 def test_conjugate_gradient_solves_the_damped_system():
     """Against the dense solution; the damping makes every curvature positive, so it runs to the end."""
-    hessian, mixed, v, partial = dense(make_step())
+    hessian, mixed, v, partial = dense_of_the_step()
     damping = 1.5 * float(torch.linalg.eigvalsh(hessian).abs().max())
     system = hessian + damping * torch.eye(len(hessian), dtype=hessian.dtype)
     expected = partial - mixed @ torch.linalg.solve(system, v)
@@ -285,7 +293,7 @@ def test_conjugate_gradient_solves_the_damped_system():
 
 def test_conjugate_gradient_stops_where_the_curvature_is_not_positive():
     """A network's Hessian is indefinite: without damping the iteration ends early, and stays finite."""
-    hessian, mixed, v, partial = dense(make_step())
+    hessian, mixed, v, partial = dense_of_the_step()
     assert float(torch.linalg.eigvalsh(hessian).min()) < 0
     bend = float(v @ hessian @ v)
     one = flattened(ConjugateGradient(1, 0.0, 0.0).gradient(make_step()))
@@ -297,7 +305,7 @@ def test_conjugate_gradient_stops_where_the_curvature_is_not_positive():
 
 @pytest.mark.parametrize("terms", [0, 1, 4])
 def test_neumann_is_the_truncated_series(terms):
-    hessian, mixed, v, partial = dense(make_step())
+    hessian, mixed, v, partial = dense_of_the_step()
     eta = 0.3 / float(torch.linalg.eigvalsh(hessian).abs().max())
     shrink = torch.eye(len(hessian), dtype=hessian.dtype) - eta * hessian
     series = sum(torch.linalg.matrix_power(shrink, power) @ v for power in range(terms + 1))

@@ -177,7 +177,7 @@ def test_alone_an_operation_costs_and_moves_what_it_does_edge_by_edge():
     assert ops == {"sep_conv_3x3", "dil_conv_5x5", "skip_connect", "max_pool_3x3"}
 
 
-@pytest.mark.parametrize("space", [Darts(cells=2, channels=4), NasBench201(cells=1, channels=4)])
+@pytest.mark.parametrize("space", [Darts(cells=1, channels=4), NasBench201(cells=1, channels=4)])
 def test_the_loss_falls(space, tmp_path):
     ran(task(space, Digits(), epochs=3, batch=64, crop=0, flip=False, cutout=0), tmp_path)
     losses = [record["loss"] for record in StageFolder(tmp_path).history()]

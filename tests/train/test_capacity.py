@@ -54,6 +54,16 @@ def found(space: Any, cells: list[int] | None = None, **target: int) -> tuple[in
     return *best.size, best.found
 
 
+@pytest.fixture(scope="module")
+def every() -> dict[tuple[int, int], int]:
+    """Weights by channels and cells."""
+    return {
+        (channels, cells): parameters(SPACE.sized(channels, cells), CELL, Bars())
+        for cells in (2, 3)
+        for channels in range(2, 24)
+    }
+
+
 class TestClosest:
     @pytest.mark.parametrize("start", [1, 8, 500])
     @pytest.mark.parametrize("target", [1, 2, 7, 100, 499, 500, 501, 4097])
@@ -90,13 +100,8 @@ class TestClosest:
         assert len(tried) == len({*tried}) <= 20
 
     @pytest.mark.parametrize("target", [1500, 5000, 20_000])
-    def test_no_other_size_of_a_darts_network_is_closer(self, target: int) -> None:
+    def test_no_other_size_of_a_darts_network_is_closer(self, target: int, every: dict[tuple[int, int], int]) -> None:
         best = matched(SPACE, CELL, Bars(), Match(parameters=target, cells=[2, 3]))
-        every = {
-            (channels, cells): parameters(SPACE.sized(channels, cells), CELL, Bars())
-            for cells in (2, 3)
-            for channels in range(2, 24)
-        }
         assert abs(best.found - target) == min(abs(weights - target) for weights in every.values())
         assert every[best.size] == best.found
         assert best.record() == {

@@ -359,5 +359,6 @@ def test_a_reader_that_leaves_while_rich_prints_is_no_fault(monkeypatch, capsys)
             raise SystemExit(1)  # noqa: B904
 
     monkeypatch.setattr(cli.commands, "table", left)
+    monkeypatch.setattr(cli.parser, "_parser", cli.parser._parser.__wrapped__)  # with that command
     assert cli.main(["table", "somewhere"]) == 1
     assert capsys.readouterr() == ("", "")

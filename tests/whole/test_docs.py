@@ -22,10 +22,12 @@ from test_layers import FLOORS
 
 from robustnas.attack.settings import Evaluate
 from robustnas.certify.settings import Certify, Smoothing
+from robustnas.data.selection import first
 from robustnas.recipe.load import load
 from robustnas.registry import REGISTRIES
 from robustnas.search.settings import Search
 from robustnas.train.settings import Train
+from robustnas_plugins.datasets.digits import Digits
 from support.places import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -124,6 +126,9 @@ def test_the_engines_run_without_a_recipe_in_five_lines_each(tmp_path, monkeypat
     _, _, names, *engines = fenced(ROOT / "docs" / "api.md", "python")
     space: dict[str, object] = {}
     exec(compile(names, "docs/api.md", "exec"), space)
+    few = {name: first(Digits().split(name), count) for name, count in (("train", 300), ("test", 64))}
+    monkeypatch.setattr(Digits, "split", lambda self, name: few[name])
+    space |= {name: space[name][:16] for name in ("images", "labels")}
     assert len(engines) == 4
     for engine in engines:
         assert len(engine.splitlines()) <= 5

@@ -9,12 +9,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
+from functools import cache
 from importlib.resources import files
 from typing import ClassVar
 
 import numpy as np
 import torch
 from attrs import frozen
+from torch import Tensor
 
 from robustnas.contracts import Images, Shape
 from robustnas.data.images import InMemory
@@ -41,13 +43,13 @@ class Digits:
             DataError: the file in the package is missing or damaged, or there is no such split.
         """
         part = slice(None, TRAIN) if is_train(name) else slice(TRAIN, None)
-        numbers = np.fromstring(_text().replace("\n", ","), dtype=np.int64, sep=",")
-        table = torch.from_numpy(numbers).view(-1, 65)[part]
+        table = _table()[part]
         return InMemory(table[:, :64].view(-1, *self.shape).float() / 16, table[:, 64].clone())
 
 
-def _text() -> str:
-    """Unpack and check the file that ships with the package."""
+@cache
+def _table() -> Tensor:
+    """The file that ships with the package, unpacked and checked: (1797, 65) of int64, the last column the classes."""
     file = files("robustnas_plugins.datasets") / "digits_data" / "digits.csv.gz"
     again = "install robustnas again"
     try:
@@ -56,4 +58,5 @@ def _text() -> str:
         raise DataError(f"digits: {file} cannot be read ({type(fault).__name__}: {fault}); {again}") from fault
     if hashlib.sha256(data).hexdigest() != SHA256:
         raise DataError(f"digits: {file} is damaged (its sha256 is not {SHA256}); {again}")
-    return data.decode("ascii")
+    numbers = np.fromstring(data.decode("ascii").replace("\n", ","), dtype=np.int64, sep=",")
+    return torch.from_numpy(numbers).view(-1, 65)

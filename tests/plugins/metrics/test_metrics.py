@@ -320,7 +320,8 @@ def test_adversarial_alpha_perturbs_edge_weights_or_leaves_them():
     clean = net.mixing()
     for edges in (True, False):
         # the loss rises nearly always; where it does not, nothing is perturbed
-        found = [AdversarialAlpha(edges=edges).ascend(net, images, labels, context(1.0, seed)) for seed in range(3)]
+        metric = AdversarialAlpha(steps=2, edges=edges)
+        found = [metric.ascend(net, images, labels, context(1.0, seed)) for seed in range(3)]
         moved = {name for worst in found for name, p in worst.items() if not torch.equal(p, clean[name].detach())}
         assert all(worst.keys() == clean.keys() for worst in found)
         assert any("beta" not in name for name in moved)
