@@ -13,7 +13,8 @@ from attrs import define
 
 from robustnas.contracts import Resources
 from robustnas.errors import InputError, RunError
-from robustnas.testing.executor import WHY, Call, Tried, _work
+from robustnas.testing.executor import Tried, _work
+from robustnas.testing.marking_job import WHY, MarkingJob
 from robustnas_plugins.executors import ray as plugin
 from robustnas_plugins.executors.ray import Ray
 
@@ -128,4 +129,4 @@ def test_what_a_plugin_raises_is_not_swallowed(tmp_path: Path):
     with pytest.raises(ZeroDivisionError):
         plugin._do(breaks, 0)
     with pytest.raises(RunError):
-        Call(str(tmp_path), "a", fails=True)()
+        MarkingJob(str(tmp_path), "a", fails=True)()
