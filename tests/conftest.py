@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,12 +34,30 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a recipe `r.yaml` and its finished run `run`; whoever changes it takes `finished_copy`."""
+    """A folder with a recipe `r.yaml` and its finished run `run`; whoever changes it takes `finished_copy`.
+
+    The worker that needs it first runs it, and every other one has a copy.
+    """
     from support.finished_run import finish  # it imports torch, which few tests need
 
-    folder = tmp_path_factory.mktemp("finished")
-    finish(folder)
-    return folder
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = tmp_path_factory.mktemp("finished")
+        finish(folder)
+        return folder
+    made, own = tmp_path_factory.getbasetemp().parent / "finished", tmp_path_factory.mktemp("own") / "finished"
+    try:
+        made.with_name("begun").mkdir()
+    except FileExistsError:
+        for _ in range(6000):
+            if made.exists():
+                break
+            time.sleep(0.1)
+    else:
+        part = made.with_name("part")
+        part.mkdir()
+        finish(part)
+        part.rename(made)
+    return Path(shutil.copytree(made, own))
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ attacks:
   - {name: gaussian-noise, label: noise}
 """
 BOUNDS = """\
-evaluate: {images: 20, batch: 7}
-certify: {method: crown-ibp, images: 20, norms: [linf, l2], batch: 7}
+evaluate: {images: 12, batch: 7}
+certify: {method: crown-ibp, images: 12, norms: [linf, l2], batch: 7}
 """
 SECTIONS = ATTACKS + BOUNDS.replace("batch: 7}", "batch: 7, epsilons: [0.1]}", 1)
 FURTHER = "certify.epsilons=[0.005, 0.02, 0.03]"
@@ -42,11 +42,11 @@ def images(count: int) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with two runs, of 20 and of 40 images; the working directory."""
+    """A folder with two runs, of 12 and of 24 images; the working directory."""
     folder = tmp_path_factory.mktemp("fresh")
     with contextlib.chdir(folder):
         prepare(folder, SECTIONS)
-        for count in (20, 40):
+        for count in (12, 24):
             assert run(folder, *images(count), out=str(count)) == 0
         yield folder
 
@@ -114,23 +114,23 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 def test_images_that_come_are_done_and_those_that_stay_are_not(fresh: Path, asked: dict[str, int]):
-    shutil.copytree(fresh / "20", fresh / "grown")
-    assert run(fresh, *images(40), out="grown") == 0
-    taken = dict.fromkeys(("certify", "fgsm", "apgd", "pgd", "noise"), 20)
-    same(fresh / "grown", fresh / "40", taken)
-    assert (asked["margins"], asked["radius"]) == (20, 2 * 20)
+    shutil.copytree(fresh / "12", fresh / "grown")
+    assert run(fresh, *images(24), out="grown") == 0
+    taken = dict.fromkeys(("certify", "fgsm", "apgd", "pgd", "noise"), 12)
+    same(fresh / "grown", fresh / "24", taken)
+    assert (asked["margins"], asked["radius"]) == (12, 2 * 12)
     (deepfool,) = (result for label, result in results(fresh / "grown", "attack").items() if label == "deepfool")
-    every = sum(sum(result["attacked"]) for result in results(fresh / "40", "attack").values())
+    every = sum(sum(result["attacked"]) for result in results(fresh / "24", "attack").values())
     assert 0 < sum(deepfool["attacked"]) < asked["attacked"] < 0.8 * every
 
 
 def test_images_that_go_leave_the_others(fresh: Path, asked: dict[str, int]):
-    shutil.copytree(fresh / "40", fresh / "shrunk")
-    assert run(fresh, *images(20), out="shrunk") == 0
-    taken = dict.fromkeys(("certify", "fgsm", "apgd", "pgd", "noise"), 20)
-    same(fresh / "shrunk", fresh / "20", taken, counted=False)
+    shutil.copytree(fresh / "24", fresh / "shrunk")
+    assert run(fresh, *images(12), out="shrunk") == 0
+    taken = dict.fromkeys(("certify", "fgsm", "apgd", "pgd", "noise"), 12)
+    same(fresh / "shrunk", fresh / "12", taken, counted=False)
     assert asked["margins"] == asked["radius"] == 0
-    assert 0 < asked["attacked"] <= 20, "deepfool's"
+    assert 0 < asked["attacked"] <= 12, "deepfool's"
 
 
 def test_of_further_radii_the_new_ones_alone_are_bounded(fresh: Path, asked: dict[str, int]):
@@ -157,15 +157,15 @@ def test_of_further_radii_the_new_ones_alone_are_bounded(fresh: Path, asked: dic
 
 def test_only_images_that_another_attack_before_spares_otherwise_are_attacked_again(fresh: Path, asked: dict[str, int]):
     prepare(fresh, SECTIONS.replace("random_start: true", "random_start: false"))
-    assert run(fresh, *images(40), out="other") == 0
-    shutil.copytree(fresh / "40", fresh / "changed")
+    assert run(fresh, *images(24), out="other") == 0
+    shutil.copytree(fresh / "24", fresh / "changed")
     attacked, asked["attacked"] = asked["attacked"], 0
-    assert run(fresh, *images(40), out="changed") == 0
+    assert run(fresh, *images(24), out="changed") == 0
     prepare(fresh, SECTIONS)
     found = {label: result.get("taken_over", {"images": 0})["images"] for label, result in
              results(fresh / "changed", "attack").items()}  # fmt: skip
     assert found["fgsm"] == found["deepfool"] == 0
-    assert 20 < found["apgd"] < 40
+    assert 12 < found["apgd"] < 24
     same(fresh / "changed", fresh / "other", found, counted=False)
     assert asked["attacked"] < attacked
 
@@ -173,16 +173,16 @@ def test_only_images_that_another_attack_before_spares_otherwise_are_attacked_ag
 def test_what_would_be_taken_over_is_held_to_what_was_written_before_anything_is_done(
     fresh: Path, asked: dict[str, int], capsys: pytest.CaptureFixture[str]
 ):
-    shutil.copytree(fresh / "20", fresh / "damaged")
+    shutil.copytree(fresh / "12", fresh / "damaged")
     (file,) = (fresh / "damaged").glob("attack/net-seed0-pgd-*/columns.npz")
     file.write_bytes(file.read_bytes()[:-1])
-    assert run(fresh, *images(40), out="damaged") == 2
+    assert run(fresh, *images(24), out="damaged") == 2
     assert str(file.parent.name) in capsys.readouterr().err
     assert not any(asked.values())
     file.parent.joinpath("digests.json").unlink()  # as an older version's, which is not taken over
-    assert run(fresh, *images(40), out="damaged") == 0
-    taken = dict.fromkeys(("certify", "fgsm", "apgd", "noise"), 20)
-    same(fresh / "damaged", fresh / "40", taken)
+    assert run(fresh, *images(24), out="damaged") == 0
+    taken = dict.fromkeys(("certify", "fgsm", "apgd", "noise"), 12)
+    same(fresh / "damaged", fresh / "24", taken)
 
 
 def test_averaged_passes_depend_on_the_batch(fresh: Path):
