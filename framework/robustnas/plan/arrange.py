@@ -118,6 +118,7 @@ def arranged(loaded: Loaded, faults: Faults) -> Plan:
         identity=about,
         stages=tuple(stages),
         networks=networks,
+        sizes=known.sizes,
         train_images=recipe.train_images,
         quick=recipe.quick,
         ranking=None if recipe.rank is None else _found(loaded, recipe.rank),

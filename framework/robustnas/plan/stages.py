@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import attrs
-from attrs import Factory, frozen
+from attrs import Factory, field, frozen
 
 from robustnas.attack.column import Column
 from robustnas.attack.settings import Evaluate
@@ -21,6 +21,7 @@ from robustnas.search.settings import Search
 from robustnas.search.strategies.bilevel import Bilevel
 from robustnas.threat import ThreatModel
 from robustnas.train.settings import Train
+from robustnas.train.sizes import Sizes
 
 Kind = Literal[
     "search", "candidate", "choose", "supernet", "train", "clean", "probe", "certify", "attack", "smooth", "score"
@@ -174,6 +175,8 @@ class Plan:
     stages: tuple[Stage, ...]
     networks: Mapping[tuple[str, Seed], str]
     """The key of each method's and seed's network: equal keys are one network."""
+    sizes: Sizes = field(eq=False)
+    """What is known of the networks by having built them."""
     ranking: Ranking | None = None
     published: tuple[Reported, ...] = ()
     train_images: int | None = None

@@ -29,7 +29,6 @@ from robustnas.runtime.processes import ALONE, Processes
 from robustnas.search.single_path import SinglePathTask
 from robustnas.search.strategies.bilevel import Bilevel
 from robustnas.search.weights import weights
-from robustnas.train.capacity import matched
 from robustnas.train.network import check_drop_path
 from robustnas.train.settings import Match
 
@@ -167,7 +166,7 @@ def _check_network(method: MethodPlan, genotype: Genotype, plan: Plan, note: Not
 
     def near(match: Match) -> None:
         try:
-            matched(space, genotype, plan.dataset, match)
+            plan.sizes.network(space, genotype, match)
         except InputError as fault:
             tried = "" if method.genotype is not None else f"\n  tried with {json.dumps(genotype)}, before any search"
             raise InputError(f"{fault}{tried}") from fault

@@ -92,7 +92,7 @@ def show(
     count = None if labels is None else len(labels)
     notes = [f"{note}: {_first(whose)}" for note, whose in plan.notes.items()]
     notes += [] if labels is None else division_notes(plan, labels)
-    here = Here(plan, directory, directory.all_done(stages), Sizes(plan.dataset), count, notes)
+    here = Here(plan, directory, directory.all_done(stages), plan.sizes, count, notes)
     left, right = ("method", "seed", "search", "train", "evaluate"), ("supernet", "network")
     titles = (*left, *right, *(["memory"] if estimate else []))
     rows = []

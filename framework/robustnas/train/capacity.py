@@ -1,6 +1,6 @@
 """Finds the size of a discrete network that comes closest to a capacity: so many weights, or so many multiply-adds.
 
-Weights rise with channels, so their number is bracketed by doubling and found by halving.  Networks are built and run
+Weights rise with channels, so their number is bracketed.  Networks are built and run
 on the meta device, which holds no weights and computes nothing.
 """
 
@@ -25,6 +25,9 @@ FAR = 0.5
 
 MOST_CHANNELS = 1 << 16
 """No network has more."""
+
+GUESSES = 4
+"""So often a number of channels is guessed from the capacity of the last one."""
 
 
 def count(network: nn.Module) -> int:
@@ -156,6 +159,9 @@ def closest(space: SearchSpace, genotype: Genotype, dataset: Dataset, match: Mat
 def _bracket(at: Callable[[int], Matched | None], start: int, target: int) -> tuple[int, ...]:
     """The numbers of channels on both sides of the target, next to each other.
 
+    Capacities rise about with the square of the channels, which tells where to look first; where that misses, the rest
+    is doubled or halved.
+
     Args:
         start: channels that there are networks of: fewer may be too few, more too many.
     """
@@ -164,10 +170,19 @@ def _bracket(at: Callable[[int], Matched | None], start: int, target: int) -> tu
         found = at(channels) if channels <= MOST_CHANNELS else None
         return channels > start if found is None else found.found >= target
 
-    low, high = 0, start
-    while not reaches(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reaches(middle) else (middle, high)
+    low, high, tried = 0, 0, start
+    for look in range(2 * MOST_CHANNELS.bit_length()):
+        if reaches(tried):
+            high = tried
+        else:
+            low = tried
+        if high - low == 1:
+            break
+        found = at(tried) if tried <= MOST_CHANNELS else None
+        guess = 0 if found is None or found.found < 1 else round(tried * (target / found.found) ** 0.5)
+        if guess == tried:
+            guess = tried - 1 if high == tried else tried + 1
+        if look >= GUESSES or guess <= low or 0 < high <= guess:
+            guess = (low + high) // 2 if high else 2 * low
+        tried = guess
     return tuple(channels for channels in (low, high) if 0 < channels <= MOST_CHANNELS)
