@@ -13,6 +13,7 @@ from robustnas.plan import Kind, Seed, Stage
 from robustnas.run.progress import Progress
 from robustnas.run.remaining import Remaining, Working
 from robustnas.search.strategies.bilevel import Bilevel
+from robustnas.search.strategies.evolution import Evolution
 from robustnas.search.strategies.random import Random
 
 
@@ -26,7 +27,11 @@ def method(epochs: int, searches: bool = True) -> Any:
 
 
 PLAN: Any = SimpleNamespace(
-    search=SimpleNamespace(epochs=3), methods={"a": method(10), "b": method(20), "drawn": method(5, searches=False)}
+    search=SimpleNamespace(epochs=3),
+    methods={
+        **{"a": method(10), "b": method(20), "drawn": method(5, searches=False)},
+        "evolved": SimpleNamespace(searches=False, strategy=Evolution(candidates=30), search=None, train=None),
+    },
 )
 
 
@@ -74,6 +79,15 @@ def test_stages_under_way_tell_their_pace_and_are_counted_for_what_is_left_of_th
     found.ended(todo[0], 600.0)
     assert found.text([Working(todo[1], 1180.0)]) == "about 20 s left", "1200 by the other method's pace"
     assert found.text([Working(todo[1], 5000.0)]) == "", "it is overdue, and nothing else is left"
+
+
+def test_an_epoch_of_a_bilevel_search_tells_nothing_of_a_candidate_of_another_strategy():
+    todo = [stage("search", "a"), stage("search", "evolved"), stage("search", "evolved", 1)]
+    found = remaining(*todo)
+    found.ended(todo[0], 600.0)
+    assert found.text([]) == "", "of candidates nothing is known"
+    found.ended(todo[1], 1200.0)
+    assert found.text([]) == "about 20 min left"
 
 
 @pytest.mark.parametrize("first", [0, 8])

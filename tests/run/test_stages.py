@@ -1,8 +1,9 @@
-"""What certificates of a stage say together, and work batch by batch that goes on where it was cut off."""
+"""How stages fail and succeed, what certificates of a stage say together, and work that goes on batch by batch."""
 
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ import torch
 from robustnas import certify
 from robustnas.certify.settings import Certify
 from robustnas.data.order import in_order
-from robustnas.errors import RunDirectoryError
-from robustnas.run import batchwise
+from robustnas.errors import RunDirectoryError, RunError
+from robustnas.run import batchwise, stages
 from robustnas.run.certification import _radii
 from robustnas.runtime import interrupt, progress_files
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.processes import ALONE, Processes
 from robustnas.runtime.report import silent
+from robustnas.search.strategies.bilevel import Bilevel
+from robustnas.search.strategies.evolution import Evolution
 from robustnas.threat import ThreatModel
 
 FOUND = {"linf": [0.02, 0.0, 0.3, 0.0], "l2": [0.01, 0.0, 0.5, 0.0], "l1": [0.04, 0.0, 0.2, 0.0]}
@@ -134,3 +137,38 @@ def test_batches_that_leave_out_places_are_known_by_all_of_them_and_rows_come_in
     again = Batches()
     assert batchwise.rows_of(task, [torch.tensor([1, 8]), torch.tensor([2, 5]), rest], again) == whole
     assert again.asked == [1, 8, 2, 5]
+
+
+def a_stage(folder: Path, kind: str = "train", **method: Any) -> Any:
+    return SimpleNamespace(
+        folder=StageFolder(folder), stage=SimpleNamespace(kind=kind), method=SimpleNamespace(**method)
+    )
+
+
+def test_the_traceback_of_an_attempt_goes_when_a_later_one_succeeds(tmp_path, monkeypatch):
+    monkeypatch.setitem(stages.DO, "train", lambda task: {}["there is none"])
+    with pytest.raises(RunError, match="the traceback is in"):
+        stages.execute(a_stage(tmp_path))
+    assert "KeyError" in (tmp_path / stages.ERROR).read_text()
+    monkeypatch.setitem(stages.DO, "train", lambda task: None)
+    stages.execute(a_stage(tmp_path))
+    assert not (tmp_path / stages.ERROR).exists()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "searches", "key"),
+    [
+        (Evolution(), False, "train.batch"),
+        (Evolution(objective="metric", network="untrained"), False, "search.batch"),
+        (Bilevel(), True, "search.batch"),
+    ],
+)
+def test_a_search_that_trains_candidates_is_told_what_makes_trainings_smaller(
+    tmp_path, monkeypatch, strategy, searches, key
+):
+    def too_large(task):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setitem(stages.DO, "search", too_large)
+    with pytest.raises(RunError, match=f"a smaller {key}"):
+        stages.execute(a_stage(tmp_path, "search", strategy=strategy, searches=searches))

@@ -15,7 +15,8 @@ from robustnas.plan import Plan, Stage
 from robustnas.search.strategies.random import Random
 
 Kind = tuple[str, str]
-"""Kind of stage, and the label of the attack."""
+"""Kind of stage, and the label of the attack or the name of the strategy: an epoch of one tells nothing of a candidate
+of another."""
 
 
 @frozen
@@ -56,8 +57,8 @@ class Remaining:
 
     def __attrs_post_init__(self) -> None:
         for stage in self.todo:
-            self._left[_like(stage)] += self._amount(stage)
-            self._unmeasured[_like(stage)[0]] += self._amount(stage)
+            self._left[self._like(stage)] += self._amount(stage)
+            self._unmeasured[self._like(stage)[0]] += self._amount(stage)
 
     def ended(self, stage: Stage, seconds: float | None = None) -> None:
         """Note that a stage is no longer left.
@@ -65,7 +66,7 @@ class Remaining:
         Args:
             seconds: what all of it took; None where that is not known, or it failed.
         """
-        like, amount = _like(stage), self._amount(stage)
+        like, amount = self._like(stage), self._amount(stage)
         self._known -= self._left[like] * self._pace(like) if like in self._took else 0.0
         if like not in self._took:
             self._unmeasured[like[0]] -= amount if seconds is None else self._left[like]
@@ -83,12 +84,12 @@ class Remaining:
             working: the stages under way.
         """
         working = list(working)
-        paces = {_like(one.stage)[0]: one.pace for one in working if one.pace is not None}
+        paces = {self._like(one.stage)[0]: one.pace for one in working if one.pace is not None}
         paces |= {kind: self._pace(kind) for kind in self._unmeasured if kind in self._took}
         seconds, longest = self._known, 0.0
         seconds += sum(amount * paces.get(kind, 0.0) for kind, amount in self._unmeasured.items())
         for one in working:
-            like, amount = _like(one.stage), self._amount(one.stage)
+            like, amount = self._like(one.stage), self._amount(one.stage)
             whole = amount * (self._pace(like) if like in self._took else paces.get(like[0], 0.0))
             left = max(whole - one.elapsed, 0.0) if one.left is None else one.left
             seconds, longest = seconds + left - whole, max(longest, left)
@@ -105,6 +106,13 @@ class Remaining:
     def _amount(self, stage: Stage) -> int:
         return amount(self.plan, stage)
 
+    def _like(self, stage: Stage) -> tuple[Kind, str]:
+        """Return what a stage has in common with those that cost as much: its kind, and its method."""
+        label = stage.column.label if stage.column else ""
+        if stage.kind == "search":
+            label = type(self.plan.methods[stage.method].strategy).__name__
+        return (stage.kind, label), stage.method
+
 
 def amount(plan: Plan, stage: Stage) -> int:
     """How much work a stage is: epochs, or candidates, or 1 where it has neither; a draw at random is none."""
@@ -116,11 +124,6 @@ def amount(plan: Plan, stage: Stage) -> int:
     if stage.kind == "candidate":
         return method.of_candidates.epochs
     return {"train": method.train.epochs, "supernet": plan.search.epochs}.get(stage.kind, 1)
-
-
-def _like(stage: Stage) -> tuple[Kind, str]:
-    """Return what a stage has in common with those that cost as much: its kind, and its method."""
-    return (stage.kind, stage.column.label if stage.column else ""), stage.method
 
 
 def _rounded(seconds: float) -> str:

@@ -23,8 +23,9 @@ from collections.abc import Callable
 from typing import Any
 
 from robustnas import train
-from robustnas.contracts import SearchContext
+from robustnas.contracts import Estimation, SearchContext
 from robustnas.errors import RobustnasError, RunError
+from robustnas.plan import Kind
 from robustnas.run import candidates, certification, evaluation, scores
 from robustnas.run.estimates import Estimates
 from robustnas.run.task import Task, TrainingOnly, finish
@@ -48,18 +49,28 @@ def execute(task: Task) -> None:
     try:
         with unchanged():
             DO[task.stage.kind](task)
+        (task.folder.path / ERROR).unlink(missing_ok=True)  # of an attempt that failed
     except RobustnasError:
         raise
     except BaseException as fault:
         if interrupt.wanted(fault):
             raise
-        explained = explain(fault, task.stage.kind)
+        explained = explain(fault, _takes_memory(task))
         if explained is not None:
             raise explained from fault
         kept = task.folder.path / ERROR
         task.folder.write_text(ERROR, "".join(traceback.format_exception(fault)))
         what = described(fault, whole=True, at=f"at {last_line(fault)}")
         raise RunError(f"{what}; the traceback is in {kept}") from fault
+
+
+def _takes_memory(task: Task) -> Kind:
+    """The kind whose sizes decide what this stage holds: a search that trains candidates is as large as they are."""
+    if task.stage.kind == "search" and not task.method.searches:
+        how: Estimation | None = getattr(task.method.strategy, "estimation", None)
+        if how is not None and how.network == "trained":
+            return "candidate"
+    return task.stage.kind
 
 
 def _search(task: Task) -> None:
