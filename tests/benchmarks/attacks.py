@@ -85,11 +85,21 @@ def convolutional(shape: tuple[int, int, int], classes: int) -> nn.Module:
     )
 
 
-def trained(dataset: Dataset, threat: ThreatModel, steps: int, batch: int = 128) -> nn.Module:
-    """The network after some steps on images of one step from a random start; in eval mode."""
+def trained(
+    dataset: Dataset,
+    threat: ThreatModel,
+    steps: int,
+    batch: int = 128,
+    make: Callable[[tuple[int, int, int], int], nn.Module] = convolutional,
+) -> nn.Module:
+    """The network after some steps on images of one step from a random start; in eval mode.
+
+    Args:
+        make: is given an image's shape and the number of classes.
+    """
     images = dataset.split("train")
     with seeding.seeded(0, "benchmark"):
-        network = convolutional(dataset.shape, dataset.classes)
+        network = make(dataset.shape, dataset.classes)
         order = torch.randint(len(images.labels), (steps, batch))
         optimizer = torch.optim.Adam(network.parameters(), 2e-3)
         for indices in order:
