@@ -29,6 +29,8 @@ TRAIN_IMAGES, IMAGES_A_CLASS = 96, 2
 
 TEST_IMAGES, CERTIFIED_IMAGES, SCORED_IMAGES = 16, 2, 16
 VERIFIED_SECONDS = 1.0
+RANKED = 3
+"""Searches of a recipe that ranks: the fewest architectures that have a correlation."""
 EPOCHS, BATCH, PARTS, SAMPLES, RADII, RUNS = 2, 32, 2, 2, 2, 2
 
 SIZES = {"cells": 3, "channels": 8, "network_cells": 3, "network_channels": 8}
@@ -66,7 +68,7 @@ def shrunk(root: Node, recipe: Recipe) -> Node:
         lay({"train_images": min(recipe.train_images or images, images)}, "dataset")
     if recipe.search_space is not None:
         lay(_fewer(recipe.search_space, SIZES), "search_space")
-    search, seeds = recipe.seeds.search[:1], recipe.seeds.train
+    search, seeds = recipe.seeds.search[: 1 if recipe.rank is None else RANKED], recipe.seeds.train
     lay({"seeds": list(search) if seeds is None else {"search": list(search), "train": list(seeds[:1])}})
     searched, trained = _search(recipe.search), _train(recipe.train)
     lay(_changed(searched, recipe.search), "search")
