@@ -111,9 +111,11 @@ def cells(network: str, count: int, genotype: str = "DARTS_V2") -> Callable[[], 
 
 CASES = {
     "MNIST CNN": Case(
-        lambda: made(convolutional, 28, 8), {"linf": 0.03, "l2": 0.3, "l1": 0.5}, {"linf": 0.03, "l2": 0.3}
+        lambda: made(convolutional, 28, 8), {"linf": 0.03, "l2": 0.3, "l1": 0.5}, {"linf": 0.03, "l2": 0.3, "l1": 0.5}
     ),
-    "residual": Case(lambda: made(Residual, 8, 4), {"linf": 0.02, "l2": 0.2, "l1": 0.5}, {"linf": 0.01}),
+    "residual": Case(
+        lambda: made(Residual, 8, 4), {"linf": 0.02, "l2": 0.2, "l1": 0.5}, {"linf": 0.01, "l2": 0.05, "l1": 0.1}
+    ),
     "S4 cell, 2 cells": Case(cells("discrete", 2, "SDARTS_ADV_S4_SVHN"), {"linf": 0.0003}),
     "S4 cell, 6 cells": Case(cells("discrete", 6, "SDARTS_ADV_S4_SVHN"), {"linf": 0.00003}),
     "DARTS_V2, 2 cells": Case(cells("discrete", 2), {"linf": 0.003}),
