@@ -1,28 +1,40 @@
 """What `test_processes` runs in two processes: each computes its half, the first writes what both agreed on.
 
-torchrun --nproc-per-node 2 tests/support/two_processes.py OUT
+torchrun --nproc-per-node 2 tests/support/two_processes.py OUT [COMMAND...]
+
+Then both do the commands of `robustnas`, each of them one argument, whatever becomes of those before; what is
+`preempted: COMMAND` is asked to stop in the fifth step of its search, and `kept: FOLDER COPY` is a copy.  Figures and
+exit statuses are in OUT.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
+import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from robustnas import search, train
 from robustnas.attack import Conditions, evaluate, predict
+from robustnas.cli import main
 from robustnas.errors import RunError
 from robustnas.nn.synchronised import synchronise
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.runtime.interrupt import Interrupted
 from robustnas.runtime.processes import Processes, joined
 from robustnas.runtime.report import silent
-from robustnas.search import single_path
+from robustnas.search import loop, single_path
 from robustnas.search.bilevel import inner_step
 from robustnas.threat import ThreatModel
 from robustnas_plugins.attacks.pgd import PGD
 from support.shared_batches import CASES, ORDERS, SEARCHES, SINGLE_PATH, TRAININGS, layer, network, step_of, warp
+from support.struck import struck_at
 
 CPU = torch.device("cpu")
 
@@ -65,8 +77,9 @@ def evaluated(processes: Processes) -> dict[str, torch.Tensor]:
 def everything(processes: Processes, out: Path) -> dict[str, dict[str, torch.Tensor]]:
     """All figures, by name."""
     found = {"layer": gradients_of_layer(processes), "evaluated": evaluated(processes)}
-    for name, order in ORDERS.items():
-        for metrics_name, metrics in CASES.items():
+    cases = list(CASES.items())
+    for place, (name, order) in enumerate(ORDERS.items()):
+        for metrics_name, metrics in (cases[place % len(cases)], cases[(place + 2) % len(cases)]):
             step = step_of(metrics, processes)
             got = order.gradient(step)
             loss, norm = inner_step(step, 5.0)
@@ -143,16 +156,39 @@ def messages(processes: Processes) -> dict[str, torch.Tensor]:
     return {"told": torch.tensor(told), "sum": summed[0], "sum64": summed[1], "average": average}
 
 
+def commanded(number: int, command: str) -> int:
+    """The exit status of a command of `robustnas`.  Keys of a rendezvous are used once, so each has a place of its own."""
+    if command.startswith("kept: "):
+        if os.environ["RANK"] == "0":
+            shutil.copytree(*shlex.split(command)[1:])
+        return 0
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    given = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+    init, step = dist.init_process_group, loop.inner_step
+    dist.init_process_group = partial(init, store=dist.PrefixStore(str(number), store), **given)
+    if command.startswith("preempted: "):
+        # one of them alone: the other has to hear of it
+        loop.inner_step = struck_at(5, step, "SIGTERM", os.getpid()) if given["rank"] == 0 else step
+    try:
+        return main(shlex.split(command.removeprefix("preempted: ")))
+    finally:
+        dist.init_process_group, loop.inner_step = init, step
+
+
 if __name__ == "__main__":
     out = Path(sys.argv[1])
     with joined(CPU) as processes:
         found = everything(processes, out)
         found["messages"] = messages(processes)
-        first, second = processes.gather(
+        one, other = processes.gather(
             {name: {k: v.clone() for k, v in tensors.items()} for name, tensors in found.items()}
         )
-        assert all(torch.equal(one, second[name][key]) for name, some in first.items() for key, one in some.items()), (
+        assert all(torch.equal(value, other[name][key]) for name, some in one.items() for key, value in some.items()), (
             "the processes disagree"
         )
-        if processes.first:
+        first = processes.first
+        if first:
             torch.save(found, out / "two.pt")
+    statuses = [commanded(number, command) for number, command in enumerate(sys.argv[2:])]
+    if first:
+        (out / "statuses.json").write_text(json.dumps(statuses))
