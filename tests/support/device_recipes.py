@@ -10,50 +10,51 @@ from typing import Any
 from robustnas.registry import ATTACKS, METRICS, Registry
 
 SEARCHED = """
-dataset: digits
-search_space: {name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
+dataset: {name: digits, train_images: 40}
+search_space: {name: darts-s2, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
 threat: {norm: linf, epsilon: 0.015}
-search: {epochs: 1, batch: 16, train_share: 0.014}
+search: {epochs: 1, batch: 16, train_share: 0.4}
 methods:
-  bound: {metric: certified-bound}
-  radius: {metric: {name: certified-radius, steps: 1}}
-  jacobian: {metric: {name: jacobian, rows: 1}, search: {order: unrolled, recompute_cells: true}}
+  certified: {metric: [{name: certified-bound}, {name: certified-radius, steps: 1}]}
+  jacobian:
+    search_space: {name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
+    metric: [{name: jacobian, rows: 1}, {name: input-noise}]
+    search: {order: unrolled, recompute_cells: true}
   noise: {metric: random-noise, train: {regime: {name: trades, steps: 1}}}
-  alpha: {metric: {name: adversarial-alpha, steps: 1}, search: {accumulate: 2}}
-  training: {metric: {name: adversarial-training, steps: 1}, train: {regime: certified}}
-  images: {metric: input-noise}
+  alpha: {metric: {name: adversarial-alpha, steps: 1}, search: {accumulate: 2}, train: {regime: certified}}
   shot:
+    search_space: {name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
     strategy: {name: one-shot, candidates: 2, keep: 0.5, epochs: 1}
     metric: [{name: adversarial-training, steps: 1}, {name: fsp, steps: 1}]
   evolved:
     strategy: {name: evolution, candidates: 2, population: 2, tournament: 1, objective: metric, network: untrained}
     metric: synflow
   projected:
-    strategy: {name: projection, images: 8}
+    strategy: {name: projection, images: 4}
     search_space: {name: nas-bench-201, cells: 1, channels: 2, network_cells: 1, network_channels: 2}
     train: {drop_path: 0}
   several: {metric: [{name: loss-curvature, warm_up: 0}, {name: feature-distortion, steps: 1}, {name: lipschitz}]}
 rank:
-  images: 10
+  images: 4
   networks: [untrained]
   metrics:
   - croze
   - jacov
   - {name: robust-ntk, steps: 1}
   - synflow
-train: {epochs: 1, batch: 600, cutout: 2, crop: 1, flip: true, auxiliary: 0, drop_path: 0.1}
-evaluate: {images: 20}
+train: {epochs: 1, batch: 20, cutout: 2, crop: 1, flip: true, auxiliary: 0, drop_path: 0.1}
+evaluate: {images: 10}
 certify: false
 """
 
 ATTACKED = """
-dataset: digits
+dataset: {name: digits, train_images: 40}
 search_space: {name: darts, network_cells: 1, network_channels: 2}
 threat: {norm: linf, epsilon: 0.015}
 methods:
   one: {genotype: DARTS_V2}
   two: {genotype: DARTS_V1}
-train: {epochs: 1, batch: 400, auxiliary: 0, drop_path: 0}
+train: {epochs: 1, batch: 20, auxiliary: 0, drop_path: 0}
 evaluate: {images: 2, attacked: all}
 smoothing: {sigma: 0.1, images: 2, samples: 20, selection: 10, alpha: 0.1, radii: [0.05]}
 certify: {method: crown, radius_method: crown-ibp, images: 2, norms: [linf, l2, l1]}

@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 NAME = "elsewhere"
 INDEXING = ("aten.index.", "aten.index_put", "aten._unsafe_index", "aten.copy_", "aten._to_copy", "aten._copy_from")
 """What takes tensors of both devices, as on CUDA."""
+
+COPY = torch.ops.aten.copy_.default
 
 
 class Elsewhere(torch.Tensor):
@@ -68,29 +70,40 @@ def there(device: Any) -> bool:
 
 def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """An operation with tensors there, or that makes one there: done on the CPU, if CUDA would do it."""
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    away = [tensor for tensor in tensors if isinstance(tensor, Elsewhere)]
-    home = [tensor for tensor in tensors if not isinstance(tensor, Elsewhere) and tensor.dim() > 0]
+    away: list[Elsewhere] = []
+    home: list[torch.Tensor] = []
+
+    def fetched(value: Any) -> Any:
+        if isinstance(value, Elsewhere):
+            away.append(value)
+            return value.inner
+        if isinstance(value, torch.Tensor):
+            if value.dim() > 0:
+                home.append(value)
+        elif isinstance(value, list | tuple):
+            return type(value)([fetched(one) for one in value])
+        return value
+
+    inside, options = fetched(args), {name: fetched(value) for name, value in kwargs.items()}
     if away and home and not str(func).startswith(INDEXING):
         raise RuntimeError(f"{func} on tensors of {NAME} and of the CPU, of shapes {[tuple(t.shape) for t in home]}")
-    inside, options = tree_map(lambda leaf: leaf.inner if isinstance(leaf, Elsewhere) else leaf, (args, kwargs))
     device = options.get("device")
     if there(device):
         options["device"] = torch.device("cpu")
     found = func(*inside, **options)
-    if str(func).startswith("aten.copy_"):
+    if func is COPY:
         return args[0]
     if device is not None and not there(device):
         return found
     known = {id(tensor.inner): tensor for tensor in away}
 
-    def sent(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
-        # what was changed in place is the tensor that it was
-        return known[id(leaf)] if id(leaf) in known else Elsewhere(leaf)
+    def sent(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            # what was changed in place is the tensor that it was
+            return known[id(value)] if id(value) in known else Elsewhere(value)
+        return type(value)([sent(one) for one in value]) if isinstance(value, list | tuple) else value
 
-    return tree_map(sent, found)
+    return sent(found)
 
 
 class Generator(torch.Generator):

@@ -157,7 +157,7 @@ def messages(processes: Processes) -> dict[str, torch.Tensor]:
 
 
 def commanded(number: int, command: str) -> int:
-    """The exit status of a command of `robustnas`.  Keys of a rendezvous are used once, so each has a place of its own."""
+    """The exit status of a command of `robustnas`; a rendezvous uses its keys once, so each command has its own."""
     if command.startswith("kept: "):
         if os.environ["RANK"] == "0":
             shutil.copytree(*shlex.split(command)[1:])

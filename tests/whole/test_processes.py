@@ -52,7 +52,7 @@ def result(folder: Path, out: str, kind: str) -> Any:
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Figures]:
     """A folder in which two processes have done what `two_processes` computes, and after that some commands.
 
-    These are the recipe as `two`, as `preempted` until it is asked to stop, its rest, and a batch that they cannot share.
+    These are the recipe as `two`, as `preempted` until it is asked to stop, its rest, a batch that they cannot share.
     And what they said, and the figures that this process computes, which has also run the recipe as `one`.
     """
     folder = tmp_path_factory.mktemp("processes")
