@@ -215,12 +215,13 @@ def test_a_run_is_ranked_and_a_metric_that_fails_is_told(recipe: Path, monkeypat
     for override in (
         "methods={random: {strategy: random}, again: {strategy: random}}",
         "seeds={search: [0, 1, 2, 3, 4], train: [0, 1]}",
-        "search_space.network_cells=6",
-        "train={epochs: 1, batch: 300, cutout: 0, auxiliary: 0, drop_path: 0}",
+        "dataset={name: digits, train_images: 30}",
+        "search_space.network_cells=1",
+        "train={epochs: 1, batch: 15, cutout: 0, auxiliary: 0, drop_path: 0}",
         "attacks=[fgsm]",
-        "evaluate={images: 20}",
+        "evaluate={images: 10}",
         "certify=false",
-        "rank={metrics: [jacobian, fails], images: 20}",
+        "rank={metrics: [jacobian, fails], images: 10}",
     ):
         command += ["--set", override]
     assert main(command) == 0

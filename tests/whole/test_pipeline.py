@@ -28,6 +28,7 @@ from robustnas.runtime import interrupt
 from robustnas.runtime.artifacts import StageFolder, forget
 from support.finished_run import RECIPE, results, run, table, without_seconds
 from support.imported import imported
+from support.places import TESTS
 
 
 def test_a_run_ends_with_a_table(finished_run: Path):
@@ -118,16 +119,6 @@ def test_a_damaged_result_is_named_and_only_that_stage_is_redone(
     assert without_seconds(table(finished_copy)) == without_seconds(rows)
 
 
-@pytest.mark.processes
-def test_side_by_side_gives_the_same_table(finished_run: Path, tmp_path: Path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "robustnas", "run", str(finished_run / "r.yaml"), "--quiet"]
-    two = tmp_path / "two"
-    subprocess.run([*command, "--out", str(two), "--jobs", "2"], check=True, env=environment, timeout=300)
-    tables = [json.loads((folder / "table.json").read_text()) for folder in (finished_run / "run", two)]
-    assert without_seconds(tables[0]) == without_seconds(tables[1])
-
-
 def test_until_stops_after_the_stage(tmp_path: Path):
     (tmp_path / "r.yaml").write_text(RECIPE)
     assert run(tmp_path, "--quiet", "--until", "search", "--set", "methods={darts: {}}") == 0
@@ -135,9 +126,12 @@ def test_until_stops_after_the_stage(tmp_path: Path):
     assert not (tmp_path / "run" / "table.json").exists()
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "robustnas", "run", str(folder / "r.yaml"), "--out", str(folder / "run"), *more]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def start(folder: Path, signal: str, whom: str, *more: str) -> subprocess.Popen[str]:
+    """`robustnas run`, to which this signal comes in the second step of the second epoch of a search."""
+    command = [sys.executable, str(TESTS / "support" / "struck.py"), signal, whom, "5"]
+    command += ["run", str(folder / "r.yaml"), "--out", str(folder / "run"), *more]
+    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
@@ -147,57 +141,37 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, message
 
 
-def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, f"it ended early: {process.communicate()}"
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
-
-
-LONG = RECIPE.replace("epochs: 2, batch: 200", "epochs: 15, batch: 200")
-
-
-@pytest.fixture(scope="module")
-def long_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The table of a longer search, never interrupted, with one thread."""
-    folder = tmp_path_factory.mktemp("long")
-    (folder / "r.yaml").write_text(LONG)
-    assert end(start(folder, "--quiet", "--set", "methods={darts: {}}"))[0] == 0
-    return table(folder)
+def in_the_second_epoch(folder: Path) -> list[Path]:
+    """The histories of a run's searches, none of which has ended, after their first epoch."""
+    assert not any((folder / "run" / "search").glob("*/result.json"))
+    histories = (folder / "run" / "search").glob("*/history.jsonl")
+    return [history for history in histories if history.read_text().count("\n") == 1]
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_kill_minus_nine_then_go_on_gives_the_same_table(tmp_path: Path, long_run: dict[str, Any], jobs: str):
-    (tmp_path / "r.yaml").write_text(LONG)
-    only = ("--set", "methods={darts: {}}", "--quiet", "--jobs", jobs)
-    process = start(tmp_path, *only)
-    checkpoints = tmp_path / "run" / "search"
-    wait_for(lambda: any(checkpoints.glob("*/history.jsonl")), process)
-    process.kill()
-    end(process)
-    assert not any(checkpoints.glob("*/result.json")), "it was killed in the middle of the search"
-    assert end(start(tmp_path, *only))[0] == 0
-    assert without_seconds(table(tmp_path)) == without_seconds(long_run)
+def test_kill_minus_nine_then_go_on_gives_the_same_table(finished_run: Path, tmp_path: Path):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert end(start(tmp_path, "SIGKILL", "self"))[0] == -signal.SIGKILL
+    assert in_the_second_epoch(tmp_path)
+    assert run(tmp_path, "--quiet") == 0
+    assert without_seconds(table(tmp_path)) == without_seconds(table(finished_run))
 
 
 @pytest.mark.processes
-def test_asked_to_stop_a_run_saves_and_goes_on_to_the_same_table(tmp_path: Path, long_run: dict[str, Any]):
-    (tmp_path / "r.yaml").write_text(LONG)
-    only = ("--set", "methods={darts: {}}", "--jobs", "2")
-    process = start(tmp_path, *only)
-    wait_for(lambda: any((tmp_path / "run" / "search").glob("*/history.jsonl")), process)
-    process.send_signal(signal.SIGTERM)
-    status, message = end(process)
+def test_side_by_side_killed_and_then_asked_to_stop_a_run_goes_on_to_the_same_table(finished_run: Path, tmp_path: Path):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert end(start(tmp_path, "SIGKILL", "parent", "--jobs", "2", "--quiet"))[0] == -signal.SIGKILL
+    assert in_the_second_epoch(tmp_path)
+    for search in (tmp_path / "run" / "search").glob("jac-*"):
+        shutil.rmtree(search)  # so that one of the two begins anew, and has a fifth step
+    status, message = end(start(tmp_path, "SIGTERM", "parent", "--jobs", "2"))
     assert status == 130, message
     assert "stopping after this step" in message
     assert "Traceback" not in message
-    (folder,) = (tmp_path / "run" / "search").iterdir()
-    assert not (folder / "result.json").exists(), "it was stopped in the middle of the search"
-    assert torch.load(folder / "checkpoint.pt", weights_only=True)["epochs"] == 15
-    assert end(start(tmp_path, *only, "--quiet"))[0] == 0
-    assert without_seconds(table(tmp_path)) == without_seconds(long_run)
+    states = [torch.load(file, weights_only=True) for file in (tmp_path / "run" / "search").glob("*/checkpoint.pt")]
+    assert 2 in [state["middle"]["steps"] for state in states if state["middle"] is not None]
+    assert run(tmp_path, "--quiet", "--jobs", "2") == 0
+    assert without_seconds(table(tmp_path)) == without_seconds(table(finished_run))
 
 
 def test_a_budget_that_is_over_leaves_a_directory_that_goes_on_to_the_same_bits(
@@ -232,14 +206,20 @@ def test_a_budget_that_is_over_leaves_a_directory_that_goes_on_to_the_same_bits(
 
 
 @pytest.mark.processes
-def test_two_recipes_do_not_share_a_directory_and_ctrl_c_says_how_to_go_on(tmp_path: Path):
-    (tmp_path / "r.yaml").write_text(LONG)
-    first = start(tmp_path)
-    wait_for(lambda: any((tmp_path / "run" / "search").glob("*/history.jsonl")), first)
-    status, message = end(start(tmp_path, "--set", "seeds=[1]"))
-    assert status == 2
+def test_two_recipes_do_not_share_a_directory_and_ctrl_c_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    first = start(tmp_path, "none", "self")
+    limit = time.monotonic() + 120
+    while not any((tmp_path / "run" / "search").glob("*/history.jsonl")):
+        assert first.poll() is None, first.communicate()
+        assert time.monotonic() < limit, "waited too long"
+        time.sleep(0.02)
+    assert run(tmp_path, "--set", "seeds=[1]") == 2
     assert (
-        f"another run (process {first.pid} on {platform.node()}) works in this directory by another recipe" in message
+        f"another run (process {first.pid} on {platform.node()}) works in this directory by another recipe"
+        in capsys.readouterr().err
     )
     first.send_signal(signal.SIGINT)
     status, message = end(first)
@@ -315,17 +295,18 @@ def test_a_stage_that_diverges_fails_alone(finished_copy: Path, capsys: pytest.C
 
 
 @pytest.mark.processes
-def test_a_lost_search_takes_all_that_needs_it_along_and_nothing_else(tmp_path: Path):
+def test_a_lost_search_takes_all_that_needs_it_along_and_nothing_else(
+    finished_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     """Side by side: where a search fails, its train, clean, attacks and certificate are left out; others go on."""
     (tmp_path / "r.yaml").write_text(RECIPE)
-    process = start(tmp_path, "--jobs", "2", "--set", "methods.jac.search={w_lr: 1e30, w_clip: 1e30}")
-    status, message = end(process)
-    assert status == 1
+    assert run(tmp_path, "--jobs", "2", "--set", "methods.jac.search={w_lr: 1e30, w_clip: 1e30}") == 1
+    message = capfd.readouterr().err
     assert "failed: jac seed 0 search" in message
     assert message.count("left out: jac seed 0") == 6
     assert "Traceback" not in message
-    rows = {r["method"]: r for r in table(tmp_path)["rows"]}
-    assert rows["darts"]["robust"] is not None
+    rows, whole = ({r["method"]: r for r in table(folder)["rows"]} for folder in (tmp_path, finished_run))
+    assert without_seconds(rows["darts"]) == without_seconds(whole["darts"])
     assert rows["jac"]["search_seconds"] is None
 
 
