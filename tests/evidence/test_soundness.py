@@ -1,92 +1,50 @@
 """Soundness as a claim with evidence: no admissible image was found below a certified bound, and faults are found.
 
-    python -m pytest -n 0 tests/evidence/test_soundness.py     prints what was checked
+    python -m pytest -n 0 -m "" tests/evidence/test_soundness.py     prints what was checked
 
-The campaign is run once; the tests judge it. A violation names its network's seed, threat model and method.
+The campaign is run once; the tests judge it (`python tests/benchmarks/soundness.py` runs more of it). A violation names
+its network's seed, threat model and method.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
-from random import Random
-from typing import Any
 
 import foolbox
 import pytest
 import torch
-from attrs import frozen
 from torch import Tensor, nn
 
-from evidence.soundness.ledger import Case, Ledger
+from evidence.soundness.campaign import (
+    OPTIMISED,
+    QUICK,
+    SEEDS,
+    WALKED,
+    Campaign,
+    campaign,
+    enter_open,
+    open_case,
+    random_case,
+    some_threat,
+    space_case,
+)  # fmt: skip
+from evidence.soundness.ledger import Ledger
 from evidence.soundness.networks import (
     OF_VALUES,
-    Open,
     RandomNetwork,
     activations,
     blind,
-    of_space,
-    recorded,
     shipped,
     some_images,
     spaces,
 )  # fmt: skip
 from evidence.soundness.points import admissible, in_single, lowest, margins_at, sizes, some_points
 from robustnas import bounds, certify
-from robustnas.bounds import METHODS, AlphaCrown, Branching
+from robustnas.bounds import METHODS
 from robustnas.threat import NORMS, ThreatModel
 
-SEEDS = 12
-"""Networks of the generator; at least as many as it has functions without weights."""
-QUICK = tuple(method for method in METHODS if method != "alpha-crown")
-"""The methods that need no optimisation for each bound."""
-OPTIMISED = (AlphaCrown(steps=3, inner=1), Branching(steps=3, parts=8, batch=8, seconds=1e9))
-"""The methods that optimise and branch, with small budgets: whatever they have chosen by the end is to be sound."""
-WALKED = (*METHODS, "bab")
 SPLIT = {11: "linf", 4: "l2", 9: "l1"}
 """Random networks with rectifiers for which splits gain, in every run."""
-LARGEST = {"linf": 0.5, "l2": 1.0, "l1": 2.0}
-"""Epsilons are drawn between 1e-5 and this."""
-
-
-def some_threat(norm: str, seed: int) -> ThreatModel:
-    """Epsilon spread evenly over its orders of magnitude."""
-    low, high = torch.tensor([1e-5, LARGEST[norm]]).log10().tolist()
-    return ThreatModel(norm, 10 ** Random(f"{norm} {seed}").uniform(low, high))
-
-
-def random_case(seed: int, norm: str, activation: str = "", block: str = "") -> Case:
-    # behind a block of values by values a backward pass for each entry is left to their own tests
-    methods = METHODS if seed % 4 == 0 else QUICK[:2] if block else QUICK
-    network = RandomNetwork(seed, activation=activation, block=block)
-    name = f"RandomNetwork({seed}, activation={activation!r}, block={block!r})"
-    return Case(name, network, *some_images(seed), some_threat(norm, seed), methods, seed)
-
-
-def space_case(space: str, discrete: bool, norm: str, epsilon: float) -> Case:
-    shape = (1, 4, 4)
-    network = of_space(space, discrete, 1, shape, cells=1, network_cells=1)
-    name = f"{space} {'discrete' if discrete else 'supernet'}"
-    return Case(name, network, *some_images(7, shape=shape), ThreatModel(norm, epsilon), QUICK)
-
-
-WIDE = {"linf": 0.1, "l2": 0.4, "l1": 1.0}
-"""Epsilons at which lines leave something to methods that optimise and branch."""
-
-
-def open_case(case: Case, share: float = 0.5) -> Case:
-    """The first image alone, every margin of which `crown` leaves open; with the methods that optimise and branch."""
-    images, labels, threat = case.images[:1], case.labels[:1], ThreatModel(case.threat.norm, WIDE[case.threat.norm])
-    network = Open(case.network, images, labels, threat, share)
-    return Case(f"open {case.name}", network, images, labels, threat, OPTIMISED, case.seed)
-
-
-def enter_open(ledger: Ledger, case: Case, other: Case) -> None:
-    """Enter the first case as far as the budget goes, though its margins are broken, and the second as it is
-    certified: its margins are nearly proved, so that PGD does not end it."""
-    with blind():
-        ledger.double(open_case(case))
-    ledger.single(open_case(other, 0.95))
 
 
 def test_no_bound_is_violated_in_5_000_checks():
@@ -119,75 +77,38 @@ def test_branch_and_bound_has_margins_to_split_for():
         assert (other > plain + 1e-4).all()
 
 
-@frozen
-class Campaign:
-    ledger: Ledger
-    used: set[Any]
-    cases: list[str]
-
-
 @pytest.fixture(scope="module")
-def campaign() -> Campaign:
-    """Every network, norm and method, once."""
-    ledger, cases = Ledger(), []
-    # both look at the rules themselves, not at those that keep the record
-    shipped(), activations()
-    with recorded() as used:
-        for norm in NORMS:
-            for seed in range(SEEDS):
-                case = random_case(seed, norm)
-                ledger.double(case)
-                ledger.single(case)
-                cases.append(case.name)
-                enter_open(ledger, case, case)
-                cases.append(f"open {case.name}")
-        # from here each in one norm for either claim: the norm matters in front of the first layer only
-        for index, (space, discrete) in enumerate(itertools.product(spaces(), (False, True))):
-            # where the bounds are tight enough to be violated, and where float32 has most to round
-            ledger.double(space_case(space, discrete, NORMS[index % len(NORMS)], 1e-3))
-            ledger.single(space_case(space, discrete, NORMS[(index + 1) % len(NORMS)], 0.02))
-            cases.append(f"{space} {discrete}")
-            enter_open(
-                ledger, *(space_case(space, discrete, NORMS[(index + turn) % len(NORMS)], 0.0) for turn in (0, 1))
-            )
-            cases.append(f"open {space} {discrete}")
-        for index, activation in enumerate(activations()):
-            for turn, check in enumerate((ledger.double, ledger.single)):
-                case = random_case(103 + index, NORMS[(index + turn) % len(NORMS)], activation)
-                check(case)
-            cases.append(case.name)
-        for index, block in enumerate(OF_VALUES):
-            for turn, check in enumerate((ledger.double, ledger.single)):
-                case = random_case(199 + index, NORMS[(index + turn) % len(NORMS)], block=block)
-                check(case)
-            cases.append(case.name)
-    return Campaign(ledger, used, cases)
+def found() -> Campaign:
+    """The campaign, once."""
+    return campaign()
 
 
 @pytest.mark.slow
-def test_no_bound_is_violated_in_100_000_checks(campaign: Campaign, capsys: pytest.CaptureFixture[str]):
+def test_no_bound_is_violated_in_100_000_checks(found: Campaign, capsys: pytest.CaptureFixture[str]):
     with capsys.disabled():
-        print(f"\n{campaign.ledger.table()}")
-    assert not campaign.ledger.violations
-    assert campaign.ledger.checks >= 100_000
+        print(f"\n{found.ledger.table()}")
+    assert not found.ledger.violations
+    assert found.ledger.checks >= 100_000
 
 
 @pytest.mark.slow
-def test_the_campaign_went_everywhere(campaign: Campaign):
+def test_the_campaign_went_everywhere(found: Campaign):
     """Every shipped rule, space, norm, method and both number formats; and close enough to matter."""
     names = {rule: functions[0].__name__ for rule, functions in shipped().items()}
-    missing = [name for rule, name in names.items() if rule not in campaign.used]
+    missing = [name for rule, name in names.items() if rule not in found.used]
     assert not missing, f"no random network uses the rules of {missing}: add them to soundness/networks.py"
     assert len(names) >= 20
-    lines = campaign.ledger.lines
+    lines = found.ledger.lines
     claims = ("float64", "float32, exact network", "float32, rounded network")
     assert set(lines) == {(claim, method, norm) for claim in claims for method in WALKED for norm in NORMS}
     for (claim, method, norm), line in lines.items():
         assert line.checks > 1000, (claim, method, norm)
+        # the networks that are opened are few, and a bound of theirs is attained in one norm or another
+        near = min(lines[claim, method, other].share for other in (NORMS if method == "bab" else (norm,)))
         if method != "ibp":
-            assert line.share < 0.02, f"{claim}, {method}, {norm}: no sampled image came near a bound"
+            assert near < 0.02, f"{claim}, {method}, {norm}: no sampled image came near a bound"
     assert {"darts", "pc-darts"} <= set(spaces())
-    assert len(campaign.cases) == len(NORMS) * 2 * SEEDS + 4 * len(spaces()) + len(activations()) + len(OF_VALUES)
+    assert len(found.cases) == 2 * SEEDS + 3 * len(spaces()) + len(activations()) + len(OF_VALUES)
 
 
 @pytest.mark.parametrize("norm", NORMS)
