@@ -127,8 +127,8 @@ def test_until_stops_after_the_stage(tmp_path: Path):
 
 
 def start(folder: Path, signal: str, whom: str, *more: str) -> subprocess.Popen[str]:
-    """`robustnas run`, to which this signal comes in the second step of the second epoch of a search."""
-    command = [sys.executable, str(TESTS / "support" / "struck.py"), signal, whom, "5"]
+    """`robustnas run`, to which this signal comes in the first step of the second epoch of a search."""
+    command = [sys.executable, str(TESTS / "support" / "struck.py"), signal, whom, "3"]
     command += ["run", str(folder / "r.yaml"), "--out", str(folder / "run"), *more]
     paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
@@ -163,13 +163,13 @@ def test_side_by_side_killed_and_then_asked_to_stop_a_run_goes_on_to_the_same_ta
     assert end(start(tmp_path, "SIGKILL", "parent", "--jobs", "2", "--quiet"))[0] == -signal.SIGKILL
     assert in_the_second_epoch(tmp_path)
     for search in (tmp_path / "run" / "search").glob("jac-*"):
-        shutil.rmtree(search)  # so that one of the two begins anew, and has a fifth step
+        shutil.rmtree(search)  # so that one of the two begins anew, and has a third step
     status, message = end(start(tmp_path, "SIGTERM", "parent", "--jobs", "2"))
     assert status == 130, message
     assert "stopping after this step" in message
     assert "Traceback" not in message
     states = [torch.load(file, weights_only=True) for file in (tmp_path / "run" / "search").glob("*/checkpoint.pt")]
-    assert 2 in [state["middle"]["steps"] for state in states if state["middle"] is not None]
+    assert 1 in [state["middle"]["steps"] for state in states if state["middle"] is not None]
     assert run(tmp_path, "--quiet", "--jobs", "2") == 0
     assert without_seconds(table(tmp_path)) == without_seconds(table(finished_run))
 
