@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -205,16 +204,12 @@ def test_a_module_that_raises_as_it_is_imported(what: str, capsys: pytest.Captur
 
 
 @pytest.mark.processes
-def test_side_by_side_a_worker_that_is_ended_by_a_plugin_fails_one_stage(here: Path):
+def test_side_by_side_a_worker_that_is_ended_by_a_plugin_fails_one_stage(here: Path, capfd: pytest.CaptureFixture[str]):
     recipe(SMALL, network="late_SystemExit:late")
-    command = [sys.executable, "-m", "robustnas", "run", "r.yaml", "--out", "run", "--jobs", "2", "--device", "cpu"]
-    paths = os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=200, env={**os.environ, "PYTHONPATH": paths}, check=False
-    )
-    assert done.returncode == 1, done.stderr
-    assert "failed: net seed 0 clean: SystemExit: 0" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert run("--jobs", "2") == 1
+    told = capfd.readouterr().err
+    assert "failed: net seed 0 clean: SystemExit: 0" in told
+    assert "Traceback" not in told
 
 
 def test_one_broken_plugin_does_not_take_the_list_with_it(here: Path, capsys: pytest.CaptureFixture[str]):

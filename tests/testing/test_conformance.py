@@ -39,7 +39,7 @@ MNIST = ROOT.parent / "shared" / "data" / "mnist"
 
 OPTIONS = {
     # the spaces' defaults are those of the papers, too large to build many times
-    ("search-space", "darts"): {"cells": 3, "channels": 4, "network_cells": 3, "network_channels": 4},
+    ("search-space", "darts"): {"cells": 2, "channels": 2, "network_cells": 2, "network_channels": 2},
     ("search-space", "pc-darts"): {"cells": 3, "channels": 4, "network_cells": 3, "network_channels": 4},
     ("search-space", "nas-bench-201"): {"cells": 1, "channels": 4, "network_cells": 1, "network_channels": 4},
     **{
@@ -47,7 +47,7 @@ OPTIONS = {
         for number in (1, 2, 3, 4)
     },
     ("search-space", "wide-resnet"): {"depths": [1, 2], "widths": [1, 2], "channels": 2, "network_channels": 2},
-    ("search-space", "robnet"): {"cells": 3, "channels": 4, "network_cells": 3, "network_channels": 4},
+    ("search-space", "robnet"): {"cells": 2, "channels": 2, "network_cells": 2, "network_channels": 2},
     ("attack", "pgd"): {"steps": 5, "step_size": 0.05},
     ("attack", "mi-fgsm"): {"steps": 5, "step_size": 0.25},
     ("attack", "cw-linf"): {"steps": 5, "step_size": 0.25},

@@ -26,7 +26,8 @@ EXAMPLE = ROOT / "docs" / "examples" / "robustnas-curvature"
 
 SMALL = [
     "search_space={name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 2}",
-    "search={epochs: 1, batch: 400}", "train.epochs=1", "train.batch=400", "evaluate.images=20",
+    "dataset={name: digits, train_images: 100}", "search={epochs: 1, batch: 50}", "train.epochs=1", "train.batch=50",
+    "evaluate.images=10",
 ]  # fmt: skip
 
 

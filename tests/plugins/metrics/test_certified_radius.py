@@ -61,7 +61,7 @@ def exact(
 @pytest.mark.parametrize("tiny", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norm", NORMS)
 def test_it_is_the_radius_where_the_margin_is_0_and_its_gradient_that_of_finite_differences(norm: str, tiny: bool):
-    net, images, labels = supernet(tiny=tiny)
+    net, images, labels = supernet(cells=1, channels=2, size=4, tiny=tiny)
     metric = CertifiedRadius(scale="log", steps=10)
     score = metric.score(net, images, labels, THREAT[norm])
     assert score[-1].item() == pytest.approx(math.log(FLOORS["float32"]))
@@ -142,7 +142,7 @@ def test_it_agrees_with_what_certify_finds_and_is_never_above_the_pixel_range():
 def test_it_is_usable_in_float32_at_8_cells(monkeypatch: pytest.MonkeyPatch):
     # one bracket for both, and steps enough to end it: before that, rounding decides on which side of a jump they are
     monkeypatch.setitem(FLOORS, "float64", FLOORS["float32"])
-    net, images, labels = supernet(cells=8, channels=4, size=8)
+    net, images, labels = supernet(cells=8, channels=2, size=4)
     score = CertifiedRadius(precision="float64", steps=12).score(net, images, labels, THREAT["linf"])
     wide = torch.autograd.grad(score.sum(), list(net.alpha.values()))
     net.float()
