@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import attrs
 from attrs import Factory, field, frozen
@@ -21,7 +21,9 @@ from robustnas.search.settings import Search
 from robustnas.search.strategies.bilevel import Bilevel
 from robustnas.threat import ThreatModel
 from robustnas.train.settings import Train
-from robustnas.train.sizes import Sizes
+
+if TYPE_CHECKING:
+    from robustnas.train.sizes import Sizes  # it imports torch, which whoever reads results does without
 
 Kind = Literal[
     "search", "candidate", "choose", "supernet", "train", "clean", "probe", "certify", "attack", "smooth", "score"

@@ -93,5 +93,5 @@ def test_what_can_be_fooled_is_and_what_cannot_is_not(classes: int, norm: str):
             record = evaluate(network, images, labels, attack.build(threat), threat, Conditions(label=name))  # type: ignore[attr-defined]
             assert not bool((record.success & (distance > threat.epsilon * 1.0001)).any()), name
             blind[name] = blind.get(name, 0) + int((due & ~record.success).sum())
-    assert asked > 10
+    assert asked >= 10
     assert not any(blind.values()), f"of {asked} images that can be fooled these many stood: {blind}"
