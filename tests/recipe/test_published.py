@@ -132,10 +132,10 @@ def test_published_figures_are_those_of_the_notes(tables: dict[str, Loaded]):
         return {row.name: row.figures for row in tables[f"paper/table{table}"].recipe.published}
 
     combined = {"clean": 97.51, "fgsm": 70.32, "pgd-100": 60.71, "cw l2": 64.76, "autoattack l2": 64.51}
-    assert published(1) == {"dsrna-combined": combined, "robnet": {}}
+    assert published(1) == {"dsrna-combined": combined}
     assert {name: row.get("search") for name, row in published(2).items() if name.startswith("dsrna")} == {
         "dsrna-cb": 4 * 86400, "dsrna-jacobian": pytest.approx(0.4 * 86400), "dsrna-combined": None,
     }  # fmt: skip
     assert published(4)["dsrna-combined"] == {"clean": 99.40}
-    assert published(5) == {"robnet": {}, "dsrna-cb": {"radius l2": 0.4288}, "sdarts-adv": {"radius l2": 0.1767}}
+    assert published(5) == {"dsrna-cb": {"radius l2": 0.4288}, "sdarts-adv": {"radius l2": 0.1767}}
     assert published(6) == {}
