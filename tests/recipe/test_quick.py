@@ -33,10 +33,12 @@ attacks: [{name: pgd, steps: 40, step_size: 0.01, runs: 5}, {name: pgd, steps: 2
 
 
 SLOW = ("cifar10", "evidence-digits", "imagenet-transfer", "mnist-certified", "paper/table1")
-"""Each has something that the others have not; `ranking-digits` is looked at by the default run."""
+"""Each has something that the others have not; the default run looks at two more."""
 
 
-@pytest.mark.parametrize("name", ["ranking-digits", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize(
+    "name", ["ranking-digits", "methods-digits", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
 def test_every_shipped_recipe_is_quick_and_stays_so(name: str, folder: Path):
     quick = load(name, ["quick=true"])
     whole, small = load(name).recipe, quick.recipe

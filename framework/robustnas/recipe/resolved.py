@@ -12,7 +12,7 @@ from robustnas.options import plain, values_of
 from robustnas.recipe.load import Loaded
 from robustnas.recipe.schema import BILEVEL, Attack, Method, Ranking, Use
 from robustnas.registry import REGISTRIES, metric_parts
-from robustnas.search.settings import Search
+from robustnas.search.settings import OF_ALPHA, Search
 from robustnas.train.settings import Train
 
 
@@ -78,7 +78,9 @@ def _method(method: Method, train: Train) -> dict[str, Any]:
     if method.threat is not None:
         keys["threat"] = plain(method.threat)
     if "search" in method.uses:
-        keys["search"] = _section(method.search)
+        how = getattr(method.strategy.plugin, "estimation", None)
+        unheard = OF_ALPHA if how is not None and how.network == "inherited" else ()
+        keys["search"] = {key: value for key, value in _section(method.search).items() if key not in unheard}
     keys["train"] = _section(train)
     if method.swept is not None:
         keys["swept"] = dict(method.swept)
