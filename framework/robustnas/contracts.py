@@ -685,9 +685,14 @@ def decisions(space: SearchSpace) -> tuple[Sequence[int], Callable[[Sequence[int
     return None if decide is None else (space.decisions, decide)  # type: ignore[attr-defined]
 
 
+def estimation(strategy: Strategy) -> Estimation | None:
+    """The `estimation` of a strategy; None where it has no candidates judged."""
+    return getattr(strategy, "estimation", None)
+
+
 def uses(strategy: Strategy) -> frozenset[str]:
     """Which of a method's `metric` and `search` a strategy uses."""
-    how: Estimation | None = getattr(strategy, "estimation", None)
+    how = estimation(strategy)
     if how is None:
         return frozenset(getattr(strategy, "uses", ("metric", "search")))
     shared = how.network == "inherited"
@@ -696,7 +701,7 @@ def uses(strategy: Strategy) -> frozenset[str]:
 
 def asks(strategy: Strategy) -> frozenset[str]:
     """Which parts one of a method's metrics must have for a strategy."""
-    how: Estimation | None = getattr(strategy, "estimation", None)
+    how = estimation(strategy)
     scored = {"score"} if how is not None and "metric" in how.objectives else set()
     return frozenset(scored | {*getattr(strategy, "asks", ())})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from robustnas.errors import InputError, RunDirectoryError
 from robustnas.nn.cells import FactorizedReduce
 from robustnas.runtime.artifacts import StageFolder
 from robustnas.threat import ThreatModel
+from robustnas.train import capacity
 from robustnas.train.capacity import closest, count, matched, multiply_adds, parameters
 from robustnas.train.settings import Match, Train
 from robustnas_plugins.search_spaces.darts import Darts
@@ -215,3 +217,23 @@ def test_a_result_without_the_size_is_damaged(trained: Any, tmp_path: Path, size
     folder.finish({**result, "size": size})
     with pytest.raises(RunDirectoryError, match="it does not hold the network's size"):
         train.load(folder, SPACE, CELL, Bars(), task.settings)
+
+
+RISES = [lambda c: c, lambda c: c * c, lambda c: c**4, lambda c: 10 + c // 1000, lambda c: 0]
+
+
+@pytest.mark.parametrize("rise", RISES)
+@pytest.mark.parametrize(("start", "most"), [(1, capacity.MOST_CHANNELS), (12, 36), (40_000, 50_000)])
+def test_the_bracket_is_the_last_size_below_and_the_first_that_reaches(rise, start, most):
+    """However capacities rise, and where fewer and more channels are refused: guesses that miss cost looks alone."""
+
+    def at(channels: int) -> Any:
+        return SimpleNamespace(found=rise(channels)) if start // 2 < channels <= most else None
+
+    for target in (1, 7, 50, 65_535, 10**9, 10**15):
+        low, high = start // 2, most + 1  # too few, and too many
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if rise(middle) >= target else (middle, high)
+        expected = tuple(one for one in (low, high) if 0 < one <= capacity.MOST_CHANNELS)
+        assert capacity._bracket(at, start, target) == expected

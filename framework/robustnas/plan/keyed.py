@@ -8,6 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from robustnas.attack.column import Column
+from robustnas.contracts import estimation
 from robustnas.plan.columns import before
 from robustnas.plan.keys import contents, digest, identity, settings
 from robustnas.plan.methods import Known
@@ -113,7 +114,7 @@ def _searched(
     if type(plan.strategy) is Bilevel:
         return searched
     judges: dict[str, Any] = {}
-    if getattr(plan.strategy, "estimation", None) is not None:
+    if estimation(plan.strategy) is not None:
         judges = {"threat": threat, "trained": trained}
         search = {
             name: value for name, value in search.items() if name not in OF_ALPHA

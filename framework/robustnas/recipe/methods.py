@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from robustnas.contracts import asks, uses
+from robustnas.contracts import asks, estimation, uses
 from robustnas.foreign.settings import Weights
 from robustnas.recipe.document import Node, below
 from robustnas.recipe.faults import Faults
@@ -150,7 +150,7 @@ def _strategy(node: Node, plugins: Plugins) -> dict[str, Any]:
 
 def _unheard(node: Node, strategy: Use, metric: Any, faults: Faults) -> None:
     """Note metrics and keys of `search` of which a strategy that has candidates judged would make nothing."""
-    how = getattr(strategy.plugin, "estimation", None)
+    how = estimation(strategy.plugin)
     if how is None:
         return
     scored, shared = "metric" in how.objectives, how.network == "inherited"

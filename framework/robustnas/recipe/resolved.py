@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from robustnas.contracts import estimation
 from robustnas.foreign.settings import Weights
 from robustnas.options import plain, values_of
 from robustnas.recipe.load import Loaded
@@ -78,8 +79,7 @@ def _method(method: Method, train: Train) -> dict[str, Any]:
     if method.threat is not None:
         keys["threat"] = plain(method.threat)
     if "search" in method.uses:
-        how = getattr(method.strategy.plugin, "estimation", None)
-        unheard = OF_ALPHA if how is not None and how.network == "inherited" else ()
+        unheard = () if estimation(method.strategy.plugin) is None else OF_ALPHA  # as the loader refuses them there
         keys["search"] = {key: value for key, value in _section(method.search).items() if key not in unheard}
     keys["train"] = _section(train)
     if method.swept is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustnas import search, train
-from robustnas.contracts import Estimation, Genotype, check_test_of, decisions, sampler
+from robustnas.contracts import Estimation, Genotype, check_test_of, decisions, estimation, sampler
 from robustnas.data.batches import check_fit
 from robustnas.data.order import shuffled
 from robustnas.errors import DataError, InputError
@@ -139,7 +139,7 @@ def _found(method: MethodPlan, plan: Plan) -> Genotype:
     own = getattr(strategy, "check", None)
     if own is not None:
         own()
-    how = getattr(strategy, "estimation", None)
+    how = estimation(strategy)
     if how is not None and how.network == "inherited":
         SinglePathTask(plan.dataset, space, method.search)
     if method.searches:
@@ -195,7 +195,7 @@ def check_batches(plan: Plan, labels: Tensor, processes: Processes, note: Noting
         seed = plan.seeds.all[0]
         if method.searches:
             note.attempt(partial(search.divided, labels, method.search, seed.search, processes), "search", method.name)
-        how = getattr(method.strategy, "estimation", None) if method.finds else None
+        how = estimation(method.strategy) if method.finds else None
         if how is not None:
             note.attempt(partial(_judges, method, how, labels, seed.of_candidates, processes), "strategy", method.name)
         if method.best_of is not None:

@@ -21,7 +21,7 @@ from attrs import Factory, define
 from torch import nn
 
 from robustnas import search, train
-from robustnas.contracts import Estimation, Genotype, SearchSpace
+from robustnas.contracts import Estimation, Genotype, SearchSpace, estimation
 from robustnas.data.subset import Picked
 from robustnas.errors import DivergedError, InputError, PluginError, RobustnasError
 from robustnas.nn.batch_statistics import statistics_of
@@ -167,7 +167,7 @@ class Estimates:
 
     def _check(self, how: Estimation) -> None:
         """Look whether a question is covered by what the strategy says beforehand."""
-        said: Estimation | None = getattr(self.task.method.strategy, "estimation", None)
+        said = estimation(self.task.method.strategy)
         if said is None or said.network != how.network or not {*how.objectives} <= {*said.objectives}:
             name = type(self.task.method.strategy).__name__
             raise PluginError(

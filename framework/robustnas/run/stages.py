@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from robustnas import train
-from robustnas.contracts import Estimation, SearchContext
+from robustnas.contracts import SearchContext, estimation
 from robustnas.errors import RobustnasError, RunError
 from robustnas.plan import Kind
 from robustnas.run import candidates, certification, evaluation, scores
@@ -67,7 +67,7 @@ def execute(task: Task) -> None:
 def _takes_memory(task: Task) -> Kind:
     """The kind whose sizes decide what this stage holds: a search that trains candidates is as large as they are."""
     if task.stage.kind == "search" and not task.method.searches:
-        how: Estimation | None = getattr(task.method.strategy, "estimation", None)
+        how = estimation(task.method.strategy)
         if how is not None and how.network == "trained":
             return "candidate"
     return task.stage.kind

@@ -14,7 +14,7 @@ import torch
 from attrs import Factory, define, frozen
 from torch import Tensor, nn
 
-from robustnas.contracts import Estimation, Genotype, Images, SearchContext, Shape
+from robustnas.contracts import Estimation, Genotype, Images, SearchContext, Shape, estimation
 from robustnas.data.images import InMemory
 from robustnas.errors import InputError
 from robustnas.runtime.artifacts import StageFolder
@@ -166,7 +166,7 @@ def check_strategy(plugin: Any, *, seed: int = 0) -> tuple[str, ...]:
             verdict.expect(
                 distinct <= most, "candidates is how many genotypes are judged, at most", f"{distinct} of {most}"
             )
-        how = getattr(strategy, "estimation", None)
+        how = estimation(strategy)
         if how is not None:
             verdict.expect(
                 isinstance(how, Estimation), "estimation is an Estimation", f"found {type(how).__name__}: {how!r:.60}"

@@ -1,13 +1,14 @@
 """Finds the size of a discrete network that comes closest to a capacity: so many weights, or so many multiply-adds.
 
-Weights rise with channels, so their number is bracketed.  Networks are built and run
-on the meta device, which holds no weights and computes nothing.
+Weights rise with channels, so their number is bracketed.  Networks are built and run on the meta device, which holds
+no weights and computes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import count as count_from
 from typing import Any
 
 import torch
@@ -171,7 +172,7 @@ def _bracket(at: Callable[[int], Matched | None], start: int, target: int) -> tu
         return channels > start if found is None else found.found >= target
 
     low, high, tried = 0, 0, start
-    for look in range(2 * MOST_CHANNELS.bit_length()):
+    for look in count_from(0):
         if reaches(tried):
             high = tried
         else:
