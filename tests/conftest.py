@@ -48,14 +48,17 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         made.with_name("begun").mkdir()
     except FileExistsError:
-        for _ in range(6000):
-            if made.exists():
-                break
+        while not made.exists():
+            assert not made.with_name("failed").exists(), "the worker that runs it failed, and says why"
             time.sleep(0.1)
     else:
         part = made.with_name("part")
         part.mkdir()
-        finish(part)
+        try:
+            finish(part)
+        except BaseException:
+            made.with_name("failed").touch()
+            raise
         part.rename(made)
     return Path(shutil.copytree(made, own))
 

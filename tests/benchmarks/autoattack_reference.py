@@ -1,7 +1,7 @@
 """AutoAttack beside the reference implementation: which images stand, evaluations and seconds, on four networks.
 
-    python tests/benchmarks/autoattack.py --path CLONE                           all networks, versions and norms
-    python tests/benchmarks/autoattack.py --path CLONE --versions standard       without `plus` and `rand`
+    python tests/benchmarks/autoattack_reference.py --path CLONE                       all networks, versions and norms
+    python tests/benchmarks/autoattack_reference.py --path CLONE --versions standard   without `plus` and `rand`
 
 CLONE is https://github.com/fra31/auto-attack; without --path the module `autoattack` is imported as it is installed.
 Networks are trained on digits, on images of one random-start gradient-sign step; both sides are given the same --images
@@ -123,7 +123,10 @@ def main() -> None:
     parser.add_argument("--norms", nargs="*", choices=list(RADII), default=list(RADII))
     arguments = parser.parse_args()
     sys.path[:0] = arguments.path
-    import autoattack as module  # this file is run as __main__, the reference is imported
+    try:
+        import autoattack as module
+    except ModuleNotFoundError:
+        parser.error("the reference implementation is not installed; --path CLONE, with a clone of it, would do")
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
