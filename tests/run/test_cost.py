@@ -1,4 +1,4 @@
-"""What a scheduler is asked for: jobs, GPU hours, critical path, worked by hand; ten thousand rows in seconds."""
+"""What a scheduler is asked for: jobs, GPU hours, critical path, worked by hand; four thousand rows in seconds."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def test_a_plan_tells_it_where_there_is_a_scheduler(
 
 
 @pytest.mark.slow
-def test_ten_thousand_rows_in_seconds(tmp_path: Path):
+def test_four_thousand_rows_in_seconds(tmp_path: Path):
     (tmp_path / "r.yaml").write_text(RECIPE)
-    seeds = ", ".join(map(str, range(5000)))
+    seeds = ", ".join(map(str, range(2000)))
     loaded = load(tmp_path / "r.yaml", [f"seeds=[{seeds}]", "resources={every: {hours: 1}}"])
     made = make(loaded)
     began = time.process_time()
     found = asked(made, RunDirectory(tmp_path / "run"), loaded.recipe.resources, "cuda")
-    assert found.jobs["train"] == 10_000
-    assert time.process_time() - began < 10
+    assert found.jobs["train"] == 4_000
+    assert time.process_time() - began < 5

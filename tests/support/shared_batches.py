@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 from robustnas.contracts import Context
 from robustnas.data.batches import Part
 from robustnas.nn.normalize import PixelSupernet
+from robustnas.nn.optimizers import SGD
 from robustnas.nn.synchronised import synchronise
 from robustnas.registry import ORDERS as REGISTERED
 from robustnas.search import SearchTask, SinglePathTask
@@ -79,7 +80,7 @@ def step_of(metrics, processes, device="cpu", supernet=None):
     supernet = PixelSupernet(supernet or TinySupernet(activation=torch.tanh), (0.5, 0.5), (0.25, 0.25)).double()
     supernet.to(device)
     w = weights(supernet)
-    optimizer = torch.optim.SGD(w.parameters, 0.05, momentum=0.9, weight_decay=0.03)
+    optimizer = SGD(w.parameters, 0.05, momentum=0.9, weight_decay=0.03)
     images, labels = (tensor.to(device) for tensor in batch(8, 0, torch.float64))
     torch.autograd.backward(F.cross_entropy(supernet(images), labels), inputs=w.parameters)
     optimizer.step()

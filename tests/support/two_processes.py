@@ -191,4 +191,4 @@ if __name__ == "__main__":
             torch.save(found, out / "two.pt")
     statuses = [commanded(number, command) for number, command in enumerate(sys.argv[2:])]
     if first:
-        (out / "statuses.json").write_text(json.dumps(statuses))
+        (out / "statuses.json").write_text(json.dumps({"statuses": statuses, "modules": sorted(sys.modules)}))

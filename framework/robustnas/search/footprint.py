@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from robustnas.contracts import Context
 from robustnas.data.batches import Part
 from robustnas.nn.normalize import PixelSupernet
+from robustnas.nn.optimizers import SGD, Adam
 from robustnas.nn.recompute import recompute
 from robustnas.runtime import seeding
 from robustnas.runtime.tally import Tally, extrapolated
@@ -57,8 +58,8 @@ def trace(task: SearchTask, images: int) -> list[int]:
         supernet.to(memory_format=torch.channels_last).train()
         w = weights(supernet)
         alphas = list(supernet.alpha.values())
-        w_optimizer = torch.optim.SGD(w.parameters, settings.w_lr, settings.w_momentum, weight_decay=settings.w_decay)
-        alpha_optimizer = torch.optim.Adam(alphas, settings.alpha_lr, weight_decay=settings.alpha_decay)
+        w_optimizer = SGD(w.parameters, settings.w_lr, settings.w_momentum, weight_decay=settings.w_decay)
+        alpha_optimizer = Adam(alphas, settings.alpha_lr, weight_decay=settings.alpha_decay)
         for optimizer in (w_optimizer, alpha_optimizer):
             _furnish(optimizer)
         labels = torch.arange(images) % dataset.classes

@@ -27,6 +27,7 @@ from robustnas.data.prefetch import Prefetcher
 from robustnas.errors import DataError, InputError
 from robustnas.nn.cells import SinglePath
 from robustnas.nn.normalize import PixelSupernet
+from robustnas.nn.optimizers import SGD
 from robustnas.nn.recompute import recompute
 from robustnas.nn.synchronised import synchronise
 from robustnas.runtime import seeding
@@ -127,7 +128,7 @@ def run(
     }
 
 
-class PathSgd(torch.optim.SGD):
+class PathSgd(SGD):
     """SGD that leaves every weight alone whose gradient is exactly zero: no decay, and its momentum stays for later.
 
     A step moves the weights of its path, and all others have such gradients, though they may share a tensor with it.

@@ -21,6 +21,7 @@ from robustnas.data.batches import Batch
 from robustnas.data.order import in_order, shuffled
 from robustnas.errors import DivergedError, RunDirectoryError
 from robustnas.nn.diagnostics import nonfinite_tensors
+from robustnas.nn.optimizers import SGD
 from robustnas.nn.recompute import recompute
 from robustnas.nn.synchronised import synchronise
 from robustnas.runtime import seeding
@@ -127,7 +128,7 @@ class _Training:
             recompute(self.network.network, "train.recompute_cells")
         # convolutions of few channels run faster with channels last, on the CPU too
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.SGD(
+        self.optimizer = SGD(
             self.network.parameters(),
             settings.lr,
             momentum=settings.momentum,

@@ -88,10 +88,10 @@ class Campaign:
 
 
 def campaign(every: bool = False) -> Campaign:
-    """Check every network, each claim in one norm; those of spaces for one claim alone, and half of them opened.
+    """Check every network, each claim in one norm; those of spaces for one claim alone, and genotypes opened.
 
     Args:
-        every: random networks in each norm, and those of spaces for both claims; that takes minutes.
+        every: random networks in each norm, and and every other one for both claims; that takes minutes.
     """
     ledger, cases = Ledger(), []
     claims = (ledger.double, ledger.single)
@@ -114,14 +114,14 @@ def campaign(every: bool = False) -> Campaign:
             if every or single:
                 ledger.single(space_case(space, discrete, other_norm, 0.02))
             cases.append(f"{space} {discrete}")
+            opened = [space_case(space, discrete, one, 0.0) for one in (norm, other_norm)]
             if every:
-                enter_open(ledger, *(space_case(space, discrete, one, 0.0) for one in (norm, other_norm)))
-            elif single and index % 8 < 4:
-                enter_open(ledger, space_case(space, discrete, norm, 0.0), None)
-            elif single:
-                enter_open(ledger, None, space_case(space, discrete, norm, 0.0))
-            if every or single:
-                cases.append(f"open {space} {discrete}")
+                enter_open(ledger, *opened)
+            elif discrete or space == "darts":  # its supernet stands for those that are slower than what they hold
+                enter_open(ledger, *((opened[0], None) if index // 2 % 2 else (None, opened[1])))
+            else:
+                continue
+            cases.append(f"open {space} {discrete}")
         for index, activation in enumerate(activations()):
             for turn, check in enumerate(claims):
                 case = random_case(103 + index, NORMS[(index + turn) % len(NORMS)], activation)
@@ -129,7 +129,8 @@ def campaign(every: bool = False) -> Campaign:
             cases.append(case.name)
         for index, block in enumerate(OF_VALUES):
             for turn, check in enumerate(claims):
-                case = random_case(199 + index, NORMS[(index + turn) % len(NORMS)], block=block)
-                check(case)
-            cases.append(case.name)
+                if every or (index + turn) % 2:
+                    case = random_case(199 + index, NORMS[(index // 2 + turn) % len(NORMS)], block=block)
+                    check(case)
+            cases.append(block)
     return Campaign(ledger, used, cases)
