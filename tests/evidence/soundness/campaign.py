@@ -91,7 +91,7 @@ def campaign(every: bool = False) -> Campaign:
     """Check every network, each claim in one norm; those of spaces for one claim alone, and genotypes opened.
 
     Args:
-        every: random networks in each norm, and and every other one for both claims; that takes minutes.
+        every: random networks in each norm, and every other one for both claims; that takes minutes.
     """
     ledger, cases = Ledger(), []
     claims = (ledger.double, ledger.single)
