@@ -109,6 +109,30 @@ def test_tightened_intervals_are_exact_where_nothing_but_affine_functions_lies_i
         torch.testing.assert_close(kept[0].radius[image][unstable], exact[unstable])
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_all_streams_lie_in_memory_as_the_network_has_them(channels: int):
+    """Arithmetic on tensors that lie differently takes several times as long."""
+    layers = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.MaxPool2d(3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
+    layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    kept: list[Value] = []
+
+    def logits(images: Tensor) -> Tensor:
+        x = images
+        for layer in layers:
+            x = layer(x)
+            assert isinstance(x, Value)
+            kept.append(x)
+        return x.mean((2, 3))
+
+    images = torch.rand(2, channels, 8, 8).contiguous(memory_format=torch.channels_last)
+    bounded_logits(Propagation(logits, Region(images, "linf", torch.full((2,), 0.1)), Pass(backward=True)))
+    for value in kept:
+        assert value.clean is not None
+        for stream in (value.clean, value.centre, value.radius):
+            assert stream.is_contiguous(memory_format=torch.channels_last)
+            assert not stream.is_contiguous()
+
+
 def test_no_interval_leads_back_to_the_probe(monkeypatch: pytest.MonkeyPatch):
     """Lines are drawn from intervals; a gradient that came through them would be no slope of any line."""
     seen: list[Tensor] = []

@@ -80,11 +80,12 @@ def max_pool2d(
         lower, upper = value.lower, value.upper
     with propagation.intervals():
         low, (high, at_high) = pool(lower)[0], pool(upper)
-        bottom = _take(lower, at_high)
+        middle, reach = _take(value.centre, at_high), _take(value.radius, at_high)
+        bottom = middle - reach
         # where one entry has both ends, the interval is its own, which a difference of ends may have rounded away
         alone = bottom == low
-        centre = torch.where(alone, _take(value.centre, at_high), (low + high) / 2)
-        radius = torch.where(alone, _take(value.radius, at_high), (high - low) / 2)
+        centre = torch.where(alone, middle, (low + high) / 2)
+        radius = torch.where(alone, reach, (high - low) / 2)
     clean = None
     if value.clean is not None:
         clean = pool(value.clean)[0]
@@ -125,8 +126,14 @@ def refuse_places(function: Function, value: Value, return_indices: bool) -> Non
 
 
 def _take(values: Tensor, places: Tensor) -> Tensor:
-    """Gather entries of (N, C, H, W) at places (N, C, h, w), which are flat indices into H x W."""
-    return values.flatten(2).gather(2, places.flatten(2)).view(places.shape)
+    """Gather entries of (N, C, H, W) at places (N, C, h, w), which are flat indices into H x W.
+
+    The result lies in memory as the places do: arithmetic on tensors that lie differently takes several times as long.
+    """
+    if places.is_contiguous():
+        return values.flatten(2).gather(2, places.flatten(2)).view(places.shape)
+    rows, indices = values.permute(0, 2, 3, 1).flatten(1, 2), places.permute(0, 2, 3, 1)
+    return rows.gather(1, indices.flatten(1, 2)).view(indices.shape).permute(0, 3, 1, 2)
 
 
 class _Windows:
