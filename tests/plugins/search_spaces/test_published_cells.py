@@ -18,7 +18,7 @@ SPACE = Darts(network_cells=CELLS, network_channels=CHANNELS)
 
 
 def counted_again(names: list[str], space: Darts | DartsS4 = SPACE, every: int = 1) -> None:
-    """Weights of all, and the multiply-adds, which take a pass, of so many's first."""
+    """Weights of all, and the multiply-adds, which take a pass, of one in so many."""
     assert names
     for place, name in enumerate(names):
         with torch.device("meta"):
@@ -33,9 +33,10 @@ def test_figures_are_those_of_this_code() -> None:
 
 
 @pytest.mark.slow
-def test_all_figures_are_those_of_this_code() -> None:
+def test_figures_of_every_fourth_cell_are_those_of_this_code() -> None:
+    """`test_others_count_the_same` has most of the rest, and a cell that is added is the last."""
     assert len(cells()) == 89
-    counted_again(list(cells()), every=30)
+    counted_again(list(cells())[::-4], every=8)
     counted_again(["PC_DARTS_S4_CIFAR10"], DartsS4(network_cells=CELLS, network_channels=CHANNELS))
 
 
