@@ -92,6 +92,8 @@ certify: {method: ibp, norms: [linf], batch: 10}
 smoothing: {sigma: 0.1, selection: 1, samples: 8, alpha: 0.1, batch: 10}
 """
 
+BATCHES = ("evaluate.batch=22", "certify.batch=22", "smoothing.batch=22")
+
 BRIEF = ("attacks=[fgsm]", "certify=false", "smoothing=false")
 
 STAGES = 1 + 1 + 1 + 7 + 1
@@ -127,8 +129,8 @@ def peaks(monkeypatch: pytest.MonkeyPatch, images: int, *overrides: str) -> dict
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    few, many = 66, 166  # the probe looks at 64
-    less, more = peaks(monkeypatch, few), peaks(monkeypatch, many)
+    few, many = 66, 198  # the probe looks at 64
+    less, more = (peaks(monkeypatch, images, *BATCHES) for images in (few, many))
     assert len(less) == STAGES
     (row,) = json.loads((folder / f"run-{many}/table.json").read_text())["rows"]
     assert row["clean"]["mean"] == 1.0

@@ -216,7 +216,7 @@ def test_a_run_is_ranked_and_a_metric_that_fails_is_told(recipe: Path, monkeypat
         "methods={random: {strategy: random}, again: {strategy: random}}",
         "seeds={search: [0, 1, 2, 3, 4], train: [0, 1]}",
         "dataset={name: digits, train_images: 30}",
-        "search_space.network_cells=1",
+        "search_space={name: nas-bench-201, cells: 1, channels: 2, network_cells: 1, network_channels: 2}",
         "train={epochs: 1, batch: 15, cutout: 0, auxiliary: 0, drop_path: 0}",
         "attacks=[fgsm]",
         "evaluate={images: 10}",

@@ -170,7 +170,7 @@ def test_side_by_side_killed_and_then_asked_to_stop_a_run_goes_on_to_the_same_ta
     assert "Traceback" not in message
     states = [torch.load(file, weights_only=True) for file in (tmp_path / "run" / "search").glob("*/checkpoint.pt")]
     assert 1 in [state["middle"]["steps"] for state in states if state["middle"] is not None]
-    assert run(tmp_path, "--quiet", "--jobs", "2") == 0
+    assert run(tmp_path, "--quiet") == 0
     assert without_seconds(table(tmp_path)) == without_seconds(table(finished_run))
 
 

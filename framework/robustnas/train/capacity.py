@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from attrs import frozen
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustnas.contracts import Dataset, Genotype, Resizable, SearchSpace, Shape
 from robustnas.errors import InputError, OptionError
@@ -31,6 +32,10 @@ GUESSES = 4
 """So often a number of channels is guessed from the capacity of the last one."""
 
 
+_RELU = torch.ops.aten.relu.default
+_NORMS = (torch.ops.aten.native_batch_norm.default, torch.ops.aten._native_batch_norm_legit_no_training.default)
+
+
 def count(network: nn.Module) -> int:
     """Count the trainable weights of a network."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -43,15 +48,38 @@ def parameters(space: SearchSpace, genotype: Genotype, dataset: Dataset) -> int:
     return count(network)
 
 
+class _Counting(TorchDispatchMode):
+    """Adds up the multiply-adds of what is computed inside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        from torch.utils.flop_counter import flop_registry
+
+        kwargs = kwargs or {}
+        # these two torch computes on the meta device in Python, operation by operation
+        if func is _RELU:
+            return torch.empty_like(args[0])
+        if func in _NORMS:
+            return torch.empty_like(args[0]), args[3], args[4]
+        computed = func(*args, **kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.found += int(formula(*args, **kwargs, out_val=computed)) // 2
+        return computed
+
+
 def multiply_adds(network: nn.Module, shape: Shape) -> int:
     """Count the multiply-adds of a network on the meta device for one image: those of convolutions and matrix products.
 
     Padding counts as pixels do, as in the literature of the DARTS family; batch norm, poolings and sums do not count,
     nor do the row and column that a `FactorizedReduce` computes and cuts off.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    cut_off = []
+    cut_off: list[int] = []
 
     def cut(layer: nn.Module, given: tuple[Tensor, ...], computed: Tensor) -> None:
         rows, columns = computed.shape[2:]
@@ -60,12 +88,13 @@ def multiply_adds(network: nn.Module, shape: Shape) -> int:
     network.eval()
     hooks = [part.odd.register_forward_hook(cut) for part in network.modules() if isinstance(part, FactorizedReduce)]
     try:
-        with torch.no_grad(), fast.plain(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), fast.plain(), _Counting() as counted:
             network(torch.empty(1, *shape, device="meta"))
     finally:
         for hook in hooks:
             hook.remove()
-    return int(counter.get_total_flops()) // 2 - sum(cut_off)
+    found: int = counted.found
+    return found - sum(cut_off)
 
 
 @frozen
