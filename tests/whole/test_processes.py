@@ -24,7 +24,7 @@ TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 RECIPE = """\
 dataset: {name: digits, train_images: 100}
-search_space: {name: darts, cells: 1, channels: 2, network_cells: 1, network_channels: 4}
+search_space: {name: darts-s2, cells: 1, channels: 2, network_cells: 1, network_channels: 4}
 threat: {norm: linf, epsilon: 0.05}
 search: {epochs: 2, batch: 20, gamma: 0.01}
 methods:
