@@ -214,7 +214,7 @@ def test_a_run_is_ranked_and_a_metric_that_fails_is_told(recipe: Path, monkeypat
     command = ["rank", str(recipe), "--out", str(run), "--quiet"]
     for override in (
         "methods={random: {strategy: random}, again: {strategy: random}}",
-        "seeds={search: [0, 1, 2, 3, 4], train: [0, 1]}",
+        "seeds={search: [0, 1, 2], train: [0, 1]}",
         "dataset={name: digits, train_images: 30}",
         "search_space={name: nas-bench-201, cells: 1, channels: 2, network_cells: 1, network_channels: 2}",
         "train={epochs: 1, batch: 15, cutout: 0, auxiliary: 0, drop_path: 0}",
@@ -226,7 +226,7 @@ def test_a_run_is_ranked_and_a_metric_that_fails_is_told(recipe: Path, monkeypat
         command += ["--set", override]
     assert main(command) == 0
     data = json.loads((run / "rank.json").read_text())
-    assert len(data["architectures"]) == 5
+    assert len(data["architectures"]) == 3
     assert {one["name"] for one in data["outcomes"]} == {"clean", "robust"}
     assert all(len(values) == 2 for one in data["outcomes"] for values in one["values"])
     by_name = {(one["metric"], one["network"]): one for one in data["predictors"]}
@@ -235,11 +235,11 @@ def test_a_run_is_ranked_and_a_metric_that_fails_is_told(recipe: Path, monkeypat
     assert all(len(values) == 2 for values in by_name["fails", "trained"]["values"])
     failed, twice = data["failures"]
     assert failed.startswith("fails on the untrained network failed, and the rest is ranked: ValueError: no such layer")
-    assert twice.endswith("counted once: again 0, again 1, again 2, again 3, again 4")
+    assert twice.endswith("counted once: again 0, again 1, again 2")
     before = {path: path.stat().st_mtime_ns for path in run.glob("*/*/result.json")}
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in run.glob("*/*/result.json")} == before
-    assert len(list(run.glob("score/*/result.json"))) == 10
+    assert len(list(run.glob("score/*/result.json"))) == 6
 
 
 CELLS = ("|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|", "#3", "#14", "#159", "#2653", "#5")
