@@ -121,9 +121,7 @@ def campaign(every: bool = False) -> Campaign:
             opened = [space_case(space, discrete, one, 0.0) for one in (norm, other_norm)]
             if every:
                 enter_open(ledger, *opened)
-            elif (
-                discrete or space == "nas-bench-201"
-            ):  # its supernet stands for those that are slower than what they hold
+            elif discrete or space == "nas-bench-201":  # its supernet stands for those that are slower
                 enter_open(ledger, *((opened[0], None) if index // 2 % 2 else (None, opened[1])))
             else:
                 continue
