@@ -133,6 +133,25 @@ def test_all_streams_lie_in_memory_as_the_network_has_them(channels: int):
             assert not stream.is_contiguous()
 
 
+SHARED = torch.randn(54, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [SHARED.view(6, 1, 3, 3)[::2], SHARED.view(3, 1, 3, 6)[..., ::2], SHARED.as_strided((3, 1, 3, 3), (1, 27, 3, 1))],
+    ids=["with gaps", "with every other column", "entries share memory"],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_may_lie_anywhere_in_memory(weight: Tensor, method: str):
+    images, labels, threat = torch.rand(2, 1, 6, 6).double(), torch.zeros(2).long(), ThreatModel("linf", 0.05)
+    assert not weight.is_contiguous()
+    found, expected = (
+        margins(lambda x, w=w: F.conv2d(x, w).relu().mean((2, 3)), images, labels, threat, method)
+        for w in (weight, weight.clone(memory_format=torch.contiguous_format))
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_no_interval_leads_back_to_the_probe(monkeypatch: pytest.MonkeyPatch):
     """Lines are drawn from intervals; a gradient that came through them would be no slope of any line."""
     seen: list[Tensor] = []

@@ -63,7 +63,9 @@ def _magnitude(weight: Tensor, groups: int) -> Tensor:
     """Compute |W|, in memory as W is: of images of one channel that alone tells a convolution how its output shall lie,
     and what follows takes several times as long where centre and radius lie differently."""
     size = weight.abs()
-    return size.as_strided(size.shape, weight.stride()) if weight.shape[1] == 1 == groups else size
+    # a weight whose entries have gaps or share memory has strides that would read others of them
+    plain = weight.is_contiguous() and weight.shape[1] == 1 == groups
+    return size.as_strided(size.shape, weight.stride()) if plain else size
 
 
 def _transposed(function: Function, value: Value, weight: Tensor, geometry: Any) -> Callable[[], Step] | None:
