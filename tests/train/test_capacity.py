@@ -10,6 +10,7 @@ import pytest
 import torch
 from attrs import evolve, frozen
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from robustnas import train
 from robustnas.errors import InputError, RunDirectoryError
@@ -20,6 +21,7 @@ from robustnas.train import capacity
 from robustnas.train.capacity import closest, count, matched, multiply_adds, parameters
 from robustnas.train.settings import Match, Train
 from robustnas_plugins.search_spaces.darts import Darts
+from support.every_space import SMALL, small_networks
 from support.networks import Bars, TinySpace
 
 SPACE = Darts(network_cells=2, network_channels=4)
@@ -217,6 +219,26 @@ def test_a_result_without_the_size_is_damaged(trained: Any, tmp_path: Path, size
     folder.finish({**result, "size": size})
     with pytest.raises(RunDirectoryError, match="it does not hold the network's size"):
         train.load(folder, SPACE, CELL, Bars(), task.settings)
+
+
+class TorchsCounter(FlopCounterMode):
+    """Torch's own counter, which looks at every operation."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+
+    @property
+    def found(self) -> int:
+        return int(self.get_total_flops()) // 2
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_torchs_own_counter_finds_the_same(name: str, monkeypatch: pytest.MonkeyPatch):
+    *_, network = small_networks(name, (3, 9, 7))
+    network.to("meta")
+    found = multiply_adds(network, (3, 9, 7))
+    monkeypatch.setattr(capacity, "_Counting", TorchsCounter)
+    assert found == multiply_adds(network, (3, 9, 7)) > 1000
 
 
 RISES = [lambda c: c, lambda c: c * c, lambda c: c**4, lambda c: 10 + c // 1000, lambda c: 0]
