@@ -102,11 +102,11 @@ def test_the_campaign_went_everywhere(found: Campaign):
     claims = ("float64", "float32, exact network", "float32, rounded network")
     assert set(lines) == {(claim, method, norm) for claim in claims for method in WALKED for norm in NORMS}
     for (claim, method, norm), line in lines.items():
-        assert line.checks > 500, (claim, method, norm)
-        # few networks are bounded by these two, and a bound of theirs is attained in one norm or another
-        near = min(lines[claim, method, other].share for other in ((norm,) if method in QUICK else NORMS))
+        assert line.checks > 1000, (claim, method, norm)
+        # the networks that are opened are few, and a bound of theirs is attained in one norm or another
+        near = min(lines[claim, method, other].share for other in (NORMS if method == "bab" else (norm,)))
         if method != "ibp":
-            assert near < 0.05, f"{claim}, {method}, {norm}: no sampled image came near a bound"
+            assert near < 0.02, f"{claim}, {method}, {norm}: no sampled image came near a bound"
     assert {"darts", "pc-darts"} <= set(spaces())
     assert len(found.cases) == 2 * SEEDS + 3 * len(spaces()) + 1 + len(activations()) + len(OF_VALUES)
 
